@@ -1,0 +1,52 @@
+"""Train classifiers on labels you cannot trust, by designing how much each example counts.
+
+    from emphasis import DM
+    from emphasis.torch import EmphasisLoss
+
+    criterion = EmphasisLoss(DM(lam=0.5, beta=12), normalization="batch")
+
+Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`.
+"""
+
+from emphasis.weighting import (
+    CCE,
+    DM,
+    GCE,
+    IMAE,
+    MAE,
+    MSE,
+    SCE,
+    Beta,
+    EmphasisWarning,
+    Exponential,
+    Focal,
+    Normal,
+    Uniform,
+    Weighting,
+    from_dict,
+    from_function,
+    from_loss,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CCE",
+    "DM",
+    "GCE",
+    "IMAE",
+    "MAE",
+    "MSE",
+    "SCE",
+    "Beta",
+    "EmphasisWarning",
+    "Exponential",
+    "Focal",
+    "Normal",
+    "Uniform",
+    "Weighting",
+    "__version__",
+    "from_dict",
+    "from_function",
+    "from_loss",
+]

@@ -1,0 +1,55 @@
+"""The mathematics of derivative manipulation: weighting functions w(p), their densities, derivatives and losses.
+
+numpy only; no framework is imported here. See `Weighting` for what every family can do.
+"""
+
+from emphasis.weighting._numerics import EmphasisWarning
+from emphasis.weighting.base import AUTO_MAX_MARGIN, MaxMargin, Scaled, Sum, Weighting, WeightingLike
+from emphasis.weighting.derivative import derivative, margin_and_direction
+from emphasis.weighting.families import (
+    CCE,
+    DM,
+    GCE,
+    IMAE,
+    MAE,
+    MSE,
+    SCE,
+    Beta,
+    Exponential,
+    Focal,
+    Normal,
+    Uniform,
+)
+from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
+from emphasis.weighting.serialise import FAMILIES, as_weighting, from_dict
+
+__all__ = [
+    "AUTO_MAX_MARGIN",
+    "CCE",
+    "DM",
+    "FAMILIES",
+    "GCE",
+    "IMAE",
+    "MAE",
+    "MSE",
+    "SCE",
+    "Beta",
+    "EmphasisWarning",
+    "Exponential",
+    "Focal",
+    "FunctionWeighting",
+    "LossWeighting",
+    "MaxMargin",
+    "Normal",
+    "Scaled",
+    "Sum",
+    "Uniform",
+    "Weighting",
+    "WeightingLike",
+    "as_weighting",
+    "derivative",
+    "from_dict",
+    "from_function",
+    "from_loss",
+    "margin_and_direction",
+]

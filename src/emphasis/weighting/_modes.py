@@ -1,0 +1,54 @@
+"""Numerical argmax of a weighting that has no closed form for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from emphasis.weighting._numerics import Array, log_sigmoid
+
+_MARGINS = np.sinh(np.linspace(-10.0, 10.0, 8001))
+_FLAT = 1e-12
+_TIE = 1e-9
+_ZOOMS = 10
+
+
+def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]:
+    """Return every p that maximises w, ascending; () if w is flat. A plateau counts once, by its smallest p."""
+
+    def at(margin: Array) -> Array:
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return log_w(log_sigmoid(margin), log_sigmoid(-margin))
+
+    margins = np.concatenate(([-np.inf], _MARGINS, [np.inf]))
+    values = at(margins)
+    best = values.max()
+    if best - values.min() < _FLAT:
+        return ()
+    # Rises into i and does not rise out of it: the left edge of every peak and plateau.
+    padded = np.concatenate(([-np.inf], values, [-np.inf]))
+    with np.errstate(invalid="ignore"):
+        peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
+    if best == np.inf:
+        return tuple(float(p) for p in np.exp(log_sigmoid(margins[values == np.inf])))
+    candidates = [_refined(at, margins, i) for i in peaks if values[i] > best - 1e-3]
+    top = max(value for _, value in candidates)
+    found = sorted(float(np.exp(log_sigmoid(margin))) for margin, value in candidates if value >= top - _TIE)
+    return tuple(p for i, p in enumerate(found) if i == 0 or p - found[i - 1] > 1e-6)
+
+
+def _refined(at: Callable[[Array], Array], margins: Array, i: int) -> tuple[float, float]:
+    """Return (margin, value) of the peak near margins[i], zooming in between its neighbours."""
+    margin, value = float(margins[i]), float(at(margins[i : i + 1])[0])
+    if not np.isfinite(margin):
+        return margin, value
+    low, high = np.nan_to_num(margins[[i - 1, i + 1]], neginf=margins[1] * 2, posinf=margins[-2] * 2)
+    for _ in range(_ZOOMS):
+        grid = np.linspace(low, high, 41)
+        values = at(grid)
+        k = int(values.argmax())
+        if values[k] >= value:  # the first of equals: a plateau's left end
+            margin, value = float(grid[k]), float(values[k])
+        low, high = grid[max(k - 1, 0)], grid[min(k + 1, 40)]
+    return margin, value

@@ -1,0 +1,95 @@
+"""Small log-space helpers that every family shares, written once for every array module.
+
+`xp` is the array module (numpy, torch, jax.numpy): only names that all three spell alike are used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+# Arrays of numpy, torch or jax: the three share no type, and importing two of them is what this package avoids.
+Array = Any
+ArrayModule = Any
+
+# Below this log, exp(x) is under half an ulp of 1 in float64, so one-term expansions are exact.
+_NEGLIGIBLE = -40.0
+
+
+class EmphasisWarning(UserWarning):
+    """Something works as asked but probably not as meant; the text names the cure."""
+
+
+def log_sigmoid(margin: Array) -> Array:
+    """Return log sigmoid(margin) for numpy arrays, accurate on both tails."""
+    margin = np.asarray(margin, dtype=np.float64)
+    return np.minimum(margin, 0.0) - np.log1p(np.exp(-np.abs(margin)))
+
+
+def logsumexp(values: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Return log sum exp over `axis`; -inf where every entry is -inf (numpy)."""
+    peak = np.max(values, axis=axis, keepdims=True)
+    safe = np.where(np.isfinite(peak), peak, 0.0)
+    with np.errstate(divide="ignore"):
+        total = np.log(np.sum(np.exp(values - safe), axis=axis, keepdims=True)) + safe
+    return total if keepdims else np.squeeze(total, axis=axis)
+
+
+def log_power(exponent: float, log_x: Array) -> Array:
+    """Return log(x**exponent) with 0**0 = 1, so that 0 * -inf never makes a NaN."""
+    return exponent * log_x if exponent else 0.0
+
+
+def log_of_expm1_exp(log_x: Array, xp: ArrayModule) -> Array:
+    """Return log(expm1(x)) given log x, accurate from x = 0 to where exp(x) overflows.
+
+    For tiny x the expansion log x + x/2 is used, for the rest x + log(1 - exp(-x)).
+    """
+    small = log_x < -18.0
+    x = xp.exp(log_x)
+    # The branch not taken sees 1, never 0: its derivative must stay finite when autograd multiplies it by 0.
+    x_large = xp.where(small, xp.ones_like(x), x)
+    return xp.where(small, log_x + 0.5 * x, x_large + xp.log(-xp.expm1(-x_large)))
+
+
+def log_of_minus_log_p(log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+    """Return log(-log p), which is log(1-p) where p is 1 to within rounding."""
+    near_one = log_q < _NEGLIGIBLE
+    safe = xp.where(near_one, -xp.ones_like(log_p), log_p)
+    return xp.where(near_one, log_q, xp.log(-safe))
+
+
+def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return `p` as float64, or raise ValueError if an entry is NaN or outside [0, 1]."""
+    array = np.asarray(p, dtype=np.float64)
+    bad = ~((array >= 0.0) & (array <= 1.0))
+    if bad.any():
+        raise ValueError(
+            f"p holds {array[bad].flat[0]!r}: probabilities lie in [0, 1]. "
+            "Pass softmax outputs, not logits; for logits use derivative(logits, labels) or potential(margin)."
+        )
+    return array
+
+
+def checked_parameter(
+    owner: str, name: str, value: float, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """Return `value` as a finite float in [low, high], or raise an error that names all three."""
+    if isinstance(value, (bool, str)):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}") from None
+    if not math.isfinite(number) or not low <= number <= high:
+        allowed = "a finite number"
+        if low > -math.inf and high < math.inf:
+            allowed = f"in [{low:g}, {high:g}]"
+        elif low > -math.inf:
+            allowed = f"a finite number >= {low:g}"
+        elif high < math.inf:
+            allowed = f"a finite number <= {high:g}"
+        raise ValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
+    return number

@@ -1,0 +1,368 @@
+"""The weighting object: a function w(p) >= 0 and everything that follows from it.
+
+w(p) is the L1 norm of an example's derivative with respect to its logits, p being the probability given to the
+example's label ("Derivative Manipulation for General Example Weighting", DM, Section 3). A family states one
+formula, `log_weight(log_p, log_q, xp)`; the rest is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from emphasis.weighting._modes import numerical_modes
+from emphasis.weighting._numerics import (
+    Array,
+    ArrayModule,
+    checked_parameter,
+    checked_probabilities,
+    log_sigmoid,
+)
+from emphasis.weighting._potential import PotentialTable, build_table
+from emphasis.weighting._quadrature import log_integral
+from emphasis.weighting.derivative import derivative
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+MaxMargin = float | Literal["auto"] | None
+
+AUTO_MAX_MARGIN = 16.6
+"""The margin at which 1-p rounds to 0 in float32: 1-p < 6.2e-8 (DESIGN 1.7)."""
+
+
+class Weighting:
+    """A weighting function w(p) >= 0 on [0, 1].
+
+    Subclasses are frozen dataclasses of their parameters that define `log_weight`, and override a closed form
+    (`modes`, `_log_integral`, `_closed_form_loss`) where there is one. Weightings compare by value, hash, pickle,
+    print as the Python that makes them, add up (`CCE() + 0.5 * MAE()`) and scale (`2 * CCE()`).
+    """
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Return log w(p), the one formula of a family.
+
+        Args:
+            log_p: log p = log sigmoid(u), u the margin z_y - logsumexp_{j != y} z_j. Any shape.
+            log_q: log(1-p) = log sigmoid(-u). Same shape.
+            xp: The arrays' module: numpy, torch or jax.numpy.
+        """
+        raise NotImplementedError
+
+    # --- values -------------------------------------------------------------------------------------------------
+
+    def __call__(self, p: Array) -> FloatArray:
+        """Return w(p) in float64; p of any shape in [0, 1] (ValueError otherwise)."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log(p))
+
+    def log(self, p: Array) -> FloatArray:
+        """Return log w(p) in float64: finite where w overflows; -inf where w is 0."""
+        p = checked_probabilities(p)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return np.asarray(self.log_weight(np.log(p), np.log1p(-p), np))[()]
+
+    @cached_property
+    def modes(self) -> tuple[float, ...]:
+        """Every p that maximises w, ascending (Definition 1); () if w is flat and emphasises nothing."""
+        return numerical_modes(lambda log_p, log_q: self.log_weight(log_p, log_q, np))
+
+    @property
+    def mode(self) -> float | None:
+        """The emphasis mode psi = argmax w (Definition 1): the smallest of `modes`, None if w is flat."""
+        return self.modes[0] if self.modes else None
+
+    @cached_property
+    def log_peak(self) -> float:
+        """The maximum of log w over [0, 1]; inf if w is unbounded."""
+        at = self.modes[0] if self.modes else 0.5
+        return float(self.log(at))
+
+    @cached_property
+    def vanishes(self) -> bool:
+        """Whether w(1) = 0, so that an example already learned stops pushing (DESIGN 1.7)."""
+        return float(self(1.0)) == 0.0
+
+    # --- the emphasis density function ----------------------------------------------------------------------------
+
+    def _log_mass(self, lower: float, upper: float) -> float:
+        """Return log of the integral of w over [lower, upper] by quadrature."""
+        return log_integral(lambda log_p, log_q: self.log_weight(log_p, log_q, np), repr(self), lower, upper)
+
+    @cached_property
+    def log_integral(self) -> float:
+        """Log of the integral of w over [0, 1], the normaliser of Eq. 8; inf if it diverges."""
+        return self._log_mass(0.0, 1.0)
+
+    @property
+    def integral(self) -> float:
+        """The integral of w over [0, 1] (Eq. 8); inf if it diverges or exceeds float64."""
+        return math.exp(self.log_integral) if self.log_integral < 709.0 else math.inf
+
+    @property
+    def log_normalizer(self) -> float:
+        """`log_integral`, or ValueError if the integral is infinite and Eq. 8 therefore means nothing."""
+        if self.log_integral == math.inf:
+            raise ValueError(
+                f"{self!r} has an infinite integral over [0, 1], so its density (Eq. 8) does not exist; "
+                'use normalization="batch" or None, or parameters that keep w integrable'
+            )
+        return self.log_integral
+
+    def density(self, p: Array) -> FloatArray:
+        """Return the EDF h(p) = w(p) / integral of w (Eq. 8); ValueError if the integral is infinite."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log(p) - self.log_normalizer)
+
+    def mass(self, a: float, b: float) -> float:
+        """Return the share of the EDF in [a, b], in [0, 1]; 0 <= a <= b <= 1 (ValueError otherwise)."""
+        a = checked_parameter("mass", "a", a, 0.0, 1.0)
+        b = checked_parameter("mass", "b", b, a, 1.0)
+        return math.exp(self._log_mass(a, b) - self.log_normalizer) if a < b else 0.0
+
+    @cached_property
+    def edf_variance(self) -> float:
+        """The variance of p under the EDF: how wide the emphasis is spread. Not Definition 2's variance."""
+        moments = [
+            log_integral(lambda lp, lq, k=k: self.log_weight(lp, lq, np) + k * lp, repr(self)) for k in (1, 2)
+        ]
+        mean, square = (math.exp(moment - self.log_normalizer) for moment in moments)
+        return square - mean * mean
+
+    def emphasis_variance(self, p: Array) -> float:
+        """Return the emphasis variance sigma = E((w - E(w))^2) over a batch of probabilities (Definition 2)."""
+        p = checked_probabilities(p)
+        if p.size == 0:
+            raise ValueError("emphasis_variance needs at least one probability, got none")
+        return float(np.var(self(p)))
+
+    # --- derivative and loss --------------------------------------------------------------------------------------
+
+    def max_margin(self, setting: MaxMargin = "auto") -> float:
+        """Return the margin beyond which there is no derivative, inf for none.
+
+        Args:
+            setting: A number; None for the bare formula; "auto" for 16.6 if w(1) > 0 and none otherwise.
+
+        Raises:
+            ValueError: `setting` is anything else.
+        """
+        if setting is None:
+            return math.inf
+        if isinstance(setting, str):
+            if setting != "auto":
+                raise ValueError(f'max_margin={setting!r} is not allowed; use "auto", None or a number')
+            return math.inf if self.vanishes else AUTO_MAX_MARGIN
+        return checked_parameter("max_margin", "max_margin", setting)
+
+    def derivative(self, logits: Array, labels: Array, max_margin: MaxMargin = None) -> FloatArray:
+        """Return the derivative with respect to the logits: the float64 reference of Eq. 7 without its 0/0.
+
+        dz_y = -w/2 and dz_j = (w/2) q_j for j != y, q the softmax over the other classes; its L1 norm is w(p).
+
+        Args:
+            logits: (N, C) or (N, C, d1, ...), finite, C >= 2.
+            labels: (N,) or (N, d1, ...) integers in [0, C).
+            max_margin: See `max_margin`.
+
+        Returns:
+            float64 array of the logits' shape. Not averaged, not normalised.
+        """
+        return derivative(self, logits, labels, self.max_margin(max_margin))
+
+    def potential(self, margin: Array, max_margin: MaxMargin = None) -> FloatArray:
+        """Return the loss value L(u), whose derivative with respect to the logits is `derivative` (DESIGN 1.6).
+
+        L'(u) = -w(sigmoid(u))/2. Families with a closed form keep its usual constant, so CCE is -log p. The others
+        are 0 where their push ends: at margin infinity if w(1) = 0, else at `max_margin`; the bare formula of a
+        weighting with w(1) > 0 never ends its push, and its L is 0 at margin 0 and unbounded below.
+
+        Args:
+            margin: u = z_y - logsumexp_{j != y} z_j, any shape.
+            max_margin: See `max_margin`.
+        """
+        margin = np.asarray(margin, dtype=np.float64)
+        if np.isnan(margin).any():
+            raise ValueError("margin holds NaN; margins are real numbers")
+        return np.asarray(self.loss(margin, np, np.asarray, self.max_margin(max_margin)))[()]
+
+    def loss(
+        self,
+        margin: Array,
+        xp: ArrayModule,
+        asarray: Callable[[Array], Array],
+        max_margin: float = math.inf,
+        log_normalizer: float = 0.0,
+    ) -> Array:
+        """Return L(margin) / exp(log_normalizer) in any array module; `potential` is its numpy face.
+
+        Args:
+            margin: Array of `xp`; float64 for all digits.
+            xp: The array module.
+            asarray: Turns a numpy array into one like `margin`.
+            max_margin: Number from `max_margin(...)`.
+            log_normalizer: Subtracted in log space, so that exp(1e4) / exp(1e4) is 1.
+        """
+        if max_margin < math.inf:
+            margin = xp.clip(margin, -math.inf, max_margin)
+        closed = self._closed_form_loss(margin, xp)
+        if closed is not None:
+            return closed * math.exp(-log_normalizer)
+        table = self.potential_table
+        log_unit = table.log_scale - log_normalizer
+        if log_unit > 709.0:
+            raise OverflowError(
+                f"the loss value of {self!r} exceeds float64 (w reaches exp({self.log_peak:.0f})); "
+                'use normalization="integral" or "batch", or a smaller beta'
+            )
+        return (table(margin, xp, asarray) - self._potential_end(max_margin)) * math.exp(log_unit)
+
+    def prepare(self, max_margin: float = math.inf) -> None:
+        """Compute ahead, in numpy, what `loss` and a front end need, so that they can be traced."""
+        _ = self.vanishes
+        self.loss(np.zeros(1), np, np.asarray, max_margin, max(self.log_peak, 0.0))
+
+    def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array | None:  # noqa: ARG002
+        """Return L(margin) where there is a closed form, else None."""
+        return None
+
+    @cached_property
+    def potential_table(self) -> PotentialTable:
+        """The tabulated potential of a family without a closed form."""
+        return build_table(lambda log_p, log_q: self.log_weight(log_p, log_q, np), self.log_peak)
+
+    def _potential_end(self, max_margin: float) -> float:
+        """Return the table's value where the push ends, 0 if it never does."""
+        if max_margin == math.inf and not self.vanishes:
+            return 0.0
+        return float(self.potential_table(np.array([min(max_margin, 1e6)]), np, np.asarray)[0])
+
+    # --- algebra, text, dictionaries ------------------------------------------------------------------------------
+
+    def __add__(self, other: object) -> Weighting:
+        if isinstance(other, Weighting):
+            return Sum((*_terms(self), *_terms(other)))
+        return self if other == 0 else NotImplemented
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: object) -> Weighting:
+        if isinstance(factor, (int, float)) and not isinstance(factor, bool):
+            return Scaled(float(factor), self)
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name; options left at False are omitted."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not False}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a small dictionary that `from_dict` turns back, e.g. {"family": "GCE", "q": 0.7}."""
+        return {"family": type(self).__name__, **self.parameters()}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.parameters().items())
+        return f"{type(self).__name__}({inside})"
+
+
+def _terms(weighting: Weighting) -> tuple[Weighting, ...]:
+    return weighting.terms if isinstance(weighting, Sum) else (weighting,)
+
+
+@dataclass(frozen=True, repr=False)
+class Sum(Weighting):
+    """w = w_1 + w_2 + ...: the derivative of a sum of losses. Written `CCE() + MAE()`."""
+
+    terms: tuple[Weighting, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms or not all(isinstance(term, Weighting) for term in self.terms):
+            raise TypeError(f"Sum needs one or more weightings, got {self.terms!r}")
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log of the sum of the terms."""
+        first, *rest = (term.log_weight(log_p, log_q, xp) for term in self.terms)
+        for log_w in rest:
+            first = xp.logaddexp(first, log_w)
+        return first
+
+    @cached_property
+    def log_integral(self) -> float:
+        """Log of the sum of the integrals."""
+        return float(np.logaddexp.reduce([term.log_integral for term in self.terms]))
+
+    def loss(
+        self,
+        margin: Array,
+        xp: ArrayModule,
+        asarray: Callable[[Array], Array],
+        max_margin: float = math.inf,
+        log_normalizer: float = 0.0,
+    ) -> Array:
+        """Sum of the terms' losses, each with its own constant."""
+        return sum(term.loss(margin, xp, asarray, max_margin, log_normalizer) for term in self.terms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"family": "Sum", "terms": [...]}."""
+        return {"family": "Sum", "terms": [term.to_dict() for term in self.terms]}
+
+    def __repr__(self) -> str:
+        return " + ".join(repr(term) for term in self.terms)
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(Weighting):
+    """w = factor * w_1, factor > 0: the derivative of a scaled loss. Written `0.5 * CCE()`."""
+
+    factor: float
+    weighting: Weighting
+
+    def __post_init__(self) -> None:
+        factor = checked_parameter("Scaled", "factor", self.factor, 0.0)
+        if factor == 0.0:
+            raise ValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")
+        if isinstance(self.weighting, Scaled):
+            factor *= self.weighting.factor
+            object.__setattr__(self, "weighting", self.weighting.weighting)
+        object.__setattr__(self, "factor", factor)
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log factor + log w_1."""
+        return math.log(self.factor) + self.weighting.log_weight(log_p, log_q, xp)
+
+    @cached_property
+    def modes(self) -> tuple[float, ...]:
+        """The modes of w_1."""
+        return self.weighting.modes
+
+    @cached_property
+    def log_integral(self) -> float:
+        """Log factor + log integral of w_1."""
+        return math.log(self.factor) + self.weighting.log_integral
+
+    def loss(
+        self,
+        margin: Array,
+        xp: ArrayModule,
+        asarray: Callable[[Array], Array],
+        max_margin: float = math.inf,
+        log_normalizer: float = 0.0,
+    ) -> Array:
+        """Factor times the loss of w_1."""
+        return self.weighting.loss(margin, xp, asarray, max_margin, log_normalizer - math.log(self.factor))
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"family": "Scaled", "factor": 0.5, "weighting": {...}}."""
+        return {"family": "Scaled", "factor": self.factor, "weighting": self.weighting.to_dict()}
+
+    def __repr__(self) -> str:
+        inner = repr(self.weighting)
+        return f"{self.factor!r} * ({inner})" if isinstance(self.weighting, Sum) else f"{self.factor!r} * {inner}"
+
+
+WeightingLike = Weighting | Mapping[str, Any] | Callable[..., Any] | str

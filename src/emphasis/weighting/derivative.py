@@ -1,0 +1,63 @@
+"""Margins and derivatives in float64 numpy: the reference that every front end and kernel is tested against."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emphasis.weighting._numerics import Array, log_sigmoid, logsumexp
+
+if TYPE_CHECKING:
+    from emphasis.weighting.base import FloatArray, Weighting
+
+
+def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, FloatArray]:
+    """Return the margin u = z_y - logsumexp_{j != y} z_j and q, the softmax over the other classes.
+
+    Args:
+        logits: (N, C) or (N, C, d1, ...), finite, C >= 2.
+        labels: (N,) or (N, d1, ...) integers in [0, C).
+
+    Returns:
+        u of the labels' shape and q of the logits' shape, 0 at the label. p = sigmoid(u), 1-p = sigmoid(-u).
+
+    Raises:
+        ValueError: Shapes, label range or logits are not as above.
+        TypeError: Labels are not integers.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    labels = np.asarray(labels)
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must be (N, C) or (N, C, d1, ...) with C >= 2, got shape {logits.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"labels must have shape {logits.shape[:1] + logits.shape[2:]} for logits of shape {logits.shape}, "
+            f"got {labels.shape}"
+        )
+    num_classes = logits.shape[1]
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        raise ValueError(f"label {labels[wrong].flat[0]} is outside 0..{num_classes - 1}")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinity; derivatives need finite logits")
+    index = np.expand_dims(labels, 1)
+    others = logits.copy()
+    np.put_along_axis(others, index, -np.inf, axis=1)
+    log_rest = logsumexp(others, axis=1, keepdims=True)
+    margin = np.take_along_axis(logits, index, axis=1) - log_rest
+    return margin.squeeze(1), np.exp(others - log_rest)
+
+
+def derivative(weighting: Weighting, logits: Array, labels: Array, max_margin: float = math.inf) -> FloatArray:
+    """Return dz_y = -w/2, dz_j = (w/2) q_j (Eq. 7 without its 0/0); see `Weighting.derivative`."""
+    margin, direction = margin_and_direction(logits, labels)
+    with np.errstate(over="ignore", divide="ignore"):
+        log_w = weighting.log_weight(log_sigmoid(margin), log_sigmoid(-margin), np)
+        half_w = 0.5 * np.where(margin > max_margin, 0.0, np.exp(log_w))
+    result = direction * np.expand_dims(half_w, 1)
+    np.put_along_axis(result, np.expand_dims(np.asarray(labels), 1), -np.expand_dims(half_w, 1), axis=1)
+    return result

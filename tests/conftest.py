@@ -1,0 +1,10 @@
+import sys
+from pathlib import Path
+
+import hypothesis
+
+sys.path.insert(0, str(Path(__file__).parent))  # for reference.py, under --import-mode=importlib
+
+# Two cores shared with other work make any deadline a coin toss; the number of examples is what bounds the time.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.load_profile("suite")
