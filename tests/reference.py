@@ -72,7 +72,7 @@ CASES: list[tuple[Weighting, MpFunction, MpFunction | None]] = [
     (Normal(psi=0.3, beta=8), lambda p, q: mp.exp(-8 * p * (p - 2 * mp.mpf(0.3))), None),
     (Exponential(2.0), lambda p, q: mp.exp(2 * q), None),
     (Beta(alpha=2.5, eta=1.5), lambda p, q: p**1.5 * q**0.5, None),
-    (Beta(alpha=0.99, eta=2), lambda p, q: p ** (mp.mpf(0.99) - 1) * q, None),
+    (Beta(alpha=0.999, eta=2), lambda p, q: p ** (mp.mpf(0.999) - 1) * q, None),
     (
         SCE(mu=0.1, nu=1.0, A=-4.0),
         lambda p, q: 2 * mp.mpf(0.1) * q + 8 * p * q,

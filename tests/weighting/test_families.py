@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import CASE_IDS, CASES, MARGINS, USER_CASES, exact_derivative, integral, probabilities, weightings
 
 from emphasis import CCE, DM, GCE, IMAE, MAE, MSE, SCE, Beta, Exponential, Focal, Normal, Uniform
 from emphasis.weighting import from_function
+from reference import (
+    CASE_IDS,
+    CASES,
+    MARGINS,
+    USER_CASES,
+    exact_derivative,
+    integral,
+    probabilities,
+    weightings,
+)
 
 UNIT = st.floats(0.0, 1.0)
 TINY = np.finfo(np.float64).tiny
@@ -72,11 +81,15 @@ def test_integral_density_and_mass_agree_with_mpmath(weighting, w):
 def test_integral_of_dm_equals_quadrature_and_the_series(lam, beta, vanishing):
     weighting = DM(lam=lam, beta=beta, vanishing=vanishing)
     with mp.workdps(80):
-        series = mp.nsum(
-            lambda k: mp.mpf(beta) ** k / mp.factorial(k) * mp.beta(mp.mpf(lam) * k + 1, k + 1),
-            [1 if vanishing else 0, mp.inf],
-            method="d",
-        ) if abs(beta) <= 50 else None
+        series = (
+            mp.nsum(
+                lambda k: mp.mpf(beta) ** k / mp.factorial(k) * mp.beta(mp.mpf(lam) * k + 1, k + 1),
+                [1 if vanishing else 0, mp.inf],
+                method="d",
+            )
+            if abs(beta) <= 50
+            else None
+        )
         quadrature = integral(lambda p, q: mp.exp(beta * p ** mp.mpf(lam) * q) - vanishing)
     assert abs(mp.mpf(weighting.log_integral) - mp.log(quadrature)) < 1e-10
     assert abs(weighting.integral / quadrature - 1) < 1e-10
@@ -119,7 +132,7 @@ def test_potential_goes_on_straight_beyond_its_table():
     np.testing.assert_allclose(np.diff(got)[[0, 2]], -0.5 * 9e5, rtol=1e-12)
 
 
-# --- Eq. 5 and 6 ----------------------------------------------------------------------------------------------------
+# --- Eq. 5 and 6 --------------------------------------------------------------------------------
 
 
 @given(UNIT, UNIT)
@@ -138,7 +151,7 @@ def test_eq_6_modes(q):
     assert GCE(1)(0.3) == MAE()(0.3)
 
 
-# --- Eq. 9 to 12 ----------------------------------------------------------------------------------------------------
+# --- Eq. 9 to 12 --------------------------------------------------------------------------------
 
 
 @given(UNIT, UNIT)
@@ -166,9 +179,7 @@ def test_eq_12_special_cases(p, beta):
 
 @given(UNIT, st.floats(0.0, 1.0), st.floats(0.1, 20))
 def test_eq_12_is_the_exponential_of_scaled_beta(p, lam, beta):
-    assert DM(lam=lam, beta=beta).log(p) == pytest.approx(
-        beta * Beta(alpha=lam + 1, eta=2)(p), rel=1e-9, abs=1e-300
-    )
+    assert DM(lam=lam, beta=beta).log(p) == pytest.approx(beta * Beta(alpha=lam + 1, eta=2)(p), rel=1e-9, abs=1e-300)
 
 
 @given(UNIT, st.floats(0.05, 1.0))
@@ -185,7 +196,7 @@ def test_vanishing_is_the_published_form_less_one(p, lam, beta):
     assert vanishing.integral == pytest.approx(published.integral - 1.0, rel=1e-8)
 
 
-# --- modes ----------------------------------------------------------------------------------------------------------
+# --- modes --------------------------------------------------------------------------------------
 
 
 @given(weightings())
@@ -229,7 +240,7 @@ def test_modes_of_special_settings():
 
 
 def test_numerical_modes_find_every_peak_and_call_a_plateau_by_its_left_end():
-    twin = from_function(lambda p: (4 * p * (1 - p) * (1 - 2 * p) ** 2))
+    twin = from_function(lambda p: 4 * p * (1 - p) * (1 - 2 * p) ** 2)
     assert twin.modes == pytest.approx((0.5 - math.sqrt(0.125), 0.5 + math.sqrt(0.125)), abs=1e-7)
     plateau = from_function(lambda p: np.minimum(p, 0.25))
     assert plateau.mode == pytest.approx(0.25, abs=1e-6)
@@ -238,7 +249,7 @@ def test_numerical_modes_find_every_peak_and_call_a_plateau_by_its_left_end():
     assert from_function(lambda p: p).modes == (1.0,)
 
 
-# --- variances and extremes -----------------------------------------------------------------------------------------
+# --- variances and extremes ---------------------------------------------------------------------
 
 
 @given(st.lists(UNIT, min_size=1, max_size=20))

@@ -4,20 +4,35 @@ import copy
 import math
 import pickle
 
-import emphasis.weighting as ew
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import CASES, minus_log, polynomial, polynomial_q, weightings
 
-from emphasis import CCE, DM, GCE, IMAE, MAE, MSE, SCE, Beta, Focal, Normal, Uniform, from_dict, from_function, from_loss
+import emphasis.weighting as ew
+from emphasis import (
+    CCE,
+    DM,
+    GCE,
+    IMAE,
+    MAE,
+    MSE,
+    SCE,
+    Beta,
+    Focal,
+    Normal,
+    Uniform,
+    from_dict,
+    from_function,
+    from_loss,
+)
 from emphasis.weighting import AUTO_MAX_MARGIN, FAMILIES, EmphasisWarning, Scaled, Sum, as_weighting
+from reference import CASES, minus_log, polynomial, polynomial_q, weightings
 
 P = np.linspace(0.01, 0.99, 50)
 
 
-# --- text, dictionaries, equality -----------------------------------------------------------------------------------
+# --- text, dictionaries, equality ---------------------------------------------------------------
 
 
 @given(st.lists(weightings(), min_size=1, max_size=3), st.floats(0.1, 10))
@@ -56,7 +71,18 @@ def test_families_by_name_dictionary_and_function():
     assert as_weighting(polynomial) == from_function(polynomial)
     weighting = GCE(0.3)
     assert as_weighting(weighting) is weighting
-    assert set(FAMILIES) >= {"CCE", "MAE", "MSE", "GCE", "DM", "Normal", "Exponential", "Beta", "SCE", "Focal"}
+    assert set(FAMILIES) >= {
+        "CCE",
+        "MAE",
+        "MSE",
+        "GCE",
+        "DM",
+        "Normal",
+        "Exponential",
+        "Beta",
+        "SCE",
+        "Focal",
+    }
 
 
 def test_importable_functions_can_be_written_down():
@@ -76,7 +102,7 @@ def minus_one_over(p):
     return -1 / p
 
 
-# --- algebra --------------------------------------------------------------------------------------------------------
+# --- algebra ------------------------------------------------------------------------------------
 
 
 @given(weightings(), weightings(), st.floats(0.1, 10))
@@ -95,7 +121,13 @@ def test_algebra_flattens_and_refuses():
     assert (CCE() + MAE()) + MSE() == CCE() + (MAE() + MSE()) == Sum((CCE(), MAE(), MSE()))
     assert 2 * (3 * CCE()) == Scaled(6.0, CCE())
     assert CCE() * 2 == 2 * CCE()
-    for bad in (lambda: CCE() + 1, lambda: CCE() * "a", lambda: CCE() * True, lambda: Sum(()), lambda: Sum((1,))):
+    for bad in (
+        lambda: CCE() + 1,
+        lambda: CCE() * "a",
+        lambda: CCE() * True,
+        lambda: Sum(()),
+        lambda: Sum((1,)),
+    ):
         with pytest.raises(TypeError):
             bad()
     for factor in (0.0, -1.0, math.nan, math.inf):
@@ -103,7 +135,7 @@ def test_algebra_flattens_and_refuses():
             factor * CCE()
 
 
-# --- users' functions -----------------------------------------------------------------------------------------------
+# --- users' functions ---------------------------------------------------------------------------
 
 
 def test_a_function_of_p_and_q_keeps_the_digits_of_q():
@@ -151,7 +183,7 @@ def test_a_jump_warns_that_digits_are_lost():
         assert step.integral == pytest.approx(2 / 3, abs=1e-3)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

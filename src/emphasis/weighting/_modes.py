@@ -11,6 +11,7 @@ from emphasis.weighting._numerics import Array, log_sigmoid
 _MARGINS = np.sinh(np.linspace(-10.0, 10.0, 8001))
 _FLAT = 1e-12
 _TIE = 1e-9
+_CLOSE = 1e-6
 _ZOOMS = 10
 
 
@@ -32,10 +33,15 @@ def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]
         peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
     if best == np.inf:
         return tuple(float(p) for p in np.exp(log_sigmoid(margins[values == np.inf])))
-    candidates = [_refined(at, margins, i) for i in peaks if values[i] > best - 1e-3]
+    candidates = [_refined(at, margins, int(i)) for i in peaks if values[i] > best - 1e-3]
     top = max(value for _, value in candidates)
     found = sorted(float(np.exp(log_sigmoid(margin))) for margin, value in candidates if value >= top - _TIE)
-    return tuple(p for i, p in enumerate(found) if i == 0 or p - found[i - 1] > 1e-6)
+    # Rounding makes the last steps before an end equal to it: where the end itself is a mode, it is the one meant.
+    if values[0] >= top - _TIE:
+        found = [0.0, *(p for p in found if p > _CLOSE)]
+    if values[-1] >= top - _TIE and found[-1] > 1.0 - _CLOSE:
+        found = [*(p for p in found if p < 1.0 - _CLOSE), 1.0]
+    return tuple(p for i, p in enumerate(found) if i == 0 or p - found[i - 1] > _CLOSE)
 
 
 def _refined(at: Callable[[Array], Array], margins: Array, i: int) -> tuple[float, float]:

@@ -73,9 +73,7 @@ def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     return array
 
 
-def checked_parameter(
-    owner: str, name: str, value: float, low: float = -math.inf, high: float = math.inf
-) -> float:
+def checked_parameter(owner: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high], or raise an error that names all three."""
     if isinstance(value, (bool, str)):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}")

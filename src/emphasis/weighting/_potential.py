@@ -48,7 +48,7 @@ class PotentialTable:
         inside = xp.clip(margin, -MARGIN_REACH, MARGIN_REACH)
         reach = float(np.arcsinh(MARGIN_REACH))
         position = (xp.arcsinh(inside) + reach) * (cells / (2 * reach))
-        cell = xp.clip(xp.floor(position), 0, cells - 1)
+        cell = xp.clip(xp.floor(xp.nan_to_num(position)), 0, cells - 1)  # NaN has no cell, and stays NaN in x
         x = xp.clip(2.0 * (position - cell) - 1.0, -1.0, 1.0)
         basis = xp.cos(xp.arccos(x)[..., None] * asarray(np.arange(_DEGREE + 2.0)))
         rows = asarray(self.coefficients)[_as_index(cell, xp)]
@@ -82,13 +82,11 @@ def build_table(log_w: Callable[[Array, Array], Array], log_peak: float) -> Pote
         scale = np.maximum.accumulate(np.abs(series).max(axis=0))
         if (np.abs(series[-2:]).max(axis=0) <= _TOLERANCE * (1.0 + scale)).all():
             break
-    primitive = chebyshev.chebint(series * (-0.5 * half), lbnd=-1)  # zero at each cell's left end
-    totals = chebyshev.chebval(1.0, primitive)
+    primitive: Array = chebyshev.chebint(series * (-0.5 * half), lbnd=-1)  # zero at each cell's left end
+    totals: Array = chebyshev.chebval(1.0, primitive)
     middle = cells // 2  # u = 0 is the left end of this cell
-    left_values = np.concatenate(
-        (-np.cumsum(totals[:middle][::-1])[::-1], [0.0], np.cumsum(totals[middle:-1]))
-    )
-    primitive[0] += left_values
+    before, after = -np.cumsum(totals[:middle][::-1])[::-1], np.cumsum(totals[middle:-1])
+    primitive[0] += np.concatenate((before, np.zeros(1), after))
     ends = -0.5 * weight(np.array([-MARGIN_REACH, MARGIN_REACH]))
     return PotentialTable(np.ascontiguousarray(primitive.T), (float(ends[0]), float(ends[1])), log_scale)
 

@@ -22,9 +22,7 @@ _WORTH_A_WARNING = 1e-6
 _DIVERGENT = -12.0  # log of the integrand's tail over its peak above which the integral is called infinite
 
 
-def log_integral(
-    log_f: Callable[[Array, Array], Array], name: str, lower: float = 0.0, upper: float = 1.0
-) -> float:
+def log_integral(log_f: Callable[[Array, Array], Array], name: str, lower: float = 0.0, upper: float = 1.0) -> float:
     """Return log of the integral of f over p in [lower, upper], or inf if it diverges.
 
     Args:

@@ -21,7 +21,6 @@ from emphasis.weighting._numerics import (
     ArrayModule,
     checked_parameter,
     checked_probabilities,
-    log_sigmoid,
 )
 from emphasis.weighting._potential import PotentialTable, build_table
 from emphasis.weighting._quadrature import log_integral
@@ -52,7 +51,7 @@ class Weighting:
         """
         raise NotImplementedError
 
-    # --- values -------------------------------------------------------------------------------------------------
+    # --- values ----------------------------------------------------------------------------------
 
     def __call__(self, p: Array) -> FloatArray:
         """Return w(p) in float64; p of any shape in [0, 1] (ValueError otherwise)."""
@@ -86,7 +85,7 @@ class Weighting:
         """Whether w(1) = 0, so that an example already learned stops pushing (DESIGN 1.7)."""
         return float(self(1.0)) == 0.0
 
-    # --- the emphasis density function ----------------------------------------------------------------------------
+    # --- the emphasis density function -----------------------------------------------------------
 
     def _log_mass(self, lower: float, upper: float) -> float:
         """Return log of the integral of w over [lower, upper] by quadrature."""
@@ -126,10 +125,13 @@ class Weighting:
     @cached_property
     def edf_variance(self) -> float:
         """The variance of p under the EDF: how wide the emphasis is spread. Not Definition 2's variance."""
-        moments = [
-            log_integral(lambda lp, lq, k=k: self.log_weight(lp, lq, np) + k * lp, repr(self)) for k in (1, 2)
-        ]
-        mean, square = (math.exp(moment - self.log_normalizer) for moment in moments)
+
+        def log_moment(k: int) -> float:
+            return log_integral(
+                lambda log_p, log_q: self.log_weight(log_p, log_q, np) + k * log_p, f"p^{k} times {self!r}"
+            )
+
+        mean, square = (math.exp(log_moment(k) - self.log_normalizer) for k in (1, 2))
         return square - mean * mean
 
     def emphasis_variance(self, p: Array) -> float:
@@ -139,7 +141,7 @@ class Weighting:
             raise ValueError("emphasis_variance needs at least one probability, got none")
         return float(np.var(self(p)))
 
-    # --- derivative and loss --------------------------------------------------------------------------------------
+    # --- derivative and loss ---------------------------------------------------------------------
 
     def max_margin(self, setting: MaxMargin = "auto") -> float:
         """Return the margin beyond which there is no derivative, inf for none.
@@ -240,7 +242,7 @@ class Weighting:
             return 0.0
         return float(self.potential_table(np.array([min(max_margin, 1e6)]), np, np.asarray)[0])
 
-    # --- algebra, text, dictionaries ------------------------------------------------------------------------------
+    # --- algebra, text, dictionaries -------------------------------------------------------------
 
     def __add__(self, other: object) -> Weighting:
         if isinstance(other, Weighting):

@@ -57,12 +57,12 @@ class CCE(Weighting):
         return _LOG_2 + log_q
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(0,): the hardest examples."""
         return (0.0,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log 1."""
         return 0.0
 
@@ -86,12 +86,12 @@ class GCE(_Checked, Weighting):
         return _LOG_2 + log_power(self.q, log_p) + log_q
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(q/(q+1),)."""
         return (self.q / (self.q + 1.0),)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log 2 B(q+1, 2) = log 2 / ((q+1)(q+2))."""
         return math.log(2.0 / ((self.q + 1.0) * (self.q + 2.0)))
 
@@ -109,12 +109,12 @@ class MAE(Weighting):
         return _LOG_2 + log_p + log_q
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(1/2,)."""
         return (0.5,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log 1/3."""
         return -math.log(3.0)
 
@@ -131,12 +131,12 @@ class MSE(Weighting):
         return 2.0 * _LOG_2 + log_p + 2.0 * log_q
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(1/3,)."""
         return (1.0 / 3.0,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log 4 B(2, 3) = log 1/3."""
         return -math.log(3.0)
 
@@ -182,7 +182,7 @@ class DM(_Checked, Weighting):
         return self.beta * xp.exp(log_shape)
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(lam/(lam+1),) for beta > 0; () for 0; (1,) or (0, 1) for beta < 0."""
         if self.beta == 0.0:
             return ()
@@ -241,7 +241,7 @@ class Normal(_Checked, Weighting):
         return -self.beta * p * (p - 2.0 * self.psi)
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(min(psi, 1),) for beta > 0; () for 0; the end farther from psi, or both, for beta < 0."""
         if self.beta == 0.0:
             return ()
@@ -268,12 +268,12 @@ class Exponential(_Checked, Weighting):
         return self.beta * xp.exp(log_q)
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(0,) for beta > 0, () for 0, (1,) for beta < 0."""
         return () if self.beta == 0.0 else (0.0,) if self.beta > 0.0 else (1.0,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log (e^beta - 1)/beta."""
         return _log_integral_of_exp(self.beta)
 
@@ -296,12 +296,12 @@ class Beta(_Checked, Weighting):
     eta: float = 2.0
     _bounds: ClassVar = {"alpha": (0.0, math.inf), "eta": (0.0, math.inf)}
 
-    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """(alpha-1) log p + (eta-1) log(1-p)."""
         return log_power(self.alpha - 1.0, log_p) + log_power(self.eta - 1.0, log_q) + xp.zeros_like(log_p)
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """((alpha-1)/(alpha+eta-2),) inside, else the ends where w is largest or infinite."""
         rise, fall = self.alpha - 1.0, self.eta - 1.0
         if rise == 0.0 and fall == 0.0:
@@ -313,7 +313,7 @@ class Beta(_Checked, Weighting):
         return (0.0,) if rise < 0.0 else (1.0,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log B(alpha, eta), inf if alpha or eta is 0."""
         if self.alpha == 0.0 or self.eta == 0.0:
             return math.inf
@@ -353,12 +353,12 @@ class SCE(_Checked, Weighting):
         return _LOG_2 + log_q + xp.log(self.mu + self._reverse * xp.exp(log_p))
 
     @property
-    def modes(self) -> tuple[float, ...]:  # type: ignore[override]
+    def modes(self) -> tuple[float, ...]:
         """(max(0, (nu |A| - mu) / (2 nu |A|)),)."""
         return (max(0.0, 0.5 - 0.5 * self.mu / self._reverse) if self._reverse else 0.0,)
 
     @property
-    def log_integral(self) -> float:  # type: ignore[override]
+    def log_integral(self) -> float:
         """Log (mu + nu |A| / 3)."""
         return math.log(self.mu + self._reverse / 3.0)
 

@@ -101,9 +101,7 @@ def from_function(function: Callable[..., Array]) -> FunctionWeighting:
     return FunctionWeighting(function)
 
 
-def from_loss(
-    loss: Callable[..., Array], derivative: Callable[..., Array] | None = None
-) -> LossWeighting:
+def from_loss(loss: Callable[..., Array], derivative: Callable[..., Array] | None = None) -> LossWeighting:
     """Return the weighting of a loss L(p): w = 2 p (1-p) |L'(p)| (Section 3.1 turned round).
 
     Args:
@@ -136,9 +134,7 @@ def _probe(weighting: FunctionWeighting, values: Array) -> None:
     name = repr(weighting)
     values = np.asarray(values, dtype=np.float64)
     if values.shape not in ((), _PROBE.shape):
-        raise TypeError(
-            f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise"
-        )
+        raise TypeError(f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise")
     values = np.broadcast_to(values, _PROBE.shape)
     with np.errstate(invalid="ignore"):
         bad = np.flatnonzero(~(values >= 0.0))

@@ -25,8 +25,7 @@ from emphasis.weighting.families import (
 from emphasis.weighting.function import from_function, from_loss, import_function
 
 FAMILIES: dict[str, Callable[..., Weighting]] = {
-    family.__name__: family
-    for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform)
+    family.__name__: family for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform)
 }
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 
@@ -91,15 +90,11 @@ def as_weighting(weighting: WeightingLike) -> Weighting:
     )
 
 
-def _check_names(
-    family: str, values: Mapping[str, Any], required: set[str], optional: set[str] | None = None
-) -> None:
+def _check_names(family: str, values: Mapping[str, Any], required: set[str], optional: set[str] | None = None) -> None:
     allowed = required | (optional or set())
     unknown = sorted(set(values) - allowed)
     if unknown:
-        raise ValueError(
-            f"{family} has no parameter {unknown[0]!r}; it takes {', '.join(sorted(allowed)) or 'none'}"
-        )
+        raise ValueError(f"{family} has no parameter {unknown[0]!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
     missing = sorted(required - set(values))
     if missing:
         raise ValueError(f"{family} needs the parameter {missing[0]!r}")

@@ -1,0 +1,24 @@
+"""Emphasis in PyTorch: `EmphasisLoss` and `emphasis_loss`, exact derivatives for any weighting.
+
+from emphasis import DM
+from emphasis.torch import EmphasisLoss
+
+criterion = EmphasisLoss(DM(lam=0.5, beta=12), normalization="batch")
+loss = criterion(logits, labels)
+loss.backward()
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "emphasis.torch needs PyTorch: pip install 'emphasis-learn[torch]'", name="torch"
+    ) from None
+
+from emphasis.torch._weighting import from_function, from_loss
+from emphasis.torch.functional import emphasis_loss
+from emphasis.torch.module import EmphasisLoss
+
+__all__ = ["EmphasisLoss", "emphasis_loss", "from_function", "from_loss"]

@@ -1,0 +1,213 @@
+"""The custom autograd function: loss value and derivative in one pass, no second softmax in the backward pass.
+
+The arithmetic of DESIGN 1.1, 1.5 and 1.6: margins from the logits, log-weights from the family, a normaliser, and
+the direction (softmax over the other classes). Everything a family knows stays in `emphasis.weighting`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.distributed as dist
+from torch.nn import functional as F
+
+import torch
+from emphasis.torch._options import Options, options_of
+from torch import Tensor
+
+_SATURATION = 2.0  # an unbounded weight stops at exp(-2) of the dtype's largest number, so sums stay finite
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def emphasis_of(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    valid: Tensor | None,
+    handle: int,
+    with_gradient: bool,
+) -> Tensor:
+    """Return the loss of checked tensors; see `EmphasisFunction` for what they are.
+
+    torch.compile takes this as one node and traces into it only after the weighting's Python has run: the options,
+    which no graph can hold, therefore travel as their number.
+    """
+    options = options_of(handle)
+    options.check_range(at_least_float32(logits).dtype)
+    if logits.numel() == 0:
+        empty = at_least_float32(logits).sum(1)
+        return empty if options.reduction == "none" else empty.sum()
+    loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
+        logits, labels, factor, valid, options, with_gradient
+    )[0]
+    return loss
+
+
+class EmphasisFunction(torch.autograd.Function):
+    """(logits, labels, factor, valid, options, with_gradient) -> (loss, its derivative with respect to logits).
+
+    logits: (N, C, ...) floating. labels: (N, ...) int64 in [0, C), or (N, C, ...) rows of probabilities.
+    factor: (N, ...) weights of the examples, or None for 1. valid: (N, ...) bool, or None for all.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor,
+        labels: Tensor,
+        factor: Tensor | None,
+        valid: Tensor | None,
+        options: Options,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and, unless nobody wants it, the derivative."""
+        return loss_and_gradient(logits, labels, factor, valid, options, with_gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
+        """Keep the derivative for `backward`, and the logits (no copy) for the derivative's own derivative."""
+        logits, labels, factor, valid, ctx.options, _ = inputs
+        _, gradient = output
+        if gradient is not None:
+            ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, labels, factor, valid, gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return grad_loss times the derivative."""
+        logits, labels, factor, valid, gradient = ctx.saved_tensors
+        if grad_loss is None:
+            return None, None, None, None, None, None
+        if gradient is None or torch.is_grad_enabled():  # create_graph=True: make it again, differentiably
+            gradient = loss_and_gradient(logits, labels, factor, valid, ctx.options, True)[1]
+            assert gradient is not None
+        if grad_loss.dim():
+            grad_loss = grad_loss.unsqueeze(1)
+        return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
+
+
+def loss_and_gradient(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    valid: Tensor | None,
+    options: Options,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the loss and its derivative; differentiable itself, the normaliser being a constant."""
+    logits = at_least_float32(logits)
+    soft = labels.is_floating_point()
+    # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
+    index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
+    others = logits.scatter(1, index, -math.inf)
+    log_rest = torch.logsumexp(others, 1, keepdim=True)
+    margin = logits.gather(1, index) - log_rest
+    if soft:
+        log_p = (logits - torch.logaddexp(log_rest, logits.gather(1, index))).scatter(1, index, -math.log(2.0))
+        margin = (log_p - torch.log1p(-log_p.exp())).scatter(1, index, margin)
+    if valid is not None:
+        valid = valid.unsqueeze(1)
+        margin = torch.where(valid, margin, 0.0)
+
+    log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
+    log_w = _log_weight(margin, log_p, log_q, options)
+    share = labels if soft else None  # of each margin in its example
+    if factor is not None:
+        factor = factor.unsqueeze(1)
+        share = factor if share is None else share * factor
+    weight, unit = _normalized(log_w, share, valid, options)
+
+    loss = _loss(margin, log_p, weight, unit, options)
+    if soft:
+        loss = loss.sum(1, keepdim=True)
+    loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
+    if not with_gradient:
+        return loss, None
+
+    half = 0.5 * weight
+    direction = (others - log_rest).exp()
+    if soft:
+        ratio = (half * (-log_q).exp()).scatter(1, index, 0.0)  # half / (1-p), 1-p >= 1/2 but for the largest
+        spread = log_p.exp() * (ratio.sum(1, keepdim=True) - ratio)
+        gradient = direction * half.gather(1, index) + spread - half
+    else:
+        gradient = (direction * half).scatter(1, index, -half)
+    return loss, gradient if valid is None else torch.where(valid, gradient, 0.0)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return bf16 and fp16 as float32, the rest as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
+    """Return log w, saturated if unbounded, -inf beyond the largest margin."""
+    log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
+    if options.unbounded:
+        log_w = log_w.clamp(max=math.log(torch.finfo(log_w.dtype).max) - _SATURATION)
+    if options.max_margin < math.inf:
+        log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
+    return log_w
+
+
+def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the L1 norm of each derivative as it enters the total, and what one unit of loss is multiplied by.
+
+    `unit` is share / denominator (1 without a mean); weight is w * unit, or the share of the batch's emphasis.
+    """
+    if valid is not None:
+        valid = valid.expand(log_w.shape)
+    if options.normalization == "batch":
+        log_share = log_w if share is None else log_w + share.log()
+        if valid is not None:
+            log_share = torch.where(valid, log_share, -math.inf)
+        peak, total = _global_peak_and_sum(log_share.detach(), options)
+        weight = (log_share - peak).exp() / total
+        return weight, weight
+    unit = torch.ones_like(log_w) if share is None else share.expand(log_w.shape)
+    if valid is not None:
+        unit = torch.where(valid, unit, 0.0)
+    if options.reduction == "mean":
+        total = _global_sum(unit.sum(), options)
+        unit = unit / torch.where(total == 0.0, 1.0, total)
+    return (log_w - options.log_normalizer).exp() * unit, unit
+
+
+def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: Options) -> Tensor:
+    """Return the loss of each margin times its unit; weighted cross-entropy if weights are shares of the batch."""
+    if options.normalization == "batch":
+        return torch.where(weight > 0.0, -log_p * weight, torch.where(weight.isnan(), weight, 0.0))
+    exact = margin.detach()
+    if exact.device.type != "mps":  # which has no float64
+        exact = exact.double()
+
+    def asarray(array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=exact.dtype, device=exact.device)
+
+    value = options.weighting.loss(exact, torch, asarray, options.max_margin, options.log_normalizer)
+    value = value.to(margin.dtype)
+    if options.unbounded:
+        value = value.clamp(max=torch.finfo(value.dtype).max * math.exp(-_SATURATION))
+    return torch.where(unit == 0.0, 0.0, value * unit)
+
+
+def _global_peak_and_sum(log_share: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the largest log share over all ranks and the sum of exp(share - peak); 0 and 1 if there is no share."""
+    peak = log_share.amax()
+    if options.process_group is not None:
+        dist.all_reduce(peak, dist.ReduceOp.MAX, options.process_group)
+    peak = torch.where(peak == -math.inf, 0.0, peak)
+    total = _global_sum((log_share - peak).exp().sum(), options)
+    return peak, torch.where(total == 0.0, 1.0, total)
+
+
+def _global_sum(total: Tensor, options: Options) -> Tensor:
+    """Return the sum over all ranks divided by the number of ranks, because DDP averages gradients over them."""
+    if options.process_group is None:
+        return total
+    total = total.clone()
+    dist.all_reduce(total, dist.ReduceOp.SUM, options.process_group)
+    return total / dist.get_world_size(options.process_group)

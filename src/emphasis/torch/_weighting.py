@@ -1,0 +1,53 @@
+"""A user's torch function as a weighting whose numpy side (mode, integral, density) works too."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from emphasis.weighting import FunctionWeighting, LossWeighting, Weighting, WeightingLike, as_weighting
+from torch import Tensor
+
+
+class _OnTensors(FunctionWeighting):
+    """Hands numpy arrays to the user's function as tensors, and its answer back as an array."""
+
+    def call(self, function: Callable[..., Any], p: Any, q: Any) -> Any:
+        """Return function(p) or function(p, q) in the arrays' own kind."""
+        if isinstance(p, Tensor):
+            return super().call(function, p, q)
+        with torch.no_grad():
+            value = super().call(function, torch.as_tensor(p), torch.as_tensor(q))
+        return torch.as_tensor(value).detach().cpu().numpy()
+
+
+@dataclass(frozen=True, repr=False)
+class TorchFunctionWeighting(_OnTensors):
+    """A function of torch tensors, such as `lambda p: torch.sin(p)`."""
+
+
+@dataclass(frozen=True, repr=False)
+class TorchLossWeighting(_OnTensors, LossWeighting):
+    """The weighting of a loss of torch tensors, such as `lambda p: -torch.log(p)`."""
+
+
+def from_loss(loss: Callable[..., Any], derivative: Callable[..., Any] | None = None) -> TorchLossWeighting:
+    """Return `emphasis.from_loss(loss, derivative)` for functions that use torch inside."""
+    return TorchLossWeighting(loss, derivative)
+
+
+@lru_cache(maxsize=1024)
+def from_function(function: Callable[..., Any]) -> TorchFunctionWeighting:
+    """Return `emphasis.from_function(function)` for a function that uses torch inside."""
+    return TorchFunctionWeighting(function)
+
+
+def as_torch_weighting(weighting: WeightingLike) -> Weighting:
+    """Return `as_weighting(weighting)`, and for a plain function one that may use torch inside."""
+    if callable(weighting) and not isinstance(weighting, Weighting) and not inspect.isclass(weighting):
+        return from_function(weighting)
+    return as_weighting(weighting)

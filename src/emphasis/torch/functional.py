@@ -1,0 +1,153 @@
+"""`emphasis_loss`: the loss whose derivative with respect to the logits is a weighting's."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from emphasis.torch import _checks
+from emphasis.torch._autograd import emphasis_of
+from emphasis.torch._options import Normalization, Reduction, handle_of, make_options
+from emphasis.torch._weighting import as_torch_weighting
+from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
+from torch import Tensor
+
+_warned: set[Weighting] = set()
+
+
+def emphasis_loss(
+    logits: Tensor,
+    labels: Tensor,
+    weighting: WeightingLike,
+    *,
+    normalization: Normalization = "integral",
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    max_margin: MaxMargin = "auto",
+    process_group: Any = None,
+) -> Tensor:
+    """Return the loss whose derivative has L1 norm w(p) and cross-entropy's direction (Eq. 7 without its 0/0).
+
+    With u = z_y - logsumexp_{j != y} z_j, p = sigmoid(u) and q the softmax over the other classes, each example's
+    derivative is dz_y = -w(p)/2, dz_j = (w(p)/2) q_j. Arithmetic in float32 at least, float64 for float64.
+
+    Args:
+        logits: (N, C) or (N, C, d1, ...), floating, finite, C >= 2. Or (N,): the binary form with one logit z,
+            the same as the two columns (0, z); its derivative is -+ w(p)/2.
+        labels: (N,) or (N, d1, ...) integers in [0, C) or `ignore_index`. Or soft labels, floating and of the
+            logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
+            (so CCE gives F.cross_entropy with probabilities). For (N,) logits: integers or bools in {0, 1}, or
+            probabilities of class 1.
+        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w.
+        normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
+            weights divided by their sum over the batch, so that the total emphasis is one unit; finite for any
+            beta. The normaliser is a constant for differentiation.
+        reduction: "mean": sum over the examples divided by the sum of class_weight * sample_weight over the valid
+            ones, as F.cross_entropy does. "sum". "none": one loss per example. Under "batch" the weights are the
+            mean already: "mean" and "sum" are the same, and the terms of "none" add up to it.
+        ignore_index: Integer label of examples to leave out.
+        class_weight: (C,) >= 0, multiplies w by the label's weight (with soft labels: t_k by class k's).
+        sample_weight: Shape of integer labels, (N, d1, ...); >= 0, multiplies w.
+        max_margin: No derivative beyond this margin: a number, None for the bare formula, or "auto": 16.6, where
+            1-p rounds to 0 in float32, if w(1) > 0, and none otherwise. Such examples count neither in the sum
+            over the batch nor in the loss, but they do in the denominator of "mean".
+        process_group: A torch.distributed group over which the batch is spread (`torch.distributed.group.WORLD`):
+            sums run over all its ranks, and the loss is scaled for DistributedDataParallel, which averages
+            gradients over ranks. None: this process alone.
+
+    Returns:
+        The loss, float32 for half types. Its value is the potential of the weighting (`Weighting.potential`, after
+        normalisation); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
+        empty batch, all labels ignored, all weights 0 or all margins beyond `max_margin`.
+
+        Works under torch.compile (make the weighting outside the compiled function), torch.func.vmap and grad.
+        Can be differentiated twice; class_weight, sample_weight and soft labels are constants.
+
+    Raises:
+        TypeError, ValueError: Shapes, dtypes, devices, labels, weights or options that do not fit; NaN or infinite
+            logits or a user function's negative weights. The values of tensors are read on the CPU only, and not
+            under torch.compile or vmap; elsewhere such logits and weights make the loss NaN or infinite.
+        OverflowError: w exceeds the dtype (a large beta with normalization=None, say).
+
+    Warns:
+        EmphasisWarning: Once per weighting with w(1) > 0 under max_margin=None: its push never ends.
+    """
+    handle = resolve(weighting, normalization, reduction, max_margin, process_group)
+    return apply_handle(logits, labels, handle, ignore_index, class_weight, sample_weight)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def resolve(
+    weighting: WeightingLike,
+    normalization: Normalization,
+    reduction: Reduction,
+    max_margin: MaxMargin,
+    process_group: Any,
+) -> int:
+    """Check all that is no tensor, and return the number of its options; torch.compile takes it as a constant."""
+    options = make_options(as_torch_weighting(weighting), normalization, reduction, max_margin, process_group)
+    if max_margin is None and not options.weighting.vanishes and options.weighting not in _warned:
+        _warned.add(options.weighting)
+        cure = " or vanishing=True" if isinstance(options.weighting, DM) else ""
+        warnings.warn(
+            f"{options.weighting!r} has w(1) > 0 and max_margin=None: examples already learned keep pushing for "
+            f'ever, and plain networks diverge, on clean labels too. Use max_margin="auto"{cure}',
+            EmphasisWarning,
+            stacklevel=3,
+        )
+    return handle_of(options)
+
+
+def apply_handle(
+    logits: Tensor,
+    labels: Tensor,
+    handle: int,
+    ignore_index: int,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """Check the tensors, bring them into the one form the autograd function takes, and apply it."""
+    if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor):
+        logits, labels = _two_columns(logits, labels)
+    _checks.check_logits(logits)
+    _checks.check_labels(logits, labels, ignore_index)
+    per_example = logits.shape[:1] + logits.shape[2:]
+    class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
+    factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits)
+
+    valid = None
+    if labels.is_floating_point():
+        labels = labels.to(torch.promote_types(logits.dtype, torch.float32))
+        if class_weight is not None:
+            labels = labels * class_weight.view(-1, *[1] * (logits.dim() - 2))
+    else:
+        labels = labels.long()
+        ignored = labels == ignore_index
+        if not _checks.is_true(~ignored.any()):
+            valid = ~ignored
+            labels = torch.where(valid, labels, 0)
+        if class_weight is not None:
+            of_label = class_weight[labels]
+            factor = of_label if factor is None else factor * of_label
+    _checks.check_finite(logits, valid)
+    loss: Tensor = emphasis_of(logits, labels, factor, valid, handle, torch.is_grad_enabled())
+    return loss
+
+
+def _two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the binary form with one logit z as the two columns (0, z)."""
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} are the binary form with one logit and need labels of the same "
+            f"shape, got {tuple(labels.shape)}; for classes pass logits of shape (N, C)"
+        )
+    if labels.is_floating_point():
+        labels = torch.stack((1.0 - labels, labels), 1)
+    elif labels.dtype == torch.bool:
+        labels = labels.long()
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+    return torch.stack((torch.zeros_like(logits), logits), 1), labels

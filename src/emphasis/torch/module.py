@@ -1,0 +1,72 @@
+"""`EmphasisLoss`: `emphasis_loss` as a module, its options checked once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from emphasis.torch._options import Normalization, Options, Reduction, handle_of, options_of
+from emphasis.torch.functional import apply_handle, resolve
+from emphasis.weighting import MaxMargin, Weighting, WeightingLike
+from torch import Tensor, nn
+
+
+class EmphasisLoss(nn.Module):
+    """Criterion for one's own loop: `EmphasisLoss(DM(lam=0.5, beta=12))(logits, labels)`.
+
+    Args:
+        weighting: As in `emphasis_loss`, and so are the others, class_weight excepted:
+        class_weight: (C,) tensor or sequence >= 0; a buffer that follows `.to(device)` and is saved.
+
+    Shape:
+        logits (N, C), (N, C, d1, ...) or (N,), labels and sample_weight as in `emphasis_loss`.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        weighting: WeightingLike,
+        *,
+        normalization: Normalization = "integral",
+        reduction: Reduction = "mean",
+        ignore_index: int = -100,
+        class_weight: Tensor | None = None,
+        max_margin: MaxMargin = "auto",
+        process_group: Any = None,
+    ) -> None:
+        super().__init__()
+        self._handle = resolve(weighting, normalization, reduction, max_margin, process_group)
+        self.ignore_index = ignore_index
+        self.max_margin = max_margin
+        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
+        self.register_buffer("class_weight", weight)
+
+    @property
+    def options(self) -> Options:
+        """The resolved options."""
+        return options_of(self._handle)
+
+    @property
+    def weighting(self) -> Weighting:
+        """The weighting in use."""
+        return self.options.weighting
+
+    def forward(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Return `emphasis_loss(logits, labels, weighting, ...)`."""
+        return apply_handle(logits, labels, self._handle, self.ignore_index, self.class_weight, sample_weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Carry the options themselves: their number means nothing in another process."""
+        return {**self.__dict__, "_handle": self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Number the options anew."""
+        super().__setstate__({**state, "_handle": handle_of(state["_handle"])})  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """The weighting and the options, as printed by the module."""
+        return (
+            f"{self.weighting!r}, normalization={self.options.normalization!r}, "
+            f"reduction={self.options.reduction!r}, max_margin={self.max_margin!r}"
+        )
