@@ -190,7 +190,8 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
     value = options.weighting.loss(exact, torch, asarray, options.max_margin, options.log_normalizer)
     value = value.to(margin.dtype)
     if options.unbounded:
-        value = value.clamp(max=torch.finfo(value.dtype).max * math.exp(-_SATURATION))
+        largest = torch.finfo(value.dtype).max * math.exp(-_SATURATION)
+        value = value.clamp(-largest, largest)
     return torch.where(unit == 0.0, 0.0, value * unit)
 
 

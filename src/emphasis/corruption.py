@@ -1,0 +1,386 @@
+"""Label noise and imbalance made to order: the labels, which changed, and the transition matrix realised.
+
+numpy only. Labels are (N,) integers in [0, C): lists, numpy arrays or CPU tensors, never modified.
+Every function returns a `Corruption`, and the same `seed` gives the same result. Arguments that recur:
+
+- `noise_rate`: r in [0, 1], what is asked for; `Corruption.realised_rate` is what came out.
+- `num_classes`: C >= 2; by default the largest label + 1.
+- `sampling`: "exact" or "independent", see `from_transition_matrix`.
+
+Wrong types raise TypeError, values outside their domain ValueError; "Raises" names only what is particular.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.weighting._numerics import Array, checked_parameter
+
+Sampling = Literal["exact", "independent"]
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+
+_ROW_SUM_TOLERANCE = 1e-8
+_SOFTMAX_TOLERANCE = 1e-3  # float16 softmax rows sum to 1 no closer
+_ROUNDING = 1e-12
+
+#: {true: noisy} of `cifar10_asymmetric`: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+CIFAR10_ASYMMETRIC = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+
+#: Superclass (coarse label) of each of the 100 classes (fine labels) of CIFAR-100.
+# fmt: off
+CIFAR100_SUPERCLASS = (
+    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
+    6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
+    16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
+    12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+)
+# fmt: on
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Corruption:
+    """Corrupted labels and what was done to them; N' examples were kept of the N given.
+
+    Attributes:
+        labels: (N',) int64, the labels to train on.
+        changed: (N',) bool, where `labels` differs from the label given.
+        transition_matrix: (C, C) float64, realised: [true, noisy] is the share of class `true` now labelled
+            `noisy`. Rows sum to 1; a class without examples has its row of the identity.
+        index: (N',) int64, ascending: the rows of the input that were kept, all of them for label noise.
+        requested_rate: The noise_rate asked for; None where there was none.
+    """
+
+    labels: _Ints
+    changed: NDArray[np.bool_]
+    transition_matrix: _Floats
+    index: _Ints
+    requested_rate: float | None = None
+
+    @property
+    def realised_rate(self) -> float:
+        """Share of the labels that changed."""
+        return float(self.changed.mean()) if self.changed.size else 0.0
+
+    def __repr__(self) -> str:
+        asked = "" if self.requested_rate is None else f", asked for noise_rate {self.requested_rate:g}"
+        size = f"{len(self.labels)} labels of {len(self.transition_matrix)} classes"
+        return f"<Corruption: {size}, {self.changed.sum()} changed ({self.realised_rate:.2%}){asked}>"
+
+
+def symmetric(
+    labels: Array,
+    noise_rate: float,
+    *,
+    num_classes: int | None = None,
+    inclusive: bool = False,
+    sampling: Sampling = "exact",
+    seed: int = 0,
+) -> Corruption:
+    """Change labels with probability r to one of the other classes, all alike: T[c, c] = 1-r, else r/(C-1).
+
+    With `inclusive=True` the new label is any class, the own one too: T = (1-r) I + r/C, and r (C-1)/C of the
+    labels change. Both conventions are in use; the paper (section 4.2) uses the first.
+    """
+    given, classes = _checked_labels(labels, num_classes)
+    rate = checked_parameter("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
+    other = rate / (classes if inclusive else classes - 1)
+    matrix = np.full((classes, classes), other)
+    np.fill_diagonal(matrix, 1.0 - rate + (other if inclusive else 0.0))
+    return _sampled(given, matrix, rate, sampling, _generator(seed))
+
+
+def pair_flip(
+    labels: Array,
+    noise_rate: float,
+    *,
+    num_classes: int | None = None,
+    sampling: Sampling = "exact",
+    seed: int = 0,
+) -> Corruption:
+    """Change labels with probability r to the next class, c + 1 mod C (Han et al., Co-teaching, 2018)."""
+    given, classes = _checked_labels(labels, num_classes)
+    rate = checked_parameter("pair_flip", "noise_rate", noise_rate, 0.0, 1.0)
+    moves = {c: (c + 1) % classes for c in range(classes)}
+    return _sampled(given, _flip_matrix(moves, rate, classes), rate, sampling, _generator(seed))
+
+
+def cifar10_asymmetric(labels: Array, noise_rate: float, *, sampling: Sampling = "exact", seed: int = 0) -> Corruption:
+    """Change CIFAR-10 labels with probability r to a look-alike, `CIFAR10_ASYMMETRIC` (Patrini et al., 2017).
+
+    Five of the ten classes never change, so on balanced data the realised rate is r/2.
+    """
+    given, classes = _checked_labels(labels, 10)
+    rate = checked_parameter("cifar10_asymmetric", "noise_rate", noise_rate, 0.0, 1.0)
+    matrix = _flip_matrix(CIFAR10_ASYMMETRIC, rate, classes)
+    return _sampled(given, matrix, rate, sampling, _generator(seed))
+
+
+def superclass_swap(
+    labels: Array,
+    noise_rate: float,
+    *,
+    superclass: Array = CIFAR100_SUPERCLASS,
+    sampling: Sampling = "exact",
+    seed: int = 0,
+) -> Corruption:
+    """In every superclass flip two classes, drawn at random, to each other with probability r.
+
+    The paper's asymmetric noise of CIFAR-100 (section 4.2, after Wang et al., 2019). Two of five classes take
+    part, so on balanced CIFAR-100 the realised rate is 0.4 r. `superclass` (C,) names the superclass of each
+    class; `seed` also fixes which classes are swapped.
+
+    Raises:
+        ValueError: If a superclass has a single class.
+    """
+    groups = np.asarray(superclass)
+    if groups.ndim != 1:
+        raise ValueError(f"superclass has shape {groups.shape}: it must be (C,), one entry per class")
+    given, classes = _checked_labels(labels, groups.size)
+    rate = checked_parameter("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
+    rng = _generator(seed)
+    moves: dict[int, int] = {}
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        if members.size < 2:
+            raise ValueError(f"superclass {group} has one class, {members[0]}; it needs two: merge it")
+        one, other = (int(c) for c in rng.choice(members, 2, replace=False))
+        moves |= {one: other, other: one}
+    return _sampled(given, _flip_matrix(moves, rate, classes), rate, sampling, rng)
+
+
+def from_transition_matrix(
+    labels: Array, transition_matrix: Array, *, sampling: Sampling = "exact", seed: int = 0
+) -> Corruption:
+    """Draw noisy labels from any class-conditional noise, P(noisy | true) = transition_matrix[true, noisy].
+
+    Every single label has the probabilities of its row. With "exact" (systematic) sampling the number of
+    labels that a class with n examples sends to each target differs from n T[true, noisy] by less than 1.
+    With "independent" each label is drawn on its own, as in most published code, and the rate scatters.
+
+    Raises:
+        ValueError: If the matrix is not (C, C), or has entries < 0, or rows off 1 by more than 1e-8.
+    """
+    matrix = np.asarray(transition_matrix, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"transition_matrix has shape {matrix.shape}: it must be square, [true, noisy]")
+    matrix = _checked_rows("transition_matrix", matrix, _ROW_SUM_TOLERANCE)
+    given, _ = _checked_labels(labels, len(matrix))
+    return _sampled(given, matrix, None, sampling, _generator(seed))
+
+
+def instance_dependent(
+    labels: Array,
+    noise_rate: float,
+    *,
+    probabilities: Array | None = None,
+    difficulty: Array | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Corruption:
+    """Change labels where the example is hard: P(flip) = min(1, s difficulty), s such that its mean is r.
+
+    The flips are drawn by systematic sampling in random order: their number is within 1 of N r. It follows
+    the idea of instance- and part-dependent noise (Xia et al., 2020), that flips depend on content; it is not
+    their procedure. Give one of:
+
+    - `probabilities`: (N, C), some model's, rows summing to 1 within 1e-3. Then difficulty = 1 - p_y, and the
+      new label is drawn from the model's probabilities of the other classes.
+    - `difficulty`: (N,), finite and >= 0 on any scale. Then the new label is any other class, all alike.
+
+    Raises:
+        ValueError: If r exceeds the share of examples with difficulty > 0.
+    """
+    if (probabilities is None) == (difficulty is None):
+        raise TypeError("instance_dependent needs either probabilities=(N, C) or difficulty=(N,)")
+    modelled = probabilities is not None
+    name, source = ("probabilities", probabilities) if modelled else ("difficulty", difficulty)
+    values = np.array(source, dtype=np.float64)
+    if num_classes is None and modelled and values.ndim == 2:
+        num_classes = values.shape[1]
+    given, classes = _checked_labels(labels, num_classes)
+    shape = (given.size, classes) if modelled else given.shape
+    if values.shape != shape:
+        raise ValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
+    rate = checked_parameter("instance_dependent", "noise_rate", noise_rate, 0.0, 1.0)
+    rng = _generator(seed)
+
+    if modelled:
+        values = _checked_rows(name, values, _SOFTMAX_TOLERANCE)
+        values[np.arange(given.size), given] = 0.0
+    elif (bad := ~((values >= 0.0) & (values < np.inf))).any():
+        raise ValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
+    hardness = values.sum(axis=1) if modelled else values  # 1 - p_y, without cancellation
+    order = rng.permutation(given.size)
+    edges = np.cumsum(_flip_probabilities(hardness, rate)[order]) + rng.random()
+    flipped = np.sort(order[np.diff(np.floor(edges), prepend=0.0) > 0.0])
+
+    noisy = given.copy()
+    if modelled:
+        cumulative = np.cumsum(values[flipped], axis=1)
+        points = rng.random(flipped.size) * cumulative[:, -1]
+        noisy[flipped] = (cumulative <= points[:, None]).sum(axis=1)
+    else:
+        noisy[flipped] = (given[flipped] + rng.integers(1, classes, flipped.size)) % classes
+    return _described(given, noisy, classes, rate)
+
+
+def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -> Corruption:
+    """Keep every positive and round(n_positive / ratio) negatives drawn at random: P : N = ratio : 1.
+
+    The paper's sample imbalance (section 4.4.2): of 12,500 positives and as many negatives, 1,250 negatives
+    stay at 10:1 and 250 at 50:1. The labels returned are binary: 1 for `positive`, 0 for all else.
+
+    Raises:
+        ValueError: If there are no positives, or too few negatives, or none would be kept.
+    """
+    given, _ = _checked_labels(labels, None, least=1)
+    ratio = checked_parameter("pn_ratio", "ratio", ratio, 0.0)
+    is_positive = given == positive
+    positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
+    if not positives.size or not negatives.size:
+        raise ValueError(f"labels must hold positive={positive!r} and others; they hold {np.unique(given)[:9]}")
+    # More than there are is an error however many more; the bound keeps n / ratio finite.
+    wanted = round(min(positives.size / ratio, given.size)) if ratio else given.size
+    if not 1 <= wanted <= negatives.size:
+        lowest = positives.size / negatives.size
+        raise ValueError(
+            f"ratio={ratio:g}: {positives.size} positives and {negatives.size} negatives allow "
+            f"{lowest:g} to {positives.size}"
+        )
+    rng = _generator(seed)
+    index = np.sort(np.concatenate((positives, rng.choice(negatives, wanted, replace=False))))
+    binary = is_positive[index].astype(np.int64)
+    return _described(binary, binary.copy(), 2, None, index)
+
+
+def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None = None, seed: int = 0) -> Corruption:
+    """Keep n_c = n_max factor^(-c/(C-1)) examples of class c, rounded, at least 1 (Cui et al., 2019).
+
+    n_max is the most for which every class has enough, min_c count_c factor^(c/(C-1)): on balanced data the
+    size of a class, and elsewhere the profile is still the one asked for.
+
+    Raises:
+        ValueError: If a class has no example, or `imbalance_factor` (first class : last class) is below 1.
+    """
+    given, classes = _checked_labels(labels, num_classes)
+    factor = checked_parameter("long_tail", "imbalance_factor", imbalance_factor, 1.0)
+    counts = np.bincount(given, minlength=classes)
+    if not counts.all():
+        raise ValueError(f"class {counts.argmin()} of {classes} has no example: renumber without gaps")
+    log_profile = -np.log(factor) * np.arange(classes) / (classes - 1)
+    log_most = np.min(np.log(counts) - log_profile)
+    sizes = np.clip(np.rint(np.exp(log_most + log_profile)), 1, counts).astype(np.int64)
+    rng = _generator(seed)
+    members = zip(_by_class(given, classes), sizes, strict=True)
+    index = np.sort(np.concatenate([rng.choice(rows, size, replace=False) for rows, size in members]))
+    return _described(given[index], given[index], classes, None, index)
+
+
+def _sampled(given: _Ints, matrix: _Floats, rate: float | None, sampling: str, rng: np.random.Generator) -> Corruption:
+    """Draw noisy labels for `given` from a valid `matrix`: the one sampler of class-conditional noise."""
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
+    noisy = given.copy()
+    for row, members in zip(matrix, _by_class(given, len(matrix)), strict=True):
+        n = members.size
+        bounds = np.minimum(np.cumsum(row), 1.0)
+        # From the last possible target on the bound is 1, whatever cumsum rounded to: every point below 1
+        # then has a target, and a target of probability 0 spans an empty interval.
+        bounds[np.flatnonzero(row)[-1] :] = 1.0
+        if sampling == "exact":
+            points = rng.permutation((np.arange(n) + rng.random()) / n)
+            points = np.minimum(points, np.nextafter(1.0, 0.0))  # n - 1 + U may round up to n
+        else:
+            points = rng.random(n)
+        noisy[members] = np.searchsorted(bounds, points, side="right")
+    return _described(given, noisy, len(matrix), rate)
+
+
+def _described(given: _Ints, noisy: _Ints, classes: int, rate: float | None, index: _Ints | None = None) -> Corruption:
+    """Package `noisy` with the mask and the transition matrix counted from it."""
+    counts = np.bincount(given * classes + noisy, minlength=classes**2).reshape(classes, classes)
+    totals = counts.sum(axis=1, keepdims=True)
+    matrix = np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(classes))
+    return Corruption(noisy, noisy != given, matrix, np.arange(given.size) if index is None else index, rate)
+
+
+def _by_class(labels: _Ints, classes: int) -> list[_Ints]:
+    """Return the rows of each class, ascending, in one sort."""
+    ends = np.cumsum(np.bincount(labels, minlength=classes))
+    return np.split(np.argsort(labels, kind="stable"), ends[:-1])
+
+
+def _flip_matrix(moves: dict[int, int], rate: float, classes: int) -> _Floats:
+    """Return the matrix that sends each key to its value with probability `rate` and keeps all else."""
+    matrix = np.eye(classes)
+    for true, noisy in moves.items():
+        matrix[true, true], matrix[true, noisy] = 1.0 - rate, rate
+    return matrix
+
+
+def _flip_probabilities(hardness: _Floats, rate: float) -> _Floats:
+    """Return min(1, s * hardness) with the s that makes its mean `rate`, solved exactly."""
+    scaled = hardness / (hardness.max() or 1.0)
+    reachable = np.count_nonzero(scaled) / scaled.size
+    if rate > reachable * (1.0 + _ROUNDING):
+        raise ValueError(f"noise_rate={rate:g} exceeds {reachable:g}, the share with difficulty > 0: lower it")
+    if rate == 0.0:
+        return np.zeros_like(scaled)
+    # With the k hardest at 1 the others carry N r - k; the first k that leaves them below 1 is the right one.
+    largest = np.sort(scaled[scaled > 0.0])[::-1]
+    rest = np.cumsum(largest[::-1])[::-1]
+    load = min(rate * scaled.size, largest.size) - np.arange(largest.size)  # rate * N may round above
+    k = int(np.argmax(load * (largest / rest) <= 1.0))
+    unsaturated = np.minimum(np.minimum(scaled, largest[k]) / rest[k] * load[k], 1.0)
+    return np.where(scaled > largest[k], 1.0, unsaturated)
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(_checked_integer("seed", seed, 0))
+
+
+def _checked_labels(labels: Array, num_classes: int | None, least: int = 2) -> tuple[_Ints, int]:
+    """Return a copy of `labels` as int64 and the number of classes, or raise an error that names the cure."""
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise ValueError(f"labels have shape {array.shape}, not (N,); of one-hot rows take argmax(axis=1)")
+    if not array.size:
+        raise ValueError("labels are empty: at least one label is needed")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"labels are {array.dtype}, not integers; pass labels.astype(int)")
+    low, high = int(array.min()), int(array.max())
+    if low < 0:
+        raise ValueError(f"labels hold {low}: classes are numbered from 0; leave ignored examples out first")
+    classes = high + 1 if num_classes is None else _checked_integer("num_classes", num_classes, least)
+    if classes < least:
+        raise ValueError(f"labels hold only class {high}; pass num_classes >= {least}")
+    if high >= classes:
+        raise ValueError(f"labels hold {high}, outside [0, {classes - 1}] of num_classes={classes}")
+    return array.astype(np.int64), classes
+
+
+def _checked_integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}={value!r} is not allowed; {name} must be an integer >= {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} is not allowed; {name} must be an integer >= {least}")
+    return int(value)
+
+
+def _checked_rows(name: str, matrix: _Floats, tolerance: float) -> _Floats:
+    """Return `matrix` with its rows normalised, or raise ValueError if they are no distributions."""
+    for row, column in np.argwhere(~((matrix >= 0.0) & (matrix < np.inf)))[:1]:
+        raise ValueError(f"{name}[{row}, {column}]={matrix[row, column]:g} must be a probability in [0, 1]")
+    sums = matrix.sum(axis=1, keepdims=True)
+    for row in np.flatnonzero(np.abs(sums - 1.0) > tolerance)[:1]:
+        raise ValueError(
+            f"row {row} of {name} sums to {float(sums[row, 0])!r}, not to 1 within {tolerance:g}; "
+            "rows are [true, noisy]: transpose, or divide by the row sums"
+        )
+    normalised: _Floats = matrix / sums
+    return normalised
