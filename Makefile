@@ -1,0 +1,53 @@
+# make demo | test | lint | docs | clean
+#
+# Everything is installed into $(VENV), once: a stamp file there notes each set of extras, and a later run installs
+# again only if pyproject.toml or constraints.txt has changed. Needs GNU make and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+TOO_OLD := emphasis needs Python 3.11 or newer, and "$(PYTHON)" is not; try: make PYTHON=python3.12
+NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the package python3-venv
+
+TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/corruption.py
+
+.PHONY: help demo test lint docs clean
+
+help:
+	@echo "make demo   train on digits with 40 % wrong labels and compare the losses"
+	@echo "make test   run the tests, with coverage"
+	@echo "make lint   check format, style, types and the direction of imports"
+	@echo "make docs   build the documentation into docs/_build/html"
+	@echo "make clean  remove what was built, the environment $(VENV) excepted"
+
+demo: $(VENV)/.installed-experiments
+	$(BIN)/emphasis run digits
+
+# One thread per worker: the workers already share the cores.
+test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --cov=emphasis --cov-report=
+	$(BIN)/python -m coverage report --include='$(TESTED)' --fail-under=95
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+clean:
+	rm -rf build dist docs/_build docs/_generated .coverage .coverage.* .pytest_cache .hypothesis
+	rm -rf .mypy_cache .ruff_cache .import_linter_cache
+	find src tests docs examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo '$(TOO_OLD)' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo '$(NO_VENV)' >&2; exit 1; }

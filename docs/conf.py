@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+from make_images import draw_edf  # noqa: E402
+
+import emphasis  # noqa: E402
+
+project = "emphasis"
+author = "The emphasis developers"
+copyright = author
+release = version = emphasis.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "_generated"]
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"emphasis {release}"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#1f4e9e", "color-brand-content": "#1f4e9e"},
+}
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Array": "Array", "FloatArray": "FloatArray"}
+python_maximum_signature_line_length = 100
+napoleon_use_rtype = False
+default_role = "code"  # docstrings write `code`, as Markdown does
+
+
+def escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
+    """Keep the formulas of docstrings (|A|, 2 * p, log_) from being read as markup; `code` is left alone."""
+    for i, line in enumerate(lines):
+        parts = re.split(r"(`[^`]*`)", line)
+        parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+        lines[i] = "".join(parts)
+    if what == "property":
+        lines[:0] = ["..", ""]  # a comment; else napoleon takes "The mode: the ..." for "type: description"
+
+
+def setup(app: Any) -> None:
+    draw_edf(DOCS / "_generated" / "edf.png")
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon makes markup of sections

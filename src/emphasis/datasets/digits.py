@@ -1,0 +1,63 @@
+"""scikit-learn's digits: 1,797 scans of handwritten digits of 8 x 8 pixels, shipped with scikit-learn.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998
+(its test part), https://doi.org/10.24432/C50P49, CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NUM_EXAMPLES = 1797
+_NUM_CLASSES = 10
+_LARGEST_PIXEL = 16.0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A classification problem cut into training and test part.
+
+    Attributes:
+        train_inputs: (N, D) float32.
+        train_labels: (N,) int64 in [0, num_classes), the true labels.
+        test_inputs: (M, D) float32.
+        test_labels: (M,) int64.
+        num_classes: C.
+    """
+
+    train_inputs: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    test_inputs: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
+    num_classes: int
+
+
+def load_digits(test_size: int = 500, seed: int = 0) -> Split:
+    """Return the digits, pixels in [0, 1], with a test part that holds every class in the same proportion.
+
+    Args:
+        test_size: Number of test examples, 10 to 1,787 (each class needs one on either side).
+        seed: Of the split; the same seed gives the same split.
+
+    Raises:
+        ValueError: `test_size` is out of range.
+    """
+    if not _NUM_CLASSES <= test_size <= _NUM_EXAMPLES - _NUM_CLASSES:
+        raise ValueError(
+            f"test_size={test_size} is not allowed; digits has {_NUM_EXAMPLES} examples of {_NUM_CLASSES} classes, "
+            f"so use {_NUM_CLASSES} to {_NUM_EXAMPLES - _NUM_CLASSES}"
+        )
+    import sklearn.datasets
+    import sklearn.model_selection
+
+    digits: Any = sklearn.datasets.load_digits()
+    inputs = (digits.data / _LARGEST_PIXEL).astype(np.float32)
+    labels = digits.target.astype(np.int64)
+    train_inputs, test_inputs, train_labels, test_labels = sklearn.model_selection.train_test_split(
+        inputs, labels, test_size=test_size, stratify=labels, random_state=seed
+    )
+    return Split(train_inputs, train_labels, test_inputs, test_labels, _NUM_CLASSES)

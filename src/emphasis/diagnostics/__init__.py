@@ -1,0 +1,1 @@
+"""What is emphasised: figures for files and for the terminal."""

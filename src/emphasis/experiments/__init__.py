@@ -1,0 +1,1 @@
+"""Experiments: recipes (TOML), the runner, the folder that a run writes, its table and its page."""

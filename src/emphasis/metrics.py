@@ -1,0 +1,93 @@
+"""What a training run is judged by: accuracies, their spread over seeds, and whether a network collapsed.
+
+Pure functions of numpy arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Outcome = Literal["learned", "collapsed", "never learned", "diverged"]
+
+_CHANCE_SIGMAS = 3.0  # an accuracy this many binomial standard deviations above 1/C is still chance
+_LEARNED_FACTOR = 2.0  # a network has learned something once it is right this many times as often as chance
+
+
+def accuracy(predicted: Ints, labels: Ints) -> Floats:
+    """Return the share of correct predictions.
+
+    Args:
+        predicted: (..., N) class indices.
+        labels: Broadcasts to the shape of `predicted`.
+
+    Returns:
+        (...,) float64 in [0, 1].
+    """
+    return np.asarray(np.mean(predicted == labels, axis=-1))
+
+
+def largest_share(predicted: Ints, num_classes: int) -> Floats:
+    """Return the share of the class that is predicted most often, (...,) in [1/C, 1]; 1 is one class only.
+
+    Args:
+        predicted: (..., N) class indices in [0, num_classes).
+        num_classes: C.
+    """
+    shares = (predicted[..., None] == np.arange(num_classes)).mean(axis=-2)
+    return np.asarray(shares.max(axis=-1))
+
+
+def mean_and_std(values: Sequence[float] | Floats) -> tuple[float, float]:
+    """Return mean and sample standard deviation (n - 1) of the finite values; NaN where there are too few."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    mean = float(finite.mean()) if finite.size else math.nan
+    return mean, float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+
+
+def chance_ceiling(num_classes: int, num_examples: int) -> float:
+    """Return the largest accuracy on `num_examples` that guessing reaches: 1/C plus three binomial deviations."""
+    chance = 1.0 / num_classes
+    return chance + _CHANCE_SIGMAS * math.sqrt(chance * (1.0 - chance) / num_examples)
+
+
+def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: int) -> Outcome:
+    """Say what became of one network.
+
+    "diverged": its logits became NaN or infinite. "never learned": its accuracy never reached twice that of
+    guessing. "collapsed": it did, but ends at chance or predicts one class only. "learned": none of these.
+
+    Args:
+        accuracies: (E,) test accuracy at each evaluation, in order; NaN once diverged.
+        shares: (E,) `largest_share` of the same predictions.
+        num_classes: C.
+        num_examples: Size of the test set, which says how far from 1/C is still chance.
+
+    Raises:
+        ValueError: No evaluation, or curves of different lengths.
+    """
+    if len(accuracies) == 0 or len(accuracies) != len(shares):
+        raise ValueError(f"need two curves of one length >= 1, got {len(accuracies)} and {len(shares)} points")
+    if not np.isfinite(accuracies[-1]):
+        return "diverged"
+    ceiling = chance_ceiling(num_classes, num_examples)
+    if np.max(accuracies) <= max(ceiling, _LEARNED_FACTOR / num_classes):
+        return "never learned"
+    return "collapsed" if accuracies[-1] <= ceiling or shares[-1] == 1.0 else "learned"
+
+
+def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
+    """Return what went wrong over the seeds, such as "collapsed (2 of 5 seeds)"; "" if nothing did."""
+    counts = Counter(outcomes)
+    total = len(outcomes)
+    seeds = "seed" if total == 1 else "seeds"
+    bad: tuple[Outcome, ...] = ("collapsed", "diverged", "never learned")
+    return "; ".join(f"{name} ({counts[name]} of {total} {seeds})" for name in bad if counts[name])

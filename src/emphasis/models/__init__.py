@@ -1,0 +1,1 @@
+"""Networks. `emphasis.models.stacked` holds many multilayer perceptrons as one batched computation."""

@@ -1,0 +1,74 @@
+"""Checkpoints: written whole or not at all, and refused when damaged or when they belong to another run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from emphasis.training.loop import State
+
+_FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message says why."""
+
+
+def save_checkpoint(path: Path, state: State, run: str, extra: dict[str, Any]) -> None:
+    """Write `state` to `path`, replacing what was there in one move, so that a kill leaves the old or the new.
+
+    Args:
+        path: The file.
+        state: To be kept.
+        run: Identifies the run; `load_checkpoint` compares it.
+        extra: Numbers and strings to keep beside it.
+    """
+    content = {
+        "format": _FORMAT,
+        "run": run,
+        "extra": extra,
+        "iteration": state.iteration,
+        "parameters": [parameter.detach() for parameter in state.parameters],
+        "optimizer": state.optimizer.state_dict(),
+        "diverged_at": state.diverged_at,
+        "evaluated_at": state.evaluated_at,
+        "curves": state.curves,
+    }
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path, state: State, run: str) -> dict[str, Any]:
+    """Bring `state`, fresh from `initial_state`, to where the checkpoint was; return its `extra`.
+
+    Raises:
+        CheckpointError: The file is damaged, of another format or of another run; `state` is then unchanged.
+        FileNotFoundError: There is none.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+        found = content["format"], content["run"]
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({type(error).__name__})") from error
+    if found != (_FORMAT, run):
+        raise CheckpointError(f"{path} belongs to another run or another version of emphasis")
+    with torch.no_grad():
+        for parameter, saved in zip(state.parameters, content["parameters"], strict=True):
+            parameter.copy_(saved)
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.iteration = content["iteration"]
+    state.diverged_at = content["diverged_at"]
+    state.evaluated_at = content["evaluated_at"]
+    state.curves = content["curves"]
+    extra: dict[str, Any] = content["extra"]
+    return extra
