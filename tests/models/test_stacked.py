@@ -1,6 +1,6 @@
 import pytest
-
 import torch
+
 from emphasis.models.stacked import forward, init_mlps
 from emphasis.training.objectives import total_loss
 from emphasis.training.settings import Objective

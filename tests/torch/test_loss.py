@@ -10,11 +10,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-
 import torch
+from torch import nn
+
 from emphasis import CCE, DM, GCE, EmphasisWarning, from_dict
 from emphasis.torch import EmphasisLoss, emphasis_loss
-from torch import nn
 
 DM_PUBLISHED = DM(lam=0.5, beta=12)
 

@@ -4,13 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import torch
 from emphasis import DM
 from emphasis.torch import EmphasisLoss
-from torch import nn
 
 
 def main(rank: int, folder: Path, normalization: str | None) -> None:

@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 import pytest
-
 import torch
+
 from emphasis.experiments.recipe import load_recipe
 from emphasis.experiments.runner import make_task
 from emphasis.metrics import outcome
@@ -26,7 +26,7 @@ def _one_thread():
 
 
 def test_the_push_that_never_ends_and_its_two_cures_on_clean_digits():
-    """DESIGN 1.7: the bare formula collapses without any label noise; max_margin and vanishing=True do not."""
+    """The bare formula collapses without any label noise; max_margin and vanishing=True do not."""
     objectives = [
         Objective(CCE()),
         Objective(PUBLISHED, "batch", None),

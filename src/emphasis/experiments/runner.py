@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import emphasis
-import torch
 from emphasis.corruption import symmetric
 from emphasis.datasets import load_digits
 from emphasis.experiments.recipe import Recipe

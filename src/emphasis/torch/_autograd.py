@@ -1,6 +1,6 @@
 """The custom autograd function: loss value and derivative in one pass, no second softmax in the backward pass.
 
-The arithmetic of DESIGN 1.1, 1.5 and 1.6: margins from the logits, log-weights from the family, a normaliser, and
+The arithmetic of docs/theory.md: margins from the logits, log-weights from the family, a normaliser, and
 the direction (softmax over the other classes). Everything a family knows stays in `emphasis.weighting`.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import functional as F
 
-import torch
 from emphasis.torch._options import Options, options_of
-from torch import Tensor
 
 _SATURATION = 2.0  # an unbounded weight stops at exp(-2) of the dtype's largest number, so sums stay finite
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+
 from emphasis.weighting import MaxMargin, Weighting
 
 Normalization = Literal["integral", "batch"] | None

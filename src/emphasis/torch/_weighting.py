@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from emphasis.weighting import FunctionWeighting, LossWeighting, Weighting, WeightingLike, as_weighting
 from torch import Tensor
+
+from emphasis.weighting import FunctionWeighting, LossWeighting, Weighting, WeightingLike, as_weighting
 
 
 class _OnTensors(FunctionWeighting):

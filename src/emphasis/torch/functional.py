@@ -6,12 +6,13 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
 from emphasis.torch._options import Normalization, Reduction, handle_of, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
-from torch import Tensor
 
 _warned: set[Weighting] = set()
 

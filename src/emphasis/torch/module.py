@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from emphasis.torch._options import Normalization, Options, Reduction, handle_of, options_of
 from emphasis.torch.functional import apply_handle, resolve
 from emphasis.weighting import MaxMargin, Weighting, WeightingLike
-from torch import Tensor, nn
 
 
 class EmphasisLoss(nn.Module):

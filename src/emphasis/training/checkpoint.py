@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from emphasis.training.loop import State
 
 _FORMAT = 1

@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from emphasis.metrics import accuracy, largest_share
 from emphasis.models.stacked import Parameters, forward, init_mlps
 from emphasis.training.batches import batch_indices
 from emphasis.training.objectives import total_loss
 from emphasis.training.settings import Objective, Solver
 from emphasis.weighting import EmphasisWarning
-from torch import Tensor
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
 

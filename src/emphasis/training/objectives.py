@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
 from torch.func import vmap
 
-import torch
 from emphasis.torch import emphasis_loss
 from emphasis.training.settings import Objective
-from torch import Tensor
 
 
 def network_losses(objective: Objective, logits: Tensor, labels: Tensor) -> Tensor:

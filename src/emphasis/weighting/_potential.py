@@ -1,6 +1,6 @@
 """The loss value of a weighting without a closed form: a table of its potential, exact to rounding.
 
-L(u) = -1/2 * integral_0^u w(sigmoid(s)) ds (DESIGN 1.6). With u = sinh t the integrand is smooth in t on the whole
+L(u) = -1/2 * integral_0^u w(sigmoid(s)) ds. With u = sinh t the integrand is smooth in t on the whole
 range, so it is expanded in Chebyshev polynomials on equal cells of t and integrated term by term. Looking a value
 up takes one gather and one short cosine sum, in any array module.
 """

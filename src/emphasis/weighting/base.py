@@ -30,14 +30,14 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 MaxMargin = float | Literal["auto"] | None
 
 AUTO_MAX_MARGIN = 16.6
-"""The margin at which 1-p rounds to 0 in float32: 1-p < 6.2e-8 (DESIGN 1.7)."""
+"""The margin at which 1-p rounds to 0 in float32: 1-p < 6.2e-8."""
 
 
 class Weighting:
     """A weighting function w(p) >= 0 on [0, 1].
 
     Subclasses are frozen dataclasses of their parameters that define `log_weight`, and override a closed form
-    (`modes`, `_log_integral`, `_closed_form_loss`) where there is one. Weightings compare by value, hash, pickle,
+    (`modes`, `log_integral`, `_closed_form_loss`) where there is one. Weightings compare by value, hash, pickle,
     print as the Python that makes them, add up (`CCE() + 0.5 * MAE()`) and scale (`2 * CCE()`).
     """
 
@@ -82,7 +82,7 @@ class Weighting:
 
     @cached_property
     def vanishes(self) -> bool:
-        """Whether w(1) = 0, so that an example already learned stops pushing (DESIGN 1.7)."""
+        """Whether w(1) = 0, so that an example already learned stops pushing."""
         return float(self(1.0)) == 0.0
 
     # --- the emphasis density function -----------------------------------------------------------
@@ -176,7 +176,7 @@ class Weighting:
         return derivative(self, logits, labels, self.max_margin(max_margin))
 
     def potential(self, margin: Array, max_margin: MaxMargin = None) -> FloatArray:
-        """Return the loss value L(u), whose derivative with respect to the logits is `derivative` (DESIGN 1.6).
+        """Return the loss value L(u), whose derivative with respect to the logits is `derivative`.
 
         L'(u) = -w(sigmoid(u))/2. Families with a closed form keep its usual constant, so CCE is -log p. The others
         are 0 where their push ends: at margin infinity if w(1) = 0, else at `max_margin`; the bare formula of a

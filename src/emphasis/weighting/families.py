@@ -1,4 +1,4 @@
-"""The weighting families of the paper, each one formula in log space (DESIGN 1.2).
+"""The weighting families of the paper, each one formula in log space.
 
 Equation numbers refer to "Derivative Manipulation for General Example Weighting". p in [0, 1] is the probability
 given to the example's label. Constants are those of the losses that the weightings come from, so that w is the L1
