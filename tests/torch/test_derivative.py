@@ -273,5 +273,9 @@ def test_a_torch_function_has_its_numpy_side_and_is_made_once():
     assert weighting.mode == 1.0
     assert weighting.integral == pytest.approx(2 / 3)
     assert from_function(torch.sqrt) is weighting
+    powers = [from_function(lambda p, k=k, scale=scale: p**k + scale) for scale in (0.1, 0.2, 0.1) for k in (1, 2)]
+    assert powers[0] is powers[4]
+    assert len({id(each) for each in powers}) == 4
+    np.testing.assert_allclose([float(each(0.5)) for each in powers[:4]], [0.6, 0.35, 0.7, 0.45])
     with pytest.raises(ValueError, match=">= 0"):
         emphasis_loss(torch.randn(2, 3), torch.tensor([0, 1]), lambda p: torch.cos(4 * p))

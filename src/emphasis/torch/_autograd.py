@@ -25,15 +25,16 @@ def emphasis_of(
     labels: Tensor,
     factor: Tensor | None,
     valid: Tensor | None,
-    handle: int,
+    options: Options | int,
     with_gradient: bool,
 ) -> Tensor:
     """Return the loss of checked tensors; see `EmphasisFunction` for what they are.
 
     torch.compile takes this as one node and traces into it only after the weighting's Python has run: the options,
-    which no graph can hold, therefore travel as their number.
+    which no graph can hold, travel as their number then.
     """
-    options = options_of(handle)
+    if isinstance(options, int):
+        options = options_of(options)
     options.check_range(at_least_float32(logits).dtype)
     if logits.numel() == 0:
         empty = at_least_float32(logits).sum(1)

@@ -1,7 +1,7 @@
-"""What a loss computes, all tensors aside: checked and resolved once, then known by a number.
+"""What a loss computes, all tensors aside: checked and resolved once.
 
 Everything that costs time or cannot be traced (modes, integrals, tables) is computed here, on the first use of a
-weighting, and kept: `emphasis_loss(logits, labels, DM(...))` in a loop pays for it once.
+weighting, and kept a while: `emphasis_loss(logits, labels, DM(...))` in a loop pays for it once.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -41,10 +42,43 @@ def from_loss(loss: Callable[..., Any], derivative: Callable[..., Any] | None = 
     return TorchLossWeighting(loss, derivative)
 
 
-@lru_cache(maxsize=1024)
 def from_function(function: Callable[..., Any]) -> TorchFunctionWeighting:
-    """Return `emphasis.from_function(function)` for a function that uses torch inside."""
-    return TorchFunctionWeighting(function)
+    """Return `emphasis.from_function(function)` for a function that uses torch inside.
+
+    A lambda written inside a loop is a new function each time round; made of the same code and values it is the
+    same weighting, so that its tables are not made anew.
+    """
+    source = _Source(function)
+    found = _same_function(source)
+    # What the kept function encloses may have been changed since by its owner: then it is another one.
+    return found if _Source(found.function) == source else TorchFunctionWeighting(function)
+
+
+class _Source:
+    """A function, equal to another of the same code, defaults and enclosed values."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.key: tuple[Any, ...] = (function,)
+        if isinstance(function, FunctionType):
+            try:
+                enclosed = tuple(cell.cell_contents for cell in function.__closure__ or ())
+                key = (function.__code__, function.__defaults__, enclosed)
+                hash(key)
+            except (TypeError, ValueError):  # an unhashable value, or a cell still empty
+                return
+            self.key = key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self.key == other.key
+
+
+@lru_cache(maxsize=256)
+def _same_function(source: _Source) -> TorchFunctionWeighting:
+    return TorchFunctionWeighting(source.function)
 
 
 def as_torch_weighting(weighting: WeightingLike) -> Weighting:

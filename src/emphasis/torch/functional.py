@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
-from emphasis.torch._options import Normalization, Reduction, handle_of, make_options
+from emphasis.torch._options import Normalization, Options, Reduction, handle_of, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
 
@@ -76,19 +76,19 @@ def emphasis_loss(
     Warns:
         EmphasisWarning: Once per weighting with w(1) > 0 under max_margin=None: its push never ends.
     """
-    handle = resolve(weighting, normalization, reduction, max_margin, process_group)
-    return apply_handle(logits, labels, handle, ignore_index, class_weight, sample_weight)
+    resolved = register if torch.compiler.is_compiling() else resolve
+    options = resolved(weighting, normalization, reduction, max_margin, process_group)
+    return apply_options(logits, labels, options, ignore_index, class_weight, sample_weight)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def resolve(
     weighting: WeightingLike,
     normalization: Normalization,
     reduction: Reduction,
     max_margin: MaxMargin,
     process_group: Any,
-) -> int:
-    """Check all that is no tensor, and return the number of its options; torch.compile takes it as a constant."""
+) -> Options:
+    """Check all that is no tensor, and return it resolved."""
     options = make_options(as_torch_weighting(weighting), normalization, reduction, max_margin, process_group)
     if max_margin is None and not options.weighting.vanishes and options.weighting not in _warned:
         _warned.add(options.weighting)
@@ -99,13 +99,25 @@ def resolve(
             EmphasisWarning,
             stacklevel=3,
         )
-    return handle_of(options)
+    return options
 
 
-def apply_handle(
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def register(
+    weighting: WeightingLike,
+    normalization: Normalization,
+    reduction: Reduction,
+    max_margin: MaxMargin,
+    process_group: Any,
+) -> int:
+    """Return the number of `resolve`'s options: a constant that a compiled graph can hold."""
+    return handle_of(resolve(weighting, normalization, reduction, max_margin, process_group))
+
+
+def apply_options(
     logits: Tensor,
     labels: Tensor,
-    handle: int,
+    options: Options | int,
     ignore_index: int,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
@@ -134,7 +146,7 @@ def apply_handle(
             of_label = class_weight[labels]
             factor = of_label if factor is None else factor * of_label
     _checks.check_finite(logits, valid)
-    loss: Tensor = emphasis_of(logits, labels, factor, valid, handle, torch.is_grad_enabled())
+    loss: Tensor = emphasis_of(logits, labels, factor, valid, options, torch.is_grad_enabled())
     return loss
 
 

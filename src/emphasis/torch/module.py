@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emphasis.torch._options import Normalization, Options, Reduction, handle_of, options_of
-from emphasis.torch.functional import apply_handle, resolve
+from emphasis.torch._options import Normalization, Reduction, handle_of
+from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import MaxMargin, Weighting, WeightingLike
 
 
@@ -37,16 +37,12 @@ class EmphasisLoss(nn.Module):
         process_group: Any = None,
     ) -> None:
         super().__init__()
-        self._handle = resolve(weighting, normalization, reduction, max_margin, process_group)
+        self.options = resolve(weighting, normalization, reduction, max_margin, process_group)
+        self._number = handle_of(self.options)
         self.ignore_index = ignore_index
         self.max_margin = max_margin
         weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
         self.register_buffer("class_weight", weight)
-
-    @property
-    def options(self) -> Options:
-        """The resolved options."""
-        return options_of(self._handle)
 
     @property
     def weighting(self) -> Weighting:
@@ -55,15 +51,12 @@ class EmphasisLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return `emphasis_loss(logits, labels, weighting, ...)`."""
-        return apply_handle(logits, labels, self._handle, self.ignore_index, self.class_weight, sample_weight)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Carry the options themselves: their number means nothing in another process."""
-        return {**self.__dict__, "_handle": self.options}
+        options = self._number if torch.compiler.is_compiling() else self.options
+        return apply_options(logits, labels, options, self.ignore_index, self.class_weight, sample_weight)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Number the options anew."""
-        super().__setstate__({**state, "_handle": handle_of(state["_handle"])})  # type: ignore[no-untyped-call]
+        """Number the options anew: the number means nothing in another process."""
+        super().__setstate__({**state, "_number": handle_of(state["options"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """The weighting and the options, as printed by the module."""

@@ -115,7 +115,7 @@ def from_loss(loss: Callable[..., Array], derivative: Callable[..., Array] | Non
     return LossWeighting(loss, derivative)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _takes_two(function: Callable[..., Array]) -> bool:
     """Whether the function needs a second argument; ufuncs and the like, without a signature, take one."""
     try:
