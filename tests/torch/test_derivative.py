@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from emphasis import CCE, DM, GCE, MAE, MSE, Beta, Focal, Weighting
+from emphasis import CCE, DM, GCE, MAE, MSE, Beta, Focal, Uniform, Weighting
 from emphasis.torch import emphasis_loss, from_function, from_loss
 from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 
@@ -257,6 +257,7 @@ def test_any_torch_or_plain_function_is_a_weighting():
         (lambda p: 2 * p * (1 - p), MAE()),
         (lambda p, q: 4 * p * torch.square(q), MSE()),
         (lambda p: 2 * torch.exp(0.3 * torch.log(p)) * (1 - p), GCE(0.3)),
+        (lambda p: 1.0, Uniform()),
         (from_loss(lambda p: -torch.log(p)), CCE()),
         (from_loss(lambda p, q: torch.abs(q), lambda p: -torch.ones_like(p)), MAE()),
     ]
@@ -266,6 +267,15 @@ def test_any_torch_or_plain_function_is_a_weighting():
             expected, expected_loss = gradient(logits, labels, weighting, normalization=normalization)
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-13)
             torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=1e-11)
+
+
+def test_rounding_below_zero_is_zero():
+    """sin(pi p) is -9e-8 at p = 1 in float32, which is no negative weight."""
+    logits = torch.tensor([[0.0, 0.0], [60.0, 0.0], [-60.0, 0.0]])
+    got, loss = gradient(logits, torch.zeros(3, dtype=torch.long), lambda p: torch.sin(torch.pi * p))
+    assert loss.isfinite()
+    assert got.isfinite().all()
+    assert got[1].abs().max() == 0.0
 
 
 def test_a_torch_function_has_its_numpy_side_and_is_made_once():

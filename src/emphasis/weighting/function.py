@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,14 @@ class FunctionWeighting(Weighting):
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log of the function's value; a negative value gives NaN, never a silent number."""
-        return xp.log(self.values(xp.exp(log_p), xp.exp(log_q), xp))
+        value = xp.zeros_like(log_p) + self.values(xp.exp(log_p), xp.exp(log_q), xp)
+        # sin(pi p) at p = 1 is -9e-8 in float32: rounding, which means 0.
+        return xp.log(xp.where((value < 0.0) & (value >= -self._rounding), xp.zeros_like(value), value))
+
+    @cached_property
+    def _rounding(self) -> float:
+        """How far below 0 a value counts as 0."""
+        return _rounding(np.asarray(self.values(_PROBE, 1.0 - _PROBE, np)))
 
     def to_dict(self) -> dict[str, Any]:
         """{"family": "function", "function": "module:name"}; ValueError if it cannot be imported by name."""
@@ -137,7 +144,7 @@ def _probe(weighting: FunctionWeighting, values: Array) -> None:
         raise TypeError(f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise")
     values = np.broadcast_to(values, _PROBE.shape)
     with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~(values >= 0.0))
+        bad = np.flatnonzero(~(values >= -_rounding(values)))
     if bad.size:
         p = _PROBE[bad[0]]
         raise ValueError(
@@ -148,6 +155,11 @@ def _probe(weighting: FunctionWeighting, values: Array) -> None:
         raise ValueError(f"{name} is infinite inside (0, 1); only the ends p = 0 and p = 1 may be infinite")
     if not values.any():
         raise ValueError(f"{name} is 0 on all of [0, 1]; a weighting of 0 everywhere teaches nothing")
+
+
+def _rounding(values: Array) -> float:
+    """Return 1e-6 of the largest finite value, the size of what may be rounding in float32."""
+    return 1e-6 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def _check_complex_step(weighting: LossWeighting) -> None:
