@@ -118,3 +118,14 @@ def test_nothing_heavy_is_imported_for_the_help():
 def test_python_m_emphasis():
     done = subprocess.run([sys.executable, "-m", "emphasis", "show", "DM"], capture_output=True, text=True, check=True)
     assert "emphasis mode" in done.stdout
+
+
+def test_negative_numbers_in_scientific_notation_are_values(capsys):
+    assert main(["show", "DM", "--lam", "0", "--beta", "-5e-1"]) == 0
+    assert "DM(lam=0.0, beta=-0.5)" in capsys.readouterr().out
+
+
+def test_an_unusable_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(["run", "digits", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

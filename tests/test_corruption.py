@@ -85,6 +85,15 @@ def test_exact_counts_are_within_one_of_expectation(case, seed):
         expected = matrix[c] * (labels == c).sum()
         assert (np.abs(counts - expected) < 1.0 + ROUNDING).all()
         assert counts[matrix[c] == 0.0].sum() == 0
+    changes = (1.0 - np.diag(matrix))[labels].sum()
+    assert abs((noisy != labels).sum() - changes) < 1.0 + ROUNDING
+
+
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_many_small_classes_together_have_the_rate_too(per_class):
+    labels = np.repeat(np.arange(20), per_class)
+    counts = [symmetric(labels, 0.4, seed=seed).changed.sum() for seed in range(50)]
+    assert set(counts) == {8 * per_class}
 
 
 @given(labels_and_matrices(), SEEDS, st.sampled_from(["exact", "independent"]))
@@ -120,7 +129,7 @@ def test_counts_always_sum_to_the_class_size_when_the_random_offset_is_the_large
             return largest if size is None else np.full(size, largest)
 
         def permutation(self, values):
-            return values
+            return np.arange(values) if isinstance(values, int) else values
 
     monkeypatch.setattr("emphasis.corruption._generator", lambda _: Extreme())
     for sampling in ("exact", "independent"):

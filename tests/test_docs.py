@@ -1,6 +1,8 @@
 """The Python in README.md and docs/ runs as printed, page by page, in a three-class setting."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,11 @@ def test_every_page_that_is_linked_is_there():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             if not target.startswith("_generated/"):  # drawn when the documentation is built
                 assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_example_runs_and_shows_what_it_says():
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "own_loop.py")], capture_output=True, text=True, check=True
+    )
+    accuracy = {line[:14].strip(): float(line[14:].strip(" %")) for line in result.stdout.splitlines()}
+    assert min(accuracy["DM"], accuracy["DM, vanishing"]) > accuracy["cross-entropy"] + 10

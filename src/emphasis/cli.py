@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -73,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 after a mistake, or 130 after Ctrl-C."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = _joined_numbers(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     try:
         options, rest = parser.parse_known_args(given)
@@ -100,11 +101,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("\nemphasis: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        resume = "; the same command goes on from the last checkpoint, if one was written" if given[0] == "run" else ""
+        print(f"\nemphasis: stopped{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the pipe has gone: nothing more to say
         return 0
+
+
+def _joined_numbers(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--beta -1e-3` as `--beta=-1e-3`: argparse takes the number for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[\w-]+", joined[-1]) and re.fullmatch(r"-[\d.]+(e[+-]?\d+)?", argument, re.I):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,6 +237,6 @@ def _run(options: argparse.Namespace) -> int:
             force=options.force,
             show_progress=not options.no_progress,
         )
-    except (RecipeError, FolderError, ValueError) as error:
+    except (RecipeError, FolderError, ValueError, OSError) as error:
         raise _Error(str(error)) from error
     return 0

@@ -159,7 +159,8 @@ def from_transition_matrix(
     """Draw noisy labels from any class-conditional noise, P(noisy | true) = transition_matrix[true, noisy].
 
     Every single label has the probabilities of its row. With "exact" (systematic) sampling the number of
-    labels that a class with n examples sends to each target differs from n T[true, noisy] by less than 1.
+    labels that a class with n examples sends to each target differs from n T[true, noisy] by less than 1, and
+    so does the number of all changed labels from its expectation.
     With "independent" each label is drawn on its own, as in most published code, and the rate scatters.
 
     Raises:
@@ -286,18 +287,25 @@ def _sampled(given: _Ints, matrix: _Floats, rate: float | None, sampling: str, r
     if sampling not in get_args(Sampling):
         raise ValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
     noisy = given.copy()
-    for row, members in zip(matrix, _by_class(given, len(matrix)), strict=True):
-        n = members.size
+    by_class = _by_class(given, len(matrix))
+    offset = rng.random()
+    for own in rng.permutation(len(matrix)):
+        members, n = by_class[own], by_class[own].size
+        targets = np.concatenate(([own], np.delete(np.arange(len(matrix)), own)))
+        row = matrix[own, targets]
         bounds = np.minimum(np.cumsum(row), 1.0)
         # From the last possible target on the bound is 1, whatever cumsum rounded to: every point below 1
         # then has a target, and a target of probability 0 spans an empty interval.
         bounds[np.flatnonzero(row)[-1] :] = 1.0
         if sampling == "exact":
-            points = rng.permutation((np.arange(n) + rng.random()) / n)
+            points = rng.permutation((np.arange(n) + offset) / max(n, 1))
             points = np.minimum(points, np.nextafter(1.0, 0.0))  # n - 1 + U may round up to n
         else:
             points = rng.random(n)
-        noisy[members] = np.searchsorted(bounds, points, side="right")
+        noisy[members] = targets[np.searchsorted(bounds, points, side="right")]
+        # What this class changed too little, the next makes up for: the whole, too, is within 1 of expectation.
+        changed = np.count_nonzero(noisy[members] != own)
+        offset = min(max(offset + n * (1.0 - row[0]) - changed, 0.0), np.nextafter(1.0, 0.0))
     return _described(given, noisy, len(matrix), rate)
 
 

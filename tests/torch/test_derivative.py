@@ -169,6 +169,17 @@ def test_the_binary_form_is_two_columns_and_bce():
     torch.testing.assert_close(emphasis_loss(z, labels, weighting), emphasis_loss(columns, labels, weighting))
 
 
+def test_double_backward_survives_a_logit_far_ahead():
+    logits = torch.tensor([[95.0, 0.0, 0.0], [0.0, 400.0, 1.0]], requires_grad=True)
+    soft = torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.5, 0.3]])
+    for labels in (soft, torch.tensor([0, 0])):
+        for weighting in (CCE(), DM(lam=0.5, beta=3), Focal(2)):
+            loss = emphasis_loss(logits, labels, weighting)
+            (first,) = torch.autograd.grad(loss, logits, create_graph=True)
+            (second,) = torch.autograd.grad(first.pow(2).sum(), logits)
+            assert second.isfinite().all(), weighting
+
+
 # --- normalisation ------------------------------------------------------------------------------
 
 

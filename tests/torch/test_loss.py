@@ -1,12 +1,14 @@
 """How the loss behaves in a training loop: bad input, masks, transforms, precision, several processes."""
 
 import copy
+import gc
 import math
 import pickle
 import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 from emphasis import CCE, DM, GCE, EmphasisWarning, from_dict
-from emphasis.torch import EmphasisLoss, emphasis_loss
+from emphasis.torch import EmphasisLoss, _options, emphasis_loss
 
 DM_PUBLISHED = DM(lam=0.5, beta=12)
 
@@ -66,6 +68,11 @@ NAN, INF = torch.tensor([[0.0, math.nan, 0.0, 0.0]] * 3), torch.tensor([[0.0, ma
         (lambda: emphasis_loss(Z, Y, "CCE", normalization="sum"), ValueError, '"integral" or "batch"'),
         (lambda: emphasis_loss(Z, Y, "CCE", reduction="avg"), ValueError, '"mean", "sum" or "none"'),
         (lambda: emphasis_loss(Z, Y, "CCE", max_margin="x"), ValueError, "max_margin"),
+        (lambda: emphasis_loss(Z, Y, "CCE", ignore_index=None), TypeError, "ignore_index"),
+        (lambda: emphasis_loss(Z, Y, "CCE", normalization=["batch"]), ValueError, '"integral" or "batch"'),
+        (lambda: emphasis_loss(Z, Y, "CCE", max_margin=True), TypeError, "max_margin"),
+        (lambda: emphasis_loss(Z, Y, "CCE", sample_weight=torch.full((3,), 3e38)), ValueError, "scale"),
+        (lambda: emphasis_loss(Z, Y, DM(lam=0.5, beta=1e300), normalization="batch"), OverflowError, "smaller beta"),
         (lambda: emphasis_loss(Z, Y, "CEC"), ValueError, "did you mean"),
         (lambda: emphasis_loss(Z, Y, DM), TypeError, r"DM\(\.\.\.\)"),
         (
@@ -92,6 +99,17 @@ NAN, INF = torch.tensor([[0.0, math.nan, 0.0, 0.0]] * 3), torch.tensor([[0.0, ma
 def test_bad_input_names_value_allowed_set_and_cure(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_labels_of_every_integer_type_are_the_same_labels():
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 100, 255])
+    expected = emphasis_loss(logits, labels, "CCE")
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert emphasis_loss(logits, labels.to(dtype), "CCE") == expected
+        assert emphasis_loss(logits[:, :256], labels.to(dtype), "CCE").isfinite()
+    with pytest.raises(ValueError, match="label 156"):
+        emphasis_loss(Z, torch.tensor([0, 156, 1], dtype=torch.uint8), "CCE")
 
 
 @pytest.mark.parametrize("normalization", [None, "integral", "batch"])
@@ -262,6 +280,7 @@ def test_compile_in_one_graph(batch, backend):
     criteria = [
         EmphasisLoss(DM_PUBLISHED, normalization="batch", class_weight=torch.rand(4)),
         EmphasisLoss(lambda p: torch.exp(-p)),
+        EmphasisLoss(lambda p: torch.cos(p), normalization="batch"),
         lambda z, y: emphasis_loss(z, y, mixed),
         lambda z, y: emphasis_loss(z, y, DM_PUBLISHED, normalization="batch"),
         lambda z, y: emphasis_loss(z, y, {"family": "SCE"}, normalization=None, reduction="sum"),
@@ -324,6 +343,20 @@ def test_module_is_the_function_and_travels(batch):
     assert "class_weight" in criterion.state_dict()
     assert criterion.double()(logits.double(), labels).dtype == torch.float64
     assert criterion(logits, labels, sample_weight=torch.ones(12)) == criterion(logits, labels)
+
+
+def test_losses_are_not_kept_alive_for_ever():
+    """A schedule makes a new weighting, or a new function, each step: what they enclose must be freed."""
+    alive = []
+    for step in range(600):
+        scale = torch.tensor(1.0 + step)
+        alive.append(weakref.ref(scale))
+        emphasis_loss(Z, Y, lambda p, scale=scale: p * scale, normalization="batch")
+        EmphasisLoss(GCE(step / 600))
+    del scale
+    gc.collect()
+    assert sum(reference() is not None for reference in alive) <= 512  # two bounded caches of 256
+    assert len(_options._known) < 1000
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """One rank of test_two_ranks_with_uneven_masks_learn_as_one_process: python two_ranks.py RANK FOLDER NORMALIZATION."""
 
+import contextlib
+import copy
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -44,6 +47,16 @@ def main(rank: int, folder: Path, normalization: str | None) -> None:
         loss = criterion(distributed(x[mine]), empty)
         loss.backward()
         assert loss.isfinite()
+    # One rank with no example at all: the other neither waits nor errs, and learns from its own.
+    own = mine if rank else slice(0, 0)
+    loss = criterion(distributed(x[own]), labels[own])
+    loss.backward()
+    assert loss.isfinite()
+    assert (loss > 0) == bool(rank)
+    copy.deepcopy(criterion)
+    with contextlib.suppress(TypeError):
+        pickle.dumps(criterion)
+        raise AssertionError("a process group was pickled")
     dist.barrier()
 
 

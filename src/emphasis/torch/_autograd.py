@@ -36,9 +36,6 @@ def emphasis_of(
     if isinstance(options, int):
         options = options_of(options)
     options.check_range(at_least_float32(logits).dtype)
-    if logits.numel() == 0:
-        empty = at_least_float32(logits).sum(1)
-        return empty if options.reduction == "none" else empty.sum()
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
         logits, labels, factor, valid, options, with_gradient
     )[0]
@@ -131,7 +128,8 @@ def loss_and_gradient(
     half = 0.5 * weight
     direction = (others - log_rest).exp()
     if soft:
-        ratio = (half * (-log_q).exp()).scatter(1, index, 0.0)  # half / (1-p), 1-p >= 1/2 but for the largest
+        # half / (1-p), of all but the largest: its 1-p may be too small to divide by, theirs is 1/2 at least.
+        ratio = (half * (-log_q.scatter(1, index, 0.0)).exp()).scatter(1, index, 0.0)
         spread = log_p.exp() * (ratio.sum(1, keepdim=True) - ratio)
         gradient = direction * half.gather(1, index) + spread - half
     else:
@@ -173,7 +171,8 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
         unit = torch.where(valid, unit, 0.0)
     if options.reduction == "mean":
         total = _global_sum(unit.sum(), options)
-        unit = unit / torch.where(total == 0.0, 1.0, total)
+        # Weights that overflow their sum must not become a silent 0.
+        unit = unit / torch.where(total == 0.0, 1.0, torch.where(total.isinf(), math.nan, total))
     return (log_w - options.log_normalizer).exp() * unit, unit
 
 
@@ -198,7 +197,7 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
 
 def _global_peak_and_sum(log_share: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Return the largest log share over all ranks and the sum of exp(share - peak); 0 and 1 if there is no share."""
-    peak = log_share.amax()
+    peak = log_share.amax() if log_share.numel() else log_share.new_full((), -math.inf)
     if options.process_group is not None:
         dist.all_reduce(peak, dist.ReduceOp.MAX, options.process_group)
     peak = torch.where(peak == -math.inf, 0.0, peak)

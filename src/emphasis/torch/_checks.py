@@ -45,6 +45,8 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
         )
     if labels.is_complex():
         raise TypeError(f"labels must be integers or probabilities, got {labels.dtype}")
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
     per_example = logits.shape[:1] + logits.shape[2:]
     if labels.is_floating_point():
         if labels.shape != logits.shape:
@@ -63,6 +65,7 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
             f"got {tuple(labels.shape)}"
         )
     num_classes = logits.shape[1]
+    labels = labels.long()  # 8-bit labels could not be compared with 256 or -100
     wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
     if is_true(wrong.any()):
         raise ValueError(
@@ -100,6 +103,8 @@ def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Te
     if is_true(bad.any()):
         raise ValueError(f"{name} holds {weight[bad][0].item()}; weights must be finite and >= 0")
     dtype = torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
+    if is_true(weight.to(dtype).sum().isinf()):
+        raise ValueError(f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter")
     return weight.to(dtype)
 
 

@@ -6,10 +6,12 @@ weighting, and kept a while: `emphasis_loss(logits, labels, DM(...))` in a loop 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -36,21 +38,35 @@ class Options:
     log_largest: float
     process_group: Any = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Options:
+        """Nothing here changes, and a process group cannot be copied: a copied module shares its options."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.process_group is not None:
+            raise TypeError(
+                "an EmphasisLoss with a process_group cannot be pickled: save its state_dict, and pass the group "
+                "again where it is loaded"
+            )
+        return self.__dict__
+
     @property
     def unbounded(self) -> bool:
         """Whether the weighting is unbounded, so that weights saturate."""
         return self.weighting.log_peak == math.inf
 
     def check_range(self, dtype: torch.dtype) -> None:
-        """Raise OverflowError if the weights cannot be held in `dtype`."""
-        if not self.unbounded and self.log_largest > math.log(torch.finfo(dtype).max):
+        """Raise OverflowError if the weights, or under "batch" their logarithms, cannot be held in `dtype`."""
+        largest = torch.finfo(dtype).max
+        if not self.unbounded and self.weighting.log_peak > 0.5 * largest:
+            raise OverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
+        if not self.unbounded and self.log_largest > math.log(largest):
             raise OverflowError(
                 f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
                 'normalization="batch", which is finite for any beta, or a smaller beta'
             )
 
 
-@cache
 def make_options(
     weighting: Weighting,
     normalization: Normalization,
@@ -63,26 +79,45 @@ def make_options(
         raise ValueError(f'normalization={normalization!r} is not allowed; use None, "integral" or "batch"')
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction={reduction!r} is not allowed; use "mean", "sum" or "none"')
-    largest = weighting.max_margin(max_margin)
+    return _make_options(weighting, normalization, reduction, weighting.max_margin(max_margin), process_group)
+
+
+@lru_cache(maxsize=256)  # bounded: a schedule makes a new weighting every step
+def _make_options(
+    weighting: Weighting,
+    normalization: Normalization,
+    reduction: Reduction,
+    max_margin: float,
+    process_group: Any,
+) -> Options:
     log_normalizer = weighting.log_normalizer if normalization == "integral" else 0.0
-    log_largest = -math.inf
-    if normalization != "batch":
-        log_largest = weighting.log_peak - log_normalizer
-        if log_largest < math.log(torch.finfo(torch.float64).max) or log_largest == math.inf:
-            weighting.prepare(largest)
-    return Options(weighting, normalization, reduction, largest, log_normalizer, log_largest, process_group)
+    log_largest = weighting.log_peak - log_normalizer
+    if normalization == "batch":
+        log_largest = -math.inf
+    elif log_largest < math.log(torch.finfo(torch.float64).max) or log_largest == math.inf:
+        weighting.prepare(max_margin)
+    return Options(weighting, normalization, reduction, max_margin, log_normalizer, log_largest, process_group)
 
 
-_known: list[Options] = []
+_numbers = itertools.count()
+_known: WeakValueDictionary[int, Options] = WeakValueDictionary()
+_kept: dict[Options, int] = {}
 
 
-@cache
-def handle_of(options: Options) -> int:
-    """Return the number by which `options_of` gives these options back, in this process."""
-    _known.append(options)
-    return len(_known) - 1
+def number(options: Options) -> int:
+    """Return a number by which `options_of` gives these options back, in this process, while they live."""
+    own = next(_numbers)
+    _known[own] = options
+    return own
 
 
-def options_of(handle: int) -> Options:
+def kept_number(options: Options) -> int:
+    """Return the number of options that a compiled graph alone refers to, and that therefore stay."""
+    if options not in _kept:
+        _kept[options] = number(options)
+    return _kept[options]
+
+
+def options_of(number: int) -> Options:
     """Return the options of a number."""
-    return _known[handle]
+    return _known[number]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
-from emphasis.torch._options import Normalization, Options, Reduction, handle_of, make_options
+from emphasis.torch._options import Normalization, Options, Reduction, kept_number, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
 
@@ -40,9 +40,11 @@ def emphasis_loss(
             the same as the two columns (0, z); its derivative is -+ w(p)/2.
         labels: (N,) or (N, d1, ...) integers in [0, C) or `ignore_index`. Or soft labels, floating and of the
             logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
-            (so CCE gives F.cross_entropy with probabilities). For (N,) logits: integers or bools in {0, 1}, or
+            (so CCE gives F.cross_entropy with probabilities, whose "mean" differs with class weights). For (N,)
+            logits: integers or bools in {0, 1}, or
             probabilities of class 1.
-        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w.
+        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w. A
+            function must not change once used: its integral and loss value are computed once.
         normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
             weights divided by their sum over the batch, so that the total emphasis is one unit; finite for any
             beta. The normaliser is a constant for differentiation.
@@ -111,7 +113,7 @@ def register(
     process_group: Any,
 ) -> int:
     """Return the number of `resolve`'s options: a constant that a compiled graph can hold."""
-    return handle_of(resolve(weighting, normalization, reduction, max_margin, process_group))
+    return kept_number(resolve(weighting, normalization, reduction, max_margin, process_group))
 
 
 def apply_options(

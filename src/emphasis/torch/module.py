@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emphasis.torch._options import Normalization, Reduction, handle_of
+from emphasis.torch._options import Normalization, Reduction, number
 from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import MaxMargin, Weighting, WeightingLike
 
@@ -38,10 +38,12 @@ class EmphasisLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.options = resolve(weighting, normalization, reduction, max_margin, process_group)
-        self._number = handle_of(self.options)
+        self._number = number(self.options)
         self.ignore_index = ignore_index
         self.max_margin = max_margin
-        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
+        weight = (
+            None if class_weight is None else torch.as_tensor(class_weight).to(torch.get_default_dtype(), copy=True)
+        )
         self.register_buffer("class_weight", weight)
 
     @property
@@ -56,7 +58,7 @@ class EmphasisLoss(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Number the options anew: the number means nothing in another process."""
-        super().__setstate__({**state, "_number": handle_of(state["options"])})  # type: ignore[no-untyped-call]
+        super().__setstate__({**state, "_number": number(state["options"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """The weighting and the options, as printed by the module."""
