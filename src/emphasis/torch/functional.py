@@ -41,8 +41,7 @@ def emphasis_loss(
         labels: (N,) or (N, d1, ...) integers in [0, C) or `ignore_index`. Or soft labels, floating and of the
             logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
             (so CCE gives F.cross_entropy with probabilities, whose "mean" differs with class weights). For (N,)
-            logits: integers or bools in {0, 1}, or
-            probabilities of class 1.
+            logits: integers or bools in {0, 1}, or probabilities of class 1.
         weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w. A
             function must not change once used: its integral and loss value are computed once.
         normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
@@ -59,7 +58,7 @@ def emphasis_loss(
             over the batch nor in the loss, but they do in the denominator of "mean".
         process_group: A torch.distributed group over which the batch is spread (`torch.distributed.group.WORLD`):
             sums run over all its ranks, and the loss is scaled for DistributedDataParallel, which averages
-            gradients over ranks. None: this process alone.
+            gradients over ranks. None: this process alone, as are "sum" and "none" without "batch" always.
 
     Returns:
         The loss, float32 for half types. Its value is the potential of the weighting (`Weighting.potential`, after
