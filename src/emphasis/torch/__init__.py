@@ -3,7 +3,7 @@
 from emphasis import DM
 from emphasis.torch import EmphasisLoss
 
-criterion = EmphasisLoss(DM(lam=0.5, beta=12), normalization="batch")
+criterion = EmphasisLoss(DM(lam=0.5, beta=12))
 loss = criterion(logits, labels)
 loss.backward()
 """
