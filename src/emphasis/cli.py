@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import emphasis
-from emphasis.weighting import FAMILIES, Weighting, from_dict
+from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
 _EXTRAS = {  # the modules of each extra, so that a missing one is named
     "torch": ("torch",),
@@ -192,7 +191,7 @@ def _weighting(family: str, options: Sequence[str]) -> Weighting:
     names = {name.casefold(): name for name in FAMILIES}
     name = names.get(family.casefold())
     if name is None:
-        raise _Error(f"unknown family {family!r}{_hint(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
+        raise _Error(f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}")
     parser = _Parser(prog=f"emphasis show {name}", add_help=False, allow_abbrev=False)
     parameters = inspect.signature(FAMILIES[name]).parameters
     for parameter in parameters.values():
@@ -203,19 +202,12 @@ def _weighting(family: str, options: Sequence[str]) -> Weighting:
     values, unknown = parser.parse_known_args(options)
     if unknown:
         takes = ", ".join(f"--{known}" for known in parameters) or "no parameters"
-        raise _Error(
-            f"{name} has no option {unknown[0]}{_hint(unknown[0].lstrip('-'), parameters, '--')}; it takes {takes}"
-        )
+        hint = did_you_mean(unknown[0].lstrip("-"), parameters, "--{}".format)
+        raise _Error(f"{name} has no option {unknown[0]}{hint}; it takes {takes}")
     try:
         return from_dict({"family": name, **vars(values)})
     except (ValueError, TypeError) as error:
         raise _Error(str(error)) from error
-
-
-def _hint(name: str, known: Iterable[str], prefix: str = "") -> str:
-    by_folded = {one.casefold(): one for one in known}
-    close = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.5)
-    return f"; did you mean {prefix}{by_folded[close[0]]}?" if close else ""
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -45,12 +45,18 @@ def largest_share(predicted: Ints, num_classes: int) -> Floats:
     return np.asarray(shares.max(axis=-1))
 
 
-def mean_and_std(values: Sequence[float] | Floats) -> tuple[float, float]:
-    """Return mean and sample standard deviation (n - 1) of the finite values; NaN where there are too few."""
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    mean = float(finite.mean()) if finite.size else math.nan
-    return mean, float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+def mean_and_std(values: Sequence[float] | Floats) -> tuple[Floats, Floats]:
+    """Return mean and sample standard deviation (n - 1) of the finite values; NaN where there are too few.
+
+    Args:
+        values: (K, ...), reduced over K.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(array)
+    count = finite.sum(axis=0)
+    mean = np.where(count > 0, np.where(finite, array, 0.0).sum(axis=0) / np.maximum(count, 1), math.nan)
+    squares = np.where(finite, (array - mean) ** 2, 0.0).sum(axis=0)
+    return mean, np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), math.nan)
 
 
 def chance_ceiling(num_classes: int, num_examples: int) -> float:

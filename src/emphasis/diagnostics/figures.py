@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emphasis.files import replacing
+from emphasis.metrics import mean_and_std
 from emphasis.weighting import Weighting
 
 # Okabe and Ito's palette, told apart under the common colour blindnesses; without its yellow, and its orange and
@@ -69,7 +71,8 @@ def accuracy_curves(
         for number, (name, values) in enumerate(drawn.items()):
             color = COLORS[number % len(COLORS)] if name in methods else _GREY
             style = _STYLES[(number // len(COLORS) + number) % len(_STYLES)] if name in methods else "-"
-            mean, spread = _mean_and_band(values)
+            mean, spread = mean_and_std(values)
+            spread = np.nan_to_num(spread)  # no band around a single seed
             axis.plot(iterations, 100 * mean, color=color, linestyle=style, linewidth=1.8)
             axis.fill_between(
                 iterations, 100 * (mean - spread), 100 * (mean + spread), color=color, alpha=0.15, linewidth=0
@@ -84,15 +87,6 @@ def accuracy_curves(
         _label_ends(axis, float(iterations[-1]), ends)
     axes[0].set_ylabel("test accuracy (%)")
     return figure
-
-
-def _mean_and_band(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation over the finite values of each column; NaN, and 0, where there is none."""
-    finite = np.isfinite(values)
-    count = finite.sum(axis=0)
-    mean = np.where(finite, values, 0.0).sum(axis=0) / np.maximum(count, 1)
-    square = np.where(finite, (values - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1)
-    return np.where(count > 0, mean, np.nan), np.sqrt(square)
 
 
 def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]], gap: float = 4.6) -> None:
@@ -210,7 +204,8 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> None:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise ValueError(f"cannot draw to {path.name!r}; use a name that ends in {', '.join('.' + f for f in FORMATS)}")
-    figure.savefig(path, format=suffix, dpi=dpi)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=suffix, dpi=dpi)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emphasis.training.settings import Objective, Solver
-from emphasis.weighting import from_dict
+from emphasis.weighting import did_you_mean, from_dict
 
 T = TypeVar("T")
 
@@ -170,7 +169,8 @@ def load_recipe(name: str) -> Recipe:
         known = recipe_names()
         if name not in known:
             raise RecipeError(
-                f"unknown recipe {name!r}{_hint(name, known)}; known: {', '.join(known)}, or the path of a .toml file"
+                f"unknown recipe {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}, or the path of a "
+                ".toml file"
             )
         text = (resources.files("emphasis.experiments") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_recipe(text, name)
@@ -194,7 +194,7 @@ def _build(kind: type[T], table: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise RecipeError(f"{where}: unknown setting {key!r}{_hint(key, list(fields))}")
+            raise RecipeError(f"{where}: unknown setting {key!r}{did_you_mean(key, list(fields))}")
     for name, field in fields.items():
         if name not in table and field.default is dataclasses.MISSING:
             raise RecipeError(f"{where}: the setting {name!r} is missing")
@@ -240,8 +240,3 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 def _check(holds: bool, name: str, value: Any, cure: str) -> None:
     if not holds:
         raise ValueError(f"{name}={value!r} is not allowed; {cure}")  # `_build` says where
-
-
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -13,18 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from emphasis.diagnostics.figures import Panel, accuracy_curves, emphasis_panels, save
 from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.store import CURVES_PNG, EMPHASIS_PNG, REPORT, Probabilities, Row, replacing, write_text
+from emphasis.experiments.store import CURVES_PNG, EMPHASIS_PNG, REPORT, Probabilities, Row
 from emphasis.experiments.summary import Summary, finding, methods_of, rows_of, summarise
+from emphasis.files import write_text
 from emphasis.weighting import from_dict
 
 
 def write_report(folder: Path, recipe: Recipe, rows: Sequence[Row], probabilities: Probabilities) -> None:
     """Write curves.png, emphasis.png and report.html into `folder`."""
     summaries = summarise(rows, recipe.baseline)
-    with replacing(folder / CURVES_PNG) as partial:
-        save(_curves(rows, recipe.baseline), partial)
-    with replacing(folder / EMPHASIS_PNG) as partial:
-        save(emphasis_panels(_panels(rows, probabilities, summaries)), partial)
+    save(_curves(rows, recipe.baseline), folder / CURVES_PNG)
+    save(emphasis_panels(_panels(rows, probabilities, summaries)), folder / EMPHASIS_PNG)
     write_text(folder / REPORT, _page(folder, recipe, rows, summaries))
 
 

@@ -70,11 +70,9 @@ def summarise(rows: Sequence[Row], baseline: str) -> list[Summary]:
             Summary(
                 method=method,
                 group=own[0]["group"],
-                cells={
-                    name: percent(*mean_and_std([_number(row[key]) for row in own])) for name, key in COLUMNS.items()
-                },
-                final=mean_and_std(final)[0],
-                gain=(math.nan, math.nan) if method == baseline else mean_and_std(gains),
+                cells={name: percent(*_spread([_number(row[key]) for row in own])) for name, key in COLUMNS.items()},
+                final=_spread(final)[0],
+                gain=(math.nan, math.nan) if method == baseline else _spread(gains),
                 clearly_better=all(gain >= _CLEAR_GAIN for gain in gains),
                 status=describe_outcomes([row["outcome"] for row in own]),
                 detail=_detail(own),
@@ -102,6 +100,11 @@ def percent(mean: float, std: float) -> str:
     if math.isnan(mean):
         return "-"
     return f"{100 * mean:.1f}" + ("" if math.isnan(std) else f" ± {100 * std:.1f}")
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    mean, std = mean_and_std(values)
+    return float(mean), float(std)
 
 
 def _number(value: float | None) -> float:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options, options_of
 
 _SATURATION = 2.0  # an unbounded weight stops at exp(-2) of the dtype's largest number, so sums stay finite
@@ -35,56 +36,11 @@ def emphasis_of(
     """
     if isinstance(options, int):
         options = options_of(options)
-    options.check_range(at_least_float32(logits).dtype)
+    options.check_range(arithmetic_dtype(logits))
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
         logits, labels, factor, valid, options, with_gradient
     )[0]
     return loss
-
-
-class EmphasisFunction(torch.autograd.Function):
-    """(logits, labels, factor, valid, options, with_gradient) -> (loss, its derivative with respect to logits).
-
-    logits: (N, C, ...) floating. labels: (N, ...) int64 in [0, C), or (N, C, ...) rows of probabilities.
-    factor: (N, ...) weights of the examples, or None for 1. valid: (N, ...) bool, or None for all.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        logits: Tensor,
-        labels: Tensor,
-        factor: Tensor | None,
-        valid: Tensor | None,
-        options: Options,
-        with_gradient: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the loss and, unless nobody wants it, the derivative."""
-        return loss_and_gradient(logits, labels, factor, valid, options, with_gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-        """Keep the derivative for `backward`, and the logits (no copy) for the derivative's own derivative."""
-        logits, labels, factor, valid, ctx.options, _ = inputs
-        _, gradient = output
-        if gradient is not None:
-            ctx.mark_non_differentiable(gradient)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, labels, factor, valid, gradient)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return grad_loss times the derivative."""
-        logits, labels, factor, valid, gradient = ctx.saved_tensors
-        if grad_loss is None:
-            return None, None, None, None, None, None
-        if gradient is None or torch.is_grad_enabled():  # create_graph=True: make it again, differentiably
-            gradient = loss_and_gradient(logits, labels, factor, valid, ctx.options, True)[1]
-            assert gradient is not None
-        if grad_loss.dim():
-            grad_loss = grad_loss.unsqueeze(1)
-        return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
 
 
 def loss_and_gradient(
@@ -96,7 +52,7 @@ def loss_and_gradient(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss and its derivative; differentiable itself, the normaliser being a constant."""
-    logits = at_least_float32(logits)
+    logits = logits.to(arithmetic_dtype(logits))
     soft = labels.is_floating_point()
     # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
     index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
@@ -137,9 +93,39 @@ def loss_and_gradient(
     return loss, gradient if valid is None else torch.where(valid, gradient, 0.0)
 
 
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return bf16 and fp16 as float32, the rest as they are."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+class EmphasisFunction(torch.autograd.Function):
+    """(logits, labels, factor, valid, options, with_gradient) -> (loss, its derivative with respect to logits).
+
+    logits: (N, C, ...) floating. labels: (N, ...) int64 in [0, C), or (N, C, ...) rows of probabilities.
+    factor: (N, ...) weights of the examples, or None for 1. valid: (N, ...) bool, or None for all.
+    """
+
+    generate_vmap_rule = True
+
+    forward = staticmethod(loss_and_gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
+        """Keep the derivative for `backward`, and the logits (no copy) for the derivative's own derivative."""
+        logits, labels, factor, valid, ctx.options, _ = inputs
+        _, gradient = output
+        if gradient is not None:
+            ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, labels, factor, valid, gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return grad_loss times the derivative."""
+        logits, labels, factor, valid, gradient = ctx.saved_tensors
+        if grad_loss is None:
+            return None, None, None, None, None, None
+        if gradient is None or torch.is_grad_enabled():  # create_graph=True: make it again, differentiably
+            gradient = loss_and_gradient(logits, labels, factor, valid, ctx.options, True)[1]
+            assert gradient is not None
+        if grad_loss.dim():
+            grad_loss = grad_loss.unsqueeze(1)
+        return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
 
 
 def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:

@@ -20,6 +20,11 @@ def is_true(flag: Tensor) -> bool:
         return False
 
 
+def arithmetic_dtype(logits: Tensor) -> torch.dtype:
+    """Return the dtype that the loss computes in: float32 for halves, the logits' own otherwise."""
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
 def check_logits(logits: Tensor) -> None:
     """Raise TypeError or ValueError unless logits are floating (N, C, ...), C >= 2."""
     if not isinstance(logits, Tensor):
@@ -102,7 +107,7 @@ def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Te
     bad = ~((weight >= 0.0) & (weight < torch.inf))
     if is_true(bad.any()):
         raise ValueError(f"{name} holds {weight[bad][0].item()}; weights must be finite and >= 0")
-    dtype = torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
+    dtype = arithmetic_dtype(logits)
     if is_true(weight.to(dtype).sum().isinf()):
         raise ValueError(f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter")
     return weight.to(dtype)

@@ -134,7 +134,7 @@ def apply_options(
 
     valid = None
     if labels.is_floating_point():
-        labels = labels.to(torch.promote_types(logits.dtype, torch.float32))
+        labels = labels.to(_checks.arithmetic_dtype(logits))
         if class_weight is not None:
             labels = labels * class_weight.view(-1, *[1] * (logits.dim() - 2))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from emphasis.files import replacing
 from emphasis.training.loop import State
 
 _FORMAT = 1
@@ -39,12 +39,8 @@ def save_checkpoint(path: Path, state: State, run: str, extra: dict[str, Any]) -
         "evaluated_at": state.evaluated_at,
         "curves": state.curves,
     }
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save(content, partial)
 
 
 def load_checkpoint(path: Path, state: State, run: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from emphasis.weighting.families import (
     Uniform,
 )
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
-from emphasis.weighting.serialise import FAMILIES, as_weighting, from_dict
+from emphasis.weighting.serialise import FAMILIES, as_weighting, did_you_mean, from_dict
 
 __all__ = [
     "AUTO_MAX_MARGIN",
@@ -48,6 +48,7 @@ __all__ = [
     "WeightingLike",
     "as_weighting",
     "derivative",
+    "did_you_mean",
     "from_dict",
     "from_function",
     "from_loss",

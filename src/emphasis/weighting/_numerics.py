@@ -22,10 +22,9 @@ class EmphasisWarning(UserWarning):
     """Something works as asked but probably not as meant; the text names the cure."""
 
 
-def log_sigmoid(margin: Array) -> Array:
-    """Return log sigmoid(margin) for numpy arrays, accurate on both tails."""
-    margin = np.asarray(margin, dtype=np.float64)
-    return np.minimum(margin, 0.0) - np.log1p(np.exp(-np.abs(margin)))
+def log_sigmoid(margin: Array, xp: ArrayModule = np) -> Array:
+    """Return log sigmoid(margin), accurate on both tails."""
+    return xp.clip(margin, -math.inf, 0.0) - xp.log1p(xp.exp(-xp.abs(margin)))
 
 
 def logsumexp(values: Array, axis: int | None = None, keepdims: bool = False) -> Array:

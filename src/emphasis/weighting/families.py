@@ -19,22 +19,15 @@ from emphasis.weighting._numerics import (
     log_of_expm1_exp,
     log_of_minus_log_p,
     log_power,
+    log_sigmoid,
 )
 from emphasis.weighting.base import Weighting
 
 _LOG_2 = math.log(2.0)
 
 
-def _softplus(x: Array, xp: ArrayModule) -> Array:
-    return xp.clip(x, 0.0, math.inf) + xp.log1p(xp.exp(-xp.abs(x)))
-
-
-def _log_p(margin: Array, xp: ArrayModule) -> Array:
-    return -_softplus(-margin, xp)
-
-
 def _sigmoid(margin: Array, xp: ArrayModule) -> Array:
-    return xp.exp(_log_p(margin, xp))
+    return xp.exp(log_sigmoid(margin, xp))
 
 
 class _Checked:
@@ -67,7 +60,7 @@ class CCE(Weighting):
         return 0.0
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
-        return -_log_p(margin, xp)
+        return -log_sigmoid(margin, xp)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,7 +89,7 @@ class GCE(_Checked, Weighting):
         return math.log(2.0 / ((self.q + 1.0) * (self.q + 2.0)))
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
-        log_p = _log_p(margin, xp)
+        log_p = log_sigmoid(margin, xp)
         return -xp.expm1(self.q * log_p) / self.q if self.q else -log_p
 
 
@@ -193,9 +186,7 @@ class DM(_Checked, Weighting):
     @cached_property
     def log_integral(self) -> float:
         """Closed form at lam = 0 or beta = 0, quadrature otherwise."""
-        if self.vanishing:
-            return self._log_mass(0.0, 1.0)
-        if self.lam == 0.0 or self.beta == 0.0:
+        if not self.vanishing and (self.lam == 0.0 or self.beta == 0.0):
             return _log_integral_of_exp(self.beta)
         return self._log_mass(0.0, 1.0)
 
@@ -363,7 +354,7 @@ class SCE(_Checked, Weighting):
         return math.log(self.mu + self._reverse / 3.0)
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
-        return -self.mu * _log_p(margin, xp) + self._reverse * _sigmoid(-margin, xp)
+        return -self.mu * log_sigmoid(margin, xp) + self._reverse * _sigmoid(-margin, xp)
 
 
 @dataclass(frozen=True, repr=False)
@@ -389,4 +380,4 @@ class Focal(_Checked, Weighting):
         return _LOG_2 + self.gamma * log_q + xp.logaddexp(log_q, pull)
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
-        return -xp.exp(self.gamma * _log_p(-margin, xp)) * _log_p(margin, xp)
+        return -xp.exp(self.gamma * log_sigmoid(-margin, xp)) * log_sigmoid(margin, xp)

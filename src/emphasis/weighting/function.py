@@ -6,8 +6,8 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,11 +30,12 @@ class FunctionWeighting(Weighting):
     """
 
     function: Callable[..., Array]
+    _rounding: ClassVar[float]  # how far below 0 a value counts as 0; set by each instance
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"a weighting function must be callable, got {self.function!r}")
-        _probe(self, self.values(_PROBE, 1.0 - _PROBE, np))
+        object.__setattr__(self, "_rounding", _probe(self, self.values(_PROBE, 1.0 - _PROBE, np)))
 
     def values(self, p: Array, q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
         """Return w(p) from the user's function."""
@@ -50,11 +51,6 @@ class FunctionWeighting(Weighting):
         value = xp.zeros_like(log_p) + self.values(xp.exp(log_p), xp.exp(log_q), xp)
         # sin(pi p) at p = 1 is -9e-8 in float32: rounding, which means 0.
         return xp.log(xp.where((value < 0.0) & (value >= -self._rounding), xp.zeros_like(value), value))
-
-    @cached_property
-    def _rounding(self) -> float:
-        """How far below 0 a value counts as 0."""
-        return _rounding(np.asarray(self.values(_PROBE, 1.0 - _PROBE, np)))
 
     def to_dict(self) -> dict[str, Any]:
         """{"family": "function", "function": "module:name"}; ValueError if it cannot be imported by name."""
@@ -136,15 +132,17 @@ def _takes_two(function: Callable[..., Array]) -> bool:
     return len(required) == 2
 
 
-def _probe(weighting: FunctionWeighting, values: Array) -> None:
-    """Raise a clear error unless the values on a grid over [0, 1] can be weights."""
+def _probe(weighting: FunctionWeighting, values: Array) -> float:
+    """Return how far below 0 is rounding, or raise a clear error unless the values on [0, 1] can be weights."""
     name = repr(weighting)
     values = np.asarray(values, dtype=np.float64)
     if values.shape not in ((), _PROBE.shape):
         raise TypeError(f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise")
     values = np.broadcast_to(values, _PROBE.shape)
+    # 1e-6 of the largest finite value, the size of what may be rounding in float32.
+    rounding = 1e-6 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~(values >= -_rounding(values)))
+        bad = np.flatnonzero(~(values >= -rounding))
     if bad.size:
         p = _PROBE[bad[0]]
         raise ValueError(
@@ -155,11 +153,7 @@ def _probe(weighting: FunctionWeighting, values: Array) -> None:
         raise ValueError(f"{name} is infinite inside (0, 1); only the ends p = 0 and p = 1 may be infinite")
     if not values.any():
         raise ValueError(f"{name} is 0 on all of [0, 1]; a weighting of 0 everywhere teaches nothing")
-
-
-def _rounding(values: Array) -> float:
-    """Return 1e-6 of the largest finite value, the size of what may be rounding in float32."""
-    return 1e-6 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    return rounding
 
 
 def _check_complex_step(weighting: LossWeighting) -> None:

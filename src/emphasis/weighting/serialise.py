@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from emphasis.weighting.base import Scaled, Sum, Weighting, WeightingLike
@@ -59,9 +59,7 @@ def from_dict(mapping: Mapping[str, Any]) -> Weighting:
             return from_loss(import_function(values["loss"]), None if slope is None else import_function(slope))
     if name not in FAMILIES:
         known = [*FAMILIES, "Sum", "Scaled", "function", "from_loss"]
-        close = difflib.get_close_matches(str(name), known, 1, 0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"family={name!r} is unknown{hint} Known: {', '.join(known)}")
+        raise ValueError(f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}")
     family = FAMILIES[name]
     _check_names(name, values, set(), set(inspect.signature(family).parameters))
     return family(**values)
@@ -88,6 +86,13 @@ def as_weighting(weighting: WeightingLike) -> Weighting:
         f"got {weighting!r} as weighting; pass one such as DM(lam=0.5, beta=12), a dictionary, a family's name, "
         "or a function p -> w"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = repr) -> str:
+    """Return "; did you mean 'GCE'?" for the known name nearest to a mistyped one, "" if none is near."""
+    by_folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.5)
+    return f"; did you mean {show(by_folded[close[0]])}?" if close else ""
 
 
 def _check_names(family: str, values: Mapping[str, Any], required: set[str], optional: set[str] | None = None) -> None:
