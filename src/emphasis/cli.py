@@ -171,8 +171,10 @@ def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         try:
             save(edf_figure(weightings), options.out)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise _Error(str(error)) from error
+        except OSError as error:
+            raise _Error(f"cannot draw to {options.out}: {error.strerror}") from error
     from emphasis.diagnostics import terminal
 
     if options.out is None:
