@@ -6,34 +6,15 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from emphasis.datasets.split import Split
 
 _NUM_EXAMPLES = 1797
 _NUM_CLASSES = 10
 _LARGEST_PIXEL = 16.0
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A classification problem cut into training and test part.
-
-    Attributes:
-        train_inputs: (N, D) float32.
-        train_labels: (N,) int64 in [0, num_classes), the true labels.
-        test_inputs: (M, D) float32.
-        test_labels: (M,) int64.
-        num_classes: C.
-    """
-
-    train_inputs: NDArray[np.float32]
-    train_labels: NDArray[np.int64]
-    test_inputs: NDArray[np.float32]
-    test_labels: NDArray[np.int64]
-    num_classes: int
 
 
 def load_digits(test_size: int = 500, seed: int = 0) -> Split:

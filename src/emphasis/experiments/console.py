@@ -1,53 +1,168 @@
-"""A run as seen in the terminal: progress bar, table, finding, and where the files are."""
+"""A run as seen in the terminal: progress bars, tables, finding, and where the files are; and the list of recipes."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.report import write_report
+from emphasis.datasets import NAMES
+from emphasis.experiments.build import RecipeError
+from emphasis.experiments.jobs import Job
+from emphasis.experiments.pool import JobError
+from emphasis.experiments.recipe import Recipe, load_recipe, recipe_names
+from emphasis.experiments.report import print_report, read_summary, write_report
 from emphasis.experiments.runner import run
-from emphasis.experiments.store import CURVES_PNG, EMPHASIS_PNG, REPORT, RESULTS
-from emphasis.experiments.summary import finding, summarise
-from emphasis.experiments.table import results_table
+from emphasis.experiments.store import RESULTS, finished_rows, rows_of_recipe, write_results
+from emphasis.training.settings import Execution
+
+_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap")
 
 
 def run_in_console(
-    recipe: Recipe, folder: Path, *, threads: int, checkpoint_seconds: float, force: bool, show_progress: bool
+    recipe: Recipe,
+    folder: Path,
+    *,
+    root: Path | None,
+    execution: Execution,
+    workers: int | None,
+    threads: int | None,
+    checkpoint_seconds: float,
+    force: bool,
+    show_progress: bool,
 ) -> None:
-    """Run `recipe`, write its figures and page, and print its table. See `runner.run` for the arguments."""
+    """Run `recipe`, write its report, and print it. See `runner.run` for the arguments.
+
+    Raises:
+        JobError: A job failed; what the others found is written and shown first.
+        RecipeError: Its data is none of `emphasis.datasets`.
+    """
+    _check_data(recipe)
     console = Console()
-    networks = len(recipe.methods) * len(recipe.seeds)
-    console.print(f"[bold]{recipe.title}[/]: {len(recipe.methods)} methods x {len(recipe.seeds)} seeds = "
-                  f"{networks} networks at once", highlight=False)  # fmt: skip
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not show_progress) as bar:
-        task = bar.add_task("training", total=recipe.solver.iterations, visible=False)
+    networks = sum(1 for _ in recipe.cells())
+    several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
+    console.print(Text.assemble((recipe.title, "bold"), f": {several}{len(recipe.methods)} methods, "
+                                f"{recipe.seeds} seeds: {networks} networks"))  # fmt: skip
+    failure: JobError | None = None
+    with _Bars(recipe, folder, console, show_progress) as bars:
+        try:
+            run(
+                recipe, folder, root=root, execution=execution, workers=workers or default_workers(execution),
+                threads=threads, checkpoint_seconds=checkpoint_seconds, force=force, progress=bars.update,
+                say=lambda message: console.print(Text(message)),
+            )  # fmt: skip
+        except JobError as error:
+            failure = error
+            write_results(folder, rows_of_recipe(folder, recipe))
+    summary = read_summary(folder)
+    if any(entry.rows for entry in summary.entries):
+        names = write_report(folder, summary)
+        print_report(summary, console)
+        console.print(Text(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
+    if failure is not None:
+        raise failure
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
 
-        rows, probabilities = run(
-            recipe,
-            folder,
-            threads=threads,
-            checkpoint_seconds=checkpoint_seconds,
-            force=force,
-            progress=progress,
-            say=lambda message: console.print(message, highlight=False, markup=False),
+def with_noise_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return the recipe with another noise rate.
+
+    Raises:
+        RecipeError: It has no noise with a rate, or its conditions differ in noise, so that their names would lie.
+    """
+    if len({str(condition.noise) for condition in recipe.conditions}) > 1:
+        raise RecipeError(
+            f"{recipe.name}: its conditions differ in noise, so one rate for all cannot be set; choose some with "
+            f"--only, of {', '.join(map(repr, recipe.condition_names))}, or write a recipe of your own"
         )
-    if not all((folder / name).exists() for name in (CURVES_PNG, EMPHASIS_PNG, REPORT)):
-        write_report(folder, recipe, rows, probabilities)
-    summaries = summarise(rows, recipe.baseline)
-    first = rows[0]
-    caption = (
-        f"Percent; mean ± standard deviation over {first['n_seeds']} seeds; {first['n_train']} training examples, "
-        f"{first['n_test']} test. Trained in {first['seconds']:.0f} s."
-    )
-    console.print(results_table(summaries, recipe.title, caption))
-    console.print(finding(summaries, recipe.baseline), highlight=False)
-    console.print(f"Written to {folder}: {REPORT}, {RESULTS}, {CURVES_PNG}, {EMPHASIS_PNG}", highlight=False)
+    changed = recipe.changed({"noise.rate": rate})
+    kinds = {cell.noise.kind for cell in changed.cells()}
+    if not kinds <= set(_RATED):
+        raise RecipeError(
+            f"{recipe.name}: its noise ({', '.join(sorted(kinds))}) has no rate; name a kind that has one, such as "
+            "--set noise.kind=symmetric"
+        )
+    return changed
+
+
+def _check_data(recipe: Recipe) -> None:
+    unknown = {cell.dataset.name for cell in recipe.cells()} - set(NAMES)
+    if unknown and recipe.status == "data-unavailable":
+        raise RecipeError(
+            f"{recipe.name}: its data ({', '.join(sorted(unknown))}) cannot be downloaded freely, and its pipeline is "
+            "not part of this version"
+        )
+
+
+def default_workers(execution: Execution) -> int:
+    """Return as many processes as there are cores on the CPU, one on an accelerator."""
+    import torch
+
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not accelerated)
+    return os.cpu_count() or 1 if on_cpu else 1
+
+
+class _Bars:
+    """One bar for all networks' steps and one for each job under way; they vanish at the end."""
+
+    def __init__(self, recipe: Recipe, folder: Path, console: Console, show: bool) -> None:
+        self._recipe, self._folder = recipe, folder
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[steps]}"),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
+        self._overall = self._progress.add_task("preparing the data", total=None, steps="")
+        self._total = 0
+        self._jobs: dict[str, TaskID] = {}
+        self._done: dict[str, int] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def update(self, job: Job, done: int, total: int) -> None:
+        """Show that `done` of the `total` steps of a job are taken."""
+        if not self._total:  # now that the folder is this run's, and what it holds is settled
+            finished = finished_rows(self._folder).keys()
+            cells = {cell.key: cell for cell in self._recipe.cells() if cell.key not in finished}
+            self._total = sum(cell.solver.iterations for cell in cells.values())
+        networks, name = len(job.cells), job.name
+        self._done[name] = done * networks
+        steps = sum(self._done.values())
+        self._progress.update(self._overall, description="all", completed=steps, total=self._total,
+                              steps=f"{steps:,} of {self._total:,} network steps")  # fmt: skip
+        if done >= total:
+            if name in self._jobs:
+                self._progress.remove_task(self._jobs.pop(name))
+            return
+        if name not in self._jobs:
+            self._jobs[name] = self._progress.add_task(job.title, total=total, steps="")
+        self._progress.update(self._jobs[name], completed=done, steps=f"{done:,} of {total:,}")
+
+
+def print_recipes() -> None:
+    """Print every recipe of the package: name, status, networks, and what it is, costs and takes to run."""
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 1, 0))
+    table.add_column("Recipe", no_wrap=True)
+    table.add_column("Status")
+    table.add_column("Networks", justify="right")
+    table.add_column("What it is, what it costs, and its command")
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        networks = f"{sum(1 for _ in recipe.cells()):,}"
+        what = [(recipe.title, "bold"), (recipe.cost, ""), (f"emphasis run {name}", "cyan")]
+        if recipe.scaled is not None:
+            networks += f"\nscaled {sum(1 for _ in recipe.scaled_down().cells()):,}"
+            what += [(f"scaled: {recipe.scaled.cost}", ""), (f"emphasis run {name} --scaled", "cyan")]
+        lines = Text("\n").join(Text(line, style=style) for line, style in what)
+        table.add_row(name, recipe.status, networks, lines)
+    console.print(table)

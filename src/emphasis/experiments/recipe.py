@@ -1,151 +1,339 @@
-"""Recipes: an experiment as TOML data, read into frozen dataclasses with errors that name the cure."""
+"""Recipes: an experiment as TOML data. A table of the paper is conditions (columns) times methods (rows) times seeds.
+
+[dataset] [noise] [network] [solver] [evaluation]    what all cells share
+[[conditions]]   name, and whatever of these five differs in this column
+[[methods]]      name, group, weighting, normalization, max_margin, and whatever of [network] and [solver] differs
+[methods.at."r = 0.2"]    the same again, for one column
+[paper.METRIC]   METHOD = [the paper's figures, one per condition, in percent; nan where there is none]
+[[reported]]     rows that the paper quotes and that this recipe does not run
+[scaled]         what `--scaled` changes, for a run on a CPU
+extends          the name of a recipe of the package, which gives all that this one does not say: tables are merged,
+                 lists and weightings replaced
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
 import json
 import tomllib
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from emphasis.training.settings import Objective, Solver
-from emphasis.weighting import did_you_mean, from_dict
+from emphasis.experiments.build import RecipeError, build, build_objective, convert
+from emphasis.experiments.settings import (
+    Cell,
+    Dataset,
+    Evaluation,
+    Network,
+    Noise,
+    Status,
+    check,
+    digest,
+)  # fmt: skip
+from emphasis.training.settings import Solver
+from emphasis.weighting import did_you_mean
 
-T = TypeVar("T")
+Table = dict[str, Any]
+Figures = dict[str, tuple[float, ...]]
+_Named = TypeVar("_Named", "Condition", "Method")
 
-
-class RecipeError(ValueError):
-    """A recipe that cannot be read; the message says where and what to do."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Which data: `name` is "digits"; see `emphasis.datasets.load_digits`."""
-
-    name: str
-    test_size: int = 500
-    split_seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check(self.name == "digits", "name", self.name, 'use "digits"')
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Label noise: `kind` is "symmetric", `rate` in [0, 1]; see `emphasis.corruption.symmetric`."""
-
-    rate: float
-    kind: str = "symmetric"
-
-    def __post_init__(self) -> None:
-        _check(self.kind == "symmetric", "kind", self.kind, 'use "symmetric"')
-        _check(0.0 <= self.rate <= 1.0, "rate", self.rate, "use a number in [0, 1]")
+PARTS: dict[str, type] = {
+    "dataset": Dataset, "noise": Noise, "network": Network, "solver": Solver, "evaluation": Evaluation,
+}  # fmt: skip
+_OBJECTIVE = ("weighting", "normalization", "max_margin")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+FIGURES = ("curves", "probabilities", "emphasis", "modes")
 
 
 @dataclass(frozen=True)
-class Network:
-    """A perceptron with these hidden layers."""
+class Condition:
+    """A column of the table: its name, and the tables that replace settings of the recipe's."""
 
-    hidden: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        _check(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "use widths >= 1")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """`seeds` networks per method, seeded 0, 1, ...; evaluated at every `every`-th iteration."""
-
-    seeds: int = 5
-    every: int = 50
-
-    def __post_init__(self) -> None:
-        _check(self.seeds >= 1, "seeds", self.seeds, "use a whole number >= 1")
-        _check(self.every >= 1, "every", self.every, "use a whole number >= 1")
+    name: str = ""
+    dataset: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: a name, the panel of the figure it belongs to, and its objective."""
+    """A row of the table: its objective, and what it changes of network and solver; `at` says more by condition."""
+
+    name: str
+    group: str = ""
+    weighting: Any = None
+    normalization: Any = None
+    max_margin: Any = "auto"
+    network: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    at: dict[str, dict[str, Any]] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A row of the paper's table that it quotes from elsewhere."""
 
     name: str
     group: str
-    objective: Objective
+    values: tuple[float, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the results say about the method."""
-        return {
-            "method": self.name,
-            "group": self.group,
-            "weighting": self.objective.weighting.to_dict(),
-            "normalization": self.objective.normalization,
-            "max_margin": self.objective.max_margin,
-        }
+
+@dataclass(frozen=True)
+class Scaled:
+    """What a scaled-down run changes: settings, columns, rows and seeds. Empty lists keep all."""
+
+    title: str
+    cost: str
+    deviations: str
+    expected: str = ""
+    seeds: int = 2
+    conditions: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    dataset: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    def limited(self, conditions: set[str], methods: set[str]) -> Scaled | None:
+        """Return this for a recipe of these columns and rows alone; None if it has none of them."""
+        columns = tuple(name for name in self.conditions if name in conditions)
+        rows = tuple(name for name in self.methods if name in methods)
+        if (self.conditions and not columns) or (self.methods and not rows):
+            return None
+        return replace(self, conditions=columns, methods=rows)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment. The texts say why and what to expect; the rest determines every number of the results."""
+    """An experiment.
+
+    Attributes:
+        name: By which it is run.
+        title: One line.
+        question: What it is to answer.
+        source: Where the paper describes it.
+        cost: Time, and on what.
+        choices: Where the settings come from.
+        baseline: The method that the others are compared with.
+        dataset: Settings that all cells share, as tables; so `noise`, `network`, `solver` and `evaluation`.
+        methods: Rows.
+        conditions: Columns.
+        seeds: Networks per cell of the table, seeded 0, 1, ...
+        precision: Of the arithmetic, one of `PRECISIONS`.
+        expected: What came out before.
+        deviations: How it differs from the paper.
+        status: "full", "scaled", or "data-unavailable" if nobody can download the data freely.
+        figures: What the page draws beside the tables, any of `FIGURES`.
+        metric: Of the main table: "final_test_accuracy" or "best_test_accuracy".
+        paper: For each metric, for each method, the paper's figures by condition, in percent; NaN where none.
+        paper_spread: For each method the paper's standard deviations, where it has them.
+        reported: Rows that the paper quotes.
+        scaled: How to run it scaled down.
+    """
 
     name: str
     title: str
     question: str
     source: str
-    command: str
     cost: str
-    expected: str
     choices: str
     baseline: str
-    dataset: Dataset
-    noise: Noise
-    network: Network
-    solver: Solver
-    evaluation: Evaluation
+    dataset: dict[str, Any]
+    network: dict[str, Any]
+    solver: dict[str, Any]
     methods: tuple[Method, ...]
+    noise: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = (Condition(),)
+    seeds: int = 5
+    precision: str = "32-true"
+    expected: str = ""
+    deviations: str = ""
+    status: Status = "full"
+    figures: tuple[str, ...] = ("curves", "emphasis")
+    metric: str = "final_test_accuracy"
+    paper: dict[str, Figures] = field(default_factory=dict)
+    paper_spread: Figures = field(default_factory=dict)
+    reported: tuple[Reported, ...] = ()
+    scaled: Scaled | None = None
 
     def __post_init__(self) -> None:
+        check(self.seeds >= 1, "seeds", self.seeds, "use a whole number >= 1")
+        check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
+        for figure in self.figures:
+            check(figure in FIGURES, "figures", figure, f"use any of {', '.join(FIGURES)}")
         names = [method.name for method in self.methods]
-        _check(bool(names), "methods", names, "name at least one")
-        _check(len(set(names)) == len(names), "methods", names, "give each its own name")
-        _check(self.baseline in names, "baseline", self.baseline, f"use a method's name: {', '.join(names)}")
+        columns = [condition.name for condition in self.conditions]
+        for what, values in (("methods", names), ("conditions", columns)):
+            check(bool(values), what, values, "name at least one")
+            check(len(set(values)) == len(values), what, values, "give each its own name")
+        check(self.baseline in names, "baseline", self.baseline, f"use a method's name: {', '.join(names)}")
+        for method in self.methods:
+            for column in (*method.at, *method.only):
+                check(column in columns, f"{method.name}: condition", column, f"use one of {', '.join(columns)}")
 
-    @property
-    def seeds(self) -> range:
-        """The seeds, 0 to evaluation.seeds - 1."""
-        return range(self.evaluation.seeds)
+    def cells(self) -> Iterator[Cell]:
+        """Yield every network of the recipe: condition by condition, method by method, seed by seed.
 
-    def config(self) -> dict[str, Any]:
-        """Return what determines the results, as plain data."""
-        parts = ("dataset", "noise", "network", "solver", "evaluation")
-        settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
-        settings["methods"] = [method.as_dict() for method in self.methods]
-        plain: dict[str, Any] = json.loads(json.dumps({"recipe": self.name, **settings}))
-        return plain
+        Raises:
+            RecipeError: A setting is unknown, missing or not allowed.
+        """
+        for condition in self.conditions:
+            for method in self.methods:
+                if method.only and condition.name not in method.only:
+                    continue
+                here = method.at.get(condition.name, {})
+                where = " / ".join(filter(None, (self.name, condition.name, method.name)))
+                unknown = [key for key in here if key not in (*_OBJECTIVE, "network", "solver")]
+                if unknown:
+                    raise RecipeError(f"{where}: unknown setting {unknown[0]!r}; a method may set its objective, "
+                                      "network and solver by condition")  # fmt: skip
+                parts: dict[str, Any] = {}
+                for part, kind in PARTS.items():
+                    tables = (getattr(self, part), getattr(condition, part), getattr(method, part, {}))
+                    table = merged(*tables, here.get(part, {}))
+                    parts[part] = build(kind, table, f"{where}: {part}")
+                shared = {key: getattr(method, key) for key in _OBJECTIVE}
+                objective = build_objective({key: here.get(key, shared[key]) for key in _OBJECTIVE}, where)
+                for seed in range(self.seeds):
+                    yield Cell(
+                        condition.name, method.name, method.group, seed, **parts, objective=objective,
+                        precision=self.precision,
+                    )  # fmt: skip
 
-    def config_hash(self) -> str:
-        """Return 16 hexadecimal digits that differ if `config` does."""
-        text = json.dumps(self.config(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    @cached_property
+    def condition_names(self) -> list[str]:
+        """The columns, in order."""
+        return [condition.name for condition in self.conditions]
 
-    def changed(
-        self, seeds: int | None = None, noise_rate: float | None = None, iterations: int | None = None
-    ) -> Recipe:
-        """Return the recipe with the settings given replaced, and its command to match."""
-        changes: dict[str, Any] = {"command": self.command}
-        for part, name, value, option in (
-            ("evaluation", "seeds", seeds, "--seeds"),
-            ("noise", "rate", noise_rate, "--noise-rate"),
-            ("solver", "iterations", iterations, "--iterations"),
-        ):
-            if value is not None:
-                changes[part] = dataclasses.replace(getattr(self, part), **{name: value})
-                changes["command"] += f" {option} {value}"
-        return dataclasses.replace(self, **changes)
+    def paper_value(self, metric: str, method: str, condition: str) -> float:
+        """Return the paper's figure in percent, NaN where it has none."""
+        values = self.paper.get(metric, {}).get(method)
+        return values[self._paper_column(condition)] if values else float("nan")
+
+    def _paper_column(self, condition: str) -> int:
+        return self.condition_names.index(condition)
+
+    def limited(self, conditions: Sequence[str] = (), methods: Sequence[str] = ()) -> Recipe:
+        """Return the recipe with these columns and rows alone; none given keeps all.
+
+        Raises:
+            RecipeError: There is no such column or row.
+        """
+        columns = _named(self.name, "condition", self.conditions, conditions)
+        remaining = {condition.name for condition in columns}
+        rows = tuple(
+            replace(
+                method,
+                at={name: table for name, table in method.at.items() if name in remaining},
+                only=tuple(name for name in method.only if name in remaining),
+            )
+            for method in _named(self.name, "method", self.methods, methods)
+            if not method.only or remaining & set(method.only)
+        )
+        if not rows:
+            raise RecipeError(f"{self.name} has no method {', '.join(methods)} in {', '.join(remaining)}")
+        left = [method.name for method in rows]
+        gone = {method.name for method in self.methods}.difference(left)
+        kept = [self._paper_column(condition.name) for condition in columns]
+
+        def figures(table: Figures) -> Figures:
+            return {
+                name: tuple(values[column] for column in kept) for name, values in table.items() if name not in gone
+            }
+
+        return replace(
+            self,
+            conditions=columns,
+            methods=rows,
+            baseline=self.baseline if self.baseline in left else left[0],
+            paper={metric: figures(table) for metric, table in self.paper.items()},
+            paper_spread=figures(self.paper_spread),
+            reported=tuple(replace(row, values=tuple(row.values[column] for column in kept)) for row in self.reported),
+            scaled=self.scaled and self.scaled.limited(remaining, set(left)),
+        )
+
+    def scaled_down(self) -> Recipe:
+        """Return the recipe as `--scaled` runs it.
+
+        Raises:
+            RecipeError: It has no scaled form.
+        """
+        scaled = self.scaled
+        if scaled is None:
+            raise RecipeError(f"{self.name} has no scaled form; run it as it is ({self.cost})")
+        recipe = self.limited(scaled.conditions, scaled.methods)
+        parts: Table = {part: merged(getattr(self, part), getattr(scaled, part)) for part in PARTS}
+        return replace(
+            recipe, **parts, name=f"{self.name}-scaled", title=scaled.title, cost=scaled.cost, seeds=scaled.seeds,
+            deviations=scaled.deviations, expected=scaled.expected, status="scaled", scaled=None,
+        )  # fmt: skip
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with settings replaced, such as {"seeds": 2, "noise.rate": 0.6, "solver.iterations": 300}.
+
+        A setting of a part holds for every condition, over what the conditions say.
+
+        Raises:
+            RecipeError: There is no such part, or the number of seeds or the precision is not allowed. What a part does
+                not allow, `cells` reports.
+        """
+        recipe = self
+        for name, value in settings.items():
+            part, _, rest = name.partition(".")
+            if name in ("seeds", "precision"):
+                value = convert(int if name == "seeds" else str, value, f"{self.name}: {name}")
+                try:
+                    recipe = replace(recipe, **{name: value})
+                except ValueError as error:
+                    raise RecipeError(f"{self.name}: {error}") from error
+            elif part in PARTS and rest:
+                table: Table = {}
+                inner = table
+                *path, last = rest.split(".")
+                for key in path:
+                    inner = inner.setdefault(key, {})
+                inner[last] = value
+                conditions = []
+                for one in recipe.conditions:
+                    changed: Table = {part: merged(getattr(one, part), table)}
+                    conditions.append(replace(one, **changed))
+                recipe = replace(recipe, conditions=tuple(conditions))
+            else:
+                raise RecipeError(f"unknown setting {name!r}; use seeds, precision, or PART.KEY with a part of "
+                                  f"{', '.join(PARTS)}, such as solver.iterations")  # fmt: skip
+        return recipe
+
+
+def _named(recipe: str, what: str, have: tuple[_Named, ...], wanted: Sequence[str]) -> tuple[_Named, ...]:
+    """Return those of `have` that are `wanted`, in their order; all if none are."""
+    names = [one.name for one in have]
+    for name in wanted:
+        if name not in names:
+            raise RecipeError(
+                f"{recipe} has no {what} {name!r}{did_you_mean(name, names)}; it has {', '.join(map(repr, names))}"
+            )
+    return tuple(one for one in have if not wanted or one.name in wanted)
+
+
+def merged(*tables: Mapping[str, Any]) -> Table:
+    """Return the tables as one, later ones winning, tables within them merged alike."""
+    result: Table = {}
+    for table in tables:
+        for key, value in table.items():
+            inner = result.get(key)
+            both = isinstance(inner, Mapping) and isinstance(value, Mapping) and "family" not in value
+            result[key] = merged(inner, value) if both and inner is not None else copy.deepcopy(value)
+    return result
 
 
 def recipe_names() -> list[str]:
@@ -166,77 +354,69 @@ def load_recipe(name: str) -> Recipe:
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {name}: {error.strerror}") from error
     else:
-        known = recipe_names()
-        if name not in known:
-            raise RecipeError(
-                f"unknown recipe {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}, or the path of a "
-                ".toml file"
-            )
-        text = (resources.files("emphasis.experiments") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        text = _text_of(name)
     return parse_recipe(text, name)
+
+
+def _text_of(name: str) -> str:
+    known = recipe_names()
+    if name not in known:
+        raise RecipeError(
+            f"unknown recipe {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}, or the path of a "
+            ".toml file"
+        )
+    return (resources.files("emphasis.experiments") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Return the recipe that a TOML text describes; `where` opens every error message."""
+    return recipe_from_tables(_tables_of(text, where), where)
+
+
+def _tables_of(text: str, where: str) -> Table:
     try:
-        return _build(Recipe, tomllib.loads(text), where)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where}: not valid TOML: {error}") from error
+    if "extends" not in tables:
+        return tables
+    base = tables.pop("extends")
+    if base not in recipe_names():
+        known = ", ".join(recipe_names())
+        raise RecipeError(f"{where}: extends: {base!r} is no recipe of the package; use one of {known}")
+    return merged(_tables_of(_text_of(base), base), tables)
 
 
-def _build(kind: type[T], table: Any, where: str) -> T:
-    """Return the dataclass `kind` from a TOML table, converting each value to its field's type."""
-    if not isinstance(table, Mapping):
-        raise RecipeError(f"{where} must be a table, got {table!r}")
-    if kind is Method:
-        table = _with_objective(dict(table), where)
-    types = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in fields:
-            raise RecipeError(f"{where}: unknown setting {key!r}{did_you_mean(key, list(fields))}")
-    for name, field in fields.items():
-        if name not in table and field.default is dataclasses.MISSING:
-            raise RecipeError(f"{where}: the setting {name!r} is missing")
-    values = {key: _convert(types[key], value, f"{where}: {key}") for key, value in table.items()}
-    try:
-        return kind(**values)
-    except (ValueError, TypeError) as error:
-        raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from error
+def recipe_from_tables(tables: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Return the recipe that tables describe, all of it checked."""
+    recipe = build(Recipe, tables, where)
+    quoted = {row.name: row.values for row in recipe.reported}
+    known = [*(method.name for method in recipe.methods), *quoted]
+    places = {f"paper.{metric}": table for metric, table in recipe.paper.items()}
+    for place, table in {**places, "paper_spread": recipe.paper_spread, "reported": quoted}.items():
+        for name, values in table.items():
+            if name not in known:
+                raise RecipeError(f"{where}: {place}: there is no method {name!r}{did_you_mean(name, known)}")
+            if len(values) != len(recipe.conditions):
+                raise RecipeError(f"{where}: {place}: {name} has {len(values)} figures for {len(recipe.conditions)} "
+                                  "conditions; give one for each, nan where there is none")  # fmt: skip
+    for variant in (recipe, recipe.scaled_down()) if recipe.scaled else (recipe,):
+        for _ in variant.cells():
+            pass
+    return recipe
 
 
-def _with_objective(table: dict[str, Any], where: str) -> dict[str, Any]:
-    """Gather the settings of a method's loss into its Objective; TOML has no null, so "none" stands for None."""
-    if "weighting" not in table:
-        raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}")
-    settings = {key: table.pop(key) for key in ("weighting", "normalization", "max_margin") if key in table}
-    settings = {key: None if value == "none" else value for key, value in settings.items()}
-    try:
-        settings["weighting"] = from_dict(settings["weighting"])
-        table["objective"] = Objective(**settings)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{where} {table.get('name', '')!r}: {error}") from error
-    return table
+def recipe_to_tables(recipe: Recipe) -> Table:
+    """Return plain data from which `recipe_from_tables` makes the same recipe."""
+    tables: Table = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if tables["scaled"] is None:
+        del tables["scaled"]
+    for method in tables["methods"]:
+        for key in ("normalization", "max_margin"):
+            method[key] = "none" if method[key] is None else method[key]
+    return tables
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if kind is Objective:
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build(kind, value, where)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise RecipeError(f"{where} must be a list, got {value!r}")
-        item = typing.get_args(kind)[0]
-        return tuple(_convert(item, one, f"{where}[{number}]") for number, one in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        article = {"int": "a whole number", "float": "a number", "str": "a text"}.get(kind.__name__, kind.__name__)
-        raise RecipeError(f"{where} must be {article}, got {value!r}")
-    return value
-
-
-def _check(holds: bool, name: str, value: Any, cure: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={value!r} is not allowed; {cure}")  # `_build` says where
+def recipe_digest(recipe: Recipe) -> str:
+    """Return 16 hexadecimal digits that differ if a cell does."""
+    return digest([cell.key for cell in recipe.cells()])

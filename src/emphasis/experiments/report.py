@@ -1,77 +1,97 @@
-"""Figures and page of a run, from what its folder holds."""
+"""Reports of a folder: found by name, read from its lines, written as text, CSV, figures and a page."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.text import Text
 
-from emphasis.diagnostics.figures import Panel, accuracy_curves, emphasis_panels, save
-from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.store import CURVES_PNG, EMPHASIS_PNG, REPORT, Probabilities, Row
-from emphasis.experiments.summary import Summary, finding, methods_of, rows_of, summarise
-from emphasis.files import write_text
-from emphasis.weighting import from_dict
+from emphasis.experiments.drawings import draw
+from emphasis.experiments.page import page
+from emphasis.experiments.store import (
+    CELLS,
+    REPORT,
+    RESULTS,
+    RUN,
+    TABLE,
+    FolderError,
+    read_rows,
+    rows_of_recipe,
+    stored_recipe,
+)  # fmt: skip
+from emphasis.experiments.summary import Summary, findings, summarise
+from emphasis.experiments.table import caption, csv_text, result_tables
+from emphasis.files import replacing, write_text
 
-
-def write_report(folder: Path, recipe: Recipe, rows: Sequence[Row], probabilities: Probabilities) -> None:
-    """Write curves.png, emphasis.png and report.html into `folder`."""
-    summaries = summarise(rows, recipe.baseline)
-    save(_curves(rows, recipe.baseline), folder / CURVES_PNG)
-    save(emphasis_panels(_panels(rows, probabilities, summaries)), folder / EMPHASIS_PNG)
-    write_text(folder / REPORT, _page(folder, recipe, rows, summaries))
-
-
-def _curves(rows: Sequence[Row], baseline: str) -> Any:
-    accuracies = {
-        name: np.array([row["curves"]["test_accuracy"] for row in rows_of(rows, name)], dtype=np.float64)
-        for name in methods_of(rows)
-    }
-    groups: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], {})[row["method"]] = accuracies[row["method"]]
-    reference = (baseline, accuracies[baseline])
-    return accuracy_curves(rows[0]["curves"]["iteration"], groups, chance=rows[0]["chance"], reference=reference)
+PLACES = ("runs", "results")
+FORMATS = ("text", "csv", "html")
 
 
-def _panels(rows: Sequence[Row], probabilities: Probabilities, summaries: Sequence[Summary]) -> list[Panel]:
-    """Return one panel per method, the examples of all its seeds together."""
-    status = {summary.method: summary.status for summary in summaries}
-    seeds = len(probabilities.noisy)
-    panels = []
-    for number, method in enumerate(methods_of(rows)):
-        p = probabilities.p[number * seeds : (number + 1) * seeds]
-        weighting = from_dict(rows_of(rows, method)[0]["weighting"])
-        noisy = probabilities.noisy
-        panels.append(Panel(method, weighting, p[~noisy], p[noisy], status[method]))
-    return panels
+def find_folder(name: str) -> Path:
+    """Return the folder of a run: `name` itself if it is one, else runs/NAME or results/NAME.
+
+    Raises:
+        FolderError: None of them holds a run.
+    """
+    candidates = [Path(name), *(Path(place) / name for place in PLACES)]
+    for folder in candidates:
+        if (folder / RUN).is_file():
+            return folder
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise FolderError(f"no results of {name!r}; looked for {RUN} in {looked}; 'emphasis run {name}' makes them")
 
 
-def _page(folder: Path, recipe: Recipe, rows: Sequence[Row], summaries: Sequence[Summary]) -> str:
-    environment = Environment(
-        loader=PackageLoader("emphasis.experiments"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    first = rows[0]
-    return environment.get_template("report.html.j2").render(
-        recipe=recipe,
-        summaries=summaries,
-        finding=finding(summaries, recipe.baseline),
-        failed=[summary for summary in summaries if summary.status],
-        methods=[rows_of(rows, summary.method)[0] for summary in summaries],
-        weightings={row["method"]: repr(from_dict(row["weighting"])) for row in rows},
-        curves=_data_uri(folder / CURVES_PNG),
-        emphasis=_data_uri(folder / EMPHASIS_PNG),
-        config=json.dumps(recipe.config(), indent=2, ensure_ascii=False),
-        realised=np.mean([row["realised_noise_rate"] for row in rows]),
-        first=first,
-    )
+def read_summary(folder: Path) -> Summary:
+    """Return what `folder` holds: from the lines of its jobs if they are there, else from results.jsonl alone.
+
+    Raises:
+        FolderError: It holds no run, or a damaged one.
+        RecipeError: Its run.json is of another version.
+    """
+    recipe = stored_recipe(folder)
+    if any((folder / CELLS).glob("*.jsonl")):
+        return summarise(recipe, rows_of_recipe(folder, recipe))
+    return summarise(recipe, read_rows(folder / RESULTS) if (folder / RESULTS).exists() else [])
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def render(summary: Summary, kind: str, width: int = 100) -> str:
+    """Return the report as one text: "text", "csv" or "html"."""
+    if kind == "csv":
+        return csv_text(summary)
+    if kind == "html":
+        return page(summary, draw(summary))
+    console = Console(width=width, no_color=True, force_terminal=False)
+    with console.capture() as captured:
+        print_report(summary, console)
+    return captured.get()
+
+
+def write_report(folder: Path, summary: Summary) -> list[str]:
+    """Write table.csv, the figures and report.html into `folder`; return their names.
+
+    Figures of an earlier report that this one does not have are removed.
+    """
+    drawings = draw(summary)
+    write_text(folder / TABLE, csv_text(summary))
+    for name, content in drawings.items():
+        with replacing(folder / name) as partial:
+            partial.write_bytes(content)
+    for path in folder.glob("*.png"):
+        if path.name not in drawings:
+            path.unlink(missing_ok=True)
+    write_text(folder / REPORT, page(summary, drawings))
+    return [REPORT, TABLE, *drawings]
+
+
+def print_report(summary: Summary, console: Console) -> None:
+    """Print title, tables, what the numbers are, and the finding."""
+    badge = " [scaled]" if summary.scaled else ""
+    console.print(Text(summary.recipe.title + badge, style="bold"))
+    for table in result_tables(summary, console.width):
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(Text(caption(summary), style="dim"))
+    for line in findings(summary):
+        console.print(Text(line))

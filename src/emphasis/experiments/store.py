@@ -1,101 +1,155 @@
-"""The folder of a run: who owns it, its results as JSON Lines, and its probabilities. Every file appears whole."""
+"""The folder of a recipe's runs. Every file appears whole or not at all.
+
+    run.json            the recipe, as last asked for
+    cells/JOB.jsonl     one line per network that JOB trained; its presence says that JOB is finished
+    cells/JOB.npz       their probabilities
+    cells/JOB.pt, .lock the checkpoint of a job under way, and who works on it
+    results.jsonl       the lines of the recipe's cells, in its order
+    table.csv, *.png, report.html
+
+A line is found by its cell's key, a digest of all that determines its numbers. So a finished cell is never trained
+again, whatever else a recipe asks for later, and lines of other settings may lie beside it.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.experiments.recipe import Recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.settings import Cell, digest
 from emphasis.files import replacing, write_text
 
 Row = dict[str, Any]
 
-RUN, RESULTS, PROBABILITIES, CHECKPOINT = "run.json", "results.jsonl", "probabilities.npz", "checkpoint.pt"
-CURVES_PNG, EMPHASIS_PNG, REPORT = "curves.png", "emphasis.png", "report.html"
-_OWN = (RUN, RESULTS, PROBABILITIES, CHECKPOINT, CURVES_PNG, EMPHASIS_PNG, REPORT)
+RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
 
 
 class FolderError(Exception):
-    """A folder that this run must not write to; the message names the cure."""
+    """A folder that this run must not write to, or cannot read; the message names the cure."""
 
 
-@dataclass(frozen=True, eq=False)
-class Probabilities:
-    """What the networks said about their training labels at the end.
+def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
+    """Make `folder` this recipe's; `force` removes what an earlier run left there.
 
-    Attributes:
-        p: (S, N) float32, probability of the label trained on; NaN for diverged networks.
-        noisy: (K, N) bool, whether that label is wrong, for each seed.
+    Raises:
+        FolderError: It holds another recipe's runs, or something else.
     """
-
-    p: NDArray[np.float32]
-    noisy: NDArray[np.bool_]
-
-
-def claim(folder: Path, config: dict[str, Any], config_hash: str, force: bool) -> None:
-    """Make `folder` this run's, or raise FolderError if it is another's; `force` removes an earlier run's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / RUN
-    if owner.exists():
-        earlier = _read_owner(owner)
+    if (folder / RUN).exists():
+        other = _read_run(folder).get("name")
         if force:
-            for name in _OWN:
-                (folder / name).unlink(missing_ok=True)
-        elif earlier.get("config_hash") != config_hash:
-            raise FolderError(
-                f"{folder} holds another run ({_difference(earlier.get('config', {}), config)}); choose another --out, "
-                "or --force to replace it"
-            )
-        else:
-            return
-    elif any(folder.iterdir()):
+            clear(folder)
+        elif other != recipe.name:
+            raise FolderError(f"{folder} holds runs of {other!r}; choose another --out, or --force to replace them")
+    elif folder.exists() and any(folder.iterdir()):
         raise FolderError(f"{folder} is not empty and holds no run of emphasis; choose another --out")
-    write_text(owner, json.dumps({"config_hash": config_hash, "config": config}, indent=1) + "\n")
+    (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    write_text(folder / RUN, json.dumps(recipe_to_tables(recipe), indent=1, ensure_ascii=False) + "\n")
 
 
-def _read_owner(path: Path) -> dict[str, Any]:
+def clear(folder: Path) -> None:
+    """Remove all that a run writes from `folder`."""
+    shutil.rmtree(folder / CELLS, ignore_errors=True)
+    for path in folder.iterdir():
+        if path.name in (RUN, RESULTS, TABLE, REPORT) or path.suffix == ".png":
+            path.unlink()
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """Return the recipe whose runs `folder` holds.
+
+    Raises:
+        FolderError: There is none, or it is damaged.
+    """
+    if not (folder / RUN).exists():
+        raise FolderError(f"{folder} holds no run of emphasis ({RUN} is missing)")
+    return recipe_from_tables(_read_run(folder), str(folder / RUN))
+
+
+def job_name(cells: Iterable[Cell]) -> str:
+    """Return the name of the job that trains these cells."""
+    return digest(sorted(cell.key for cell in cells))
+
+
+def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDArray[Any]]) -> None:
+    """Write what a job found; the rows come last, since their presence says that it is finished."""
+    with replacing(folder / CELLS / f"{job}.npz") as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+    write_text(folder / CELLS / f"{job}.jsonl", lines(rows))
+    (folder / CELLS / f"{job}.pt").unlink(missing_ok=True)
+
+
+def lines(rows: Iterable[Row]) -> str:
+    """Return rows as JSON Lines, NaN as null."""
+    return "".join(json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def finished_rows(folder: Path) -> dict[str, Row]:
+    """Return every line of every finished job, by its cell's key."""
+    found: dict[str, Row] = {}
+    for path in sorted((folder / CELLS).glob("*.jsonl")):
+        for row in read_rows(path):
+            found[row["key"]] = {**row, "job": path.stem}
+    return found
+
+
+def rows_of_recipe(folder: Path, recipe: Recipe) -> list[Row]:
+    """Return the lines of the recipe's cells that are finished, in the recipe's order and with its names."""
+    found = finished_rows(folder)
+    return [
+        {**found[cell.key], "condition": cell.condition, "method": cell.method, "group": cell.group}
+        for cell in recipe.cells()
+        if cell.key in found
+    ]
+
+
+def write_results(folder: Path, rows: Sequence[Row]) -> None:
+    """Write the lines of the recipe's cells as one file."""
+    write_text(folder / RESULTS, lines(rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a JSON Lines file; null is NaN in a curve's numbers, and None elsewhere.
+
+    Raises:
+        FolderError: It is damaged.
+    """
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        owner = None
-    return owner if isinstance(owner, dict) else {}
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} cannot be read ({error}); delete it and run again") from error
 
 
-def _difference(old: Any, new: Any, name: str = "") -> str:
-    """Return the first setting that differs, such as "noise.rate is 0.4 there and 0.2 here"."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    if isinstance(old, (dict, list)) or isinstance(new, (dict, list)) or not name:
-        return f"{name or 'its settings'} differ"
-    return f"{name} is {old!r} there and {new!r} here"
+def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
+    """Return `p` (n,) at the end, `noisy` (n,), `index` (n,), and `trace` (E, n) if recorded, of one network.
 
-
-def write_results(folder: Path, rows: list[Row], probabilities: Probabilities) -> None:
-    """Write the results; the rows come last, since their presence says that the run is complete."""
-    with replacing(folder / PROBABILITIES) as partial:
-        np.savez_compressed(partial, p=probabilities.p, noisy=probabilities.noisy)
-    lines = [json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text(folder / RESULTS, "\n".join(lines) + "\n")
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def read_results(folder: Path) -> tuple[list[Row], Probabilities] | None:
-    """Return what `write_results` wrote, None where there is nothing yet."""
-    path = folder / RESULTS
-    if not path.exists():
-        return None
+    Raises:
+        FolderError: They are not there, or damaged.
+    """
+    path = folder / CELLS / f"{row['job']}.npz"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        with np.load(folder / PROBABILITIES) as arrays:
-            return rows, Probabilities(arrays["p"], arrays["noisy"])
+        with np.load(path) as arrays:
+            network, seed = list(arrays["keys"]).index(row["key"]), list(arrays["seeds"]).index(row["seed"])
+            found = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
+            if "trace" in arrays:
+                found["trace"] = arrays["trace"][:, network]
+            return found
     except (OSError, ValueError, KeyError) as error:
-        raise FolderError(f"the results in {folder} cannot be read ({error}); use --force to run again") from error
+        raise FolderError(f"{path} cannot be read ({error}); delete {row['job']}.* and run again") from error
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        run = None
+    return run if isinstance(run, dict) else {}
 
 
 def _without_nan(value: Any) -> Any:

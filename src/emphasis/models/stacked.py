@@ -1,7 +1,10 @@
-"""Many multilayer perceptrons of one shape, computed at once: their parameters are stacked, their layers one bmm.
+"""Many networks of one shape as one module: their parameters are stacked, their layers one batched product.
 
 Networks never mix: network s of the stack computes, and is trained to, what it would be alone. On a CPU this is
 many times faster than one network after another, whose matrices are too small to keep the cores busy.
+
+A stack of S networks takes inputs (K, N, ...) with K a divisor of S, and network m * K + k sees inputs[k]: so S / K
+methods share K seeds' batches, and K = 1 shows the same examples to all.
 """
 
 from __future__ import annotations
@@ -10,43 +13,76 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Parameters = list[Tensor]
-"""[weight, bias, weight, bias, ...] of layer after layer: weights (S, in, out), biases (S, out)."""
+ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
-def init_mlps(
-    layer_sizes: Sequence[int], seeds: Sequence[int], copies: int, dtype: torch.dtype = torch.float32
-) -> Parameters:
-    """Return the parameters of copies * len(seeds) perceptrons, uniform within +-1/sqrt(fan-in) like nn.Linear's.
+class StackedMLP(nn.Module):
+    """copies * len(seeds) multilayer perceptrons, uniform within +-1/sqrt(fan-in) at first like nn.Linear.
 
-    Network `copy * len(seeds) + k` depends on `seeds[k]` alone, so all copies start alike.
+    Network `copy * len(seeds) + k` starts from `seeds[k]` alone, so all copies start alike.
 
     Args:
         layer_sizes: [inputs, hidden, ..., classes], at least two.
         seeds: One integer per network of a copy.
         copies: Number of copies.
+        activation: Of the hidden layers: "relu", "sigmoid" or "tanh".
         dtype: Of the parameters; drawn in float64, so that dtypes start alike too.
+
+    Raises:
+        ValueError: An unknown activation.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    parameters: Parameters = []
-    for fan_in, fan_out in itertools.pairwise(layer_sizes):
-        for shape in ((fan_in, fan_out), (fan_out,)):
-            drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
-            one = (2.0 * torch.stack(drawn) - 1.0) / fan_in**0.5
-            stack = one.to(dtype).repeat(copies, *[1] * len(shape))
-            parameters.append(stack.requires_grad_())
-    return parameters
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        seeds: Sequence[int],
+        copies: int = 1,
+        *,
+        activation: str = "relu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is not allowed; use one of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.num_networks = copies * len(seeds)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        for fan_in, fan_out in itertools.pairwise(layer_sizes):
+            for parameters, shape in ((self.weights, (fan_in, fan_out)), (self.biases, (1, fan_out))):
+                drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
+                one = (2.0 * torch.stack(drawn) - 1.0) / fan_in**0.5
+                parameters.append(nn.Parameter(one.to(dtype).repeat(copies, 1, 1)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (S, N, C) for inputs (K, N, D)."""
+        seeds, examples, width = inputs.shape
+        first = self.weights[0]
+        # The networks that share inputs share one product: one large matrix instead of many small ones.
+        joined = first.view(-1, seeds, width, first.shape[2]).permute(1, 2, 0, 3).flatten(2)
+        hidden = torch.bmm(inputs, joined).view(seeds, examples, -1, first.shape[2])
+        hidden = hidden.permute(2, 0, 1, 3).reshape(self.num_networks, examples, -1)
+        activations: Tensor = hidden + self.biases[0]
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            activations = torch.baddbmm(bias, ACTIVATIONS[self.activation](activations), weight)
+        return activations
 
 
-def forward(parameters: Parameters, inputs: Tensor) -> Tensor:
-    """Return the logits (S, N, C) of S networks with rectified hidden layers for inputs (S, N, D)."""
-    activations = inputs
-    last = len(parameters) - 2
-    for layer in range(0, len(parameters), 2):
-        weight, bias = parameters[layer], parameters[layer + 1]
-        activations = torch.baddbmm(bias.unsqueeze(1), activations, weight)
-        if layer < last:
-            activations = activations.relu()
-    return activations
+class StackOfOne(nn.Module):
+    """Any network (N, ...) -> (N, C) as a stack of one: (1, N, ...) -> (1, N, C)."""
+
+    num_networks = 1
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (1, N, C) for inputs (1, N, ...)."""
+        logits: Tensor = self.network(inputs.squeeze(0))
+        return logits.unsqueeze(0)
+
+
+Stack = StackedMLP | StackOfOne

@@ -128,11 +128,17 @@ class EmphasisFunction(torch.autograd.Function):
         return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
 
 
-def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
-    """Return log w, saturated if unbounded, -inf beyond the largest margin."""
+def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
+    """Return log w, saturated if unbounded."""
     log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
     if options.unbounded:
         log_w = log_w.clamp(max=math.log(torch.finfo(log_w.dtype).max) - _SATURATION)
+    return log_w
+
+
+def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
+    """Return log w, saturated if unbounded, -inf beyond the largest margin."""
+    log_w = saturated_log_weight(log_p, log_q, options)
     if options.max_margin < math.inf:
         log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
     return log_w

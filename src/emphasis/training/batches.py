@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @lru_cache(maxsize=256)
@@ -22,8 +24,43 @@ def batch_indices(seeds: Sequence[int], iteration: int, num_examples: int, batch
     Raises:
         ValueError: `batch_size` exceeds `num_examples`.
     """
+    epoch, window = _place(iteration, num_examples, batch_size)
+    return np.stack([_permutation(seed, epoch, num_examples)[window] for seed in seeds])
+
+
+class Batches:
+    """`batch_indices` on a device, where an epoch's order is copied once and each step is a slice of it.
+
+    Args:
+        seeds: One per row of the indices.
+        num_examples: N.
+        batch_size: Examples per step, at most N.
+        device: Where the indices are wanted.
+    """
+
+    def __init__(self, seeds: Sequence[int], num_examples: int, batch_size: int, device: torch.device) -> None:
+        _place(0, num_examples, batch_size)
+        self._seeds, self._num_examples, self._batch_size, self._device = seeds, num_examples, batch_size, device
+        self._epoch = -1
+        self._order = torch.empty(0)
+
+    def indices(self, iteration: int) -> Tensor:
+        """Return the examples of the step after `iteration` steps, (len(seeds), batch_size) int64."""
+        epoch, window = _place(iteration, self._num_examples, self._batch_size)
+        if epoch != self._epoch:
+            order = np.stack([_permutation(seed, epoch, self._num_examples) for seed in self._seeds])
+            self._epoch, self._order = epoch, torch.from_numpy(order).to(self._device, non_blocking=True)
+        return self._order[:, window]
+
+
+def step_seed(seed: int, iteration: int, purpose: int) -> int:
+    """Return a seed for what one step draws, such as crops; `purpose` keeps several draws of a step apart."""
+    return int(np.random.SeedSequence([seed, iteration, purpose]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _place(iteration: int, num_examples: int, batch_size: int) -> tuple[int, slice]:
+    """Return the epoch of a step, and where in it the step's examples stand."""
     if batch_size > num_examples:
         raise ValueError(f"batch_size={batch_size} exceeds the {num_examples} training examples; use a smaller one")
     epoch, batch = divmod(iteration, num_examples // batch_size)
-    window = slice(batch * batch_size, (batch + 1) * batch_size)
-    return np.stack([_permutation(seed, epoch, num_examples)[window] for seed in seeds])
+    return epoch, slice(batch * batch_size, (batch + 1) * batch_size)

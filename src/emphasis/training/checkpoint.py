@@ -7,24 +7,27 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from emphasis.files import replacing
 from emphasis.training.loop import State
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message says why."""
 
 
-def save_checkpoint(path: Path, state: State, run: str, extra: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: dict[str, Any]) -> None:
     """Write `state` to `path`, replacing what was there in one move, so that a kill leaves the old or the new.
 
     Args:
         path: The file.
         state: To be kept.
+        fabric: The one that trains it; mixed precision has a loss scale to keep.
         run: Identifies the run; `load_checkpoint` compares it.
         extra: Numbers and strings to keep beside it.
     """
@@ -33,17 +36,19 @@ def save_checkpoint(path: Path, state: State, run: str, extra: dict[str, Any]) -
         "run": run,
         "extra": extra,
         "iteration": state.iteration,
-        "parameters": [parameter.detach() for parameter in state.parameters],
+        "module": state.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
         "diverged_at": state.diverged_at,
         "evaluated_at": state.evaluated_at,
         "curves": state.curves,
+        "trace": [torch.from_numpy(p) for p in state.trace],
     }
     with replacing(path) as partial:
         torch.save(content, partial)
 
 
-def load_checkpoint(path: Path, state: State, run: str) -> dict[str, Any]:
+def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[str, Any]:
     """Bring `state`, fresh from `initial_state`, to where the checkpoint was; return its `extra`.
 
     Raises:
@@ -51,7 +56,7 @@ def load_checkpoint(path: Path, state: State, run: str) -> dict[str, Any]:
         FileNotFoundError: There is none.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location=fabric.device)
         found = content["format"], content["run"]
     except FileNotFoundError:
         raise
@@ -59,13 +64,13 @@ def load_checkpoint(path: Path, state: State, run: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or cut short ({type(error).__name__})") from error
     if found != (_FORMAT, run):
         raise CheckpointError(f"{path} belongs to another run or another version of emphasis")
-    with torch.no_grad():
-        for parameter, saved in zip(state.parameters, content["parameters"], strict=True):
-            parameter.copy_(saved)
+    state.module.load_state_dict(content["module"])
     state.optimizer.load_state_dict(content["optimizer"])
+    fabric.strategy.precision.load_state_dict(content["precision"])
     state.iteration = content["iteration"]
     state.diverged_at = content["diverged_at"]
     state.evaluated_at = content["evaluated_at"]
     state.curves = content["curves"]
+    state.trace = [np.asarray(p.cpu()) for p in content["trace"]]
     extra: dict[str, Any] = content["extra"]
     return extra

@@ -1,50 +1,38 @@
-"""The loop that trains all networks at once and evaluates them as it goes.
+"""The one training loop, on Lightning Fabric: a stack of networks, which may be one, on any device.
 
-The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise
-and batches are seeded, and nothing draws on a global generator. A checkpoint therefore resumes bit for bit.
+The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise,
+batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
+
+On an accelerator the step reads nothing back: data stay on the device, and a network that diverges is noted in a
+tensor there, which is read at the next evaluation.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from emphasis.metrics import accuracy, largest_share
-from emphasis.models.stacked import Parameters, forward, init_mlps
-from emphasis.training.batches import batch_indices
-from emphasis.training.objectives import total_loss
-from emphasis.training.settings import Objective, Solver
+from emphasis.models.stacked import Stack
+from emphasis.torch._options import Options
+from emphasis.torch.functional import resolve
+from emphasis.torch.stacked import stacked_derivative
+from emphasis.training.augmentation import random_crop_flip
+from emphasis.training.batches import Batches, step_seed
+from emphasis.training.evaluation import CURVES, evaluate
+from emphasis.training.optimizers import make_optimizer, set_for_step
+from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
-CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What the networks learn and are judged by; K seeds, N training and M test examples of C classes.
-
-    Attributes:
-        inputs: (N, D).
-        labels: (K, N) int64, the noisy labels of each seed, which training sees.
-        true_labels: (N,) int64.
-        test_inputs: (M, D).
-        test_labels: (M,) int64.
-        num_classes: C.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    true_labels: Tensor
-    test_inputs: Tensor
-    test_labels: Tensor
-    num_classes: int
+_AUGMENTATION, _DROPOUT = 1, 2  # purposes of `step_seed`
 
 
 @dataclass(eq=False)
@@ -52,27 +40,55 @@ class State:
     """Everything that changes during training; S = methods * seeds networks, method by method.
 
     Attributes:
-        parameters: The networks.
-        optimizer: SGD over them.
+        module: The stack, set up by Fabric.
+        optimizer: Over its parameters, likewise.
+        num_networks: S.
+        draws: Whether the module draws random numbers in training, as dropout does.
         iteration: Steps taken.
-        diverged_at: (S,) int64, the iteration at which a network's logits became NaN or infinite; -1 if never.
+        diverged_at: (S,) int64 on the device, the iteration at which a network's logits became NaN or infinite;
+            -1 if never.
         evaluated_at: Iterations of the evaluations so far.
         curves: For each of `CURVES`, one list of S numbers per evaluation; NaN once diverged.
+        p: (S, n) float32 of the last evaluation, the probability of each label trained on.
+        trace: The same at every evaluation in float16, if they are recorded.
     """
 
-    parameters: Parameters
-    optimizer: torch.optim.SGD
+    module: nn.Module
+    optimizer: Any
+    num_networks: int
+    draws: bool
     iteration: int
     diverged_at: Tensor
     evaluated_at: list[int] = field(default_factory=list)
     curves: dict[str, list[list[float]]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    p: NDArray[np.float32] | None = None
+    trace: list[NDArray[np.float16]] = field(default_factory=list)
 
 
-def initial_state(layer_sizes: Sequence[int], seeds: Sequence[int], methods: int, solver: Solver) -> State:
-    """Return the state before the first step: every method starts from its seed's initialisation."""
-    parameters = init_mlps(layer_sizes, seeds, methods)
-    optimizer = torch.optim.SGD(parameters, lr=solver.learning_rate, momentum=solver.momentum)
-    return State(parameters, optimizer, 0, torch.full((methods * len(seeds),), -1))
+def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execution) -> State:
+    """Return the state before the first step.
+
+    Args:
+        stack: The networks as they start.
+        solver: The optimiser's settings.
+        fabric: From `make_fabric`.
+        execution: How it runs.
+    """
+    module: nn.Module = stack
+    draws = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0 for part in stack.modules())
+    if execution.channels_last and any(parameter.ndim == 4 for parameter in module.parameters()):
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if execution.compile:
+        module = torch.compile(module)  # type: ignore[assignment]
+    optimizer = make_optimizer(stack.parameters(), solver)
+    diverged_at = torch.full((stack.num_networks,), -1, device=fabric.device)
+    prepared, optimizer = fabric.setup(module, optimizer)
+    return State(prepared, optimizer, stack.num_networks, draws, 0, diverged_at)
+
+
+def make_fabric(execution: Execution) -> Fabric:
+    """Return Fabric on one device."""
+    return Fabric(accelerator=execution.accelerator, devices=1, precision=execution.precision)  # type: ignore[arg-type]
 
 
 def train(
@@ -81,110 +97,113 @@ def train(
     objectives: Sequence[Objective],
     seeds: Sequence[int],
     solver: Solver,
+    fabric: Fabric,
+    *,
     evaluate_every: int,
+    record_trace: bool = False,
     after_step: Callable[[State], None] = lambda _: None,
 ) -> None:
     """Train `state` in place to the last iteration, evaluating at 0, every `evaluate_every` steps and at the end.
 
+    It ends early, after an evaluation, once every network has diverged.
+
     Args:
         state: From `initial_state` or a checkpoint.
-        task: The data.
+        task: The data, on Fabric's device.
         objectives: One per method.
         seeds: One per row of `task.labels`.
-        solver: The settings of SGD.
+        solver: The optimiser's settings.
+        fabric: The one that `state` was set up by.
         evaluate_every: Steps between evaluations, >= 1.
+        record_trace: Whether every evaluation's probabilities are kept.
         after_step: Called after each step and its evaluation; progress and checkpoints go here.
     """
-    with warnings.catch_warnings():
+    batches = Batches(seeds, task.num_train, solver.batch_size, fabric.device)
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with warnings.catch_warnings(), torch.random.fork_rng(devices):
         # A recipe may ask for the bare formula, to show what it does; the outcome is then reported, not warned of.
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
-            evaluate(state, task)
+            _evaluate(state, task, record_trace)
+        options = [resolve(o.weighting, o.normalization, "mean", o.max_margin, None) for o in objectives]
         while state.iteration < solver.iterations:
-            step(state, task, objectives, seeds, solver)
-            if state.iteration % evaluate_every == 0 or state.iteration == solver.iterations:
-                evaluate(state, task)
+            ended = _step(state, task, options, seeds, solver, fabric, batches)
+            due = state.iteration % evaluate_every == 0 or state.iteration == solver.iterations
+            if due or ended:
+                _evaluate(state, task, record_trace)
+                if bool((state.diverged_at >= 0).all()):
+                    break
             after_step(state)
 
 
-def step(state: State, task: Task, objectives: Sequence[Objective], seeds: Sequence[int], solver: Solver) -> None:
-    """Take one step of SGD with every network."""
-    indices = torch.from_numpy(batch_indices(seeds, state.iteration, len(task.inputs), solver.batch_size))
-    inputs = task.inputs[indices].repeat(len(objectives), 1, 1)
-    labels = task.labels.gather(1, indices)
-    logits = forward(state.parameters, inputs)
-    if _retire_diverged(state, logits):
-        logits = forward(state.parameters, inputs)
+def _step(
+    state: State,
+    task: Task,
+    options: Sequence[Options],
+    seeds: Sequence[int],
+    solver: Solver,
+    fabric: Fabric,
+    batches: Batches,
+) -> bool:
+    """Take one step of the optimiser with every network; return whether all are known to have diverged."""
+    places = batches.indices(state.iteration)
+    inputs = task.inputs[task.rows(places)]
+    if task.augment:
+        generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
+        inputs = random_crop_flip(inputs.flatten(0, 1), generator).unsqueeze(
+            0
+        )  # of one network: images are not stacked
+    if state.draws:
+        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT))
+    labels = task.labels.gather(1, places)
+    logits = state.module(task.prepared(inputs))
+    if _note_diverged(state, logits):
+        if bool((state.diverged_at >= 0).all()):
+            return True
+        logits = state.module(task.prepared(inputs))
+    set_for_step(state.optimizer, solver, state.iteration)
     state.optimizer.zero_grad(set_to_none=True)
-    total_loss(objectives, logits, labels).backward()  # type: ignore[no-untyped-call]
+    fabric.backward(logits, stacked_derivative(logits, labels, options))
     state.optimizer.step()
     state.iteration += 1
+    return False
 
 
 @torch.no_grad()
-def _retire_diverged(state: State, logits: Tensor) -> bool:
-    """Zero the networks whose logits are not finite, and note when; return whether there were any.
+def _note_diverged(state: State, logits: Tensor) -> bool:
+    """Note which networks' logits are not finite; on the CPU, zero those, and return whether there were any.
 
-    Zeroed networks stay harmless in the stack; `evaluate` reports NaN for them from then on.
+    Zeroed networks stay harmless in the stack, whose loss refuses NaN; evaluation reports NaN for them from then on.
+    An accelerator's loss lets NaN through, and networks do not mix, so there nothing is read back.
     """
-    bad = ~logits.isfinite().all(dim=2).all(dim=1)
-    if not bool(bad.any()):
+    bad = ~logits.isfinite().flatten(1).all(dim=1)
+    state.diverged_at = torch.where(bad & (state.diverged_at < 0), state.iteration, state.diverged_at)
+    if logits.device.type != "cpu" or not bool(bad.any()):
         return False
-    state.diverged_at[bad & (state.diverged_at < 0)] = state.iteration
-    for parameter in state.parameters:
+    for parameter in state.module.parameters():
+        if state.num_networks == 1:
+            continue  # all is lost, and training ends
         parameter[bad] = 0.0
-        momentum = state.optimizer.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            momentum[bad] = 0.0
+        for value in state.optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value[bad] = 0.0
     return True
 
 
-@torch.no_grad()
-def evaluate(state: State, task: Task) -> None:
-    """Append one point to every curve."""
-    networks = len(state.diverged_at)
-    copies = networks // len(task.labels)
-    logits = forward(state.parameters, task.test_inputs.expand(networks, -1, -1))
-    _retire_diverged(state, logits)
-    predicted = logits.argmax(dim=2).numpy()
-    train_logits = forward(state.parameters, task.inputs.expand(networks, -1, -1))
-    train_predicted = train_logits.argmax(dim=2).numpy()
-    labels = task.labels.repeat(copies, 1)
-    p = _probabilities(train_logits, labels)
-    clean = (labels == task.true_labels).numpy()
-
-    point = {
-        "test_accuracy": accuracy(predicted, task.test_labels.numpy()),
-        "fit_noisy": accuracy(train_predicted, labels.numpy()),
-        "fit_true": accuracy(train_predicted, task.true_labels.numpy()),
-        "p_clean": _masked_mean(p, clean),
-        "p_noisy": _masked_mean(p, ~clean),
-        "largest_share": largest_share(predicted, task.num_classes),
-    }
-    alive = (state.diverged_at < 0).numpy()
-    for name, values in point.items():
-        state.curves[name].append(np.where(alive, values, math.nan).tolist())
+def _evaluate(state: State, task: Task, record_trace: bool) -> None:
+    """Append one point to each curve."""
+    alive = (state.diverged_at < 0).cpu().numpy()
+    found = evaluate(state.module, state.num_networks, task, alive)
+    for name, values in found.curves.items():
+        state.curves[name].append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
+    state.p = found.p
+    if record_trace:
+        state.trace.append(found.p.astype(np.float16))
 
 
-@torch.no_grad()
-def label_probabilities(state: State, task: Task) -> NDArray[np.float32]:
-    """Return p of each network's noisy label of each training example, (S, N); NaN for diverged networks."""
-    networks = len(state.diverged_at)
-    logits = forward(state.parameters, task.inputs.expand(networks, -1, -1))
-    p = _probabilities(logits, task.labels.repeat(networks // len(task.labels), 1))
-    p[(state.diverged_at >= 0).numpy()] = math.nan
-    return p
-
-
-def _probabilities(logits: Tensor, labels: Tensor) -> NDArray[np.float32]:
-    p: NDArray[np.float32] = logits.log_softmax(2).gather(2, labels.unsqueeze(2)).squeeze(2).exp().numpy()
-    return p
-
-
-def _masked_mean(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean of each row where its mask holds, NaN where it holds nowhere (no noise, say)."""
-    counts = mask.sum(axis=1)
-    sums = np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64)
-    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(counts), math.nan), where=counts > 0)
-    return means
+def diverged_batch(seed: int, iteration: int, task: Task, batch_size: int) -> list[int]:
+    """Return the training examples of the step at which a network of `seed` diverged, places of 0 to n - 1."""
+    batches = Batches([seed], task.num_train, batch_size, torch.device("cpu"))
+    found: list[int] = batches.indices(iteration)[0].tolist()
+    return found

@@ -1,8 +1,9 @@
-"""What training is told: the solver, and the objective of each method. Plain data, no framework."""
+"""What training is told: the solver, the objective of each method, and where and how it runs. Plain data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from emphasis.weighting import MaxMargin, Weighting
@@ -33,26 +34,106 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How the learning rate falls.
+
+    Attributes:
+        policy: "constant"; "step": times `factor` at each iteration of `at`; "inv", as Caffe's:
+            times (1 + gamma * iteration) ** -power.
+        at: Iterations of the steps, rising.
+        factor: In (0, 1].
+        gamma: >= 0.
+        power: >= 0.
+    """
+
+    policy: Literal["constant", "step", "inv"] = "constant"
+    at: tuple[int, ...] = ()
+    factor: float = 0.1
+    gamma: float = 0.0
+    power: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.policy in ("constant", "step", "inv"), "policy", self.policy, 'use "constant", "step" or "inv"')
+        rising = all(0 < a < b for a, b in zip((0, *self.at)[1:], (*self.at, math.inf)[1:], strict=False))
+        _check(rising, "at", self.at, "use rising iterations > 0")
+        _check(0.0 < self.factor <= 1.0, "factor", self.factor, "use a number in (0, 1]")
+        _check(0.0 <= self.gamma < math.inf, "gamma", self.gamma, "use a finite number >= 0")
+        _check(0.0 <= self.power < math.inf, "power", self.power, "use a finite number >= 0")
+
+    def scale(self, iteration: int) -> float:
+        """Return what the base learning rate is multiplied by in the step after `iteration` steps."""
+        if self.policy == "step":
+            return math.prod([self.factor] * sum(iteration >= at for at in self.at))
+        if self.policy == "inv":
+            return float((1.0 + self.gamma * iteration) ** -self.power)
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Solver:
-    """Stochastic gradient descent with momentum, without weight decay or schedule.
+    """A stochastic optimiser and its length, counted in iterations.
 
     Attributes:
         iterations: Number of steps, >= 1.
         batch_size: Examples per step and network, >= 1.
-        learning_rate: > 0.
-        momentum: In [0, 1).
+        learning_rate: > 0, before the schedule.
+        name: "sgd" or "adam".
+        momentum: In [0, 1); of SGD.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: >= 0, of all parameters, added to the gradient (L2), as in Caffe.
+        delta: Of Adam, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
+        betas: Of Adam, each in [0, 1).
+        schedule: Of the learning rate.
     """
 
     iterations: int
     batch_size: int
     learning_rate: float
-    momentum: float
+    name: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    delta: float = 1e-8
+    betas: tuple[float, ...] = (0.9, 0.999)
+    schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; use a whole number >= 1")
-        if not 0.0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate={self.learning_rate} is not allowed; use a finite number > 0")
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"momentum={self.momentum} is not allowed; use a number in [0, 1)")
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "use a whole number >= 1")
+        _check(self.name in ("sgd", "adam"), "name", self.name, 'use "sgd" or "adam"')
+        for name in ("learning_rate", "delta"):
+            _check(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "use a finite number > 0")
+        _check(0.0 <= self.momentum < 1.0, "momentum", self.momentum, "use a number in [0, 1)")
+        _check(not self.nesterov or self.momentum > 0.0, "nesterov", True, "give a momentum > 0 with it")
+        _check(self.name == "sgd" or self.momentum == 0.0, "momentum", self.momentum, "leave it out: Adam has betas")
+        _check(0.0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "use a finite number >= 0")
+        good = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
+        _check(good, "betas", self.betas, "use two numbers in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how training runs.
+
+    Attributes:
+        accelerator: "auto", "cpu", "cuda" or "mps", as Lightning Fabric takes it.
+        precision: "32-true", "bf16-mixed" or "16-mixed".
+        compile: Whether `torch.compile` is applied to the network.
+        channels_last: Whether images and convolutions have their channels last in memory, which is faster.
+    """
+
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    compile: bool = False
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        known = ("auto", "cpu", "cuda", "mps")
+        _check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
+        precisions = ("32-true", "bf16-mixed", "16-mixed")
+        _check(self.precision in precisions, "precision", self.precision, f"use one of {', '.join(precisions)}")
+
+
+def _check(holds: bool, name: str, value: object, cure: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not allowed; {cure}")

@@ -1,0 +1,146 @@
+"""Downloads that resume where they stopped and are checked before they are used; the standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from emphasis.datasets.archives import Digest, check_digest
+from emphasis.datasets.errors import DamagedFileError, DownloadError
+
+_BLOCK = 1 << 18  # bytes
+_TIMEOUT = 30.0  # seconds without a byte
+_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done and how much there is in all (0: unknown)."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Report nothing: the default `Progress`."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to be had on the web.
+
+    Attributes:
+        url: Where.
+        name: What it is called on disk.
+        digest: ("md5" or "sha256", hexadecimal), which decides whether it arrived.
+        size: In bytes, if known.
+    """
+
+    url: str
+    name: str
+    digest: Digest
+    size: int | None = None
+
+
+def download(
+    file: RemoteFile, folder: Path, progress: Progress = silent, attempts: int = 6, first_wait: float = 1.0
+) -> Path:
+    """Return the path of `file` in `folder`, downloaded unless it is there; whatever is returned has its digest.
+
+    What has arrived is kept in `NAME.part` and continued by the next attempt or the next call. Several processes may
+    ask for the same file: they wait for one another where the platform has file locks.
+
+    Args:
+        file: What.
+        folder: Where to; made if missing.
+        progress: Told the bytes done and in all.
+        attempts: Connections tried before giving up.
+        first_wait: Seconds before the second attempt; each further wait is twice as long.
+
+    Raises:
+        DamagedFileError: What arrived, or was there, has another digest or size. What arrived was deleted.
+        DownloadError: The server says no, or every attempt was cut off; what has arrived is kept.
+    """
+    target, part = folder / file.name, folder / f"{file.name}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if target.exists():
+            check_digest(target, file.digest)
+            return target
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(first_wait * 2 ** (attempt - 1))
+            try:
+                _continue(file, part, progress)
+                break
+            except (OSError, http.client.HTTPException) as error:
+                final = isinstance(error, urllib.error.HTTPError) and error.code not in _TRY_AGAIN
+                if final or attempt == attempts - 1 or isinstance(error, PermissionError):
+                    kept = f"{part} is kept and will be continued" if part.exists() else "nothing was kept"
+                    raise DownloadError(
+                        f"{file.url} could not be downloaded after {attempt + 1} attempts ({error}); {kept}; "
+                        f"try again, or put the file into {str(folder)!r} yourself"
+                    ) from error
+        try:
+            check_digest(part, file.digest)
+        except DamagedFileError as error:
+            part.unlink()
+            raise DamagedFileError(f"{file.url} was downloaded but not as expected: {error} (done: deleted)") from None
+        part.replace(target)
+    return target
+
+
+def _continue(file: RemoteFile, part: Path, progress: Progress) -> None:
+    """Fetch what `part` lacks; return when all is there, raise OSError or HTTPException when cut off."""
+    have = part.stat().st_size if part.exists() else 0
+    if file.size is not None and have >= file.size:
+        if have == file.size:
+            return
+        part.unlink()
+        have = 0
+    request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        if _number(error.headers.get("Content-Range", "").rpartition("/")[2]) == have:
+            return  # nothing is lacking
+        part.unlink()  # longer than the file: start afresh
+        raise ConnectionError(f"the server has no bytes from {have} on") from None
+    with response:
+        if response.status != 206:
+            have = 0  # the server ignores Range and sends all
+        elif _number(response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]) != have:
+            part.unlink(missing_ok=True)
+            raise ConnectionError(f"the server sends other bytes than those from {have} on")
+        length = _number(response.headers.get("Content-Length"))
+        total = have + length if length is not None else file.size or 0
+        with part.open("ab" if have else "wb") as out:
+            while block := response.read(_BLOCK):
+                out.write(block)
+                have += len(block)
+                progress(f"downloading {file.name}", have, total)
+    if total and have < total:  # read(n) ends early without a word when the connection is cut
+        raise ConnectionError(f"the connection ended after {have} of {total} bytes")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no locks on folders
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,130 @@
+"""Any folder of images, one folder per class."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.download import Progress
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.split import Split, draw_stratified
+
+_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+_MODES = {1: "L", 3: "RGB"}
+_SHOWN = 10  # unreadable files named in an error
+
+
+def load_image_folder(
+    root: Path,
+    progress: Progress,
+    *,
+    folder: str = ".",
+    size: int = 32,
+    channels: int = 3,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Split:
+    """Return the images below a folder: ROOT/train/CLASS/FILE and ROOT/test/CLASS/FILE, or ROOT/CLASS/FILE.
+
+    Each image is scaled, and cut in the middle where it is no square, to size x size pixels. Classes are numbered in
+    the order of their names, examples in that of class and file name. Files whose name starts with a dot, and those
+    that are no image by their suffix, are passed over.
+
+    Args:
+        root: The data folder.
+        progress: Told the number of images read and in all.
+        folder: The folder of the images, relative to `root` or absolute.
+        size: Pixels per side.
+        channels: 3 (RGB) or 1 (grey).
+        test_share: Share of each class that becomes the test part, in (0, 1), where there is no train/ and test/.
+        seed: Of that choice.
+
+    Raises:
+        DataNotFoundError: There is no such folder, or no images in it.
+        DamagedFileError: Images cannot be read; the message lists them.
+        ValueError: An option is out of range, there are less than two classes, or train and test differ in theirs.
+    """
+    if size < 1 or channels not in _MODES:
+        raise ValueError(f"size={size}, channels={channels} is not allowed; use size >= 1 and channels 1 or 3")
+    base = root / folder
+    if not base.is_dir():
+        raise DataNotFoundError(f"image folder {str(base)!r} does not exist; name it with the option 'folder'")
+    divided = [base / part for part in ("train", "test")]
+    if all(path.is_dir() for path in divided):
+        names = _classes(divided[0])
+        if strange := sorted(set(_classes(divided[1])) - set(names)):
+            raise ValueError(f"{divided[1]} has the class {strange[0]!r}, which {divided[0]} lacks")
+        train, train_labels = _files(divided[0], names)
+        test, test_labels = _files(divided[1], names, may_lack=True)
+        images = _read_all([*train, *test], size, channels, progress)
+        return Split(images[: len(train)], train_labels, images[len(train) :], test_labels, len(names), names)
+    if any(path.is_dir() for path in divided):
+        raise ValueError(f"{base} has only one of the folders 'train' and 'test'; it needs both or neither")
+    if not 0.0 < test_share < 1.0:
+        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1")
+    names = _classes(base)
+    paths, labels = _files(base, names)
+    is_test = np.zeros(len(paths), dtype=bool)
+    is_test[draw_stratified(labels, max(round(test_share * len(paths)), 1), seed)] = True
+    images = _read_all(paths, size, channels, progress)
+    return Split(images[~is_test], labels[~is_test], images[is_test], labels[is_test], len(names), names)
+
+
+def _classes(base: Path) -> tuple[str, ...]:
+    names = tuple(sorted(path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if len(names) < 2:
+        raise ValueError(
+            f"{base} has {len(names)} folders; classification needs one folder for each of 2 or more classes"
+        )
+    return names
+
+
+def _files(base: Path, names: tuple[str, ...], may_lack: bool = False) -> tuple[list[Path], NDArray[np.int64]]:
+    """Return the image files of each class in order, and their labels."""
+    paths: list[Path] = []
+    counts = []
+    for name in names:
+        inside = (base / name).iterdir() if (base / name).is_dir() else ()
+        own = sorted(p for p in inside if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+        if not own and not may_lack:
+            raise DataNotFoundError(f"{base / name} holds no images; it may hold {', '.join(sorted(_SUFFIXES))}")
+        paths += own
+        counts.append(len(own))
+    if not paths:
+        raise DataNotFoundError(f"{base} holds no images")
+    return paths, np.repeat(np.arange(len(names)), counts)
+
+
+def _read_all(paths: list[Path], size: int, channels: int, progress: Progress) -> NDArray[np.uint8]:
+    images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+    unreadable = []
+    for place, path in enumerate(paths):
+        try:
+            images[place] = _read(path, size, channels)
+        except Exception as error:  # decoders fail in many ways; every file is tried, so that one run finds them all
+            unreadable.append(f"{path} ({error})")
+        progress("reading images", place + 1, len(paths))
+    if unreadable:
+        more = f" and {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
+        listed = "; ".join(unreadable[:_SHOWN])
+        raise DamagedFileError(f"{len(unreadable)} of {len(paths)} images cannot be read: {listed}{more}")
+    return images
+
+
+def _read(path: Path, size: int, channels: int) -> NDArray[Any]:
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BITS:  # PIL would clip 16 bits to 8 rather than scale them
+                raise ValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
+            upright = ImageOps.exif_transpose(image)
+            full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
+            fitted = ImageOps.fit(full.convert(_MODES[channels]), (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)

@@ -1,0 +1,61 @@
+"""Where data is looked for, and where what is slow to compute is kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from emphasis.datasets.errors import DataNotFoundError
+
+ENVIRONMENT_VARIABLE = "EMPHASIS_DATA"
+
+
+def cache_dir() -> Path:
+    """Return the user's cache folder for this package, which may not exist yet.
+
+    $XDG_CACHE_HOME/emphasis where that is set, else the platform's: ~/.cache, ~/Library/Caches or %LOCALAPPDATA%.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base and sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    if base:
+        return Path(base) / "emphasis"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "emphasis"
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder that holds data sets: `root` if given, else $EMPHASIS_DATA, else `cache_dir()`.
+
+    Raises:
+        DataNotFoundError: A folder was named that is none.
+    """
+    named = {"data folder": root, ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE)}
+    for source, value in named.items():
+        if value:
+            path = Path(value).expanduser()
+            if not path.is_dir():
+                raise DataNotFoundError(f"{source} {str(path)!r} is not a folder; name one that holds the data")
+            return path
+    return cache_dir()
+
+
+def find(root: Path, candidates: Iterable[str]) -> Path | None:
+    """Return the first of `candidates`, paths relative to `root`, that exists, or None."""
+    return next((path for name in candidates if (path := root / name).exists()), None)
+
+
+def not_found(what: str, root: Path, files: Sequence[str], download: bool = False) -> DataNotFoundError:
+    """Return the error for data that is not there: what was looked for, where, and the cures.
+
+    Args:
+        what: The data, such as "CIFAR-10".
+        root: The folder searched.
+        files: Any one of these would have done.
+        download: Whether `download=True` is a cure.
+    """
+    cures = f"put one there, or name the folder that has it with --data DIR or {ENVIRONMENT_VARIABLE}=DIR"
+    if download:
+        cures += ", or load with download=True"
+    return DataNotFoundError(f"{what} is not in {str(root)!r}; looked for {', '.join(files)}: {cures}")

@@ -1,0 +1,95 @@
+"""Frozen dataclasses from TOML tables, with errors that say where and name the cure."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from emphasis.training.settings import Objective
+from emphasis.weighting import did_you_mean, from_dict
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read; the message says where and what to do."""
+
+
+def build(kind: type[T], table: Any, where: str) -> T:
+    """Return the dataclass `kind` from a table, converting each value to its field's type.
+
+    Keys that are no fields go into the field `options`, if there is one.
+
+    Raises:
+        RecipeError: A setting is unknown, missing, of the wrong type or not allowed.
+    """
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where} must be a table, got {table!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in table if key not in fields]
+    if unknown and "options" in fields:
+        table = {**{k: v for k, v in table.items() if k in fields}, "options": {k: table[k] for k in unknown}}
+    elif unknown:
+        raise RecipeError(f"{where}: unknown setting {unknown[0]!r}{did_you_mean(unknown[0], list(fields))}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in table and required:
+            raise RecipeError(f"{where}: the setting {name!r} is missing")
+    values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from error
+
+
+def build_objective(table: Mapping[str, Any], where: str) -> Objective:
+    """Return the objective that `weighting`, `normalization` and `max_margin` of a table describe.
+
+    TOML has no null, so "none" stands for None.
+    """
+    if table.get("weighting") is None:
+        raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}")
+    settings = {key: table[key] for key in ("weighting", "normalization", "max_margin") if key in table}
+    settings = {key: None if value == "none" else value for key, value in settings.items()}
+    try:
+        settings["weighting"] = from_dict(settings["weighting"])
+        return Objective(**settings)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def convert(kind: Any, value: Any, where: str) -> Any:
+    """Return a TOML value as a field's type.
+
+    Raises:
+        RecipeError: It is of another type.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return build(kind, value, where)
+    if origin in (typing.Union, types.UnionType):
+        return convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise RecipeError(f"{where} must be one of {', '.join(map(repr, arguments))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where} must be a list, got {value!r}")
+        return tuple(convert(arguments[0], one, f"{where}[{number}]") for number, one in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} must be a table, got {value!r}")
+        return {key: convert(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        article = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+        raise RecipeError(f"{where} must be {article.get(kind.__name__, kind.__name__)}, got {value!r}")
+    return value

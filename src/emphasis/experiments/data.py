@@ -1,0 +1,96 @@
+"""From a cell's settings to tensors: data, noise for each seed, and the network's input shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emphasis import corruption
+from emphasis.datasets import Progress, Split, holdout, load, subset
+from emphasis.datasets.download import silent
+from emphasis.experiments.settings import Cell, Dataset, Noise
+from emphasis.training.task import Task
+
+_last_loaded: dict[Any, Split] = {}  # one at most
+
+
+def load_split(dataset: Dataset, noise: Noise, root: Path | None, progress: Progress = silent) -> Split:
+    """Return the data of a recipe, cut as it says; what was loaded last is kept in memory.
+
+    Args:
+        dataset: Which.
+        noise: Human labels come with the data.
+        root: Where the data is; None: as `emphasis.datasets.data_root` says.
+        progress: Called with what is being done, how much of it is, and how much there is, where it takes long.
+
+    Raises:
+        DataNotFoundError: It is not there; the message says where it was looked for and what to do.
+        ValueError: An option that the data set does not have, or a size that cannot be.
+    """
+    options = dict(dataset.options)
+    if noise.kind == "human":
+        options["human_labels"] = True
+    key = (dataset.name, root, repr(sorted(options.items())))
+    if key not in _last_loaded:
+        split = load(dataset.name, root, progress=progress, **options)
+        _last_loaded.clear()
+        _last_loaded[key] = split
+    split = _last_loaded[key]
+    if dataset.validation:
+        split, _ = holdout(split, dataset.validation, dataset.split_seed)
+    return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
+
+
+def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
+    """Return what `noise` makes of the training labels for one seed.
+
+    Raises:
+        ValueError: The noise does not fit the data; the message says why.
+    """
+    labels, classes = split.train_labels, split.num_classes
+    if noise.kind == "human":
+        if noise.labels not in split.human_labels:
+            known = ", ".join(split.human_labels) or "none with this data"
+            raise ValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
+        given = split.human_labels[noise.labels]
+        matrix = np.eye(classes)
+        for true in range(classes):
+            if (own := given[labels == true]).size:
+                matrix[true] = np.bincount(own, minlength=classes) / own.size
+        return corruption.Corruption(given, given != labels, matrix, np.arange(len(labels)))
+    if noise.kind == "symmetric":
+        return corruption.symmetric(labels, noise.rate, num_classes=classes, seed=seed)
+    if noise.kind == "pair_flip":
+        return corruption.pair_flip(labels, noise.rate, num_classes=classes, seed=seed)
+    if noise.kind == "cifar10_asymmetric":
+        return corruption.cifar10_asymmetric(labels, noise.rate, seed=seed)
+    if noise.kind == "superclass_swap":
+        return corruption.superclass_swap(labels, noise.rate, seed=seed)
+    if noise.kind == "pn_ratio":
+        return corruption.pn_ratio(labels, noise.ratio, seed=seed)
+    if noise.kind == "long_tail":
+        return corruption.long_tail(labels, noise.ratio, num_classes=classes, seed=seed)
+    return corruption.symmetric(labels, 0.0, num_classes=classes, seed=seed)
+
+
+def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
+    """Return the task of a cell's settings with the noise of each seed, on the CPU."""
+    found = [corrupted(split, cell.noise, seed) for seed in seeds]
+    whole = all(len(one.index) == len(split.train_labels) for one in found)
+    images = split.train_inputs.dtype == np.uint8
+    statistics = tuple(torch.from_numpy(part).float() for part in split.channel_statistics()) if images else None
+    return Task(
+        inputs=torch.from_numpy(split.train_inputs),
+        labels=torch.from_numpy(np.stack([one.labels for one in found])),
+        true_labels=torch.from_numpy(split.train_labels),
+        test_inputs=torch.from_numpy(split.test_inputs),
+        test_labels=torch.from_numpy(split.test_labels),
+        num_classes=split.num_classes,
+        index=None if whole else torch.from_numpy(np.stack([one.index for one in found])),
+        statistics=(statistics[0], statistics[1]) if statistics else None,
+        augment=cell.dataset.augment and images,
+    )

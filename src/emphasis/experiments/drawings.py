@@ -1,0 +1,176 @@
+"""A recipe's figures, drawn from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from emphasis.diagnostics.figures import (
+    Curve,
+    CurvePanel,
+    Panel,
+    ProbabilityPanel,
+    accuracy_curves,
+    emphasis_panels,
+    mode_by_noise,
+    png,
+    probability_curves,
+)  # fmt: skip
+from emphasis.experiments.store import Row
+from emphasis.experiments.summary import Entry, Summary, metric_title
+
+_MANY = 8  # methods beyond this number do not fit one panel
+_MANY_PANELS = 10
+KINDS = ("curves", "probabilities", "emphasis", "modes")
+
+
+def draw(summary: Summary) -> dict[str, bytes]:
+    """Return the PNG files that the recipe asks for, by name; those of which nothing has been trained are left out.
+
+    One that stands for a single condition of several ends in its number: emphasis-2.png.
+    """
+    drawings: dict[str, bytes] = {}
+    for kind, make in (("curves", _curves), ("probabilities", _probabilities), ("emphasis", _emphasis)):
+        if kind in summary.recipe.figures:
+            drawings |= make(summary)
+    if "modes" in summary.recipe.figures:
+        drawings |= _modes(summary)
+    return drawings
+
+
+def file_name(summary: Summary, kind: str, condition: str) -> str:
+    """Return the name of the file that shows `condition`."""
+    names = summary.recipe.condition_names
+    if len(names) == 1 or (kind == "curves" and not by_group(summary)):
+        return f"{kind}.png"
+    return f"{kind}-{names.index(condition) + 1}.png"
+
+
+def by_group(summary: Summary) -> bool:
+    """Return whether there are so many methods that their curves are shown group by group."""
+    return len(summary.recipe.methods) > _MANY
+
+
+def _trained(summary: Summary, condition: str) -> list[Entry]:
+    return [entry for entry in summary.of(condition) if entry.rows]
+
+
+def _curves(summary: Summary) -> dict[str, bytes]:
+    """Return test accuracy over iterations: a panel per condition, or a figure per condition and a panel per group."""
+    grey = summary.recipe.baseline
+    conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
+    if not by_group(summary):
+        panels = [_panel(condition, _trained(summary, condition)) for condition in conditions]
+        return {"curves.png": _png(summary, accuracy_curves(panels, grey=grey))} if panels else {}
+    drawings = {}
+    for condition in conditions:
+        groups: dict[str, list[Entry]] = {}
+        for entry in _trained(summary, condition):
+            groups.setdefault(entry.cell.group, []).append(entry)
+        baseline = [entry for entry in _trained(summary, condition) if entry.cell.method == grey]
+        panels = [
+            _panel(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
+            for group, entries in groups.items()
+        ]
+        drawings[file_name(summary, "curves", condition)] = _png(summary, accuracy_curves(panels, grey=grey))
+    return drawings
+
+
+def _panel(title: str, entries: Sequence[Entry]) -> CurvePanel:
+    chance = 1.0 / entries[0].rows[0]["num_classes"]
+    return CurvePanel(title, {e.cell.method: curve(e.rows, "test_accuracy") for e in entries}, chance)
+
+
+def _probabilities(summary: Summary) -> dict[str, bytes]:
+    """Return the mean p of clean and of noisy examples over iterations: a figure per condition, a panel per method."""
+
+    def make(entries: Sequence[Entry]) -> bytes:
+        panels = [
+            ProbabilityPanel(e.cell.method, curve(e.rows, "p_clean"), curve(e.rows, "p_noisy"), e.outcome)
+            for e in entries
+        ]
+        return _png(summary, probability_curves(panels))
+
+    return _each(summary, "probabilities", make)
+
+
+def _emphasis(summary: Summary) -> dict[str, bytes]:
+    """Return where the examples ended and where the emphasis is: a figure per condition, a panel per method."""
+
+    def make(entries: Sequence[Entry]) -> bytes:
+        panels = [
+            Panel(e.cell.method, e.cell.objective.weighting, _counts(e, "clean"), _counts(e, "noisy"), e.outcome)
+            for e in entries
+        ]
+        return _png(summary, emphasis_panels(panels))
+
+    return _each(summary, "emphasis", make)
+
+
+def _counts(entry: Entry, labels: str) -> list[int]:
+    """Return the histogram of p over all seeds."""
+    return [sum(counts) for counts in zip(*(row["p_histogram"][labels] for row in entry.rows), strict=True)]
+
+
+def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], bytes]) -> dict[str, bytes]:
+    """Return a figure per condition, of all its methods; if they are many, of DM's, the baseline and the best other."""
+    drawings = {}
+    for condition in summary.recipe.condition_names:
+        entries = _trained(summary, condition)
+        if len(entries) > _MANY_PANELS:
+            kept = (summary.find(condition, summary.recipe.baseline), summary.best(condition, dm=False))
+            entries = [entry for entry in entries if entry.is_dm or entry in kept]
+        if entries:
+            drawings[file_name(summary, kind, condition)] = make(entries)
+    return drawings
+
+
+def _modes(summary: Summary) -> dict[str, bytes]:
+    """Return the emphasis mode of the best DM by noise rate, if there are two rates at least."""
+    recipe, metric = summary.recipe, summary.recipe.metric
+    rates, ours, papers = [], [], []
+    for condition in recipe.condition_names:
+        entries = [entry for entry in summary.of(condition) if _has_mode(entry)]
+        if not entries or entries[0].cell.noise.kind in ("pn_ratio", "long_tail", "human"):
+            continue
+        rates.append(entries[0].cell.noise.rate)
+        ours.append(_best_mode([(e, e.values[metric].mean) for e in entries if e.values[metric].n]))
+        papers.append(_best_mode([(e, e.paper[metric]) for e in entries if e.paper[metric] == e.paper[metric]]))
+    if len(rates) < 2 or not np.isfinite(ours).any():
+        return {}
+    figure = mode_by_noise(
+        rates, ours, paper=papers if np.isfinite(papers).any() else (),
+        paper_label="paper (full scale)" if summary.scaled else "paper",
+        label=f"ours, by {metric_title(metric).lower()}{', scaled' if summary.scaled else ''}",
+    )  # fmt: skip
+    return {"modes.png": _png(summary, figure)}
+
+
+def _png(summary: Summary, figure: Figure) -> bytes:
+    """Return the figure as a file, which says so if the run is scaled down: it may be shown without its page."""
+    if summary.scaled:
+        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color="#767676")
+    return png(figure)
+
+
+def _has_mode(entry: Entry) -> bool:
+    """Return whether the entry is a DM with one emphasis mode."""
+    return entry.cell.objective.weighting.to_dict()["family"] == "DM" and len(entry.cell.objective.weighting.modes) == 1
+
+
+def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:
+    if not scored:
+        return float("nan")
+    return float(max(scored, key=lambda one: one[1])[0].cell.objective.weighting.modes[0])
+
+
+def curve(rows: Sequence[Row], name: str) -> Curve:
+    """Return one of the rows' curves, those that end early because their network diverged filled up with NaN."""
+    longest: list[int] = max((row["curves"]["iteration"] for row in rows), key=len)
+    values = np.full((len(rows), len(longest)), np.nan)
+    for number, row in enumerate(rows):
+        own = np.array(row["curves"][name], dtype=np.float64)  # None becomes NaN
+        values[number, : len(own)] = own
+    return Curve(longest, values)

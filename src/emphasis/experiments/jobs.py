@@ -1,0 +1,273 @@
+"""Jobs: which cells are trained together, and one job from data to its lines in the store."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+import emphasis
+from emphasis.experiments.data import load_split, make_task
+from emphasis.experiments.settings import Cell, digest, objective_as_dict
+from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
+from emphasis.metrics import outcome
+from emphasis.models import build
+from emphasis.models.stacked import Stack, StackedMLP, StackOfOne
+from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from emphasis.training.evaluation import CURVES
+from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
+from emphasis.training.settings import Execution, Objective
+from emphasis.training.task import Task
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+_BINS = 20  # of the histogram of p that each line keeps
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells that share everything but objective and seed: every one of `objectives` with every one of `seeds`.
+
+    Attributes:
+        cells: Objective by objective, seed by seed.
+        seeds: K of them.
+    """
+
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """By which the store knows it."""
+        return job_name(self.cells)
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """One per method."""
+        return [cell.objective for cell in self.cells[:: len(self.seeds)]]
+
+    @property
+    def title(self) -> str:
+        """What it trains, for people."""
+        first = self.cells[0]
+        what = f"{len(self.cells)} networks" if len(self.cells) > 1 else f"{first.method}, seed {first.seed}"
+        return ": ".join(filter(None, (first.condition, what)))
+
+
+def make_jobs(cells: Sequence[Cell]) -> list[Job]:
+    """Return the jobs that train `cells`, each once: perceptrons of like settings together, other networks alone."""
+    stacks: dict[tuple[str, tuple[int, ...]], list[Cell]] = {}
+    by_objective: dict[tuple[str, str], dict[int, Cell]] = {}
+    jobs: list[Job] = []
+    for cell in {cell.key: cell for cell in cells}.values():
+        if is_stackable(cell):
+            shared = digest(cell.shared())
+            by_objective.setdefault((shared, digest(objective_as_dict(cell.objective))), {})[cell.seed] = cell
+        else:
+            jobs.append(Job((cell,), (cell.seed,)))
+    for (shared, _), by_seed in by_objective.items():
+        seeds = tuple(sorted(by_seed))
+        stacks.setdefault((shared, seeds), []).extend(by_seed[seed] for seed in seeds)
+    jobs += [Job(tuple(stack), seeds) for (_, seeds), stack in stacks.items()]
+    order = {cell.key: number for number, cell in reversed(list(enumerate(cells)))}
+    return sorted(jobs, key=lambda job: min(order[cell.key] for cell in job.cells))
+
+
+def is_stackable(cell: Cell) -> bool:
+    """Return whether the cell's network can be trained as one of a stack."""
+    return cell.network.name == "mlp" and not cell.network.options.get("dropout")
+
+
+def run_job(
+    job: Job,
+    folder: Path,
+    *,
+    root: Path | None,
+    execution: Execution,
+    checkpoint_seconds: float,
+    progress: Progress = lambda _done, _total: None,
+    say: Say = lambda _: None,
+) -> None:
+    """Train the job's networks, going on from its checkpoint if there is one, and write their lines.
+
+    Another process at the same job is waited for, and what it wrote is kept.
+    """
+    path = folder / CELLS / f"{job.name}.lock"
+    lock = FileLock(path)  # the system frees it when its owner dies, however it dies
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"{job.title}: another process is at it; waiting")
+        lock.acquire()
+    with lock:
+        lock.release()  # `with` has acquired it once more
+        if not {cell.key for cell in job.cells} <= finished_rows(folder).keys():
+            _train_job(job, folder, root, execution, checkpoint_seconds, progress, say)
+    path.unlink(missing_ok=True)  # whoever still waits for it finds the job finished
+
+
+def _train_job(
+    job: Job, folder: Path, root: Path | None, execution: Execution, checkpoint_seconds: float, progress: Progress,
+    say: Say,
+) -> None:  # fmt: skip
+    first = job.cells[0]
+    split = load_split(first.dataset, first.noise, root)
+    fabric = make_fabric(execution)
+    task = make_task(first, split, job.seeds).to(fabric.device)
+    stack = make_stack(job, task.inputs.shape[1:], task.num_classes)
+    state = initial_state(stack, first.solver, fabric, execution)
+    checkpoint = folder / CELLS / f"{job.name}.pt"
+    earlier = 0.0
+    try:
+        extra = load_checkpoint(checkpoint, state, fabric, job.name)
+        earlier = float(extra["seconds"])
+        torch.set_num_threads(extra["threads"])  # so that it ends as it would have, bit for bit
+        say(f"{job.title}: going on from iteration {state.iteration:,} of {first.solver.iterations:,}")
+    except FileNotFoundError:
+        pass
+    except CheckpointError as error:
+        say(f"{error}; starting from the beginning")
+    began = last_saved = time.monotonic()
+
+    def after_step(state: State) -> None:
+        nonlocal last_saved
+        progress(state.iteration, first.solver.iterations)
+        now = time.monotonic()
+        if now - last_saved >= checkpoint_seconds:
+            extra = {"seconds": earlier + now - began, "threads": torch.get_num_threads()}
+            save_checkpoint(checkpoint, state, fabric, job.name, extra)
+            last_saved = time.monotonic()
+
+    progress(state.iteration, first.solver.iterations)
+    train(
+        state, task, job.objectives, job.seeds, first.solver, fabric,
+        evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
+    )  # fmt: skip
+    rows = _rows(job, state, task, {
+        "seconds": round(earlier + time.monotonic() - began, 2), "threads": torch.get_num_threads(),
+        "device": device_name(fabric.device), "compiled": execution.compile, "revision": revision(),
+        "versions": versions(),
+    })  # fmt: skip
+    for row in rows:
+        if row["diverged_at"] is not None:
+            few = ", ".join(map(str, row["diverged_batch"][:5]))
+            say(f"{row['method']}, seed {row['seed']}: logits became NaN or infinite at iteration "
+                f"{row['diverged_at']:,}, on the batch of training examples {few}, ...")  # fmt: skip
+    write_job(folder, job.name, rows, _arrays(job, state, task))
+
+
+def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
+    """Return the job's networks as they start.
+
+    Raises:
+        ValueError: Options that the network does not have.
+    """
+    first = job.cells[0]
+    options = dict(first.network.options)
+    if is_stackable(first):
+        sizes = [int(np.prod(input_shape)), *options.pop("hidden", []), num_classes]
+        options.pop("dropout", None)
+        return StackedMLP(sizes, job.seeds, len(job.objectives), **options)
+    return StackOfOne(build(first.network.name, tuple(input_shape), num_classes, seed=first.seed, **options))
+
+
+def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row]:
+    """Return one row per network."""
+    curves = {name: np.array(state.curves[name]) for name in CURVES}
+    assert state.p is not None
+    noisy = task.noisy.cpu().numpy()
+    rows = []
+    for number, cell in enumerate(job.cells):
+        own = {name: values[:, number] for name, values in curves.items()}
+        alive = np.isfinite(own["test_accuracy"])
+        diverged_at = int(state.diverged_at[number])
+        wrong = noisy[number % len(job.seeds)]
+        rows.append(
+            {
+                "key": cell.key,
+                "condition": cell.condition,
+                "method": cell.method,
+                "group": cell.group,
+                **cell.config(),
+                "realised_noise_rate": float(wrong.mean()),
+                "best_test_accuracy": float(own["test_accuracy"][alive].max()) if alive.any() else float("nan"),
+                "final_test_accuracy": float(own["test_accuracy"][-1]),
+                **{f"final_{name}": float(own[name][-1]) for name in CURVES if name != "test_accuracy"},
+                "outcome": outcome(own["test_accuracy"], own["largest_share"], task.num_classes, len(task.test_labels)),
+                "diverged_at": diverged_at if diverged_at >= 0 else None,
+                "diverged_batch": diverged_batch(cell.seed, diverged_at, task, cell.solver.batch_size)
+                if diverged_at >= 0
+                else None,
+                "curves": {"iteration": state.evaluated_at, **{k: v.round(5).tolist() for k, v in own.items()}},
+                "p_histogram": {
+                    name: np.histogram(state.p[number][mask], _BINS, (0.0, 1.0))[0].tolist()
+                    for name, mask in (("clean", ~wrong), ("noisy", wrong))
+                },
+                "n_train": task.num_train,
+                "n_test": len(task.test_labels),
+                "num_classes": task.num_classes,
+                "networks_at_once": len(job.cells),
+                **about,
+            }
+        )
+    return rows
+
+
+def _arrays(job: Job, state: State, task: Task) -> dict[str, NDArray[Any]]:
+    """Return what `store.probabilities` reads."""
+    assert state.p is not None
+    everyone = np.broadcast_to(np.arange(task.num_train), tuple(task.labels.shape))
+    arrays: dict[str, NDArray[Any]] = {
+        "keys": np.array([cell.key for cell in job.cells]),
+        "seeds": np.array(job.seeds),
+        "p": state.p,
+        "noisy": task.noisy.cpu().numpy(),
+        "index": everyone if task.index is None else task.index.cpu().numpy(),
+    }
+    if state.trace:
+        arrays["trace"] = np.stack(state.trace)
+    return arrays
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results may depend on."""
+    return {
+        "emphasis": emphasis.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def revision() -> str | None:
+    """Return `git describe` of the source tree this package is in, None if it is in none."""
+    command = ["git", "describe", "--always", "--dirty", "--tags"]
+    here = Path(__file__).parent
+    try:
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(emphasis.__file__).name],
+            cwd=Path(emphasis.__file__).parent,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+        if tracked.returncode != 0:  # installed inside somebody else's repository
+            return None
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

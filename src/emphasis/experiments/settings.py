@@ -1,0 +1,167 @@
+"""What one network of an experiment is made of, as frozen data; a recipe is many of them.
+
+Everything here determines the numbers of a result, and nothing else does: `Cell.key` is a digest of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from emphasis.training.settings import Objective, Solver
+
+NOISE_KINDS = (
+    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "pn_ratio", "long_tail", "human",
+)  # fmt: skip
+_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Which data.
+
+    Attributes:
+        name: Of `emphasis.datasets.NAMES`.
+        augment: Crop (after padding by 4) and flip training images at random.
+        train_size: Train on this many examples of the training part, all classes alike; 0: on all.
+        validation: Hold out this share of the training part, with true labels, and test on it; 0: use the test part.
+        split_seed: Of `train_size` and `validation`, and of data sets that have no test part of their own.
+        options: What else the data set's loader takes.
+    """
+
+    name: str
+    augment: bool = False
+    train_size: int = 0
+    validation: float = 0.0
+    split_seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
+        check(0.0 <= self.validation < 1.0, "validation", self.validation, "use a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is done to the training labels; see `emphasis.corruption`.
+
+    Attributes:
+        kind: One of `NOISE_KINDS`; "human": labels that people gave, which come with the data.
+        rate: Of label noise, in [0, 1].
+        ratio: Positives to negatives of "pn_ratio", or the imbalance factor of "long_tail".
+        labels: Which of the human labels.
+    """
+
+    kind: str = "none"
+    rate: float = 0.0
+    ratio: float = 0.0
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        check(self.kind in NOISE_KINDS, "kind", self.kind, f"use one of {', '.join(NOISE_KINDS)}")
+        check(0.0 <= self.rate <= 1.0, "rate", self.rate, "use a number in [0, 1]")
+        check(self.rate == 0.0 or self.kind in _RATED, "rate", self.rate, f"it needs a kind of {', '.join(_RATED)}")
+        needs_ratio = self.kind in ("pn_ratio", "long_tail")
+        check(
+            needs_ratio == (self.ratio > 0.0), "ratio", self.ratio, "give pn_ratio and long_tail one > 0, others none"
+        )
+        check(
+            (self.kind == "human") == bool(self.labels), "labels", self.labels, 'name them, with kind = "human" alone'
+        )
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network: a name that `emphasis.models` knows, and its options; "mlp" trains many at once."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluated before the first step, at every `every`-th iteration and at the end.
+
+    Attributes:
+        every: Iterations between evaluations.
+        trace: Whether every evaluation keeps the probability of each training example's label.
+    """
+
+    every: int = 500
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.every >= 1, "every", self.every, "use a whole number >= 1")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network: where it stands in the recipe's table, and all that determines its numbers.
+
+    Attributes:
+        condition: The column of the table; "" if there is only one.
+        method: The row.
+        group: Of the method.
+        seed: Of initialisation, noise, batches, crops and dropout.
+        dataset: Which data.
+        noise: What is done to the labels.
+        network: Which network.
+        solver: The optimiser.
+        evaluation: How often it is looked at.
+        objective: The weighting.
+        precision: Of the arithmetic.
+    """
+
+    condition: str
+    method: str
+    group: str
+    seed: int
+    dataset: Dataset
+    noise: Noise
+    network: Network
+    solver: Solver
+    evaluation: Evaluation
+    objective: Objective
+    precision: str = "32-true"
+
+    def shared(self) -> dict[str, Any]:
+        """Return, as plain data, what networks trained as one batched computation have in common."""
+        parts = ("dataset", "noise", "network", "solver", "evaluation")
+        settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
+        plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
+        return plain
+
+    def config(self) -> dict[str, Any]:
+        """Return, as plain data, what determines the numbers."""
+        return {**self.shared(), **objective_as_dict(self.objective), "seed": self.seed}
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that differ if `config` does."""
+        return digest(self.config())
+
+
+def objective_as_dict(objective: Objective) -> dict[str, Any]:
+    """Return the objective as plain data."""
+    return {
+        "weighting": objective.weighting.to_dict(),
+        "normalization": objective.normalization,
+        "max_margin": objective.max_margin,
+    }
+
+
+def digest(plain: Any) -> str:
+    """Return 16 hexadecimal digits of plain data."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+Status = Literal["full", "scaled", "data-unavailable"]
+
+
+def check(holds: bool, name: str, value: Any, cure: str) -> None:
+    """Raise ValueError unless `holds`; who builds the settings says where they stand."""
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not allowed; {cure}")

@@ -1,0 +1,48 @@
+"""The multilayer perceptron: linear layers with a nonlinearity between them, for vectors or flattened images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from emphasis.models.layers import check_dropout, check_widths
+from emphasis.weighting import did_you_mean
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+
+def mlp(
+    input_shape: Sequence[int],
+    num_classes: int,
+    *,
+    hidden: Sequence[int] = (64,),
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Return a perceptron with PyTorch's default initialisation, uniform within +-1/sqrt(fan-in).
+
+    Args:
+        input_shape: (D,), or any shape, which is flattened.
+        num_classes: C.
+        hidden: Units of each hidden layer; none gives a linear classifier.
+        activation: "relu", "sigmoid" or "tanh", after each hidden layer.
+        dropout: Rate, in [0, 1), before the last linear layer.
+
+    Raises:
+        ValueError: An argument is not allowed.
+    """
+    check_widths("hidden", hidden, 0)
+    check_dropout(dropout)
+    if activation not in _ACTIVATIONS:
+        hint = did_you_mean(str(activation), _ACTIVATIONS)
+        raise ValueError(f"activation={activation!r} is unknown{hint}; known: {', '.join(_ACTIVATIONS)}")
+    sizes = [math.prod(input_shape), *hidden]
+    layers: list[nn.Module] = [] if len(input_shape) == 1 else [nn.Flatten()]
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
+    if dropout:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))

@@ -1,0 +1,93 @@
+"""What the networks make of the test set and of their own training set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emphasis.metrics import accuracy, largest_share
+from emphasis.training.task import Task, all_places
+
+CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
+_LOGITS_AT_ONCE = 2**18  # 1 MiB of float32: larger ones and their activations leave the cache
+_IMAGES_AT_ONCE = 250  # twice as fast on a CPU as 1,000, whose activations leave the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """S networks, n training examples.
+
+    Attributes:
+        curves: For each of `CURVES`, (S,) numbers; NaN for networks without finite logits.
+        p: (S, n) float32, the probability of the label trained on; NaN likewise.
+    """
+
+    curves: dict[str, NDArray[np.float64]]
+    p: NDArray[np.float32]
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.bool_]) -> Evaluation:
+    """Return the accuracies and probabilities of S `networks`, which are in evaluation mode meanwhile.
+
+    Args:
+        module: The stack, (K, B, ...) -> (S, B, C).
+        networks: S.
+        task: The data, on the module's device.
+        alive: (S,) networks that have not diverged; the others' numbers are NaN.
+    """
+    training = module.training
+    module.eval()
+    copies = networks // len(task.labels)
+    size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
+    if task.statistics is not None:
+        size = min(size, _IMAGES_AT_ONCE)
+    predicted = []
+    for start in range(0, len(task.test_inputs), size):
+        logits = module(task.prepared(task.test_inputs[start : start + size].unsqueeze(0)))
+        predicted.append(logits.argmax(2))
+    tested = torch.cat(predicted, 1).cpu().numpy()
+
+    fitted, probabilities = [], []
+    for start in range(0, task.num_train, size):
+        stop = min(start + size, task.num_train)
+        logits = module(task.prepared(task.inputs[task.rows(all_places(task, start, stop))])).float()
+        labels = task.labels[:, start:stop].repeat(copies, 1)
+        fitted.append(logits.argmax(2))
+        probabilities.append(_probabilities(logits, labels))
+    trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
+    module.train(training)
+
+    given, true, noisy = (
+        values.cpu().numpy()[np.arange(networks) % len(values)]
+        for values in (task.labels, task.seed_true_labels, task.noisy)
+    )
+    curves = {
+        "test_accuracy": accuracy(tested, task.test_labels.cpu().numpy()),
+        "fit_noisy": accuracy(trained, given),
+        "fit_true": accuracy(trained, true),
+        "p_clean": _masked_mean(p, ~noisy),
+        "p_noisy": _masked_mean(p, noisy),
+        "largest_share": largest_share(tested, task.num_classes),
+    }
+    p[~alive] = math.nan
+    return Evaluation({name: np.where(alive, values, math.nan) for name, values in curves.items()}, p)
+
+
+def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability of each label, (S, B), from logits (S, B, C)."""
+    return (logits.gather(2, labels.unsqueeze(2)).squeeze(2) - logits.logsumexp(2)).exp()
+
+
+def _masked_mean(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mean of each row where its mask holds, NaN where it holds nowhere (no noise, say)."""
+    counts = mask.sum(axis=1)
+    sums = np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(counts), math.nan), where=counts > 0)
+    return means

@@ -1,0 +1,45 @@
+"""Optimisers as the settings describe them, with Caffe's meaning of Adam's delta.
+
+Adam as Caffe writes it (D. P. Kingma and J. Ba, ICLR 2015, the form at the end of its section 2) takes, with first
+and second moments m and v after t steps,
+
+    step = learning_rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + delta).
+
+PyTorch divides v by its bias 1 - beta2^t before it adds eps, so its eps is delta / sqrt(1 - beta2^t): the same in
+the end, and up to 32 times as much in the first step. With the paper's delta = 0.1 and 1 (Table 7) that matters.
+
+SGD with momentum is PyTorch's: velocity = momentum * velocity + gradient; step = learning_rate * velocity. Caffe has
+the learning rate inside the velocity; the two differ only for a few steps after the learning rate has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from emphasis.training.settings import Solver
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
+    """Return the optimiser that `solver` describes, for its first step."""
+    if solver.name == "adam":
+        betas = (solver.betas[0], solver.betas[1])
+        return torch.optim.Adam(parameters, solver.learning_rate, betas=betas, weight_decay=solver.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        solver.learning_rate,
+        momentum=solver.momentum,
+        nesterov=solver.nesterov,
+        weight_decay=solver.weight_decay,
+    )
+
+
+def set_for_step(optimizer: torch.optim.Optimizer, solver: Solver, iteration: int) -> None:
+    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps."""
+    for group in optimizer.param_groups:
+        group["lr"] = solver.learning_rate * solver.schedule.scale(iteration)
+        if solver.name == "adam":
+            group["eps"] = solver.delta / math.sqrt(1.0 - solver.betas[1] ** (iteration + 1))

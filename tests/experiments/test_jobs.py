@@ -1,0 +1,134 @@
+"""Which cells train together, and what their data and noise are."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emphasis.datasets import Split
+from emphasis.experiments.data import corrupted, make_task
+from emphasis.experiments.jobs import make_jobs, make_stack
+from emphasis.experiments.recipe import load_recipe, recipe_names
+from emphasis.experiments.settings import Noise
+from emphasis.models.stacked import StackedMLP, StackOfOne
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.parametrize("name", ["digits", "table5", "table7", "table9"])
+def test_every_cell_is_in_one_job_and_jobs_share_their_settings(name):
+    cells = list(load_recipe(name).cells())
+    jobs = make_jobs(cells)
+    assert sorted(cell.key for job in jobs for cell in job.cells) == sorted({cell.key for cell in cells})
+    for job in jobs:
+        assert len(job.cells) == len(job.objectives) * len(job.seeds)
+        assert all(cell.shared() == job.cells[0].shared() for cell in job.cells)
+        for number, cell in enumerate(job.cells):
+            assert cell.objective == job.objectives[number // len(job.seeds)]
+            assert cell.seed == job.seeds[number % len(job.seeds)]
+
+
+def test_perceptrons_are_stacked_and_other_networks_are_not():
+    stacked = make_jobs(list(load_recipe("table5").cells()))
+    assert len(stacked) == 5
+    stack = make_stack(stacked[0], (100,), 2)
+    assert isinstance(stack, StackedMLP)
+    assert stack.num_networks == len(stacked[0].cells)
+    alone = make_jobs(list(load_recipe("table9").scaled_down().cells()))
+    assert all(len(job.cells) == 1 for job in alone)
+    assert isinstance(make_stack(alone[0], (3, 32, 32), 10), StackOfOne)
+
+
+def test_what_is_left_of_a_half_finished_recipe_keeps_the_product_form():
+    cells = list(load_recipe("digits").cells())
+    rest = [cell for cell in cells if not (cell.method == "CCE" and cell.seed < 3) and cell.method != "MAE"]
+    jobs = make_jobs(rest)
+    assert sorted(cell.key for job in jobs for cell in job.cells) == sorted(cell.key for cell in rest)
+    assert {job.seeds for job in jobs} == {(0, 1, 2, 3, 4), (3, 4)}
+
+
+def test_a_dropout_rate_takes_a_perceptron_out_of_the_stack():
+    cell = next(load_recipe("digits").cells())
+    network = dataclasses.replace(cell.network, options={**cell.network.options, "dropout": 0.5})
+    (job,) = make_jobs([dataclasses.replace(cell, network=network)])
+    assert isinstance(make_stack(job, (64,), 10), StackOfOne)
+
+
+def _split(images=False):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), 60)
+    inputs = (
+        rng.integers(256, size=(120, 3, 4, 4), dtype=np.uint8) if images else rng.random((120, 5), dtype=np.float32)
+    )
+    human = np.where(rng.random(120) < 0.3, 1 - labels, labels)
+    return Split(inputs, labels, inputs[:20], labels[:20], 2, human_labels={"worse_label": human})
+
+
+def test_noise_depends_on_the_seed_and_changes_only_labels():
+    cell = dataclasses.replace(next(load_recipe("digits").cells()), noise=Noise("symmetric", 0.3))
+    split = _split()
+    task = make_task(cell, split, [0, 1])
+    assert task.index is None
+    assert torch.equal(task.inputs, torch.from_numpy(split.train_inputs))
+    assert task.noisy.float().mean(1).tolist() == pytest.approx([0.3, 0.3])
+    assert not torch.equal(task.labels[0], task.labels[1])
+    assert torch.equal(make_task(cell, split, [1]).labels[0], task.labels[1])
+
+
+def test_a_ratio_of_positives_to_negatives_keeps_every_positive():
+    cell = dataclasses.replace(next(load_recipe("digits").cells()), noise=Noise("pn_ratio", ratio=10.0))
+    task = make_task(cell, _split(), [0, 1])
+    assert task.num_train == 66
+    assert task.labels.sum(1).tolist() == [60, 60]
+    assert torch.equal(task.labels, task.true_labels[task.index])
+    assert not task.noisy.any()
+    assert not torch.equal(task.index[0], task.index[1])
+
+
+def test_human_labels_are_what_people_gave():
+    split = _split()
+    found = corrupted(split, Noise("human", labels="worse_label"), seed=0)
+    assert np.array_equal(found.labels, split.human_labels["worse_label"])
+    rates = [(found.labels[split.train_labels == c] != c).mean() for c in (0, 1)]
+    np.testing.assert_allclose(1 - np.diag(found.transition_matrix), rates)
+    np.testing.assert_allclose(found.transition_matrix.sum(axis=1), 1.0)
+    with pytest.raises(ValueError, match="use one of: worse_label"):
+        corrupted(split, Noise("human", labels="aggre_label"), seed=0)
+
+
+def test_images_bring_their_channel_statistics():
+    cell = next(load_recipe("table8").cells())
+    task = make_task(cell, _split(images=True), [0])
+    assert task.augment
+    prepared = task.prepared(task.inputs[None])
+    assert prepared.shape == (1, 120, 3, 4, 4)
+    np.testing.assert_allclose(prepared.mean((0, 1, 3, 4)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(prepared.var((0, 1, 3, 4), correction=0), 1.0, atol=1e-5)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside the repository")
+def test_human_labels_of_cifar10_have_the_published_noise_rate():
+    from emphasis.experiments.data import load_split
+
+    cell = next(load_recipe("cifar10n").cells())
+    split = load_split(cell.dataset, cell.noise, DATA)
+    assert corrupted(split, cell.noise, 0).realised_rate == pytest.approx(0.4021, abs=5e-5)
+
+
+def _networks():
+    """One cell for each distinct network of the recipes."""
+    cells = {}
+    for name in recipe_names():
+        for cell in load_recipe(name).cells():
+            cells.setdefault((cell.network.name, str(cell.network.options)), cell)
+    return list(cells.values())
+
+
+@pytest.mark.parametrize("cell", _networks(), ids=lambda cell: f"{cell.network.name}-{cell.network.options}")
+def test_every_recipes_network_can_be_built_and_run(cell):
+    shape = {"mlp": (100,), "resnet50": (3, 64, 64), "googlenet-v2": (3, 64, 64)}.get(cell.network.name, (3, 32, 32))
+    stack = make_stack(make_jobs([cell])[0], shape, 10).eval()
+    with torch.no_grad():
+        assert stack(torch.zeros(1, 2, *shape)).shape == (1, 2, 10)

@@ -1,0 +1,135 @@
+"""The validation search on digits: it finds what is good, looks at no test example, and goes on where it was."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optuna")
+
+from emphasis.experiments.build import RecipeError
+from emphasis.experiments.data import load_split, make_task
+from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.search import SEARCH, STUDY, Vary, parse_vary, search
+from emphasis.experiments.store import finished_rows
+
+TINY = load_recipe(str(Path(__file__).parent / "tiny.toml")).changed({"solver.iterations": 120, "seeds": 1})
+SPACE = (Vary("weighting.lam", (0.0, 0.5, 1.0)), Vary("weighting.beta", low=0.5, high=16.0))
+METHOD = "DM"
+
+
+def _search(folder, trials=6, **changes):
+    return search(TINY, folder, method=METHOD, space=SPACE, trials=trials, batch=3, threads=1, **changes)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search") / "run"
+    return folder, _search(folder)
+
+
+def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy(found):
+    folder, result = found
+    means = [mean for _, mean, _ in result.trials]
+    assert len(means) == 6
+    assert result.best == result.trials[int(np.argmax(means))][0]
+    assert {*result.best} == {"weighting.lam", "weighting.beta"}
+    summary = json.loads((folder / SEARCH).read_text())
+    assert summary["best"] == result.best
+    assert summary["test"]["n"] == len(result.rows) == 1
+    assert summary["objective"]["weighting"]["beta"] == result.best["weighting.beta"]
+    assert result.rows[0]["n_train"] == 1297
+    assert result.rows[0]["n_test"] == 500
+
+
+def test_trials_see_no_test_example_and_are_judged_by_true_labels(found):
+    folder, _ = found
+    trained = [row for row in finished_rows(folder).values() if row["dataset"]["validation"]]
+    assert {row["n_train"] for row in trained} == {1038}
+    assert {row["n_test"] for row in trained} == {259}
+    cell = next(TINY.changed({"dataset.validation": 0.2}).cells())
+    whole = load_split(dataclasses.replace(cell.dataset, validation=0.0), cell.noise, None)
+    task = make_task(cell, load_split(cell.dataset, cell.noise, None), [0])
+    everything = {image.tobytes() for image in whole.train_inputs}
+    validation = {image.tobytes() for image in task.test_inputs.numpy()}
+    assert validation <= everything
+    assert not validation & {image.tobytes() for image in task.inputs.numpy()}
+    true = {image.tobytes(): label for image, label in zip(whole.train_inputs, whole.train_labels, strict=True)}
+    assert all(true[x.tobytes()] == y for x, y in zip(task.test_inputs.numpy(), task.test_labels.numpy(), strict=True))
+    assert task.noisy.float().mean() == pytest.approx(cell.noise.rate, abs=0.01)
+
+
+def test_a_finished_search_is_shown_again_and_can_be_extended(found):
+    folder, result = found
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert _search(folder).trials == result.trials
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()} == before
+    more = _search(folder, trials=7)
+    assert more.trials[:6] == result.trials
+    assert len(more.trials) == 7
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_search import _search
+_search(Path(sys.argv[1]), say=lambda message: print(message, flush=True))
+"""
+
+
+def test_a_killed_search_goes_on_and_finds_the_same(found, tmp_path):
+    _, result = found
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", _SCRIPT, str(folder), str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("cells/*.jsonl")):  # the first batch has been trained
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (folder / STUDY).exists()
+    assert not (folder / SEARCH).exists(), "killed too late to test anything"
+    again = _search(folder)
+    assert again.best == result.best
+    assert sorted(mean for _, mean, _ in again.trials) == sorted(mean for _, mean, _ in result.trials)
+
+
+@pytest.mark.parametrize(
+    ("text", "vary"),
+    [
+        ("weighting.beta=4,8,12", Vary("weighting.beta", (4, 8, 12))),
+        ("weighting.beta=0.5:24", Vary("weighting.beta", low=0.5, high=24.0)),
+        ("solver.learning_rate=1e-3:0.1:log", Vary("solver.learning_rate", low=1e-3, high=0.1, log=True)),
+        ("normalization=batch,integral", Vary("normalization", ("batch", "integral"))),
+    ],
+)
+def test_what_to_vary_is_read(text, vary):
+    assert parse_vary(text) == vary
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["beta=1,2", "weighting.beta", "weighting.beta=", "weighting.beta=3:1", "weighting.beta=0:1:log", "dataset.name=a",
+     "weighting.beta=1:2:lin", "weighting.beta=a:b"],
+)  # fmt: skip
+def test_what_cannot_be_varied_is_an_error_with_the_cure(text):
+    with pytest.raises(RecipeError, match="use PART.KEY=|use LOW:HIGH"):
+        parse_vary(text)
+
+
+def test_a_setting_that_a_weighting_does_not_have_is_an_error(tmp_path):
+    with pytest.raises(RecipeError, match="gamma"):
+        search(TINY, tmp_path / "a", method=METHOD, space=(Vary("weighting.gamma", (1.0,)),), trials=1)
+    with pytest.raises(RecipeError, match="whole number >= 1"):
+        search(TINY, tmp_path / "b", method=METHOD, trials=0)
