@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,9 @@ def _fails(capsys, *arguments):
     return captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["show", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in ("run", "report", "recipes", "show"))]
+)
 def test_help_reads_well(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
@@ -78,8 +82,31 @@ def test_show_draws_to_a_file(tmp_path, capsys):
         (["show", "DM", "--out", "/nonexistent/edf.png"], "No such file"),
         (["run", "digit"], "did you mean 'digits'"),
         (["run", "digits", "--noise-rate", "2"], "use a number in [0, 1]"),
+        (["run", "table5", "--noise-rate", "0.2"], "its conditions differ in noise"),
+        (
+            ["run", "table5", "--only", "10:1", "--noise-rate", "0.2"],
+            "rate=0.2 is not allowed; it needs a kind of symmetric",
+        ),
         (["run", "digits", "--seeds", "0"], "seeds=0 is not allowed"),
         (["run", "digits", "--threads", "0"], "--threads 0 is not allowed"),
+        (["run", "digits", "--workers", "0"], "--workers 0 is not allowed"),
+        (["run", "digits", "--accelerator", "tpu"], "accelerator='tpu' is not allowed; use one of auto, cpu"),
+        (["run", "digits", "--precision", "8"], "precision='8' is not allowed; use one of 32-true"),
+        (["run", "digits", "--set", "solver"], "write PART.KEY=VALUE"),
+        (["run", "digits", "--set", "solvr.batch_size=2"], "unknown setting 'solvr.batch_size'"),
+        (["run", "digits", "--set", "solver.batch=2"], "did you mean 'batch_size'"),
+        (["run", "digits", "--set", "solver.batch_size=many"], "batch_size must be a whole number, got 'many'"),
+        (["run", "digits", "--only", "r = 0.4"], "digits has no condition 'r = 0.4'"),
+        (["run", "digits", "--methods", "GCE q=.7"], "did you mean 'GCE q=0.7'"),
+        (["run", "digits", "--scaled"], "digits has no scaled form"),
+        (["run", "table3"], "its data (clothing1m) cannot be downloaded freely, and its pipeline is not part of this"),
+        (
+            ["run", "table4"],
+            "its data (mars) cannot be downloaded freely, and its pipeline is not part of this version",
+        ),
+        (["report", "digitz"], "no results of 'digitz'"),
+        (["report", "digits", "--out", "a.csv"], "--out needs --format"),
+        (["report", "digits", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["run", "digits", "--checkpoint-seconds", "nan"], "--checkpoint-seconds nan"),
         (["run", "digits", "--bogus"], "unknown option --bogus"),
         (["rnu"], "invalid choice: 'rnu'"),
@@ -94,6 +121,13 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     [
         ("rich", ["run", "digits"], "emphasis run needs the extra 'experiments'"),
         ("torch", ["run", "digits"], "pip install 'emphasis-learn[experiments]'"),
+        (
+            "lightning_fabric",
+            ["run", "digits"],
+            "emphasis run needs the extra 'experiments' (lightning_fabric is missing)",
+        ),
+        ("jinja2", ["report", "digits"], "emphasis report needs the extra 'experiments'"),
+        ("rich", ["recipes"], "pip install 'emphasis-learn[experiments]'"),
         ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
         ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
     ],
@@ -106,6 +140,73 @@ def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("module", "extra"), [("gensim", "text"), ("pandas", "table"), ("pyarrow", "table")])
+def test_data_that_needs_an_extra_of_its_own_names_that_one(module, extra, tmp_path, capsys, monkeypatch):
+    from emphasis.experiments import runner
+
+    def load(*_):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(runner, "load_split", load)
+    message = _fails(capsys, "run", "digits", "--out", str(tmp_path / "run"))
+    assert f"pip install 'emphasis-learn[{extra}]'" in message
+
+
+def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
+    message = _fails(capsys, "run", "table9", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert str(tmp_path) in message
+
+
+def test_recipes_lists_every_recipe_with_its_command(capsys):
+    from emphasis.experiments.recipe import load_recipe, recipe_names
+
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    words = " ".join(out.split())
+    for name in recipe_names():
+        assert f"emphasis run {name}" in words
+        if load_recipe(name).scaled is not None:
+            assert f"emphasis run {name} --scaled" in words
+    assert "data-unavailable" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=3", 3), ("a.b=0.5", 0.5), ("a.b=true", True), ("a.b=[1, 2]", [1, 2]), ('a.b="3"', "3"), ("a.b=adam", "adam"),
+     ("a.b={ x = 1 }", {"x": 1}), ("a.b=x=y", "x=y"), ("a.b=", "")],
+)  # fmt: skip
+def test_a_setting_is_toml_or_else_text(text, value):
+    from emphasis.cli import _setting
+
+    assert _setting(text) == ("a.b", value)
+
+
+def test_options_of_run_reach_the_recipe(tmp_path, monkeypatch):
+    from emphasis.experiments import console
+
+    seen = {}
+
+    def see(recipe, folder, **rest):
+        seen.update(rest, recipe=recipe, folder=folder)
+
+    monkeypatch.setattr(console, "run_in_console", see)
+    monkeypatch.chdir(tmp_path)
+    options = (
+        "--scaled --methods CCE GCE --seeds 1 --iterations 9 --noise-rate 0.3 --set network.name=resnet20 "
+        "--precision bf16-mixed --accelerator cpu --compile --workers 3 --threads 2 --data there"
+    )
+    assert main(["run", "table9", *options.split(), "--set", "solver.schedule.at=[3, 6]"]) == 0
+    cells = list(seen["recipe"].cells())
+    assert [cell.method for cell in cells] == ["CCE", "GCE"]
+    for cell in cells:
+        assert (cell.network.name, cell.solver.iterations, cell.solver.schedule.at) == ("resnet20", 9, (3, 6))
+        assert (cell.noise.rate, cell.precision) == (0.3, "bf16-mixed")
+    assert str(seen["folder"]) == "runs/table9-scaled"
+    assert (seen["execution"].accelerator, seen["execution"].compile) == ("cpu", True)
+    assert (seen["workers"], seen["threads"], str(seen["root"])) == (3, 2, "there")
 
 
 def test_nothing_heavy_is_imported_for_the_help():
@@ -129,3 +230,20 @@ def test_an_unusable_folder_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert main(["run", "digits", "--out", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_search_tries_settings_and_tests_the_best(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    recipe = str(Path(__file__).parent / "experiments" / "tiny.toml")
+    folder = tmp_path / "run"
+    command = [
+        "search", recipe, "--method", "CCE", "--vary", "solver.learning_rate=0.01:0.2:log", "--trials", "3", "--batch",
+        "3", "--iterations", "60", "--seeds", "1", "--out", str(folder), "--no-progress",
+    ]  # fmt: skip
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "3 of 3 trials; best so far" in out
+    assert "trained on all training data: test accuracy" in out
+    assert len(json.loads((folder / "search.json").read_text())["trials"]) == 3
+    assert main([*command, "--vary", "beta=3"]) == 2
+    assert "use PART.KEY=A,B,C" in capsys.readouterr().err

@@ -1,16 +1,32 @@
 """The Python in README.md and docs/ runs as printed, page by page, in a three-class setting."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/index.md", "docs/usage.md", "docs/choosing.md"]
+PAGES = ["README.md", "docs/index.md", "docs/usage.md", "docs/choosing.md", "docs/data.md"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """A folder with the table that the pages speak of."""
+    rng = np.random.default_rng(0)
+    lines = ["id,age,plan,churned"]
+    for number in range(3000):
+        age = rng.integers(18, 80)
+        churned = "yes" if age + rng.normal(0, 8) > 50 else "no"
+        lines.append(f"c{number},{age},{rng.choice(['basic', 'full'])},{churned}")
+    (tmp_path / "my-folder").mkdir()
+    (tmp_path / "my-folder" / "customers.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -34,8 +50,22 @@ def test_the_python_on_a_page_runs(page):
             exec(block, names)
 
 
+def test_the_recipe_of_the_experiments_page_runs(tmp_path):
+    from emphasis.cli import main
+
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.toml").write_text(recipe)
+    assert (
+        main(["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]) == 0
+    )
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["CCE", "DM 0.5/8"]
+    assert rows[0]["final_test_accuracy"] > 0.8
+
+
 def test_every_page_that_is_linked_is_there():
-    for page in [*PAGES, "docs/theory.md", "CONTRIBUTING.md"]:
+    for page in [*PAGES, "docs/theory.md", "docs/experiments.md", "CONTRIBUTING.md"]:
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             if not target.startswith("_generated/"):  # drawn when the documentation is built

@@ -18,7 +18,7 @@ Ints = NDArray[np.integer[Any]]
 Outcome = Literal["learned", "collapsed", "never learned", "diverged"]
 
 _CHANCE_SIGMAS = 3.0  # an accuracy this many binomial standard deviations above 1/C is still chance
-_LEARNED_FACTOR = 2.0  # a network has learned something once it is right this many times as often as chance
+_LEARNED_SHARE = 0.1  # a network has learned something once it has closed this share of the gap from chance to 1
 
 
 def accuracy(predicted: Ints, labels: Ints) -> Floats:
@@ -68,8 +68,8 @@ def chance_ceiling(num_classes: int, num_examples: int) -> float:
 def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: int) -> Outcome:
     """Say what became of one network.
 
-    "diverged": its logits became NaN or infinite. "never learned": its accuracy never reached twice that of
-    guessing. "collapsed": it did, but ends at chance or predicts one class only. "learned": none of these.
+    "diverged": its logits became NaN or infinite. "never learned": its accuracy never closed a tenth of the gap from
+    guessing to 1. "collapsed": it did, but ends at chance or predicts one class only. "learned": none of these.
 
     Args:
         accuracies: (E,) test accuracy at each evaluation, in order; NaN once diverged.
@@ -84,8 +84,8 @@ def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: 
         raise ValueError(f"need two curves of one length >= 1, got {len(accuracies)} and {len(shares)} points")
     if not np.isfinite(accuracies[-1]):
         return "diverged"
-    ceiling = chance_ceiling(num_classes, num_examples)
-    if np.max(accuracies) <= max(ceiling, _LEARNED_FACTOR / num_classes):
+    chance, ceiling = 1.0 / num_classes, chance_ceiling(num_classes, num_examples)
+    if np.max(accuracies) <= max(ceiling, chance + _LEARNED_SHARE * (1.0 - chance)):
         return "never learned"
     return "collapsed" if accuracies[-1] <= ceiling or shares[-1] == 1.0 else "learned"
 

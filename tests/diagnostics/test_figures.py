@@ -21,10 +21,16 @@ def test_an_unknown_format_is_refused(tmp_path):
         figures.save(figures.edf_figure([CCE()]), tmp_path / "edf.jpg")
 
 
-def test_curves_and_labels_do_not_overlap():
+def _panels(count, methods=7):
     values = np.linspace(0.1, 0.9, 5) * np.ones((2, 1))
-    groups = {"A": {f"m{n}": values for n in range(7)}, "B": {"broken": np.full((2, 5), np.nan)}}
-    figure = figures.accuracy_curves([0, 1, 2, 3, 4], groups, chance=0.1, reference=("m0", values))
+    curves = {f"m{n}": figures.Curve([0, 1, 2, 3, 4], values) for n in range(methods)}
+    broken = {"broken": figures.Curve([0, 1, 2], np.full((2, 3), np.nan)), "m0": curves["m0"]}
+    return [figures.CurvePanel(f"p{n}", curves if n % 2 == 0 else broken, 0.1) for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 6])
+def test_curves_and_labels_do_not_overlap(count):
+    figure = figures.accuracy_curves(_panels(count), grey="m0")
     figure.draw_without_rendering()
     for axis in figure.axes:
         boxes = [Text.get_window_extent(text) for text in axis.texts if text.get_text() != "chance"]
@@ -33,13 +39,68 @@ def test_curves_and_labels_do_not_overlap():
         assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
-def test_panels_leave_out_nan_and_say_what_failed():
-    p = np.array([0.1, np.nan, 0.9])
-    panels = [figures.Panel(f"m{n}", GCE(0.7), p, np.full(2, np.nan), "collapsed (1 of 2 seeds)") for n in range(5)]
+def test_a_method_has_one_colour_in_all_panels_and_the_grey_one_is_grey():
+    figure = figures.accuracy_curves(_panels(3, methods=4), grey="m0")
+    colors = [{text.get_text(): text.get_color() for text in axis.texts} for axis in figure.axes if axis.get_visible()]
+    assert colors[0]["m3"] == colors[2]["m3"]
+    assert colors[0]["m0"] == colors[1]["m0"] == "#767676"
+    assert len({colors[0][f"m{n}"] for n in range(4)}) == 4
+
+
+def test_the_mean_of_a_curve_leaves_out_what_diverged_and_its_end_is_marked():
+    values = np.array([[0.1, 0.5, np.nan, np.nan], [0.1, 0.7, 0.8, np.nan]])
+    panel = figures.CurvePanel("p", {"m": figures.Curve([0, 10, 20, 30], values)}, 0.1)
+    (axis,) = figures.accuracy_curves([panel]).axes
+    mean = axis.lines[0].get_ydata()
+    assert mean[:3] == pytest.approx([10, 60, 80])
+    assert np.isnan(mean[3])
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() == "x"] == [(20, 80)]
+
+
+def test_probability_curves_show_clean_and_noisy_and_say_what_failed():
+    clean = figures.Curve([0, 50, 100], np.array([[0.1, 0.5, 0.9]]))
+    noisy = figures.Curve([0, 50, 100], np.array([[0.1, 0.2, 0.05]]))
+    none = figures.Curve([0, 50, 100], np.full((1, 3), np.nan))
+    figure = figures.probability_curves(
+        [
+            figures.ProbabilityPanel("a", clean, noisy),
+            figures.ProbabilityPanel("b", clean, none, "diverged (1 of 1 seed)"),
+        ]
+    )
+    figure.draw_without_rendering()
+    first, second = figure.axes
+    assert [line.get_ydata().tolist() for line in first.lines] == [[0.1, 0.5, 0.9], [0.1, 0.2, 0.05]]
+    assert len(second.lines) == 1
+    assert ["diverged" in text.get_text() for text in second.texts] == [True]
+
+
+def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
+    clean, noisy = [0] * 15 + [30, 0, 0, 0, 90], [0] * 20
+    panels = [figures.Panel(f"m{n}", GCE(0.7), clean, noisy, "collapsed (1 of 2 seeds)") for n in range(5)]
     figure = figures.emphasis_panels(panels)
     figure.draw_without_rendering()
     assert sum("collapsed" in text.get_text() for axis in figure.axes for text in axis.texts) == 5
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights[15] == 0.25
+    assert heights[19] == 0.75
+    assert sum(heights) == 1.0
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_modes_stand_at_their_noise_rates_in_order():
+    figure = figures.mode_by_noise([0.4, 0.2], [0.5, 1 / 3], paper=[0.5, np.nan], paper_label="theirs")
+    figure.draw_without_rendering()
+    theirs, ours = figure.axes[0].lines
+    assert ours.get_xdata().tolist() == [20, 40]
+    assert ours.get_ydata().tolist() == [1 / 3, 0.5]
+    assert theirs.get_ydata()[1] == 0.5
+    assert len(figures.mode_by_noise([0.4, 0.2], [0.5, 1 / 3]).axes[0].lines) == 1
+
+
+def test_a_png_is_the_same_each_time():
+    first, second = (figures.png(figures.edf_figure([CCE()])) for _ in range(2))
+    assert first.startswith(b"\x89PNG")
+    assert first == second
 
 
 def test_the_terminal_drawing_fits_and_has_no_escape_codes():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from emphasis.datasets import Split
-from emphasis.experiments.data import corrupted, make_task
+from emphasis.datasets import Split, load_digits
+from emphasis.experiments.data import check_names, corrupted, make_task
 from emphasis.experiments.jobs import make_jobs, make_stack
 from emphasis.experiments.recipe import load_recipe, recipe_names
-from emphasis.experiments.settings import Noise
+from emphasis.experiments.settings import Dataset, Network, Noise
 from emphasis.models.stacked import StackedMLP, StackOfOne
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -47,6 +47,40 @@ def test_what_is_left_of_a_half_finished_recipe_keeps_the_product_form():
     jobs = make_jobs(rest)
     assert sorted(cell.key for job in jobs for cell in job.cells) == sorted(cell.key for cell in rest)
     assert {job.seeds for job in jobs} == {(0, 1, 2, 3, 4), (3, 4)}
+
+
+def test_hidden_layers_left_out_are_the_same_in_a_stack_and_alone():
+    cell = next(load_recipe("digits").cells())
+    sizes = []
+    for options in ({}, {"dropout": 0.1}):
+        (job,) = make_jobs([dataclasses.replace(cell, network=Network("mlp", options))])
+        sizes.append(sum(parameter.numel() for parameter in make_stack(job, (64,), 10).parameters()))
+    assert sizes[0] == sizes[1]
+    for options, match in (({"dropot": 0.1}, "did you mean 'dropout'"), ({"hidden": [0]}, "hidden")):
+        (job,) = make_jobs([dataclasses.replace(cell, network=Network("mlp", options))])
+        with pytest.raises(ValueError, match=match):
+            make_stack(job, (64,), 10)
+
+
+def test_perceptrons_take_images_flattened_and_stay_alone_where_images_are_cropped():
+    cell = next(load_recipe("digits").cells())
+    (job,) = make_jobs([cell])
+    assert make_stack(job, (1, 4, 4), 10)(torch.zeros(1, 2, 1, 4, 4)).shape == (1, 2, 10)
+    cropped = dataclasses.replace(cell, dataset=dataclasses.replace(cell.dataset, name="mnist", augment=True))
+    (job,) = make_jobs([cropped])
+    assert isinstance(make_stack(job, (1, 28, 28), 10), StackOfOne)
+
+
+def test_names_are_checked_before_anything_is_loaded():
+    cell = next(load_recipe("digits").cells())
+    for changes, match in (
+        ({"network": Network("resnet57")}, "resnet56"),
+        ({"network": Network("mlp", {"hiden": [3]})}, "no option 'hiden'.*hidden"),
+        ({"dataset": Dataset("digit")}, "digits"),
+        ({"dataset": Dataset("digits", options={"test": 3})}, "no option 'test'.*test_size"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            check_names([dataclasses.replace(cell, **changes)])
 
 
 def test_a_dropout_rate_takes_a_perceptron_out_of_the_stack():
@@ -85,6 +119,12 @@ def test_a_ratio_of_positives_to_negatives_keeps_every_positive():
     assert torch.equal(task.labels, task.true_labels[task.index])
     assert not task.noisy.any()
     assert not torch.equal(task.index[0], task.index[1])
+
+
+def test_a_ratio_of_positives_to_negatives_needs_two_classes():
+    split = load_digits()
+    with pytest.raises(ValueError, match="needs two classes, the data has 10"):
+        corrupted(split, Noise("pn_ratio", ratio=10.0), 0)
 
 
 def test_human_labels_are_what_people_gave():

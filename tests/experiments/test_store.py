@@ -1,62 +1,119 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from emphasis.experiments.store import (
-    CHECKPOINT,
+    CELLS,
     RESULTS,
+    RUN,
     FolderError,
-    Probabilities,
     claim,
-    read_results,
-    replacing,
+    finished_rows,
+    probabilities,
+    read_rows,
+    rows_of_recipe,
+    stored_recipe,
+    write_job,
     write_results,
 )
+from emphasis.files import replacing
+from synthetic import make_rows, plain, recipe
 
-CONFIG = {"noise": {"rate": 0.4}, "methods": [1]}
+
+def test_a_folder_belongs_to_one_recipe(tmp_path):
+    folder = tmp_path / "run"
+    claim(folder, recipe())
+    claim(folder, recipe().changed({"seeds": 3}))
+    assert stored_recipe(folder).seeds == 3
+    other = replace(recipe(), name="other")
+    with pytest.raises(FolderError, match="holds runs of 'synthetic'; choose another --out, or --force"):
+        claim(folder, other)
+    for name in (RESULTS, "notes.txt", "curves.png", f"{CELLS}/a.jsonl"):
+        (folder / name).write_text("{}")
+    claim(folder, other, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == [CELLS, "notes.txt", RUN]
+    assert not list(folder.glob(f"{CELLS}/*.jsonl"))
 
 
-def test_a_folder_belongs_to_one_run(tmp_path):
-    claim(tmp_path / "run", CONFIG, "a", force=False)
-    claim(tmp_path / "run", CONFIG, "a", force=False)
-    with pytest.raises(FolderError, match=r"noise.rate is 0.4 there and 0.2 here\); choose another --out"):
-        claim(tmp_path / "run", {**CONFIG, "noise": {"rate": 0.2}}, "b", force=False)
-    with pytest.raises(FolderError, match="methods differ"):
-        claim(tmp_path / "run", {**CONFIG, "methods": [2]}, "b", force=False)
-    (tmp_path / "run" / RESULTS).write_text("{}")
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    claim(tmp_path / "run", {}, "b", force=True)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["notes.txt", "run.json"]
+def test_the_recipe_comes_back_as_it_was(tmp_path):
+    for one in (recipe(), recipe(scaled=True)):
+        claim(tmp_path / one.name, one)
+        assert [cell.key for cell in stored_recipe(tmp_path / one.name).cells()] == [cell.key for cell in one.cells()]
+    with pytest.raises(FolderError, match=r"holds no run of emphasis \(run.json is missing\)"):
+        stored_recipe(tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(FolderError, match="holds no run of emphasis; choose another --out"):
-        claim(tmp_path, CONFIG, "a", force=True)
+        claim(tmp_path, recipe(), force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_whose_owner_was_killed_while_claiming_it_can_be_claimed(tmp_path):
+    (tmp_path / CELLS).mkdir()
+    (tmp_path / ".run.partial.json").write_text('{"name"')
+    claim(tmp_path, recipe())
+    assert stored_recipe(tmp_path).name == "synthetic"
+
+
 def test_a_damaged_owner_file_counts_as_another_run(tmp_path):
-    (tmp_path / "run.json").write_text('{"config_hash": ')
+    (tmp_path / RUN).write_text('{"name": ')
     with pytest.raises(FolderError, match="--force"):
-        claim(tmp_path, CONFIG, "a", force=False)
+        claim(tmp_path, recipe())
 
 
-def test_results_come_back_with_null_for_nan(tmp_path):
-    assert read_results(tmp_path) is None
-    (tmp_path / CHECKPOINT).write_text("")
-    probabilities = Probabilities(np.ones((1, 2), np.float32), np.zeros((1, 2), bool))
-    write_results(tmp_path, [{"x": math.nan, "curves": {"y": [1.0, math.inf]}}], probabilities)
-    rows, again = read_results(tmp_path)
-    assert rows == [{"x": None, "curves": {"y": [1.0, None]}}]
-    assert np.array_equal(again.p, probabilities.p)
-    assert not (tmp_path / CHECKPOINT).exists()
-    json.loads((tmp_path / RESULTS).read_text())
-    (tmp_path / RESULTS).write_text("{")
-    with pytest.raises(FolderError, match="--force to run again"):
-        read_results(tmp_path)
+def test_results_come_back_with_null_for_nan_in_the_recipes_order(tmp_path):
+    claim(tmp_path, recipe())
+    rows = make_rows(recipe(), plain)
+    rows[0]["final_test_accuracy"] = math.nan
+    rows[1]["curves"]["p_clean"][0] = math.inf
+    keys = [row["key"] for row in rows]
+    arrays = {"keys": np.array(keys[8:]), "seeds": np.array([0, 1]), "p": np.arange(24.0).reshape(8, 3)}
+    arrays |= {"noisy": np.eye(2, 3, dtype=bool), "index": np.tile(np.arange(3), (2, 1))}
+    write_job(tmp_path, "b", list(reversed(rows[8:])), arrays)
+    assert [row["key"] for row in rows_of_recipe(tmp_path, recipe())] == keys[8:]
+    write_job(tmp_path, "a", rows[:8], {})
+    found = rows_of_recipe(tmp_path, recipe())
+    assert [row["key"] for row in found] == keys
+    assert found[0]["final_test_accuracy"] is None
+    assert found[1]["curves"]["p_clean"][0] is None
+    write_results(tmp_path, found)
+    assert read_rows(tmp_path / RESULTS) == found
+    of_one = probabilities(tmp_path, found[11])
+    assert of_one["p"].tolist() == [9.0, 10.0, 11.0]
+    assert of_one["noisy"].tolist() == [False, True, False]
+
+
+def test_lines_of_other_settings_do_not_count(tmp_path):
+    claim(tmp_path, recipe())
+    write_job(tmp_path, "a", make_rows(recipe().changed({"solver.iterations": 7}), plain), {})
+    assert len(finished_rows(tmp_path)) == 16
+    assert rows_of_recipe(tmp_path, recipe()) == []
+
+
+def test_damaged_lines_are_named(tmp_path):
+    claim(tmp_path, recipe())
+    (tmp_path / CELLS / "a.jsonl").write_text("{")
+    with pytest.raises(FolderError, match=r"a\.jsonl cannot be read .* delete it and run again"):
+        finished_rows(tmp_path)
+
+
+def test_missing_probabilities_are_named(tmp_path):
+    claim(tmp_path, recipe())
+    with pytest.raises(FolderError, match=r"a\.npz cannot be read"):
+        probabilities(tmp_path, {**make_rows(recipe(), plain)[0], "job": "a"})
+
+
+def test_every_line_is_json_by_the_letter(tmp_path):
+    claim(tmp_path, recipe())
+    write_results(tmp_path, [{"x": math.nan, "curves": {"y": [1.0, -math.inf]}, "z": None}])
+    text = (tmp_path / RESULTS).read_text()
+    assert "NaN" not in text
+    assert json.loads(text) == {"x": None, "curves": {"y": [1.0, None]}, "z": None}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -70,3 +127,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         write()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_what_a_killed_writer_left_half_written_is_no_result(tmp_path):
+    """`files.replacing` writes beside the file, and a kill leaves that there."""
+    from emphasis.experiments.recipe import load_recipe
+    from emphasis.experiments.store import CELLS, claim, finished_rows
+
+    folder = tmp_path / "run"
+    claim(folder, load_recipe("digits"))
+    (folder / CELLS / "abc.jsonl").write_text('{"key": "k"}\n')
+    (folder / CELLS / ".def.partial.jsonl").write_text('{"key": "other"}\n{"ke')
+    assert set(finished_rows(folder)) == {"k"}

@@ -11,7 +11,7 @@ from emphasis.datasets import load_digits
 from emphasis.metrics import outcome
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
-from emphasis.training.batches import Batches, batch_indices
+from emphasis.training.batches import Batches
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.loop import diverged_batch, initial_state, make_fabric, train
 from emphasis.training.settings import Execution, Objective, Schedule, Solver
@@ -86,8 +86,7 @@ def test_a_network_that_blows_up_is_named_and_leaves_the_others_alone(fabric):
         train(state, task, OBJECTIVES, [0, 1], SOLVER, fabric, evaluate_every=5)
     assert broken.diverged_at.tolist() == [-1, -1, 0, -1]
     curve = np.array(broken.curves["test_accuracy"])
-    assert np.isfinite(curve[0]).all()  # what it guessed at the start, before anything was known of it
-    assert np.isnan(curve[1:, 2]).all()
+    assert np.isnan(curve[:, 2]).all()
     others = [0, 1, 3]
     assert np.array_equal(curve[:, others], np.array(alone.curves["test_accuracy"])[:, others])
     assert np.isnan(broken.p[2]).all()
@@ -104,7 +103,26 @@ def test_training_ends_early_once_every_network_has_diverged(fabric):
     assert 0 < at < 10
     assert state.iteration == at
     assert math.isnan(state.curves["test_accuracy"][-1][0])
-    assert diverged_batch(0, at, task, 8) == batch_indices([0], at, 40, 8)[0].tolist()
+    assert diverged_batch(0, at, task, 8) == _indices([0], at - 1, 40, 8)[0].tolist()
+
+
+def test_logits_spoilt_by_the_last_update_are_no_accuracy(fabric):
+    """They are class 0 to argmax, and right about a tenth of the examples."""
+    solver = dataclasses.replace(SOLVER, iterations=1, learning_rate=3e38)
+    state = initial_state(StackOfOne(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
+    train(state, _tiny_task(1), [Objective(CCE())], [0], solver, fabric, evaluate_every=1)
+    assert state.evaluated_at == [0, 1]
+    assert state.diverged_at.tolist() == [1]
+    assert math.isnan(state.curves["test_accuracy"][-1][0])
+    assert math.isnan(state.curves["p_noisy"][-1][0])
+
+
+def test_a_network_that_ends_where_it_was_evaluated_has_one_point_there(fabric):
+    solver = dataclasses.replace(SOLVER, iterations=50, learning_rate=1e38)
+    state = initial_state(StackOfOne(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
+    train(state, _tiny_task(1), [Objective(CCE())], [0], solver, fabric, evaluate_every=1, record_trace=True)
+    assert len(set(state.evaluated_at)) == len(state.evaluated_at)
+    assert {len(curve) for curve in state.curves.values()} == {len(state.evaluated_at)} == {len(state.trace)}
 
 
 def _image_task(seed=0):
@@ -246,6 +264,30 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, fabric, kept):
         load_checkpoint(path, _fresh(fabric), fabric, "run")
 
 
+def test_every_flipped_bit_is_found(tmp_path, fabric):
+    """Or it changes nothing: a checkpoint that is accepted gives the parameters that were saved."""
+    path = tmp_path / "c.pt"
+    whole = _fresh(fabric)
+    train(whole, _tiny_task(), OBJECTIVES, [0, 1], SOLVER, fabric, evaluate_every=5)
+    save_checkpoint(path, whole, fabric, "run", {})
+    content = bytearray(path.read_bytes())
+    refused = 0
+    for place in np.random.default_rng(0).integers(len(content), size=60).tolist():
+        content[place] ^= 1 << (place % 8)
+        path.write_bytes(content)
+        content[place] ^= 1 << (place % 8)
+        state = _fresh(fabric)
+        before = {name: value.clone() for name, value in state.module.state_dict().items()}
+        try:
+            load_checkpoint(path, state, fabric, "run")
+            wanted = whole.module.state_dict()
+        except CheckpointError:
+            refused += 1
+            wanted = before
+        assert all(torch.equal(value, wanted[name]) for name, value in state.module.state_dict().items())
+    assert refused > 30
+
+
 def test_another_runs_checkpoint_is_refused(tmp_path, fabric):
     save_checkpoint(tmp_path / "c.pt", _fresh(fabric), fabric, "run", {})
     with pytest.raises(CheckpointError, match="another run"):
@@ -254,18 +296,21 @@ def test_another_runs_checkpoint_is_refused(tmp_path, fabric):
         load_checkpoint(tmp_path / "none.pt", _fresh(fabric), fabric, "run")
 
 
+def _indices(seeds, iteration, num_examples, batch_size):
+    return Batches(seeds, num_examples, batch_size, torch.device("cpu")).indices(iteration).numpy()
+
+
 def test_batches_cover_an_epoch_without_repetition_and_depend_on_seed_and_iteration_alone():
-    epoch = np.concatenate([batch_indices([7, 8], i, 20, 6) for i in range(3)], axis=1)
+    epoch = np.concatenate([_indices([7, 8], i, 20, 6) for i in range(3)], axis=1)
     assert epoch.shape == (2, 18)
     assert all(len(set(row)) == 18 for row in epoch.tolist())
-    assert np.array_equal(batch_indices([8], 1, 20, 6)[0], epoch[1, 6:12])
-    assert not np.array_equal(batch_indices([7], 0, 20, 6), batch_indices([7], 3, 20, 6))
+    assert np.array_equal(_indices([8], 1, 20, 6)[0], epoch[1, 6:12])
+    assert not np.array_equal(_indices([7], 0, 20, 6), _indices([7], 3, 20, 6))
     batches = Batches([7, 8], 20, 6, torch.device("cpu"))
     for iteration in (0, 1, 4, 2):  # back an epoch as well, as after a resume
-        assert np.array_equal(batches.indices(iteration), batch_indices([7, 8], iteration, 20, 6))
-    for make in (lambda: batch_indices([0], 0, 5, 6), lambda: Batches([0], 5, 6, torch.device("cpu"))):
-        with pytest.raises(ValueError, match="use a smaller one"):
-            make()
+        assert np.array_equal(batches.indices(iteration), _indices([7, 8], iteration, 20, 6))
+    with pytest.raises(ValueError, match="use a smaller one"):
+        Batches([0], 5, 6, torch.device("cpu"))
 
 
 def test_objective_and_execution_settings_are_checked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 import typing
@@ -93,3 +94,28 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         article = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
         raise RecipeError(f"{where} must be {article.get(kind.__name__, kind.__name__)}, got {value!r}")
     return value
+
+
+def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables as one, later ones winning, tables within them merged alike."""
+    result: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            inner = result.get(key)
+            both = isinstance(inner, Mapping) and isinstance(value, Mapping) and not _is_another(inner, value)
+            result[key] = merged(inner, value) if both and inner is not None else copy.deepcopy(value)
+    return result
+
+
+def overridden(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a part as one, later ones winning; one that names another thing replaces the earlier."""
+    part: dict[str, Any] = merged(*({"part": table} for table in tables))["part"]
+    return part
+
+
+_NAMING = ("family", "policy", "kind", "name")  # what a table with one of these is, so that its other keys belong to it
+
+
+def _is_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether `new` names another thing than `old`, whose settings must then not be inherited."""
+    return "family" in new or any(key in new and new[key] != old.get(key, new[key]) for key in _NAMING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from emphasis.experiments.pool import JobError
 from emphasis.experiments.recipe import Recipe, load_recipe, recipe_names
 from emphasis.experiments.report import print_report, read_summary, write_report
 from emphasis.experiments.runner import run
-from emphasis.experiments.store import RESULTS, finished_rows, rows_of_recipe, write_results
+from emphasis.experiments.search import Vary, describe, search
+from emphasis.experiments.store import RESULTS, SEARCH, finished_rows
+from emphasis.experiments.summary import percent
+from emphasis.metrics import mean_and_std
 from emphasis.training.settings import Execution
 
-_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap")
+_SHOWN = 10  # trials of a search
 
 
 def run_in_console(
@@ -55,11 +59,10 @@ def run_in_console(
             run(
                 recipe, folder, root=root, execution=execution, workers=workers or default_workers(execution),
                 threads=threads, checkpoint_seconds=checkpoint_seconds, force=force, progress=bars.update,
-                say=lambda message: console.print(Text(message)),
+                loading=bars.load, say=lambda message: console.print(Text(message)),
             )  # fmt: skip
         except JobError as error:
             failure = error
-            write_results(folder, rows_of_recipe(folder, recipe))
     summary = read_summary(folder)
     if any(entry.rows for entry in summary.entries):
         names = write_report(folder, summary)
@@ -69,25 +72,46 @@ def run_in_console(
         raise failure
 
 
+def search_in_console(
+    recipe: Recipe, folder: Path, *, space: Sequence[Vary], workers: int | None, execution: Execution,
+    show_progress: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Search, and print the trials from best to worst and what the best gives. See `search.search` for the rest."""
+    _check_data(recipe)
+    console = Console()
+    about = f"{settings['trials']} trials of {settings['method']}, {recipe.seeds} seeds each, varying "
+    console.print(Text.assemble((recipe.title, "bold"), ": ", about, ", ".join(vary.name for vary in space)))
+    with _JobBar(console, show_progress) as bar:
+        found = search(
+            recipe, folder, space=space, workers=workers or default_workers(execution), execution=execution,
+            progress=bar.update, loading=bar.load, say=lambda message: console.print(Text(message)), **settings,
+        )  # fmt: skip
+    table = Table(box=box.SIMPLE_HEAD, padding=0, title=f"Validation accuracy, {settings['validation']:.0%} held out",
+                  title_justify="left")  # fmt: skip
+    table.add_column("Settings")
+    table.add_column("Accuracy (%)", justify="right")
+    for trial in sorted(found.trials, key=lambda one: -one.mean)[:_SHOWN]:
+        table.add_row(describe(trial.settings), percent(trial.mean, trial.std))
+    console.print(table)
+    if found.rows:
+        tested = mean_and_std([row["final_test_accuracy"] or 0.0 for row in found.rows])
+        console.print(Text(f"{describe(found.best.settings)}, trained on all training data: test accuracy "
+                           f"{percent(*map(float, tested))} % (n = {len(found.rows)})"))  # fmt: skip
+    console.print(Text(f"Written to {folder}: {SEARCH}"))
+
+
 def with_noise_rate(recipe: Recipe, rate: float) -> Recipe:
     """Return the recipe with another noise rate.
 
     Raises:
-        RecipeError: It has no noise with a rate, or its conditions differ in noise, so that their names would lie.
+        RecipeError: Its conditions differ in noise, so that their names would lie.
     """
     if len({str(condition.noise) for condition in recipe.conditions}) > 1:
         raise RecipeError(
             f"{recipe.name}: its conditions differ in noise, so one rate for all cannot be set; choose some with "
             f"--only, of {', '.join(map(repr, recipe.condition_names))}, or write a recipe of your own"
         )
-    changed = recipe.changed({"noise.rate": rate})
-    kinds = {cell.noise.kind for cell in changed.cells()}
-    if not kinds <= set(_RATED):
-        raise RecipeError(
-            f"{recipe.name}: its noise ({', '.join(sorted(kinds))}) has no rate; name a kind that has one, such as "
-            "--set noise.kind=symmetric"
-        )
-    return changed
+    return recipe.changed({"noise.rate": rate})
 
 
 def _check_data(recipe: Recipe) -> None:
@@ -106,6 +130,30 @@ def default_workers(execution: Execution) -> int:
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not accelerated)
     return os.cpu_count() or 1 if on_cpu else 1
+
+
+class _JobBar:
+    """One bar, of the job that last said something; it vanishes at the end."""
+
+    def __init__(self, console: Console, show: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
+        self._task = self._progress.add_task("preparing the data", total=None)
+
+    def __enter__(self) -> _JobBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def load(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` of something about the data is done; 0: nobody knows of how much."""
+        self._progress.update(self._task, description=what, completed=done, total=total or None)
+
+    def update(self, job: Job, done: int, total: int) -> None:
+        """Show that `done` of the `total` steps of a job are taken."""
+        self._progress.update(self._task, description=job.title, completed=done, total=total)
 
 
 class _Bars:
@@ -127,6 +175,11 @@ class _Bars:
 
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
+
+    def load(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` of something about the data is done; 0: nobody knows of how much."""
+        steps = f"{done:,} of {total:,}" if total else f"{done:,}" if done else ""
+        self._progress.update(self._overall, description=what, completed=done, total=total or None, steps=steps)
 
     def update(self, job: Job, done: int, total: int) -> None:
         """Show that `done` of the `total` steps of a job are taken."""
@@ -151,18 +204,20 @@ class _Bars:
 def print_recipes() -> None:
     """Print every recipe of the package: name, status, networks, and what it is, costs and takes to run."""
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 1, 0))
-    table.add_column("Recipe", no_wrap=True)
-    table.add_column("Status")
-    table.add_column("Networks", justify="right")
-    table.add_column("What it is, what it costs, and its command")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for name in recipe_names():
         recipe = load_recipe(name)
-        networks = f"{sum(1 for _ in recipe.cells()):,}"
+        about = [(name, "bold"), (recipe.status, ""), (_networks(recipe), "")]
         what = [(recipe.title, "bold"), (recipe.cost, ""), (f"emphasis run {name}", "cyan")]
         if recipe.scaled is not None:
-            networks += f"\nscaled {sum(1 for _ in recipe.scaled_down().cells()):,}"
+            about.append((f"scaled: {_networks(recipe.scaled_down())}", ""))
             what += [(f"scaled: {recipe.scaled.cost}", ""), (f"emphasis run {name} --scaled", "cyan")]
-        lines = Text("\n").join(Text(line, style=style) for line, style in what)
-        table.add_row(name, recipe.status, networks, lines)
+        table.add_row(*(Text("\n").join(Text(line, style=style) for line, style in lines) for lines in (about, what)))
+        table.add_row()
     console.print(table)
+
+
+def _networks(recipe: Recipe) -> str:
+    return f"{sum(1 for _ in recipe.cells()):,} networks"

@@ -9,11 +9,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from emphasis import corruption
+from emphasis import corruption, datasets, models
 from emphasis.datasets import Progress, Split, holdout, load, subset
 from emphasis.datasets.download import silent
 from emphasis.experiments.settings import Cell, Dataset, Noise
 from emphasis.training.task import Task
+from emphasis.weighting import did_you_mean
+
+
+def check_names(cells: Sequence[Cell]) -> None:
+    """Check data sets, networks and their options, before anything is loaded or trained.
+
+    Raises:
+        ValueError: One is unknown; the message names those that are known.
+    """
+    for what, known, given in (
+        ("data set", datasets.options, {(cell.dataset.name, *cell.dataset.options) for cell in cells}),
+        ("network", models.options_of, {(cell.network.name, *cell.network.options) for cell in cells}),
+    ):
+        for name, *options in sorted(given):
+            takes = known(name)
+            for option in options:
+                if option not in takes:
+                    raise ValueError(
+                        f"{what} {name} has no option {option!r}{did_you_mean(option, list(takes))}; "
+                        f"it takes {', '.join(takes) or 'none'}"
+                    )
+
 
 _last_loaded: dict[Any, Split] = {}  # one at most
 
@@ -71,6 +93,8 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
     if noise.kind == "superclass_swap":
         return corruption.superclass_swap(labels, noise.rate, seed=seed)
     if noise.kind == "pn_ratio":
+        if classes != 2:
+            raise ValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
         return corruption.pn_ratio(labels, noise.ratio, seed=seed)
     if noise.kind == "long_tail":
         return corruption.long_tail(labels, noise.ratio, num_classes=classes, seed=seed)

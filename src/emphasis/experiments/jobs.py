@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 import time
@@ -20,7 +21,7 @@ from emphasis.experiments.data import load_split, make_task
 from emphasis.experiments.settings import Cell, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.metrics import outcome
-from emphasis.models import build
+from emphasis.models import build, options_of
 from emphasis.models.stacked import Stack, StackedMLP, StackOfOne
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import CURVES
@@ -84,7 +85,12 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
 
 def is_stackable(cell: Cell) -> bool:
     """Return whether the cell's network can be trained as one of a stack."""
-    return cell.network.name == "mlp" and not cell.network.options.get("dropout")
+    return cell.network.name == "mlp" and not cell.network.options.get("dropout") and not cell.dataset.augment
+
+
+def threads_of(job: Job, share: int) -> int:
+    """Return how many threads serve the job best, of a `share` of the cores."""
+    return 1 if is_stackable(job.cells[0]) else share
 
 
 def run_job(
@@ -120,15 +126,19 @@ def _train_job(
     say: Say,
 ) -> None:  # fmt: skip
     first = job.cells[0]
+    if execution.compile:
+        torch.compiler.reset()  # the graphs of another job's network, of which only so many are kept
     split = load_split(first.dataset, first.noise, root)
     fabric = make_fabric(execution)
     task = make_task(first, split, job.seeds).to(fabric.device)
     stack = make_stack(job, task.inputs.shape[1:], task.num_classes)
     state = initial_state(stack, first.solver, fabric, execution)
     checkpoint = folder / CELLS / f"{job.name}.pt"
+    # Another device or a compiled network rounds otherwise: what one began, another must not end.
+    identity = f"{job.name} on {fabric.device.type}{', compiled' if execution.compile else ''}"
     earlier = 0.0
     try:
-        extra = load_checkpoint(checkpoint, state, fabric, job.name)
+        extra = load_checkpoint(checkpoint, state, fabric, identity)
         earlier = float(extra["seconds"])
         torch.set_num_threads(extra["threads"])  # so that it ends as it would have, bit for bit
         say(f"{job.title}: going on from iteration {state.iteration:,} of {first.solver.iterations:,}")
@@ -142,9 +152,10 @@ def _train_job(
         nonlocal last_saved
         progress(state.iteration, first.solver.iterations)
         now = time.monotonic()
-        if now - last_saved >= checkpoint_seconds:
+        # None after the last step: its evaluation's probabilities are not part of a checkpoint.
+        if now - last_saved >= checkpoint_seconds and state.iteration < first.solver.iterations:
             extra = {"seconds": earlier + now - began, "threads": torch.get_num_threads()}
-            save_checkpoint(checkpoint, state, fabric, job.name, extra)
+            save_checkpoint(checkpoint, state, fabric, identity, extra)
             last_saved = time.monotonic()
 
     progress(state.iteration, first.solver.iterations)
@@ -152,6 +163,7 @@ def _train_job(
         state, task, job.objectives, job.seeds, first.solver, fabric,
         evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
     )  # fmt: skip
+    progress(first.solver.iterations, first.solver.iterations)  # which it may not have reached: all have diverged
     rows = _rows(job, state, task, {
         "seconds": round(earlier + time.monotonic() - began, 2), "threads": torch.get_num_threads(),
         "device": device_name(fabric.device), "compiled": execution.compile, "revision": revision(),
@@ -161,7 +173,7 @@ def _train_job(
         if row["diverged_at"] is not None:
             few = ", ".join(map(str, row["diverged_batch"][:5]))
             say(f"{row['method']}, seed {row['seed']}: logits became NaN or infinite at iteration "
-                f"{row['diverged_at']:,}, on the batch of training examples {few}, ...")  # fmt: skip
+                f"{row['diverged_at']:,}, after the batch of training examples {few}, ...")  # fmt: skip
     write_job(folder, job.name, rows, _arrays(job, state, task))
 
 
@@ -172,12 +184,13 @@ def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
         ValueError: Options that the network does not have.
     """
     first = job.cells[0]
-    options = dict(first.network.options)
-    if is_stackable(first):
-        sizes = [int(np.prod(input_shape)), *options.pop("hidden", []), num_classes]
-        options.pop("dropout", None)
-        return StackedMLP(sizes, job.seeds, len(job.objectives), **options)
-    return StackOfOne(build(first.network.name, tuple(input_shape), num_classes, seed=first.seed, **options))
+    name, options = first.network.name, first.network.options
+    alone = build(name, tuple(input_shape), num_classes, seed=first.seed, **options)
+    if not is_stackable(first):
+        return StackOfOne(alone)
+    given = {**options_of(name), **options}
+    sizes = [math.prod(input_shape), *given["hidden"], num_classes]
+    return StackedMLP(sizes, job.seeds, len(job.objectives), activation=given["activation"])
 
 
 def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row]:
@@ -204,9 +217,7 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
                 **{f"final_{name}": float(own[name][-1]) for name in CURVES if name != "test_accuracy"},
                 "outcome": outcome(own["test_accuracy"], own["largest_share"], task.num_classes, len(task.test_labels)),
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
-                "diverged_batch": diverged_batch(cell.seed, diverged_at, task, cell.solver.batch_size)
-                if diverged_at >= 0
-                else None,
+                "diverged_batch": _batch_rows(cell, task, number % len(job.seeds), diverged_at),
                 "curves": {"iteration": state.evaluated_at, **{k: v.round(5).tolist() for k, v in own.items()}},
                 "p_histogram": {
                     name: np.histogram(state.p[number][mask], _BINS, (0.0, 1.0))[0].tolist()
@@ -220,6 +231,14 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
             }
         )
     return rows
+
+
+def _batch_rows(cell: Cell, task: Task, seed: int, diverged_at: int) -> list[int] | None:
+    """Return the rows of the training inputs in the batch that made a network diverge, None if it did not."""
+    if diverged_at < 0:
+        return None
+    places = diverged_batch(cell.seed, diverged_at, task, cell.solver.batch_size)
+    return places if task.index is None else [int(row) for row in task.index[seed].cpu()[places]]
 
 
 def _arrays(job: Job, state: State, task: Task) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,7 @@ from emphasis.experiments.recipe import (
 )  # fmt: skip
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import METRICS, NOT_SCALED, Summary, findings, metric_title, signed
-from emphasis.experiments.table import caption, paper_text
+from emphasis.experiments.table import caption, paper_text, short_outcome
 
 _EXTRAS = {"imdb-vectors": "text", "table": "table"}  # data sets that need more than the extra "experiments"
 
@@ -50,6 +50,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         main_metrics=list(dict.fromkeys([recipe.metric, *recipe.paper])),
         paper_heading=NOT_SCALED if summary.scaled else "paper (difference)",
         paper_text=paper_text,
+        short_outcome=short_outcome,
         images={name: _data_uri(content) for name, content in drawings.items()},
         file_name=file_name,
         shared_curves=not by_group(summary) and len(recipe.conditions) > 1,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from emphasis.experiments.jobs import Job, Say, run_job
+from emphasis.experiments.jobs import Job, Say, run_job, threads_of
 from emphasis.training.settings import Execution
 
 _TRIES = 3  # of a job whose worker was killed: by the system when memory ran out, say
@@ -33,7 +36,8 @@ def run_in_processes(
     execution: Execution,
     checkpoint_seconds: float,
     workers: int,
-    threads: int,
+    threads: int | None,
+    share: int,
     progress: Callable[[Job, int, int], None],
     say: Say,
 ) -> None:
@@ -46,73 +50,109 @@ def run_in_processes(
     # lock would stay taken for ever by a worker killed while it holds it.
     context = multiprocessing.get_context("spawn")
     waiting = deque((job, 1) for job in jobs)
-    running: dict[Any, tuple[Job, int, Connection, Any]] = {}
+    working: list[_Worker] = []
     failed: list[str] = []
+
+    def start() -> _Worker:
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_work, args=(theirs, folder, root, execution, checkpoint_seconds, threads, share), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job, attempt = waiting.popleft()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_work, args=(theirs, job, folder, root, execution, checkpoint_seconds, threads), daemon=True
-                )
-                process.start()
-                theirs.close()
-                running[process.sentinel] = (job, attempt, ours, process)
-            ready = set(wait([*running, *(one[2] for one in running.values())]))
-            for sentinel, (job, attempt, pipe, process) in list(running.items()):
-                if pipe not in ready and sentinel not in ready:
-                    continue
-                error = _messages(pipe, job, progress, say)
-                if error:
-                    failed.append(error)
-                if sentinel in ready:
-                    process.join()
-                    pipe.close()
-                    del running[sentinel]
-                    if process.exitcode and process.exitcode < 0:
-                        if attempt < _TRIES:
-                            say(f"{job.title}: its process was killed (signal {-process.exitcode}); starting again")
-                            waiting.append((job, attempt + 1))
-                        else:
-                            failed.append(f"{job.title}: its process was killed {_TRIES} times")
+        while waiting or any(worker.job for worker in working):
+            idle = [worker for worker in working if worker.job is None]
+            while waiting and (idle or len(working) < workers):
+                if not idle:
+                    working.append(start())
+                    idle.append(working[-1])
+                worker = idle.pop()
+                worker.job, worker.attempt = waiting.popleft()
+                with contextlib.suppress(OSError):  # it has died meanwhile, as its sentinel says below
+                    worker.pipe.send(worker.job)
+            ready = set(wait([part for worker in working for part in (worker.process.sentinel, worker.pipe)]))
+            for worker in list(working):
+                if worker.pipe in ready:
+                    failed += _messages(worker, progress, say)
+                if worker.process.sentinel in ready:
+                    failed += _messages(worker, progress, say)
+                    working.remove(worker)
+                    worker.pipe.close()
+                    worker.process.join()
+                    if worker.job is None:
+                        continue
+                    code = worker.process.exitcode or 0
+                    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+                    if worker.attempt < _TRIES:
+                        say(f"{worker.job.title}: its process {how}; starting again")
+                        waiting.append((worker.job, worker.attempt + 1))
+                    else:
+                        failed.append(f"{worker.job.title}: its process {how}, {_TRIES} times")
     finally:
-        for _, _, _, process in running.values():
-            process.terminate()
+        for worker in working:
+            worker.process.terminate()
+        for worker in working:
+            worker.process.join()
+    raise_failures(failed)
+
+
+def describe_failure(job: Job, error: Exception) -> str:
+    """Return what went wrong with a job, and where in the code."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{job.title}: {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def raise_failures(failed: Sequence[str]) -> None:
+    """Raise JobError if any job failed."""
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise JobError(f"{failed[0]}{more}; the same command goes on with the rest")
 
 
-def _messages(pipe: Connection, job: Job, progress: Callable[[Job, int, int], None], say: Say) -> str:
-    """Pass on what a worker has said; return its error, or ""."""
-    error = ""
-    try:
-        while pipe.poll():
-            kind, *content = pipe.recv()
+@dataclass(eq=False)
+class _Worker:
+    """A process, the pipe to it, and what it is at."""
+
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+    attempt: int = 0
+
+
+def _messages(worker: _Worker, progress: Callable[[Job, int, int], None], say: Say) -> list[str]:
+    """Pass on what a worker has said; return its errors."""
+    errors = []
+    with contextlib.suppress(EOFError, OSError):  # it has gone, perhaps in the middle of a message
+        while worker.pipe.poll():
+            kind, *content = worker.pipe.recv()
+            job = worker.job
+            assert job is not None
             if kind == "progress":
                 progress(job, *content)
             elif kind == "say":
                 say(content[0])
             else:
-                error = f"{job.title}: {content[0]}"
-    except (EOFError, OSError):  # it has gone, perhaps in the middle of a message
-        pass
-    return error
+                worker.job = None
+                if kind == "error":
+                    errors.append(content[0])
+    return errors
 
 
 def _work(
     pipe: Connection,
-    job: Job,
     folder: Path,
     root: Path | None,
     execution: Execution,
     checkpoint_seconds: float,
-    threads: int,
+    threads: int | None,
+    share: int,
 ) -> None:
-    """Run one job; the target of a worker process."""
+    """Run the jobs that come through the pipe; the target of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers itself
     steps = 0
 
     def report(done: int, total: int) -> None:
@@ -121,17 +161,18 @@ def _work(
         if done == total or steps % _STEPS_BETWEEN_REPORTS == 1:
             pipe.send(("progress", done, total))
 
-    try:
-        run_job(
-            job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, progress=report,
-            say=lambda message: pipe.send(("say", message)),
-        )  # fmt: skip
-    except Exception as error:  # whatever it is, the parent must hear of it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        pipe.send(("error", f"{type(error).__name__}: {error} ({where})"))
-    finally:
-        pipe.close()
+    while True:
+        job = pipe.recv()
+        torch.set_num_threads(threads or threads_of(job, share))
+        try:
+            run_job(
+                job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, progress=report,
+                say=lambda message: pipe.send(("say", message)),
+            )  # fmt: skip
+        except Exception as error:  # whatever it is, the parent must hear of it
+            pipe.send(("error", describe_failure(job, error)))
+        else:
+            pipe.send(("done",))
 
 
 def _end_with_parent() -> None:

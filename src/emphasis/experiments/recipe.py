@@ -13,7 +13,6 @@ extends          the name of a recipe of the package, which gives all that this 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import tomllib
@@ -24,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from emphasis.experiments.build import RecipeError, build, build_objective, convert
+from emphasis.experiments.build import RecipeError, build, build_objective, convert, merged, overridden
 from emphasis.experiments.settings import (
     Cell,
     Dataset,
@@ -200,7 +199,7 @@ class Recipe:
                 parts: dict[str, Any] = {}
                 for part, kind in PARTS.items():
                     tables = (getattr(self, part), getattr(condition, part), getattr(method, part, {}))
-                    table = merged(*tables, here.get(part, {}))
+                    table = overridden(*tables, here.get(part, {}))
                     parts[part] = build(kind, table, f"{where}: {part}")
                 shared = {key: getattr(method, key) for key in _OBJECTIVE}
                 objective = build_objective({key: here.get(key, shared[key]) for key in _OBJECTIVE}, where)
@@ -272,7 +271,7 @@ class Recipe:
         if scaled is None:
             raise RecipeError(f"{self.name} has no scaled form; run it as it is ({self.cost})")
         recipe = self.limited(scaled.conditions, scaled.methods)
-        parts: Table = {part: merged(getattr(self, part), getattr(scaled, part)) for part in PARTS}
+        parts: Table = {part: overridden(getattr(self, part), getattr(scaled, part)) for part in PARTS}
         return replace(
             recipe, **parts, name=f"{self.name}-scaled", title=scaled.title, cost=scaled.cost, seeds=scaled.seeds,
             deviations=scaled.deviations, expected=scaled.expected, status="scaled", scaled=None,
@@ -305,7 +304,7 @@ class Recipe:
                 inner[last] = value
                 conditions = []
                 for one in recipe.conditions:
-                    changed: Table = {part: merged(getattr(one, part), table)}
+                    changed: Table = {part: overridden(getattr(one, part), table)}
                     conditions.append(replace(one, **changed))
                 recipe = replace(recipe, conditions=tuple(conditions))
             else:
@@ -323,17 +322,6 @@ def _named(recipe: str, what: str, have: tuple[_Named, ...], wanted: Sequence[st
                 f"{recipe} has no {what} {name!r}{did_you_mean(name, names)}; it has {', '.join(map(repr, names))}"
             )
     return tuple(one for one in have if not wanted or one.name in wanted)
-
-
-def merged(*tables: Mapping[str, Any]) -> Table:
-    """Return the tables as one, later ones winning, tables within them merged alike."""
-    result: Table = {}
-    for table in tables:
-        for key, value in table.items():
-            inner = result.get(key)
-            both = isinstance(inner, Mapping) and isinstance(value, Mapping) and "family" not in value
-            result[key] = merged(inner, value) if both and inner is not None else copy.deepcopy(value)
-    return result
 
 
 def recipe_names() -> list[str]:

@@ -19,6 +19,7 @@ from emphasis.experiments.store import (
     read_rows,
     rows_of_recipe,
     stored_recipe,
+    writing,
 )  # fmt: skip
 from emphasis.experiments.summary import Summary, findings, summarise
 from emphasis.experiments.table import caption, csv_text, result_tables
@@ -50,7 +51,7 @@ def read_summary(folder: Path) -> Summary:
         RecipeError: Its run.json is of another version.
     """
     recipe = stored_recipe(folder)
-    if any((folder / CELLS).glob("*.jsonl")):
+    if any((folder / CELLS).glob("[!.]*.jsonl")):
         return summarise(recipe, rows_of_recipe(folder, recipe))
     return summarise(recipe, read_rows(folder / RESULTS) if (folder / RESULTS).exists() else [])
 
@@ -73,14 +74,15 @@ def write_report(folder: Path, summary: Summary) -> list[str]:
     Figures of an earlier report that this one does not have are removed.
     """
     drawings = draw(summary)
-    write_text(folder / TABLE, csv_text(summary))
-    for name, content in drawings.items():
-        with replacing(folder / name) as partial:
-            partial.write_bytes(content)
-    for path in folder.glob("*.png"):
-        if path.name not in drawings:
-            path.unlink(missing_ok=True)
-    write_text(folder / REPORT, page(summary, drawings))
+    with writing(folder):
+        write_text(folder / TABLE, csv_text(summary))
+        for name, content in drawings.items():
+            with replacing(folder / name) as partial:
+                partial.write_bytes(content)
+        for path in folder.glob("*.png"):
+            if path.name not in drawings:
+                path.unlink(missing_ok=True)
+        write_text(folder / REPORT, page(summary, drawings))
     return [REPORT, TABLE, *drawings]
 
 

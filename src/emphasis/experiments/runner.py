@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
-from emphasis.experiments.data import load_split
-from emphasis.experiments.jobs import Job, Say, make_jobs, run_job
-from emphasis.experiments.pool import run_in_processes
+from emphasis.experiments.data import check_names, load_split
+from emphasis.experiments.jobs import Job, Say, make_jobs, run_job, threads_of
+from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes
 from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.store import Row, claim, finished_rows, rows_of_recipe, write_results
+from emphasis.experiments.store import (
+    Row,
+    claim,
+    finished_rows,
+    remove_checkpoints_of_finished_jobs,
+    rows_of_recipe,
+    write_results,
+)  # fmt: skip
 from emphasis.training.settings import Execution
 
 JobProgress = Callable[[Job, int, int], None]
@@ -44,7 +52,8 @@ def run(
         root: Where the data is; None: `emphasis.datasets.data_root`'s choice.
         execution: Where and how it runs; its precision gives way to the recipe's.
         workers: Processes.
-        threads: For torch, in each; None: the cores shared out evenly.
+        threads: For torch, in each; None: one for stacked perceptrons, whose
+            products are too small to share out, and the cores shared out evenly for other networks.
         checkpoint_seconds: Seconds between checkpoints.
         force: Replace earlier runs in `folder`.
         progress: Called with a job, its steps done and its steps in all.
@@ -54,41 +63,49 @@ def run(
     Raises:
         FolderError: `folder` holds something else.
         DataNotFoundError: The data is not there.
-        JobError: A worker failed; the other jobs are finished first.
+        JobError: A job failed; the others are finished first.
     """
-    claim(folder, recipe, force)
+    if workers < 1:
+        raise ValueError(f"workers={workers} is not allowed; use a whole number >= 1")
     cells = list(recipe.cells())
+    check_names(cells)
+    claim(folder, recipe, force)
+    for at in {cell.solver.schedule.at for cell in cells if cell.solver.schedule.at[-1:] >= (cell.solver.iterations,)}:
+        say(f"the learning rate does not fall at all of {list(at)}: training ends before; set solver.schedule.at too")
     finished = finished_rows(folder)
     jobs = make_jobs([cell for cell in cells if cell.key not in finished])
+    # Of all jobs, so that a run which goes on with the last of them has as many threads, and the same bits, as before.
+    workers = min(workers, len(make_jobs(cells)))
+    share = max(1, (os.cpu_count() or 1) // workers)
     if not jobs:
         say(f"{folder} holds all of this already; showing it (--force trains it again)")
     elif finished.keys() & {cell.key for cell in cells}:
         say(f"{folder} holds {len({c.key for c in cells} & finished.keys())} of {len(cells)} networks already")
-    how = _with_precision(execution or Execution(), recipe.precision)
-    if jobs:
-        # Before any worker starts: so that data which is missing, or slow to make, is met once.
-        for settings in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-            load_split(settings.dataset, settings.noise, root, loading)
-        workers = min(workers, len(jobs))
-        threads = threads or max(1, (os.cpu_count() or 1) // workers)
-        if workers == 1:
-            torch.set_num_threads(threads)
+    how = replace(execution or Execution(), precision=recipe.precision)
+    try:
+        if jobs:
+            # Before any worker starts: so that data which is missing, or slow to make, is met once.
+            for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
+                load_split(first.dataset, first.noise, root, loading)
+        if workers == 1 or len(jobs) <= 1:
+            failed = []
             for job in jobs:
-                run_job(
-                    job, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds,
-                    progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
-                )  # fmt: skip
+                torch.set_num_threads(threads or threads_of(job, share))
+                try:
+                    run_job(
+                        job, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds,
+                        progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
+                    )  # fmt: skip
+                except Exception as error:  # one job's failure must not keep the others from running
+                    failed.append(describe_failure(job, error))
+            raise_failures(failed)
         else:
             run_in_processes(
                 jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, workers=workers,
-                threads=threads, progress=progress, say=say,
+                threads=threads, share=share, progress=progress, say=say,
             )  # fmt: skip
-    rows = rows_of_recipe(folder, recipe)
-    write_results(folder, rows)
+    finally:  # whatever failed, what is finished is there to be seen
+        rows = rows_of_recipe(folder, recipe)
+        write_results(folder, rows)
+        remove_checkpoints_of_finished_jobs(folder)
     return rows
-
-
-def _with_precision(execution: Execution, precision: str) -> Execution:
-    import dataclasses
-
-    return dataclasses.replace(execution, precision=precision)

@@ -3,8 +3,9 @@
 The training part is cut 80/20. Each trial trains on the 80 %, noise included, and is judged by the 20 % with their
 true labels; the test set is not looked at. The best settings are then trained on the whole training part and tested.
 
-Every trained network is a cell of the store like any other, so a search that was killed goes on where it was, and
-the networks of one batch of trials train as one computation where that is possible.
+A search keeps nothing but its networks, which are cells of the store like any other. The sampler is seeded, so a
+search that was stopped is played again from its beginning: what has been trained is found, not trained, and it goes
+on as if it had not been stopped. The networks of one batch of trials train together where that is possible.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emphasis.experiments.build import RecipeError
+from emphasis.datasets import Progress
+from emphasis.datasets.download import silent
+from emphasis.experiments.build import RecipeError, overridden
 from emphasis.experiments.jobs import Say
-from emphasis.experiments.recipe import Method, Recipe, merged
+from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
-from emphasis.experiments.store import Row, claim
+from emphasis.experiments.store import SEARCH, Row, without_nan
 from emphasis.files import write_text
 from emphasis.metrics import mean_and_std
 from emphasis.training.settings import Execution
@@ -30,8 +32,8 @@ from emphasis.training.settings import Execution
 if TYPE_CHECKING:
     import optuna
 
-STUDY, SEARCH = "study.log", "search.json"
 _RETRAINED = "best, on all training data"
+_PARTS = ("weighting", "solver", "network")
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,12 @@ def parse_vary(text: str) -> Vary:
     Raises:
         RecipeError: It is of neither form.
     """
-    name, equals, values = text.partition("=")
+    name, _, values = text.partition("=")
     part, _, key = name.partition(".")
-    if (
-        not equals
-        or not values
-        or ((part not in ("weighting", "solver", "network") or not key)
-        and name != "normalization")
-    ):
+    if not values or not (name == "normalization" or (part in _PARTS and key)):
         raise RecipeError(
             f"--vary {text!r} is not understood; use PART.KEY=A,B,C or PART.KEY=LOW:HIGH[:log], with a part of "
-            "weighting, solver, network, such as weighting.beta=0.5:24"
+            f"{', '.join(_PARTS)}, such as weighting.beta=0.5:24"
         )
     if ":" not in values:
         return Vary(name, tuple(_value(one) for one in values.split(",")))
@@ -97,19 +94,26 @@ def parse_vary(text: str) -> Vary:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Settings, and the validation accuracy that they reach: mean and standard deviation over the seeds."""
+
+    settings: dict[str, Any]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class Found:
     """What a search found.
 
     Attributes:
-        trials: For each trial, its settings, mean and standard deviation of its validation accuracy over the seeds.
-        best: Settings of the best trial.
-        method: The method that they make.
-        rows: The lines of the networks trained with them on the whole training part; none if not asked for.
+        trials: In the order they were tried.
+        best: The one with the highest mean.
+        rows: The lines of the networks trained with its settings on the whole training part; none if not asked for.
     """
 
-    trials: tuple[tuple[dict[str, Any], float, float], ...]
-    best: dict[str, Any]
-    method: Method
+    trials: tuple[Trial, ...]
+    best: Trial
     rows: tuple[Row, ...]
 
 
@@ -130,26 +134,28 @@ def search(
     workers: int = 1,
     threads: int | None = None,
     progress: JobProgress = lambda _job, _done, _total: None,
+    loading: Progress = silent,
     say: Say = lambda _: None,
 ) -> Found:
     """Search the settings of one method in one condition, or go on with a search that was stopped.
 
     Args:
         recipe: Whose data, network and solver are used, with its number of seeds per trial.
-        folder: Where trials and networks are kept.
+        folder: Where networks are kept.
         method: The recipe's method to start from.
         condition: The recipe's condition; "" if it has only one.
         space: What to vary.
-        trials: In all, those of an earlier run in `folder` included.
-        batch: Trials suggested, and trained, together. It shapes the search, so a resumed one must have the same.
+        trials: In all.
+        batch: Trials suggested, and trained, together; it shapes the search.
         validation: Share of the training part to judge by.
         retrain: Whether the best settings are trained on the whole training part in the end, and tested.
-        seed: Of the sampler. The same search, however often it is stopped, tries the same settings.
+        seed: Of the sampler.
         root: Where the data is.
         execution: Where and how it runs.
         workers: Processes.
         threads: For torch, in each.
         progress: As `runner.run`'s.
+        loading: Likewise.
         say: Called with what the user should know.
 
     Raises:
@@ -158,59 +164,58 @@ def search(
         ModuleNotFoundError: Optuna, of the extra "search", is missing.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
 
     for name, value in (("trials", trials), ("batch", batch)):
         if value < 1:
             raise RecipeError(f"{name}={value} is not allowed; use a whole number >= 1")
     base = recipe.limited([condition] if condition else [], [method])
     if len(base.conditions) > 1:
-        raise RecipeError(
-            f"{recipe.name} has several conditions; name one of {', '.join(map(repr, recipe.condition_names))}"
-        )
+        known = ", ".join(map(repr, recipe.condition_names))
+        raise RecipeError(f"{recipe.name} has several conditions; name one of {known}")
     base = replace(base, name=f"{recipe.name}-search", paper={}, paper_spread={}, reported=(), scaled=None)
     held_out = base.changed({"dataset.validation": validation})
     how: dict[str, Any] = {
         "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
+        "loading": loading,
+        "say": lambda message: None if " holds " in message else say(message),  # of every batch: no news
     }  # fmt: skip
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    claim(folder, held_out)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / STUDY)))
-        study = optuna.create_study(study_name=base.name, storage=storage, direction="maximize", load_if_exists=True)
-    for stale in study.get_trials(states=(TrialState.RUNNING,)):  # of a run that was killed; its networks are kept
-        study.tell(stale.number, state=TrialState.FAIL)
-        study.enqueue_trial(stale.params)
-    while (done := len(study.get_trials(states=(TrialState.COMPLETE,)))) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=seed + done, multivariate=False, constant_liar=True)
-        asked = [study.ask() for _ in range(min(batch, trials - done))]
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    tried: list[Trial] = []
+    while len(tried) < trials:
+        asked = [study.ask() for _ in range(batch)]  # always whole batches, so that more trials extend a search
         settings = [{vary.name: vary.suggest(trial) for vary in space} for trial in asked]
-        named = [f"trial {trial.number}" for trial in asked]
-        methods = tuple(_with(base, values, name) for values, name in zip(settings, named, strict=True))
-        rows = run(replace(held_out, methods=methods, baseline=named[0]), folder, say=_quiet(say), **how)
-        for trial, name, values in zip(asked, named, settings, strict=True):
-            accuracies = [_number(row["final_test_accuracy"]) for row in rows if row["method"] == name]
-            mean, std = (float(part) for part in mean_and_std(accuracies))
-            trial.set_user_attr("std", std)
-            trial.set_user_attr("settings", json.dumps(values))
-            study.tell(trial, 0.0 if math.isnan(mean) else mean)  # a diverged network is right about nothing
-        say(f"{done + len(asked)} of {trials} trials; best so far {100 * study.best_value:.2f} % ({study.best_params})")
+        names = [f"trial {trial.number}" for trial in asked]
+        kept = trials - len(tried)
+        methods = tuple(_with(base, one, name) for one, name in list(zip(settings, names, strict=True))[:kept])
+        rows = run(replace(held_out, methods=methods, baseline=names[0]), folder, **how)
+        for trial, name, one in list(zip(asked, names, settings, strict=True))[:kept]:
+            tried.append(Trial(one, *_accuracy([row for row in rows if row["method"] == name])))
+            study.tell(trial, tried[-1].mean)
+        best = max(tried, key=lambda trial: trial.mean)
+        say(f"{len(tried)} of {trials} trials; best so far {100 * best.mean:.2f} % with {describe(best.settings)}")
 
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    best = json.loads(study.best_trial.user_attrs["settings"])
-    chosen = _with(base, best, _RETRAINED)
-    final = (
-        run(replace(base, methods=(chosen,), baseline=_RETRAINED), folder, say=_quiet(say), **how) if retrain else []
-    )
-    found = Found(
-        tuple((json.loads(t.user_attrs["settings"]), float(t.value or 0.0), t.user_attrs["std"]) for t in complete),
-        best, chosen, tuple(final),
-    )  # fmt: skip
-    write_text(folder / SEARCH, json.dumps(_summary(found, recipe, validation), indent=1) + "\n")
+    final: list[Row] = []
+    if retrain:
+        chosen = _with(base, best.settings, _RETRAINED)
+        final = run(replace(base, methods=(chosen,), baseline=_RETRAINED), folder, **how)
+    found = Found(tuple(tried), best, tuple(final))
+    summary = without_nan(_summary(found, recipe, method, condition, validation))
+    write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return found
+
+
+def describe(settings: dict[str, Any]) -> str:
+    """Return settings as text, such as "weighting.lam=0.5, weighting.beta=7.12"."""
+    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
+
+
+def _accuracy(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return mean and standard deviation of the final accuracy; a network that diverged is right about nothing."""
+    values = [row["final_test_accuracy"] for row in rows]
+    mean, std = mean_and_std([0.0 if value is None or math.isnan(value) else value for value in values])
+    return float(mean), float(std)
 
 
 def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
@@ -220,36 +225,28 @@ def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
     parts: dict[str, Any] = {
         key: here.get(key, getattr(method, key)) for key in ("weighting", "normalization", "max_margin")
     }
-    parts |= {part: merged(getattr(method, part), here.get(part, {})) for part in ("network", "solver")}
+    parts |= {part: overridden(getattr(method, part), here.get(part, {})) for part in ("network", "solver")}
     for full, value in values.items():
         part, _, key = full.partition(".")
         parts[part] = {**parts[part], key: value} if key else value
     return replace(method, name=name, at={}, only=(), **parts)
 
 
-def _summary(found: Found, recipe: Recipe, validation: float) -> dict[str, Any]:
-    tested = [_number(row["final_test_accuracy"]) for row in found.rows]
-    mean, std = (float(part) for part in mean_and_std(tested)) if tested else (math.nan, math.nan)
-    plain = {
+def _summary(found: Found, recipe: Recipe, method: str, condition: str, validation: float) -> dict[str, Any]:
+    mean, std = _accuracy(found.rows) if found.rows else (math.nan, math.nan)
+    summary: dict[str, Any] = {
         "recipe": recipe.name,
+        "condition": condition,
+        "method": method,
         "validation": validation,
         "seeds": recipe.seeds,
-        "trials": [{**settings, "mean": mean, "std": std} for settings, mean, std in found.trials],
-        "best": found.best,
-        "test": {"mean": mean, "std": std, "n": len(tested)},
+        "trials": [{**trial.settings, "mean": trial.mean, "std": trial.std} for trial in found.trials],
+        "best": found.best.settings,
+        "test": {"mean": mean, "std": std, "n": len(found.rows)},
     }
     if found.rows:
-        plain["objective"] = {key: found.rows[0][key] for key in ("weighting", "normalization", "max_margin")}
-    return json.loads(json.dumps(plain).replace("NaN", "null"))  # type: ignore[no-any-return]
-
-
-def _quiet(say: Say) -> Say:
-    """Pass on what concerns a network, not what each batch says of the folder."""
-    return lambda message: None if " holds " in message else say(message)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+        summary["objective"] = {key: found.rows[0][key] for key in ("weighting", "normalization", "max_margin")}
+    return summary
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,7 @@
 """What one network of an experiment is made of, as frozen data; a recipe is many of them.
 
-Everything here determines the numbers of a result, and nothing else does: `Cell.key` is a digest of it.
+All of it determines the numbers of a result: `Cell.key` is a digest of it. What else plays a part is the machine, as
+far as it rounds: device, threads, and how many networks share one computation. Each result says which those were.
 """
 
 from __future__ import annotations

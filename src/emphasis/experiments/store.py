@@ -7,7 +7,7 @@
     results.jsonl       the lines of the recipe's cells, in its order
     table.csv, *.png, report.html
 
-A line is found by its cell's key, a digest of all that determines its numbers. So a finished cell is never trained
+A line is found by its cell's key, a digest of its settings. So a finished cell is never trained
 again, whatever else a recipe asks for later, and lines of other settings may lie beside it.
 """
 
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from emphasis.experiments.recipe import Recipe, recipe_from_tables, recipe_to_tables
@@ -29,6 +31,7 @@ from emphasis.files import replacing, write_text
 Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
+SEARCH = "search.json"
 
 
 class FolderError(Exception):
@@ -47,17 +50,28 @@ def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
             clear(folder)
         elif other != recipe.name:
             raise FolderError(f"{folder} holds runs of {other!r}; choose another --out, or --force to replace them")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not {path.name for path in folder.iterdir()} <= {CELLS, f".{Path(RUN).stem}.partial.json"}:
         raise FolderError(f"{folder} is not empty and holds no run of emphasis; choose another --out")
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
-    write_text(folder / RUN, json.dumps(recipe_to_tables(recipe), indent=1, ensure_ascii=False) + "\n")
+    with writing(folder):
+        write_text(folder / RUN, json.dumps(recipe_to_tables(recipe), indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the lock of the files that are not one job's: two processes must not write the same one at once."""
+    if (folder / CELLS).is_dir():
+        with FileLock(folder / CELLS / ".lock"):
+            yield
+    else:  # results kept apart from their run
+        yield
 
 
 def clear(folder: Path) -> None:
     """Remove all that a run writes from `folder`."""
     shutil.rmtree(folder / CELLS, ignore_errors=True)
     for path in folder.iterdir():
-        if path.name in (RUN, RESULTS, TABLE, REPORT) or path.suffix == ".png":
+        if path.name in (RUN, RESULTS, TABLE, REPORT, SEARCH) or path.suffix == ".png":
             path.unlink()
 
 
@@ -85,15 +99,21 @@ def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDA
     (folder / CELLS / f"{job}.pt").unlink(missing_ok=True)
 
 
+def remove_checkpoints_of_finished_jobs(folder: Path) -> None:
+    """Remove checkpoints that a kill between a job's last two moves left behind."""
+    for path in (folder / CELLS).glob("[!.]*.jsonl"):
+        path.with_suffix(".pt").unlink(missing_ok=True)
+
+
 def lines(rows: Iterable[Row]) -> str:
     """Return rows as JSON Lines, NaN as null."""
-    return "".join(json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def finished_rows(folder: Path) -> dict[str, Row]:
     """Return every line of every finished job, by its cell's key."""
     found: dict[str, Row] = {}
-    for path in sorted((folder / CELLS).glob("*.jsonl")):
+    for path in sorted((folder / CELLS).glob("[!.]*.jsonl")):
         for row in read_rows(path):
             found[row["key"]] = {**row, "job": path.stem}
     return found
@@ -111,7 +131,8 @@ def rows_of_recipe(folder: Path, recipe: Recipe) -> list[Row]:
 
 def write_results(folder: Path, rows: Sequence[Row]) -> None:
     """Write the lines of the recipe's cells as one file."""
-    write_text(folder / RESULTS, lines(rows))
+    with writing(folder):
+        write_text(folder / RESULTS, lines(rows))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -152,12 +173,12 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return `value` with None for NaN and infinity, which JSON has no words for."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -216,7 +216,7 @@ def findings(summary: Summary) -> list[str]:
             failed.setdefault(entry.cell.method, []).append(entry.cell.condition)
     if failed:
         several = len(recipe.conditions) > 1
-        names = [f"{method} ({'; '.join(where)})" if several else method for method, where in failed.items()]
+        names = [f"{method} ({_places(where, recipe)})" if several else method for method, where in failed.items()]
         lines.append(f"Did not hold what they had learned, or never learned, in one seed or more: {', '.join(names)}.")
     if summary.missing:
         lines.append(f"{summary.missing} of {summary.networks} networks are not trained yet; '-' stands for them.")
@@ -236,10 +236,10 @@ def _finding(summary: Summary, condition: str) -> str:
     if dm is not None and other is not None:
         gain = paired(dm, other, metric)
         if dm is best:
-            text += f"; {_points(gain)} above the best method without DM, {other.cell.method} {_seeds(gain)}"
+            text += f"; {_points(gain)} above the best method without DM, {other.cell.method}{_seeds(gain)}"
         else:
             text += f"; the best DM, {dm.cell.method}, ends {_points(gain)} {'below' if gain.mean < 0 else 'above'} it"
-            text += f" {_seeds(gain)}"
+            text += _seeds(gain)
     papers = [e for e in summary.of(condition) if e.is_dm and e.rows and math.isfinite(e.paper[metric])]
     reached = [e for e in papers if e.values[metric].n]
     if papers and dm not in papers:
@@ -255,6 +255,10 @@ def _finding(summary: Summary, condition: str) -> str:
     return text + "."
 
 
+def _places(conditions: Sequence[str], recipe: Recipe) -> str:
+    return "everywhere" if len(conditions) == len(recipe.conditions) > 1 else "; ".join(conditions)
+
+
 def _points(gain: Gain) -> str:
     """Return the size of a gain, with two decimals where one would hide it."""
     digits = 2 if abs(gain.mean) < 0.01 else 1
@@ -263,7 +267,12 @@ def _points(gain: Gain) -> str:
 
 
 def _seeds(gain: Gain) -> str:
-    return "(one seed)" if gain.n == 1 else f"(DM ahead in {gain.ahead} of {gain.n} seeds)"
+    """Return in how many seeds DM leads, and whether the gain is lost in its spread."""
+    if gain.n == 1:
+        return " (one seed)"
+    unclear = abs(gain.mean) <= gain.std and 0 < gain.ahead < gain.n
+    clear = ": no clear difference" if unclear else ""
+    return f"{clear} (DM ahead in {gain.ahead} of {gain.n} seeds)"
 
 
 def metric_title(metric: str) -> str:

@@ -125,6 +125,11 @@ def paper_text(summary: Summary, entry: Entry, metric: str) -> str:
     return text if math.isnan(difference) else f"{text} ({signed(difference)})"
 
 
+def short_outcome(entry: Entry) -> str:
+    """Return the outcome in few words: "collapsed 2/5"."""
+    return re.sub(r" \((\d+) of (\d+) seeds?\)", r" \1/\2", entry.outcome)
+
+
 def _column(
     summary: Summary, condition: str, metric: str, heading: str, *, details: bool = True, failures: bool = True
 ) -> _Column:
@@ -140,8 +145,8 @@ def _column(
         if details and ours.n not in (0, entry.seeds):
             lines.append((f"n = {ours.n}", "dim"))
         if failures and entry.outcome:
-            short = re.sub(r" \((\d+) of (\d+) seeds?\)", r" \1/\2", entry.outcome)  # "collapsed 2/5"
-            lines += [(line, "red") for part in short.split("; ") for line in textwrap.wrap(part, _HEADING)]
+            parts = short_outcome(entry).split("; ")
+            lines += [(line, "red") for part in parts for line in textwrap.wrap(part, _HEADING)]
         cells[entry.cell.method] = lines
     for row in summary.recipe.reported:
         quoted = summary.paper(condition, row.name, metric)

@@ -57,7 +57,8 @@ class StackedMLP(nn.Module):
                 parameters.append(nn.Parameter(one.to(dtype).repeat(copies, 1, 1)))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits (S, N, C) for inputs (K, N, D)."""
+        """Return the logits (S, N, C) for inputs (K, N, ...), each example flattened."""
+        inputs = inputs.flatten(2)
         seeds, examples, width = inputs.shape
         first = self.weights[0]
         # The networks that share inputs share one product: one large matrix instead of many small ones.

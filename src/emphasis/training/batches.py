@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
-@lru_cache(maxsize=256)
-def _permutation(seed: int, epoch: int, num_examples: int) -> NDArray[np.int64]:
-    order = np.random.default_rng([seed, epoch]).permutation(num_examples)
-    order.flags.writeable = False
-    return order
-
-
-def batch_indices(seeds: Sequence[int], iteration: int, num_examples: int, batch_size: int) -> NDArray[np.int64]:
-    """Return the examples of one step, (len(seeds), batch_size); an epoch leaves out its incomplete last batch.
-
-    Raises:
-        ValueError: `batch_size` exceeds `num_examples`.
-    """
-    epoch, window = _place(iteration, num_examples, batch_size)
-    return np.stack([_permutation(seed, epoch, num_examples)[window] for seed in seeds])
-
-
 class Batches:
-    """`batch_indices` on a device, where an epoch's order is copied once and each step is a slice of it.
+    """Which examples each step takes, on a device: an epoch's order is copied there once, and each step is a slice.
+
+    An epoch leaves out its incomplete last batch.
 
     Args:
         seeds: One per row of the indices.
         num_examples: N.
         batch_size: Examples per step, at most N.
         device: Where the indices are wanted.
+
+    Raises:
+        ValueError: `batch_size` exceeds `num_examples`.
     """
 
     def __init__(self, seeds: Sequence[int], num_examples: int, batch_size: int, device: torch.device) -> None:
@@ -48,7 +34,8 @@ class Batches:
         """Return the examples of the step after `iteration` steps, (len(seeds), batch_size) int64."""
         epoch, window = _place(iteration, self._num_examples, self._batch_size)
         if epoch != self._epoch:
-            order = np.stack([_permutation(seed, epoch, self._num_examples) for seed in self._seeds])
+            generators = [np.random.default_rng([seed, epoch]) for seed in self._seeds]
+            order = np.stack([generator.permutation(self._num_examples) for generator in generators])
             self._epoch, self._order = epoch, torch.from_numpy(order).to(self._device, non_blocking=True)
         return self._order[:, window]
 

@@ -16,7 +16,8 @@ from emphasis.training.task import Task, all_places
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
 _LOGITS_AT_ONCE = 2**18  # 1 MiB of float32: larger ones and their activations leave the cache
-_IMAGES_AT_ONCE = 250  # twice as fast on a CPU as 1,000, whose activations leave the cache
+_IMAGES_AT_ONCE = {"cpu": 250}  # twice as fast as 1,000, whose activations leave the cache
+_IMAGES_AT_ONCE_ON_ACCELERATORS = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +27,12 @@ class Evaluation:
     Attributes:
         curves: For each of `CURVES`, (S,) numbers; NaN for networks without finite logits.
         p: (S, n) float32, the probability of the label trained on; NaN likewise.
+        finite: (S,) bool, networks that have not diverged, all of whose logits here were finite.
     """
 
     curves: dict[str, NDArray[np.float64]]
     p: NDArray[np.float32]
+    finite: NDArray[np.bool_]
 
 
 @torch.no_grad()
@@ -40,17 +43,19 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         module: The stack, (K, B, ...) -> (S, B, C).
         networks: S.
         task: The data, on the module's device.
-        alive: (S,) networks that have not diverged; the others' numbers are NaN.
+        alive: (S,) networks that have not diverged so far; the others' numbers are NaN.
     """
     training = module.training
     module.eval()
     copies = networks // len(task.labels)
     size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
     if task.statistics is not None:
-        size = min(size, _IMAGES_AT_ONCE)
+        size = min(size, _IMAGES_AT_ONCE.get(task.inputs.device.type, _IMAGES_AT_ONCE_ON_ACCELERATORS))
     predicted = []
+    finite = torch.ones(networks, dtype=torch.bool, device=task.inputs.device)
     for start in range(0, len(task.test_inputs), size):
         logits = module(task.prepared(task.test_inputs[start : start + size].unsqueeze(0)))
+        finite &= logits.isfinite().flatten(1).all(1)
         predicted.append(logits.argmax(2))
     tested = torch.cat(predicted, 1).cpu().numpy()
 
@@ -59,6 +64,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         stop = min(start + size, task.num_train)
         logits = module(task.prepared(task.inputs[task.rows(all_places(task, start, stop))])).float()
         labels = task.labels[:, start:stop].repeat(copies, 1)
+        finite &= logits.isfinite().flatten(1).all(1)
         fitted.append(logits.argmax(2))
         probabilities.append(_probabilities(logits, labels))
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
@@ -76,8 +82,9 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         "p_noisy": _masked_mean(p, noisy),
         "largest_share": largest_share(tested, task.num_classes),
     }
-    p[~alive] = math.nan
-    return Evaluation({name: np.where(alive, values, math.nan) for name, values in curves.items()}, p)
+    known = alive & finite.cpu().numpy()
+    p[~known] = math.nan
+    return Evaluation({name: np.where(known, values, math.nan) for name, values in curves.items()}, p, known)
 
 
 def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
     """
     module: nn.Module = stack
     draws = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0 for part in stack.modules())
-    if execution.channels_last and any(parameter.ndim == 4 for parameter in module.parameters()):
+    if any(parameter.ndim == 4 for parameter in module.parameters()):
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if execution.compile:
         module = torch.compile(module)  # type: ignore[assignment]
@@ -150,9 +150,7 @@ def _step(
     inputs = task.inputs[task.rows(places)]
     if task.augment:
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
-        inputs = random_crop_flip(inputs.flatten(0, 1), generator).unsqueeze(
-            0
-        )  # of one network: images are not stacked
+        inputs = random_crop_flip(inputs.flatten(0, 1), generator).view(inputs.shape)
     if state.draws:
         torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT))
     labels = task.labels.gather(1, places)
@@ -180,9 +178,9 @@ def _note_diverged(state: State, logits: Tensor) -> bool:
     state.diverged_at = torch.where(bad & (state.diverged_at < 0), state.iteration, state.diverged_at)
     if logits.device.type != "cpu" or not bool(bad.any()):
         return False
+    if state.num_networks == 1:  # all is lost, and training ends
+        return True
     for parameter in state.module.parameters():
-        if state.num_networks == 1:
-            continue  # all is lost, and training ends
         parameter[bad] = 0.0
         for value in state.optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -194,6 +192,13 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
     """Append one point to each curve."""
     alive = (state.diverged_at < 0).cpu().numpy()
     found = evaluate(state.module, state.num_networks, task, alive)
+    finite = torch.from_numpy(found.finite).to(state.diverged_at.device)
+    state.diverged_at = torch.where(~finite & (state.diverged_at < 0), state.iteration, state.diverged_at)
+    if state.evaluated_at and state.evaluated_at[-1] == state.iteration:  # it ended where it had just been evaluated
+        for curve in state.curves.values():
+            curve.pop()
+        state.evaluated_at.pop()
+        del state.trace[len(state.evaluated_at) :]
     for name, values in found.curves.items():
         state.curves[name].append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
@@ -203,7 +208,9 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
 
 
 def diverged_batch(seed: int, iteration: int, task: Task, batch_size: int) -> list[int]:
-    """Return the training examples of the step at which a network of `seed` diverged, places of 0 to n - 1."""
+    """Return the training examples of the step that made a network of `seed` diverge, places of 0 to n - 1.
+
+    Logits that are not finite before a step are the doing of the step before it, since the inputs are finite.
+    """
     batches = Batches([seed], task.num_train, batch_size, torch.device("cpu"))
-    found: list[int] = batches.indices(iteration)[0].tolist()
-    return found
+    return [int(place) for place in batches.indices(max(iteration - 1, 0))[0]]

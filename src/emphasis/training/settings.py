@@ -29,6 +29,8 @@ class Objective:
         if self.normalization not in ("integral", "batch", None):
             raise ValueError(f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None')
         self.weighting.max_margin(self.max_margin)
+        if self.max_margin not in ("auto", None):  # 16 and 16.0 are one setting
+            object.__setattr__(self, "max_margin", float(self.max_margin))
         if self.normalization == "integral":
             _ = self.weighting.log_normalizer  # raises if the integral is infinite
 
@@ -119,13 +121,11 @@ class Execution:
         accelerator: "auto", "cpu", "cuda" or "mps", as Lightning Fabric takes it.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         compile: Whether `torch.compile` is applied to the network.
-        channels_last: Whether images and convolutions have their channels last in memory, which is faster.
     """
 
     accelerator: str = "auto"
     precision: str = "32-true"
     compile: bool = False
-    channels_last: bool = True
 
     def __post_init__(self) -> None:
         known = ("auto", "cpu", "cuda", "mps")

@@ -56,11 +56,11 @@ class Task:
         """Return the rows of `inputs` of the training examples at `places` (K, B), places of 0 to n - 1."""
         return places if self.index is None else self.index.gather(1, places)
 
-    def prepared(self, inputs: Tensor, channels_last: bool = True) -> Tensor:
-        """Return inputs (K, B, ...) as the networks take them: images normalised to float32, vectors as they are."""
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Return inputs (K, B, ...) as networks take them: images normalised, float32, channels last; vectors as is."""
         if self.statistics is None:
             return inputs
-        flat = normalise(inputs.flatten(0, 1), *self.statistics, channels_last=channels_last)
+        flat = normalise(inputs.flatten(0, 1), *self.statistics)
         return flat.view(*inputs.shape[:2], *flat.shape[1:])
 
     @property

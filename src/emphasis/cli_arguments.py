@@ -1,0 +1,196 @@
+"""What the command `emphasis` takes: its commands, options and help."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import emphasis
+from emphasis.weighting import FAMILIES
+
+_DESCRIPTION = """\
+Train classifiers on labels you cannot trust, by designing how much each example counts.
+
+A weighting w(p) says how large the derivative of the loss is for an example whose label has
+probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
+the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
+there is."""
+
+_EXAMPLES = """\
+examples:
+  emphasis show DM --lam 0.5 --beta 12          where Derivative Manipulation puts its emphasis
+  emphasis show GCE --q 0.7 --vs CCE MAE        one weighting against others
+  emphasis recipes                              every table and figure of the paper, by name
+  emphasis run digits                           thirteen ways to learn from 40 % wrong labels
+  emphasis report digits                        its results once more"""
+
+_RUN_DESCRIPTION = """\
+Run a recipe: train every method in every condition with every seed, and write a folder with
+results.jsonl (one line per network), table.csv, report.html and figures.
+
+What is trained already is not trained again. A run that was stopped, or killed, goes on where it
+was when the same command is given again, and ends with the same numbers."""
+
+_RUN_EXAMPLES = """\
+examples:
+  emphasis run digits
+  emphasis run digits --noise-rate 0.6 --out runs/digits-60
+  emphasis run digits --seeds 2 --iterations 300 --out runs/quick
+  emphasis run table9 --scaled --data ~/data
+  emphasis run table5 --only "r = 0.4" --methods CCE DM
+  emphasis run table9 --set network.name=resnet20 --set solver.batch_size=128 --out runs/mine
+  emphasis run my-recipe.toml"""
+
+_REPORT_DESCRIPTION = """\
+Show the results of a run beside the paper's: differences, number of seeds and spread. Without
+--format, print them as text and write table.csv, report.html and the figures into the folder."""
+
+_REPORT_EXAMPLES = """\
+examples:
+  emphasis report table5                        from runs/table5, else results/table5
+  emphasis report results/table5 --format csv
+  emphasis report digits --format html --out digits.html"""
+
+_SEARCH_DESCRIPTION = """\
+Search settings of one method: train on 80 % of the training data, noise included, judge by the
+other 20 % with their true labels, and train the best settings on all of it in the end. The test
+set is not looked at before. A search that was stopped goes on when the same command is given again."""
+
+_SEARCH_EXAMPLES = """\
+examples:
+  emphasis search digits --method "DM 0.5/8 integral"
+  emphasis search digits --method "GCE q=0.7" --vary weighting.q=0.1:1 --trials 16
+  emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12 --data ~/data
+  emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
+
+_SHOW_DESCRIPTION = """\
+Draw the emphasis density h(p) = w(p) / integral of w in the terminal, or to a file, and print the
+emphasis mode (the p that counts most), the integral, w(1) and the share of emphasis near the mode."""
+
+_SHOW_EXAMPLES = """\
+examples:
+  emphasis show DM --lam 0.5 --beta 12
+  emphasis show DM --lam 0.5 --beta 12 --vanishing
+  emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> Any:
+        """Exit with code 2 and one line."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def joined_numbers(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--beta -1e-3` as `--beta=-1e-3`: argparse takes the number for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[\w-]+", joined[-1]) and re.fullmatch(r"-[\d.]+(e[+-]?\d+)?", argument, re.I):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; `show` leaves a family's own options over."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="{recipes,report,run,search,show}")
+
+    run = commands.add_parser(
+        "run", help="train networks by a recipe and report", description=_RUN_DESCRIPTION,
+        epilog=_RUN_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    run.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
+    what = run.add_argument_group("what is run")
+    what.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="these rows alone")
+    what.add_argument("--noise-rate", type=float, metavar="R", help="share of wrong labels, 0 to 1 (digits: 0.4)")
+    how = run.add_argument_group("how it runs")
+    how.add_argument("--force", action="store_true", help="replace an earlier run in the folder")
+    how.add_argument(
+        "--checkpoint-seconds", type=float, metavar="S", default=10.0,
+        help="seconds between checkpoints (default: %(default)g)",
+    )  # fmt: skip
+    _add_common(what, how, "RECIPE")
+
+    search = commands.add_parser(
+        "search", help="search a method's settings on held-out data", description=_SEARCH_DESCRIPTION,
+        epilog=_SEARCH_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    search.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
+    what = search.add_argument_group("what is searched")
+    what.add_argument("--method", required=True, metavar="METHOD", help="the recipe's method to start from")
+    what.add_argument(
+        "--vary", action="append", default=[], metavar="PART.KEY=VALUES",
+        help="A,B,C or LOW:HIGH or LOW:HIGH:log of a setting (default: DM's lam and beta)",
+    )  # fmt: skip
+    what.add_argument("--trials", type=int, default=32, metavar="N", help="settings to try (default: %(default)s)")
+    what.add_argument("--batch", type=int, default=8, metavar="N", help="trials at a time (default: %(default)s)")
+    what.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="share held out (default: %(default)g)"
+    )
+    what.add_argument("--no-retrain", action="store_true", help="do not train and test the best settings in the end")
+    _add_common(what, search.add_argument_group("how it runs"), "RECIPE-search")
+
+    report = commands.add_parser(
+        "report", help="set a run's results beside the paper's", description=_REPORT_DESCRIPTION,
+        epilog=_REPORT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    report.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/ or results/")
+    report.add_argument("--format", choices=("text", "csv", "html"), help="print this alone, and write nothing")
+    report.add_argument("--out", type=Path, metavar="FILE", help="write it to this file (needs --format)")
+
+    commands.add_parser(
+        "recipes", help="list the recipes", description="List every recipe, what it costs and how it is run.",
+        epilog="examples:\n  emphasis recipes", formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+
+    show = commands.add_parser(
+        "show", help="draw a weighting and describe it", description=_SHOW_DESCRIPTION,
+        epilog=f"families and their options:\n{_families_help()}\n\n{_SHOW_EXAMPLES}", formatter_class=raw,
+        allow_abbrev=False,
+    )  # fmt: skip
+    show.add_argument("family", help="a weighting's family, such as DM; its parameters are options (see below)")
+    show.add_argument("--vs", nargs="+", default=[], metavar="FAMILY", help="draw these too, with their defaults")
+    show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
+    return parser
+
+
+def _add_common(what: Any, how: Any, folder: str) -> None:
+    """Add the options that `run` and `search` share to their two groups."""
+    what.add_argument("--scaled", action="store_true", help="the recipe's smaller form, for a CPU")
+    what.add_argument("--only", nargs="+", default=[], metavar="CONDITION", help="these columns of the table alone")
+    what.add_argument("--seeds", type=int, metavar="N", help="networks per method and condition (digits: 5)")
+    what.add_argument("--iterations", type=int, metavar="N", help="training steps (digits: 1000)")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="PART.KEY=VALUE", dest="settings",
+        help="any setting of dataset, noise, network, solver or evaluation, for every condition",
+    )  # fmt: skip
+    what.add_argument("--precision", metavar="P", help="32-true, bf16-mixed or 16-mixed")
+    how.add_argument(
+        "--data", type=Path, metavar="DIR", help="where data sets are (default: $EMPHASIS_DATA, or a cache)"
+    )
+    how.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default: runs/{folder})")
+    how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
+    how.add_argument("--compile", action="store_true", help="compile the networks with torch.compile")
+    how.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; one on an accelerator)")
+    how.add_argument("--threads", type=int, metavar="N", help="CPU threads of each (default: what suits the networks)")
+    how.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def _families_help() -> str:
+    lines = []
+    for name, family in FAMILIES.items():
+        options = [
+            f"--{parameter.name}" if parameter.default is False else f"--{parameter.name} {parameter.default:g}"
+            for parameter in inspect.signature(family).parameters.values()
+        ]
+        lines.append(f"  {name:<12} {'  '.join(options)}".rstrip())
+    return "\n".join(lines)
