@@ -62,7 +62,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     fitted, probabilities = [], []
     for start in range(0, task.num_train, size):
         stop = min(start + size, task.num_train)
-        logits = module(task.prepared(task.inputs[task.rows(all_places(task, start, stop))])).float()
+        logits = module(task.prepared(task.at(task.rows(all_places(task, start, stop))))).float()
         labels = task.labels[:, start:stop].repeat(copies, 1)
         finite &= logits.isfinite().flatten(1).all(1)
         fitted.append(logits.argmax(2))

@@ -147,7 +147,7 @@ def _step(
 ) -> bool:
     """Take one step of the optimiser with every network; return whether all are known to have diverged."""
     places = batches.indices(state.iteration)
-    inputs = task.inputs[task.rows(places)]
+    inputs = task.at(task.rows(places))
     if task.augment:
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
         inputs = random_crop_flip(inputs.flatten(0, 1), generator).view(inputs.shape)
@@ -174,7 +174,8 @@ def _note_diverged(state: State, logits: Tensor) -> bool:
     Zeroed networks stay harmless in the stack, whose loss refuses NaN; evaluation reports NaN for them from then on.
     An accelerator's loss lets NaN through, and networks do not mix, so there nothing is read back.
     """
-    bad = ~logits.isfinite().flatten(1).all(dim=1)
+    # Of the sums: three times as fast. Logits whose sum overflows are beyond 1e34, and their network lost as well.
+    bad = ~logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
     state.diverged_at = torch.where(bad & (state.diverged_at < 0), state.iteration, state.diverged_at)
     if logits.device.type != "cpu" or not bool(bad.any()):
         return False

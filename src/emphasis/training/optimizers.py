@@ -25,15 +25,20 @@ from emphasis.training.settings import Solver
 
 def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
     """Return the optimiser that `solver` describes, for its first step."""
+    parameters = list(parameters)
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)  # one pass over each
     if solver.name == "adam":
         betas = (solver.betas[0], solver.betas[1])
-        return torch.optim.Adam(parameters, solver.learning_rate, betas=betas, weight_decay=solver.weight_decay)
+        return torch.optim.Adam(
+            parameters, solver.learning_rate, betas=betas, weight_decay=solver.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         parameters,
         solver.learning_rate,
         momentum=solver.momentum,
         nesterov=solver.nesterov,
         weight_decay=solver.weight_decay,
+        fused=fused,
     )
 
 

@@ -56,6 +56,10 @@ class Task:
         """Return the rows of `inputs` of the training examples at `places` (K, B), places of 0 to n - 1."""
         return places if self.index is None else self.index.gather(1, places)
 
+    def at(self, rows: Tensor) -> Tensor:
+        """Return the inputs (K, B, ...) of `rows` (K, B)."""
+        return self.inputs.index_select(0, rows.flatten()).view(*rows.shape, *self.inputs.shape[1:])
+
     def prepared(self, inputs: Tensor) -> Tensor:
         """Return inputs (K, B, ...) as networks take them: images normalised, float32, channels last; vectors as is."""
         if self.statistics is None:
