@@ -185,6 +185,7 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
             raise _Error(f"--{name} {value} is not allowed; use a whole number >= 1")
     return {
         "root": options.data,
+        "download": options.download,
         "execution": Execution(options.accelerator, compile=options.compile),
         "workers": options.workers,
         "threads": options.threads,

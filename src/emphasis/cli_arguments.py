@@ -177,6 +177,7 @@ def _add_common(what: Any, how: Any, folder: str) -> None:
     how.add_argument(
         "--data", type=Path, metavar="DIR", help="where data sets are (default: $EMPHASIS_DATA, or a cache)"
     )
+    how.add_argument("--download", action="store_true", help="fetch data that is not there from its official address")
     how.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default: runs/{folder})")
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
     how.add_argument("--compile", action="store_true", help="compile the networks with torch.compile")

@@ -57,5 +57,5 @@ def not_found(what: str, root: Path, files: Sequence[str], download: bool = Fals
     """
     cures = f"put one there, or name the folder that has it with --data DIR or {ENVIRONMENT_VARIABLE}=DIR"
     if download:
-        cures += ", or load with download=True"
+        cures += ", or load with download=True (on the command line: --download)"
     return DataNotFoundError(f"{what} is not in {str(root)!r}; looked for {', '.join(files)}: {cures}")

@@ -34,6 +34,7 @@ def run_in_console(
     folder: Path,
     *,
     root: Path | None,
+    download: bool,
     execution: Execution,
     workers: int | None,
     threads: int | None,
@@ -57,8 +58,8 @@ def run_in_console(
     with _Bars(recipe, folder, console, show_progress) as bars:
         try:
             run(
-                recipe, folder, root=root, execution=execution, workers=workers or default_workers(execution),
-                threads=threads, checkpoint_seconds=checkpoint_seconds, force=force, progress=bars.update,
+                recipe, folder, root=root, download=download, execution=execution,
+                workers=workers or default_workers(execution), threads=threads, checkpoint_seconds=checkpoint_seconds, force=force, progress=bars.update,
                 loading=bars.load, say=lambda message: console.print(Text(message)),
             )  # fmt: skip
         except JobError as error:

@@ -40,7 +40,9 @@ def check_names(cells: Sequence[Cell]) -> None:
 _last_loaded: dict[Any, Split] = {}  # one at most
 
 
-def load_split(dataset: Dataset, noise: Noise, root: Path | None, progress: Progress = silent) -> Split:
+def load_split(
+    dataset: Dataset, noise: Noise, root: Path | None, progress: Progress = silent, download: bool = False
+) -> Split:
     """Return the data of a recipe, cut as it says; what was loaded last is kept in memory.
 
     Args:
@@ -48,6 +50,7 @@ def load_split(dataset: Dataset, noise: Noise, root: Path | None, progress: Prog
         noise: Human labels come with the data.
         root: Where the data is; None: as `emphasis.datasets.data_root` says.
         progress: Called with what is being done, how much of it is, and how much there is, where it takes long.
+        download: Whether to fetch what is not there from the data set's official address, if it has one.
 
     Raises:
         DataNotFoundError: It is not there; the message says where it was looked for and what to do.
@@ -58,6 +61,8 @@ def load_split(dataset: Dataset, noise: Noise, root: Path | None, progress: Prog
         options["human_labels"] = True
     key = (dataset.name, root, repr(sorted(options.items())))
     if key not in _last_loaded:
+        if download and "download" in datasets.options(dataset.name):
+            options["download"] = True
         split = load(dataset.name, root, progress=progress, **options)
         _last_loaded.clear()
         _last_loaded[key] = split

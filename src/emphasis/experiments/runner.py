@@ -33,6 +33,7 @@ def run(
     folder: Path,
     *,
     root: Path | None = None,
+    download: bool = False,
     execution: Execution | None = None,
     workers: int = 1,
     threads: int | None = None,
@@ -50,6 +51,7 @@ def run(
         recipe: What to do.
         folder: Where results and checkpoints go.
         root: Where the data is; None: `emphasis.datasets.data_root`'s choice.
+        download: Whether to fetch data that is not there.
         execution: Where and how it runs; its precision gives way to the recipe's.
         workers: Processes.
         threads: For torch, in each; None: one for stacked perceptrons, whose
@@ -86,7 +88,7 @@ def run(
         if jobs:
             # Before any worker starts: so that data which is missing, or slow to make, is met once.
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-                load_split(first.dataset, first.noise, root, loading)
+                load_split(first.dataset, first.noise, root, loading, download)
         if workers == 1 or len(jobs) <= 1:
             failed = []
             for job in jobs:

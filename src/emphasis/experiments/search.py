@@ -130,6 +130,7 @@ def search(
     retrain: bool = True,
     seed: int = 0,
     root: Path | None = None,
+    download: bool = False,
     execution: Execution | None = None,
     workers: int = 1,
     threads: int | None = None,
@@ -151,6 +152,7 @@ def search(
         retrain: Whether the best settings are trained on the whole training part in the end, and tested.
         seed: Of the sampler.
         root: Where the data is.
+        download: Whether to fetch data that is not there.
         execution: Where and how it runs.
         workers: Processes.
         threads: For torch, in each.
@@ -175,8 +177,8 @@ def search(
     base = replace(base, name=f"{recipe.name}-search", paper={}, paper_spread={}, reported=(), scaled=None)
     held_out = base.changed({"dataset.validation": validation})
     how: dict[str, Any] = {
-        "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
-        "loading": loading,
+        "root": root, "download": download, "execution": execution, "workers": workers, "threads": threads,
+        "progress": progress, "loading": loading,
         "say": lambda message: None if " holds " in message else say(message),  # of every batch: no news
     }  # fmt: skip
 
