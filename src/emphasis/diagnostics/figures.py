@@ -87,13 +87,16 @@ class Panel:
     note: str = ""
 
 
-def accuracy_curves(panels: Sequence[CurvePanel], *, grey: str = "", columns: int = 3) -> Figure:
-    """Return test accuracy over iterations, mean and band of one standard deviation over the networks.
+def accuracy_curves(
+    panels: Sequence[CurvePanel], *, grey: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
+) -> Figure:
+    """Return accuracy over iterations, mean and band of one standard deviation over the networks.
 
     Args:
         panels: One or more. A method has the same colour in all of them if there are colours enough.
         grey: A method drawn in grey, to be compared with.
         columns: Panels side by side, at most.
+        ylabel: What the accuracies are of.
     """
     columns = 2 if len(panels) == 4 else min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -138,7 +141,7 @@ def accuracy_curves(panels: Sequence[CurvePanel], *, grey: str = "", columns: in
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
     figure.supxlabel("iteration", fontsize=10)
-    figure.supylabel("test accuracy (%)", fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
     return figure
 
 

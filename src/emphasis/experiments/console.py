@@ -58,9 +58,9 @@ def run_in_console(
     with _Bars(recipe, folder, console, show_progress) as bars:
         try:
             run(
-                recipe, folder, root=root, download=download, execution=execution,
-                workers=workers or default_workers(execution), threads=threads, checkpoint_seconds=checkpoint_seconds, force=force, progress=bars.update,
-                loading=bars.load, say=lambda message: console.print(Text(message)),
+                recipe, folder, root=root, download=download, execution=execution, threads=threads, force=force,
+                workers=workers or default_workers(execution), checkpoint_seconds=checkpoint_seconds,
+                progress=bars.update, loading=bars.load, say=lambda message: console.print(Text(message)),
             )  # fmt: skip
         except JobError as error:
             failure = error

@@ -23,7 +23,8 @@ from emphasis.experiments.summary import Entry, Summary, metric_title
 
 _MANY = 8  # methods beyond this number do not fit one panel
 _MANY_PANELS = 10
-KINDS = ("curves", "probabilities", "emphasis", "modes")
+KINDS = ("curves", "fits", "probabilities", "emphasis", "modes")
+_FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
 
 
 def draw(summary: Summary) -> dict[str, bytes]:
@@ -32,7 +33,12 @@ def draw(summary: Summary) -> dict[str, bytes]:
     One that stands for a single condition of several ends in its number: emphasis-2.png.
     """
     drawings: dict[str, bytes] = {}
-    for kind, make in (("curves", _curves), ("probabilities", _probabilities), ("emphasis", _emphasis)):
+    for kind, make in (
+        ("curves", _curves),
+        ("fits", _fits),
+        ("probabilities", _probabilities),
+        ("emphasis", _emphasis),
+    ):
         if kind in summary.recipe.figures:
             drawings |= make(summary)
     if "modes" in summary.recipe.figures:
@@ -78,9 +84,19 @@ def _curves(summary: Summary) -> dict[str, bytes]:
     return drawings
 
 
-def _panel(title: str, entries: Sequence[Entry]) -> CurvePanel:
+def _panel(title: str, entries: Sequence[Entry], metric: str = "test_accuracy") -> CurvePanel:
     chance = 1.0 / entries[0].rows[0]["num_classes"]
-    return CurvePanel(title, {e.cell.method: curve(e.rows, "test_accuracy") for e in entries}, chance)
+    return CurvePanel(title, {e.cell.method: curve(e.rows, metric) for e in entries}, chance)
+
+
+def _fits(summary: Summary) -> dict[str, bytes]:
+    """Return test accuracy and both training accuracies: a figure per condition, a panel per set (Figure 5)."""
+
+    def make(entries: Sequence[Entry]) -> bytes:
+        panels = [_panel(title, entries, metric) for metric, title in _FITS.items()]
+        return _png(summary, accuracy_curves(panels, grey=summary.recipe.baseline, ylabel="accuracy (%)"))
+
+    return _each(summary, "fits", make)
 
 
 def _probabilities(summary: Summary) -> dict[str, bytes]:

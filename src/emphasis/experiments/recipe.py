@@ -46,7 +46,7 @@ PARTS: dict[str, type] = {
 }  # fmt: skip
 _OBJECTIVE = ("weighting", "normalization", "max_margin")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-FIGURES = ("curves", "probabilities", "emphasis", "modes")
+FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
 
 @dataclass(frozen=True)
