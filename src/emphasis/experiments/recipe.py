@@ -34,7 +34,7 @@ from emphasis.experiments.settings import (
     check,
     digest,
 )  # fmt: skip
-from emphasis.training.settings import Solver
+from emphasis.training.settings import PRECISIONS, Solver
 from emphasis.weighting import did_you_mean
 
 Table = dict[str, Any]
@@ -45,7 +45,6 @@ PARTS: dict[str, type] = {
     "dataset": Dataset, "noise": Noise, "network": Network, "solver": Solver, "evaluation": Evaluation,
 }  # fmt: skip
 _OBJECTIVE = ("weighting", "normalization", "max_margin")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
 

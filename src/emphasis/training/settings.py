@@ -9,6 +9,7 @@ from typing import Literal
 from emphasis.weighting import MaxMargin, Weighting
 
 Normalization = Literal["integral", "batch"] | None
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,7 @@ class Execution:
     def __post_init__(self) -> None:
         known = ("auto", "cpu", "cuda", "mps")
         _check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
-        precisions = ("32-true", "bf16-mixed", "16-mixed")
-        _check(self.precision in precisions, "precision", self.precision, f"use one of {', '.join(precisions)}")
+        _check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
 
 
 def _check(holds: bool, name: str, value: object, cure: str) -> None:
