@@ -159,7 +159,7 @@ def test_weightings_are_replaced_whole():
         ("seeds = 2", "seeds = 0", "tiny: seeds=0 is not allowed; use a whole number >= 1"),
         ("seeds = 2", "seeds = true", "seeds must be a whole number, got True"),
         ("seeds = 2", 'precision = "8-bit"', "precision='8-bit' is not allowed; use one of 32-true, bf16-mixed"),
-        ("seeds = 2", 'figures = ["pie"]', "figures='pie' is not allowed; use any of curves, probabilities, emphasis"),
+        ("seeds = 2", 'figures = ["pie"]', "figures='pie' is not allowed; use any of curves, fits, probabilities, emphasis"),
         ("seeds = 2", 'figures = "curves"', "figures must be a list, got 'curves'"),
         ("seeds = 2", 'status = "done"', "status must be one of 'full', 'scaled', 'data-unavailable', got 'done'"),
         ("momentum = 0.9", "momentum = 2", "momentum=2.0 is not allowed"),
@@ -236,3 +236,15 @@ def test_unknown_recipes_are_named(tmp_path):
         load_recipe("digit")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(str(tmp_path / "none.toml"))
+
+
+def test_a_changed_recipe_is_no_longer_the_papers():
+    """Its figures must not stand beside the paper's as if they were of the same experiment."""
+    table7 = load_recipe("table7")
+    changed = table7.changed({"solver.iterations": 3, "network.name": "resnet20"})
+    assert changed.status == "scaled"
+    assert changed.deviations.startswith(
+        "Scaled: not the paper's experiment, since solver.iterations = 3, network.name"
+    )
+    assert table7.changed({"seeds": 2, "precision": "bf16-mixed"}).status == "full"
+    assert load_recipe("digits").changed({"solver.iterations": 3}).status == "full"

@@ -129,7 +129,8 @@ class Recipe:
         precision: Of the arithmetic, one of `PRECISIONS`.
         expected: What came out before.
         deviations: How it differs from the paper.
-        status: "full", "scaled", or "data-unavailable" if nobody can download the data freely.
+        status: "full"; "scaled": smaller than the paper's, or changed; "data-unavailable": nobody can download the
+            data freely.
         figures: What the page draws beside the tables, any of `FIGURES`.
         metric: Of the main table: "final_test_accuracy" or "best_test_accuracy".
         paper: For each metric, for each method, the paper's figures by condition, in percent; NaN where none.
@@ -309,6 +310,11 @@ class Recipe:
             else:
                 raise RecipeError(f"unknown setting {name!r}; use seeds, precision, or PART.KEY with a part of "
                                   f"{', '.join(PARTS)}, such as solver.iterations")  # fmt: skip
+        other = [name for name in settings if name not in ("seeds", "precision")]
+        if recipe.paper and other:  # no longer the paper's experiment, and its figures no measure for this one
+            said = ", ".join(f"{name} = {settings[name]}" for name in other)
+            about = f"Scaled: not the paper's experiment, since {said}."
+            recipe = replace(recipe, status="scaled", deviations=f"{about} {recipe.deviations}")
         return recipe
 
 
