@@ -114,10 +114,11 @@ def run_job(
     except Timeout:
         say(f"{job.title}: another process is at it; waiting")
         lock.acquire()
-    with lock:
-        lock.release()  # `with` has acquired it once more
+    try:
         if not {cell.key for cell in job.cells} <= finished_rows(folder).keys():
             _train_job(job, folder, root, execution, checkpoint_seconds, progress, say)
+    finally:
+        lock.release()
     path.unlink(missing_ok=True)  # whoever still waits for it finds the job finished
 
 
