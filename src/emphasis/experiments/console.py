@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def run_in_console(
     console.print(Text.assemble((recipe.title, "bold"), f": {several}{len(recipe.methods)} methods, "
                                 f"{recipe.seeds} seeds: {networks} networks"))  # fmt: skip
     failure: JobError | None = None
+    began = time.monotonic()
     with _Bars(recipe, folder, console, show_progress) as bars:
         try:
             run(
@@ -64,6 +66,7 @@ def run_in_console(
             )  # fmt: skip
         except JobError as error:
             failure = error
+    console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)
     summary = read_summary(folder)
     if any(entry.rows for entry in summary.entries):
         names = write_report(folder, summary)

@@ -70,16 +70,17 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
     module.train(training)
 
-    given, true, noisy = (
-        values.cpu().numpy()[np.arange(networks) % len(values)]
-        for values in (task.labels, task.seed_true_labels, task.noisy)
-    )
+    # Method by method, (S / K, K, n): the seeds' labels then broadcast, and are not copied for every network.
+    given, true, noisy = (v.cpu().numpy() for v in (task.labels, task.seed_true_labels, task.noisy))
+    by_method = (copies, len(given), task.num_train)
+    fit = trained.reshape(by_method)
+    probability = p.reshape(by_method)
     curves = {
         "test_accuracy": accuracy(tested, task.test_labels.cpu().numpy()),
-        "fit_noisy": accuracy(trained, given),
-        "fit_true": accuracy(trained, true),
-        "p_clean": _masked_mean(p, ~noisy),
-        "p_noisy": _masked_mean(p, noisy),
+        "fit_noisy": accuracy(fit, given).ravel(),
+        "fit_true": accuracy(fit, true).ravel(),
+        "p_clean": _masked_mean(probability, ~noisy).ravel(),
+        "p_noisy": _masked_mean(probability, noisy).ravel(),
         "largest_share": largest_share(tested, task.num_classes),
     }
     known = alive & finite.cpu().numpy()
@@ -93,8 +94,8 @@ def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _masked_mean(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean of each row where its mask holds, NaN where it holds nowhere (no noise, say)."""
-    counts = mask.sum(axis=1)
-    sums = np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64)
-    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(counts), math.nan), where=counts > 0)
+    """Return the mean of `values` (..., K, n) where `mask` (K, n) holds, NaN where it holds nowhere (no noise, say)."""
+    counts = np.broadcast_to(mask.sum(axis=-1), values.shape[:-1])
+    sums = np.einsum("...n,...n->...", values, mask, dtype=np.float64)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(counts.shape, math.nan), where=counts > 0)
     return means
