@@ -159,7 +159,7 @@ def test_weightings_are_replaced_whole():
         ("seeds = 2", "seeds = 0", "tiny: seeds=0 is not allowed; use a whole number >= 1"),
         ("seeds = 2", "seeds = true", "seeds must be a whole number, got True"),
         ("seeds = 2", 'precision = "8-bit"', "precision='8-bit' is not allowed; use one of 32-true, bf16-mixed"),
-        ("seeds = 2", 'figures = ["pie"]', "figures='pie' is not allowed; use any of curves, fits, probabilities, emphasis"),
+        ("seeds = 2", 'figures = ["pie"]', "figures='pie' is not allowed; use any of curves, fits, prob"),
         ("seeds = 2", 'figures = "curves"', "figures must be a list, got 'curves'"),
         ("seeds = 2", 'status = "done"', "status must be one of 'full', 'scaled', 'data-unavailable', got 'done'"),
         ("momentum = 0.9", "momentum = 2", "momentum=2.0 is not allowed"),
