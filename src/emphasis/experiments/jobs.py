@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Job:
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...]
 
-    @property
+    @cached_property  # asked for at every step, by the progress bars
     def name(self) -> str:
         """By which the store knows it."""
         return job_name(self.cells)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from emphasis.training.settings import Objective, Solver
@@ -139,7 +140,7 @@ class Cell:
         """Return, as plain data, what determines the numbers."""
         return {**self.shared(), **objective_as_dict(self.objective), "seed": self.seed}
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that differ if `config` does."""
         return digest(self.config())
