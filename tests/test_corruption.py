@@ -17,6 +17,7 @@ from emphasis.corruption import (
     CIFAR100_SUPERCLASS,
     cifar10_asymmetric,
     from_transition_matrix,
+    given_labels,
     instance_dependent,
     long_tail,
     pair_flip,
@@ -515,3 +516,13 @@ def test_bad_input_is_named_with_what_is_allowed(call, kind, message):
 def test_no_framework_is_imported():
     code = "import sys, emphasis.corruption; sys.exit(bool({'torch', 'scipy', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_labels_that_somebody_else_corrupted_are_described():
+    true, noisy = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1])
+    found = given_labels(true, noisy, num_classes=4)
+    assert found.changed.tolist() == [False, True, False, True]
+    expected = [[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(found.transition_matrix, expected)
+    with pytest.raises(ValueError, match="give one for each"):
+        given_labels(true, noisy[:3], num_classes=4)

@@ -207,15 +207,12 @@ def _errors_in_one_line() -> Iterator[None]:
 
 def _setting(text: str) -> tuple[str, Any]:
     """Return name and value of NAME=VALUE; the value is TOML, or plain text if it is none."""
-    import tomllib
+    from emphasis.experiments.build import toml_value
 
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise _Error(f"--set {text!r} is not allowed; write PART.KEY=VALUE, such as solver.learning_rate=0.01")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
+    return name.strip(), toml_value(value)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -230,6 +230,19 @@ def instance_dependent(
     return _described(given, noisy, classes, rate)
 
 
+def given_labels(labels: Array, noisy_labels: Array, *, num_classes: int | None = None) -> Corruption:
+    """Describe labels that somebody else corrupted, such as people's (CIFAR-10N); `labels` are the true ones.
+
+    Raises:
+        ValueError: They do not fit each other.
+    """
+    given, classes = _checked_labels(labels, num_classes)
+    noisy, _ = _checked_labels(noisy_labels, classes)
+    if noisy.shape != given.shape:
+        raise ValueError(f"noisy_labels are of shape {noisy.shape}, labels of {given.shape}; give one for each")
+    return _described(given, noisy, classes, None)
+
+
 def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -> Corruption:
     """Keep every positive and round(n_positive / ratio) negatives drawn at random: P : N = ratio : 1.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ from emphasis.training.settings import Objective
 from emphasis.weighting import did_you_mean, from_dict
 
 T = TypeVar("T")
+
+OBJECTIVE = ("weighting", "normalization", "max_margin")
+"""The settings of an objective, in a recipe and in a result."""
 
 
 class RecipeError(ValueError):
@@ -54,7 +58,7 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective:
     """
     if table.get("weighting") is None:
         raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}")
-    settings = {key: table[key] for key in ("weighting", "normalization", "max_margin") if key in table}
+    settings = {key: table[key] for key in OBJECTIVE if key in table}
     settings = {key: None if value == "none" else value for key, value in settings.items()}
     try:
         settings["weighting"] = from_dict(settings["weighting"])
@@ -94,6 +98,14 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         article = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
         raise RecipeError(f"{where} must be {article.get(kind.__name__, kind.__name__)}, got {value!r}")
     return value
+
+
+def toml_value(text: str) -> Any:
+    """Return the value that a text stands for in TOML, or the text itself, without spaces around, if it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
 
 
 def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,9 @@ from emphasis.experiments.pool import JobError
 from emphasis.experiments.recipe import Recipe, load_recipe, recipe_names
 from emphasis.experiments.report import print_report, read_summary, write_report
 from emphasis.experiments.runner import run
-from emphasis.experiments.search import Vary, describe, search
+from emphasis.experiments.search import Vary, describe, final_accuracy, search
 from emphasis.experiments.store import RESULTS, SEARCH, finished_rows
 from emphasis.experiments.summary import percent
-from emphasis.metrics import mean_and_std
 from emphasis.training.settings import Execution
 
 _SHOWN = 10  # trials of a search
@@ -98,9 +97,8 @@ def search_in_console(
         table.add_row(describe(trial.settings), percent(trial.mean, trial.std))
     console.print(table)
     if found.rows:
-        tested = mean_and_std([row["final_test_accuracy"] or 0.0 for row in found.rows])
         console.print(Text(f"{describe(found.best.settings)}, trained on all training data: test accuracy "
-                           f"{percent(*map(float, tested))} % (n = {len(found.rows)})"))  # fmt: skip
+                           f"{percent(*final_accuracy(found.rows))} % (n = {len(found.rows)})"))  # fmt: skip
     console.print(Text(f"Written to {folder}: {SEARCH}"))
 
 

@@ -83,12 +83,7 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
         if noise.labels not in split.human_labels:
             known = ", ".join(split.human_labels) or "none with this data"
             raise ValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
-        given = split.human_labels[noise.labels]
-        matrix = np.eye(classes)
-        for true in range(classes):
-            if (own := given[labels == true]).size:
-                matrix[true] = np.bincount(own, minlength=classes) / own.size
-        return corruption.Corruption(given, given != labels, matrix, np.arange(len(labels)))
+        return corruption.given_labels(labels, split.human_labels[noise.labels], num_classes=classes)
     if noise.kind == "symmetric":
         return corruption.symmetric(labels, noise.rate, num_classes=classes, seed=seed)
     if noise.kind == "pair_flip":

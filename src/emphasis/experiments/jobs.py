@@ -187,6 +187,7 @@ def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
     """
     first = job.cells[0]
     name, options = first.network.name, first.network.options
+    # For a stack as well: it checks the options.
     alone = build(name, tuple(input_shape), num_classes, seed=first.seed, **options)
     if not is_stackable(first):
         return StackOfOne(alone)

@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from emphasis.experiments.build import RecipeError, build, build_objective, convert, merged, overridden
+from emphasis.experiments.build import OBJECTIVE, RecipeError, build, build_objective, convert, merged, overridden
 from emphasis.experiments.settings import (
     Cell,
     Dataset,
@@ -31,10 +31,9 @@ from emphasis.experiments.settings import (
     Network,
     Noise,
     Status,
-    check,
     digest,
 )  # fmt: skip
-from emphasis.training.settings import PRECISIONS, Solver
+from emphasis.training.settings import PRECISIONS, Solver, check
 from emphasis.weighting import did_you_mean
 
 Table = dict[str, Any]
@@ -44,7 +43,6 @@ _Named = TypeVar("_Named", "Condition", "Method")
 PARTS: dict[str, type] = {
     "dataset": Dataset, "noise": Noise, "network": Network, "solver": Solver, "evaluation": Evaluation,
 }  # fmt: skip
-_OBJECTIVE = ("weighting", "normalization", "max_margin")
 FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
 
@@ -73,6 +71,11 @@ class Method:
     solver: dict[str, Any] = field(default_factory=dict)
     at: dict[str, dict[str, Any]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+
+    def objective_in(self, condition: str) -> Table:
+        """Return the settings of its objective in one condition."""
+        here = self.at.get(condition, {})
+        return {key: here.get(key, getattr(self, key)) for key in OBJECTIVE}
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class Recipe:
                     continue
                 here = method.at.get(condition.name, {})
                 where = " / ".join(filter(None, (self.name, condition.name, method.name)))
-                unknown = [key for key in here if key not in (*_OBJECTIVE, "network", "solver")]
+                unknown = [key for key in here if key not in (*OBJECTIVE, "network", "solver")]
                 if unknown:
                     raise RecipeError(f"{where}: unknown setting {unknown[0]!r}; a method may set its objective, "
                                       "network and solver by condition")  # fmt: skip
@@ -201,8 +204,7 @@ class Recipe:
                     tables = (getattr(self, part), getattr(condition, part), getattr(method, part, {}))
                     table = overridden(*tables, here.get(part, {}))
                     parts[part] = build(kind, table, f"{where}: {part}")
-                shared = {key: getattr(method, key) for key in _OBJECTIVE}
-                objective = build_objective({key: here.get(key, shared[key]) for key in _OBJECTIVE}, where)
+                objective = build_objective(method.objective_in(condition.name), where)
                 for seed in range(self.seeds):
                     yield Cell(
                         condition.name, method.name, method.group, seed, **parts, objective=objective,

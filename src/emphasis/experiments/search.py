@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from emphasis.datasets import Progress
 from emphasis.datasets.download import silent
-from emphasis.experiments.build import RecipeError, overridden
+from emphasis.experiments.build import OBJECTIVE, RecipeError, overridden, toml_value
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
@@ -81,7 +80,7 @@ def parse_vary(text: str) -> Vary:
             f"{', '.join(_PARTS)}, such as weighting.beta=0.5:24"
         )
     if ":" not in values:
-        return Vary(name, tuple(_value(one) for one in values.split(",")))
+        return Vary(name, tuple(toml_value(one) for one in values.split(",")))
     ends = values.split(":")
     log = ends[2:] == ["log"]
     try:
@@ -193,7 +192,7 @@ def search(
         methods = tuple(_with(base, one, name) for one, name in list(zip(settings, names, strict=True))[:kept])
         rows = run(replace(held_out, methods=methods, baseline=names[0]), folder, **how)
         for trial, name, one in list(zip(asked, names, settings, strict=True))[:kept]:
-            tried.append(Trial(one, *_accuracy([row for row in rows if row["method"] == name])))
+            tried.append(Trial(one, *final_accuracy([row for row in rows if row["method"] == name])))
             study.tell(trial, tried[-1].mean)
         best = max(tried, key=lambda trial: trial.mean)
         say(f"{len(tried)} of {trials} trials; best so far {100 * best.mean:.2f} % with {describe(best.settings)}")
@@ -213,7 +212,7 @@ def describe(settings: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
 
 
-def _accuracy(rows: Sequence[Row]) -> tuple[float, float]:
+def final_accuracy(rows: Sequence[Row]) -> tuple[float, float]:
     """Return mean and standard deviation of the final accuracy; a network that diverged is right about nothing."""
     values = [row["final_test_accuracy"] for row in rows]
     mean, std = mean_and_std([0.0 if value is None or math.isnan(value) else value for value in values])
@@ -224,9 +223,7 @@ def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
     """Return the recipe's one method, as it is in its one condition, with settings replaced."""
     method = recipe.methods[0]
     here = method.at.get(recipe.conditions[0].name, {})
-    parts: dict[str, Any] = {
-        key: here.get(key, getattr(method, key)) for key in ("weighting", "normalization", "max_margin")
-    }
+    parts = method.objective_in(recipe.conditions[0].name)
     parts |= {part: overridden(getattr(method, part), here.get(part, {})) for part in ("network", "solver")}
     for full, value in values.items():
         part, _, key = full.partition(".")
@@ -235,7 +232,7 @@ def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
 
 
 def _summary(found: Found, recipe: Recipe, method: str, condition: str, validation: float) -> dict[str, Any]:
-    mean, std = _accuracy(found.rows) if found.rows else (math.nan, math.nan)
+    mean, std = final_accuracy(found.rows) if found.rows else (math.nan, math.nan)
     summary: dict[str, Any] = {
         "recipe": recipe.name,
         "condition": condition,
@@ -247,12 +244,5 @@ def _summary(found: Found, recipe: Recipe, method: str, condition: str, validati
         "test": {"mean": mean, "std": std, "n": len(found.rows)},
     }
     if found.rows:
-        summary["objective"] = {key: found.rows[0][key] for key in ("weighting", "normalization", "max_margin")}
+        summary["objective"] = {key: found.rows[0][key] for key in OBJECTIVE}
     return summary
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from emphasis.training.settings import Objective, Solver
+from emphasis.training.settings import Objective, Solver, check
 
 NOISE_KINDS = (
     "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "pn_ratio", "long_tail", "human",
@@ -161,9 +161,3 @@ def digest(plain: Any) -> str:
 
 
 Status = Literal["full", "scaled", "data-unavailable"]
-
-
-def check(holds: bool, name: str, value: Any, cure: str) -> None:
-    """Raise ValueError unless `holds`; who builds the settings says where they stand."""
-    if not holds:
-        raise ValueError(f"{name}={value!r} is not allowed; {cure}")

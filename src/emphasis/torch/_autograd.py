@@ -56,9 +56,7 @@ def loss_and_gradient(
     soft = labels.is_floating_point()
     # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
     index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
-    others = logits.scatter(1, index, -math.inf)
-    log_rest = torch.logsumexp(others, 1, keepdim=True)
-    margin = logits.gather(1, index) - log_rest
+    margin, others, log_rest = margin_and_others(logits, index, 1)
     if soft:
         log_p = (logits - torch.logaddexp(log_rest, logits.gather(1, index))).scatter(1, index, -math.log(2.0))
         margin = (log_p - torch.log1p(-log_p.exp())).scatter(1, index, margin)
@@ -126,6 +124,16 @@ class EmphasisFunction(torch.autograd.Function):
         if grad_loss.dim():
             grad_loss = grad_loss.unsqueeze(1)
         return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
+
+
+def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return u = z_y - logsumexp_{j != y} z_j, the logits with -inf in place of z_y, and that logsumexp.
+
+    The softmax over the other classes is exp(others - logsumexp). `index` is y along `dim`, which it keeps with size 1.
+    """
+    others = logits.scatter(dim, index, -math.inf)
+    log_rest = torch.logsumexp(others, dim, keepdim=True)
+    return logits.gather(dim, index) - log_rest, others, log_rest
 
 
 def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.torch._autograd import saturated_log_weight
+from emphasis.torch._autograd import margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 
@@ -64,9 +64,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     dtype = arithmetic_dtype(logits)
     z = logits.to(dtype).view(len(options), len(labels), examples, classes)
     index = labels.expand(len(options), -1, -1).unsqueeze(3)
-    others = z.scatter(3, index, -math.inf)
-    log_rest = torch.logsumexp(others, 3, keepdim=True)
-    margin = z.gather(3, index) - log_rest
+    margin, others, log_rest = margin_and_others(z, index, 3)
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
     log_w = torch.empty_like(margin)
     for number, one in enumerate(options):

@@ -56,12 +56,12 @@ class Schedule:
     power: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.policy in ("constant", "step", "inv"), "policy", self.policy, 'use "constant", "step" or "inv"')
+        check(self.policy in ("constant", "step", "inv"), "policy", self.policy, 'use "constant", "step" or "inv"')
         rising = all(0 < a < b for a, b in zip((0, *self.at)[1:], (*self.at, math.inf)[1:], strict=False))
-        _check(rising, "at", self.at, "use rising iterations > 0")
-        _check(0.0 < self.factor <= 1.0, "factor", self.factor, "use a number in (0, 1]")
-        _check(0.0 <= self.gamma < math.inf, "gamma", self.gamma, "use a finite number >= 0")
-        _check(0.0 <= self.power < math.inf, "power", self.power, "use a finite number >= 0")
+        check(rising, "at", self.at, "use rising iterations > 0")
+        check(0.0 < self.factor <= 1.0, "factor", self.factor, "use a number in (0, 1]")
+        check(0.0 <= self.gamma < math.inf, "gamma", self.gamma, "use a finite number >= 0")
+        check(0.0 <= self.power < math.inf, "power", self.power, "use a finite number >= 0")
 
     def scale(self, iteration: int) -> float:
         """Return what the base learning rate is multiplied by in the step after `iteration` steps."""
@@ -102,16 +102,16 @@ class Solver:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "use a whole number >= 1")
-        _check(self.name in ("sgd", "adam"), "name", self.name, 'use "sgd" or "adam"')
+            check(getattr(self, name) >= 1, name, getattr(self, name), "use a whole number >= 1")
+        check(self.name in ("sgd", "adam"), "name", self.name, 'use "sgd" or "adam"')
         for name in ("learning_rate", "delta"):
-            _check(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "use a finite number > 0")
-        _check(0.0 <= self.momentum < 1.0, "momentum", self.momentum, "use a number in [0, 1)")
-        _check(not self.nesterov or self.momentum > 0.0, "nesterov", True, "give a momentum > 0 with it")
-        _check(self.name == "sgd" or self.momentum == 0.0, "momentum", self.momentum, "leave it out: Adam has betas")
-        _check(0.0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "use a finite number >= 0")
+            check(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "use a finite number > 0")
+        check(0.0 <= self.momentum < 1.0, "momentum", self.momentum, "use a number in [0, 1)")
+        check(not self.nesterov or self.momentum > 0.0, "nesterov", True, "give a momentum > 0 with it")
+        check(self.name == "sgd" or self.momentum == 0.0, "momentum", self.momentum, "leave it out: Adam has betas")
+        check(0.0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "use a finite number >= 0")
         good = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
-        _check(good, "betas", self.betas, "use two numbers in [0, 1)")
+        check(good, "betas", self.betas, "use two numbers in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         known = ("auto", "cpu", "cuda", "mps")
-        _check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
-        _check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
+        check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
+        check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
 
 
-def _check(holds: bool, name: str, value: object, cure: str) -> None:
+def check(holds: bool, name: str, value: object, cure: str) -> None:
+    """Raise ValueError unless `holds`: "NAME=VALUE is not allowed; CURE"."""
     if not holds:
         raise ValueError(f"{name}={value!r} is not allowed; {cure}")
