@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, whatever kills the writer."""
+"""Files that appear whole or not at all, whatever kills the writer; and the folder for what is slow to make."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,3 +26,16 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def cache_dir() -> Path:
+    """Return the user's cache folder for this package, which may not exist yet.
+
+    $XDG_CACHE_HOME/emphasis where that is set, else the platform's: ~/.cache, ~/Library/Caches or %LOCALAPPDATA%.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base and sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    if base:
+        return Path(base) / "emphasis"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "emphasis"

@@ -16,9 +16,10 @@ from emphasis.datasets.errors import DamagedFileError, DataError, DataNotFoundEr
 from emphasis.datasets.folder import load_image_folder
 from emphasis.datasets.imdb import Reviews, load_imdb_vectors, load_reviews
 from emphasis.datasets.mnist import load_mnist
-from emphasis.datasets.root import cache_dir, data_root
+from emphasis.datasets.root import data_root
 from emphasis.datasets.split import Split, holdout, subset
 from emphasis.datasets.table import load_table
+from emphasis.files import cache_dir
 from emphasis.weighting import did_you_mean
 
 __all__ = [

@@ -22,8 +22,9 @@ from emphasis.datasets.download import Progress, RemoteFile, silent
 from emphasis.datasets.download import download as fetch
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.paragraph_vectors import ParagraphVectors, cached_paragraph_vectors
-from emphasis.datasets.root import cache_dir, not_found
+from emphasis.datasets.root import not_found
 from emphasis.datasets.split import Split
+from emphasis.files import cache_dir
 
 ARCHIVE = RemoteFile(
     "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",

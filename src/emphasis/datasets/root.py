@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emphasis.datasets.errors import DataNotFoundError
+from emphasis.files import cache_dir
 
 ENVIRONMENT_VARIABLE = "EMPHASIS_DATA"
-
-
-def cache_dir() -> Path:
-    """Return the user's cache folder for this package, which may not exist yet.
-
-    $XDG_CACHE_HOME/emphasis where that is set, else the platform's: ~/.cache, ~/Library/Caches or %LOCALAPPDATA%.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    if not base and sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    if base:
-        return Path(base) / "emphasis"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "emphasis"
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

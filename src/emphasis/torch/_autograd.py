@@ -65,14 +65,11 @@ def loss_and_gradient(
         margin = torch.where(valid, margin, 0.0)
 
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
-    log_w = _log_weight(margin, log_p, log_q, options)
     share = labels if soft else None  # of each margin in its example
     if factor is not None:
         factor = factor.unsqueeze(1)
         share = factor if share is None else share * factor
-    weight, unit = _normalized(log_w, share, valid, options)
-
-    loss = _loss(margin, log_p, weight, unit, options)
+    loss, weight = weigh(margin, log_p, log_q, share, valid, options)
     if soft:
         loss = loss.sum(1, keepdim=True)
     loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
@@ -150,6 +147,18 @@ def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) 
     if options.max_margin < math.inf:
         log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
     return log_w
+
+
+def weigh(
+    margin: Tensor, log_p: Tensor, log_q: Tensor, share: Tensor | None, valid: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor]:
+    """Return each margin's term of the loss, and the L1 norm of its derivative as it enters the total.
+
+    share and valid: of the margins' shape, or such that they broadcast to it.
+    """
+    log_w = _log_weight(margin, log_p, log_q, options)
+    weight, unit = _normalized(log_w, share, valid, options)
+    return _loss(margin, log_p, weight, unit, options), weight
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emphasis.kernels.native import ExampleError
+
 
 def is_true(flag: Tensor) -> bool:
     """Return whether a zero-dimensional flag is set, False where its value cannot be read without a stall."""
@@ -73,10 +75,14 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
     labels = labels.long()  # 8-bit labels could not be compared with 256 or -100
     wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
     if is_true(wrong.any()):
-        raise ValueError(
-            f"label {labels[wrong][0].item()} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
-            f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
-        )
+        raise _wrong_label(int(labels[wrong][0]), num_classes, ignore_index)
+
+
+def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
+    return ValueError(
+        f"label {label} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
+        f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
+    )
 
 
 def _check_probabilities(labels: Tensor) -> None:
@@ -122,9 +128,20 @@ def check_finite(logits: Tensor, valid: Tensor | None) -> None:
     exact = ~logits.detach().isfinite().all(1)
     bad = exact if valid is None else exact & valid
     if is_true(bad.any()):
-        where = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"logits hold NaN or infinity, first for the example at index {where}: training has diverged or the "
-            "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
-            "a large negative number such as -1e4, not -inf"
-        )
+        raise _not_finite(tuple(bad.nonzero()[0].tolist()))
+
+
+def _not_finite(where: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"logits hold NaN or infinity, first for the example at index {where}: training has diverged or the "
+        "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
+        "a large negative number such as -1e4, not -inf"
+    )
+
+
+def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_index: int) -> ValueError:
+    """Return what a kernel found wrong with an example as the error that a user reads."""
+    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(error.example), labels.shape))
+    if error.is_label:
+        return _wrong_label(int(labels[where]), logits.shape[1], ignore_index)
+    return _not_finite(where)

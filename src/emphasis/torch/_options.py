@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 
 from emphasis.weighting import MaxMargin, Weighting
+from emphasis.weighting.margin_table import MarginTable, margin_table
 
 Normalization = Literal["integral", "batch"] | None
 Reduction = Literal["mean", "sum", "none"]
@@ -48,7 +49,19 @@ class Options:
                 "an EmphasisLoss with a process_group cannot be pickled: save its state_dict, and pass the group "
                 "again where it is loaded"
             )
-        return self.__dict__
+        return {name: value for name, value in self.__dict__.items() if name != "table"}
+
+    @cached_property
+    def table(self) -> MarginTable | None:
+        """The weighting as a table; None if the weights need the whole batch, or a formula."""
+        if self.normalization == "batch" or self.process_group is not None:
+            return None
+        return margin_table(self.weighting, self.max_margin, self.log_normalizer)
+
+    @property
+    def shares(self) -> bool:
+        """Whether weights are divided by a total over the batch."""
+        return self.normalization == "batch" or self.reduction == "mean"
 
     @property
     def unbounded(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
+from emphasis.torch._fused import fused_loss, kernels_for
 from emphasis.torch._options import Normalization, Options, Reduction, kept_number, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
@@ -29,6 +30,7 @@ def emphasis_loss(
     sample_weight: Tensor | None = None,
     max_margin: MaxMargin = "auto",
     process_group: Any = None,
+    inplace: bool = False,
 ) -> Tensor:
     """Return the loss whose derivative has L1 norm w(p) and cross-entropy's direction (Eq. 7 without its 0/0).
 
@@ -79,7 +81,7 @@ def emphasis_loss(
     """
     resolved = register if torch.compiler.is_compiling() else resolve
     options = resolved(weighting, normalization, reduction, max_margin, process_group)
-    return apply_options(logits, labels, options, ignore_index, class_weight, sample_weight)
+    return apply_options(logits, labels, options, ignore_index, class_weight, sample_weight, inplace)
 
 
 def resolve(
@@ -122,10 +124,23 @@ def apply_options(
     ignore_index: int,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
+    inplace: bool = False,
 ) -> Tensor:
-    """Check the tensors, bring them into the one form the autograd function takes, and apply it."""
-    if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor):
+    """Check the tensors, and apply a kernel; or bring them into the form of the plain autograd function, and apply it.
+
+    options: A number under torch.compile, see `register`.
+    """
+    if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor) and not inplace:
         logits, labels = _two_columns(logits, labels)
+    if isinstance(options, Options) and type(ignore_index) is int:
+        kernels = kernels_for(logits, labels)
+        if kernels is not None:
+            return fused_loss(logits, labels, options, ignore_index, class_weight, sample_weight, inplace, kernels)
+    if inplace:
+        raise ValueError(
+            "inplace=True needs integer labels and float32, bfloat16 or float16 logits of shape (N, C) or "
+            "(N, C, d1, ...) on a device with a kernel, outside torch.compile and torch.func; use inplace=False"
+        )
     _checks.check_logits(logits)
     _checks.check_labels(logits, labels, ignore_index)
     per_example = logits.shape[:1] + logits.shape[2:]

@@ -42,23 +42,32 @@ class MarginTable:
         coefficients: (cells, 2, DEGREE + 1) float64, C-contiguous.
         slopes: (2, 2) float64: [kind][left, right].
         max_margin: The largest margin with a derivative, inf for none.
+        end: The loss beyond it, exactly: 0 but for closed forms with another constant.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
     slopes: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     max_margin: float
+    end: float
 
     REACH = math.asinh(MARGIN_REACH)
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """All of it in one float64 array: cells, max_margin, the four slopes in order, the coefficients."""
+        """All of it in one float64 array: cells, max_margin, the four slopes in order, the coefficients, end."""
         header = np.array([len(self.coefficients), self.max_margin])
-        return np.concatenate((header, self.slopes.ravel(), self.coefficients.ravel()))
+        return np.concatenate((header, self.slopes.ravel(), self.coefficients.ravel(), [self.end]))
+
+    @cached_property
+    def address(self) -> int:
+        """Where `packed` lies in memory."""
+        return self.packed.ctypes.data
 
     def __call__(self, margin: Array) -> tuple[Array, Array]:
         """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute."""
-        margin = np.minimum(np.asarray(margin, dtype=np.float64), self.max_margin)
+        margin = np.asarray(margin, dtype=np.float64)
+        ended = margin > self.max_margin
+        margin = np.minimum(margin, self.max_margin)
         inside = np.clip(margin, -MARGIN_REACH, MARGIN_REACH)
         cells = len(self.coefficients)
         position = (np.arcsinh(inside) + self.REACH) * (cells / (2 * self.REACH))
@@ -68,7 +77,7 @@ class MarginTable:
         beyond = margin - inside
         slope = np.where(beyond[..., None] < 0, self.slopes[:, 0], self.slopes[:, 1])
         values = values + np.where(beyond == 0, 0.0, beyond)[..., None] * slope
-        return values[..., 0], values[..., 1]
+        return np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
 
 
 def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float) -> MarginTable | None:
@@ -91,6 +100,7 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
         return weighting.loss(margin, np, np.asarray, end, log_normalizer)
 
     offset = (loss(at, max_margin) - loss(at))[0]
+    end = float(loss(np.array([max_margin]), max_margin)[0]) if max_margin < math.inf else 0.0
 
     log_weight = _continued(weighting)
     if log_weight is None:
@@ -115,11 +125,11 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
         ends = np.array([-MARGIN_REACH, -MARGIN_REACH * 1.01, MARGIN_REACH, MARGIN_REACH * 1.01])
         left, left_out, right, right_out = values(ends).T
         slopes = np.stack(((left - left_out), (right_out - right)), 1) / (0.01 * MARGIN_REACH)
-        table = MarginTable(np.ascontiguousarray(coefficients), slopes, max_margin)
+        table = MarginTable(np.ascontiguousarray(coefficients), slopes, max_margin, end)
         # Between the nodes; three places a cell see a kink wherever it lies.
         margin = np.sinh(centres + reach / cells * np.array([-0.95, 0.13, 0.91])[:, None])
         log_w, loss_value = values(margin)
-        got_log_w, got_loss = MarginTable(table.coefficients, slopes, math.inf)(margin)
+        got_log_w, got_loss = MarginTable(table.coefficients, slopes, math.inf, 0.0)(margin)
         counts = log_w > peak - _DEEP
         allowed = _TOLERANCE + _EPS * np.exp(np.minimum(np.abs(margin), 80.0))  # a function of p alone loses 1-p
         good = (np.abs(got_log_w - log_w) <= allowed)[counts].all()

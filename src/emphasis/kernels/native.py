@@ -1,0 +1,243 @@
+"""The kernels for the CPU: rows.c, compiled on first use and kept.
+
+Any C compiler that knows gcc's options will do (gcc, clang); it takes about a second, once for each version of the
+source. Where there is none, or with EMPHASIS_NATIVE=0 in the environment, `available()` is False and the loss is
+computed by torch operators: slower, and as exact.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from emphasis.files import cache_dir
+from emphasis.weighting.margin_table import MarginTable
+
+State = tuple[Tensor, Tensor]
+
+_SOURCE = Path(__file__).with_name("rows.c")
+_FLAGS = (
+    *("-O3", "-std=c11", "-shared", "-fPIC", "-fopenmp-simd"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
+)
+# By what torch itself has found the processor to be, so that a cache shared by several machines is safe.
+_PROCESSORS = {
+    "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "AVX2": ("-march=x86-64-v3",),
+}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_REDUCTIONS = {"mean": 1, "sum": 0, "none": -1}
+_BAD_LABEL, _NOT_FINITE = 1, 2
+_log = logging.getLogger(__name__)
+
+
+class ExampleError(ValueError):
+    """An example that has no loss: its label is not allowed, or one of its logits is not finite.
+
+    Attributes:
+        example: Its index in labels.flatten().
+        is_label: Whether it is the label.
+    """
+
+    def __init__(self, example: int, is_label: bool) -> None:
+        super().__init__(f"example {example}: {'label' if is_label else 'logits'} not allowed")
+        self.example = example
+        self.is_label = is_label
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where they cannot be had."""
+    if os.environ.get("EMPHASIS_NATIVE") == "0":
+        return None
+    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    if compiler is None:
+        _log.info("no C compiler found: the loss runs on torch operators")
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
+        _log.info("rows.c could not be compiled, the loss runs on torch operators: %s", detail)
+        return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.emphasis_loss_and_derivative.argtypes = [pointer] * 8 + [size] * 4 + [number] * 4
+    library.emphasis_margins.argtypes = [pointer] * 5 + [size] * 4 + [number] * 2 + [pointer]
+    library.emphasis_write.argtypes = [pointer] * 6 + [size] * 4 + [number] * 2
+    return library
+
+
+def _compiled(compiler: str) -> Path:
+    """Return the path of the shared library, compiling it if it is not there yet."""
+    flags = [*_FLAGS, *_PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), ())]
+    key = "\n".join([_SOURCE.read_text(), *flags, compiler, platform.machine(), platform.system()])
+    name = f"rows-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    folder = cache_dir() / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / name).is_file():
+            return folder / name
+        building = Path(tempfile.mkdtemp(dir=folder))
+    except OSError:  # a home that cannot be written to: for this process alone, then
+        folder = building = Path(tempfile.mkdtemp())
+    try:
+        command = [*compiler.split(), *flags, "-o", str(building / "new.so"), str(_SOURCE), "-lm", "-lpthread"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        (building / "new.so").replace(folder / name)
+    finally:
+        if building != folder:
+            shutil.rmtree(building, ignore_errors=True)
+    return folder / name
+
+
+def available() -> bool:
+    """Return whether the kernels are there; compiles them on the first call."""
+    return _library() is not None
+
+
+def supports(logits: Tensor) -> bool:
+    """Return whether these logits can be given to the kernels."""
+    return logits.dtype in _DTYPES and logits.device.type == "cpu" and available()
+
+
+def _raise(status: int, where: ctypes.c_int64) -> None:
+    if status in (_BAD_LABEL, _NOT_FINITE):
+        raise ExampleError(where.value, status == _BAD_LABEL)
+    if status:
+        raise MemoryError(f"the loss kernel failed with status {status}: no memory, or a dtype it was not built for")
+
+
+def loss_and_derivative(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    table: MarginTable,
+    ignore_index: int,
+    out: Tensor | None,
+    reduction: str,
+    defer: bool,
+) -> tuple[Tensor, float]:
+    """Return the loss, and write its derivative to `out`.
+
+    Args:
+        logits: (outer, C, inner), contiguous: float32, bfloat16 or float16.
+        labels: (outer, inner) int64, contiguous: in [0, C) or `ignore_index`.
+        factor: (outer, inner) float32 weights >= 0 of the examples, or None for 1.
+        table: The weighting.
+        ignore_index: Label of examples without loss and derivative.
+        out: Like the logits; may be the logits; None for the loss alone.
+        reduction: "mean" over the factors of the examples that count, "sum" or "none".
+        defer: Leave the mean's division out of the derivative, to within a power of two: float16 could not hold it.
+
+    Returns:
+        The float32 loss, (outer, inner) for "none" and () otherwise; and what `out` is still to be multiplied by.
+
+    Raises:
+        ExampleError: A label is not allowed, or a logit is not finite.
+    """
+    library = _library()
+    assert library is not None
+    outer, classes, inner = logits.shape
+    loss = torch.empty(labels.shape if reduction == "none" else ())
+    still, where = ctypes.c_double(), ctypes.c_int64()
+    status = library.emphasis_loss_and_derivative(
+        logits.data_ptr(),
+        None if out is None else out.data_ptr(),
+        labels.data_ptr(),
+        None if factor is None else factor.data_ptr(),
+        table.address,
+        loss.data_ptr(),
+        ctypes.byref(still),
+        ctypes.byref(where),
+        outer,
+        classes,
+        inner,
+        ignore_index,
+        _DTYPES[logits.dtype],
+        _REDUCTIONS[reduction],
+        defer,
+        torch.get_num_threads(),
+    )
+    if status:
+        _raise(status, where)
+    return loss, still.value
+
+
+def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | None) -> tuple[Tensor, State]:  # noqa: ARG001
+    """Return each example's margin (0 for ignored ones), and what `write_derivative` needs.
+
+    Args:
+        logits, labels, ignore_index: As in `loss_and_derivative`.
+        out: What `write_derivative` will be given; not written to here.
+    """
+    library = _library()
+    assert library is not None
+    outer, classes, inner = logits.shape
+    margin, peak, total = (torch.empty(labels.shape) for _ in range(3))
+    where = ctypes.c_int64()
+    status = library.emphasis_margins(
+        logits.data_ptr(),
+        labels.data_ptr(),
+        margin.data_ptr(),
+        peak.data_ptr(),
+        total.data_ptr(),
+        outer,
+        classes,
+        inner,
+        ignore_index,
+        _DTYPES[logits.dtype],
+        torch.get_num_threads(),
+        ctypes.byref(where),
+    )
+    _raise(status, where)
+    return margin, (peak, total)
+
+
+def write_derivative(
+    logits: Tensor, labels: Tensor, half: Tensor, state: State, ignore_index: int, out: Tensor
+) -> None:
+    """Write dz_y = -half, dz_j = half * q_j to `out`, which may be the logits; 0 for ignored examples.
+
+    Args:
+        logits, labels, ignore_index: As given to `margins`, which also gave `state`.
+        half: (outer, inner) float32, half the weights.
+        out: Like the logits.
+    """
+    library = _library()
+    assert library is not None
+    outer, classes, inner = logits.shape
+    half = half.contiguous()
+    status = library.emphasis_write(
+        logits.data_ptr(),
+        out.data_ptr(),
+        labels.data_ptr(),
+        half.data_ptr(),
+        state[0].data_ptr(),
+        state[1].data_ptr(),
+        outer,
+        classes,
+        inner,
+        ignore_index,
+        _DTYPES[logits.dtype],
+        torch.get_num_threads(),
+    )
+    _raise(status, ctypes.c_int64())
+
+
+def scale(gradient: Tensor, factor: Tensor, still: float) -> Tensor:
+    """Return gradient * factor * still in place; factor is one number, or one for each example with size 1 for C."""
+    if factor.dim() == 0:
+        number = factor.item() * still
+        return gradient if number == 1.0 else gradient.mul_(number)
+    return gradient.mul_(factor * still if still != 1.0 else factor)

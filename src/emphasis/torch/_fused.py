@@ -1,0 +1,188 @@
+"""The fast path of the loss: kernels that leave the derivative where the softmax was, one buffer in all.
+
+Taken for hard labels outside torch.compile and torch.func, where a kernel knows the device and dtype; the plain path
+in `_autograd` does all else, and the second derivative. Both compute the same.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.kernels import native
+from emphasis.torch import _checks
+from emphasis.torch._autograd import loss_and_gradient, weigh
+from emphasis.torch._options import Options
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
+    """Return the module whose kernels take these tensors, None if the plain path must."""
+    if type(logits) not in (Tensor, torch.nn.Parameter) or type(labels) is not Tensor:
+        return None
+    if labels.dtype not in _INTEGERS or logits.dim() < 2 or logits.shape[1] < 2 or not logits.numel():
+        return None
+    if labels.device != logits.device or labels.shape != logits.shape[:1] + logits.shape[2:]:
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return None
+    if logits.device.type == "cpu":
+        return native if native.supports(logits) else None
+    return None
+
+
+def fused_loss(
+    logits: Tensor,
+    labels: Tensor,
+    options: Options,
+    ignore_index: int,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    inplace: bool,
+    kernels: ModuleType,
+) -> Tensor:
+    """Return the loss of tensors that `kernels_for` has found kernels for.
+
+    Raises:
+        TypeError, ValueError, OverflowError: As `emphasis_loss`.
+    """
+    options.check_range(torch.float32)
+    labels = labels.long()
+    factor = None
+    if class_weight is not None or sample_weight is not None:
+        factor = _checks.check_weight("sample_weight", sample_weight, labels.shape, logits)
+        class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
+        if class_weight is not None:
+            of_label = class_weight[labels.clamp(0, len(class_weight) - 1)]
+            factor = of_label if factor is None else factor * of_label
+    with_gradient = torch.is_grad_enabled() and logits.requires_grad
+    try:
+        if not with_gradient:
+            return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]
+        if inplace:
+            check_inplace(logits)
+        loss: Tensor = _FusedFunction.apply(logits, labels, factor, options, ignore_index, inplace, kernels)  # type: ignore[no-untyped-call]
+    except native.ExampleError as error:
+        raise _checks.example_error(error, logits, labels, ignore_index) from None
+    return loss
+
+
+def check_inplace(logits: Tensor) -> None:
+    """Raise ValueError if writing the derivative into the logits would destroy what somebody needs."""
+    base = logits._base
+    if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
+        raise ValueError(
+            "inplace=True overwrites the logits, and these are a leaf tensor that requires grad, whose values are the "
+            "parameters; pass a network's output, or inplace=False"
+        )
+    if base is not None and base.numel() != logits.numel():
+        raise ValueError(
+            f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor "
+            f"of shape {tuple(base.shape)} that others may read; pass logits.contiguous() or the whole, or inplace=False"
+        )
+    if _rows(logits) is None:
+        raise ValueError("inplace=True needs logits that are contiguous; pass logits.contiguous(), or inplace=False")
+
+
+def _rows(logits: Tensor) -> Tensor | None:
+    """Return a view as (outer, C, inner), contiguous; None if there is none."""
+    if logits.is_contiguous():
+        return logits.view(logits.shape[0], logits.shape[1], -1)
+    last = logits.movedim(1, -1)
+    return last.view(-1, logits.shape[1], 1) if last.is_contiguous() else None
+
+
+def _compute(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    options: Options,
+    ignore_index: int,
+    out: Tensor | None,
+    kernels: ModuleType,
+) -> tuple[Tensor, float]:
+    """Return the loss, write the derivative to `out`, and return what that is still to be multiplied by."""
+    rows = _rows(logits)
+    if rows is None:
+        rows = logits.contiguous()
+        rows = rows.view(rows.shape[0], rows.shape[1], -1)
+    target = None if out is None else _rows(out)
+    shape = (rows.shape[0], rows.shape[2])
+    flat_labels = labels.reshape(shape)
+    flat_factor = None if factor is None else factor.reshape(shape)
+    defer = out is not None and out.dtype == torch.float16
+    if options.table is not None:
+        loss, still = kernels.loss_and_derivative(
+            rows, flat_labels, flat_factor, options.table, ignore_index, target, options.reduction, defer
+        )
+    else:
+        valid = flat_labels != ignore_index
+        margin, state = kernels.margins(rows, flat_labels, ignore_index, target)
+        log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
+        loss, weight = weigh(margin, log_p, log_q, flat_factor, valid, options)
+        loss = loss if options.reduction == "none" else loss.sum()
+        still = 1.0
+        if target is not None:
+            # Weights that are shares of a batch are too small for float16 until the scaler has multiplied them.
+            still = 0.5 ** math.floor(math.log2(margin.numel())) if defer and options.shares else 1.0
+            kernels.write_derivative(rows, flat_labels, weight * (0.5 / still), state, ignore_index, target)
+    return loss.view(labels.shape) if options.reduction == "none" else loss, still
+
+
+class _FusedFunction(torch.autograd.Function):
+    """(logits, labels, factor, options, ignore_index, inplace, kernels) -> loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        factor: Tensor | None,
+        options: Options,
+        ignore_index: int,
+        inplace: bool,
+        kernels: ModuleType,
+    ) -> Tensor:
+        """Compute loss and derivative; the logits are kept, without a copy, for a second call of `backward`."""
+        ctx.rest = options, ignore_index, kernels
+        ctx.gradient = logits.detach() if inplace else torch.empty_like(logits)
+        loss, ctx.still = _compute(logits, labels, factor, options, ignore_index, ctx.gradient, kernels)
+        if inplace:
+            # An operation that kept the logits for its own backward pass must find out that they are gone.
+            torch.autograd.graph.increment_version(logits)
+        else:
+            ctx.save_for_backward(logits, labels, factor)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """Return grad_loss times the derivative, in the derivative's own memory."""
+        options, ignore_index, kernels = ctx.rest
+        gradient, ctx.gradient, still = ctx.gradient, None, ctx.still
+        if grad_loss.dim():
+            grad_loss = grad_loss.unsqueeze(1)
+        saved = ctx.saved_tensors if gradient is None or torch.is_grad_enabled() else None
+        if saved == ():
+            raise RuntimeError(
+                "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
+                "use inplace=False"
+            )
+        if saved is not None and torch.is_grad_enabled():
+            logits, labels, factor = saved
+            valid = labels != ignore_index
+            gradient = loss_and_gradient(logits, torch.where(valid, labels, 0), factor, valid, options, True)[1]
+            assert gradient is not None
+            gradient = (grad_loss * gradient).to(logits.dtype)
+        else:
+            if saved is not None:  # a second call
+                logits, labels, factor = saved
+                gradient = torch.empty_like(logits)
+                _, still = _compute(logits, labels, factor, options, ignore_index, gradient, kernels)
+            gradient = kernels.scale(gradient, grad_loss, still)
+        return gradient, None, None, None, None, None, None
