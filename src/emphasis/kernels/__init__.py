@@ -2,5 +2,5 @@
 
 `loss_and_derivative` does everything from a weighting's table in one sweep over memory; `margins` and
 `write_derivative` are its two halves, between which the caller may do with the margins what it likes (batch
-normalisation, a weighting without a table). logits are (outer, classes, inner), an example is one (outer, inner).
+normalisation, a weighting without a table). logits are (outer, classes, ...), an example is one (outer, ...).
 """

@@ -36,7 +36,7 @@ _PROCESSORS = {
     "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
     "AVX2": ("-march=x86-64-v3",),
 }
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _REDUCTIONS = {"mean": 1, "sum": 0, "none": -1}
 _BAD_LABEL, _NOT_FINITE = 1, 2
 _log = logging.getLogger(__name__)
@@ -106,12 +106,7 @@ def available() -> bool:
     return _library() is not None
 
 
-def supports(logits: Tensor) -> bool:
-    """Return whether these logits can be given to the kernels."""
-    return logits.dtype in _DTYPES and logits.device.type == "cpu" and available()
-
-
-def _raise(status: int, where: ctypes.c_int64) -> None:
+def _raise_if(status: int, where: ctypes.c_int64) -> None:
     if status in (_BAD_LABEL, _NOT_FINITE):
         raise ExampleError(where.value, status == _BAD_LABEL)
     if status:
@@ -131,9 +126,9 @@ def loss_and_derivative(
     """Return the loss, and write its derivative to `out`.
 
     Args:
-        logits: (outer, C, inner), contiguous: float32, bfloat16 or float16.
-        labels: (outer, inner) int64, contiguous: in [0, C) or `ignore_index`.
-        factor: (outer, inner) float32 weights >= 0 of the examples, or None for 1.
+        logits: (outer, C, ...), contiguous: float32, bfloat16 or float16.
+        labels: (outer, ...) int64, contiguous: in [0, C) or `ignore_index`.
+        factor: Like the labels, float32 weights >= 0 of the examples, or None for 1.
         table: The weighting.
         ignore_index: Label of examples without loss and derivative.
         out: Like the logits; may be the logits; None for the loss alone.
@@ -141,14 +136,14 @@ def loss_and_derivative(
         defer: Leave the mean's division out of the derivative, to within a power of two: float16 could not hold it.
 
     Returns:
-        The float32 loss, (outer, inner) for "none" and () otherwise; and what `out` is still to be multiplied by.
+        The float32 loss, like the labels for "none" and () otherwise; and what `out` is still to be multiplied by.
 
     Raises:
         ExampleError: A label is not allowed, or a logit is not finite.
     """
     library = _library()
     assert library is not None
-    outer, classes, inner = logits.shape
+    outer, classes = logits.shape[:2]
     loss = torch.empty(labels.shape if reduction == "none" else ())
     still, where = ctypes.c_double(), ctypes.c_int64()
     status = library.emphasis_loss_and_derivative(
@@ -162,15 +157,15 @@ def loss_and_derivative(
         ctypes.byref(where),
         outer,
         classes,
-        inner,
+        labels.numel() // outer,
         ignore_index,
-        _DTYPES[logits.dtype],
+        DTYPES[logits.dtype],
         _REDUCTIONS[reduction],
         defer,
         torch.get_num_threads(),
     )
     if status:
-        _raise(status, where)
+        _raise_if(status, where)
     return loss, still.value
 
 
@@ -183,7 +178,7 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
     """
     library = _library()
     assert library is not None
-    outer, classes, inner = logits.shape
+    outer, classes = logits.shape[:2]
     margin, peak, total = (torch.empty(labels.shape) for _ in range(3))
     where = ctypes.c_int64()
     status = library.emphasis_margins(
@@ -194,13 +189,13 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
         total.data_ptr(),
         outer,
         classes,
-        inner,
+        labels.numel() // outer,
         ignore_index,
-        _DTYPES[logits.dtype],
+        DTYPES[logits.dtype],
         torch.get_num_threads(),
         ctypes.byref(where),
     )
-    _raise(status, where)
+    _raise_if(status, where)
     return margin, (peak, total)
 
 
@@ -211,12 +206,12 @@ def write_derivative(
 
     Args:
         logits, labels, ignore_index: As given to `margins`, which also gave `state`.
-        half: (outer, inner) float32, half the weights.
+        half: Like the labels, float32, half the weights.
         out: Like the logits.
     """
     library = _library()
     assert library is not None
-    outer, classes, inner = logits.shape
+    outer, classes = logits.shape[:2]
     half = half.contiguous()
     status = library.emphasis_write(
         logits.data_ptr(),
@@ -227,12 +222,12 @@ def write_derivative(
         state[1].data_ptr(),
         outer,
         classes,
-        inner,
+        labels.numel() // outer,
         ignore_index,
-        _DTYPES[logits.dtype],
+        DTYPES[logits.dtype],
         torch.get_num_threads(),
     )
-    _raise(status, ctypes.c_int64())
+    _raise_if(status, ctypes.c_int64())
 
 
 def scale(gradient: Tensor, factor: Tensor, still: float) -> Tensor:

@@ -16,8 +16,8 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
     One softmax, over the other classes, in the memory that the derivative will be in.
 
     Args:
-        logits: (outer, C, inner), floating.
-        labels: (outer, inner) int64, in [0, C) or `ignore_index`.
+        logits: (outer, C, ...), floating.
+        labels: (outer, ...) int64, in [0, C) or `ignore_index`.
         ignore_index: Label of examples without loss and derivative.
         out: Like the logits, may be the logits; None if there will be no derivative.
     """
@@ -49,7 +49,7 @@ def write_derivative(
 
     Args:
         logits, labels, ignore_index: As given to `margins`, which also gave `state`.
-        half: (outer, inner) half the weights.
+        half: Like the labels, half the weights.
         out: As given to `margins`.
     """
     others, index, valid = state

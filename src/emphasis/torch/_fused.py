@@ -19,21 +19,24 @@ from emphasis.torch import _checks
 from emphasis.torch._autograd import loss_and_gradient, weigh
 from emphasis.torch._options import Options
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
     """Return the module whose kernels take these tensors, None if the plain path must."""
-    if type(logits) not in (Tensor, torch.nn.Parameter) or type(labels) is not Tensor:
+    if type(labels) is not Tensor or type(logits) not in _PLAIN or labels.dtype not in _INTEGERS:
         return None
-    if labels.dtype not in _INTEGERS or logits.dim() < 2 or logits.shape[1] < 2 or not logits.numel():
+    shape = logits.shape
+    if len(shape) < 2:
         return None
-    if labels.device != logits.device or labels.shape != logits.shape[:1] + logits.shape[2:]:
+    per_example = shape[:1] if len(shape) == 2 else shape[:1] + shape[2:]
+    if labels.shape != per_example or shape[1] < 2 or not shape.numel() or labels.device != logits.device:
         return None
     if torch._C._are_functorch_transforms_active():
         return None
-    if logits.device.type == "cpu":
-        return native if native.supports(logits) else None
+    if logits.is_cpu:
+        return native if logits.dtype in native.DTYPES and native.available() else None
     return None
 
 
@@ -52,8 +55,8 @@ def fused_loss(
     Raises:
         TypeError, ValueError, OverflowError: As `emphasis_loss`.
     """
-    options.check_range(torch.float32)
-    labels = labels.long()
+    if labels.dtype != torch.int64:
+        labels = labels.long()
     factor = None
     if class_weight is not None or sample_weight is not None:
         factor = _checks.check_weight("sample_weight", sample_weight, labels.shape, logits)
@@ -61,13 +64,12 @@ def fused_loss(
         if class_weight is not None:
             of_label = class_weight[labels.clamp(0, len(class_weight) - 1)]
             factor = of_label if factor is None else factor * of_label
-    with_gradient = torch.is_grad_enabled() and logits.requires_grad
     try:
-        if not with_gradient:
+        if not (logits.requires_grad and torch.is_grad_enabled()):
             return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]
         if inplace:
             check_inplace(logits)
-        loss: Tensor = _FusedFunction.apply(logits, labels, factor, options, ignore_index, inplace, kernels)  # type: ignore[no-untyped-call]
+        loss: Tensor = _FusedFunction.apply(logits, labels, factor, (options, ignore_index, inplace, kernels))  # type: ignore[no-untyped-call]
     except native.ExampleError as error:
         raise _checks.example_error(error, logits, labels, ignore_index) from None
     return loss
@@ -91,11 +93,11 @@ def check_inplace(logits: Tensor) -> None:
 
 
 def _rows(logits: Tensor) -> Tensor | None:
-    """Return a view as (outer, C, inner), contiguous; None if there is none."""
+    """Return a contiguous view, (outer, C, ...) with one example for each (outer, ...); None if there is none."""
     if logits.is_contiguous():
-        return logits.view(logits.shape[0], logits.shape[1], -1)
+        return logits
     last = logits.movedim(1, -1)
-    return last.view(-1, logits.shape[1], 1) if last.is_contiguous() else None
+    return last.view(-1, logits.shape[1]) if last.is_contiguous() else None
 
 
 def _compute(
@@ -111,32 +113,34 @@ def _compute(
     rows = _rows(logits)
     if rows is None:
         rows = logits.contiguous()
-        rows = rows.view(rows.shape[0], rows.shape[1], -1)
     target = None if out is None else _rows(out)
-    shape = (rows.shape[0], rows.shape[2])
-    flat_labels = labels.reshape(shape)
-    flat_factor = None if factor is None else factor.reshape(shape)
+    flat = labels if labels.is_contiguous() else labels.contiguous()
+    if rows is not logits and rows.shape[:1] + rows.shape[2:] != labels.shape:  # channels last
+        flat = flat.view(-1)
+        factor = None if factor is None else factor.reshape(-1)
     defer = out is not None and out.dtype == torch.float16
-    if options.table is not None:
+    table = options.table
+    if table is not None:
         loss, still = kernels.loss_and_derivative(
-            rows, flat_labels, flat_factor, options.table, ignore_index, target, options.reduction, defer
+            rows, flat, factor, table, ignore_index, target, options.reduction, defer
         )
     else:
-        valid = flat_labels != ignore_index
-        margin, state = kernels.margins(rows, flat_labels, ignore_index, target)
+        options.check_range(torch.float32)
+        valid = flat != ignore_index
+        margin, state = kernels.margins(rows, flat, ignore_index, target)
         log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
-        loss, weight = weigh(margin, log_p, log_q, flat_factor, valid, options)
+        loss, weight = weigh(margin, log_p, log_q, factor, valid, options)
         loss = loss if options.reduction == "none" else loss.sum()
         still = 1.0
         if target is not None:
             # Weights that are shares of a batch are too small for float16 until the scaler has multiplied them.
             still = 0.5 ** math.floor(math.log2(margin.numel())) if defer and options.shares else 1.0
-            kernels.write_derivative(rows, flat_labels, weight * (0.5 / still), state, ignore_index, target)
+            kernels.write_derivative(rows, flat, weight * (0.5 / still), state, ignore_index, target)
     return loss.view(labels.shape) if options.reduction == "none" else loss, still
 
 
 class _FusedFunction(torch.autograd.Function):
-    """(logits, labels, factor, options, ignore_index, inplace, kernels) -> loss."""
+    """(logits, labels, factor, (options, ignore_index, inplace, kernels)) -> loss."""
 
     @staticmethod
     def forward(
@@ -144,13 +148,10 @@ class _FusedFunction(torch.autograd.Function):
         logits: Tensor,
         labels: Tensor,
         factor: Tensor | None,
-        options: Options,
-        ignore_index: int,
-        inplace: bool,
-        kernels: ModuleType,
+        settings: tuple[Options, int, bool, ModuleType],
     ) -> Tensor:
         """Compute loss and derivative; the logits are kept, without a copy, for a second call of `backward`."""
-        ctx.rest = options, ignore_index, kernels
+        options, ignore_index, inplace, kernels = ctx.settings = settings
         ctx.gradient = logits.detach() if inplace else torch.empty_like(logits)
         loss, ctx.still = _compute(logits, labels, factor, options, ignore_index, ctx.gradient, kernels)
         if inplace:
@@ -163,17 +164,18 @@ class _FusedFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Return grad_loss times the derivative, in the derivative's own memory."""
-        options, ignore_index, kernels = ctx.rest
+        options, ignore_index, _, kernels = ctx.settings
         gradient, ctx.gradient, still = ctx.gradient, None, ctx.still
         if grad_loss.dim():
             grad_loss = grad_loss.unsqueeze(1)
-        saved = ctx.saved_tensors if gradient is None or torch.is_grad_enabled() else None
+        differentiable = torch.is_grad_enabled()  # create_graph=True
+        saved = ctx.saved_tensors if gradient is None or differentiable else None
         if saved == ():
             raise RuntimeError(
                 "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
                 "use inplace=False"
             )
-        if saved is not None and torch.is_grad_enabled():
+        if saved is not None and differentiable:
             logits, labels, factor = saved
             valid = labels != ignore_index
             gradient = loss_and_gradient(logits, torch.where(valid, labels, 0), factor, valid, options, True)[1]
@@ -185,4 +187,4 @@ class _FusedFunction(torch.autograd.Function):
                 gradient = torch.empty_like(logits)
                 _, still = _compute(logits, labels, factor, options, ignore_index, gradient, kernels)
             gradient = kernels.scale(gradient, grad_loss, still)
-        return gradient, None, None, None, None, None, None
+        return gradient, None, None, None

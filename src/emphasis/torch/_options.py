@@ -56,6 +56,7 @@ class Options:
         """The weighting as a table; None if the weights need the whole batch, or a formula."""
         if self.normalization == "batch" or self.process_group is not None:
             return None
+        self.check_range(torch.float32)  # what kernels compute in
         return margin_table(self.weighting, self.max_margin, self.log_normalizer)
 
     @property
