@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
 
 from emphasis.torch._weighting import from_function, from_loss
 from emphasis.torch.functional import emphasis_loss
+from emphasis.torch.linear import linear_emphasis_loss
 from emphasis.torch.module import EmphasisLoss
 
-__all__ = ["EmphasisLoss", "emphasis_loss", "from_function", "from_loss"]
+__all__ = ["EmphasisLoss", "emphasis_loss", "from_function", "from_loss", "linear_emphasis_loss"]

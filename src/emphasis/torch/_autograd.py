@@ -179,10 +179,15 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
     if valid is not None:
         unit = torch.where(valid, unit, 0.0)
     if options.reduction == "mean":
-        total = _global_sum(unit.sum(), options)
-        # Weights that overflow their sum must not become a silent 0.
-        unit = unit / torch.where(total == 0.0, 1.0, torch.where(total.isinf(), math.nan, total))
+        unit = unit / denominator(unit, options)
     return (log_w - options.log_normalizer).exp() * unit, unit
+
+
+def denominator(unit: Tensor, options: Options) -> Tensor:
+    """Return what a mean divides by, the sum of the units over all ranks; 1 instead of 0."""
+    total = _global_sum(unit.sum(), options)
+    # Weights that overflow their sum must not become a silent 0.
+    return torch.where(total == 0.0, 1.0, torch.where(total.isinf(), math.nan, total))
 
 
 def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: Options) -> Tensor:

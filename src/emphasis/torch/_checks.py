@@ -71,7 +71,13 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
             f"labels must have shape {tuple(per_example)} for logits of shape {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    num_classes = logits.shape[1]
+    check_classes(labels, logits.shape[1], ignore_index)
+
+
+def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise ValueError if an integer label is neither in [0, num_classes) nor `ignore_index`."""
+    if labels.device.type != "cpu":
+        return
     labels = labels.long()  # 8-bit labels could not be compared with 256 or -100
     wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
     if is_true(wrong.any()):
@@ -117,6 +123,21 @@ def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Te
     if is_true(weight.to(dtype).sum().isinf()):
         raise ValueError(f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter")
     return weight.to(dtype)
+
+
+def factor_of(
+    labels: Tensor, class_weight: Tensor | None, sample_weight: Tensor | None, num_classes: int, like: Tensor
+) -> Tensor | None:
+    """Return the examples' weights, checked, as one factor each; None for 1. `like` has their device and dtype.
+
+    labels: Integers; those outside [0, num_classes) get anything.
+    """
+    factor = check_weight("sample_weight", sample_weight, labels.shape, like)
+    class_weight = check_weight("class_weight", class_weight, torch.Size((num_classes,)), like)
+    if class_weight is None:
+        return factor
+    of_label = class_weight[labels.clamp(0, num_classes - 1)]
+    return of_label if factor is None else factor * of_label
 
 
 def check_finite(logits: Tensor, valid: Tensor | None) -> None:

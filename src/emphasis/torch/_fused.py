@@ -35,6 +35,11 @@ def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
         return None
     if torch._C._are_functorch_transforms_active():
         return None
+    return compiled_kernels(logits)
+
+
+def compiled_kernels(logits: Tensor) -> ModuleType | None:
+    """Return the module whose kernels run on these logits' device and in their dtype, or None."""
     if logits.is_cpu:
         return native if logits.dtype in native.DTYPES and native.available() else None
     return None
@@ -59,11 +64,7 @@ def fused_loss(
         labels = labels.long()
     factor = None
     if class_weight is not None or sample_weight is not None:
-        factor = _checks.check_weight("sample_weight", sample_weight, labels.shape, logits)
-        class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
-        if class_weight is not None:
-            of_label = class_weight[labels.clamp(0, len(class_weight) - 1)]
-            factor = of_label if factor is None else factor * of_label
+        factor = _checks.factor_of(labels, class_weight, sample_weight, logits.shape[1], logits)
     try:
         if not (logits.requires_grad and torch.is_grad_enabled()):
             return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]

@@ -113,6 +113,11 @@ def _make_options(
     return Options(weighting, normalization, reduction, max_margin, log_normalizer, log_largest, process_group)
 
 
+def of_each(options: Options) -> Options:
+    """Return the options of one example for itself: neither a mean nor other ranks."""
+    return _make_options(options.weighting, options.normalization, "sum", options.max_margin, None)
+
+
 _numbers = itertools.count()
 _known: WeakValueDictionary[int, Options] = WeakValueDictionary()
 _kept: dict[Options, int] = {}

@@ -61,13 +61,19 @@ def emphasis_loss(
         process_group: A torch.distributed group over which the batch is spread (`torch.distributed.group.WORLD`):
             sums run over all its ranks, and the loss is scaled for DistributedDataParallel, which averages
             gradients over ranks. None: this process alone, as are "sum" and "none" without "batch" always.
+        inplace: Write the derivative into the logits' own memory, which costs no buffer at all: for a network's
+            output that nobody reads afterwards. Not for leaf tensors, parts of others, or soft labels (ValueError);
+            an operation before that kept the logits for its own backward pass (exp, say) raises there. One backward
+            pass, no second derivative. Without gradients to compute, as under no_grad, the logits stay as they are.
 
     Returns:
         The loss, float32 for half types. Its value is the potential of the weighting (`Weighting.potential`, after
         normalisation); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
         empty batch, all labels ignored, all weights 0 or all margins beyond `max_margin`.
 
-        Works under torch.compile (make the weighting outside the compiled function), torch.func.vmap and grad.
+        Integer labels with float32, bfloat16 or float16 logits run through one fused kernel: on the CPU where there is
+        a C compiler. It needs one buffer of the logits' size, and none with `inplace`. Works under torch.compile (make
+        the weighting outside the compiled function), torch.func.vmap and grad.
         Can be differentiated twice; class_weight, sample_weight and soft labels are constants.
 
     Raises:
