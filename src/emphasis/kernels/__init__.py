@@ -4,3 +4,17 @@
 `write_derivative` are its two halves, between which the caller may do with the margins what it likes (batch
 normalisation, a weighting without a table). logits are (outer, classes, ...), an example is one (outer, ...).
 """
+
+
+class ExampleError(ValueError):
+    """An example that has no loss: its label is not allowed, or one of its logits is not finite.
+
+    Attributes:
+        example: Its index in labels.flatten().
+        is_label: Whether it is the label.
+    """
+
+    def __init__(self, example: int, is_label: bool) -> None:
+        super().__init__(f"example {example}: {'label' if is_label else 'logits'} not allowed")
+        self.example = example
+        self.is_label = is_label

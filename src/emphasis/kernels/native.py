@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from emphasis.files import cache_dir
+from emphasis.kernels import ExampleError
 from emphasis.weighting.margin_table import MarginTable
 
 State = tuple[Tensor, Tensor]
@@ -40,20 +41,6 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _REDUCTIONS = {"mean": 1, "sum": 0, "none": -1}
 _BAD_LABEL, _NOT_FINITE = 1, 2
 _log = logging.getLogger(__name__)
-
-
-class ExampleError(ValueError):
-    """An example that has no loss: its label is not allowed, or one of its logits is not finite.
-
-    Attributes:
-        example: Its index in labels.flatten().
-        is_label: Whether it is the label.
-    """
-
-    def __init__(self, example: int, is_label: bool) -> None:
-        super().__init__(f"example {example}: {'label' if is_label else 'logits'} not allowed")
-        self.example = example
-        self.is_label = is_label
 
 
 @lru_cache(maxsize=1)
@@ -173,8 +160,13 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
     """Return each example's margin (0 for ignored ones), and what `write_derivative` needs.
 
     Args:
-        logits, labels, ignore_index: As in `loss_and_derivative`.
+        logits: (outer, C, ...), contiguous.
+        labels: (outer, ...) int64, contiguous.
+        ignore_index: Label of examples without loss and derivative.
         out: What `write_derivative` will be given; not written to here.
+
+    Raises:
+        ExampleError: A label is not allowed, or a logit is not finite.
     """
     library = _library()
     assert library is not None
@@ -205,8 +197,11 @@ def write_derivative(
     """Write dz_y = -half, dz_j = half * q_j to `out`, which may be the logits; 0 for ignored examples.
 
     Args:
-        logits, labels, ignore_index: As given to `margins`, which also gave `state`.
+        logits: As given to `margins`.
+        labels: As given to `margins`.
         half: Like the labels, float32, half the weights.
+        state: What `margins` returned.
+        ignore_index: As given to `margins`.
         out: Like the logits.
     """
     library = _library()

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-State = tuple[Tensor, Tensor, Tensor]
+from emphasis.kernels import ExampleError
+
+State = tuple[Tensor, Tensor, Tensor | None]
 
 
 def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | None) -> tuple[Tensor, State]:
@@ -20,6 +22,9 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
         labels: (outer, ...) int64, in [0, C) or `ignore_index`.
         ignore_index: Label of examples without loss and derivative.
         out: Like the logits, may be the logits; None if there will be no derivative.
+
+    Raises:
+        ExampleError: A margin is NaN or infinite; on the CPU only, where looking costs nothing.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     valid = labels != ignore_index
@@ -34,7 +39,13 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | Non
     torch.softmax(others, 1, out=others)
     # The largest of them is exp(0) / sum.
     margin = own - peak + others.amax(1).log()
-    return margin.masked_fill_(~valid, 0.0), (others, index, valid)
+    if margin.is_cpu and not margin.isfinite().all():
+        bad = ~margin.isfinite() & valid
+        if bad.any():
+            raise ExampleError(int(bad.flatten().nonzero()[0]), is_label=False)
+    if valid.is_cpu and bool(valid.all()):
+        return margin, (others, index, None)
+    return margin.masked_fill_(~valid, 0.0), (others, index, ~valid.unsqueeze(1))
 
 
 def write_derivative(
@@ -48,13 +59,18 @@ def write_derivative(
     """Write dz_y = -half, dz_j = half * q_j to `out`; 0 for ignored examples.
 
     Args:
-        logits, labels, ignore_index: As given to `margins`, which also gave `state`.
+        logits: As given to `margins`.
+        labels: As given to `margins`.
         half: Like the labels, half the weights.
+        state: What `margins` returned.
+        ignore_index: As given to `margins`.
         out: As given to `margins`.
     """
-    others, index, valid = state
+    others, index, ignored = state
     half = half.unsqueeze(1)
-    others.mul_(half).scatter_(1, index, -half).masked_fill_(~valid.unsqueeze(1), 0.0)
+    others.mul_(half).scatter_(1, index, -half)
+    if ignored is not None:
+        others.masked_fill_(ignored, 0.0)  # NaN among them
     if out.data_ptr() != others.data_ptr():
         out.copy_(others)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emphasis.kernels.native import ExampleError
+from emphasis.kernels import ExampleError
 
 
 def is_true(flag: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """The fast path of the loss: kernels that leave the derivative where the softmax was, one buffer in all.
 
-Taken for hard labels outside torch.compile and torch.func, where a kernel knows the device and dtype; the plain path
-in `_autograd` does all else, and the second derivative. Both compute the same.
+Taken for integer labels outside torch.compile and torch.func; the plain path in `_autograd` does all else, and the
+second derivative. Both compute the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.kernels import native
+from emphasis.kernels import ExampleError, native, operators
 from emphasis.torch import _checks
 from emphasis.torch._autograd import loss_and_gradient, weigh
 from emphasis.torch._options import Options
@@ -27,6 +27,8 @@ def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
     """Return the module whose kernels take these tensors, None if the plain path must."""
     if type(labels) is not Tensor or type(logits) not in _PLAIN or labels.dtype not in _INTEGERS:
         return None
+    if not logits.is_floating_point():
+        return None
     shape = logits.shape
     if len(shape) < 2:
         return None
@@ -35,14 +37,14 @@ def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
         return None
     if torch._C._are_functorch_transforms_active():
         return None
-    return compiled_kernels(logits)
+    return kernels_on(logits)
 
 
-def compiled_kernels(logits: Tensor) -> ModuleType | None:
-    """Return the module whose kernels run on these logits' device and in their dtype, or None."""
-    if logits.is_cpu:
-        return native if logits.dtype in native.DTYPES and native.available() else None
-    return None
+def kernels_on(tensor: Tensor) -> ModuleType:
+    """Return the module whose kernels run on this device and in this dtype."""
+    if tensor.is_cpu:
+        return native if tensor.dtype in native.DTYPES and native.available() else operators
+    return operators
 
 
 def fused_loss(
@@ -65,13 +67,16 @@ def fused_loss(
     factor = None
     if class_weight is not None or sample_weight is not None:
         factor = _checks.factor_of(labels, class_weight, sample_weight, logits.shape[1], logits)
+    if kernels is operators:
+        _checks.check_classes(labels, logits.shape[1], ignore_index)
+        _checks.check_finite(logits, labels != ignore_index)
     try:
         if not (logits.requires_grad and torch.is_grad_enabled()):
             return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]
         if inplace:
             check_inplace(logits)
         loss: Tensor = _FusedFunction.apply(logits, labels, factor, (options, ignore_index, inplace, kernels))  # type: ignore[no-untyped-call]
-    except native.ExampleError as error:
+    except ExampleError as error:
         raise _checks.example_error(error, logits, labels, ignore_index) from None
     return loss
 
@@ -86,8 +91,8 @@ def check_inplace(logits: Tensor) -> None:
         )
     if base is not None and base.numel() != logits.numel():
         raise ValueError(
-            f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor "
-            f"of shape {tuple(base.shape)} that others may read; pass logits.contiguous() or the whole, or inplace=False"
+            f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor of "
+            f"shape {tuple(base.shape)} that others may read; pass the whole, or logits.contiguous(), or inplace=False"
         )
     if _rows(logits) is None:
         raise ValueError("inplace=True needs logits that are contiguous; pass logits.contiguous(), or inplace=False")
@@ -120,13 +125,13 @@ def _compute(
         flat = flat.view(-1)
         factor = None if factor is None else factor.reshape(-1)
     defer = out is not None and out.dtype == torch.float16
-    table = options.table
+    table = None if kernels is operators else options.table
     if table is not None:
         loss, still = kernels.loss_and_derivative(
             rows, flat, factor, table, ignore_index, target, options.reduction, defer
         )
     else:
-        options.check_range(torch.float32)
+        options.check_range(_checks.arithmetic_dtype(logits))
         valid = flat != ignore_index
         margin, state = kernels.margins(rows, flat, ignore_index, target)
         log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)

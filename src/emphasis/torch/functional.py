@@ -71,9 +71,10 @@ def emphasis_loss(
         normalisation); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
         empty batch, all labels ignored, all weights 0 or all margins beyond `max_margin`.
 
-        Integer labels with float32, bfloat16 or float16 logits run through one fused kernel: on the CPU where there is
-        a C compiler. It needs one buffer of the logits' size, and none with `inplace`. Works under torch.compile (make
-        the weighting outside the compiled function), torch.func.vmap and grad.
+        Integer labels take one buffer of the logits' size, and none with `inplace`: one fused kernel for float32,
+        bfloat16 and float16, on the CPU where there is a C compiler; torch operators otherwise. Works under
+        torch.compile (make the weighting outside the compiled function), torch.func.vmap and grad, as do soft labels,
+        with a few buffers more.
         Can be differentiated twice; class_weight, sample_weight and soft labels are constants.
 
     Raises:
@@ -144,8 +145,8 @@ def apply_options(
             return fused_loss(logits, labels, options, ignore_index, class_weight, sample_weight, inplace, kernels)
     if inplace:
         raise ValueError(
-            "inplace=True needs integer labels and float32, bfloat16 or float16 logits of shape (N, C) or "
-            "(N, C, d1, ...) on a device with a kernel, outside torch.compile and torch.func; use inplace=False"
+            "inplace=True needs integer labels that fit logits of shape (N, C) or (N, C, d1, ...), outside "
+            "torch.compile and torch.func; use inplace=False"
         )
     _checks.check_logits(logits)
     _checks.check_labels(logits, labels, ignore_index)

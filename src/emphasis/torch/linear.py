@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from emphasis.kernels import native, operators
+from emphasis.kernels import ExampleError, operators
 from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, weigh
-from emphasis.torch._fused import compiled_kernels
+from emphasis.torch._fused import kernels_on
 from emphasis.torch._options import Normalization, Options, Reduction, of_each
 from emphasis.torch.functional import resolve
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -25,6 +25,7 @@ _SHARE = 20  # of the tokens in a chunk: 1/16 of the logits, less what the matri
 _SMALLEST = 2**21  # logits in a chunk: products smaller than this are slow, and the memory is nothing
 
 
+@torch.compiler.disable
 def linear_emphasis_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -90,15 +91,12 @@ def linear_emphasis_loss(
     rows = chunk_size or max(math.ceil(len(tokens) / _SHARE), math.ceil(_SMALLEST / weight.shape[0]))
     settings = (options, ignore_index, rows)
     try:
-        loss: Tensor = _apply(hidden.reshape(-1, hidden.shape[-1]), weight, bias, tokens, factor, settings)
-    except native.ExampleError as error:
+        loss: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
+            hidden.reshape(-1, hidden.shape[-1]), weight, bias, tokens, factor, settings
+        )
+    except ExampleError as error:
         raise _checks.example_error(error, weight.t(), labels, ignore_index) from None
     return loss.view(labels.shape) if reduction == "none" else loss
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _apply(*tensors_and_settings: Any) -> Any:
-    return _LinearFunction.apply(*tensors_and_settings)  # type: ignore[no-untyped-call]
 
 
 def _check(
@@ -154,7 +152,7 @@ class _Problem:
     @property
     def kernels(self) -> ModuleType:
         """Whose kernels run here."""
-        return compiled_kernels(self.hidden) or operators
+        return kernels_on(self.hidden)
 
     @property
     def one_sweep(self) -> bool:
@@ -306,8 +304,8 @@ def _sweep(
             torch.addmm(bias, hidden[part], weight.t(), out=logits)
         try:
             derive(logits, part)
-        except native.ExampleError as error:
-            raise native.ExampleError(start + error.example, error.is_label) from None
+        except ExampleError as error:
+            raise ExampleError(start + error.example, error.is_label) from None
         if grad_hidden is not None:
             torch.mm(logits, weight, out=grad_hidden[part])
         if grad_weight is not None:

@@ -35,12 +35,14 @@ class EmphasisLoss(nn.Module):
         class_weight: Tensor | None = None,
         max_margin: MaxMargin = "auto",
         process_group: Any = None,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
         self.options = resolve(weighting, normalization, reduction, max_margin, process_group)
         self._number = number(self.options)
         self.ignore_index = ignore_index
         self.max_margin = max_margin
+        self.inplace = inplace
         weight = (
             None if class_weight is None else torch.as_tensor(class_weight).to(torch.get_default_dtype(), copy=True)
         )
@@ -54,7 +56,7 @@ class EmphasisLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return `emphasis_loss(logits, labels, weighting, ...)`."""
         options = self._number if torch.compiler.is_compiling() else self.options
-        return apply_options(logits, labels, options, self.ignore_index, self.class_weight, sample_weight)
+        return apply_options(logits, labels, options, self.ignore_index, self.class_weight, sample_weight, self.inplace)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Number the options anew: the number means nothing in another process."""

@@ -1,0 +1,92 @@
+"""A weighting as a table of the margin: what the kernels compute with."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emphasis import CCE, DM, GCE, MAE, Beta, from_function
+from emphasis.weighting.margin_table import MarginTable, margin_table
+from reference import CASE_IDS, CASES, weightings
+
+MARGINS = np.concatenate((np.linspace(-40, 40, 4001), np.array([1e2, -1e2, 1e3, -1e3, 1e4, -1e4, 3e4, -3e4])))
+
+
+def exact_log_weight(weighting, margin):
+    return weighting.log_weight(-np.logaddexp(0.0, -margin), -np.logaddexp(0.0, margin), np) + 0.0 * margin
+
+
+@pytest.mark.parametrize("weighting", [case[0] for case in CASES], ids=CASE_IDS)
+def test_table_holds_weight_and_loss_to_more_than_float32(weighting):
+    table = margin_table(weighting, math.inf, 0.0)
+    if weighting.log_peak == math.inf:
+        assert table is None
+        return
+    log_w, loss = table(MARGINS)
+    expected_log_w, expected_loss = exact_log_weight(weighting, MARGINS), weighting.potential(MARGINS)
+    matters = expected_log_w > weighting.log_peak - 87.0  # below, w / w(mode) is no normal float32 number
+    np.testing.assert_allclose(log_w[matters], expected_log_w[matters], atol=6e-8)
+    scale = np.abs(expected_loss) + 1e-6 * (1.0 + np.median(np.abs(expected_loss)))
+    assert (np.abs(loss - expected_loss) <= 6e-8 * scale).all()
+
+
+@given(weightings(), st.floats(-3.0, 20.0))
+def test_beyond_max_margin_weight_is_0_and_loss_at_its_end(weighting, max_margin):
+    table = margin_table(weighting, max_margin, 0.3)
+    if table is None:
+        return
+    margin = np.array([max_margin - 0.5, max_margin, np.nextafter(max_margin, np.inf), max_margin + 1.0, 1e5])
+    log_w, loss = table(margin)
+    assert (log_w[2:] == -math.inf).all()
+    assert (log_w[:2] > -math.inf).all()
+    expected = weighting.loss(margin, np, np.asarray, max_margin, 0.3)
+    assert (loss[2:] == expected[2:]).all()
+    np.testing.assert_allclose(loss[:2], expected[:2], rtol=1e-6, atol=1e-6 * (1 + np.abs(expected).max()))
+
+
+def test_users_smooth_function_has_a_table_though_its_p_rounds_to_1():
+    margin = np.linspace(-30, 20, 1001)
+    for function, twin in ((lambda p: 2 * p * (1 - p), MAE()), (lambda p, q: 2 * q, CCE())):
+        table = margin_table(from_function(function), math.inf, 0.0)
+        log_w, _ = table(margin)
+        np.testing.assert_allclose(log_w, exact_log_weight(twin, margin), atol=1e-6)
+        log_w, _ = table(np.array([60.0, 1e3]))
+        np.testing.assert_allclose(log_w, exact_log_weight(twin, np.array([60.0, 1e3])), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda p: np.maximum(0.2, 1 - 2 * np.abs(p - 0.5)),  # kinks
+        lambda p: np.where(p > 0.3, 1.0, 0.5),  # a jump
+        lambda p: np.where(p > 0.3, p * (1 - p), 0.0),  # zero inside
+    ],
+)
+def test_no_table_where_it_would_be_wrong(function):
+    assert margin_table(from_function(function), math.inf, 0.0) is None
+
+
+def test_no_table_for_unbounded_weights():
+    assert margin_table(Beta(alpha=0.5, eta=2), math.inf, 0.0) is None
+
+
+@pytest.mark.parametrize("weighting", [DM(lam=1, beta=1e4), DM(lam=0.5, beta=400), GCE(0.7)], ids=repr)
+def test_normaliser_is_subtracted_in_log_space(weighting):
+    table = margin_table(weighting, 16.6, weighting.log_integral)
+    margin = np.linspace(-15, 15, 301)
+    log_w, _ = table(margin)
+    np.testing.assert_allclose(log_w, exact_log_weight(weighting, margin) - weighting.log_integral, atol=1e-7)
+
+
+def test_packed_form_holds_everything():
+    table = margin_table(DM(lam=0.5, beta=12), 16.6, 1.0)
+    packed, cells = table.packed, len(table.coefficients)
+    assert packed.dtype == np.float64
+    assert packed[0] == cells
+    assert packed[1] == 16.6
+    assert packed[-1] == table.end == 0.0
+    np.testing.assert_array_equal(packed[2:6], table.slopes.ravel())
+    np.testing.assert_array_equal(packed[6:-1], table.coefficients.ravel())
+    assert pytest.approx(math.asinh(2e4), rel=1e-15) == MarginTable.REACH
