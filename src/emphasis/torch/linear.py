@@ -25,7 +25,6 @@ _SHARE = 20  # of the tokens in a chunk: 1/16 of the logits, less what the matri
 _SMALLEST = 2**21  # logits in a chunk: products smaller than this are slow, and the memory is nothing
 
 
-@torch.compiler.disable
 def linear_emphasis_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -76,7 +75,27 @@ def linear_emphasis_loss(
     Raises:
         TypeError, ValueError, OverflowError: As `emphasis_loss`, and shapes or dtypes that do not fit each other.
     """
-    options = resolve(weighting, normalization, reduction, max_margin, process_group)
+    settings = (weighting, normalization, reduction, max_margin, process_group)
+    loss: Tensor = _uncompiled(
+        hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size
+    )
+    return loss
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    settings: tuple[WeightingLike, Normalization, Reduction, MaxMargin, Any],
+    ignore_index: int,
+    chunk_size: int | None,
+) -> Tensor:
+    """Check everything, and apply the autograd function."""
+    options = resolve(*settings)
     _check(hidden, weight, bias, labels, ignore_index, chunk_size)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -89,14 +108,13 @@ def linear_emphasis_loss(
     _checks.check_classes(tokens, weight.shape[0], ignore_index)
     factor = _checks.factor_of(tokens, class_weight, sample_weight, weight.shape[0], hidden)
     rows = chunk_size or max(math.ceil(len(tokens) / _SHARE), math.ceil(_SMALLEST / weight.shape[0]))
-    settings = (options, ignore_index, rows)
     try:
         loss: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
-            hidden.reshape(-1, hidden.shape[-1]), weight, bias, tokens, factor, settings
+            hidden.reshape(-1, hidden.shape[-1]), weight, bias, tokens, factor, (options, ignore_index, rows)
         )
     except ExampleError as error:
         raise _checks.example_error(error, weight.t(), labels, ignore_index) from None
-    return loss.view(labels.shape) if reduction == "none" else loss
+    return loss.view(labels.shape) if options.reduction == "none" else loss
 
 
 def _check(
