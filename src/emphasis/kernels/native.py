@@ -27,7 +27,7 @@ from emphasis.weighting.margin_table import MarginTable
 
 State = tuple[Tensor, Tensor]
 
-_SOURCE = Path(__file__).with_name("rows.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("rows.c", "steps.h", "lanes.h")]
 _FLAGS = (
     *("-O3", "-std=c11", "-shared", "-fPIC", "-fopenmp-simd"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
@@ -68,24 +68,30 @@ def _library() -> ctypes.CDLL | None:
 def _compiled(compiler: str) -> Path:
     """Return the path of the shared library, compiling it if it is not there yet."""
     flags = [*_FLAGS, *_PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), ())]
-    key = "\n".join([_SOURCE.read_text(), *flags, compiler, platform.machine(), platform.system()])
-    name = f"rows-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    text = "\n".join([source.read_text() for source in _SOURCES])
+    key = _digest("\n".join([text, *flags, compiler, platform.machine(), platform.system()]).encode())
     folder = cache_dir() / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / name).is_file():
-            return folder / name
+        # A library that is not whole would take the process down: its name says what must be in it.
+        for kept in folder.glob(f"rows-{key}-*.so"):
+            if kept.name == f"rows-{key}-{_digest(kept.read_bytes())}.so":
+                return kept
         building = Path(tempfile.mkdtemp(dir=folder))
     except OSError:  # a home that cannot be written to: for this process alone, then
         folder = building = Path(tempfile.mkdtemp())
     try:
-        command = [*compiler.split(), *flags, "-o", str(building / "new.so"), str(_SOURCE), "-lm", "-lpthread"]
+        new = building / "new.so"
+        command = [*compiler.split(), *flags, "-o", str(new), str(_SOURCES[0]), "-lm", "-lpthread"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        (building / "new.so").replace(folder / name)
+        return new.replace(folder / f"rows-{key}-{_digest(new.read_bytes())}.so")
     finally:
         if building != folder:
             shutil.rmtree(building, ignore_errors=True)
-    return folder / name
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def available() -> bool:
