@@ -2,6 +2,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 /* Sixteen numbers at a time, in whatever vectors the processor has. */
 enum { LANES = 16 };
@@ -41,18 +44,29 @@ static inline float total(Lanes lanes) {
     return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
-/* e^x for x <= 0, to 2e-7 where x > -1 and to the rounding of x elsewhere; 0 below the smallest normal number. */
-static inline Lanes exp_of(Lanes x) {
-    Lanes y = x * 1.44269504f, bounded = larger(y, all(-126.0f));
-    Lanes shifted = bounded + 12582912.0f; /* its low bits hold round(y) */
-    Lanes f = bounded - (shifted - 12582912.0f);
-    Lanes poly = all(1.326472630e-3f); /* 2^f, minimax */
+static inline Lanes power_of_two(Lanes f) { /* 2^f, |f| <= 1/2, minimax: to 1e-7 */
+    Lanes poly = all(1.326472630e-3f);
     poly = poly * f + 9.671513010e-3f;
     poly = poly * f + 5.550733749e-2f;
     poly = poly * f + 2.402224208e-1f;
     poly = poly * f + 6.931469776e-1f;
-    poly = poly * f + 1.0f;
-    return choose(y < -126.0f, (Lanes){0}, (Lanes)((Flags)poly + ((Flags)shifted << 23)));
+    return poly * f + 1.0f;
+}
+
+/* e^x for x <= 0, to 2e-7 where x > -1 and to the rounding of x elsewhere; below the smallest normal number 0 or less
+ * than that number. */
+static inline Lanes exp_of(Lanes x) {
+    Lanes y = x * 1.44269504f;
+#ifdef __AVX512F__ /* has instructions for the two halves of it */
+    y = (Lanes)_mm512_max_ps((__m512)y, _mm512_set1_ps(-200.0f));
+    Lanes n = (Lanes)_mm512_roundscale_ps((__m512)y, 0);
+    return (Lanes)_mm512_scalef_ps((__m512)power_of_two(y - n), (__m512)n);
+#else
+    Lanes bounded = larger(y, all(-126.0f));
+    Lanes shifted = bounded + 12582912.0f; /* its low bits hold round(y) */
+    Lanes power = power_of_two(bounded - (shifted - 12582912.0f));
+    return choose(y < -126.0f, (Lanes){0}, (Lanes)((Flags)power + ((Flags)shifted << 23)));
+#endif
 }
 
 /* e^x to 1e-11, x held within +-700. */

@@ -51,7 +51,7 @@ static void store(const float *x, int64_t n, int dtype, void *target, int64_t at
     }
 }
 
-enum { SPAN = 256 }; /* examples that a step takes at most */
+enum { SPAN = 256, LONG = 65536 }; /* examples that a step takes at most; classes that a float sum takes */
 
 /* --- what is done once per example -------------------------------------------------------------------------------- */
 
@@ -206,14 +206,13 @@ static inline int sweep(const float *x, float *e, int64_t classes, int64_t label
     last = exp_of(last - top);
     Lanes sums = (own_is_last ? at_own : at_own + last) + odd; /* NaN if a number is not finite */
     double all_of_it = 0.0; /* a long sum in float would lose digits */
-    for (int64_t start = 0; start < own; start += 65536, sums = (Lanes){0}) {
-        int64_t stop = own - start > 65536 ? start + 65536 : own;
-        all_of_it += total(add_exps(x, e, start, stop, top, sums));
-    }
-    for (int64_t start = next; start < whole; start += 65536, sums = (Lanes){0}) {
-        int64_t stop = whole - start > 65536 ? start + 65536 : whole;
-        all_of_it += total(add_exps(x, e, start, stop, top, sums));
-    }
+    int64_t bounds[] = {0, own, next, whole};
+    for (int k = 0; k < 4; k += 2)
+        for (int64_t start = bounds[k], stop; start < bounds[k + 1]; start = stop) {
+            stop = bounds[k + 1] - start > LONG ? start + LONG : bounds[k + 1];
+            if (start > bounds[k]) all_of_it += total(sums), sums = (Lanes){0};
+            sums = add_exps(x, e, start, stop, top, sums);
+        }
     all_of_it += total(sums);
     if (e) {
         if (own_is_last)

@@ -36,10 +36,15 @@ except ImportError:  # `available` can be asked where there is no Triton
 
 State = tuple[Tensor, Tensor]
 
-_WHOLE = 32768  # classes that a program's registers hold
-_CHUNK = 8192  # classes at a time where they do not: small enough that several programs share a processor
-_MOST_PROGRAMS = 4096  # to stride over a tensor: enough to fill a device, few enough to start in no time
+# Classes that a program holds in registers with room for a second program on the processor, and with none.
+_EASILY, _AT_MOST = 8192, 32768
+# Where it reads twice: classes at a time, if the rows of all the programs at work (four or five on a processor, or one)
+# are to be still in a cache the second time; and bytes of a row up to which that is so of the smaller chunk.
+_CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
+# Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
+_SPAN, _MOST_PROGRAMS = 4096, 4096
 _TABLE = {"TERMS": DEGREE + 1, "REACH": MarginTable.REACH, "MARGIN_REACH": MARGIN_REACH}
+_OPTIONS = {"enable_fp_fusion": True}  # the default of some versions of Triton, and a warning in others
 _VARYING = ["examples", "ignore_index", "size"]  # a kernel compiled anew for some of their values gains nothing
 
 
@@ -89,25 +94,26 @@ def _offset(column, inner, SPATIAL: tl.constexpr):
 
 @_jit
 def _load(
-    logits, base, label, allowed, first, classes, inner,
-    CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
+    logits, base, label, there, allowed, first, classes, inner,
+    CLASSES: tl.constexpr, SPATIAL: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
     """Return the logits of the others: -inf at the label and where there is no class, NaN for one that is not finite.
 
     An example that is not read has 0 for others, so that its sums are finite: it is set apart in the end.
     """
     column = (first + tl.arange(0, CLASSES))[None, :]
-    mask = allowed[:, None] & (column < classes)
-    z = tl.load(logits + base[:, None] + _offset(column, inner, SPATIAL), mask=mask, other=0.0).to(tl.float32)
+    # With inner > 1 a mask that differs from neighbour to neighbour would make every load a load of one number.
+    mask = (there if SPATIAL else allowed)[:, None] & (column < classes)
+    place = logits + base[:, None] + _offset(column, inner, SPATIAL)
+    z = tl.load(place, mask=mask, other=0.0, eviction_policy=EVICTION).to(tl.float32)
+    if SPATIAL:
+        z = tl.where(allowed[:, None], z, 0.0)
     z = z * 0.0 + z  # one instruction, and it leaves a single copy of the tile in registers
     return tl.where((column == label[:, None]) | (column >= classes), float("-inf"), z)
 
 
 @_jit
-def _store(
-    out, base, label, there, half, share, first, classes, inner,
-    CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+def _store(out, base, label, there, half, share, first, classes, inner, CLASSES: tl.constexpr, SPATIAL: tl.constexpr):
     """Write the derivative: -half at the label, its share of half elsewhere."""
     column = (first + tl.arange(0, CLASSES))[None, :]
     value = tl.where(column == label[:, None], -half[:, None], share).to(out.dtype.element_ty)
@@ -119,7 +125,7 @@ def _store(
 
 @_jit
 def _sums(
-    logits, base, label, allowed, classes, inner,
+    logits, base, label, there, allowed, classes, inner,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
     """Return peak, the largest of the others, and total, the sum of exp(other - peak), in one sweep over classes.
@@ -129,7 +135,7 @@ def _sums(
     peak = tl.full([EXAMPLES], float("-inf"), tl.float32)
     sums = tl.zeros([EXAMPLES, CLASSES], tl.float32)
     for first in range(0, classes, CLASSES):
-        others = _load(logits, base, label, allowed, first, classes, inner, CLASSES, SPATIAL)
+        others = _load(logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_last")
         higher = tl.maximum(peak, tl.max(others, 1))
         sums = sums * tl.exp(peak - higher)[:, None] + tl.exp(others - higher[:, None])
         peak = higher
@@ -137,9 +143,18 @@ def _sums(
 
 
 @_jit
-def _margin(logits, base, label, allowed, inner, peak, total):
+def _own(logits, base, label, allowed, inner):
+    """Return the logits of the labels.
+
+    To be called before the sums: every warp of a program needs them, and the reductions are what keeps the first warp
+    from writing the derivative over them before the last has them.
+    """
+    return tl.load(logits + base + tl.where(allowed, label, 0).to(tl.int64) * inner, mask=allowed, other=0.0)
+
+
+@_jit
+def _margin(own, allowed, peak, total):
     """Return the float64 margin, 0 for an example that is not read or not finite, and whether it is finite."""
-    own = tl.load(logits + base + tl.where(allowed, label, 0).to(tl.int64) * inner, mask=allowed, other=0.0)
     # Large logits cancel here, so in float64; the logarithm is a small number, and float32 enough for it.
     margin = own.to(tl.float64) - peak.to(tl.float64) - tl.log(total).to(tl.float64)
     finite = tl.abs(margin) < float("inf")
@@ -184,9 +199,7 @@ def _exp(x):
 
 
 @_jit
-def _look_up(
-    table, margin, TERMS: tl.constexpr, REACH: tl.constexpr, MARGIN_REACH: tl.constexpr
-):  # fmt: skip
+def _look_up(table, margin, TERMS: tl.constexpr, REACH: tl.constexpr, MARGIN_REACH: tl.constexpr):
     """Return the weight and the loss of finite float64 margins: MarginTable.__call__."""
     cells = tl.load(table).to(tl.int32)
     max_margin = tl.load(table + 1)
@@ -214,22 +227,22 @@ def _look_up(
 
 @_jit(do_not_specialize=_VARYING)
 def _fused(
-    logits, labels, factor, scale, table, ignore_index, out, loss,
-    examples, classes, inner,
+    logits, labels, factor, scale, table, ignore_index, out, loss, examples, classes, inner,
     TERMS: tl.constexpr, REACH: tl.constexpr, MARGIN_REACH: tl.constexpr,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Loss and derivative. No example's logits are written before all of them have been read."""
     example, base, there = _place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = _labels(labels, example, there, classes, ignore_index)
+    own = _own(logits, base, label, allowed, inner)
     if WHOLE:
-        others = _load(logits, base, label, allowed, 0, classes, inner, CLASSES, SPATIAL)
+        others = _load(logits, base, label, there, allowed, 0, classes, inner, CLASSES, SPATIAL, "evict_first")
         peak = tl.max(others, 1)
         share = tl.exp(others - peak[:, None])
         total = tl.sum(share, 1)
     else:
-        peak, total = _sums(logits, base, label, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
-    margin, finite = _margin(logits, base, label, allowed, inner, peak, total)
+        peak, total = _sums(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
+    margin, finite = _margin(own, allowed, peak, total)
     weight, value = _look_up(table, margin, TERMS, REACH, MARGIN_REACH)
     if factor is not None:
         of_each = tl.load(factor + example, mask=there, other=0.0).to(tl.float64)
@@ -248,23 +261,27 @@ def _fused(
         if WHOLE:
             _store(out, base, label, there, half, share * ratio, 0, classes, inner, CLASSES, SPATIAL)
         else:
-            for first in range(0, classes, CLASSES):
-                others = _load(logits, base, label, allowed, first, classes, inner, CLASSES, SPATIAL)
+            chunks = tl.cdiv(classes, CLASSES)
+            for chunk in range(chunks):  # backwards: what was read last is the likeliest to be in a cache
+                first = (chunks - 1 - chunk) * CLASSES
+                others = _load(
+                    logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_first"
+                )
                 share = tl.exp(others - peak[:, None]) * ratio
                 _store(out, base, label, there, half, share, first, classes, inner, CLASSES, SPATIAL)
 
 
 @_jit(do_not_specialize=_VARYING)
 def _margins(
-    logits, labels, ignore_index, margins, peaks, totals,
-    examples, classes, inner,
+    logits, labels, ignore_index, margins, peaks, totals, examples, classes, inner,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
     """The first half of `_fused`."""
     example, base, there = _place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = _labels(labels, example, there, classes, ignore_index)
-    peak, total = _sums(logits, base, label, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
-    margin, finite = _margin(logits, base, label, allowed, inner, peak, total)
+    own = _own(logits, base, label, allowed, inner)
+    peak, total = _sums(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
+    margin, finite = _margin(own, allowed, peak, total)
     wrong = (~ignored) & ~(allowed & finite)
     tl.store(margins + example, tl.where(wrong, float("nan"), margin.to(tl.float32)), mask=there)
     tl.store(peaks + example, tl.where(wrong, float("nan"), peak), mask=there)
@@ -273,8 +290,7 @@ def _margins(
 
 @_jit(do_not_specialize=_VARYING)
 def _write(
-    logits, labels, halves, peaks, totals, ignore_index, out,
-    examples, classes, inner,
+    logits, labels, halves, peaks, totals, ignore_index, out, examples, classes, inner,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
     """The second half of `_fused`, one chunk of classes a program."""
@@ -286,13 +302,13 @@ def _write(
     half = tl.where(ignored, 0.0, half)
     ratio = (half / tl.load(totals + example, mask=there, other=1.0))[:, None]
     first = tl.program_id(1) * CLASSES
-    others = _load(logits, base, label, allowed, first, classes, inner, CLASSES, SPATIAL)
+    others = _load(logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_first")
     share = tl.exp(others - peak[:, None]) * ratio
     _store(out, base, label, there, half, share, first, classes, inner, CLASSES, SPATIAL)
 
 
 @_jit(do_not_specialize=_VARYING)
-def _scale_all(gradient, factor, size, SPAN: tl.constexpr):
+def _scale(gradient, factor, size, SPAN: tl.constexpr):
     """Multiply everything by one number, which is nearly always 1: then nothing but that number is read."""
     number = tl.load(factor).to(tl.float32)
     if number != 1.0:
@@ -303,45 +319,33 @@ def _scale_all(gradient, factor, size, SPAN: tl.constexpr):
             tl.store(gradient + place, value.to(gradient.dtype.element_ty), mask=place < size)
 
 
-@_jit(do_not_specialize=_VARYING)
-def _scale_each(
-    gradient, factor, examples, classes, inner,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
-    """Multiply each example by its own number."""
-    example, base, there = _place(examples, classes, inner, EXAMPLES, SPATIAL)
-    number = tl.load(factor + example, mask=there, other=0.0).to(tl.float32)
-    column = (tl.program_id(1) * CLASSES + tl.arange(0, CLASSES))[None, :]
-    place = gradient + base[:, None] + _offset(column, inner, SPATIAL)
-    mask = there[:, None] & (column < classes)
-    value = tl.load(place, mask=mask, other=0.0).to(tl.float32) * number[:, None]
-    tl.store(place, value.to(gradient.dtype.element_ty), mask=mask)
-
-
 # --- launches ---------------------------------------------------------------------------------------------------------
 
 
-def _tile(classes: int, inner: int, most: int) -> dict[str, Any]:
-    """Return a tile's shape for a kernel that takes at most so many classes at a time, and how many warps work on it.
+def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int, int], dict[str, Any]]:
+    """Return how many tiles there are of examples and of classes, the sizes a kernel is told, and the tile.
 
-    16 to 32 numbers a thread: enough loads on their way at once, and registers for two programs on a processor.
+    Args:
+        logits: (outer, C, inner).
+        once: The kernel need not come back to the logits.
     """
+    outer, classes, inner = logits.shape
     power = triton.next_power_of_2(classes)
+    row = classes * logits.element_size()
+    # 16 or 32 numbers for each thread.
     if inner > 1:
-        columns = min(power, 256)
-        tile = max(32, min(128, 4096 // columns, triton.next_power_of_2(inner)))
+        columns = min(power, 32)
+        tile, warps = min(2048 // columns, 256, triton.next_power_of_2(inner)), 2
+    elif power <= _EASILY or (not once and power <= _AT_MOST and row > _CACHED):
+        # Every thread of a row does what there is to do for an example, so a thread has few examples.
+        columns, tile = power, max(1, min(512 // power, 128 if power <= 32 else 4))
+        warps = 4 if power <= 32 else 32 if power > _EASILY else max(1, min(8, power // 512))
     else:
-        columns = power if power <= most else min(power, _CHUNK)
-        tile = max(1, min(128, 2048 // columns))
-    size = columns * tile
-    warps = 4 if size <= 2048 else 8 if size <= 8192 else 16 if size <= 16384 else 32
-    return {"EXAMPLES": tile, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps}
-
-
-def _programs(logits: Tensor, examples: int) -> int:
-    """Return how many programs there are with tiles of so many examples."""
-    outer, _, inner = logits.shape
-    return outer * triton.cdiv(inner, examples) if inner > 1 else int(triton.cdiv(outer, examples))
+        columns, tile = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
+        warps = columns // 512
+    tiles = outer * triton.cdiv(inner, tile) if inner > 1 else triton.cdiv(outer, tile)
+    structure = {"EXAMPLES": tile, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
+    return (tiles, triton.cdiv(classes, columns)), (outer * inner, classes, inner), structure
 
 
 def _device(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -373,26 +377,13 @@ def loss_and_derivative(
     Returns:
         (outer, inner) float32.
     """
-    _, classes, inner = logits.shape
+    (tiles, chunks), sizes, tile = _layout(logits, once=False)
     loss = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
-    tile = _tile(classes, inner, _WHOLE)
+    labels = labels.contiguous()
+    factor = None if factor is None else factor.contiguous()
+    tile |= {"WHOLE": chunks == 1, **_TABLE}
     with _device(logits):
-        _fused[(_programs(logits, tile["EXAMPLES"]),)](
-            logits,
-            labels.contiguous(),
-            None if factor is None else factor.contiguous(),
-            scale,
-            table,
-            ignore_index,
-            out,
-            loss,
-            labels.numel(),
-            classes,
-            inner,
-            WHOLE=classes <= tile["CLASSES"],
-            **tile,
-            **_TABLE,
-        )
+        _fused[(tiles,)](logits, labels, factor, scale, table, ignore_index, out, loss, *sizes, **tile)
     return loss
 
 
@@ -400,15 +391,14 @@ def margins(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, 
     """Return each example's margin (0 for ignored ones, NaN for wrong ones), and what `write_derivative` needs.
 
     Args:
-        logits, labels, ignore_index: As in `loss_and_derivative`.
+        logits: As in `loss_and_derivative`, like all the others.
+        labels: (outer, inner) int64.
+        ignore_index: Label of examples that do not count.
     """
-    _, classes, inner = logits.shape
+    (tiles, _), sizes, tile = _layout(logits, once=True)
     margin, peak, total = (torch.empty(labels.shape, dtype=torch.float32, device=logits.device) for _ in range(3))
-    tile = _tile(classes, inner, _CHUNK)
     with _device(logits):
-        _margins[(_programs(logits, tile["EXAMPLES"]),)](
-            logits, labels.contiguous(), ignore_index, margin, peak, total, labels.numel(), classes, inner, **tile
-        )
+        _margins[(tiles,)](logits, labels.contiguous(), ignore_index, margin, peak, total, *sizes, **tile)
     return margin, (peak, total)
 
 
@@ -418,26 +408,17 @@ def write_derivative(
     """Write dz_y = -half, dz_j = half * q_j to `out`, which may be the logits; 0 for ignored, NaN for wrong examples.
 
     Args:
-        logits, labels, ignore_index: As given to `margins`, which also gave `state`.
+        logits: As given to `margins`, like labels and ignore_index.
+        labels: (outer, inner) int64.
         half: (outer, inner) float32, half the weights.
+        state: What `margins` returned.
+        ignore_index: Label of examples that do not count.
         out: Like the logits.
     """
-    _, classes, inner = logits.shape
-    tile = _tile(classes, inner, _CHUNK)
-    grid = _programs(logits, tile["EXAMPLES"]), triton.cdiv(classes, tile["CLASSES"])
+    grid, sizes, tile = _layout(logits, once=True)
+    labels, half = labels.contiguous(), half.contiguous()
     with _device(logits):
-        _write[grid](
-            logits,
-            labels.contiguous(),
-            half.contiguous(),
-            *state,
-            ignore_index,
-            out,
-            labels.numel(),
-            classes,
-            inner,
-            **tile,
-        )
+        _write[grid](logits, labels, half, *state, ignore_index, out, *sizes, **tile)
 
 
 def scale_in_place(gradient: Tensor, factor: Tensor) -> None:
@@ -445,13 +426,10 @@ def scale_in_place(gradient: Tensor, factor: Tensor) -> None:
 
     One number equal to 1, also one expanded to every example, costs a launch and no memory traffic.
     """
+    if any(factor.stride()):
+        gradient.mul_(factor.unsqueeze(1))
+        return
+    size = gradient.numel()
     with _device(gradient):
-        if not any(factor.stride()):
-            span = 4096
-            programs = min(triton.cdiv(gradient.numel(), span), _MOST_PROGRAMS)
-            _scale_all[(programs,)](gradient, factor, gradient.numel(), SPAN=span, num_warps=8)
-            return
-        _, classes, inner = gradient.shape
-        tile = _tile(classes, inner, _CHUNK)
-        grid = _programs(gradient, tile["EXAMPLES"]), triton.cdiv(classes, tile["CLASSES"])
-        _scale_each[grid](gradient, factor.contiguous(), factor.numel(), classes, inner, **tile)
+        programs = min(triton.cdiv(size, _SPAN), _MOST_PROGRAMS)
+        _scale[(programs,)](gradient, factor, size, SPAN=_SPAN, num_warps=8, **_OPTIONS)

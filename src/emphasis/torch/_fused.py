@@ -7,6 +7,8 @@ second derivative. Both compute the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -44,7 +46,16 @@ def kernels_on(tensor: Tensor) -> ModuleType:
     """Return the module whose kernels run on this device and in this dtype."""
     if tensor.is_cpu:
         return native if tensor.dtype in native.DTYPES and native.available() else operators
+    if tensor.is_cuda:
+        return _kernels_of_gpu(tensor.dtype, tensor.device)
     return operators
+
+
+@lru_cache(maxsize=64)
+def _kernels_of_gpu(dtype: torch.dtype, device: torch.device) -> ModuleType:
+    from emphasis.kernels import gpu  # imports Triton
+
+    return gpu if dtype in gpu.DTYPES and gpu.available(device) else operators
 
 
 def fused_loss(
@@ -75,7 +86,7 @@ def fused_loss(
             return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]
         if inplace:
             check_inplace(logits)
-        loss: Tensor = _FusedFunction.apply(logits, labels, factor, (options, ignore_index, inplace, kernels))  # type: ignore[no-untyped-call]
+        loss: Tensor = _apply(logits, labels, factor, (options, ignore_index, inplace, kernels))
     except ExampleError as error:
         raise _checks.example_error(error, logits, labels, ignore_index) from None
     return loss
@@ -114,7 +125,7 @@ def _compute(
     ignore_index: int,
     out: Tensor | None,
     kernels: ModuleType,
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, Tensor | float]:
     """Return the loss, write the derivative to `out`, and return what that is still to be multiplied by."""
     rows = _rows(logits)
     if rows is None:
@@ -170,27 +181,40 @@ class _FusedFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Return grad_loss times the derivative, in the derivative's own memory."""
-        options, ignore_index, _, kernels = ctx.settings
-        gradient, ctx.gradient, still = ctx.gradient, None, ctx.still
+        gradient, ctx.gradient = ctx.gradient, None
         if grad_loss.dim():
             grad_loss = grad_loss.unsqueeze(1)
-        differentiable = torch.is_grad_enabled()  # create_graph=True
-        saved = ctx.saved_tensors if gradient is None or differentiable else None
-        if saved == ():
-            raise RuntimeError(
-                "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
-                "use inplace=False"
-            )
-        if saved is not None and differentiable:
-            logits, labels, factor = saved
-            valid = labels != ignore_index
-            gradient = loss_and_gradient(logits, torch.where(valid, labels, 0), factor, valid, options, True)[1]
-            assert gradient is not None
-            gradient = (grad_loss * gradient).to(logits.dtype)
-        else:
-            if saved is not None:  # a second call
-                logits, labels, factor = saved
-                gradient = torch.empty_like(logits)
-                _, still = _compute(logits, labels, factor, options, ignore_index, gradient, kernels)
-            gradient = kernels.scale(gradient, grad_loss, still)
-        return gradient, None, None, None
+        if torch.is_grad_enabled():  # create_graph=True
+            return _differentiable(ctx, grad_loss), None, None, None
+        options, ignore_index, _, kernels = ctx.settings
+        still = ctx.still
+        if gradient is None:  # a second call
+            logits, labels, factor = _saved(ctx)
+            gradient = torch.empty_like(logits)
+            _, still = _compute(logits, labels, factor, options, ignore_index, gradient, kernels)
+        return kernels.scale(gradient, grad_loss, still), None, None, None
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return logits, labels and factor, which are no more after an in-place loss."""
+    saved: tuple[Tensor, Tensor, Tensor | None] = ctx.saved_tensors
+    if not saved:
+        raise RuntimeError(
+            "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
+            "use inplace=False"
+        )
+    return saved
+
+
+def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
+    """Return grad_loss times the derivative, made again by operations that have a derivative."""
+    logits, labels, factor = _saved(ctx)
+    options, ignore_index, *_ = ctx.settings
+    valid = labels != ignore_index
+    gradient = loss_and_gradient(logits, torch.where(valid, labels, 0), factor, valid, options, True)[1]
+    assert gradient is not None
+    return (grad_loss * gradient).to(logits.dtype)
+
+
+# Function.apply first looks for torch.func's wrappers, of which `kernels_for` has found none: a tenth of a small batch.
+_apply: Callable[..., Any] = super(torch.autograd.Function, _FusedFunction).apply
