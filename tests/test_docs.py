@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/index.md", "docs/usage.md", "docs/choosing.md", "docs/data.md"]
+PAGES = ["README.md", "docs/index.md", "docs/usage.md", "docs/speed.md", "docs/choosing.md", "docs/data.md"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,7 @@ def test_the_python_on_a_page_runs(page):
         "model": model,
         "loader": [(x, labels)] * 2,
         "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+        "x": x,
         "logits": model(x),
         "labels": labels,
         "trust": torch.rand(12),
