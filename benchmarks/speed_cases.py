@@ -23,7 +23,7 @@ except ImportError:
 WEIGHTING = DM(lam=0.5, beta=12)
 INTEGRAL = math.exp(WEIGHTING.log_integral)
 HIDDEN = 512  # of the linear form
-LOOP_CHUNK = 256  # tokens at a time in plain PyTorch: the fastest of 128, 256 and 512
+LOOP_CHUNK = 256  # tokens at a time in plain PyTorch
 
 Kind = Literal["logits", "linear", "step"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -96,7 +96,7 @@ def cases(device: str) -> list[Case]:
         for classes in (32_000, 128_000)
     ]
     chosen.append(Case("resnet20", "ResNet-20, batch of 128 images", "step", (128, 10), 30))
-    chosen.append(Case("perceptron", "perceptron of recipe table5, batch of 100", "step", (100, 2), 60))
+    chosen.append(Case("perceptron", "8-neuron perceptron, batch of 100", "step", (100, 2), 60))
     return chosen
 
 
@@ -146,7 +146,7 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
 
     def prepare() -> None:
         # In-place contenders leave the derivative in the buffer. Within a block that becomes the next call's logits:
-        # small numbers, none of them subnormal, that take no less time.
+        # small numbers, none of them subnormal, which take as long.
         buffer.copy_(original)
 
     def contender(name: str, loss: Loss, computes: Literal["cross-entropy", "DM", "DM, batch"]) -> Contender:
@@ -242,7 +242,7 @@ def _of_steps(case: Case, device: torch.device) -> Iterator[Contender]:
     shape: tuple[int, ...]
     if case.name == "resnet20":
         shape, options, weight_decay = (3, 32, 32), {}, 1e-4
-    else:  # eight neurons on vectors of text
+    else:  # of the recipe table5: eight neurons on vectors of text
         shape, options, weight_decay = (100,), {"hidden": [8]}, 2e-3
     batch, classes = case.shape
     inputs = torch.randn(batch, *shape, device=device)

@@ -192,7 +192,7 @@ def machine(device: str) -> dict[str, Any]:
         "L2 cache per core": _cache(2),
         "L3 cache": _cache(3),
         "memory": _memory(),
-        "system": platform.platform(),
+        "system": " ".join((platform.system(), platform.release().partition("-")[0], *platform.libc_ver())).strip(),
         "transparent huge pages": _huge_pages(),
         "Python": platform.python_version(),
         "torch": torch.__version__,

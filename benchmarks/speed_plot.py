@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 from speed_report import Row
 
 from emphasis.diagnostics.figures import png
@@ -36,8 +35,7 @@ _LEGENDS = {
     "the same, chunks of 128": "F.linear_cross_entropy, chunks of 128",
 }
 _STEP, _GAP = 0.115, 0.13  # inches between contenders and between cases
-_SECTIONS = {"logits": "loss of logits", "linear": "last layer and loss", "step": "training step"}
-_TICKS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_TICKS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -48,6 +46,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(4.6 + 2.8 * len(threads), depth + 1.75), layout="constrained")
     *timed, memory = figure.subplots(1, len(threads) + 1, sharey=True)
 
+    low = min(0.45, 0.9 * min(row["ratio_min"] for row in rows))
+    high = max(2.2, 1.1 * max(row["ratio_max"] for row in rows))
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
     for axis, count in zip(timed, threads, strict=True):
         own = [row for row in rows if row["threads"] == count]
         for row in own:
@@ -55,11 +56,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             _dot(axis, row, row["ratio"], places, ends)
         axis.axvline(1.0, color="#767676", linewidth=1.0, zorder=1)
         axis.set_xscale("log")
-        low, high = min(row["ratio_min"] for row in own), max(row["ratio_max"] for row in own)
-        axis.set_xlim(min(0.45, 0.9 * low), max(2.2, 1.1 * high))
-        ticks = [tick for tick in _TICKS if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
+        axis.set_xlim(low, high)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.minorticks_off()
         on = "" if path.stem.endswith("cuda") else f", {count} thread{'s' if count > 1 else ''}"
         axis.set_title(f"Time{on}", fontsize=10, fontweight="bold", loc="left")
         axis.set_xlabel("over the reference's (left is faster)", fontsize=9)
@@ -67,6 +66,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         if row.get("extra_bytes") is not None:
             _dot(memory, row, row["extra_over_logits"], places)
     memory.set_xlim(left=-0.15)
+    measured = {row["case"] for row in rows if row.get("extra_bytes") is not None}
+    for case, (place, _) in middles.items():
+        if case not in measured:
+            memory.text(0.5, place, "not measured", color="#767676", fontsize=8.5, ha="center", va="center",
+                        transform=memory.get_yaxis_transform())  # fmt: skip
     memory.set_title("Peak extra memory", fontsize=10, fontweight="bold", loc="left")
     memory.set_xlabel("over the logits' size", fontsize=9)
 

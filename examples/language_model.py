@@ -96,7 +96,7 @@ class Size:
     """How much text, how large a model, how long a training."""
 
     pretraining_reviews: int = 8000
-    training_reviews: int = 2000
+    training_reviews: int = 1500
     held_out_reviews: int = 500
     length: int = 64
     vocabulary: int = 4096
@@ -319,8 +319,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         line = f"{name:20} {len(own):2}"
         for column in columns:
             values = [row[column] for row in own]
-            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            line += f" {f'{statistics.mean(values):.2f}{spread}':>17}"
+            digits = 2 if max(values) < 1000 else 0
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            line += f" {f'{statistics.mean(values):.{digits}f}{spread}':>17}"
         lines.append(line)
     return "\n".join(lines)
 
