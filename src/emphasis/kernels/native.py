@@ -60,6 +60,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.emphasis_loss_and_derivative.argtypes = [pointer] * 8 + [size] * 4 + [number] * 4
+    library.emphasis_batch.argtypes = library.emphasis_loss_and_derivative.argtypes
     library.emphasis_margins.argtypes = [pointer] * 5 + [size] * 4 + [number] * 2 + [pointer]
     library.emphasis_write.argtypes = [pointer] * 6 + [size] * 4 + [number] * 2
     return library
@@ -115,6 +116,7 @@ def loss_and_derivative(
     out: Tensor | None,
     reduction: str,
     defer: bool,
+    of_batch: bool = False,
 ) -> tuple[Tensor, float]:
     """Return the loss, and write its derivative to `out`.
 
@@ -127,6 +129,7 @@ def loss_and_derivative(
         out: Like the logits; may be the logits; None for the loss alone.
         reduction: "mean" over the factors of the examples that count, "sum" or "none".
         defer: Leave the mean's division out of the derivative, to within a power of two: float16 could not hold it.
+        of_batch: Divide the weights by their sum over the batch; "mean" and "sum" are the same then.
 
     Returns:
         The float32 loss, like the labels for "none" and () otherwise; and what `out` is still to be multiplied by.
@@ -139,7 +142,8 @@ def loss_and_derivative(
     outer, classes = logits.shape[:2]
     loss = torch.empty(labels.shape if reduction == "none" else ())
     still, where = ctypes.c_double(), ctypes.c_int64()
-    status = library.emphasis_loss_and_derivative(
+    compute = library.emphasis_batch if of_batch else library.emphasis_loss_and_derivative
+    status = compute(
         logits.data_ptr(),
         None if out is None else out.data_ptr(),
         labels.data_ptr(),

@@ -146,6 +146,53 @@ int emphasis_loss_and_derivative(const void *logits, void *out, const int64_t *l
     return status;
 }
 
+/* The same where weights are shares of the batch's sum: all log-weights first, then the derivative. The loss is the
+ * weighted cross-entropy. */
+int emphasis_batch(const void *logits, void *out, const int64_t *labels, const float *factor, const double *table,
+                   float *loss, double *still, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
+                   int64_t ignore_index, int dtype, int mean, int defer, int threads) {
+    if (!supported(dtype)) return UNSUPPORTED;
+    int64_t examples = outer * inner;
+    double counted, highest = -INFINITY, shares = 0.0, value = 0.0;
+    double *log_w = malloc(examples * (sizeof(double) + 4 * sizeof(float)));
+    if (!log_w) return NO_MEMORY;
+    float *margin = (float *)(log_w + examples), *peak = margin + examples, *sum = peak + examples;
+    float *half = sum + examples;
+    Job job = {.logits = logits, .labels = labels, .factor = factor, .table = table, .log_w = log_w, .margin = margin,
+               .peak = peak, .sum = sum, .outer = outer, .classes = classes, .inner = inner,
+               .ignore_index = ignore_index, .dtype = dtype};
+    int status = checked(&job, examples, &counted, where);
+    if (status == OK) status = run(&job, threads, where);
+    if (status == OK) {
+        int exponent = 0;
+        if (defer) frexp(counted > 1.0 ? 1.0 / counted : 1.0, &exponent);
+        *still = ldexp(1.0, exponent);
+        for (int64_t i = 0; i < examples; i++) {
+            if (factor) log_w[i] += log(factor[i]);
+            highest = log_w[i] > highest ? log_w[i] : highest;
+        }
+        for (int64_t i = 0; i < examples; i++) {
+            log_w[i] = log_w[i] == -INFINITY ? 0.0 : exp_of_double(log_w[i] - highest);
+            shares += log_w[i];
+        }
+        for (int64_t i = 0; i < examples; i++) {
+            double u = margin[i], share = shares > 0.0 ? log_w[i] / shares : 0.0;
+            double own = share > 0.0 ? share * (log1p(exp(-fabs(u))) + (u < 0.0 ? -u : 0.0)) : 0.0;
+            half[i] = (float)(0.5 * share / *still);
+            value += own;
+            if (mean < 0) loss[i] = (float)own;
+        }
+        if (mean >= 0) *loss = (float)value;
+        Job write = {.logits = logits, .out = out, .labels = labels, .half = half, .peak = peak, .sum = sum,
+                     .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
+        if (out && out != logits)
+            ask_for_huge_pages(out, (size_t)examples * classes * (dtype == FLOAT32 ? 4 : 2));
+        if (out) status = run(&write, threads, where);
+    }
+    free(log_w);
+    return status;
+}
+
 /* Margins, and what emphasis_write needs of each example. */
 int emphasis_margins(const void *logits, const int64_t *labels, float *margin, float *peak, float *sum, int64_t outer,
                      int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads, int64_t *where) {

@@ -13,6 +13,7 @@ typedef struct {
     const int64_t *labels;
     const float *factor; /* of each example, or NULL for 1 */
     const double *table; /* NULL: margins only */
+    double *log_w;       /* room for log w: margins and this only */
     float *loss, *margin, *peak, *sum;
     const float *half; /* given half weights: write the derivative from peak and sum */
     int64_t outer, classes, inner, ignore_index;
@@ -107,6 +108,18 @@ static void weigh(const Job *job, int64_t first, int64_t n, const float *own, co
         log_w[t] = a;
         loss[t] = b;
     }
+    if (job->log_w) {
+        for (int64_t t = 0; t < n; t++) {
+            double beyond = margin[t] > MARGIN_REACH    ? right * (margin[t] - MARGIN_REACH)
+                            : margin[t] < -MARGIN_REACH ? left * (margin[t] + MARGIN_REACH)
+                                                        : 0.0;
+            job->log_w[first + t] = margin[t] > max_margin ? -INFINITY : log_w[t] + beyond;
+            job->margin[first + t] = (float)margin[t];
+            job->peak[first + t] = peak[t];
+            job->sum[first + t] = sum[t];
+        }
+        return;
+    }
 #pragma omp simd
     for (int64_t t = 0; t < n; t++) {
         double u = margin[t] > max_margin ? max_margin : margin[t];
@@ -125,6 +138,7 @@ static void weigh(const Job *job, int64_t first, int64_t n, const float *own, co
 
 static void ignore(const Job *job, int64_t example) {
     if (job->loss) job->loss[example] = 0.0f;
+    if (job->log_w) job->log_w[example] = -INFINITY;
     if (job->margin && !job->half) {
         job->margin[example] = job->peak[example] = 0.0f;
         job->sum[example] = 1.0f;

@@ -136,8 +136,13 @@ def _compute(
         flat = flat.view(-1)
         factor = None if factor is None else factor.reshape(-1)
     defer = out is not None and out.dtype == torch.float16
-    table = None if kernels is operators else options.table
-    if table is not None:
+    of_batch = options.normalization == "batch"
+    table = None if kernels is operators or (of_batch and kernels is not native) else options.table
+    if table is not None and of_batch:
+        loss, still = native.loss_and_derivative(
+            rows, flat, factor, table, ignore_index, target, options.reduction, defer, of_batch
+        )
+    elif table is not None:
         loss, still = kernels.loss_and_derivative(
             rows, flat, factor, table, ignore_index, target, options.reduction, defer
         )

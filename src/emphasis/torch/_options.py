@@ -53,11 +53,15 @@ class Options:
 
     @cached_property
     def table(self) -> MarginTable | None:
-        """The weighting as a table; None if the weights need the whole batch, or a formula."""
-        if self.normalization == "batch" or self.process_group is not None:
+        """The weighting as a table; None if the weights need other ranks, or a formula.
+
+        Under "batch" in units of the largest weight: only ratios matter, and that one may exceed any number.
+        """
+        if self.process_group is not None:
             return None
         self.check_range(torch.float32)  # what kernels compute in
-        return margin_table(self.weighting, self.max_margin, self.log_normalizer)
+        log_unit = self.weighting.log_peak if self.normalization == "batch" else self.log_normalizer
+        return margin_table(self.weighting, self.max_margin, log_unit)
 
     @property
     def shares(self) -> bool:
