@@ -99,7 +99,10 @@ def _times(rows: Sequence[Row], kind: str, device: str) -> str:
     for case, title, contender in dict.fromkeys((row["case"], row["title"], row["contender"]) for row in rows):
         line = [title, contender]
         for count in threads:
-            row = known[case, contender, count]
+            row = known.get((case, contender, count))
+            if row is None:  # not measured with so many threads
+                line += ["-"] * ((len(header) - 2) // len(threads))
+                continue
             line += [_seconds(row["seconds"]), _spread(row)]
             line += [_spread(row, "best_")] if kind == "linear" else []
             line += [f"{row['ratio_mean']:.3f} ± {row['ratio_error']:.3f}"] if kind == "step" else []
