@@ -87,11 +87,18 @@ def check(got, loss, reference, dtype):
 
 @on_host
 @pytest.mark.skipif(RUNS, reason="the kernels run on the GPU")
-def test_the_kernels_in_the_interpreter():
+def test_the_kernels_in_the_interpreter(pytestconfig):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "COVERAGE_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    # Coverage counts what runs in this process's child too: pytest-cov combines the file that it leaves.
+    measured = ["-m", "coverage", "run", "--parallel-mode"] if pytestconfig.getoption("cov_source", None) else []
+    command = [sys.executable, *measured, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
     done = subprocess.run(
-        command, env=environment | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600
+        command,
+        env=environment | {"TRITON_INTERPRET": "1"},
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
