@@ -9,7 +9,6 @@ import os
 import platform
 import random
 import re
-import shutil
 import statistics
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from speed_cases import Case, Contender, contenders
 
+from emphasis.kernels.native import compiler_command
 from emphasis.torch._fused import kernels_on
 
 SMALLEST_MEASURED = 8 * 10**6  # bytes of logits: the memory of less drowns in the allocator's own
@@ -254,7 +254,7 @@ def _huge_pages() -> str:
 
 
 def _compiler() -> str:
-    command = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    command = compiler_command()
     if command is None:
         return "none"
     try:

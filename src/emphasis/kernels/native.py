@@ -48,7 +48,7 @@ def _library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where they cannot be had."""
     if os.environ.get("EMPHASIS_NATIVE") == "0":
         return None
-    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    compiler = compiler_command()
     if compiler is None:
         _log.info("no C compiler found: the loss runs on torch operators")
         return None
@@ -64,6 +64,11 @@ def _library() -> ctypes.CDLL | None:
     library.emphasis_margins.argtypes = [pointer] * 5 + [size] * 4 + [number] * 2 + [pointer]
     library.emphasis_write.argtypes = [pointer] * 6 + [size] * 4 + [number] * 2
     return library
+
+
+def compiler_command() -> str | None:
+    """Return the C compiler: what $CC says, or the first there is; None if there is none."""
+    return os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
 
 
 def _compiled(compiler: str) -> Path:

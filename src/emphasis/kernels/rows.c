@@ -39,7 +39,7 @@ static void *work(void *argument) {
     Share *share = argument;
     const Job *job = share->job;
     int64_t wide = span(job);
-    int64_t needed = job->inner > 1 ? job->classes * wide : job->dtype == FLOAT32 ? 0 : job->classes * wide;
+    int64_t needed = job->inner > 1 || job->dtype != FLOAT32 ? job->classes * wide : 0;
     float *scratch = needed ? calloc(needed, sizeof(float)) : NULL;
     if (needed && !scratch) share->status = NO_MEMORY;
     for (int64_t i = share->first; i < share->last && share->status == OK; i++) {
@@ -51,12 +51,25 @@ static void *work(void *argument) {
     return NULL;
 }
 
+/* Fresh memory is handed out in small pages, and first touching them takes longer than the loss: ask for large ones. */
+static void ask_for_huge_pages(const void *memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t huge = (uintptr_t)1 << 21;
+    uintptr_t first = ((uintptr_t)memory + huge - 1) & ~(huge - 1), last = ((uintptr_t)memory + bytes) & ~(huge - 1);
+    if (last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 static int run(const Job *job, int threads, int64_t *where) {
+    size_t elements = (size_t)job->outer * job->classes * job->inner;
+    if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * (job->dtype == FLOAT32 ? 4 : 2));
     int64_t steps = steps_of(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
     /* A thread takes about as long to start as 100,000 elements to compute. */
-    int64_t useful = 1 + job->outer * job->classes * job->inner / 500000;
+    int64_t useful = 1 + (int64_t)elements / 500000;
     threads = threads > useful ? (int)useful : threads;
     Share shares[MAX_THREADS];
     int started = 0, status = OK;
@@ -76,17 +89,6 @@ static int run(const Job *job, int threads, int64_t *where) {
         }
     }
     return status;
-}
-
-/* Fresh memory is handed out in small pages, and first touching them takes longer than the loss: ask for large ones. */
-static void ask_for_huge_pages(const void *memory, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    const uintptr_t huge = (uintptr_t)1 << 21;
-    uintptr_t first = ((uintptr_t)memory + huge - 1) & ~(huge - 1), last = ((uintptr_t)memory + bytes) & ~(huge - 1);
-    if (last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)bytes;
-#endif
 }
 
 static int checked(const Job *job, int64_t examples, double *counted, int64_t *where) {
@@ -112,6 +114,12 @@ static int supported(int dtype) {
 #endif
 }
 
+static double power_above(double scale) { /* the power of two next above it */
+    int exponent;
+    frexp(scale, &exponent);
+    return ldexp(1.0, exponent);
+}
+
 /* Loss and derivative from a table. mean: divide both by the sum of the factors of the examples that count, the
  * derivative, if `defer`, to within a power of two, which *still is then. loss: one number per example if mean < 0,
  * else their sum. */
@@ -127,16 +135,10 @@ int emphasis_loss_and_derivative(const void *logits, void *out, const int64_t *l
     int status = checked(&job, examples, &counted, where);
     if (status != OK) return status;
     if (mean > 0 && counted != 0.0) scale = 1.0 / counted;
-    *still = 1.0;
-    if (defer) {
-        int exponent;
-        frexp(scale, &exponent);
-        *still = ldexp(1.0, exponent);
-    }
+    *still = defer ? power_above(scale) : 1.0;
     job.scale = scale / *still;
     job.loss_scale = scale;
     if (mean >= 0 && !(job.loss = malloc(examples * sizeof(float)))) return NO_MEMORY;
-    if (out && out != logits) ask_for_huge_pages(out, (size_t)examples * classes * (dtype == FLOAT32 ? 4 : 2));
     status = run(&job, threads, where);
     if (mean >= 0) {
         for (int64_t i = 0; i < examples && status == OK; i++) sum += job.loss[i];
@@ -164,9 +166,7 @@ int emphasis_batch(const void *logits, void *out, const int64_t *labels, const f
     int status = checked(&job, examples, &counted, where);
     if (status == OK) status = run(&job, threads, where);
     if (status == OK) {
-        int exponent = 0;
-        if (defer) frexp(counted > 1.0 ? 1.0 / counted : 1.0, &exponent);
-        *still = ldexp(1.0, exponent);
+        *still = defer ? power_above(counted > 1.0 ? 1.0 / counted : 1.0) : 1.0;
         for (int64_t i = 0; i < examples; i++) {
             if (factor) log_w[i] += log(factor[i]);
             highest = log_w[i] > highest ? log_w[i] : highest;
@@ -185,8 +185,6 @@ int emphasis_batch(const void *logits, void *out, const int64_t *labels, const f
         if (mean >= 0) *loss = (float)value;
         Job write = {.logits = logits, .out = out, .labels = labels, .half = half, .peak = peak, .sum = sum,
                      .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-        if (out && out != logits)
-            ask_for_huge_pages(out, (size_t)examples * classes * (dtype == FLOAT32 ? 4 : 2));
         if (out) status = run(&write, threads, where);
     }
     free(log_w);
@@ -198,8 +196,8 @@ int emphasis_margins(const void *logits, const int64_t *labels, float *margin, f
                      int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads, int64_t *where) {
     if (!supported(dtype)) return UNSUPPORTED;
     double counted;
-    Job job = {.logits = logits, .labels = labels, .margin = margin, .peak = peak, .sum = sum, .outer = outer, .classes = classes,
-               .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
+    Job job = {.logits = logits, .labels = labels, .margin = margin, .peak = peak, .sum = sum,
+               .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
     int status = checked(&job, outer * inner, &counted, where);
     return status == OK ? run(&job, threads, where) : status;
 }
@@ -210,6 +208,5 @@ int emphasis_write(const void *logits, void *out, const int64_t *labels, const f
     int64_t where;
     Job job = {.logits = logits, .out = out, .labels = labels, .half = half, .peak = peak, .sum = sum,
                .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-    if (out != logits) ask_for_huge_pages(out, (size_t)outer * inner * classes * (dtype == FLOAT32 ? 4 : 2));
     return run(&job, threads, &where);
 }

@@ -161,6 +161,13 @@ def weigh(
     return _loss(margin, log_p, weight, unit, options), weight
 
 
+def weigh_examples(
+    margin: Tensor, share: Tensor | None, valid: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor]:
+    """Return what `weigh` does, for one margin per example."""
+    return weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), share, valid, options)
+
+
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
     """Return the L1 norm of each derivative as it enters the total, and what one unit of loss is multiplied by.
 

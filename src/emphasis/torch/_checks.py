@@ -52,8 +52,7 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
         )
     if labels.is_complex():
         raise TypeError(f"labels must be integers or probabilities, got {labels.dtype}")
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+    check_ignore_index(ignore_index)
     per_example = logits.shape[:1] + logits.shape[2:]
     if labels.is_floating_point():
         if labels.shape != logits.shape:
@@ -72,6 +71,12 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
             f"got {tuple(labels.shape)}"
         )
     check_classes(labels, logits.shape[1], ignore_index)
+
+
+def check_ignore_index(ignore_index: int) -> None:
+    """Raise TypeError unless `ignore_index` is an integer."""
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
 
 
 def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:

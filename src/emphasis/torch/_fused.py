@@ -6,7 +6,6 @@ second derivative. Both compute the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -14,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from emphasis.kernels import ExampleError, native, operators
 from emphasis.torch import _checks
-from emphasis.torch._autograd import loss_and_gradient, weigh
+from emphasis.torch._autograd import loss_and_gradient, weigh_examples
 from emphasis.torch._options import Options
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -150,13 +148,11 @@ def _compute(
         options.check_range(_checks.arithmetic_dtype(logits))
         valid = flat != ignore_index
         margin, state = kernels.margins(rows, flat, ignore_index, target)
-        log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
-        loss, weight = weigh(margin, log_p, log_q, factor, valid, options)
+        loss, weight = weigh_examples(margin, factor, valid, options)
         loss = loss if options.reduction == "none" else loss.sum()
         still = 1.0
         if target is not None:
-            # Weights that are shares of a batch are too small for float16 until the scaler has multiplied them.
-            still = 0.5 ** math.floor(math.log2(margin.numel())) if defer and options.shares else 1.0
+            still = options.deferred(target.dtype, margin.numel())
             kernels.write_derivative(rows, flat, weight * (0.5 / still), state, ignore_index, target)
     return loss.view(labels.shape) if options.reduction == "none" else loss, still
 

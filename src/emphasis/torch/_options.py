@@ -63,10 +63,13 @@ class Options:
         log_unit = self.weighting.log_peak if self.normalization == "batch" else self.log_normalizer
         return margin_table(self.weighting, self.max_margin, log_unit)
 
-    @property
-    def shares(self) -> bool:
-        """Whether weights are divided by a total over the batch."""
-        return self.normalization == "batch" or self.reduction == "mean"
+    def deferred(self, dtype: torch.dtype, examples: int) -> float:
+        """Return the power of two that a derivative in `dtype` leaves out until the loss's own gradient is there.
+
+        Weights that are shares of a batch are too small for float16 until the scaler has multiplied them.
+        """
+        is_share = self.normalization == "batch" or self.reduction == "mean"
+        return 0.5 ** math.floor(math.log2(max(examples, 1))) if is_share and dtype == torch.float16 else 1.0
 
     @property
     def unbounded(self) -> bool:

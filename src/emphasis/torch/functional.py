@@ -150,12 +150,11 @@ def apply_options(
         )
     _checks.check_logits(logits)
     _checks.check_labels(logits, labels, ignore_index)
-    per_example = logits.shape[:1] + logits.shape[2:]
-    class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
-    factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits)
-
     valid = None
     if labels.is_floating_point():
+        per_example = logits.shape[:1] + logits.shape[2:]
+        class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
+        factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits)
         labels = labels.to(_checks.arithmetic_dtype(logits))
         if class_weight is not None:
             labels = labels * class_weight.view(-1, *[1] * (logits.dim() - 2))
@@ -165,9 +164,7 @@ def apply_options(
         if not _checks.is_true(~ignored.any()):
             valid = ~ignored
             labels = torch.where(valid, labels, 0)
-        if class_weight is not None:
-            of_label = class_weight[labels]
-            factor = of_label if factor is None else factor * of_label
+        factor = _checks.factor_of(labels, class_weight, sample_weight, logits.shape[1], logits)
     _checks.check_finite(logits, valid)
     loss: Tensor = emphasis_of(logits, labels, factor, valid, options, torch.is_grad_enabled())
     return loss

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from emphasis.kernels import ExampleError, operators
 from emphasis.torch import _checks
-from emphasis.torch._autograd import denominator, weigh
+from emphasis.torch._autograd import denominator, weigh_examples
 from emphasis.torch._fused import kernels_on
 from emphasis.torch._options import Normalization, Options, Reduction, of_each
 from emphasis.torch.functional import resolve
@@ -148,8 +147,7 @@ def _check(
             f"labels must have shape {tuple(hidden.shape[:-1])} for hidden of shape {tuple(hidden.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+    _checks.check_ignore_index(ignore_index)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
 
@@ -253,7 +251,7 @@ def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, bool, bool]) -> t
             losses[part] = kernels.loss_and_derivative(logits, labels, own, table, ignore_index, out, "none", False)[0]
             return
         margin, state = kernels.margins(logits, labels, ignore_index, logits)
-        losses[part], weight = weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), own, valid[part], each)
+        losses[part], weight = weigh_examples(margin, own, valid[part], each)
         if out is not None:
             kernels.write_derivative(logits, labels, 0.5 * weight, state, ignore_index, logits)
 
@@ -274,15 +272,14 @@ def _loss_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
 
     _sweep(problem, (False, False, False), derive)
     valid = problem.labels != problem.ignore_index
-    loss, weight = weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), problem.factor, valid, options)
+    loss, weight = weigh_examples(margin, problem.factor, valid, options)
     return loss if options.reduction == "none" else loss.sum(), weight
 
 
 def _gradients_of_weights(problem: _Problem, wanted: tuple[bool, bool, bool], weight: Tensor) -> _Gradients:
     """Return the gradients of tokens with these weights, (N,)."""
     kernels, ignore_index = problem.kernels, problem.ignore_index
-    is_half = problem.hidden.dtype == torch.float16 and problem.options.shares
-    unit = 0.5 ** math.floor(math.log2(max(len(weight), 1))) if is_half else 1.0
+    unit = problem.options.deferred(problem.hidden.dtype, len(weight))
     half = weight * (0.5 / unit)
 
     def derive(logits: Tensor, part: slice) -> None:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 DEGREE = 8
 _CELLS = (256, 512, 1024, 2048, 4096)
-_TOLERANCE = 2e-8  # of log w, a twentieth of what float32 can hold: the kernels' arithmetic
+_TOLERANCE = 2e-8  # of log w, less than float32, the kernels' arithmetic, can hold
 _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
 _EARLIEST = 15.0  # a weight that is 0 before this margin is so by intent, not because 1-p rounds to 0 in float64
-_EPS = 4e-16
+_EPS = 4e-16  # relative error of 1-p at p = 1/2
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class MarginTable:
 
     With t = arcsinh(u) in [-REACH, REACH], position = (t + REACH) * cells / (2 REACH), cell = floor(position) and
     x = 2 (position - cell) - 1, the values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1
-    for L. Beyond the reach both go on along straight lines of `slopes` in u. The loss is that of min(u, max_margin),
-    the weight is 0 beyond `max_margin`: a kernel applies both.
+    for L. Beyond the reach both go on along straight lines of `slopes` in u. Beyond
+    `max_margin` the weight is 0 and the loss is `end`: a kernel applies both.
 
     Attributes:
         coefficients: (cells, 2, DEGREE + 1) float64, C-contiguous.
@@ -116,15 +116,15 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
     to_coefficients = to_powers.T @ np.linalg.inv(chebyshev.chebvander(nodes, DEGREE))
     peak = weighting.log_peak - log_normalizer
     reach = MarginTable.REACH
+    ends = np.array([-MARGIN_REACH, -MARGIN_REACH * 1.01, MARGIN_REACH, MARGIN_REACH * 1.01])
+    left, left_out, right, right_out = values(ends).T
+    slopes = np.stack(((left - left_out), (right_out - right)), 1) / (0.01 * MARGIN_REACH)
     for cells in _CELLS:
         centres = -reach + reach / cells * (2 * np.arange(cells) + 1)
         at_nodes = values(np.sinh(centres + reach / cells * nodes[:, None]))
         if not np.isfinite(at_nodes).all():
             return None
         coefficients = np.einsum("kn,inc->cik", to_coefficients, at_nodes)
-        ends = np.array([-MARGIN_REACH, -MARGIN_REACH * 1.01, MARGIN_REACH, MARGIN_REACH * 1.01])
-        left, left_out, right, right_out = values(ends).T
-        slopes = np.stack(((left - left_out), (right_out - right)), 1) / (0.01 * MARGIN_REACH)
         table = MarginTable(np.ascontiguousarray(coefficients), slopes, max_margin, end)
         # Between the nodes; three places a cell see a kink wherever it lies.
         margin = np.sinh(centres + reach / cells * np.array([-0.95, 0.13, 0.91])[:, None])
