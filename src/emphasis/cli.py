@@ -13,16 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.cli_arguments import Parser, joined_numbers, make_parser
+from emphasis.extras import EXTRAS, missing_extra
 from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
-_EXTRAS = {  # the modules of each extra, so that a missing one is named
-    "torch": ("torch",),
-    "plot": ("matplotlib", "plotext"),
-    "experiments": ("sklearn", "rich", "jinja2", "lightning_fabric", "filelock", "PIL"),
-    "text": ("gensim",),
-    "table": ("pandas", "pyarrow"),
-    "search": ("optuna",),
-}
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot"}
 
 
@@ -48,17 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emphasis: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        needed = _NEEDS.get(given[0] if given else "", "")
         missing = (error.name or "").partition(".")[0]
-        own = next((extra for extra, modules in _EXTRAS.items() if missing in modules), "")
-        if not needed or not own:
+        own = next((extra for extra in ("text", "table", "search") if missing in EXTRAS[extra]), "")
+        needed = own or _NEEDS.get(given[0] if given else "", "")
+        said = missing_extra(f"emphasis {given[0]}", needed, error) if needed else error
+        if said is error:
             raise
-        extra = own if own in ("text", "table", "search") else needed
-        print(
-            f"emphasis {given[0]} needs the extra '{extra}' ({missing} is missing): "
-            f"pip install 'emphasis-learn[{extra}]'",
-            file=sys.stderr,
-        )
+        print(said, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         resume = (

@@ -8,14 +8,12 @@ loss = criterion(logits, labels)
 loss.backward()
 """
 
+from emphasis.extras import missing_extra
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
-    if error.name != "torch":
-        raise
-    raise ModuleNotFoundError(
-        "emphasis.torch needs PyTorch: pip install 'emphasis-learn[torch]'", name="torch"
-    ) from None
+    raise missing_extra("emphasis.torch", "torch", error) from None
 
 from emphasis.torch._weighting import from_function, from_loss
 from emphasis.torch.functional import emphasis_loss

@@ -21,11 +21,12 @@ from emphasis.weighting.families import (
     Uniform,
 )
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
-from emphasis.weighting.serialise import FAMILIES, as_weighting, did_you_mean, from_dict
+from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, did_you_mean, from_dict
 
 __all__ = [
     "AUTO_MAX_MARGIN",
     "CCE",
+    "DEFAULT_WEIGHTING",
     "DM",
     "FAMILIES",
     "GCE",

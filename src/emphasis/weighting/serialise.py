@@ -29,6 +29,9 @@ FAMILIES: dict[str, Callable[..., Weighting]] = {
 }
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 
+DEFAULT_WEIGHTING = DM(lam=0.5, beta=4.0, vanishing=True)
+"""What estimators and the command use unless told: it holds back where p is small, and its push ends at p = 1."""
+
 
 def from_dict(mapping: Mapping[str, Any]) -> Weighting:
     """Return the weighting of a dictionary such as {"family": "DM", "lam": 0.5, "beta": 12}.

@@ -1,0 +1,201 @@
+"""LightGBM with a weighting: `EmphasisLGBMClassifier`, or `objective` for `lightgbm.train`.
+
+Needs the extra `lightgbm`. LightGBM multiplies cross-entropy's p (1-p) by C / (C-1) where there are more than two
+classes (J. Friedman, "Greedy function approximation", 2001), and so is done here: CCE grows the same trees as
+"multiclass" and "binary", up to LightGBM's float32 gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from emphasis.boosting.objective import FloatArray, Normalization, Objective, initial_score
+from emphasis.extras import missing_extra
+from emphasis.weighting import MaxMargin, WeightingLike
+
+try:
+    from lightgbm import Booster, LGBMClassifier
+    from scipy.special import expit, softmax
+    from sklearn.metrics import log_loss
+    from sklearn.utils.class_weight import compute_sample_weight
+except ModuleNotFoundError as error:
+    raise missing_extra("emphasis.boosting.lightgbm", "lightgbm", error) from None
+
+_OWN = ("weighting", "normalization", "max_margin")
+
+
+def objective(
+    weighting: WeightingLike | None = None,
+    *,
+    normalization: Normalization = "integral",
+    max_margin: MaxMargin = "auto",
+) -> Callable[[Any, Any], tuple[FloatArray, FloatArray]]:
+    """Return what `lightgbm.train({"objective": ..., "num_class": C}, dataset)` takes; num_class 1 for two classes.
+
+    LightGBM starts from scores of 0 then, its metrics get raw scores, and so does `Booster.predict`;
+    `EmphasisLGBMClassifier` takes care of all three.
+
+    Args:
+        weighting: See `emphasis.boosting.Objective`, as for the others.
+        normalization: Likewise.
+        max_margin: Likewise.
+    """
+    of_labels = _of_labels(Objective(weighting, normalization, max_margin))
+
+    def of_dataset(predictions: Any, dataset: Any) -> tuple[FloatArray, FloatArray]:
+        return of_labels(dataset.get_label(), predictions, dataset.get_weight())
+
+    return of_dataset
+
+
+def _of_labels(own: Objective) -> Callable[[Any, Any, Any], tuple[FloatArray, FloatArray]]:
+    """Return the objective in the form that LightGBM's estimators take."""
+
+    def of_labels(y_true: Any, y_pred: Any, weight: Any) -> tuple[FloatArray, FloatArray]:
+        gradient, hessian = own.gradient_hessian(y_true, y_pred, weight)
+        classes = hessian.shape[1] if hessian.ndim == 2 else 2
+        return gradient, hessian * (classes / (classes - 1)) if hessian.ndim == 2 else hessian
+
+    return of_labels
+
+
+class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
+    """`lightgbm.LGBMClassifier` that learns with a weighting instead of cross-entropy.
+
+    Early stopping, evaluation sets, sample and class weights, importances, callbacks and saved models are LightGBM's
+    own; the fitted booster is a plain "multiclass" or "binary" one, the first scores within its first trees.
+    `fit` takes as eval_metric "logloss" (the default), "error", or functions of y_true and probabilities, and a list of
+    these; for two classes also "auc" and "average_precision".
+
+    Args:
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
+        normalization: Likewise.
+        max_margin: Likewise.
+        **parameters: Those of `LGBMClassifier`, `objective` excepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        weighting: WeightingLike | None = None,
+        normalization: Normalization = "integral",
+        max_margin: MaxMargin = "auto",
+        **parameters: Any,
+    ) -> None:
+        self.weighting = weighting
+        self.normalization = normalization
+        self.max_margin = max_margin
+        super().__init__(**parameters)
+
+    def _process_params(self, stage: str) -> dict[str, Any]:
+        """Return the parameters that LightGBM itself knows; its own metrics would take raw scores for probabilities."""
+        params: dict[str, Any] = super()._process_params(stage)
+        kept = [name for name in np.atleast_1d(params.get("metric", [])) if name in _RANKINGS]
+        return {name: value for name, value in params.items() if name not in _OWN} | {"metric": kept or "None"}
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **arguments: Any) -> EmphasisLGBMClassifier:
+        """Fit; see `lightgbm.LGBMClassifier.fit` for the arguments.
+
+        Raises:
+            ValueError: A parameter is not allowed; `objective`, or one that only LightGBM's objectives know, was given.
+        """
+        own = Objective(self.weighting, self.normalization, self.max_margin)
+        parameters = self.get_params()
+        for name, cure in _CURES.items():
+            if parameters.get(name):
+                raise ValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
+        arguments["eval_metric"] = [_metric(one) for one in np.atleast_1d(arguments.get("eval_metric") or "logloss")]
+        start = self._start(y, sample_weight, arguments) if parameters.get("boost_from_average", True) else None
+        if start is not None:
+            arguments["init_score"] = _repeated(start, len(y))
+            arguments["eval_init_score"] = [_repeated(start, len(labels)) for labels in _evaluation_labels(arguments)]
+        self.objective = self._objective = _of_labels(own)
+        try:
+            super().fit(X, y, sample_weight, **arguments)
+        finally:
+            self.objective = None
+        self._objective = "multiclass" if self.n_classes_ > 2 else "binary"  # which predict_proba looks at
+        _make_plain(self.booster_, self.n_classes_, start)
+        return self
+
+    def _start(self, y: Any, sample_weight: Any, arguments: dict[str, Any]) -> FloatArray | None:
+        """Return the scores that LightGBM's own objectives start from, (C,), or (1,) for two classes."""
+        if arguments.get("init_score") is not None or arguments.get("init_model") is not None:
+            return None
+        if self.class_weight is not None:
+            of_class = compute_sample_weight(self.class_weight, y)
+            sample_weight = of_class if sample_weight is None else np.multiply(sample_weight, of_class)
+        log_share = initial_score(y, sample_weight)
+        return log_share if len(log_share) > 2 else log_share[1:] - log_share[:1]
+
+
+_RANKINGS = ("auc", "average_precision")  # which raw scores serve as well as probabilities
+_USE_CLASS_WEIGHT = "use class_weight or sample_weight"
+_CURES = {  # parameters that LightGBM heeds in its own objectives and metrics only
+    "objective": "the weighting is the objective",
+    "is_unbalance": _USE_CLASS_WEIGHT,
+    "scale_pos_weight": _USE_CLASS_WEIGHT,
+    "metric": "give eval_metric to fit",
+}
+
+
+def _evaluation_labels(arguments: dict[str, Any]) -> list[Any]:
+    """Return the labels of each evaluation set, in whichever of LightGBM's two ways they are given."""
+    sets, labels = arguments.get("eval_set"), arguments.get("eval_y")
+    if sets is not None:
+        return [pair[1] for pair in ([sets] if isinstance(sets, tuple) else sets)]
+    return [] if labels is None else list(labels) if isinstance(labels, tuple) else [labels]
+
+
+def _repeated(start: FloatArray, examples: int) -> FloatArray:
+    return np.full(examples, start[0]) if len(start) == 1 else np.tile(start, (examples, 1))
+
+
+def _metric(metric: str | Callable[..., Any]) -> str | Callable[..., Any]:
+    """Return a metric of raw scores: LightGBM has no others beside a custom objective."""
+    if isinstance(metric, str):
+        if metric in _RANKINGS:
+            return metric
+        name = metric.removeprefix("multi_").removeprefix("binary_")
+        if name not in _METRICS:
+            allowed = ", ".join(map(repr, (*_METRICS, *_RANKINGS)))
+            raise ValueError(f"eval_metric={metric!r} is not allowed; use {allowed}, or a function of y_true and p")
+        metric = _METRICS[name]
+    of_probabilities, weighted = metric, len(inspect.signature(metric).parameters) > 2
+
+    def of_scores(y_true: Any, raw: Any, weight: Any) -> Any:
+        p = expit(raw) if raw.ndim == 1 else softmax(raw, axis=1)
+        return of_probabilities(y_true, p, weight) if weighted else of_probabilities(y_true, p)
+
+    return of_scores
+
+
+def _log_loss(y_true: Any, p: Any, weight: Any) -> tuple[str, float, bool]:
+    classes = 2 if p.ndim == 1 else p.shape[1]
+    name = "binary_logloss" if p.ndim == 1 else "multi_logloss"
+    return name, float(log_loss(y_true, p, sample_weight=weight, labels=range(classes))), False
+
+
+def _error(y_true: Any, p: Any, weight: Any) -> tuple[str, float, bool]:
+    predicted = p > 0.5 if p.ndim == 1 else p.argmax(1)
+    name = "binary_error" if p.ndim == 1 else "multi_error"
+    return name, float(np.average(predicted != y_true, weights=weight)), False
+
+
+_METRICS: dict[str, Callable[..., Any]] = {"logloss": _log_loss, "error": _error}
+
+
+def _make_plain(booster: Booster, num_classes: int, start: FloatArray | None) -> None:
+    """Turn the booster, in place, into what LightGBM's own objective gives: first scores in the first trees."""
+    if start is not None:
+        leaves = [tree["num_leaves"] for tree in booster.dump_model(num_iteration=1)["tree_info"]]
+        for tree, (count, score) in enumerate(zip(leaves, start, strict=True)):
+            for leaf in range(count):
+                booster.set_leaf_output(tree, leaf, booster.get_leaf_output(tree, leaf) + score)
+    name = f"multiclass num_class:{num_classes}" if num_classes > 2 else "binary sigmoid:1"
+    text = booster.model_to_string(num_iteration=-1)
+    booster.model_from_string(text.replace("\nfeature_names=", f"\nobjective={name}\nfeature_names=", 1))

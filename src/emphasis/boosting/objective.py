@@ -1,0 +1,216 @@
+"""Gradient and curvature of a weighting for Newton boosting: what every booster's adapter calls.
+
+Writing dz for the derivative of Eq. 7 and c(p) = w(p) / (2 (1-p)) for what it multiplies cross-entropy's by,
+
+    gradient_j = dz_j = c (p_j - [j = y]),        hessian_j = c p_j (1 - p_j),
+
+p_j being class j's probability and p that of the label. The hessian is the diagonal of weighted cross-entropy's, c held
+fixed: positive for every weighting. Where c does not fall as p rises (CCE, MAE, GCE, SCE), the loss is a concave function
+of cross-entropy, so weighted cross-entropy lies above it and touches it: what decreases the one decreases the other.
+Elsewhere (DM, MSE, Focal) it is an approximation. The loss's own second derivative will not do: it is negative for
+every example that a robust weighting holds back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
+
+Normalization = Literal["integral", "batch"] | None
+FloatArray = NDArray[np.float64]
+_LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighting as a booster's objective.
+
+    Attributes:
+        weighting: As `emphasis.torch.emphasis_loss` takes it; None for `DEFAULT_WEIGHTING`.
+        normalization: "integral": w divided by its integral over [0, 1] (Eq. 8), so that CCE is cross-entropy itself
+            and any other has the same total over p: regularisation keeps its usual size. "batch": w divided by its
+            mean over the training examples, anew in each round. None: w as it is.
+        max_margin: No derivative beyond this margin, see `emphasis_loss`.
+    """
+
+    weighting: WeightingLike | None = None
+    normalization: Normalization = "integral"
+    max_margin: MaxMargin = "auto"
+
+    def __post_init__(self) -> None:
+        if self.normalization not in (None, "integral", "batch"):
+            raise ValueError(f'normalization={self.normalization!r} is not allowed; use None, "integral" or "batch"')
+        resolved = DEFAULT_WEIGHTING if self.weighting is None else as_weighting(self.weighting)
+        object.__setattr__(self, "weighting", resolved)
+        _ = self._log_normalizer, self._largest_margin  # raise here, not in the first round
+
+    @cached_property
+    def _log_normalizer(self) -> float:
+        return self._resolved.log_normalizer if self.normalization == "integral" else 0.0
+
+    @cached_property
+    def _largest_margin(self) -> float:
+        return self._resolved.max_margin(self.max_margin)
+
+    @property
+    def _resolved(self) -> Weighting:
+        assert isinstance(self.weighting, Weighting)
+        return self.weighting
+
+    def gradient_hessian(
+        self, y_true: Any, raw_prediction: Any, sample_weight: Any = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the derivative with respect to the raw predictions, and its positive diagonal curvature.
+
+        Args:
+            y_true: (N,) class numbers 0 to C - 1, integers or whole floats.
+            raw_prediction: (N, C) raw scores, C >= 2, or (N,) for two classes: class 1's score over class 0's.
+            sample_weight: (N,) >= 0, multiplies both; None for 1.
+
+        Returns:
+            gradient and hessian, float64 of raw_prediction's shape, not averaged. The hessian is at least 1e-16.
+
+        Raises:
+            ValueError: Shapes, labels, weights or scores do not fit, or are NaN or infinite.
+            OverflowError: w exceeds float64.
+        """
+        raw_prediction = np.asarray(raw_prediction, dtype=np.float64)
+        labels = _class_numbers(y_true, raw_prediction)
+        if not math.isfinite(raw_prediction.sum()) and not np.isfinite(raw_prediction).all():
+            raise ValueError("raw_prediction holds NaN or infinity; lower the learning rate or regularise more")
+        if raw_prediction.ndim == 1:
+            sign = np.where(labels == 1, 1.0, -1.0)
+            half, log_p = self._half_weight(sign * raw_prediction, sample_weight)
+            return -sign * half, np.maximum(half * np.exp(log_p), _LEAST_HESSIAN)
+        rows = np.arange(len(labels))
+        scores = raw_prediction.T.copy()  # (C, N): reductions over classes run along whole rows
+        own = scores[labels, rows]
+        scores[labels, rows] = -np.inf
+        peak = scores.max(axis=0)
+        np.exp(np.subtract(scores, peak, out=scores), out=scores)
+        total = scores.sum(axis=0)
+        half, log_p = self._half_weight(own - peak - np.log(total), sample_weight)
+        gradient = np.multiply(scores, half / total, out=scores)
+        # 1 - p_j = 1 - q_j (1-p); the label's own is c p (1-p) = w p / 2.
+        rest = -np.expm1(log_p)
+        hessian = gradient * (rest / np.where(half > 0.0, half, 1.0))
+        np.multiply(np.subtract(1.0, hessian, out=hessian), gradient, out=hessian)
+        gradient[labels, rows] = -half
+        hessian[labels, rows] = half * np.exp(log_p)
+        return gradient.T, np.maximum(hessian, _LEAST_HESSIAN, out=hessian).T
+
+    def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
+        """Return one example's gradient (C,) and its whole matrix of curvature c (diag(p) - p p^T), (C, C).
+
+        What CatBoost asks for. Under "batch" an example would need to know the others: see `check_single_examples`.
+        """
+        if not math.isfinite(raw_prediction.sum()):
+            raise ValueError("raw_prediction holds NaN or infinity; lower the learning rate or regularise more")
+        own = raw_prediction[label]
+        scores = raw_prediction.copy()
+        scores[label] = -math.inf
+        peak = scores.max()
+        np.exp(np.subtract(scores, peak, out=scores), out=scores)
+        total = scores.sum()
+        half_weight, log_p = self._half_weight(own - peak - np.log(total), None)
+        half = weight * float(half_weight)
+        gradient = np.multiply(scores, half / total, out=scores)
+        matrix = np.outer(gradient, gradient * (np.expm1(log_p) / half if half else 0.0))
+        own_p = half * math.exp(log_p)
+        matrix[label] = matrix[:, label] = gradient * -math.exp(log_p)
+        matrix.flat[:: len(scores) + 1] += gradient
+        gradient[label] = -half
+        matrix[label, label] = own_p
+        return gradient, matrix
+
+    def check_single_examples(self) -> None:
+        """Raise ValueError under "batch", which `of_example` cannot do."""
+        if self.normalization == "batch":
+            raise ValueError(
+                'normalization="batch" needs all examples at once, which CatBoost does not give where there are more '
+                'than two classes; use "integral" or None'
+            )
+
+    def _half_weight(self, margin: FloatArray, sample_weight: Any) -> tuple[FloatArray, FloatArray]:
+        """Return half of each example's weight, normalised, and log p."""
+        shifted = np.log1p(np.exp(-np.abs(margin)))
+        log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
+        with np.errstate(over="ignore", divide="ignore"):
+            log_w = self._resolved.log_weight(log_p, log_q, np) - self._log_normalizer
+            log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
+            if self.normalization == "batch":
+                log_w -= log_w.max() if np.isfinite(log_w.max()) else 0.0
+            half = 0.5 * np.exp(log_w)
+        if not math.isfinite(half.sum()):
+            raise OverflowError(
+                f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'
+            )
+        share = None if sample_weight is None else _checked_weight(sample_weight, len(margin))
+        if share is not None:
+            half *= share
+        if self.normalization == "batch" and (total := half.sum()) > 0.0:
+            half *= 0.5 * (len(margin) if share is None else share.sum()) / total
+        return half, log_p
+
+
+def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the sorted classes, and each example's number among them; ValueError if there is one class only."""
+    classes, numbers = np.unique(np.asarray(y_true), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y holds {len(classes)} class; a classifier needs two or more")
+    return classes, numbers
+
+
+def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
+    """Return the scores to start from, the log of each class's share, (C,): CCE's best constants.
+
+    A weighting's own best constants would be no better a start: a robust one may well ignore a rare class.
+
+    Args:
+        y_true: (N,) labels; the classes are its sorted values.
+        sample_weight: (N,) >= 0, or None.
+
+    Raises:
+        ValueError: The weights do not fit, or a class has no weight.
+    """
+    classes, numbers = checked_classes(y_true)
+    weight = None if sample_weight is None else _checked_weight(sample_weight, len(numbers))
+    if weight is not None:
+        weight = weight.astype(np.float32)  # as boosters keep them
+    counts = np.bincount(numbers, weight, len(classes)).astype(np.float64)
+    if not counts.all():
+        raise ValueError(f"class {classes[counts == 0.0][0]!r} has no sample_weight; leave its examples out")
+    return np.log(counts / counts.sum())
+
+
+def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:
+    labels = np.asarray(y_true)
+    if raw_prediction.ndim not in (1, 2) or (raw_prediction.ndim == 2 and raw_prediction.shape[1] < 2):
+        raise ValueError(f"raw_prediction must be (N,) or (N, C) with C >= 2, got shape {raw_prediction.shape}")
+    if labels.shape != raw_prediction.shape[:1]:
+        raise ValueError(
+            f"y_true must have shape {raw_prediction.shape[:1]} for raw_prediction of shape {raw_prediction.shape}, "
+            f"got {labels.shape}"
+        )
+    num_classes = raw_prediction.shape[1] if raw_prediction.ndim == 2 else 2
+    numbers = labels.astype(np.intp)
+    wrong = (numbers != labels) | (numbers < 0) | (numbers >= num_classes)
+    if wrong.any():
+        raise ValueError(f"y_true holds {labels[wrong][0]!r}; class numbers are whole, 0 to {num_classes - 1}")
+    return numbers
+
+
+def _checked_weight(sample_weight: Any, examples: int) -> FloatArray:
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (examples,):
+        raise ValueError(f"sample_weight must have shape ({examples},), got {weight.shape}")
+    if not (weight >= 0.0).all() or not np.isfinite(weight).all():
+        raise ValueError("sample_weight holds a negative number, NaN or infinity; use finite numbers >= 0")
+    return weight

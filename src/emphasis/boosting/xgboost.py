@@ -1,0 +1,119 @@
+"""XGBoost with a weighting: `EmphasisXGBClassifier`, or `objective` for `xgboost.train`.
+
+Needs the extra `xgboost`. XGBoost multiplies cross-entropy's p (1-p) by 2 where there are more than two classes, which
+bounds the whole Hessian of several classes (its rows are diagonally dominant), and so is done here: CCE grows the
+same trees as "multi:softprob" and "binary:logistic", up to XGBoost's float32 arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+from emphasis.boosting.objective import FloatArray, Normalization, Objective, initial_score
+from emphasis.extras import missing_extra
+from emphasis.weighting import MaxMargin, WeightingLike
+
+try:
+    import sklearn as _sklearn  # noqa: F401
+    from xgboost import XGBClassifier
+except ModuleNotFoundError as error:
+    raise missing_extra("emphasis.boosting.xgboost", "xgboost", error) from None
+
+_OWN = ("weighting", "normalization", "max_margin")
+
+
+def objective(
+    weighting: WeightingLike | None = None,
+    *,
+    normalization: Normalization = "integral",
+    max_margin: MaxMargin = "auto",
+) -> Callable[[Any, Any], tuple[FloatArray, FloatArray]]:
+    """Return what `xgboost.train(params, dtrain, obj=...)` takes.
+
+    Give `params` the objective "multi:softprob" and num_class, or "binary:logistic": the booster takes the first
+    scores, its metrics and its probabilities from there.
+
+    Args:
+        weighting: See `emphasis.boosting.Objective`, as for the others.
+        normalization: Likewise.
+        max_margin: Likewise.
+    """
+    of_labels = _of_labels(Objective(weighting, normalization, max_margin))
+
+    def of_matrix(predictions: Any, matrix: Any) -> tuple[FloatArray, FloatArray]:
+        weight = matrix.get_weight()
+        return of_labels(matrix.get_label(), predictions, weight if weight.size else None)
+
+    return of_matrix
+
+
+def _of_labels(own: Objective) -> Callable[..., tuple[FloatArray, FloatArray]]:
+    """Return the objective in the form that XGBoost's estimators take."""
+
+    def of_labels(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
+        gradient, hessian = own.gradient_hessian(y_true, y_pred, sample_weight)
+        return gradient, 2.0 * hessian if hessian.ndim == 2 else hessian
+
+    return of_labels
+
+
+def _base_score(log_share: FloatArray) -> Any:
+    """Return what XGBoost takes as base_score: centred scores of several classes, or class 1's share of two."""
+    return float(np.exp(log_share[1])) if len(log_share) == 2 else (log_share - log_share.mean()).tolist()
+
+
+class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
+    """`xgboost.XGBClassifier` that learns with a weighting instead of cross-entropy.
+
+    Early stopping, evaluation sets, metrics, sample weights, importances, callbacks and saved models are XGBoost's
+    own; a saved model is a plain "multi:softprob" or "binary:logistic" one.
+
+    Args:
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
+        normalization: Likewise.
+        max_margin: Likewise.
+        **parameters: Those of `XGBClassifier`, `objective` excepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        weighting: WeightingLike | None = None,
+        normalization: Normalization = "integral",
+        max_margin: MaxMargin = "auto",
+        **parameters: Any,
+    ) -> None:
+        self.weighting = weighting
+        self.normalization = normalization
+        self.max_margin = max_margin
+        super().__init__(**parameters)
+
+    def get_xgb_params(self) -> dict[str, Any]:
+        """Return the parameters that XGBoost itself knows."""
+        return {name: value for name, value in super().get_xgb_params().items() if name not in _OWN}
+
+    def fit(self, X: Any, y: Any, **arguments: Any) -> EmphasisXGBClassifier:
+        """Fit; see `xgboost.XGBClassifier.fit` for the arguments.
+
+        Raises:
+            ValueError: A parameter is not allowed; `objective` was given.
+        """
+        if self.objective not in ("binary:logistic", "multi:softprob"):
+            raise ValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
+        own = Objective(self.weighting, self.normalization, self.max_margin)
+        given = self.objective, self.base_score
+        self.objective = _of_labels(own)
+        if self.base_score is None and arguments.get("xgb_model") is None:
+            # XGBoost estimates it for its own objectives alone.
+            self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
+        try:
+            super().fit(X, y, **arguments)
+        finally:
+            self.objective, self.base_score = given
+        # What XGBoost sets itself when the objective is its own: prediction looks at it.
+        self.objective = "multi:softprob" if self.n_classes_ > 2 else "binary:logistic"
+        return self

@@ -1,0 +1,36 @@
+"""Optional dependencies: which extra brings which modules, and the one line that is said where one is missing."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "sklearn": ("torch", "sklearn"),
+    "xgboost": ("xgboost", "sklearn"),
+    "lightgbm": ("lightgbm", "sklearn"),
+    "catboost": ("catboost", "sklearn"),
+    "transformers": ("torch", "transformers"),
+    "lightning": ("torch", "lightning"),
+    "plot": ("matplotlib", "plotext"),
+    "experiments": ("torch", "sklearn", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib"),
+    "text": ("gensim",),
+    "table": ("pandas", "pyarrow"),
+    "search": ("optuna",),
+    "fit": ("pandas", "pyarrow", "sklearn", "xgboost", "matplotlib", "rich", "jinja2"),
+}
+"""The modules that each extra brings, by the name to import."""
+
+
+def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return what to raise instead of `error`: one line that names the extra, or `error` if it is not of the extra.
+
+    Args:
+        user: Who needs it, such as "emphasis.jax".
+        extra: A key of `EXTRAS`.
+        error: From the import that failed.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS[extra]:
+        return error
+    text = f"{user} needs the extra '{extra}' ({module} is missing): pip install 'emphasis-learn[{extra}]'"
+    return ModuleNotFoundError(text, name=error.name)
