@@ -1,14 +1,17 @@
 """Gradient and curvature of a weighting for Newton boosting: what every booster's adapter calls.
 
-Writing dz for the derivative of Eq. 7 and c(p) = w(p) / (2 (1-p)) for what it multiplies cross-entropy's by,
+Writing dz for the derivative of Eq. 7 and c = w(p) / (2 (1-p)) for what it multiplies cross-entropy's by,
 
-    gradient_j = dz_j = c (p_j - [j = y]),        hessian_j = c p_j (1 - p_j),
+    gradient_j = dz_j = c (p_j - [j = y]),        hessian_j = max(c, 1) p_j (1 - p_j),
 
-p_j being class j's probability and p that of the label. The hessian is the diagonal of weighted cross-entropy's, c held
-fixed: positive for every weighting. Where c does not fall as p rises (CCE, MAE, GCE, SCE), the loss is a concave function
-of cross-entropy, so weighted cross-entropy lies above it and touches it: what decreases the one decreases the other.
-Elsewhere (DM, MSE, Focal) it is an approximation. The loss's own second derivative will not do: it is negative for
-every example that a robust weighting holds back.
+p_j being class j's probability and p that of the label y. The derivative is what a weighting designs; the curvature is
+that of cross-entropy, or of cross-entropy times c where that is more: positive always. A leaf's step is the ratio of
+two sums, so with c in both an example that the weighting holds back would, in a leaf of its own, step as far as ever.
+
+It is an upper bound of c p_j (1 - p_j), the diagonal of weighted cross-entropy's Hessian, c held fixed; and that is a
+bound of the loss's own second derivative where c does not fall as p rises (CCE, MAE, GCE, SCE), since the loss is then
+a concave function of cross-entropy. For the others (DM, MSE, Focal) it is an approximation. The second derivative
+itself will not do: it is negative for the examples that a robust weighting holds back.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, Weightin
 Normalization = Literal["integral", "batch"] | None
 FloatArray = NDArray[np.float64]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
+_LARGEST_LOG = 1e300
+_NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularise more"
 
 
 @dataclass(frozen=True)
@@ -84,50 +89,40 @@ class Objective:
         raw_prediction = np.asarray(raw_prediction, dtype=np.float64)
         labels = _class_numbers(y_true, raw_prediction)
         if not math.isfinite(raw_prediction.sum()) and not np.isfinite(raw_prediction).all():
-            raise ValueError("raw_prediction holds NaN or infinity; lower the learning rate or regularise more")
+            raise ValueError(_NOT_FINITE)
         if raw_prediction.ndim == 1:
             sign = np.where(labels == 1, 1.0, -1.0)
-            half, log_p = self._half_weight(sign * raw_prediction, sample_weight)
-            return -sign * half, np.maximum(half * np.exp(log_p), _LEAST_HESSIAN)
+            half, curvature, p, _ = self._pushes(sign * raw_prediction, sample_weight)
+            return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
         rows = np.arange(len(labels))
-        scores = raw_prediction.T.copy()  # (C, N): reductions over classes run along whole rows
-        own = scores[labels, rows]
-        scores[labels, rows] = -np.inf
-        peak = scores.max(axis=0)
-        np.exp(np.subtract(scores, peak, out=scores), out=scores)
-        total = scores.sum(axis=0)
-        half, log_p = self._half_weight(own - peak - np.log(total), sample_weight)
-        gradient = np.multiply(scores, half / total, out=scores)
-        # 1 - p_j = 1 - q_j (1-p); the label's own is c p (1-p) = w p / 2.
-        rest = -np.expm1(log_p)
-        hessian = gradient * (rest / np.where(half > 0.0, half, 1.0))
-        np.multiply(np.subtract(1.0, hessian, out=hessian), gradient, out=hessian)
+        q = raw_prediction.T.copy()  # (C, N): sums over classes run along whole rows
+        own = q[labels, rows]
+        log_rest = _to_direction(q, (labels, rows))
+        half, curvature, p, rest = self._pushes(own - log_rest, sample_weight)
+        hessian = np.multiply(q, rest)
+        np.multiply(np.subtract(1.0, hessian, out=hessian), q, out=hessian)
+        hessian *= curvature
+        hessian[labels, rows] = curvature * p
+        gradient = np.multiply(q, half, out=q)
         gradient[labels, rows] = -half
-        hessian[labels, rows] = half * np.exp(log_p)
         return gradient.T, np.maximum(hessian, _LEAST_HESSIAN, out=hessian).T
 
     def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
-        """Return one example's gradient (C,) and its whole matrix of curvature c (diag(p) - p p^T), (C, C).
+        """Return one example's gradient (C,), and the whole matrix max(c, 1) (diag(p) - p p^T) of its curvature, (C, C).
 
         What CatBoost asks for. Under "batch" an example would need to know the others: see `check_single_examples`.
         """
         if not math.isfinite(raw_prediction.sum()):
-            raise ValueError("raw_prediction holds NaN or infinity; lower the learning rate or regularise more")
-        own = raw_prediction[label]
-        scores = raw_prediction.copy()
-        scores[label] = -math.inf
-        peak = scores.max()
-        np.exp(np.subtract(scores, peak, out=scores), out=scores)
-        total = scores.sum()
-        half_weight, log_p = self._half_weight(own - peak - np.log(total), None)
-        half = weight * float(half_weight)
-        gradient = np.multiply(scores, half / total, out=scores)
-        matrix = np.outer(gradient, gradient * (np.expm1(log_p) / half if half else 0.0))
-        own_p = half * math.exp(log_p)
-        matrix[label] = matrix[:, label] = gradient * -math.exp(log_p)
-        matrix.flat[:: len(scores) + 1] += gradient
-        gradient[label] = -half
-        matrix[label, label] = own_p
+            raise ValueError(_NOT_FINITE)
+        q = raw_prediction.copy()
+        log_rest = _to_direction(q, label)
+        half, curvature, p, rest = (float(x) for x in self._pushes(raw_prediction[label] - log_rest, None))
+        matrix = np.outer(q, q * (-weight * curvature * rest))
+        matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
+        matrix.flat[:: len(q) + 1] += q * (weight * curvature)
+        matrix[label, label] = weight * curvature * p
+        gradient = q * (weight * half)
+        gradient[label] = -weight * half
         return gradient, matrix
 
     def check_single_examples(self) -> None:
@@ -138,26 +133,36 @@ class Objective:
                 'than two classes; use "integral" or None'
             )
 
-    def _half_weight(self, margin: FloatArray, sample_weight: Any) -> tuple[FloatArray, FloatArray]:
-        """Return half of each example's weight, normalised, and log p."""
+    def _pushes(self, margin: FloatArray, sample_weight: Any) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalised and times the sample weights."""
         shifted = np.log1p(np.exp(-np.abs(margin)))
         log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
+        p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore"):
             log_w = self._resolved.log_weight(log_p, log_q, np) - self._log_normalizer
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
-                log_w -= log_w.max() if np.isfinite(log_w.max()) else 0.0
+                log_w -= max(log_w.max(), -_LARGEST_LOG)
             half = 0.5 * np.exp(log_w)
         if not math.isfinite(half.sum()):
             raise OverflowError(
                 f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'
             )
-        share = None if sample_weight is None else _checked_weight(sample_weight, len(margin))
-        if share is not None:
-            half *= share
+        share = 1.0 if sample_weight is None else _checked_weight(sample_weight, len(margin))
+        half *= share
         if self.normalization == "batch" and (total := half.sum()) > 0.0:
-            half *= 0.5 * (len(margin) if share is None else share.sum()) / total
-        return half, log_p
+            half *= 0.5 * np.broadcast_to(share, half.shape).sum() / total
+        return half, np.maximum(half, share * rest), p, rest
+
+
+def _to_direction(scores: FloatArray, own: Any) -> Any:
+    """Turn raw scores, classes first, into the softmax over the other classes in place; return their logsumexp."""
+    scores[own] = -math.inf
+    peak = scores.max(axis=0)
+    np.exp(np.subtract(scores, peak, out=scores), out=scores)
+    total = scores.sum(axis=0)
+    scores /= total
+    return peak + np.log(total)
 
 
 def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
