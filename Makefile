@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | clean
+# make demo | test | extras | lint | docs | clean
 #
 # Everything is installed into $(VENV), once: a stamp file there notes each set of extras, and a later run installs
 # again only if pyproject.toml or constraints.txt has changed. Needs GNU make and Python 3.11 or newer.
@@ -12,11 +12,15 @@ NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the 
 
 TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/kernels/*,src/emphasis/corruption.py
 
-.PHONY: help demo test lint docs clean
+ALONE ?= xgboost lightgbm jax sklearn
+
+.PHONY: help demo test extras lint docs clean
 
 help:
 	@echo "make demo   train on digits with 40 % wrong labels and compare the losses"
 	@echo "make test   run the tests, with coverage"
+	@echo "make extras install extras one by one, each into an environment of its own, and use them"
+	@echo "            (ALONE=catboost for another than $(ALONE))"
 	@echo "make lint   check format, style, types and the direction of imports"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove what was built, the environment $(VENV) excepted"
@@ -28,6 +32,14 @@ demo: $(VENV)/.installed-experiments
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --cov=emphasis --cov-report=
 	$(BIN)/python -m coverage report --include='$(TESTED)' --fail-under=95
+
+extras: $(ALONE:%=$(VENV)-%/.checked)
+
+$(VENV)-%/.checked: pyproject.toml constraints.txt tests/extra_alone.py $(wildcard src/emphasis/*.py src/emphasis/*/*.py)
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[$*]'
+	$(@D)/bin/python -W error -P tests/extra_alone.py $*
+	@touch $@
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check

@@ -136,7 +136,7 @@ _CURES = {
 def _numbers(classes: Any, labels: Any) -> Any:
     labels = np.asarray(labels)
     if (unknown := ~np.isin(labels, classes)).any():
-        raise ValueError(f"eval_set holds the class {labels[unknown][0]!r}, which y lacks")
+        raise ValueError(f"eval_set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
     return np.searchsorted(classes, labels)
 
 

@@ -2,7 +2,8 @@
 
 Needs the extra `lightgbm`. LightGBM multiplies cross-entropy's p (1-p) by C / (C-1) where there are more than two
 classes (J. Friedman, "Greedy function approximation", 2001), and so is done here: CCE grows the same trees as
-"multiclass" and "binary", up to LightGBM's float32 gradients.
+"multiclass" and "binary", up to LightGBM's float32 gradients; "dart" draws what it drops differently beside any
+objective that is not LightGBM's own.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         for name, cure in _CURES.items():
             if parameters.get(name):
                 raise ValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
-        arguments["eval_metric"] = [_metric(one) for one in np.atleast_1d(arguments.get("eval_metric") or "logloss")]
+        metrics = arguments.get("eval_metric") or "logloss"
+        arguments["eval_metric"] = [_metric(one) for one in (metrics if isinstance(metrics, list) else [metrics])]
         start = self._start(y, sample_weight, arguments) if parameters.get("boost_from_average", True) else None
         if start is not None:
             arguments["init_score"] = _repeated(start, len(y))

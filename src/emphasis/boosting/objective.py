@@ -117,7 +117,7 @@ class Objective:
         q = raw_prediction.copy()
         log_rest = _to_direction(q, label)
         half, curvature, p, rest = (float(x) for x in self._pushes(raw_prediction[label] - log_rest, None))
-        matrix = np.outer(q, q * (-weight * curvature * rest))
+        matrix = np.outer(q, q) * (-weight * curvature * rest)
         matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
         matrix.flat[:: len(q) + 1] += q * (weight * curvature)
         matrix[label, label] = weight * curvature * p
@@ -191,7 +191,7 @@ def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
         weight = weight.astype(np.float32)  # as boosters keep them
     counts = np.bincount(numbers, weight, len(classes)).astype(np.float64)
     if not counts.all():
-        raise ValueError(f"class {classes[counts == 0.0][0]!r} has no sample_weight; leave its examples out")
+        raise ValueError(f"class {classes[counts == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out")
     return np.log(counts / counts.sum())
 
 
@@ -208,7 +208,7 @@ def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:
     numbers = labels.astype(np.intp)
     wrong = (numbers != labels) | (numbers < 0) | (numbers >= num_classes)
     if wrong.any():
-        raise ValueError(f"y_true holds {labels[wrong][0]!r}; class numbers are whole, 0 to {num_classes - 1}")
+        raise ValueError(f"y_true holds {labels[wrong].tolist()[0]!r}; class numbers are whole, 0 to {num_classes - 1}")
     return numbers
 
 

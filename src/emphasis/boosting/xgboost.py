@@ -106,11 +106,11 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
             raise ValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
         own = Objective(self.weighting, self.normalization, self.max_margin)
         given = self.objective, self.base_score
-        self.objective = _of_labels(own)
-        if self.base_score is None and arguments.get("xgb_model") is None:
-            # XGBoost estimates it for its own objectives alone.
-            self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
         try:
+            self.objective = _of_labels(own)
+            if self.base_score is None and arguments.get("xgb_model") is None:
+                # XGBoost estimates it for its own objectives alone.
+                self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
             super().fit(X, y, **arguments)
         finally:
             self.objective, self.base_score = given

@@ -1,0 +1,78 @@
+"""What must work where one extra alone is installed: python tests/extra_alone.py EXTRA, in such an environment.
+
+Run by `make extras`, which makes the environments. Uses numpy and the extra's own packages, no pytest.
+"""
+
+import importlib
+import importlib.util
+import sys
+
+import numpy as np
+
+from emphasis import CCE, DM
+from emphasis.extras import EXTRAS
+
+WEIGHTING = DM(lam=0.5, beta=4, vanishing=True)
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(3, size=300)
+INPUTS = np.eye(3)[LABELS] + 0.3 * RNG.normal(size=(300, 3))
+FRONT_ENDS = {
+    "torch": "emphasis.torch",
+    "jax": "emphasis.jax",
+    "sklearn": "emphasis.sklearn",
+    "xgboost": "emphasis.boosting.xgboost",
+    "lightgbm": "emphasis.boosting.lightgbm",
+    "catboost": "emphasis.boosting.catboost",
+    "transformers": "emphasis.huggingface",
+    "lightning": "emphasis.lightning",
+}
+
+
+def classifier(extra):
+    """The estimator of an extra, small and quick."""
+    if extra == "sklearn":
+        from emphasis.sklearn import EmphasisClassifier
+
+        return EmphasisClassifier(WEIGHTING, hidden=(16,), learning_rate=0.01, random_state=0)
+    import emphasis.boosting
+
+    name, options = {
+        "xgboost": ("EmphasisXGBClassifier", {}),
+        "lightgbm": ("EmphasisLGBMClassifier", {"verbose": -1}),
+        "catboost": ("EmphasisCatBoostClassifier", {"verbose": 0, "iterations": 20, "allow_writing_files": False}),
+    }[extra]
+    return getattr(emphasis.boosting, name)(weighting=WEIGHTING, **options)
+
+
+def use(extra):
+    """Do something with the extra's front end."""
+    if extra == "jax":
+        import jax
+
+        from emphasis.jax import emphasis_loss
+
+        gradient = jax.grad(lambda z: emphasis_loss(z, LABELS, CCE()))(INPUTS.astype(np.float32))
+        assert np.isfinite(np.asarray(gradient)).all()
+    else:
+        assert classifier(extra).fit(INPUTS, LABELS).score(INPUTS, LABELS) > 0.9
+
+
+def check_the_others_are_named(extra):
+    """Every front end whose packages are absent says in one line which extra it needs."""
+    for other, module in FRONT_ENDS.items():
+        if all(importlib.util.find_spec(name) for name in EXTRAS[other]):
+            continue
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            assert f"pip install 'emphasis-learn[{other}]'" in str(error), error
+            assert "\n" not in str(error)
+        else:
+            raise AssertionError(f"{module} was imported without the extra {other}")
+
+
+if __name__ == "__main__":
+    (chosen,) = sys.argv[1:]
+    use(chosen)
+    check_the_others_are_named(chosen)
+    print(f"the extra {chosen} works alone")
