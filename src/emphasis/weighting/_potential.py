@@ -51,8 +51,8 @@ class PotentialTable:
         cell = xp.clip(xp.floor(xp.nan_to_num(position)), 0, cells - 1)  # NaN has no cell, and stays NaN in x
         x = xp.clip(2.0 * (position - cell) - 1.0, -1.0, 1.0)
         basis = xp.cos(xp.arccos(x)[..., None] * asarray(np.arange(_DEGREE + 2.0)))
-        rows = asarray(self.coefficients)[_as_index(cell, xp)]
-        beyond = xp.clip(margin - inside, -1e300, 1e300)  # finite, for a slope of 0 at an infinite margin
+        rows = asarray(self.coefficients)[_as_index(cell)]
+        beyond = xp.clip(margin - inside, -1e30, 1e30)  # finite, in float32 too, for a slope of 0 at an infinite margin
         left, right = self.slopes
         return (rows * basis).sum(-1) + xp.where(beyond < 0, left * beyond, right * beyond)
 
@@ -91,6 +91,6 @@ def build_table(log_w: Callable[[Array, Array], Array], log_peak: float) -> Pote
     return PotentialTable(np.ascontiguousarray(primitive.T), (float(ends[0]), float(ends[1])), log_scale)
 
 
-def _as_index(cell: Array, xp: ArrayModule) -> Array:
-    """Integers for indexing; torch spells the conversion differently from numpy and jax."""
-    return cell.long() if hasattr(cell, "long") else cell.astype(xp.int64)
+def _as_index(cell: Array) -> Array:
+    """Integers for indexing: torch spells the conversion differently, and jax has none of 64 bits unless told."""
+    return cell.long() if hasattr(cell, "long") else cell.astype(int)
