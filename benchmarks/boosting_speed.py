@@ -83,7 +83,12 @@ def main() -> None:
     scores = np.random.default_rng(0).normal(size=(len(y), 10)).astype(np.float32)
     alone = [seconds(lambda: Objective(WEIGHTINGS["CCE"]).gradient_hessian(y, scores)) for _ in range(20)]
     versions = {name: version(name) for name in ("xgboost", "lightgbm", "numpy")}
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "threads": options.threads, **versions}
+    machine = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": options.threads,
+        **versions,
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "times.json", json.dumps({"seconds": measured, "objective": alone, **machine}, indent=1))
     rows = [

@@ -93,7 +93,9 @@ def _summary(lines: Lines, methods: list[str]) -> list[str]:
                     some = [line for line in lines if line["booster"] == booster and line["trees"] == trees]
                     found.append(_paired(*(_by_seed(some, (data, rate), name, number) for name in (OWN, method))))
                 better, worse = (sum(clear and sign * mean > 0 for mean, clear in found) for sign in (1, -1))
-                cells.append(f"{np.mean([mean for mean, _ in found]):+.1f} ({better} better, {worse} worse of {len(found)})")
+                cells.append(
+                    f"{np.mean([mean for mean, _ in found]):+.1f} ({better} better, {worse} worse of {len(found)})"
+                )
             rows.append(f"| {method} | " + " | ".join(cells) + " |")
         rows.append("")
     return rows

@@ -9,11 +9,11 @@ jax = pytest.importorskip("jax", reason="needs the extra jax")
 import jax.numpy as jnp  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from reference import CASE_IDS, CASES, weightings  # noqa: E402
 
 from emphasis import CCE, DM, GCE, MAE, Beta  # noqa: E402
 from emphasis import torch as emphasis_torch  # noqa: E402
 from emphasis.jax import emphasis_loss  # noqa: E402
+from reference import CASE_IDS, CASES, weightings  # noqa: E402
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float64"])

@@ -152,9 +152,7 @@ def _loss(options: _Options, logits: jax.Array, labels: jax.Array, factor: jax.A
     return _loss_and_gradient(options, logits, labels, factor)[0]
 
 
-def _backward(
-    _: _Options, kept: tuple[jax.Array, jax.Array], of_loss: jax.Array
-) -> tuple[jax.Array, None, None]:
+def _backward(_: _Options, kept: tuple[jax.Array, jax.Array], of_loss: jax.Array) -> tuple[jax.Array, None, None]:
     gradient, like = kept
     return (gradient * (of_loss[..., None] if of_loss.ndim else of_loss)).astype(like.dtype), None, None
 
@@ -182,7 +180,7 @@ def _loss_and_gradient(
         weight = jnp.exp(log_share - peak) / jnp.where(total == 0.0, 1.0, total)
         loss = jnp.where(weight == 0.0, 0.0, -log_p * weight)
     else:
-        total = factor.sum() if options.reduction == "mean" else 1.0
+        total = factor.sum() if options.reduction == "mean" else jnp.ones(())
         unit = factor / jnp.where(total == 0.0, 1.0, total)
         weight = jnp.where(unit == 0.0, 0.0, jnp.exp(log_w) * unit)
 

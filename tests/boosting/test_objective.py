@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 
 from emphasis import CCE, DM, GCE, MAE, SCE, Beta
 from emphasis.boosting import Objective
 from emphasis.boosting.objective import initial_score
 from emphasis.weighting import AUTO_MAX_MARGIN, DEFAULT_WEIGHTING
+from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 
 RNG = np.random.default_rng(0)
 
@@ -99,7 +99,9 @@ def test_an_example_for_itself_is_its_row_with_the_whole_matrix(weighting, seed)
         np.testing.assert_allclose(single, gradient, rtol=1e-9, atol=1e-300)
         np.testing.assert_allclose(np.diag(matrix), hessian, rtol=1e-9, atol=1e-15)
         np.testing.assert_array_equal(matrix, matrix.T)
-        np.testing.assert_allclose(matrix.sum(1), 0.0, atol=1e-12 * max(matrix.max(), share))  # adding to all: no change
+        np.testing.assert_allclose(
+            matrix.sum(1), 0.0, atol=1e-12 * max(matrix.max(), share)
+        )  # adding to all: no change
         assert np.linalg.eigvalsh(matrix).min() > -1e-12 * max(matrix.max(), share)
 
 
@@ -178,6 +180,7 @@ def test_options_are_checked_when_made():
 def test_what_does_not_fit_is_named(y, z, weight, match):
     with pytest.raises(ValueError, match=match):
         Objective(CCE()).gradient_hessian(y, z, weight)
+
 
 def test_initial_score_is_the_log_of_the_shares():
     y = np.array(["b", "a", "b", "b"])

@@ -93,7 +93,9 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         sets = arguments.get("eval_set")
         sets = [] if sets is None else sets if isinstance(sets, list) else [sets]
         if y is None or not all(isinstance(pair, tuple) for pair in sets):
-            raise TypeError("give X and y, and eval_set as (X, y), as arrays or tables: a Pool or a file is not allowed")
+            raise TypeError(
+                "give X and y, and eval_set as (X, y), as arrays or tables: a Pool or a file is not allowed"
+            )
         classes, numbers = checked_classes(y)
         several = len(classes) > 2
         if several:

@@ -192,7 +192,8 @@ def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
     counts = np.bincount(numbers, weight, len(classes)).astype(np.float64)
     if not counts.all():
         raise ValueError(f"class {classes[counts == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out")
-    return np.log(counts / counts.sum())
+    log_share: FloatArray = np.log(counts / counts.sum())
+    return log_share
 
 
 def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-
 from emphasis.boosting.objective import FloatArray, Normalization, Objective, initial_score
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike

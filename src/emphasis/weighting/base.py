@@ -242,6 +242,11 @@ class Weighting:
             return 0.0
         return float(self.potential_table(np.array([min(max_margin, 1e6)]), np, np.asarray)[0])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was computed from the parameters: pickles stay small, and hash the same after use."""
+        computed = {name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)}
+        return {name: value for name, value in self.__dict__.items() if name not in computed}
+
     # --- algebra, text, dictionaries -------------------------------------------------------------
 
     def __add__(self, other: object) -> Weighting:

@@ -1,0 +1,211 @@
+import io
+import pickle
+from contextlib import redirect_stdout
+
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.model_selection import GridSearchCV, cross_val_predict, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from emphasis import CCE, DM, GCE
+from emphasis.corruption import symmetric
+from emphasis.sklearn import EmphasisClassifier
+from emphasis.torch import emphasis_loss
+
+
+@parametrize_with_checks(
+    [
+        EmphasisClassifier(),
+        EmphasisClassifier(CCE(), hidden=(), learning_rate=0.05),
+        EmphasisClassifier("GCE", hidden=(16, 8), activation="tanh", learning_rate=0.01, normalization=None),
+    ]
+)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def wine():
+    X, y = load_wine(return_X_y=True)
+    return train_test_split(StandardScaler().fit_transform(X), y, random_state=0)
+
+
+def test_it_holds_out_against_wrong_labels():
+    """Digits with 40 % wrong labels: cross-entropy learns them by heart, vanishing DM does not."""
+    X, y = load_digits(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(X / 16.0, y, stratify=y, random_state=0)
+    noisy = symmetric(y, 0.4, num_classes=10, seed=0).labels
+    score = {}
+    for weighting in (CCE(), DM(lam=0.5, beta=4, vanishing=True)):
+        model = EmphasisClassifier(
+            weighting, hidden=(512,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=0
+        )
+        score[weighting] = model.fit(X.astype(np.float32), noisy).score(X_test.astype(np.float32), y_test)
+    assert score[DM(lam=0.5, beta=4, vanishing=True)] > score[CCE()] + 0.1
+
+
+def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
+    """One epoch of one batch is one step of AdamW on emphasis_loss."""
+    X, _, y, _ = wine
+    model = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, weight_decay=0.1)
+    stepped = model.fit(X, y).network_
+    # The same network before its step: that of the same seed, trained with next to no learning rate.
+    twin = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, learning_rate=1e-12).fit(X, y).network_
+    optimizer = torch.optim.AdamW(twin.parameters(), 1e-3, weight_decay=0.1)
+    optimizer.zero_grad()
+    emphasis_loss(twin(torch.tensor(X)), torch.tensor(y), GCE(0.7)).backward()
+    optimizer.step()
+    for ours, expected in zip(stepped.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighting", [CCE(), DM(lam=0.5, beta=4)], ids=repr)
+def test_weights_are_numbers_of_copies(wine, weighting):
+    X, X_test, y, _ = wine
+    copies = np.random.default_rng(0).integers(0, 3, len(y))
+    model = EmphasisClassifier(weighting, max_epochs=30, batch_size=10_000, random_state=0)
+    weighted = clone(model).fit(X, y, sample_weight=copies).predict_proba(X_test)
+    repeated = clone(model).fit(np.repeat(X, copies, axis=0), np.repeat(y, copies)).predict_proba(X_test)
+    np.testing.assert_allclose(weighted, repeated, atol=1e-9)
+
+
+def test_searches_pipelines_and_cross_validation(wine):
+    X, X_test, y, y_test = wine
+    pipeline = make_pipeline(StandardScaler(), EmphasisClassifier(learning_rate=0.01, max_epochs=40, random_state=0))
+    grid = {"emphasisclassifier__weighting": [CCE(), DM(lam=0.5, beta=4, vanishing=True), "MAE", {"family": "GCE"}]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    assert search.score(X_test, y_test) > 0.9
+    assert (cross_val_predict(pipeline, X, y, cv=2) == y).mean() > 0.9
+    assert CalibratedClassifierCV(pipeline, cv=2).fit(X, y).score(X_test, y_test) > 0.9
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_it_pickles_and_repeats_itself(wine, tmp_path, early_stopping):
+    X, X_test, y, _ = wine
+    model = EmphasisClassifier(
+        max_epochs=20, random_state=0, batch_size=32, dropout=0.2, early_stopping=early_stopping
+    )
+    state = torch.get_rng_state()
+    expected = model.fit(X, y).predict_proba(X_test)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    np.testing.assert_array_equal(clone(model).fit(X, y).predict_proba(X_test), expected)
+    joblib.dump(model, tmp_path / "model.joblib")
+    for twin in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
+        np.testing.assert_array_equal(twin.predict_proba(X_test), expected)
+        twin.partial_fit(X, y)  # training goes on, with the optimiser's own state
+        assert twin.n_iter_ == model.n_iter_ + 1
+
+
+def test_early_stopping_keeps_the_best_epoch(wine):
+    X, _, y, _ = wine
+    model = EmphasisClassifier(
+        learning_rate=0.02, max_epochs=100, early_stopping=True, validation_fraction=0.3, random_state=0,
+        n_iter_no_change=5,
+    ).fit(X, y)  # fmt: skip
+    assert len(model.validation_scores_) == model.n_iter_ < 100
+    assert model.validation_scores_[model.best_epoch_ - 1] == max(model.validation_scores_)
+    assert model.n_iter_ - model.best_epoch_ >= 5 or model.n_iter_ == 100
+
+
+def test_without_it_training_ends_when_the_loss_no_longer_falls(wine):
+    X, _, y, _ = wine
+    model = EmphasisClassifier(learning_rate=0.01, max_epochs=2000, tol=1e-3, random_state=0).fit(X, y)
+    assert model.n_iter_ < 2000
+    assert min(model.loss_curve_[-10:]) > min(model.loss_curve_[:-10]) - 1e-3
+
+
+def test_partial_fit_learns_from_chunks():
+    X, y = load_digits(return_X_y=True)
+    X = X / 16.0
+    model = EmphasisClassifier(learning_rate=0.01, random_state=0)
+    for _ in range(10):
+        for start in range(0, len(y), 300):
+            model.partial_fit(X[start : start + 300], y[start : start + 300], classes=range(10))
+    assert model.score(X, y) > 0.95
+    assert model.n_iter_ == 60
+    with pytest.raises(ValueError, match="y holds 11, which is not among the classes"):
+        model.partial_fit(X[:2], [1, 11])
+    with pytest.raises(ValueError, match="not those of the first call"):
+        model.partial_fit(X[:2], y[:2], classes=[0, 1])
+
+
+def test_sparse_rows_are_dense_ones(wine):
+    X, X_test, y, _ = wine
+    model = EmphasisClassifier(max_epochs=5, batch_size=40, random_state=0)
+    dense = clone(model).fit(X, y).predict_proba(X_test)
+    sparse = clone(model).fit(scipy.sparse.csr_array(X), y).predict_proba(scipy.sparse.csc_matrix(X_test))
+    np.testing.assert_array_equal(sparse, dense)
+
+
+def test_two_classes_follow_scikit_learns_shapes():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    model = EmphasisClassifier(max_epochs=20, learning_rate=0.01, random_state=0).fit(X, np.array(["no", "yes"])[y])
+    scores = model.decision_function(X)
+    assert scores.shape == (len(y),)
+    np.testing.assert_array_equal(model.predict(X), np.where(scores > 0, "yes", "no"))
+    np.testing.assert_allclose(model.predict_proba(X)[:, 1], 1 / (1 + np.exp(-scores)), rtol=1e-9)
+
+
+def test_float32_stays_float32(wine):
+    X, _, y, _ = wine
+    model = EmphasisClassifier(max_epochs=2, random_state=0).fit(X.astype(np.float32), y)
+    assert next(model.network_.parameters()).dtype == torch.float32
+    assert model.predict_proba(X).dtype == np.float32
+
+
+def test_progress_is_a_line_for_each_epoch(wine):
+    X, _, y, _ = wine
+    out = io.StringIO()
+    with redirect_stdout(out):
+        EmphasisClassifier(max_epochs=3, random_state=0, verbose=True, early_stopping=True).fit(X, y)
+        EmphasisClassifier(max_epochs=3, random_state=0).fit(X, y)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch 1: loss ")
+    assert "accuracy on held-out rows" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is not allowed; use a finite number > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"max_epochs": 0}, "max_epochs=0 is not allowed; use a whole number >= 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
+        ({"hidden": (0,)}, "hidden"),
+        ({"activation": "gelu"}, "activation='gelu'"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"normalization": "mean"}, "normalization='mean'"),
+        ({"max_margin": "none"}, "max_margin='none'"),
+        ({"weighting": {"family": "GCS"}}, "family='GCS'"),
+    ],
+    ids=str,
+)
+def test_what_is_not_allowed_is_named_when_fitting(parameters, match, wine):
+    X, _, y, _ = wine
+    model = EmphasisClassifier(**parameters)
+    with pytest.raises(ValueError, match=match):
+        model.fit(X, y)
+
+
+def test_divergence_is_an_error_that_names_the_cure(wine):
+    X, _, y, _ = wine
+    with pytest.raises(ValueError, match=r"training diverged in epoch \d+.*StandardScaler"):
+        EmphasisClassifier(CCE(), learning_rate=1e300, random_state=0).fit(X, y)
+
+
+def test_partial_fit_cannot_balance_what_it_has_not_seen(wine):
+    X, _, y, _ = wine
+    with pytest.raises(ValueError, match="needs all rows at once"):
+        EmphasisClassifier(class_weight="balanced").partial_fit(X, y)
