@@ -90,9 +90,7 @@ def test_searches_pipelines_and_cross_validation(wine):
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_it_pickles_and_repeats_itself(wine, tmp_path, early_stopping):
     X, X_test, y, _ = wine
-    model = EmphasisClassifier(
-        max_epochs=20, random_state=0, batch_size=32, dropout=0.2, early_stopping=early_stopping
-    )
+    model = EmphasisClassifier(max_epochs=20, random_state=0, batch_size=32, dropout=0.2, early_stopping=early_stopping)
     state = torch.get_rng_state()
     expected = model.fit(X, y).predict_proba(X_test)
     assert torch.equal(torch.get_rng_state(), state)

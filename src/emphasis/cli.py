@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import shutil
 import sys
@@ -12,15 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emphasis.cli_arguments import Parser, joined_numbers, make_parser
+from emphasis.cli_arguments import UsageError, family_weighting, joined_numbers, make_parser
 from emphasis.extras import EXTRAS, missing_extra
-from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
-_NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot"}
-
-
-class _Error(Exception):
-    """A mistake of the user's; the message is the one line to show."""
+_NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
+          "fit": "fit", "predict": "fit"}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "show":
             return _show(options, rest)
         if rest:
-            raise _Error(f"unknown option {rest[0]}; see emphasis {options.command} --help")
-        return {"run": _run, "report": _report, "recipes": _recipes, "search": _search}[options.command](options)
-    except _Error as error:
+            raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
+        commands = {
+            "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
+        }  # fmt: skip
+        return commands[options.command](options)
+    except UsageError as error:
         print(f"emphasis: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resume = (
             "; the same command goes on from the last checkpoint, if one was written"
-            if given[0] in ("run", "search")
+            if given[0] in ("run", "search", "fit")
             else ""
         )
         print(f"\nemphasis: stopped{resume}", file=sys.stderr)
@@ -63,16 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    weightings = [_weighting(options.family, rest), *(_weighting(name, []) for name in options.vs)]
+    weightings = [family_weighting(options.family, rest), *(family_weighting(name, []) for name in options.vs)]
     if options.out is not None:
         from emphasis.diagnostics.figures import edf_figure, save
 
         try:
             save(edf_figure(weightings), options.out)
         except ValueError as error:
-            raise _Error(str(error)) from error
+            raise UsageError(str(error)) from error
         except OSError as error:
-            raise _Error(f"cannot draw to {options.out}: {error.strerror}") from error
+            raise UsageError(f"cannot draw to {options.out}: {error.strerror}") from error
     from emphasis.diagnostics import terminal
 
     if options.out is None:
@@ -86,33 +84,9 @@ def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _weighting(family: str, options: Sequence[str]) -> Weighting:
-    """Return the weighting of a family's name and options; the family's own signature says which there are."""
-    names = {name.casefold(): name for name in FAMILIES}
-    name = names.get(family.casefold())
-    if name is None:
-        raise _Error(f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}")
-    parser = Parser(prog=f"emphasis show {name}", add_help=False, allow_abbrev=False)
-    parameters = inspect.signature(FAMILIES[name]).parameters
-    for parameter in parameters.values():
-        if parameter.default is False:
-            parser.add_argument(f"--{parameter.name}", action="store_true")
-        else:
-            parser.add_argument(f"--{parameter.name}", type=float, default=parameter.default)
-    values, unknown = parser.parse_known_args(options)
-    if unknown:
-        takes = ", ".join(f"--{known}" for known in parameters) or "no parameters"
-        hint = did_you_mean(unknown[0].lstrip("-"), parameters, "--{}".format)
-        raise _Error(f"{name} has no option {unknown[0]}{hint}; it takes {takes}")
-    try:
-        return from_dict({"family": name, **vars(values)})
-    except (ValueError, TypeError) as error:
-        raise _Error(str(error)) from error
-
-
 def _run(options: argparse.Namespace) -> int:
     if not 0.0 <= options.checkpoint_seconds < math.inf:
-        raise _Error(f"--checkpoint-seconds {options.checkpoint_seconds} is not allowed; use seconds >= 0")
+        raise UsageError(f"--checkpoint-seconds {options.checkpoint_seconds} is not allowed; use seconds >= 0")
     from emphasis.experiments.console import run_in_console, with_noise_rate
 
     with _errors_in_one_line():
@@ -171,7 +145,7 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
     for name in ("threads", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise _Error(f"--{name} {value} is not allowed; use a whole number >= 1")
+            raise UsageError(f"--{name} {value} is not allowed; use a whole number >= 1")
     return {
         "root": options.data,
         "download": options.download,
@@ -191,7 +165,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (FolderError, JobError, ValueError, OSError) as error:  # RecipeError and DataError are among them
-        raise _Error(" ".join(str(error).split())) from error
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -200,13 +174,13 @@ def _setting(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise _Error(f"--set {text!r} is not allowed; write PART.KEY=VALUE, such as solver.learning_rate=0.01")
+        raise UsageError(f"--set {text!r} is not allowed; write PART.KEY=VALUE, such as solver.learning_rate=0.01")
     return name.strip(), toml_value(value)
 
 
 def _report(options: argparse.Namespace) -> int:
     if options.out is not None and options.format is None:
-        raise _Error("--out needs --format text, csv or html")
+        raise UsageError("--out needs --format text, csv or html")
     from rich.console import Console
 
     from emphasis.experiments import report
@@ -227,6 +201,18 @@ def _report(options: argparse.Namespace) -> int:
             report.print_report(summary, Console())
             print(f"Written to {folder}: {', '.join(names)}")
     return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from emphasis.cli_tables import fit
+
+    return fit(options)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from emphasis.cli_tables import predict
+
+    return predict(options)
 
 
 def _recipes(_options: argparse.Namespace) -> int:

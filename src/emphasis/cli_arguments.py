@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import emphasis
-from emphasis.weighting import FAMILIES
+from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
 _DESCRIPTION = """\
 Train classifiers on labels you cannot trust, by designing how much each example counts.
@@ -18,7 +18,7 @@ Train classifiers on labels you cannot trust, by designing how much each example
 A weighting w(p) says how large the derivative of the loss is for an example whose label has
 probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
-there is."""
+there is; `fit` trains a classifier on your own table, and `predict` applies it."""
 
 _EXAMPLES = """\
 examples:
@@ -26,7 +26,8 @@ examples:
   emphasis show GCE --q 0.7 --vs CCE MAE        one weighting against others
   emphasis recipes                              every table and figure of the paper, by name
   emphasis run digits                           thirteen ways to learn from 40 % wrong labels
-  emphasis report digits                        its results once more"""
+  emphasis report digits                        its results once more
+  emphasis fit customers.csv --label churned    a classifier of your own, labels to look at first"""
 
 _RUN_DESCRIPTION = """\
 Run a recipe: train every method in every condition with every seed, and write a folder with
@@ -67,6 +68,29 @@ examples:
   emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12 --data ~/data
   emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
 
+_FIT_DESCRIPTION = """\
+Train a classifier of one column of a table, CSV or Parquet, that holds out against wrong labels:
+cross-validate it beside cross-entropy, train it on all rows, and write a folder with the model,
+report.html, metrics.json and predictions of every row by a model that has not seen it. Missing
+values, categories and text labels are welcome. A fit that was stopped goes on when the same
+command is given again."""
+
+_FIT_EXAMPLES = """\
+examples:
+  emphasis fit customers.csv --label churned
+  emphasis fit customers.csv --label churned --drop id --categorical region_code
+  emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
+  emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
+
+_PREDICT_DESCRIPTION = """\
+Predict the rows of a table with the model of a fit's folder: label and probability of each class.
+Columns that the model does not know are passed over; with the label column, accuracy is shown."""
+
+_PREDICT_EXAMPLES = """\
+examples:
+  emphasis predict runs/customers new.csv
+  emphasis predict runs/customers new.parquet --out predicted.csv"""
+
 _SHOW_DESCRIPTION = """\
 Draw the emphasis density h(p) = w(p) / integral of w in the terminal, or to a file, and print the
 emphasis mode (the p that counts most), the integral, w(1) and the share of emphasis near the mode."""
@@ -78,12 +102,49 @@ examples:
   emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png"""
 
 
+class UsageError(Exception):
+    """A mistake of the user's; the message is the one line to show."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> Any:
         """Exit with code 2 and one line."""
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def family_weighting(family: str, options: Sequence[str]) -> Weighting:
+    """Return the weighting of a family's name and options; the family's own signature says which there are."""
+    names = {name.casefold(): name for name in FAMILIES}
+    name = names.get(family.casefold())
+    if name is None:
+        raise UsageError(
+            f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}"
+        )
+    parser = Parser(prog=f"emphasis show {name}", add_help=False, allow_abbrev=False)
+    parameters = inspect.signature(FAMILIES[name]).parameters
+    for parameter in parameters.values():
+        if parameter.default is False:
+            parser.add_argument(f"--{parameter.name}", action="store_true")
+        else:
+            parser.add_argument(f"--{parameter.name}", type=float, default=parameter.default)
+    values, unknown = parser.parse_known_args(options)
+    if unknown:
+        takes = ", ".join(f"--{known}" for known in parameters) or "no parameters"
+        hint = did_you_mean(unknown[0].lstrip("-"), parameters, "--{}".format)
+        raise UsageError(f"{name} has no option {unknown[0]}{hint}; it takes {takes}")
+    try:
+        return from_dict({"family": name, **vars(values)})
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def weighting_of_text(text: str) -> Weighting:
+    """Return the weighting of a text such as "DM lam=0.5 beta=4 vanishing"."""
+    family, *options = text.split() or [""]
+    given = [part for option in options for part in f"--{option.lstrip('-')}".split("=", 1)]
+    return family_weighting(family, joined_numbers(given))
 
 
 def joined_numbers(arguments: Sequence[str]) -> list[str]:
@@ -102,7 +163,9 @@ def make_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="{recipes,report,run,search,show}")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="{fit,predict,recipes,report,run,search,show}"
+    )
 
     run = commands.add_parser(
         "run", help="train networks by a recipe and report", description=_RUN_DESCRIPTION,
@@ -152,6 +215,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="examples:\n  emphasis recipes", formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
 
+    _add_tables(commands, raw)
+
     show = commands.add_parser(
         "show", help="draw a weighting and describe it", description=_SHOW_DESCRIPTION,
         epilog=f"families and their options:\n{_families_help()}\n\n{_SHOW_EXAMPLES}", formatter_class=raw,
@@ -161,6 +226,46 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("--vs", nargs="+", default=[], metavar="FAMILY", help="draw these too, with their defaults")
     show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
     return parser
+
+
+def _add_tables(commands: Any, raw: Any) -> None:
+    """Add `fit` and `predict`."""
+    fit = commands.add_parser(
+        "fit", help="train a classifier on your own table", description=_FIT_DESCRIPTION, epilog=_FIT_EXAMPLES,
+        formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    fit.add_argument("table", type=Path, help="a CSV file with a header, or Parquet (.parquet, .pq)")
+    table = fit.add_argument_group("the table")
+    table.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
+    table.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="leave these out, such as identifiers")
+    table.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="numbers that are mere names")
+    table.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    table.add_argument("--weight-column", metavar="COLUMN", help="weights of the rows, >= 0")
+    table.add_argument("--max-levels", type=int, default=100, metavar="N",
+                       help="most distinct values of a column of names (default: %(default)s)")  # fmt: skip
+    what = fit.add_argument_group("the model")
+    what.add_argument("--model", default="xgboost", metavar="MODEL",
+                      help="xgboost (default), lightgbm, catboost or net")  # fmt: skip
+    what.add_argument("--weighting", metavar="TEXT", help='such as "GCE q=0.7" (default: vanishing DM)')
+    what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                      help="a parameter of the model, such as max_depth=4")  # fmt: skip
+    what.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
+    what.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
+    what.add_argument("--seed", type=int, default=0, metavar="N", help="of folds and models (default: %(default)s)")
+    how = fit.add_argument_group("how it runs")
+    how.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/TABLE)")
+    how.add_argument("--force", action="store_true", help="replace another fit in the folder")
+    how.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    predict = commands.add_parser(
+        "predict", help="apply a fitted model to a table", description=_PREDICT_DESCRIPTION,
+        epilog=_PREDICT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    predict.add_argument("model", type=Path, metavar="FOLDER", help="a fit's folder, such as runs/customers")
+    predict.add_argument("table", type=Path, help="CSV or Parquet, with the columns that the model was fitted on")
+    predict.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    predict.add_argument("--out", type=Path, metavar="FILE",
+                         help="a .csv or .parquet file (default: TABLE-predicted, beside the table)")  # fmt: skip
 
 
 def _add_common(what: Any, how: Any, folder: str) -> None:

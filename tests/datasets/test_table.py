@@ -117,7 +117,7 @@ def test_a_constant_column_is_zero_and_extreme_units_do_not_overflow(tmp_path):
     split = split_by_file(tmp_path, train, {name: values[:2] for name, values in train.items()})
     np.testing.assert_array_equal(split.train_inputs[:, 0], 0.0)
     np.testing.assert_allclose(split.train_inputs[:, 1:].std(axis=0), 1.0, rtol=1e-6)
-    with pytest.raises(ValueError, match="'small' reaches 1e\\+20 in the test part"):
+    with pytest.raises(ValueError, match="'small' reaches 1e\\+20 outside the training part"):
         split_by_file(tmp_path, train, {"k": [1, 1], "big": [0, 0], "small": [1e20, 0], "y": [0, 1]})
 
 

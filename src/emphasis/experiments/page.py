@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from emphasis.diagnostics.pages import page_environment, png_uri
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.drawings import by_group, file_name
 from emphasis.experiments.recipe import (
@@ -33,10 +31,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         summary: The results.
         drawings: From `drawings.draw`.
     """
-    environment = Environment(
-        loader=PackageLoader("emphasis.experiments"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment("emphasis.experiments")
     environment.filters["signed"] = signed
     recipe = summary.recipe
     command = run_command(recipe)
@@ -51,7 +46,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         paper_heading=NOT_SCALED if summary.scaled else "paper (difference)",
         paper_text=paper_text,
         short_outcome=short_outcome,
-        images={name: _data_uri(content) for name, content in drawings.items()},
+        images={name: png_uri(content) for name, content in drawings.items()},
         file_name=file_name,
         shared_curves=not by_group(summary) and len(recipe.conditions) > 1,
         quoted=_quoted(summary),
@@ -62,10 +57,6 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
         provenance=_provenance(summary),
     )  # fmt: skip
-
-
-def _data_uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def run_command(recipe: Recipe) -> str:

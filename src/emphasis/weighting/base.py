@@ -244,7 +244,9 @@ class Weighting:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was computed from the parameters: pickles stay small, and hash the same after use."""
-        computed = {name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)}
+        computed = {
+            name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)
+        }
         return {name: value for name, value in self.__dict__.items() if name not in computed}
 
     # --- algebra, text, dictionaries -------------------------------------------------------------

@@ -1,0 +1,14 @@
+"""A robust classifier for one's own table, as `emphasis fit` and `emphasis predict` make it.
+
+from emphasis.tabular import fit_table, load_model
+
+found = fit_table("customers.csv", label="churned", folder="runs/customers")
+load_model("runs/customers").predict_proba(table)
+
+Needs the extra `fit`; boosters other than XGBoost need their own as well.
+"""
+
+from emphasis.tabular.fit import Fit, fit_table
+from emphasis.tabular.saved import SavedModel, load_model
+
+__all__ = ["Fit", "SavedModel", "fit_table", "load_model"]

@@ -1,0 +1,263 @@
+"""Fit one's own table: cross-validate, train on all rows, and write model, predictions, figures and report.
+
+The folder of a fit. Every file appears whole or not at all.
+
+    fit.json             what was asked for, and a digest of it and of the data
+    folds/K.npz          probabilities of fold K's rows: a fold that is there is not trained again
+    model/               what `load_model` reads
+    predictions.csv      one line per row, predicted by a model that has not seen it; .parquet for Parquet tables
+    metrics.json, report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import emphasis
+from emphasis.datasets.errors import DamagedFileError
+from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
+from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
+from emphasis.extras import missing_extra
+from emphasis.files import replacing, write_text
+from emphasis.tabular.models import kind_of
+from emphasis.tabular.saved import FOLDER, save_model
+from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
+
+try:
+    from sklearn.model_selection import StratifiedKFold
+except ModuleNotFoundError as error:
+    raise missing_extra("emphasis.tabular", "fit", error) from None
+
+FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
+BASELINE = "cross-entropy"
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What a fit has found; N rows, C classes, M methods (the weighting, and cross-entropy to compare with).
+
+    Attributes:
+        folder: Where it is written.
+        request: What was asked for, as `fit.json` says it.
+        table: The pandas table.
+        classes: The classes' names.
+        given: (N,) each row's class.
+        fold: (N,) the fold in which the row was held out.
+        probabilities: For each method, (N, C) out-of-fold probabilities.
+        weighting: The one that the model has learned with.
+        encoder: Of the final model.
+        importances: How much the model uses each column, adding up to 1; {} for a net.
+        weights: (N,) of the rows.
+    """
+
+    folder: Path
+    request: dict[str, Any]
+    table: Any
+    classes: tuple[str, ...]
+    given: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    probabilities: dict[str, NDArray[np.float64]]
+    weighting: Weighting
+    encoder: TableEncoder
+    weights: NDArray[np.float64]
+    importances: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def predictions_name(self) -> str:
+        """The name of the predictions' file: of the table's own kind."""
+        return "predictions.parquet" if is_parquet(Path(self.request["table"])) else "predictions.csv"
+
+
+def fit_table(
+    path: str | Path,
+    *,
+    label: str,
+    folder: str | Path,
+    model: str = "xgboost",
+    weighting: WeightingLike | None = None,
+    compare: bool = True,
+    folds: int = 5,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    missing: Sequence[str] = (),
+    max_levels: int = 100,
+    weight_column: str | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Fit:
+    """Cross-validate and train a classifier of a table's label column, and write all of it into `folder`.
+
+    A fit that was stopped goes on when it is asked for again, and ends with the same numbers.
+
+    Args:
+        path: CSV with a header, or Parquet (.parquet, .pq).
+        label: The label column: texts, booleans or whole numbers.
+        folder: Where it is written.
+        model: "xgboost", "lightgbm", "catboost" or "net".
+        weighting: As `emphasis.torch.emphasis_loss` takes it; None for the model's default.
+        compare: Whether cross-entropy is cross-validated as well.
+        folds: Parts of the rows, each predicted by a model trained on the others; 2 or more.
+        seed: Of folds and models.
+        settings: The model's own parameters, beside or instead of the default ones.
+        drop: Columns to leave out.
+        categorical: Numeric columns whose numbers are mere names.
+        missing: What means "missing" in a CSV file, beside an empty field and the usual NA, NaN, null.
+        max_levels: The most distinct values of a column that is not numeric.
+        weight_column: A column of weights >= 0 of the rows.
+        force: Replace another fit in the folder.
+        progress: Called as `progress(what, done, total)`.
+
+    Raises:
+        DataNotFoundError, DamagedFileError: The table is not there, or cannot be read.
+        ValueError: A column or an option is unfit; the folder holds something else. The message says what to do.
+        ModuleNotFoundError: An extra is not installed; the message names it.
+    """
+    kind = kind_of(model)
+    chosen = {**kind.settings, **(settings or {})}
+    resolved = kind.weighting if weighting is None else as_weighting(weighting)
+    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+        raise ValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+    table = read_table(Path(path), missing)
+    for name in (label, *categorical, *drop, *([weight_column] if weight_column else [])):
+        require_column(table, name, Path(path))
+    if label in (*drop, weight_column):
+        raise ValueError(f"the label column {label!r} can be neither dropped nor the weight column")
+    given, classes = classes_of(table[label], label, max_levels)
+    rarest = int(np.bincount(given).argmin())
+    if (count := int((given == rarest).sum())) < folds:
+        raise ValueError(
+            f"class {classes[rarest]!r} of {label!r} has {count} rows, fewer than folds={folds}; use fewer folds, or "
+            "leave the class out of the table"
+        )
+    weights = _weights(table, weight_column)
+    features = [name for name in table.columns if name not in (label, weight_column, *drop)]
+    if not features:
+        raise ValueError(f"{path} has no column besides the label {label!r} to learn from")
+    encoder = fit_encoder(table, features, categorical, max_levels)  # all of it first: errors come before training
+    request = {
+        "table": str(path), "label": label, "model": model, "settings": chosen, "weighting": resolved.to_dict(),
+        "compare": compare, "folds": folds, "seed": seed, "drop": list(drop), "categorical": list(categorical),
+        "missing": list(missing), "max_levels": max_levels, "weight_column": weight_column,
+        "emphasis": emphasis.__version__,
+    }  # fmt: skip
+    place = Path(folder)
+    digest = _claim(place, request, table, force)
+
+    methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
+    fold = np.empty(len(given), dtype=np.int64)
+    probabilities = {name: np.empty((len(given), len(classes))) for name in methods}
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(given, given)
+    total, done = folds * len(methods) + 1, 0
+    for number, (train, test) in enumerate(splits):
+        fold[test] = number
+        kept = _kept_fold(place / FOLDS / f"{number}.npz", digest, list(methods))
+        for name, one in methods.items():
+            progress(f"fold {number + 1} of {folds}: {name}", done, total)
+            if kept is None:
+                own = fit_encoder(table.iloc[train], features, categorical, max_levels)
+                classifier = kind.make(one, chosen, seed)
+                classifier.fit(own.transform(table.iloc[train]), given[train], sample_weight=weights[train])
+                probabilities[name][test] = classifier.predict_proba(own.transform(table.iloc[test]))
+            else:
+                probabilities[name][test] = kept[name]
+            done += 1
+        if kept is None:
+            with replacing(place / FOLDS / f"{number}.npz") as partial, partial.open("wb") as file:
+                arrays = {f"method {at}": probabilities[name][test] for at, name in enumerate(methods)}
+                np.savez(file, digest=np.array(digest), **arrays)
+    progress("the model, on all rows", done, total)
+    final = kind.make(resolved, chosen, seed)
+    final.fit(encoder.transform(table), given, sample_weight=weights)
+    save_model(
+        place, final, kind=model, settings=chosen, weighting=resolved, label=label, classes=classes, encoder=encoder
+    )
+    fit = Fit(
+        place, request, table, classes, given, fold, probabilities, resolved, encoder, weights,
+        _importances(final, encoder),
+    )  # fmt: skip
+    from emphasis.tabular.report import write_report
+
+    write_report(fit)
+    progress("done", total, total)
+    return fit
+
+
+def _weights(table: Any, column: str | None) -> NDArray[np.float64]:
+    if column is None:
+        return np.ones(len(table))
+    try:
+        weights: NDArray[np.float64] = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the weight column {column!r} does not hold numbers ({error})") from error
+    bad = ~(np.isfinite(weights) & (weights >= 0.0))
+    if bad.any():
+        raise ValueError(
+            f"the weight column {column!r} holds {weights[bad][0]} in {bad.sum()} rows; weights are finite and >= 0"
+        )
+    return weights
+
+
+def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> str:
+    """Make the folder this fit's, and return the digest of request and data."""
+    import pandas as pd
+
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode())
+    digest.update(repr(list(zip(table.columns, map(str, table.dtypes), strict=True))).encode())
+    digest.update(pd.util.hash_pandas_object(table.map(repr), index=False).to_numpy().tobytes())
+    name = digest.hexdigest()
+    if (folder / FIT).is_file():
+        try:
+            found = json.loads((folder / FIT).read_text(encoding="utf-8"))["digest"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found != name and not force:
+            raise ValueError(
+                f"{folder} holds a fit of other settings or other data; choose another folder (--out), or replace it "
+                "(--force)"
+            )
+        if force:
+            shutil.rmtree(folder / FOLDS, ignore_errors=True)
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no fit; choose another folder (--out)")
+    (folder / FOLDS).mkdir(parents=True, exist_ok=True)
+    write_text(folder / FIT, json.dumps({"digest": name, **request}, indent=1, ensure_ascii=False, default=str))
+    return name
+
+
+def _kept_fold(path: Path, digest: str, methods: list[str]) -> dict[str, NDArray[np.float64]] | None:
+    """Return a finished fold's probabilities; None if it is not there, or damaged: it is then trained anew."""
+    try:
+        with np.load(path) as content:
+            if str(content["digest"]) != digest:
+                return None
+            return {name: content[f"method {at}"] for at, name in enumerate(methods)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DamagedFileError):
+        return None
+
+
+def _importances(classifier: Any, encoder: TableEncoder) -> dict[str, float]:
+    """Return each column's share, its encoded columns together; {} if the model has none."""
+    values = getattr(classifier, "feature_importances_", None)
+    if values is None:
+        return {}
+    shares = np.asarray(values, np.float64)
+    shares = shares / (shares.sum() or 1.0)
+    found, start = {}, 0
+    for column in encoder.columns:
+        stop = start + len(column.feature_names)
+        found[column.name], start = float(shares[start:stop].sum()), stop
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))

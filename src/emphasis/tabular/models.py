@@ -1,0 +1,154 @@
+"""The kinds of model that a table can be fitted with: how each is made, saved without pickles, and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emphasis.weighting import DEFAULT_WEIGHTING, DM, Weighting, did_you_mean
+
+Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes:
+        extra: What it needs beside the extra `fit`.
+        weighting: Its weighting unless told.
+        settings: Its settings unless told: small trees, which leave wrong labels alone longest.
+        file: Where it is saved.
+        make: (weighting, settings, seed) -> a classifier of scikit-learn's habits.
+        save: (classifier, path).
+        load: (path, settings, number of features, number of classes) -> probabilities of rows.
+    """
+
+    extra: str
+    weighting: Weighting
+    settings: Mapping[str, Any]
+    file: str
+    make: Callable[[Weighting, Mapping[str, Any], int], Any]
+    save: Callable[[Any, Path], None]
+    load: Callable[[Path, Mapping[str, Any], int, int], Predict]
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of a name, or ValueError that lists them."""
+    if name not in KINDS:
+        raise ValueError(f"model={name!r} is unknown{did_you_mean(name, KINDS)}; use one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
+    from emphasis.boosting.xgboost import EmphasisXGBClassifier
+
+    return EmphasisXGBClassifier(weighting=weighting, random_state=seed, **settings)
+
+
+def _load_xgboost(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
+    import xgboost
+
+    booster = xgboost.Booster(model_file=path)
+
+    def predict(rows: Any) -> Any:
+        return _two_columns(booster.predict(xgboost.DMatrix(rows)))
+
+    return predict
+
+
+def _make_lightgbm(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
+    from emphasis.boosting.lightgbm import EmphasisLGBMClassifier
+
+    return EmphasisLGBMClassifier(weighting=weighting, random_state=seed, **settings)
+
+
+def _save_lightgbm(model: Any, path: Path) -> None:
+    path.write_text(model.booster_.model_to_string(), encoding="utf-8")
+
+
+def _load_lightgbm(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
+    import lightgbm
+
+    booster = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+
+    def predict(rows: Any) -> Any:
+        return _two_columns(booster.predict(rows))
+
+    return predict
+
+
+def _make_catboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
+    from emphasis.boosting.catboost import EmphasisCatBoostClassifier
+
+    return EmphasisCatBoostClassifier(weighting=weighting, random_seed=seed, **settings)
+
+
+def _load_catboost(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
+    from catboost import CatBoostClassifier
+
+    predict: Predict = CatBoostClassifier().load_model(str(path)).predict_proba
+    return predict
+
+
+def _make_net(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
+    from emphasis.sklearn import EmphasisClassifier
+
+    return EmphasisClassifier(weighting, random_state=seed, **settings)
+
+
+def _save_net(model: Any, path: Path) -> None:
+    import torch
+
+    torch.save(model.network_.state_dict(), path)
+
+
+def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Predict:
+    import torch
+
+    from emphasis.models.mlp import mlp
+
+    chosen = {name: settings[name] for name in ("hidden", "activation", "dropout") if name in settings}
+    network = mlp((features,), classes, **chosen).eval()
+    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+
+    @torch.no_grad()
+    def predict(rows: Any) -> Any:
+        return network(torch.from_numpy(rows)).softmax(1).numpy()
+
+    return predict
+
+
+def _save_by_method(model: Any, path: Path) -> None:
+    model.save_model(str(path))
+
+
+def _two_columns(probability: Any) -> Any:
+    return np.stack([1.0 - probability, probability], axis=1) if probability.ndim == 1 else probability
+
+
+_TREES = DM(lam=1.0, beta=4.0, vanishing=True)
+
+KINDS = {
+    "xgboost": Kind(
+        "fit", _TREES, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
+        _make_xgboost, _save_by_method, _load_xgboost,
+    ),
+    "lightgbm": Kind(
+        "lightgbm", _TREES, {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
+        _make_lightgbm, _save_lightgbm, _load_lightgbm,
+    ),
+    "catboost": Kind(
+        "catboost", _TREES,
+        {"iterations": 150, "depth": 3, "learning_rate": 0.1, "verbose": 0, "allow_writing_files": False},
+        "model.cbm", _make_catboost, _save_by_method, _load_catboost,
+    ),
+    "net": Kind(
+        "sklearn", DEFAULT_WEIGHTING, {"hidden": (64,), "learning_rate": 0.003, "max_epochs": 100}, "model.pt",
+        _make_net, _save_net, _load_net,
+    ),
+}  # fmt: skip

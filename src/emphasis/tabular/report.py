@@ -1,0 +1,237 @@
+"""What a fit shows: figures of the cross-validation, predictions, suspects, and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
+
+import emphasis
+from emphasis.datasets.table_encoder import NumericColumn
+from emphasis.diagnostics.figures import COLORS, png
+from emphasis.diagnostics.pages import page_environment, png_uri
+from emphasis.files import replacing, write_text
+from emphasis.tabular.fit import BASELINE, METRICS, REPORT, Fit
+from emphasis.tabular.models import kind_of
+from emphasis.weighting import Weighting
+
+_SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
+TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log_loss": "Log loss"}
+
+
+def write_report(fit: Fit) -> None:
+    """Write predictions, metrics.json and report.html into the fit's folder."""
+    found = metrics(fit)
+    with replacing(fit.folder / fit.predictions_name) as partial:
+        frame = predictions(fit)
+        if partial.suffix == ".parquet":
+            frame.to_parquet(partial, index=False)
+        else:
+            frame.to_csv(partial, index=False)
+    write_text(fit.folder / METRICS, json.dumps(found, indent=1, ensure_ascii=False))
+    write_text(fit.folder / REPORT, _page(fit, found))
+
+
+def metrics(fit: Fit) -> dict[str, Any]:
+    """Return, for each method and number, the folds' values, their mean and standard deviation.
+
+    Judged by the labels as given, on rows that the model has not seen, by the rows' weights. "difference": the
+    weighting's minus cross-entropy's, fold by fold.
+    """
+    numbers = {
+        name: {metric: _summary([_of_fold(fit, p, metric, k) for k in range(fit.fold.max() + 1)]) for metric in TITLES}
+        for name, p in fit.probabilities.items()
+    }
+    found: dict[str, Any] = {"methods": numbers}
+    if BASELINE in numbers:
+        ours = next(iter(numbers.values()))
+        found["difference"] = {
+            metric: _summary(list(np.subtract(ours[metric]["folds"], numbers[BASELINE][metric]["folds"])))
+            for metric in TITLES
+        }
+    return found
+
+
+def predictions(fit: Fit) -> Any:
+    """Return one line per row, predicted by a model that has not seen it: a pandas table."""
+    import pandas as pd
+
+    p = _ours(fit)
+    names = np.array(fit.classes)
+    lines = {
+        "row": np.arange(len(p)),
+        "fold": fit.fold,
+        "given": names[fit.given],
+        "predicted": names[p.argmax(1)],
+        "p_given": _of_given(fit),
+    }
+    return pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(fit.classes)})
+
+
+def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
+    """Return the rows whose given label the model believes least, and what it says instead."""
+    p, own = _ours(fit), _of_given(fit)
+    order = [row for row in np.argsort(own, kind="stable") if p[row].argmax() != fit.given[row]]
+    shown = [column.name for column in fit.encoder.columns][:_SHOWN_COLUMNS]
+    return [
+        {
+            "row": int(row),
+            "given": fit.classes[fit.given[row]],
+            "p_given": float(own[row]),
+            "instead": fit.classes[p[row].argmax()],
+            "p_instead": float(p[row].max()),
+            "values": {name: fit.table[name].iloc[row] for name in shown},
+        }
+        for row in order[:most]
+    ]
+
+
+def _ours(fit: Fit) -> NDArray[np.float64]:
+    return next(iter(fit.probabilities.values()))
+
+
+def _of_given(fit: Fit) -> NDArray[np.float64]:
+    return _ours(fit)[np.arange(len(fit.given)), fit.given]
+
+
+def _of_fold(fit: Fit, p: NDArray[np.float64], metric: str, fold: int) -> float:
+    rows = fit.fold == fold
+    given, weight = fit.given[rows], fit.weights[rows]
+    if not weight.any():
+        return math.nan
+    if metric == "log_loss":
+        shares = p[rows] / p[rows].sum(1, keepdims=True)
+        return float(log_loss(given, shares, sample_weight=weight, labels=np.arange(len(fit.classes))))
+    score = accuracy_score if metric == "accuracy" else balanced_accuracy_score
+    return float(score(given, p[rows].argmax(1), sample_weight=weight))
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    return {"folds": [float(v) for v in values], "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+
+def _page(fit: Fit, found: dict[str, Any]) -> str:
+    table = confusion_matrix(fit.given, _ours(fit).argmax(1), labels=np.arange(len(fit.classes)))
+    request = fit.request
+    packages = ["numpy", "pandas", "scikit-learn", {"net": "torch"}.get(request["model"], request["model"])]
+    return page_environment("emphasis.tabular").get_template("fit.html.j2").render(
+        fit=fit,
+        request=request,
+        name=Path(request["table"]).name,
+        columns=[_described(fit, column) for column in fit.encoder.columns],
+        counts=np.bincount(fit.given, minlength=len(fit.classes)).tolist(),
+        found=found,
+        titles=TITLES,
+        methods={name: BASELINE if name == BASELINE else name for name in fit.probabilities},
+        finding=_finding(found),
+        confusion=table.tolist(),
+        largest=int(table.max()),
+        suspects=suspects(fit),
+        disagreeing=int((_ours(fit).argmax(1) != fit.given).sum()),
+        histogram=png_uri(png(_histogram(fit))),
+        importances=list(fit.importances.items())[:_LISTED],
+        listed=_LISTED,
+        predictions=fit.predictions_name,
+        command=command(request, fit.folder),
+        versions=", ".join([f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}",
+                            *(f"{package} {version(package)}" for package in packages)]),
+    )  # fmt: skip
+
+
+def _finding(found: dict[str, Any]) -> str:
+    """Say whether the weighting predicts better than cross-entropy, as far as the given labels can tell."""
+    if "difference" not in found:
+        return ""
+    difference = found["difference"]["accuracy"]
+    mean, n = 100 * difference["mean"], len(difference["folds"])
+    error = 100 * difference["std"] / math.sqrt(n)
+    said = f"{mean:+.1f} points of accuracy (n = {n} folds, standard error {error:.1f})"
+    if abs(mean) <= 2 * error or not mean:
+        return f"Against cross-entropy: {said}. That is no clear difference: either will do for these labels."
+    better = "The weighting predicts" if mean > 0 else "Cross-entropy predicts"
+    advice = "" if mean > 0 else ' Consider --weighting "CCE".'
+    return f"{better} held-out labels better; the weighting against cross-entropy: {said}.{advice}"
+
+
+def _described(fit: Fit, column: Any) -> dict[str, Any]:
+    absent = int(fit.table[column.name].isna().sum())
+    if isinstance(column, NumericColumn):
+        values = fit.table[column.name]
+        return {
+            "name": column.name,
+            "kind": "numbers",
+            "about": f"{values.min():g} to {values.max():g}",
+            "absent": absent,
+        }
+    levels = [level for level in column.levels if level is not None]
+    shown = ", ".join(levels[:6]) + (f" and {len(levels) - 6} more" if len(levels) > 6 else "")
+    return {"name": column.name, "kind": f"{len(levels)} levels", "about": shown, "absent": absent}
+
+
+def command(request: dict[str, Any], folder: Path) -> str:
+    """Return the command that makes the fit again."""
+    defaults = kind_of(request["model"])
+    parts = ["emphasis", "fit", request["table"], "--label", request["label"]]
+    if request["model"] != "xgboost":
+        parts += ["--model", request["model"]]
+    if request["weighting"] != defaults.weighting.to_dict():
+        parts += ["--weighting", weighting_text(request["weighting"])]
+    if not request["compare"]:
+        parts.append("--no-compare")
+    for name, default in (("folds", 5), ("seed", 0), ("max_levels", 100)):
+        if request[name] != default:
+            parts += [f"--{name.replace('_', '-')}", str(request[name])]
+    for name in ("drop", "categorical", "missing"):
+        if request[name]:
+            parts += [f"--{name}", *request[name]]
+    if request["weight_column"]:
+        parts += ["--weight-column", request["weight_column"]]
+    for name, value in request["settings"].items():
+        if defaults.settings.get(name) != value:
+            parts += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join([*parts, "--out", str(folder)])
+
+
+def weighting_text(weighting: dict[str, Any]) -> str:
+    """Return a family's dictionary as the command line takes it: "DM lam=0.5 beta=4 vanishing"."""
+    options = [name if value is True else f"{name}={value:g}" for name, value in weighting.items() if name != "family"]
+    return " ".join([weighting["family"], *options])
+
+
+def _histogram(fit: Fit) -> Figure:
+    """Return the histogram of p of the given labels, right and wrong by the model, and the weighting over it."""
+    p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    bins = np.linspace(0.0, 1.0, 26)
+    axis.hist([p[agrees], p[~agrees]], bins, stacked=True, color=["#56B4E9", "#D55E00"],
+              label=["predicted as given", "predicted otherwise"])  # fmt: skip
+    axis.set(xlabel="p of the given label, by a model that has not seen the row", ylabel="rows", xlim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    other = axis.twinx()
+    at = np.linspace(0.0, 1.0, 501)
+    weight = _finite(fit.weighting, at)
+    other.plot(at, weight / np.nanmax(weight), color=COLORS[4], lw=1.6, label="emphasis w(p), share of its peak")
+    other.set(ylim=(0, 1.08), yticks=[])
+    other.spines[["top", "right"]].set_visible(False)
+    handles, labels = (
+        a + b for a, b in zip(axis.get_legend_handles_labels(), other.get_legend_handles_labels(), strict=True)
+    )
+    axis.legend(handles, labels, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.17))
+    return figure
+
+
+def _finite(weighting: Weighting, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    weight = weighting(at)
+    return np.where(np.isfinite(weight), weight, np.nan)
