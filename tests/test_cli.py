@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import emphasis
@@ -24,7 +26,7 @@ def _fails(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in ("run", "report", "recipes", "show"))]
+    "arguments", [["--help"], *([name, "--help"] for name in ("run", "report", "recipes", "show", "fit", "predict"))]
 )
 def test_help_reads_well(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -129,6 +131,9 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("jinja2", ["report", "digits"], "emphasis report needs the extra 'experiments'"),
         ("rich", ["recipes"], "pip install 'emphasis-learn[experiments]'"),
         ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
+        ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),
+        ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
+        ("jinja2", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (jinja2 is missing)"),
         ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
     ],
 )
@@ -247,3 +252,81 @@ def test_search_tries_settings_and_tests_the_best(tmp_path, capsys):
     assert len(json.loads((folder / "search.json").read_text())["trials"]) == 3
     assert main([*command, "--vary", "beta=3"]) == 2
     assert "use PART.KEY=A,B,C" in capsys.readouterr().err
+
+
+@pytest.fixture
+def customers(tmp_path, monkeypatch):
+    """A table of customers in the working folder, a tenth of its labels wrong."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    age, plan = rng.integers(18, 80, 300), rng.choice(["basic", "full"], 300)
+    churned = np.where((age + 20 * (plan == "full") > 55) != (rng.random(300) < 0.1), "yes", "no")
+    table = pd.DataFrame({"id": [f"c{i}" for i in range(300)], "age": age, "plan": plan, "churned": churned})
+    table.to_csv("customers.csv", index=False)
+    table.to_parquet("customers.parquet")
+    return table
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
+    command = ["fit", f"customers.{suffix}", "--label", "churned", "--drop", "id", "--set", "n_estimators=20"]
+    assert main([*command, "--folds", "3", "--no-progress"]) == 0
+    out = capsys.readouterr().out
+    assert "cross-entropy" in out
+    assert f"Written to runs/customers: report.html, predictions.{suffix}, metrics.json, model" in " ".join(out.split())
+    assert main(["predict", "runs/customers", f"customers.{suffix}"]) == 0
+    out = capsys.readouterr().out
+    assert "(n = 300)" in out
+    assert f"300 rows predicted: customers-predicted.{suffix}" in out
+    read = pd.read_parquet if suffix == "parquet" else pd.read_csv
+    lines = read(f"customers-predicted.{suffix}")
+    assert (lines["predicted"] == customers["churned"]).mean() > 0.85
+    np.testing.assert_allclose(lines["p_no"] + lines["p_yes"], 1.0, atol=1e-6)
+
+    customers.drop(columns=["churned", "id"]).replace("full", "gold").to_csv("new.csv", index=False)
+    assert main(["predict", "runs/customers", "new.csv", "--out", "said.parquet"]) == 0
+    out = capsys.readouterr().out
+    assert f"note: column 'plan' holds values in {(customers['plan'] == 'full').sum()} rows" in out
+    assert "accuracy" not in out
+    assert len(pd.read_parquet("said.parquet")) == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "none.csv", "--label", "y"], "'none.csv' does not exist"),
+        (["fit", "customers.csv", "--label", "churn"], "no column 'churn'; did you mean 'churned'"),
+        (["fit", "customers.csv", "--label", "churned"], "column 'id' has 300 distinct values"),
+        (["fit", "customers.csv", "--label", "churned", "--model", "forest"], "model='forest' is unknown"),
+        (["fit", "customers.csv", "--label", "churned", "--weighting", "DMM lam=1"], "unknown family 'DMM'"),
+        (["fit", "customers.csv", "--label", "churned", "--weighting", "GCE k=1"], "GCE has no option --k"),
+        (["fit", "customers.csv", "--label", "churned", "--set", "depth"], "--set 'depth' is not allowed"),
+        (["fit", "customers.csv", "--label", "churned", "--drop", "id", "--set", "max_depth='x'"], "max_depth"),
+        (["predict", "runs/none", "customers.csv"], "holds no model"),
+        (["predict", "runs/none", "customers.csv", "--out", "x.txt"], "ends in .csv or .parquet"),
+        (["predict", "runs/none", "customers.csv", "--out", "customers.csv"], "is the table itself"),
+    ],
+)
+def test_mistakes_with_tables_are_one_line(arguments, message, customers, capsys):
+    said = _fails(capsys, *arguments, *(["--no-progress"] if arguments[0] == "fit" else []))
+    assert message in said
+
+
+def test_a_column_that_new_rows_lack_is_named(customers, capsys):
+    options = ["--drop", "id", "--no-progress", "--no-compare", "--folds", "2", "--set", "n_estimators=2"]
+    assert main(["fit", "customers.csv", "--label", "churned", *options]) == 0
+    capsys.readouterr()
+    customers[["plan"]].to_csv("new.csv", index=False)
+    assert "the table lacks the column 'age'" in _fails(capsys, "predict", "runs/customers", "new.csv")
+
+
+def test_a_fit_that_is_interrupted_says_how_to_go_on(customers, monkeypatch, capsys):
+    from emphasis.tabular import fit
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "save_model", interrupted)
+    options = ["--drop", "id", "--no-progress", "--no-compare", "--folds", "2", "--set", "n_estimators=2"]
+    assert main(["fit", "customers.csv", "--label", "churned", *options]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.cli_arguments import UsageError, family_weighting, joined_numbers, make_parser
-from emphasis.extras import EXTRAS, missing_extra
+from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
           "fit": "fit", "predict": "fit"}  # fmt: skip
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emphasis: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
+        needed = _NEEDS.get(given[0] if given else "", "")
         missing = (error.name or "").partition(".")[0]
-        own = next((extra for extra in ("text", "table", "search") if missing in EXTRAS[extra]), "")
-        needed = own or _NEEDS.get(given[0] if given else "", "")
-        said = missing_extra(f"emphasis {given[0]}", needed, error) if needed else error
-        if said is error:
+        own = next((extra for extra in ("text", "table", "search") if missing in EXTRAS[extra]), needed)
+        said = missing_extra(f"emphasis {given[0]}", needed if needed == "fit" else own, error) if needed else error
+        if not isinstance(said, MissingExtraError):
             raise
         print(said, file=sys.stderr)
         return 2

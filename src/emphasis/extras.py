@@ -21,8 +21,12 @@ EXTRAS = {
 """The modules that each extra brings, by the name to import."""
 
 
+class MissingExtraError(ModuleNotFoundError):
+    """A package of an extra is not installed; the message is one line that names the extra."""
+
+
 def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return what to raise instead of `error`: one line that names the extra, or `error` if it is not of the extra.
+    """Return what to raise instead of `error`: a `MissingExtraError`, or `error` itself if it is not of the extra.
 
     Args:
         user: Who needs it, such as "emphasis.jax".
@@ -30,7 +34,7 @@ def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNo
         error: From the import that failed.
     """
     module = (error.name or "").partition(".")[0]
-    if module not in EXTRAS[extra]:
+    if isinstance(error, MissingExtraError) or module not in EXTRAS[extra]:
         return error
     text = f"{user} needs the extra '{extra}' ({module} is missing): pip install 'emphasis-learn[{extra}]'"
-    return ModuleNotFoundError(text, name=error.name)
+    return MissingExtraError(text, name=error.name)

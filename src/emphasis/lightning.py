@@ -33,7 +33,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
     """Trains `network` with a weighting; logs train_loss, val_loss, val_accuracy and test_accuracy.
 
-    Batches are (inputs, labels) or (inputs, labels, sample_weight); logits and labels are as `emphasis_loss` takes them.
+    Batches are (inputs, labels) or (inputs, labels, sample_weight), logits and labels as `emphasis_loss` takes them.
     For another optimiser or a schedule give `optimizer`, or override `configure_optimizers`.
 
     Args:
@@ -78,24 +78,25 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         logits: Tensor = self.network(inputs)
         return logits
 
-    def training_step(self, batch: Sequence[Any], _batch_index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss."""
         inputs, labels, *sample_weight = batch
         loss: Tensor = self.loss(self(inputs), labels, *sample_weight)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
-    def validation_step(self, batch: Sequence[Any], _batch_index: int) -> None:
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:  # noqa: ARG002
         """Log loss and accuracy."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Sequence[Any], _batch_index: int) -> None:
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:  # noqa: ARG002
         """Log loss and accuracy."""
         self._evaluate("test", batch)
 
-    def predict_step(self, batch: Any, _batch_index: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return each class's probability; the batch may have labels."""
-        return self(batch[0] if isinstance(batch, (list, tuple)) else batch).softmax(1)
+        probabilities: Tensor = self(batch[0] if isinstance(batch, (list, tuple)) else batch).softmax(1)
+        return probabilities
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -210,9 +210,9 @@ def _check_parameters(model: EmphasisClassifier) -> None:
     """Raise ValueError for the first parameter that is not allowed; the network and the loss check theirs."""
     positive = (lambda x: x > 0, "a finite number > 0")
     not_negative = (lambda x: x >= 0, "a finite number >= 0")
-    whole = (lambda x: isinstance(x, numbers.Integral) and x >= 1, "a whole number >= 1")
+    whole = (lambda x: isinstance(x, numbers.Integral) and int(x) >= 1, "a whole number >= 1")
     share = (lambda x: 0 < x < 1, "a number between 0 and 1")
-    for name, (holds, allowed) in {
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "learning_rate": positive,
         "weight_decay": not_negative,
         "tol": not_negative,
@@ -220,7 +220,8 @@ def _check_parameters(model: EmphasisClassifier) -> None:
         "n_iter_no_change": whole,
         "validation_fraction": share,
         **({} if model.batch_size == "auto" else {"batch_size": whole}),
-    }.items():
+    }
+    for name, (holds, allowed) in rules.items():
         value = getattr(model, name)
         if not isinstance(value, numbers.Real) or not math.isfinite(value) or not holds(value):
             raise ValueError(f"{name}={value!r} is not allowed; use {allowed}")

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 
 
 class TwoClasses:
-    """The objective in the form that CatBoost takes for two classes: derivatives of the log-likelihood, not the loss."""
+    """The objective in the form that CatBoost takes for two classes: derivatives of minus the loss."""
 
     def __init__(self, own: Objective) -> None:
         self._own = own
@@ -59,6 +59,9 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         max_margin: Likewise.
         **parameters: Those of `CatBoostClassifier`, `loss_function` and `objective` excepted.
     """
+
+    _init_params: dict[str, Any]
+    _canonized_params: Any
 
     def __init__(
         self,

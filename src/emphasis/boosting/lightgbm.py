@@ -79,6 +79,9 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         **parameters: Those of `LGBMClassifier`, `objective` excepted.
     """
 
+    objective: Any
+    _objective: Any
+
     def __init__(
         self,
         *,

@@ -108,7 +108,7 @@ class Objective:
         return gradient.T, np.maximum(hessian, _LEAST_HESSIAN, out=hessian).T
 
     def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
-        """Return one example's gradient (C,), and the whole matrix max(c, 1) (diag(p) - p p^T) of its curvature, (C, C).
+        """Return one example's gradient (C,), and its whole matrix of curvature max(c, 1) (diag(p) - p p^T), (C, C).
 
         What CatBoost asks for. Under "batch" an example would need to know the others: see `check_single_examples`.
         """

@@ -78,6 +78,9 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
         **parameters: Those of `XGBClassifier`, `objective` excepted.
     """
 
+    objective: Any
+    base_score: Any
+
     def __init__(
         self,
         *,

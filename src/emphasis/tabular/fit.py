@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import emphasis
-from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.extras import missing_extra
@@ -241,11 +240,11 @@ def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> st
 def _kept_fold(path: Path, digest: str, methods: list[str]) -> dict[str, NDArray[np.float64]] | None:
     """Return a finished fold's probabilities; None if it is not there, or damaged: it is then trained anew."""
     try:
-        with np.load(path) as content:
+        with path.open("rb") as file, np.load(file) as content:
             if str(content["digest"]) != digest:
                 return None
             return {name: content[f"method {at}"] for at, name in enumerate(methods)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DamagedFileError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -23,7 +23,7 @@ from emphasis.diagnostics.pages import page_environment, png_uri
 from emphasis.files import replacing, write_text
 from emphasis.tabular.fit import BASELINE, METRICS, REPORT, Fit
 from emphasis.tabular.models import kind_of
-from emphasis.weighting import Weighting
+from emphasis.weighting import FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
 TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log_loss": "Log loss"}
@@ -82,7 +82,7 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
     """Return the rows whose given label the model believes least, and what it says instead."""
     p, own = _ours(fit), _of_given(fit)
     order = [row for row in np.argsort(own, kind="stable") if p[row].argmax() != fit.given[row]]
-    shown = [column.name for column in fit.encoder.columns][:_SHOWN_COLUMNS]
+    shown = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
     return [
         {
             "row": int(row),
@@ -90,10 +90,16 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
             "p_given": float(own[row]),
             "instead": fit.classes[p[row].argmax()],
             "p_instead": float(p[row].max()),
-            "values": {name: fit.table[name].iloc[row] for name in shown},
+            "values": {name: _shown(fit.table[name].iloc[row]) for name in shown},
         }
         for row in order[:most]
     ]
+
+
+def _shown(value: Any) -> str:
+    if value is None or value != value:  # NaN and NaT are not themselves
+        return "missing"
+    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _ours(fit: Fit) -> NDArray[np.float64]:
@@ -143,6 +149,7 @@ def _page(fit: Fit, found: dict[str, Any]) -> str:
         listed=_LISTED,
         predictions=fit.predictions_name,
         command=command(request, fit.folder),
+        folder=shlex.quote(str(fit.folder)),
         versions=", ".join([f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}",
                             *(f"{package} {version(package)}" for package in packages)]),
     )  # fmt: skip
@@ -179,13 +186,16 @@ def _described(fit: Fit, column: Any) -> dict[str, Any]:
 
 
 def command(request: dict[str, Any], folder: Path) -> str:
-    """Return the command that makes the fit again."""
+    """Return the command that makes the fit again; "" if its weighting is none that a command line can say."""
     defaults = kind_of(request["model"])
     parts = ["emphasis", "fit", request["table"], "--label", request["label"]]
     if request["model"] != "xgboost":
         parts += ["--model", request["model"]]
     if request["weighting"] != defaults.weighting.to_dict():
-        parts += ["--weighting", weighting_text(request["weighting"])]
+        said = weighting_text(request["weighting"])
+        if not said:
+            return ""
+        parts += ["--weighting", said]
     if not request["compare"]:
         parts.append("--no-compare")
     for name, default in (("folds", 5), ("seed", 0), ("max_levels", 100)):
@@ -203,7 +213,9 @@ def command(request: dict[str, Any], folder: Path) -> str:
 
 
 def weighting_text(weighting: dict[str, Any]) -> str:
-    """Return a family's dictionary as the command line takes it: "DM lam=0.5 beta=4 vanishing"."""
+    """Return a weighting's dictionary as the command line takes it, "DM lam=0.5 beta=4 vanishing"; "" for no family."""
+    if weighting["family"] not in FAMILIES:
+        return ""
     options = [name if value is True else f"{name}={value:g}" for name, value in weighting.items() if name != "family"]
     return " ".join([weighting["family"], *options])
 
@@ -215,7 +227,7 @@ def _histogram(fit: Fit) -> Figure:
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
-    axis.hist([p[agrees], p[~agrees]], bins, stacked=True, color=["#56B4E9", "#D55E00"],
+    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=["#56B4E9", "#D55E00"],
               label=["predicted as given", "predicted otherwise"])  # fmt: skip
     axis.set(xlabel="p of the given label, by a model that has not seen the row", ylabel="rows", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)

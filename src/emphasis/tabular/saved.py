@@ -54,7 +54,8 @@ class SavedModel:
 
     def predict(self, table: Any) -> NDArray[Any]:
         """Return the most probable class of each row, as text."""
-        return np.array(self.classes)[self.predict_proba(table).argmax(1)]
+        names: NDArray[Any] = np.array(self.classes)
+        return np.asarray(names[self.predict_proba(table).argmax(1)])
 
 
 def save_model(

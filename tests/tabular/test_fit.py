@@ -1,0 +1,252 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emphasis import CCE, DM, GCE, cli_tables
+from emphasis.cli_arguments import joined_numbers, make_parser, weighting_of_text
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.tabular import fit_table, load_model
+from emphasis.tabular.models import KINDS
+from emphasis.tabular.report import command, metrics, suspects
+
+QUICK = {
+    "xgboost": {"n_estimators": 15},
+    "lightgbm": {"n_estimators": 15},
+    "catboost": {"iterations": 15},
+    "net": {"max_epochs": 30, "learning_rate": 0.01},
+}
+
+
+def written(folder, table, name="table.csv"):
+    """The table as a file."""
+    path = folder / name
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False)
+    return path
+
+
+def fitted(folder, path, model="xgboost", **options):
+    return fit_table(path, label="class", folder=folder / "fit", model=model, settings=QUICK[model], **options)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+@pytest.mark.parametrize("model", KINDS)
+def test_a_saved_model_predicts_what_the_fitted_one_does(model, name, wine, tmp_path):
+    pytest.importorskip(model if model != "net" else "torch", reason=f"needs the extra {model}")
+    table, truth = wine
+    path = written(tmp_path, table, name)
+    found = fitted(tmp_path, path, model, folds=2, compare=False, categorical=["code"])
+    saved = load_model(tmp_path / "fit")
+    assert saved.classes == ("barbera", "barolo", "grignolino")
+    assert (saved.kind, saved.weighting, saved.label) == (model, KINDS[model].weighting, "class")
+    assert saved.encoder == found.encoder
+    p = saved.predict_proba(table)
+    np.testing.assert_allclose(p.sum(1), 1.0, atol=1e-6)
+    assert (saved.predict(table) == truth).mean() > 0.8
+    # Rows of another order, and columns that the model does not know, change nothing.
+    other = table.sample(frac=1.0, random_state=0).assign(stranger=1)[["stranger", *reversed(table.columns)]]
+    np.testing.assert_allclose(saved.predict_proba(other), p[other.index], atol=1e-6)
+    lines = getattr(pd, "read_parquet" if name.endswith("parquet") else "read_csv")(
+        tmp_path / "fit" / found.predictions_name
+    )
+    np.testing.assert_array_equal(lines["given"], table["class"])
+    np.testing.assert_allclose(
+        lines[["p_barbera", "p_barolo", "p_grignolino"]], found.probabilities[repr(found.weighting)]
+    )
+
+
+def test_every_row_is_predicted_by_a_model_that_has_not_seen_it(wine, tmp_path):
+    """A column that names each row's label cannot be learned from other rows; one seen in training would be."""
+    table, _ = wine
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"noise": rng.normal(size=400), "class": rng.choice(["a", "b"], 400)})
+    found = fitted(tmp_path, written(tmp_path, table), folds=4)
+    for p in found.probabilities.values():
+        assert abs((p.argmax(1) == found.given).mean() - 0.5) < 0.1
+    assert sorted(np.bincount(found.fold)) == [100] * 4
+
+
+def test_figures_are_those_of_the_predictions(cancer, tmp_path):
+    table, truth = cancer
+    found = fitted(tmp_path, written(tmp_path, table), folds=3)
+    said = json.loads((tmp_path / "fit" / "metrics.json").read_text())
+    assert said == metrics(found)
+    lines = pd.read_csv(tmp_path / "fit" / "predictions.csv")
+    by_fold = (lines["given"] == lines["predicted"]).groupby(lines["fold"]).mean()
+    np.testing.assert_allclose(said["methods"][repr(found.weighting)]["accuracy"]["folds"], by_fold)
+    difference = np.subtract(*(numbers["accuracy"]["folds"] for numbers in said["methods"].values()))
+    np.testing.assert_allclose(said["difference"]["accuracy"]["folds"], difference)
+    first = suspects(found)
+    assert [one["p_given"] for one in first] == sorted(lines["p_given"][lines["given"] != lines["predicted"]])[:20]
+    assert np.mean([table["class"].iloc[one["row"]] != truth[one["row"]] for one in first]) > 0.7
+    page = (tmp_path / "fit" / "report.html").read_text()
+    assert all(text in page for text in ("cross-entropy", "Labels to look at first", "malignant", "place", "missing"))
+    assert sum(found.importances.values()) == pytest.approx(1.0)
+    assert set(found.importances) == set(table.columns) - {"class"}
+
+
+def test_weights_leave_rows_out_and_are_no_feature(wine, tmp_path):
+    table, _ = wine
+    wrong = table.copy()
+    wrong["class"] = "barolo"
+    both = pd.concat([table.assign(trust=1.0), wrong.assign(trust=0.0)], ignore_index=True)
+    found = fitted(tmp_path, written(tmp_path, both), weight_column="trust", folds=2, weighting=CCE())
+    assert "trust" not in found.importances
+    assert (load_model(tmp_path / "fit").predict(table) == table["class"]).mean() > 0.8
+    given = found.given[: len(table)], found.probabilities["CCE()"][: len(table)].argmax(1)
+    assert metrics(found)["methods"]["CCE()"]["accuracy"]["mean"] == pytest.approx(
+        (given[0] == given[1]).mean(), abs=0.01
+    )
+
+
+def test_a_fit_that_was_killed_goes_on_and_ends_the_same(wine, tmp_path):
+    table, _ = wine
+    path = written(tmp_path, table)
+    whole = fit_table(path, label="class", folder=tmp_path / "whole", folds=4)
+    code = (
+        "from emphasis.tabular import fit_table\n"
+        f"fit_table({str(path)!r}, label='class', folder={str(tmp_path / 'killed')!r}, folds=4)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "folds" / "0.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = tmp_path / "killed" / "folds" / "0.npz"
+    made = first.stat().st_mtime_ns
+    fit_table(path, label="class", folder=tmp_path / "killed", folds=4)
+    assert first.stat().st_mtime_ns == made
+    for name in ("predictions.csv", "metrics.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_damaged_fold_is_trained_anew(wine, tmp_path):
+    table, _ = wine
+    path = written(tmp_path, table)
+    before = fitted(tmp_path, path, folds=2)
+    file = tmp_path / "fit" / "folds" / "1.npz"
+    for content in (file.read_bytes()[:200], b"", b"not a zip file"):
+        file.write_bytes(content)
+        after = fitted(tmp_path, path, folds=2)
+        for name, p in before.probabilities.items():
+            np.testing.assert_array_equal(after.probabilities[name], p)
+
+
+def test_another_fit_is_not_overwritten_unless_forced(wine, tmp_path):
+    table, _ = wine
+    path = written(tmp_path, table)
+    fitted(tmp_path, path, folds=2)
+    for options in ({"folds": 3}, {"folds": 2, "weighting": GCE(0.5)}, {"folds": 2, "seed": 1}):
+        with pytest.raises(ValueError, match="other settings or other data.*--force"):
+            fitted(tmp_path, path, **options)
+    fitted(tmp_path, path, folds=3, force=True)
+    written(tmp_path, table.iloc[1:])
+    with pytest.raises(ValueError, match="other settings or other data"):
+        fitted(tmp_path, path, folds=3)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="not empty and holds no fit"):
+        fit_table(path, label="class", folder=tmp_path / "mine")
+
+
+def test_a_damaged_model_is_named(wine, tmp_path):
+    table, _ = wine
+    fitted(tmp_path, written(tmp_path, table), folds=2, compare=False)
+    folder = tmp_path / "fit" / "model"
+    whole = (folder / "model.ubj").read_bytes()
+    for content in (whole[:-100], whole[:-1] + b"\0"):
+        (folder / "model.ubj").write_bytes(content)
+        with pytest.raises(DamagedFileError, match="model.ubj is absent, cut short"):
+            load_model(tmp_path / "fit")
+    (folder / "model.ubj").write_bytes(whole)
+    text = (folder / "manifest.json").read_text()
+    for broken in (text[:50], "{}", text.replace('"format": 1', '"format": 9')):
+        (folder / "manifest.json").write_text(broken)
+        with pytest.raises(DamagedFileError, match="manifest.json"):
+            load_model(tmp_path / "fit")
+    with pytest.raises(DataNotFoundError, match="holds no model"):
+        load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        (lambda t: t, {"label": "clas"}, "no column 'clas'; did you mean 'class'"),
+        (lambda t: t.assign(**{"class": "a"}), {}, "'class' is 'a' in every row"),
+        (lambda t: t.assign(**{"class": range(len(t))}), {}, "178 distinct values"),
+        (lambda t: t.assign(**{"class": np.linspace(0, 1, len(t))}), {}, "classes are texts or whole numbers"),
+        (lambda t: t.assign(**{"class": t["class"].mask(t.index < 3)}), {}, "empty in 3 of 178 rows"),
+        (lambda t: t.assign(**{"class": t["class"].mask(t.index < 2, "rare")}), {}, "'rare' of 'class' has 2 rows"),
+        (lambda t: t.assign(name=[f"n{i}" for i in range(len(t))]), {}, "'name' has 178 distinct values.*drop"),
+        (lambda t: t.assign(gone=np.nan), {}, "'gone' holds nothing but missing values"),
+        (lambda t: t.assign(big=[np.inf] + [1.0] * (len(t) - 1)), {}, "'big' holds inf in 1 rows"),
+        (lambda t: t[["class"]], {}, "no column besides the label"),
+        (lambda t: t.iloc[:0], {}, "has no rows"),
+        (lambda t: t.assign(w=-1.0), {"weight_column": "w"}, "'w' holds -1.0 in 178 rows"),
+        (lambda t: t.assign(w="heavy"), {"weight_column": "w"}, "'w' does not hold numbers"),
+        (lambda t: t, {"drop": ["class"]}, "can be neither dropped"),
+        (lambda t: t, {"folds": 1}, "folds=1 is not allowed"),
+        (lambda t: t, {"model": "xgbost"}, "model='xgbost' is unknown; did you mean 'xgboost'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_a_cure(change, options, match, wine, tmp_path):
+    path = written(tmp_path, change(wine[0]))
+    with pytest.raises(ValueError, match=match):
+        fit_table(path, folder=tmp_path / "fit", **{"label": "class", **options})
+    assert not (tmp_path / "fit").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (pd.to_datetime(["2020-01-01"] * 178), "'odd' holds dates"),
+        ([[1, 2]] * 178, "'odd' holds lists, bytes or other nested"),
+        ([b"x"] * 178, "'odd' holds lists, bytes or other nested"),
+        ([{"a": 1}] * 178, "'odd' holds lists, bytes or other nested"),
+    ],
+)
+def test_parquets_own_kinds_of_columns_are_named(values, match, wine, tmp_path):
+    path = written(tmp_path, wine[0].assign(odd=values), "table.parquet")
+    with pytest.raises(ValueError, match=match):
+        fit_table(path, label="class", folder=tmp_path / "fit")
+
+
+def test_damaged_tables_are_named(tmp_path):
+    for name, content in (("t.parquet", b"PAR1 cut"), ("t.csv", b'a,class\n"unclosed,1\n')):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DamagedFileError, match="cannot be read"):
+            fit_table(tmp_path / name, label="class", folder=tmp_path / "fit")
+    with pytest.raises(DataNotFoundError, match="does not exist"):
+        fit_table(tmp_path / "none.csv", label="class", folder=tmp_path / "fit")
+
+
+def test_a_weighting_of_ones_own_learns(wine, tmp_path):
+    found = fitted(tmp_path, written(tmp_path, wine[0]), folds=2, weighting=2 * DM(lam=1, beta=2) + CCE())
+    assert load_model(tmp_path / "fit").weighting == found.weighting
+    assert "made in Python" in (tmp_path / "fit" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "weighting", [None, CCE(), GCE(0.25), DM(lam=0.5, beta=-1.5), DM(lam=1, beta=8, vanishing=True)]
+)
+def test_the_command_on_the_page_makes_the_fit_again(weighting, wine, tmp_path, monkeypatch):
+    path = written(tmp_path, wine[0], "my table.csv")
+    found = fit_table(
+        path, label="class", folder=tmp_path / "a fit", folds=2, seed=3, settings={"n_estimators": 9, "max_depth": 2},
+        weighting=weighting, drop=["code"], compare=False, max_levels=50, missing=["?"],
+    )  # fmt: skip
+    parsed = make_parser().parse_args(joined_numbers(shlex.split(command(found.request, found.folder))[1:]))
+    again = weighting_of_text(parsed.weighting) if parsed.weighting else found.weighting
+    assert again == found.weighting
+    assert cli_tables.fit(parsed) == 0  # and is the very same fit: the folder takes it
