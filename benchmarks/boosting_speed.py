@@ -91,13 +91,20 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "times.json", json.dumps({"seconds": measured, "objective": alone, **machine}, indent=1))
+    said = ", ".join(f"{name} {value}" for name, value in machine.items())
+    about = (
+        f"MNIST, {len(y)} x {X.shape[1]}, ten classes, {options.rounds} rounds, n = {options.repeats}: median (least "
+        "to largest) of the ratios of neighbours in time. Written by `python benchmarks/boosting_speed.py --data DIR`. "
+        f"{said}."
+    )
     rows = [
-        "# Time of a booster's rounds with an objective of ours, over those with its own", "",
-        f"MNIST, {len(y)} x {X.shape[1]}, ten classes, {options.rounds} rounds, n = {options.repeats}: median (least to "
-        f"largest) of the ratios of neighbours in time. Written by `python benchmarks/boosting_speed.py --data DIR`. "
-        + ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", "",
-        "| | own, seconds a round | " + " | ".join(WEIGHTINGS) + " |", "|---|---|" + "---|" * len(WEIGHTINGS),
-    ]  # fmt: skip
+        "# Time of a booster's rounds with an objective of ours, over those with its own",
+        "",
+        about,
+        "",
+        "| | own, seconds a round | " + " | ".join(WEIGHTINGS) + " |",
+        "|---|---|" + "---|" * len(WEIGHTINGS),
+    ]
     for library, times in measured.items():
         own = np.array(times["own"])
         cells = [f"{np.median(own) / options.rounds:.2f}"]

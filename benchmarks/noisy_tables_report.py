@@ -17,16 +17,18 @@ Lines = list[dict[str, Any]]
 def write_report(out: Path, lines: Lines, methods: list[str], machine: dict[str, str]) -> None:
     """Write README.md with a table for each number, booster and kind of trees."""
     seeds = sorted({line["seed"] for line in lines})
-    text = [
-        "# Boosting with wrong labels", "",
+    what = (
         "Test accuracy in percent, mean +- standard deviation over seeds; in brackets the mean paired difference to the "
         "booster's own objective, with a `*` where it is more than two standard errors from 0. Written by "
-        "`python benchmarks/noisy_tables.py --data DIR`, whose docstring says what was trained.", "",
-        f"{len(lines)} trainings, seeds {seeds[0]} to {seeds[-1]}, revision "
-        f"{', '.join(sorted({line['revision'] for line in lines}))}, "
-        + ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", "",
-        *_summary(lines, methods),
-    ]  # fmt: skip
+        "`python benchmarks/noisy_tables.py --data DIR`, whose docstring says what was trained."
+    )
+    revisions = ", ".join(sorted({line["revision"] for line in lines}))
+    where = (
+        f"{len(lines)} trainings, seeds {seeds[0]} to {seeds[-1]}, revision {revisions}, "
+        + ", ".join(f"{name} {value}" for name, value in machine.items())
+        + "."
+    )
+    text = ["# Boosting with wrong labels", "", what, "", where, "", *_summary(lines, methods)]
     for number, trees in product(("last", "stopped"), dict.fromkeys(line["trees"] for line in lines)):
         said = "after the last round" if number == "last" else "stopped early by the noisy held-out rows"
         text += [f"## {trees.capitalize()}, {said}", ""]
@@ -77,8 +79,11 @@ def _summary(lines: Lines, methods: list[str]) -> list[str]:
     """Say in how many cells each method is clearly better or worse, and its mean difference, by noise rate."""
     rates = sorted({line["rate"] for line in lines})
     rows = ["## In all", ""]
-    rows += ["Mean difference to the own objective in points over all cells of a noise rate (data, booster, trees); "
-             "in brackets, in how many it is clearly better and clearly worse.", ""]  # fmt: skip
+    about = (
+        "Mean difference to the own objective in points over all cells of a noise rate (data, booster, trees); in "
+        "brackets, in how many it is clearly better and clearly worse."
+    )
+    rows += [about, ""]
     for number in ("last", "stopped"):
         rows += [f"| {number} | " + " | ".join(f"{100 * rate:.0f} % noise" for rate in rates) + " |"]
         rows += ["|---|" + "---|" * len(rates)]

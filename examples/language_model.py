@@ -10,7 +10,8 @@ whose classes are the vocabulary. The fine-tuning starts from the same weights w
   the "integral" normalisation three times that, which Adam does not notice,
 - DM, w = exp(beta p^lam (1-p)), and the form that vanishes at p = 1.
 
-What to copy is `compute_loss_func`: it makes what `transformers.Trainer` takes under that name from any weighting.
+What to copy is the line with `compute_loss_func`: it makes what `transformers.Trainer` takes under that name from any
+weighting.
 
 The table has perplexity and accuracy of the next token on clean reviews of the test part; the accuracy against targets
 corrupted like the training ones, on reviews held out from it, which is all that one has to choose settings by
@@ -27,11 +28,11 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,35 +46,11 @@ from transformers.trainer_callback import PrinterCallback
 from emphasis import CCE, DM, MAE
 from emphasis.corruption import symmetric
 from emphasis.datasets import DataError, data_root, load_reviews
-from emphasis.torch import emphasis_loss
+from emphasis.huggingface import IGNORED, compute_loss_func
 from emphasis.weighting import WeightingLike
 
-IGNORED = -100  # the label that transformers and emphasis_loss leave out
 NOISE_RATE = 0.3
 BATCH = 16
-
-
-def compute_loss_func(
-    weighting: WeightingLike, normalization: Literal["integral"] | None = "integral"
-) -> Callable[..., Tensor]:
-    """Return a loss for `Trainer(compute_loss_func=...)` of a causal model, whose derivative is the weighting's.
-
-    `Trainer` gives the labels as they stand, position t that of token t, and leaves the shift to the loss. Under
-    gradient accumulation it adds up the losses of the batches, and `num_items_in_batch` counts the targets of all of
-    them (and of all processes): hence a sum, divided by it. "batch" normalisation, which needs to see all tokens at
-    once, does not fit into such a sum.
-    """
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        logits = outputs.logits.flatten(0, 1)
-        # The logits of position t are for token t + 1. To shift the labels copies less than to cut the logits.
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-        if num_items_in_batch is None:
-            return emphasis_loss(logits, targets, weighting, normalization=normalization)
-        total = emphasis_loss(logits, targets, weighting, normalization=normalization, reduction="sum")
-        return total / num_items_in_batch
-
-    return loss
 
 
 METHODS: dict[str, WeightingLike] = {

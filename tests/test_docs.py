@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/index.md", "docs/usage.md", "docs/speed.md", "docs/choosing.md", "docs/data.md"]
+NAMES = ("index", "usage", "frameworks", "boosting", "sklearn", "fit", "speed", "choosing", "data")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +233,11 @@ def test_it_trains_in_float32_as_in_torch():
         (gradient,) = torch.autograd.grad(loss, theirs)
         theirs = (theirs - 0.5 * gradient).detach().requires_grad_()
     np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_trains_and_shows_what_it_says():
+    pytest.importorskip("optax")
+    example = Path(__file__).parents[1] / "examples" / "jax_optax.py"
+    done = subprocess.run([sys.executable, "-W", "error", str(example)], capture_output=True, text=True, check=True)
+    accuracy = {line[:14].strip(): float(line[14:].strip(" %")) for line in done.stdout.splitlines()}
+    assert accuracy["DM, vanishing"] > accuracy["cross-entropy"] + 10

@@ -188,7 +188,7 @@ def test_initial_score_is_the_log_of_the_shares():
     np.testing.assert_allclose(initial_score(y, [1, 3, 1, 1]), np.log([0.5, 0.5]))
     with pytest.raises(ValueError, match="1 class"):
         initial_score(["a", "a"])
-    with pytest.raises(ValueError, match="'a'.* has no sample_weight"):
+    with pytest.raises(ValueError, match=r"'a'.* has no sample_weight"):
         initial_score(y, [1, 0, 1, 1])
     # and the best constants of cross-entropy: there the gradients sum to 0
     numbers = RNG.integers(3, size=500)

@@ -148,7 +148,7 @@ def test_another_fit_is_not_overwritten_unless_forced(wine, tmp_path):
     path = written(tmp_path, table)
     fitted(tmp_path, path, folds=2)
     for options in ({"folds": 3}, {"folds": 2, "weighting": GCE(0.5)}, {"folds": 2, "seed": 1}):
-        with pytest.raises(ValueError, match="other settings or other data.*--force"):
+        with pytest.raises(ValueError, match=r"other settings or other data.*--force"):
             fitted(tmp_path, path, **options)
     fitted(tmp_path, path, folds=3, force=True)
     written(tmp_path, table.iloc[1:])
@@ -167,13 +167,13 @@ def test_a_damaged_model_is_named(wine, tmp_path):
     whole = (folder / "model.ubj").read_bytes()
     for content in (whole[:-100], whole[:-1] + b"\0"):
         (folder / "model.ubj").write_bytes(content)
-        with pytest.raises(DamagedFileError, match="model.ubj is absent, cut short"):
+        with pytest.raises(DamagedFileError, match=r"model\.ubj is absent, cut short"):
             load_model(tmp_path / "fit")
     (folder / "model.ubj").write_bytes(whole)
     text = (folder / "manifest.json").read_text()
     for broken in (text[:50], "{}", text.replace('"format": 1', '"format": 9')):
         (folder / "manifest.json").write_text(broken)
-        with pytest.raises(DamagedFileError, match="manifest.json"):
+        with pytest.raises(DamagedFileError, match=r"manifest\.json"):
             load_model(tmp_path / "fit")
     with pytest.raises(DataNotFoundError, match="holds no model"):
         load_model(tmp_path / "nowhere")
