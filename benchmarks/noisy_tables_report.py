@@ -18,8 +18,8 @@ def write_report(out: Path, lines: Lines, methods: list[str], machine: dict[str,
     """Write README.md with a table for each number, booster and kind of trees."""
     seeds = sorted({line["seed"] for line in lines})
     what = (
-        "Test accuracy in percent, mean +- standard deviation over seeds; in brackets the mean paired difference to the "
-        "booster's own objective, with a `*` where it is more than two standard errors from 0. Written by "
+        "Test accuracy in percent, mean +- standard deviation over seeds; in brackets the mean paired difference to "
+        "the booster's own objective, with a `*` where it is more than two standard errors from 0. Written by "
         "`python benchmarks/noisy_tables.py --data DIR`, whose docstring says what was trained."
     )
     revisions = ", ".join(sorted({line["revision"] for line in lines}))

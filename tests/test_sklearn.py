@@ -1,6 +1,5 @@
-import io
 import pickle
-from contextlib import redirect_stdout
+import sys
 
 import joblib
 import numpy as np
@@ -24,8 +23,17 @@ from emphasis.torch import emphasis_loss
 @parametrize_with_checks(
     [
         EmphasisClassifier(),
-        EmphasisClassifier(CCE(), hidden=(), learning_rate=0.05),
-        EmphasisClassifier("GCE", hidden=(16, 8), activation="tanh", learning_rate=0.01, normalization=None),
+        EmphasisClassifier(CCE(), hidden=(), learning_rate=0.05, max_epochs=30),
+        EmphasisClassifier(
+            "GCE",
+            hidden=(16, 8),
+            activation="tanh",
+            learning_rate=0.01,
+            max_epochs=40,
+            weight_decay=1e-3,
+            normalization="batch",
+            device="auto",
+        ),
     ]
 )
 def test_scikit_learns_own_checks(estimator, check):
@@ -41,15 +49,16 @@ def wine():
 def test_it_holds_out_against_wrong_labels():
     """Digits with 40 % wrong labels: cross-entropy learns them by heart, vanishing DM does not."""
     X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(X / 16.0, y, stratify=y, random_state=0)
-    noisy = symmetric(y, 0.4, num_classes=10, seed=0).labels
-    score = {}
-    for weighting in (CCE(), DM(lam=0.5, beta=4, vanishing=True)):
-        model = EmphasisClassifier(
-            weighting, hidden=(512,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=0
-        )
-        score[weighting] = model.fit(X.astype(np.float32), noisy).score(X_test.astype(np.float32), y_test)
-    assert score[DM(lam=0.5, beta=4, vanishing=True)] > score[CCE()] + 0.1
+    X, X_test, y, y_test = train_test_split((X / 16).astype(np.float32), y, stratify=y, random_state=0)
+    for seed in range(2):
+        noisy = symmetric(y, 0.4, num_classes=10, seed=seed).labels
+        robust, plain = (
+            EmphasisClassifier(
+                weighting, hidden=(256,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=seed
+            ).fit(X, noisy).score(X_test, y_test)
+            for weighting in (DM(lam=0.5, beta=4, vanishing=True), CCE())
+        )  # fmt: skip
+        assert robust > plain + 0.1
 
 
 def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
@@ -67,14 +76,28 @@ def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
         torch.testing.assert_close(ours, expected, rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 2: 0.5}], ids=str)
 @pytest.mark.parametrize("weighting", [CCE(), DM(lam=0.5, beta=4)], ids=repr)
-def test_weights_are_numbers_of_copies(wine, weighting):
+def test_weights_are_numbers_of_copies(wine, weighting, class_weight):
     X, X_test, y, _ = wine
     copies = np.random.default_rng(0).integers(0, 3, len(y))
-    model = EmphasisClassifier(weighting, max_epochs=30, batch_size=10_000, random_state=0)
+    model = EmphasisClassifier(weighting, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight)
     weighted = clone(model).fit(X, y, sample_weight=copies).predict_proba(X_test)
     repeated = clone(model).fit(np.repeat(X, copies, axis=0), np.repeat(y, copies)).predict_proba(X_test)
     np.testing.assert_allclose(weighted, repeated, atol=1e-9)
+
+
+def test_class_weights_are_sample_weights(wine):
+    X, X_test, y, _ = wine
+    model = EmphasisClassifier(max_epochs=10, batch_size=40, random_state=0)
+    for class_weight, factor in (
+        ({0: 2.0, 2: 0.5}, np.array([2.0, 1.0, 0.5])),
+        ("balanced", len(y) / (3 * np.bincount(y))),
+    ):
+        ours = clone(model).set_params(class_weight=class_weight).fit(X, y)
+        theirs = clone(model).fit(X, y, sample_weight=factor[y])
+        np.testing.assert_allclose(ours.predict_proba(X_test), theirs.predict_proba(X_test), atol=1e-5)
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, atol=1e-5)
 
 
 def test_searches_pipelines_and_cross_validation(wine):
@@ -108,10 +131,21 @@ def test_early_stopping_keeps_the_best_epoch(wine):
     model = EmphasisClassifier(
         learning_rate=0.02, max_epochs=100, early_stopping=True, validation_fraction=0.3, random_state=0,
         n_iter_no_change=5,
-    ).fit(X, y)  # fmt: skip
+    )  # fmt: skip
+    model.fit(X, y)
     assert len(model.validation_scores_) == model.n_iter_ < 100
     assert model.validation_scores_[model.best_epoch_ - 1] == max(model.validation_scores_)
-    assert model.n_iter_ - model.best_epoch_ >= 5 or model.n_iter_ == 100
+    assert model.n_iter_ == model.best_epoch_ + 5
+    until_then = clone(model).set_params(max_epochs=model.best_epoch_).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), until_then.predict_proba(X))
+    model.set_params(early_stopping=False, max_epochs=2).fit(X, y)
+    assert model.validation_scores_ is model.best_epoch_ is None
+
+
+def test_what_cannot_be_held_out_is_an_error(wine):
+    X, _, y, _ = wine
+    with pytest.raises(ValueError, match=r"test_size = 2 .* number of classes = 3"):
+        EmphasisClassifier(early_stopping=True, validation_fraction=0.01).fit(X, y)
 
 
 def test_without_it_training_ends_when_the_loss_no_longer_falls(wine):
@@ -119,6 +153,15 @@ def test_without_it_training_ends_when_the_loss_no_longer_falls(wine):
     model = EmphasisClassifier(learning_rate=0.01, max_epochs=2000, tol=1e-3, random_state=0).fit(X, y)
     assert model.n_iter_ < 2000
     assert min(model.loss_curve_[-10:]) > min(model.loss_curve_[:-10]) - 1e-3
+
+
+def test_the_loss_of_batch_normalisation_stops_nothing(wine):
+    """Its value is no potential of the derivative: it may rise while the network learns."""
+    X, _, y, _ = wine
+    noisy = symmetric(y, 0.4, seed=0).labels
+    model = EmphasisClassifier(CCE(), normalization="batch", max_epochs=80, tol=0.1, random_state=0).fit(X, noisy)
+    assert min(model.loss_curve_[-10:]) > min(model.loss_curve_[:-10]) - 0.1
+    assert model.n_iter_ == 80
 
 
 def test_partial_fit_learns_from_chunks():
@@ -132,8 +175,22 @@ def test_partial_fit_learns_from_chunks():
     assert model.n_iter_ == 60
     with pytest.raises(ValueError, match="y holds 11, which is not among the classes"):
         model.partial_fit(X[:2], [1, 11])
-    with pytest.raises(ValueError, match="not those of the first call"):
+    with pytest.raises(ValueError, match="is not the same as on last call"):
         model.partial_fit(X[:2], y[:2], classes=[0, 1])
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        clone(model).partial_fit(X, y)
+
+
+def test_fit_starts_anew_where_partial_fit_goes_on(wine):
+    X, _, y, _ = wine
+    model = EmphasisClassifier(max_epochs=3, batch_size=40, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    chunks = clone(model)
+    for _ in range(3):
+        chunks.partial_fit(X, y, classes=[0, 1, 2])
+    np.testing.assert_array_equal(chunks.predict_proba(X), expected)
+    assert chunks.loss_curve_ == model.loss_curve_
+    np.testing.assert_array_equal(chunks.fit(X, y).predict_proba(X), expected)
 
 
 def test_sparse_rows_are_dense_ones(wine):
@@ -161,16 +218,35 @@ def test_float32_stays_float32(wine):
     assert model.predict_proba(X).dtype == np.float32
 
 
-def test_progress_is_a_line_for_each_epoch(wine):
+@pytest.mark.parametrize("rich", ["installed", "missing"])
+def test_progress_is_a_line_for_each_epoch(wine, capsys, monkeypatch, rich):
+    if rich == "missing":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     X, _, y, _ = wine
-    out = io.StringIO()
-    with redirect_stdout(out):
-        EmphasisClassifier(max_epochs=3, random_state=0, verbose=True, early_stopping=True).fit(X, y)
-        EmphasisClassifier(max_epochs=3, random_state=0).fit(X, y)
-    lines = out.getvalue().splitlines()
+    EmphasisClassifier(max_epochs=3, random_state=0, verbose=True, early_stopping=True).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1: loss ")
     assert "accuracy on held-out rows" in lines[0]
+
+
+def test_progress_is_a_bar_on_a_terminal(wine, capsys, monkeypatch):
+    from rich.progress import Progress
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    X, _, y, _ = wine
+    with Progress():
+        EmphasisClassifier(max_epochs=3, random_state=0, verbose=True).fit(X, y)
+    out = capsys.readouterr().out
+    assert "epoch 3: loss " in out
+    assert "━" in out
+
+
+def test_without_verbose_it_is_silent(wine, capfd):
+    X, _, y, _ = wine
+    EmphasisClassifier(max_epochs=3, random_state=0).fit(X, y)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +263,9 @@ def test_progress_is_a_line_for_each_epoch(wine):
         ({"normalization": "mean"}, "normalization='mean'"),
         ({"max_margin": "none"}, "max_margin='none'"),
         ({"weighting": {"family": "GCS"}}, "family='GCS'"),
+        ({"device": "gpu"}, "device='gpu' cannot be used here; use"),
+        ({"tol": "small"}, "tol='small' is not allowed; use a finite number >= 0"),
+        ({"class_weight": {0: -1.0}}, "class_weight"),
     ],
     ids=str,
 )
@@ -199,11 +278,26 @@ def test_what_is_not_allowed_is_named_when_fitting(parameters, match, wine):
 
 def test_divergence_is_an_error_that_names_the_cure(wine):
     X, _, y, _ = wine
-    with pytest.raises(ValueError, match=r"training diverged in epoch \d+.*StandardScaler"):
-        EmphasisClassifier(CCE(), learning_rate=1e300, random_state=0).fit(X, y)
+    model = EmphasisClassifier(CCE(), learning_rate=1e300, random_state=0)
+    with pytest.raises(ValueError, match=r"training diverged in epoch 2 .*learning_rate=1e\+300.*StandardScaler"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match="NaN or infinite logits: training had diverged"):
+        model.predict_proba(X)  # no silent NaN from the network that is left
+    with pytest.raises(ValueError, match="training diverged in epoch 1 "):  # in the last step, with no loss after it
+        EmphasisClassifier(CCE(), learning_rate=1.7e308, weight_decay=10.0, max_epochs=1, random_state=0).fit(X, y)
 
 
 def test_partial_fit_cannot_balance_what_it_has_not_seen(wine):
     X, _, y, _ = wine
     with pytest.raises(ValueError, match="needs all rows at once"):
-        EmphasisClassifier(class_weight="balanced").partial_fit(X, y)
+        EmphasisClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_a_function_and_column_names_will_do():
+    frame = load_wine(as_frame=True)
+    table = (frame.data - frame.data.mean()) / frame.data.std()
+    model = EmphasisClassifier(lambda p: 2 * (1 - p), device="auto", max_epochs=20, random_state=0)
+    ours = model.fit(table, frame.target).predict_proba(table)
+    assert list(model.feature_names_in_) == list(frame.data.columns)
+    cce = clone(model).set_params(weighting=CCE()).fit(table, frame.target)
+    np.testing.assert_allclose(ours, cce.predict_proba(table), atol=1e-4)

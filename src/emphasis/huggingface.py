@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from emphasis.extras import missing_extra
 
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization
 
 IGNORED = -100  # the label that transformers leaves out
 
@@ -34,7 +35,7 @@ def compute_loss_func(
     weighting: WeightingLike,
     *,
     causal: bool | None = None,
-    normalization: Literal["integral", "batch"] | None = "integral",
+    normalization: Normalization = "integral",
     max_margin: MaxMargin = "auto",
     class_weight: Sequence[float] | Tensor | None = None,
 ) -> Callable[..., Tensor]:

@@ -10,26 +10,22 @@ jax.grad(lambda params: emphasis_loss(apply(params, x), labels, DM(lam=0.5, beta
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from emphasis.extras import missing_extra
 from emphasis.weighting import FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
 
 try:
     import jax
     import jax.numpy as jnp
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.jax", "jax", error) from None
-
-Normalization = Literal["integral", "batch"] | None
-Reduction = Literal["mean", "sum", "none"]
-_SATURATION = 2.0  # an unbounded weight stops at exp(-2) of the dtype's largest number, so sums stay finite
 
 
 def emphasis_loss(
@@ -70,7 +66,7 @@ def emphasis_loss(
             negative weights, NaN or infinite logits. Traced values are not read: they make the loss NaN, and a label
             out of range has the gradient of no class.
     """
-    options = _options(_weighting(weighting), normalization, reduction, max_margin)
+    options = _options(as_weighting(weighting, _JaxFunctionWeighting), normalization, reduction, max_margin)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
@@ -112,10 +108,7 @@ def _options(
     weighting: Weighting, normalization: Normalization, reduction: Reduction, max_margin: MaxMargin
 ) -> _Options:
     """Return the options checked, and all that is computed once computed: in numpy, so that it can be traced."""
-    if normalization not in (None, "integral", "batch"):
-        raise ValueError(f'normalization={normalization!r} is not allowed; use None, "integral" or "batch"')
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction={reduction!r} is not allowed; use "mean", "sum" or "none"')
+    check_options(normalization, reduction)
     reach = weighting.max_margin(max_margin)
     if normalization == "batch":
         return _Options(weighting, normalization, reduction, reach, 0.0)
@@ -133,12 +126,6 @@ class _JaxFunctionWeighting(FunctionWeighting):
             return super().call(function, p, q)
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             return np.asarray(super().call(function, jnp.asarray(p), jnp.asarray(q)))
-
-
-def _weighting(weighting: WeightingLike) -> Weighting:
-    if callable(weighting) and not isinstance(weighting, Weighting) and not inspect.isclass(weighting):
-        return _JaxFunctionWeighting(weighting)
-    return as_weighting(weighting)
 
 
 def _check(holds: jax.Array, values: jax.Array, rule: str) -> None:
@@ -170,7 +157,7 @@ def _loss_and_gradient(
     log_p, log_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
     log_w = options.weighting.log_weight(log_p, log_q, jnp) - options.log_normalizer
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
-    largest = float(jnp.finfo(factor.dtype).max) * math.exp(-_SATURATION)
+    largest = float(jnp.finfo(factor.dtype).max) * math.exp(-SATURATION)
     if options.weighting.log_peak == math.inf:
         log_w = jnp.minimum(log_w, math.log(largest))
     if options.normalization == "batch":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from emphasis.extras import missing_extra
 
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -53,7 +54,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         network: nn.Module,
         weighting: WeightingLike,
         *,
-        normalization: Literal["integral", "batch"] | None = "integral",
+        normalization: Normalization = "integral",
         max_margin: MaxMargin = "auto",
         ignore_index: int = -100,
         class_weight: Sequence[float] | Tensor | None = None,

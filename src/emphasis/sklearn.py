@@ -5,10 +5,11 @@ Needs the extra `sklearn` (PyTorch and scikit-learn).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,10 @@ from emphasis.extras import missing_extra
 try:
     import torch
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.metrics import accuracy_score
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
-    from sklearn.utils.class_weight import compute_sample_weight
-    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.sklearn", "sklearn", error) from None
@@ -30,8 +30,10 @@ except ModuleNotFoundError as error:
 from emphasis.models.mlp import mlp
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization
 
 _ROWS_AT_ONCE = 8192  # in prediction: sparse rows are made dense
+_INPUTS: dict[str, Any] = {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
 
 
 class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,25 +43,21 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     in float32 for float32 inputs, else in float64. X may be sparse; y holds two classes or more, of any kind.
 
     Args:
-        weighting: As `emphasis.torch.emphasis_loss` takes it; None for `DEFAULT_WEIGHTING`.
-        normalization: Likewise.
-        max_margin: Likewise.
-        hidden: Units of each hidden layer.
-        activation: "relu", "sigmoid" or "tanh".
-        dropout: Rate in [0, 1) before the last layer.
-        learning_rate: Of Adam.
-        weight_decay: Of AdamW: decoupled, times the learning rate.
+        weighting, normalization, max_margin: As `emphasis.torch.emphasis_loss` takes them; None for the weighting is
+            `DEFAULT_WEIGHTING`.
+        hidden, activation, dropout: Units of each hidden layer; "relu", "sigmoid" or "tanh"; rate, in [0, 1), before
+            the last layer.
+        learning_rate, weight_decay: Of AdamW: Adam with decoupled decay, and plain Adam without.
         batch_size: Rows in a step; "auto": 200, or all if there are fewer.
         max_epochs: Passes over the data, at most.
-        early_stopping: Whether a stratified share of the rows is held out, and the epoch kept that predicts its given
-            labels best. Otherwise training ends when the loss no longer falls.
-        validation_fraction: That share, in (0, 1).
-        n_iter_no_change: Epochs without an improvement of more than `tol`, after which training ends.
-        tol: In accuracy with early stopping, else in loss.
-        class_weight: None, "balanced" or a weight for each class.
-        random_state: Of initial weights, order, dropout and held-out rows. torch's own generator is left alone.
+        early_stopping: Whether a stratified share of the rows, `validation_fraction`, is held out and the epoch kept
+            that predicts its given labels best. Otherwise training ends when the loss no longer falls; under
+            normalization="batch", whose loss is not what is descended, after `max_epochs`.
+        n_iter_no_change, tol: Training ends after so many epochs without an improvement of more than `tol`.
+        class_weight: None, "balanced" or a weight for each class, a factor of w.
+        random_state: Of initial weights, order, dropout and held-out rows. torch's own generators are left alone.
         device: Where torch computes: "cpu", "cuda", "mps", or "auto" for what there is.
-        verbose: Whether a line is printed for each epoch.
+        verbose: Whether progress is shown: rich's bar on a terminal where rich is installed, else a line per epoch.
 
     Attributes:
         classes_: (C,) the labels, sorted.
@@ -67,50 +65,27 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network_: The `torch.nn.Sequential`, (N, D) -> (N, C) logits.
         n_iter_: Epochs trained.
         loss_curve_: The mean loss of each epoch.
-        validation_scores_: With early stopping, the accuracy on the held-out rows after each.
-        best_epoch_: With early stopping, the epoch whose weights were kept, from 1.
+        validation_scores_: Weighted accuracy on the held-out rows after each epoch; None without early stopping.
+        best_epoch_: The epoch whose weights were kept, from 1; None without early stopping.
     """
 
+    validation_scores_: list[float] | None
+    best_epoch_: int | None
+
     def __init__(
-        self,
-        weighting: WeightingLike | None = None,
-        *,
-        normalization: Literal["integral", "batch"] | None = "integral",
-        max_margin: MaxMargin = "auto",
-        hidden: Sequence[int] = (64,),
-        activation: str = "relu",
-        dropout: float = 0.0,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        class_weight: Any = None,
-        random_state: Any = None,
-        device: str = "cpu",
-        verbose: bool = False,
-    ) -> None:
-        self.weighting = weighting
-        self.normalization = normalization
-        self.max_margin = max_margin
-        self.hidden = hidden
-        self.activation = activation
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+        self, weighting: WeightingLike | None = None, *, normalization: Normalization = "integral",
+        max_margin: MaxMargin = "auto", hidden: Sequence[int] = (64,), activation: str = "relu", dropout: float = 0.0,
+        learning_rate: float = 1e-3, weight_decay: float = 0.0, batch_size: int | Literal["auto"] = "auto",
+        max_epochs: int = 200, early_stopping: bool = False, validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None, random_state: Any = None,
+        device: str = "cpu", verbose: bool = False,
+    ) -> None:  # fmt: skip
+        self.weighting, self.normalization, self.max_margin = weighting, normalization, max_margin
+        self.hidden, self.activation, self.dropout = hidden, activation, dropout
+        self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
+        self.max_epochs, self.early_stopping, self.validation_fraction = max_epochs, early_stopping, validation_fraction
+        self.n_iter_no_change, self.tol, self.class_weight = n_iter_no_change, tol, class_weight
+        self.random_state, self.device, self.verbose = random_state, device, verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -118,203 +93,205 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EmphasisClassifier:
-        """Train from new weights.
-
-        Args:
-            X: (N, D), dense or sparse, finite.
-            y: (N,) labels.
-            sample_weight: (N,) >= 0, multiplies w.
+        """Train from new weights on X (N, D), dense or sparse, y (N,) and sample_weight (N,) >= 0, a factor of w.
 
         Raises:
             ValueError: A parameter is not allowed, data do not fit, or training diverged.
         """
-        _check_parameters(self)
-        X, y, sample_weight = _checked_data(self, X, y, sample_weight, reset=True)
-        classes, labels = np.unique(y, return_inverse=True)
-        _start(self, classes, X.dtype)
-        if self.class_weight is not None:
-            sample_weight = sample_weight * compute_sample_weight(self.class_weight, y)
-        held_out = None
+        X, y, weight = _checked(self, X, y, sample_weight, reset=True)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        _start(self, X.dtype, labels, weight)
+        train: Any = slice(None)
         if self.early_stopping:
-            part, rest = train_test_split(
-                np.arange(len(labels)), test_size=self.validation_fraction, stratify=labels, random_state=self._random
+            train, held_out = train_test_split(
+                np.arange(len(y)), test_size=self.validation_fraction, stratify=y, random_state=self._random
             )
-            held_out = X[rest], labels[rest], sample_weight[rest]
-            X, labels, sample_weight = X[part], labels[part], sample_weight[part]
-            self.validation_scores_: list[float] = []
-        best, best_epoch, kept = -math.inf, 0, None
-        for epoch in range(1, self.max_epochs + 1):
-            loss = _train_epoch(self, X, labels, sample_weight)
-            score, said = -loss, f"epoch {epoch}: loss {loss:.5f}"
-            if held_out is not None:
-                given = self.classes_[held_out[1]]
-                score = float(accuracy_score(given, _predicted(self, held_out[0]), sample_weight=held_out[2]))
-                self.validation_scores_.append(score)
-                said += f", accuracy on held-out rows {score:.4f}"
-            if self.verbose:
-                print(said, flush=True)
-            if score > best and held_out is not None:
-                kept, self.best_epoch_ = copy.deepcopy(self.network_.state_dict()), epoch
-            if score > best + self.tol:
-                best, best_epoch = score, epoch
-            elif epoch - best_epoch >= self.n_iter_no_change:
-                break
-        if kept is not None:
+        rows, scores = (X[train], labels[train], weight[train]), self.validation_scores_
+        best, best_epoch, kept = -math.inf, 0, {}
+        with _progress(self) as show:
+            for epoch in range(1, self.max_epochs + 1):
+                score = -_train_epoch(self, *rows)
+                said = f"epoch {epoch}: loss {-score:.5f}"
+                if scores is not None:
+                    right = _logits(self, X[held_out]).argmax(1).numpy() == labels[held_out]
+                    score = float(np.average(right, weights=weight[held_out]))
+                    said += f", accuracy on held-out rows {score:.4f}"
+                    if score > max(scores, default=-1.0):
+                        kept, self.best_epoch_ = copy.deepcopy(self.network_.state_dict()), epoch
+                    scores.append(score)
+                show(said)
+                if score > best + self.tol:
+                    best, best_epoch = score, epoch
+                elif epoch - best_epoch >= self.n_iter_no_change and (kept or self.normalization != "batch"):
+                    break
+        if kept:
             self.network_.load_state_dict(kept)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> EmphasisClassifier:
-        """Train for one more pass over the rows given.
+        """Train for one more pass over these rows, with or without `early_stopping`; the arguments are those of `fit`.
 
-        Args:
-            X: As in `fit`.
-            y: Likewise.
-            classes: All labels that there will be; needed in the first call, where `y` may not hold all.
-            sample_weight: As in `fit`.
+        The first call needs `classes`, all labels that there will be.
 
         Raises:
-            ValueError: As `fit`, or `y` holds a label that is not among the classes.
+            ValueError: As `fit`, or `classes` are missing or not as before, or `y` holds another label.
         """
-        first = not hasattr(self, "network_")
-        _check_parameters(self)
         if self.class_weight == "balanced":
             raise ValueError('class_weight="balanced" needs all rows at once; give partial_fit a weight for each class')
-        X, y, sample_weight = _checked_data(self, X, y, sample_weight, reset=first)
-        known = np.unique(y if classes is None else np.asarray(classes)) if first else self.classes_
-        if not first and classes is not None and not np.array_equal(np.unique(np.asarray(classes)), known):
-            raise ValueError(f"classes={classes!r} are not those of the first call to partial_fit, {known.tolist()!r}")
-        if (unknown := ~np.isin(y, known)).any():
-            raise ValueError(f"y holds {y[unknown].tolist()[0]!r}, which is not among the classes {known.tolist()!r}")
+        first = not hasattr(self, "network_")
+        X, y, weight = _checked(self, X, y, sample_weight, reset=first)
+        _check_partial_fit_first_call(self, classes)
+        if (unknown := ~np.isin(y, self.classes_)).any():
+            known = self.classes_.tolist()
+            raise ValueError(f"y holds {y[unknown].tolist()[0]!r}, which is not among the classes {known!r}")
+        labels = np.searchsorted(self.classes_, y)
         if first:
-            _start(self, known, X.dtype)
-        if self.class_weight is not None:
-            sample_weight = sample_weight * compute_sample_weight(self.class_weight, y)
-        _train_epoch(self, X, np.searchsorted(known, y), sample_weight)
+            _start(self, X.dtype, labels, weight)
+        _train_epoch(self, X, labels, weight)
         return self
 
     def decision_function(self, X: Any) -> Any:
         """Return the logits, (N, C), or for two classes the second's minus the first's, (N,)."""
-        logits = _logits(self, _checked_rows(self, X)).numpy()
+        logits = _logits(self, X, check=True).numpy()
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Any) -> Any:
         """Return each class's probability, (N, C)."""
-        return _logits(self, _checked_rows(self, X)).softmax(1).numpy()
+        return _logits(self, X, check=True).softmax(1).numpy()
 
     def predict(self, X: Any) -> Any:
         """Return the most probable labels, (N,)."""
-        return _predicted(self, _checked_rows(self, X))
+        chosen = _logits(self, X, check=True).argmax(1).numpy()
+        return self.classes_[chosen]
 
 
-def _check_parameters(model: EmphasisClassifier) -> None:
-    """Raise ValueError for the first parameter that is not allowed; the network and the loss check theirs."""
-    positive = (lambda x: x > 0, "a finite number > 0")
-    not_negative = (lambda x: x >= 0, "a finite number >= 0")
-    whole = (lambda x: isinstance(x, numbers.Integral) and int(x) >= 1, "a whole number >= 1")
-    share = (lambda x: 0 < x < 1, "a number between 0 and 1")
+def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+    """Return the data checked, or raise ValueError for what is not allowed; network and loss check their parameters."""
+    whole = (lambda x: isinstance(x, Integral) and int(x) >= 1, "a whole number >= 1")
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "learning_rate": positive,
-        "weight_decay": not_negative,
-        "tol": not_negative,
-        "max_epochs": whole,
-        "n_iter_no_change": whole,
-        "validation_fraction": share,
-        **({} if model.batch_size == "auto" else {"batch_size": whole}),
+        "learning_rate": (lambda x: 0 < x < math.inf, "a finite number > 0"),
+        **dict.fromkeys(("weight_decay", "tol"), (lambda x: 0 <= x < math.inf, "a finite number >= 0")),
+        "validation_fraction": (lambda x: 0 < x < 1, "a number between 0 and 1"),
+        **dict.fromkeys(("max_epochs", "n_iter_no_change"), whole),
+        **({} if model.batch_size == "auto" else {"batch_size": (whole[0], f'{whole[1]} or "auto"')}),
     }
     for name, (holds, allowed) in rules.items():
         value = getattr(model, name)
-        if not isinstance(value, numbers.Real) or not math.isfinite(value) or not holds(value):
+        if not isinstance(value, Real) or not holds(value):
             raise ValueError(f"{name}={value!r} is not allowed; use {allowed}")
-
-
-def _checked_data(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
-    X, y = validate_data(model, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), reset=reset)
+    X, y = validate_data(model, X, y, reset=reset, **_INPUTS)
     check_classification_targets(y)
     return X, y, _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
 
 
-def _checked_rows(model: EmphasisClassifier, X: Any) -> Any:
-    check_is_fitted(model, "network_")
-    return validate_data(model, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-
-
-def _start(model: EmphasisClassifier, classes: Any, dtype: Any) -> None:
+def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> None:
     """Give the model a new network, its optimiser, the loss and random numbers."""
+    classes = model.classes_
     if len(classes) < 2:
         raise ValueError(f"y holds one class, {classes.tolist()[0]!r}; a classifier needs two classes or more")
-    weighting = DEFAULT_WEIGHTING if model.weighting is None else model.weighting
-    model._loss = EmphasisLoss(weighting, normalization=model.normalization, max_margin=model.max_margin)
+    factors: Any = None
+    if model.class_weight == "balanced":  # scikit-learn's formula, a weight of 2 being a row twice
+        total = np.bincount(labels, weight)
+        factors = torch.as_tensor(total.sum() / len(classes) / np.where(total > 0, total, 1.0))
+    elif model.class_weight is not None:
+        factors = torch.as_tensor(compute_class_weight(model.class_weight, classes=classes, y=classes))
     model._random = check_random_state(model.random_state)
-    device = torch.device(_available_device() if model.device == "auto" else model.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model._random.randint(2**31))
-        network = mlp(
-            (model.n_features_in_,), len(classes), hidden=model.hidden, activation=model.activation,
-            dropout=model.dropout,
-        )  # fmt: skip
-    wide = dtype == np.float64 and device.type != "mps"  # which has no float64
-    model.network_ = network.to(device, torch.float64 if wide else torch.float32)
-    model._optimizer = torch.optim.AdamW(
-        model.network_.parameters(), model.learning_rate, weight_decay=model.weight_decay
-    )
-    model.classes_, model.n_iter_, model.loss_curve_ = classes, 0, []
+    layers: dict[str, Any] = {"hidden": model.hidden, "activation": model.activation, "dropout": model.dropout}
+    with _own_random_numbers(model, torch.device("cpu")):
+        network = mlp((model.n_features_in_,), len(classes), **layers)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        device = torch.device((found or "cpu") if model.device == "auto" else model.device)
+        wide = dtype == np.float64 and device.type != "mps"  # which has no float64
+        model.network_ = network.to(device, torch.float64 if wide else torch.float32)
+    except (AssertionError, RuntimeError, TypeError) as error:  # each of them, depending on what torch lacks
+        raise ValueError(f'device={model.device!r} cannot be used here; use "cpu" or "auto" ({error})') from None
+    weighting = DEFAULT_WEIGHTING if model.weighting is None else model.weighting
+    options: dict[str, Any] = {"normalization": model.normalization, "max_margin": model.max_margin}
+    model._loss = EmphasisLoss(weighting, class_weight=factors, **options).to(device)
+    decay = model.weight_decay
+    model._optimizer = torch.optim.AdamW(model.network_.parameters(), model.learning_rate, weight_decay=decay)
+    model.n_iter_, model.loss_curve_, model.best_epoch_ = 0, [], None
+    model.validation_scores_ = [] if model.early_stopping else None
 
 
-def _available_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+@contextlib.contextmanager
+def _own_random_numbers(model: EmphasisClassifier, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators from the model's; afterwards they are as before."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        seed = model._random.randint(2**31)
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[gpu.index] for gpu in gpus)):
+            generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+        yield
 
 
 def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
     """Take one pass over the rows, note it and return its mean loss."""
-    rows = len(labels)
-    size = min(200, rows) if model.batch_size == "auto" else min(int(model.batch_size), rows)
-    order = np.arange(rows) if size == rows else model._random.permutation(rows)
-    parameter = next(model.network_.parameters())
-    devices = [parameter.device] if parameter.device.type == "cuda" else []
+    size = min(200 if model.batch_size == "auto" else int(model.batch_size), len(labels))
+    order = np.arange(len(labels)) if size == len(labels) else model._random.permutation(len(labels))
+    like = next(model.network_.parameters())
     total = weight_sum = 0.0
     model.network_.train()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(model._random.randint(2**31))  # for dropout
-        for chosen in _batches(order, size):
-            weight = _tensor(sample_weight[chosen], parameter)
-            logits = model.network_(_tensor(X[chosen], parameter))
-            if not bool(logits.isfinite().all()):
-                raise ValueError(
-                    f"training diverged in epoch {model.n_iter_ + 1} (NaN or infinite logits); lower learning_rate="
-                    f"{model.learning_rate!r}, or scale the inputs: make_pipeline(StandardScaler(), ...)"
-                )
-            loss = model._loss(logits, torch.as_tensor(labels[chosen], device=parameter.device), weight)
+    with _own_random_numbers(model, like.device):  # for dropout
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            weight, targets = _tensor(sample_weight[rows], like), torch.as_tensor(labels[rows], device=like.device)
+            logits = model.network_(_tensor(X[rows], like))
+            _check_finite(model, logits)
+            loss = model._loss(logits, targets, weight)
             model._optimizer.zero_grad()
             loss.backward()
             model._optimizer.step()
-            share = float(weight.sum())
+            factors = model._loss.class_weight
+            share = float((weight if factors is None else weight * factors[targets]).sum())
             total, weight_sum = total + share * float(loss.detach()), weight_sum + share
+    _check_finite(model, *model.network_.parameters())
     model.n_iter_ += 1
     model.loss_curve_.append(total / weight_sum if weight_sum else 0.0)
     return float(model.loss_curve_[-1])
 
 
-def _batches(order: Any, size: int) -> Iterator[Any]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _check_finite(model: EmphasisClassifier, *tensors: torch.Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(
+            f"training diverged in epoch {model.n_iter_ + 1} (NaN or infinite logits or network weights); lower "
+            f"learning_rate={model.learning_rate!r}, or scale the inputs: make_pipeline(StandardScaler(), ...)"
+        )
 
 
 def _tensor(rows: Any, like: torch.Tensor) -> torch.Tensor:
     """Return rows, sparse or not, in the type and on the device of `like`."""
-    dense = rows.toarray() if hasattr(rows, "toarray") else rows
-    return torch.tensor(dense, dtype=like.dtype, device=like.device)
+    return torch.tensor(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=like.dtype, device=like.device)
 
 
 @torch.no_grad()
-def _logits(model: EmphasisClassifier, X: Any) -> torch.Tensor:
-    model.network_.eval()
-    parameter = next(model.network_.parameters())
-    return torch.cat(
-        [model.network_(_tensor(X[rows], parameter)).cpu() for rows in _batches(np.arange(X.shape[0]), _ROWS_AT_ONCE)]
-    )
+def _logits(model: EmphasisClassifier, X: Any, check: bool = False) -> torch.Tensor:
+    """Return (N, C) logits on the CPU; `check` for rows that come from the user."""
+    if check:
+        check_is_fitted(model, "network_")
+        X = validate_data(model, X, reset=False, **_INPUTS)
+    like = next(model.network_.eval().parameters())
+    starts = range(0, X.shape[0], _ROWS_AT_ONCE)
+    logits = torch.cat([model.network_(_tensor(X[start : start + _ROWS_AT_ONCE], like)).cpu() for start in starts])
+    if not bool(logits.isfinite().all()):
+        raise ValueError("NaN or infinite logits: training had diverged, or X is far beyond what it was trained on")
+    return logits
 
 
-def _predicted(model: EmphasisClassifier, X: Any) -> Any:
-    return model.classes_[_logits(model, X).argmax(1).numpy()]
+@contextlib.contextmanager
+def _progress(model: EmphasisClassifier) -> Iterator[Callable[[str], None]]:
+    """Give what shows an epoch's line: nothing, a bar, or print."""
+    bar: Any = None
+    if model.verbose:
+        with contextlib.suppress(ModuleNotFoundError):
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bar = Progress(console=Console())  # one of its own, so that bars may run inside other live displays
+    if bar is None or not bar.console.is_terminal:
+        yield lambda said: print(said, flush=True) if model.verbose else None
+    else:
+        with bar:
+            task = bar.add_task("", total=model.max_epochs)
+            yield lambda said: bar.update(task, advance=1, description=said)

@@ -1,4 +1,5 @@
 import itertools
+import subprocess
 import sys
 
 import numpy as np
@@ -84,7 +85,14 @@ def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
     assert heights[15] == 0.25
     assert heights[19] == 0.75
     assert sum(heights) == 1.0
-    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_figures_leave_pyplots_state_alone():
+    program = (
+        "import sys; from emphasis import GCE; from emphasis.diagnostics import figures; figures.edf_figure([GCE(0.7)]); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_modes_stand_at_their_noise_rates_in_order():

@@ -373,16 +373,3 @@ def test_two_ranks_with_uneven_masks_learn_as_one_process(tmp_path, normalizatio
     for process in ranks:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-
-
-def test_a_missing_torch_is_named_with_its_extra():
-    code = """
-import sys
-sys.modules["torch"] = None
-try:
-    import emphasis.torch
-except ModuleNotFoundError as error:
-    print(error)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "emphasis.torch needs PyTorch: pip install 'emphasis-learn[torch]'"

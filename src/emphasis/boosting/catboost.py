@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import Normalization, Objective, checked_classes
+from emphasis.boosting.objective import Objective, checked_classes
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization
 
 try:
     from catboost import CatBoostClassifier

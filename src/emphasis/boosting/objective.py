@@ -19,14 +19,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting.options import Normalization, check_options
 
-Normalization = Literal["integral", "batch"] | None
 FloatArray = NDArray[np.float64]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
@@ -50,8 +50,7 @@ class Objective:
     max_margin: MaxMargin = "auto"
 
     def __post_init__(self) -> None:
-        if self.normalization not in (None, "integral", "batch"):
-            raise ValueError(f'normalization={self.normalization!r} is not allowed; use None, "integral" or "batch"')
+        check_options(self.normalization)
         resolved = DEFAULT_WEIGHTING if self.weighting is None else as_weighting(self.weighting)
         object.__setattr__(self, "weighting", resolved)
         _ = self._log_normalizer, self._largest_margin  # raise here, not in the first round
@@ -138,12 +137,14 @@ class Objective:
         shifted = np.log1p(np.exp(-np.abs(margin)))
         log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
         p, rest = np.exp(log_p), np.exp(log_q)
-        with np.errstate(over="ignore", divide="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.log_weight(log_p, log_q, np) - self._log_normalizer
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
                 log_w -= max(log_w.max(), -_LARGEST_LOG)
             half = 0.5 * np.exp(log_w)
+        if np.isnan(half).any():
+            raise ValueError(f"{self.weighting!r} is negative or NaN somewhere; weights are >= 0")
         if not math.isfinite(half.sum()):
             raise OverflowError(
                 f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Normalization, Objective, initial_score
+from emphasis.boosting.objective import FloatArray, Objective, initial_score
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization
 
 try:
     import sklearn as _sklearn  # noqa: F401

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options, options_of
-
-_SATURATION = 2.0  # an unbounded weight stops at exp(-2) of the dtype's largest number, so sums stay finite
+from emphasis.weighting.options import SATURATION
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
@@ -137,7 +136,7 @@ def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options) -> Tens
     """Return log w, saturated if unbounded."""
     log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
     if options.unbounded:
-        log_w = log_w.clamp(max=math.log(torch.finfo(log_w.dtype).max) - _SATURATION)
+        log_w = log_w.clamp(max=math.log(torch.finfo(log_w.dtype).max) - SATURATION)
     return log_w
 
 
@@ -211,7 +210,7 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
     value = options.weighting.loss(exact, torch, asarray, options.max_margin, options.log_normalizer)
     value = value.to(margin.dtype)
     if options.unbounded:
-        largest = torch.finfo(value.dtype).max * math.exp(-_SATURATION)
+        largest = torch.finfo(value.dtype).max * math.exp(-SATURATION)
         value = value.clamp(-largest, largest)
     return torch.where(unit == 0.0, 0.0, value * unit)
 

@@ -10,16 +10,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 
 from emphasis.weighting import MaxMargin, Weighting
 from emphasis.weighting.margin_table import MarginTable, margin_table
-
-Normalization = Literal["integral", "batch"] | None
-Reduction = Literal["mean", "sum", "none"]
+from emphasis.weighting.options import Normalization, Reduction, check_options
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,7 @@ def make_options(
     process_group: Any,
 ) -> Options:
     """Return the options, or raise ValueError that names the bad one and what is allowed."""
-    if normalization not in (None, "integral", "batch"):
-        raise ValueError(f'normalization={normalization!r} is not allowed; use None, "integral" or "batch"')
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction={reduction!r} is not allowed; use "mean", "sum" or "none"')
+    check_options(normalization, reduction)
     return _make_options(weighting, normalization, reduction, weighting.max_margin(max_margin), process_group)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +82,4 @@ def _same_function(source: _Source) -> TorchFunctionWeighting:
 
 def as_torch_weighting(weighting: WeightingLike) -> Weighting:
     """Return `as_weighting(weighting)`, and for a plain function one that may use torch inside."""
-    if callable(weighting) and not isinstance(weighting, Weighting) and not inspect.isclass(weighting):
-        return from_function(weighting)
-    return as_weighting(weighting)
+    return as_weighting(weighting, from_function)

@@ -11,9 +11,10 @@ from torch import Tensor
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
 from emphasis.torch._fused import fused_loss, kernels_for
-from emphasis.torch._options import Normalization, Options, Reduction, kept_number, make_options
+from emphasis.torch._options import Options, kept_number, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
+from emphasis.weighting.options import Normalization, Reduction
 
 _warned: set[Weighting] = set()
 

@@ -16,9 +16,10 @@ from emphasis.kernels import ExampleError, operators
 from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, weigh_examples
 from emphasis.torch._fused import kernels_on
-from emphasis.torch._options import Normalization, Options, Reduction, of_each
+from emphasis.torch._options import Options, of_each
 from emphasis.torch.functional import resolve
 from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization, Reduction
 
 _SHARE = 20  # of the tokens in a chunk: 1/16 of the logits, less what the matrix products need themselves
 _SMALLEST = 2**21  # logits in a chunk: products smaller than this are slow, and the memory is nothing

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emphasis.torch._options import Normalization, Reduction, number
+from emphasis.torch._options import number
 from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import MaxMargin, Weighting, WeightingLike
+from emphasis.weighting.options import Normalization, Reduction
 
 
 class EmphasisLoss(nn.Module):

@@ -52,7 +52,8 @@ class PotentialTable:
         x = xp.clip(2.0 * (position - cell) - 1.0, -1.0, 1.0)
         basis = xp.cos(xp.arccos(x)[..., None] * asarray(np.arange(_DEGREE + 2.0)))
         rows = asarray(self.coefficients)[_as_index(cell)]
-        beyond = xp.clip(margin - inside, -1e30, 1e30)  # finite, in float32 too, for a slope of 0 at an infinite margin
+        largest = float(xp.finfo(margin.dtype).max)
+        beyond = xp.clip(margin - inside, -largest, largest)  # finite, for a slope of 0 at an infinite margin
         left, right = self.slopes
         return (rows * basis).sum(-1) + xp.where(beyond < 0, left * beyond, right * beyond)
 

@@ -68,8 +68,12 @@ def from_dict(mapping: Mapping[str, Any]) -> Weighting:
     return family(**values)
 
 
-def as_weighting(weighting: WeightingLike) -> Weighting:
+def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting] = from_function) -> Weighting:
     """Return a weighting from itself, a dictionary, a family's name or a function p -> w or (p, q) -> w.
+
+    Args:
+        weighting: One of these.
+        of_function: Makes a weighting of a function; a front end's own, for functions of its arrays.
 
     Raises:
         TypeError: Anything else.
@@ -84,7 +88,7 @@ def as_weighting(weighting: WeightingLike) -> Weighting:
     if inspect.isclass(weighting) and issubclass(weighting, Weighting):
         raise TypeError(f"got the class {weighting.__name__}; make a weighting of it: {weighting.__name__}(...)")
     if callable(weighting):
-        return from_function(weighting)
+        return of_function(weighting)
     raise TypeError(
         f"got {weighting!r} as weighting; pass one such as DM(lam=0.5, beta=12), a dictionary, a family's name, "
         "or a function p -> w"
