@@ -82,7 +82,7 @@ def test_pools_and_unknown_classes_are_named():
         EmphasisCatBoostClassifier(**SMALL).fit(catboost.Pool(X, y))
     with pytest.raises(TypeError, match="Pool"):
         EmphasisCatBoostClassifier(**SMALL).fit(X, y, eval_set=catboost.Pool(X, y))
-    with pytest.raises(ValueError, match="eval_set holds the class 9"):
+    with pytest.raises(ValueError, match="evaluation set holds the class 9"):
         EmphasisCatBoostClassifier(**SMALL).fit(X, y, eval_set=(X[:2], [0, 9]))
 
 

@@ -15,7 +15,15 @@ STOP = {"callbacks": [lightgbm.early_stopping(5, verbose=False)]}
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"class_weight": "balanced"}, {"boost_from_average": False}, {"subsample": 0.5}], ids=str
+    "parameters",
+    [
+        {},
+        {"class_weight": "balanced"},
+        {"boost_from_average": False},
+        {"subsample": 0.5},
+        {"linear_tree": True, "boost_from_average": False},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", DATA)
@@ -50,6 +58,17 @@ def test_early_stopping_and_metrics_are_lightgbms(name):
     for part, metrics in own.evals_result_.items():
         for metric, values in metrics.items():
             np.testing.assert_allclose(ours.evals_result_[part][metric], values, atol=1e-8)
+
+
+@pytest.mark.parametrize("labels", [lambda k: f"c{k}", lambda k: 10 * k - 3], ids=["texts", "numbers"])
+def test_labels_of_any_kind_are_evaluated(labels):
+    X, X_test, y, y_test = parts("wine")
+    plain = EmphasisLGBMClassifier(**SMALL).fit(X, y, eval_X=X_test, eval_y=y_test)
+    named, named_test = (np.array([labels(k) for k in v]) for v in (y, y_test))
+    model = EmphasisLGBMClassifier(**SMALL).fit(X, named, eval_X=(X_test, X), eval_y=(named_test, named))
+    assert model.evals_result_["valid_0"] == plain.evals_result_["valid_0"]
+    with pytest.raises(ValueError, match="evaluation set holds the class"):
+        EmphasisLGBMClassifier(**SMALL).fit(X, named, eval_X=X_test, eval_y=np.array(["no such class"] * len(y_test)))
 
 
 def test_without_a_metric_the_log_loss_of_probabilities_is_watched():

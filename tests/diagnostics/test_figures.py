@@ -89,7 +89,8 @@ def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
 
 def test_figures_leave_pyplots_state_alone():
     program = (
-        "import sys; from emphasis import GCE; from emphasis.diagnostics import figures; figures.edf_figure([GCE(0.7)]); "
+        "import sys; from emphasis import GCE; from emphasis.diagnostics import figures; "
+        "figures.edf_figure([GCE(0.7)]); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

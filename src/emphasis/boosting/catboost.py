@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import Objective, checked_classes
+from emphasis.boosting.objective import Objective, checked_classes, numbers_among
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
@@ -115,7 +115,7 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         params["loss_function"] = ManyClasses(own) if several else TwoClasses(own)
         self._init_params, self._canonized_params = params, None
         if sets:
-            arguments["eval_set"] = [(table, _numbers(classes, labels)) for table, labels in sets]
+            arguments["eval_set"] = [(table, numbers_among(classes, labels)) for table, labels in sets]
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*numba")  # it would compile plain functions, not a method
@@ -137,13 +137,6 @@ _CURES = {
     "class_names": "classes are the labels in their order",
     "classes_count": "classes are counted",
 }
-
-
-def _numbers(classes: Any, labels: Any) -> Any:
-    labels = np.asarray(labels)
-    if (unknown := ~np.isin(labels, classes)).any():
-        raise ValueError(f"eval_set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
-    return np.searchsorted(classes, labels)
 
 
 def _make_plain(model: CatBoostClassifier, loss: str, classes: Any) -> None:

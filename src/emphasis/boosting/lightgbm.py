@@ -3,7 +3,7 @@
 Needs the extra `lightgbm`. LightGBM multiplies cross-entropy's p (1-p) by C / (C-1) where there are more than two
 classes (J. Friedman, "Greedy function approximation", 2001), and so is done here: CCE grows the same trees as
 "multiclass" and "binary", up to LightGBM's float32 gradients; "dart" draws what it drops differently beside any
-objective that is not LightGBM's own.
+objective that is not LightGBM's own, and linear trees start from scores of 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Objective, initial_score
+from emphasis.boosting.objective import FloatArray, Objective, checked_classes, initial_score, numbers_among
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
@@ -115,7 +115,14 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
                 raise ValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
         metrics = arguments.get("eval_metric") or "logloss"
         arguments["eval_metric"] = [_metric(one) for one in (metrics if isinstance(metrics, list) else [metrics])]
-        start = self._start(y, sample_weight, arguments) if parameters.get("boost_from_average", True) else None
+        if (labels := arguments.get("eval_y")) is not None:  # LightGBM numbers those of eval_set alone
+            sets = labels if isinstance(labels, tuple) else (labels,)
+            arguments["eval_y"] = tuple(numbers_among(checked_classes(y)[0], one) for one in sets)
+            if not isinstance(arguments["eval_X"], tuple):
+                arguments["eval_X"] = (arguments["eval_X"],)
+        linear = parameters.get("linear_tree") or parameters.get("linear_trees")  # whose leaves are no constants
+        averaged = parameters.get("boost_from_average", True) and not linear
+        start = self._start(y, sample_weight, arguments) if averaged else None
         if start is not None:
             arguments["init_score"] = _repeated(start, len(y))
             arguments["eval_init_score"] = [_repeated(start, len(labels)) for labels in _evaluation_labels(arguments)]
@@ -154,7 +161,7 @@ def _evaluation_labels(arguments: dict[str, Any]) -> list[Any]:
     sets, labels = arguments.get("eval_set"), arguments.get("eval_y")
     if sets is not None:
         return [pair[1] for pair in ([sets] if isinstance(sets, tuple) else sets)]
-    return [] if labels is None else list(labels) if isinstance(labels, tuple) else [labels]
+    return list(labels or [])
 
 
 def _repeated(start: FloatArray, examples: int) -> FloatArray:

@@ -174,6 +174,15 @@ def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
     return classes, numbers
 
 
+def numbers_among(classes: NDArray[Any], labels: Any) -> NDArray[np.intp]:
+    """Return the class numbers of an evaluation set's labels; ValueError if one is not among the classes."""
+    labels = np.asarray(labels)
+    if (unknown := ~np.isin(labels, classes)).any():
+        raise ValueError(f"the evaluation set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
+    numbers: NDArray[np.intp] = np.searchsorted(classes, labels)
+    return numbers
+
+
 def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
     """Return the scores to start from, the log of each class's share, (C,): CCE's best constants.
 
