@@ -49,7 +49,7 @@ def rounds_of(library: str, X: np.ndarray, y: np.ndarray, rounds: int, threads: 
             for name, w in WEIGHTINGS.items()
         }
     fixed = {"num_class": 10, "num_threads": threads, "verbose": -1}
-    data = lightgbm.Dataset(X, y, params=fixed, free_raw_data=False).construct()
+    data = lightgbm.Dataset(X, y, params={"num_threads": threads, "verbose": -1}, free_raw_data=False).construct()
     own = {"own": lambda: lightgbm.train({**fixed, "objective": "multiclass"}, data, rounds)}
     return own | {
         name: lambda w=w: lightgbm.train({**fixed, "objective": lightgbm_objective(w)}, data, rounds)

@@ -16,7 +16,7 @@ import numpy as np
 
 from emphasis.boosting.objective import Objective, checked_classes, numbers_among
 from emphasis.extras import missing_extra
-from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
 try:
@@ -55,7 +55,8 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
     CatBoost's own; a fitted model is a plain "MultiClass" or "Logloss" one. Data are arrays or tables, not `Pool`s.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `emphasis.weighting.DEFAULT_WEIGHTING`, since with
+            lam = 1 its trees underfit.
         normalization: Likewise; "batch" for two classes only.
         max_margin: Likewise.
         **parameters: Those of `CatBoostClassifier`, `loss_function` and `objective` excepted.
@@ -90,7 +91,8 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
             TypeError: Data are a `Pool` or a file.
         """
         given = self._init_params
-        own = Objective(*(given.get(name, default) for name, default in _OWN.items()))
+        weighting, *options = (given.get(name, default) for name, default in _OWN.items())
+        own = Objective(DEFAULT_WEIGHTING if weighting is None else weighting, *options)
         for name, cure in _CURES.items():
             if name in given:
                 raise ValueError(f"{name}={given[name]!r} is not allowed; {cure}")

@@ -74,7 +74,7 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
     these; for two classes also "auc" and "average_precision".
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: DM(lam=1, beta=4, vanishing=True).
         normalization: Likewise.
         max_margin: Likewise.
         **parameters: Those of `LGBMClassifier`, `objective` excepted.

@@ -73,7 +73,7 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
     own; a saved model is a plain "multi:softprob" or "binary:logistic" one.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: DM(lam=1, beta=4, vanishing=True).
         normalization: Likewise.
         max_margin: Likewise.
         **parameters: Those of `XGBClassifier`, `objective` excepted.

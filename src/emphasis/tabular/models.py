@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.weighting import DEFAULT_WEIGHTING, DM, Weighting, did_you_mean
+from emphasis.boosting.objective import DEFAULT_FOR_TREES
+from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, did_you_mean
 
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
 
@@ -131,16 +132,13 @@ def _two_columns(probability: Any) -> Any:
     return np.stack([1.0 - probability, probability], axis=1) if probability.ndim == 1 else probability
 
 
-# By benchmarks/noisy_tables.py. CatBoost's trees are held back enough as they are: with lam = 1 they underfit.
-_TREES = DM(lam=1.0, beta=4.0, vanishing=True)
-
 KINDS = {
     "xgboost": Kind(
-        "fit", _TREES, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
+        "fit", DEFAULT_FOR_TREES, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
         _make_xgboost, _save_by_method, _load_xgboost,
     ),
     "lightgbm": Kind(
-        "lightgbm", _TREES, {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
+        "lightgbm", DEFAULT_FOR_TREES, {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
         _make_lightgbm, _save_lightgbm, _load_lightgbm,
     ),
     "catboost": Kind(
