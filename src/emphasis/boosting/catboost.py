@@ -55,8 +55,8 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
     CatBoost's own; a fitted model is a plain "MultiClass" or "Logloss" one. Data are arrays or tables, not `Pool`s.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `emphasis.weighting.DEFAULT_WEIGHTING`, since with
-            lam = 1 its trees underfit.
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`, since
+            with lam = 1 its trees underfit.
         normalization: Likewise; "batch" for two classes only.
         max_margin: Likewise.
         **parameters: Those of `CatBoostClassifier`, `loss_function` and `objective` excepted.

@@ -138,7 +138,8 @@ KINDS = {
         _make_xgboost, _save_by_method, _load_xgboost,
     ),
     "lightgbm": Kind(
-        "lightgbm", DEFAULT_FOR_TREES, {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
+        "lightgbm", DEFAULT_FOR_TREES,
+        {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
         _make_lightgbm, _save_lightgbm, _load_lightgbm,
     ),
     "catboost": Kind(
