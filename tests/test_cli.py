@@ -9,6 +9,7 @@ import pytest
 
 import emphasis
 from emphasis.cli import main
+from emphasis.settings_text import named_value
 from emphasis.weighting import FAMILIES
 
 
@@ -184,9 +185,7 @@ def test_recipes_lists_every_recipe_with_its_command(capsys):
      ("a.b={ x = 1 }", {"x": 1}), ("a.b=x=y", "x=y"), ("a.b=", "")],
 )  # fmt: skip
 def test_a_setting_is_toml_or_else_text(text, value):
-    from emphasis.cli import _setting
-
-    assert _setting(text) == ("a.b", value)
+    assert named_value(text, "PART.KEY=VALUE", "a.b=1") == ("a.b", value)
 
 
 def test_options_of_run_reach_the_recipe(tmp_path, monkeypatch):
@@ -302,6 +301,21 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
         (["fit", "customers.csv", "--label", "churned", "--weighting", "GCE k=1"], "GCE has no option --k"),
         (["fit", "customers.csv", "--label", "churned", "--set", "depth"], "--set 'depth' is not allowed"),
         (["fit", "customers.csv", "--label", "churned", "--drop", "id", "--set", "max_depth='x'"], "max_depth"),
+        (
+            [
+                "fit",
+                "customers.csv",
+                "--label",
+                "churned",
+                "--drop",
+                "id",
+                "--model",
+                "lightgbm",
+                "--set",
+                "num_leaves=1",
+            ],
+            "num_leaves",
+        ),
         (["predict", "runs/none", "customers.csv"], "holds no model"),
         (["predict", "runs/none", "customers.csv", "--out", "x.txt"], "ends in .csv or .parquet"),
         (["predict", "runs/none", "customers.csv", "--out", "customers.csv"], "is the table itself"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from emphasis.cli_arguments import UsageError, family_weighting, joined_numbers, make_parser
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
+from emphasis.settings_text import named_value
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
           "fit": "fit", "predict": "fit"}  # fmt: skip
@@ -127,7 +128,7 @@ def _recipe(options: argparse.Namespace, methods: Sequence[str]) -> Any:
     """Return the recipe asked for, changed as asked for."""
     from emphasis.experiments.recipe import load_recipe
 
-    settings = dict(map(_setting, options.settings))
+    settings = dict(named_value(text, "PART.KEY=VALUE", "solver.learning_rate=0.01") for text in options.settings)
     for name in ("seeds", "precision"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
@@ -166,16 +167,6 @@ def _errors_in_one_line() -> Iterator[None]:
         yield
     except (FolderError, JobError, ValueError, OSError) as error:  # RecipeError and DataError are among them
         raise UsageError(" ".join(str(error).split())) from error
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Return name and value of NAME=VALUE; the value is TOML, or plain text if it is none."""
-    from emphasis.experiments.build import toml_value
-
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {text!r} is not allowed; write PART.KEY=VALUE, such as solver.learning_rate=0.01")
-    return name.strip(), toml_value(value)
 
 
 def _report(options: argparse.Namespace) -> int:

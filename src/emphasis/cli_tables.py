@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -19,7 +17,9 @@ from rich.text import Text
 from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import is_parquet, read_table
 from emphasis.datasets.table_encoder import LevelsColumn, text_of
+from emphasis.extras import MissingExtraError
 from emphasis.files import replacing
+from emphasis.settings_text import named_value
 from emphasis.tabular.fit import Fit, fit_table
 from emphasis.tabular.report import TITLES, metrics
 from emphasis.tabular.saved import load_model
@@ -28,12 +28,12 @@ from emphasis.tabular.saved import load_model
 def fit(options: argparse.Namespace) -> int:
     """Fit a table, print what was found, and return the exit code."""
     console = Console()
-    settings = dict(map(_setting, options.settings))
     weighting = None if options.weighting is None else weighting_of_text(options.weighting)
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     with _errors_in_one_line(), Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
+        settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
         task = bar.add_task("reading the table", total=None)
         found = fit_table(
             options.table, label=options.label, folder=options.out or Path("runs") / options.table.stem,
@@ -98,21 +98,15 @@ def _print(found: Fit, console: Console) -> None:
     console.print(Text(f"Written to {found.folder}: report.html, {found.predictions_name}, metrics.json, model"))
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """Return name and value of NAME=VALUE; the value is TOML, or plain text if it is none."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {text!r} is not allowed; write NAME=VALUE, such as max_depth=4")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     """Turn what may go wrong, with a table or in a library that does not like a parameter, into one line."""
     try:
         yield
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        own = type(error).__module__.partition(".")[0] in ("lightgbm", "catboost", "_catboost")
+        if not own and not isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
+            raise
         raise UsageError(" ".join(str(error).split())) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -98,14 +97,6 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         article = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
         raise RecipeError(f"{where} must be {article.get(kind.__name__, kind.__name__)}, got {value!r}")
     return value
-
-
-def toml_value(text: str) -> Any:
-    """Return the value that a text stands for in TOML, or the text itself, without spaces around, if it is none."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
 
 
 def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:

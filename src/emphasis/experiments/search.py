@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from emphasis.datasets import Progress
 from emphasis.datasets.download import silent
-from emphasis.experiments.build import OBJECTIVE, RecipeError, overridden, toml_value
+from emphasis.experiments.build import OBJECTIVE, RecipeError, overridden
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.store import SEARCH, Row, without_nan
 from emphasis.files import write_text
 from emphasis.metrics import mean_and_std
+from emphasis.settings_text import toml_value
 from emphasis.training.settings import Execution
 
 if TYPE_CHECKING:

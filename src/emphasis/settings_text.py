@@ -1,0 +1,26 @@
+"""Settings as a command line gives them: NAME=VALUE, the value in TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+
+def toml_value(text: str) -> Any:
+    """Return the value that a text stands for in TOML, or the text itself, without spaces around, if it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def named_value(text: str, form: str, example: str) -> tuple[str, Any]:
+    """Return name and value of NAME=VALUE.
+
+    Raises:
+        ValueError: It is none; the message says what form to write, with an example.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"--set {text!r} is not allowed; write {form}, such as {example}")
+    return name.strip(), toml_value(value)
