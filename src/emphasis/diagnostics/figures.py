@@ -74,14 +74,14 @@ class Panel:
 
     Attributes:
         title: The method's name.
-        weighting: Its w(p).
+        weighting: Its w(p); None if it is no weighting, and has no line.
         clean: How many rightly labelled examples ended in each of B equal bins of p in [0, 1].
         noisy: The same of wrongly labelled ones.
         note: Said in the panel, such as "collapsed (5 of 5 seeds)".
     """
 
     title: str
-    weighting: Weighting
+    weighting: Weighting | None
     clean: Sequence[int]
     noisy: Sequence[int]
     note: str = ""
@@ -240,25 +240,27 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
     """
     figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
     grid = np.linspace(0.0, 1.0, 401)
-    handles: list[Any] = []
+    handles: dict[str, Any] = {}
     for axis, panel in zip(axes, panels, strict=True):
-        handles = [
+        drawn = [
             _bars(axis, panel.clean, -0.5, _CLEAN, "clean labels"),
             _bars(axis, panel.noisy, 0.5, _NOISY, "noisy labels"),
         ]
-        density = np.exp(panel.weighting.log(grid) - panel.weighting.log_peak)
         axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
         axis.set(xlim=(0, 1), ylim=(0, 1.05), yticks=(0, 0.05, 0.25, 0.5, 1.0), xticks=(0, 0.5, 1))
         axis.set_yticklabels(("0", "5 %", "25 %", "50 %", "100 %"))
         axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
         over = axis.twinx()  # the EDF keeps its shape on a linear scale of its own
         over.set(ylim=(0, np.sqrt(1.05)), yticks=())  # its 1 stands where the bars' 100 % does
-        handles += over.plot(grid, density, color=_EDF, linewidth=1.6, label="EDF h(p) / its peak (linear)")
+        if panel.weighting is not None:
+            density = np.exp(panel.weighting.log(grid) - panel.weighting.log_peak)
+            drawn += over.plot(grid, density, color=_EDF, linewidth=1.6, label="EDF h(p) / its peak (linear)")
+        handles |= {str(one.get_label()): one for one in drawn}
         _say(over, panel.note)
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
     figure.supxlabel("p, the probability given to the example's label at the end of training", fontsize=10)
     figure.supylabel("share of the examples", fontsize=10)
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 

@@ -9,12 +9,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from emphasis.experiments.settings import Training
 from emphasis.training.settings import Objective
 from emphasis.weighting import did_you_mean, from_dict
 
 T = TypeVar("T")
 
-OBJECTIVE = ("weighting", "normalization", "max_margin")
+OBJECTIVE = ("weighting", "normalization", "max_margin", "training")
 """The settings of an objective, in a recipe and in a result."""
 
 
@@ -50,14 +51,19 @@ def build(kind: type[T], table: Any, where: str) -> T:
         raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from error
 
 
-def build_objective(table: Mapping[str, Any], where: str) -> Objective:
-    """Return the objective that `weighting`, `normalization` and `max_margin` of a table describe.
+def build_objective(table: Mapping[str, Any], where: str) -> Objective | Training:
+    """Return the objective that `weighting`, `normalization` and `max_margin` of a table describe, or `training`.
 
     TOML has no null, so "none" stands for None.
     """
+    if table.get("training") is not None:
+        if table.get("weighting") is not None:
+            raise RecipeError(f"{where}: give 'weighting' or 'training', not both")
+        return build(Training, table["training"], f"{where}: training")
     if table.get("weighting") is None:
-        raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}")
-    settings = {key: table[key] for key in OBJECTIVE if key in table}
+        raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}, or "
+                          "'training', e.g. { name = \"elr\" }")  # fmt: skip
+    settings = {key: table[key] for key in OBJECTIVE if key in table and key != "training"}
     settings = {key: None if value == "none" else value for key, value in settings.items()}
     try:
         settings["weighting"] = from_dict(settings["weighting"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from emphasis import corruption, datasets, models
 from emphasis.datasets import Progress, Split, holdout, load, subset
 from emphasis.datasets.download import silent
+from emphasis.datasets.split import take_training
 from emphasis.experiments.settings import Cell, Dataset, Noise
 from emphasis.training.task import Task
 from emphasis.weighting import did_you_mean
@@ -37,6 +39,7 @@ def check_names(cells: Sequence[Cell]) -> None:
                     )
 
 
+_VALIDATION_SEED = 2**31  # of the noise on a validation part: none that a network has
 _last_loaded: dict[Any, Split] = {}  # one at most
 
 
@@ -68,7 +71,14 @@ def load_split(
         _last_loaded[key] = split
     split = _last_loaded[key]
     if dataset.validation:
-        split, _ = holdout(split, dataset.validation, dataset.split_seed)
+        whole = split
+        split, kept = holdout(whole, dataset.validation, dataset.split_seed)
+        if dataset.validation_labels == "noisy":
+            held = take_training(whole, np.setdiff1d(np.arange(len(whole.train_labels)), kept))
+            found = corrupted(held, noise, _VALIDATION_SEED)
+            if len(found.index) != len(held.train_labels):
+                raise ValueError(f'noise kind {noise.kind} leaves examples out; use validation_labels = "true" with it')
+            split = replace(split, test_labels=found.labels)
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
 
 

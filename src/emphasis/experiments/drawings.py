@@ -18,8 +18,10 @@ from emphasis.diagnostics.figures import (
     png,
     probability_curves,
 )  # fmt: skip
+from emphasis.experiments.settings import Training
 from emphasis.experiments.store import Row
-from emphasis.experiments.summary import Entry, Summary, metric_title
+from emphasis.experiments.summary import Entry, Summary, family_of, metric_title
+from emphasis.weighting import Weighting
 
 _MANY = 8  # methods beyond this number do not fit one panel
 _MANY_PANELS = 10
@@ -117,8 +119,7 @@ def _emphasis(summary: Summary) -> dict[str, bytes]:
 
     def make(entries: Sequence[Entry]) -> bytes:
         panels = [
-            Panel(e.cell.method, e.cell.objective.weighting, _counts(e, "clean"), _counts(e, "noisy"), e.outcome)
-            for e in entries
+            Panel(e.cell.method, _weighting(e), _counts(e, "clean"), _counts(e, "noisy"), e.outcome) for e in entries
         ]
         return _png(summary, emphasis_panels(panels))
 
@@ -173,13 +174,20 @@ def _png(summary: Summary, figure: Figure) -> bytes:
 
 def _has_mode(entry: Entry) -> bool:
     """Return whether the entry is a DM with one emphasis mode."""
-    return entry.cell.objective.weighting.to_dict()["family"] == "DM" and len(entry.cell.objective.weighting.modes) == 1
+    weighting = _weighting(entry)
+    return family_of(entry.cell) == "DM" and weighting is not None and len(weighting.modes) == 1
+
+
+def _weighting(entry: Entry) -> Weighting | None:
+    """Return the entry's weighting, None of a method that is none."""
+    return None if isinstance(entry.cell.objective, Training) else entry.cell.objective.weighting
 
 
 def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:
     if not scored:
         return float("nan")
-    return float(max(scored, key=lambda one: one[1])[0].cell.objective.weighting.modes[0])
+    weighting = _weighting(max(scored, key=lambda one: one[1])[0])
+    return float("nan") if weighting is None else float(weighting.modes[0])
 
 
 def curve(rows: Sequence[Row], name: str) -> Curve:

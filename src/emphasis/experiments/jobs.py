@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 import emphasis
+from emphasis.baselines import Learner, Problem, make
 from emphasis.experiments.data import load_split, make_task
-from emphasis.experiments.settings import Cell, digest, objective_as_dict
+from emphasis.experiments.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.metrics import outcome
 from emphasis.models import build, options_of
@@ -27,11 +28,13 @@ from emphasis.models.stacked import Stack, StackedMLP, StackOfOne
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import CURVES
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
+from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Objective
 from emphasis.training.task import Task
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
+_PEER_SEED = 2**20  # apart from every first network's
 _BINS = 20  # of the histogram of p that each line keeps
 
 
@@ -54,8 +57,9 @@ class Job:
 
     @property
     def objectives(self) -> list[Objective]:
-        """One per method."""
-        return [cell.objective for cell in self.cells[:: len(self.seeds)]]
+        """One per weighting; none of a method that is more than a weighting."""
+        found = [cell.objective for cell in self.cells[:: len(self.seeds)]]
+        return [one for one in found if not isinstance(one, Training)]
 
     @property
     def title(self) -> str:
@@ -86,7 +90,8 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
 
 def is_stackable(cell: Cell) -> bool:
     """Return whether the cell's network can be trained as one of a stack."""
-    return cell.network.name == "mlp" and not cell.network.options.get("dropout") and not cell.dataset.augment
+    drawn = cell.network.options.get("dropout") or cell.dataset.augment
+    return cell.network.name == "mlp" and not drawn and not isinstance(cell.objective, Training)
 
 
 def threads_of(job: Job, share: int) -> int:
@@ -133,7 +138,12 @@ def _train_job(
     split = load_split(first.dataset, first.noise, root)
     fabric = make_fabric(execution)
     task = make_task(first, split, job.seeds).to(fabric.device)
-    stack = make_stack(job, task.inputs.shape[1:], task.num_classes)
+    asked: list[int] = []
+    stack = (
+        _make_learner(first, task, asked)
+        if isinstance(first.objective, Training)
+        else make_stack(job, task.inputs.shape[1:], task.num_classes)
+    )
     state = initial_state(stack, first.solver, fabric, execution)
     checkpoint = folder / CELLS / f"{job.name}.pt"
     # Another device or a compiled network rounds otherwise: what one began, another must not end.
@@ -167,7 +177,10 @@ def _train_job(
     )  # fmt: skip
     progress(first.solver.iterations, first.solver.iterations)  # which it may not have reached: all have diverged
     rows = _rows(job, state, task, {
-        "seconds": round(earlier + time.monotonic() - began, 2), "threads": torch.get_num_threads(),
+        **passes(stack.network if isinstance(stack, LearnerStack) else None, state.iteration,
+                 first.solver.batch_size, task.num_train),
+        "true_labels_asked": sum(asked), "seconds": round(earlier + time.monotonic() - began, 2),
+        "threads": torch.get_num_threads(),
         "device": device_name(fabric.device), "compiled": execution.compile, "revision": revision(),
         "versions": versions(),
     })  # fmt: skip
@@ -194,6 +207,29 @@ def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
     given = {**options_of(name), **options}
     sizes = [math.prod(input_shape), *given["hidden"], num_classes]
     return StackedMLP(sizes, job.seeds, len(job.objectives), activation=given["activation"])
+
+
+def _make_learner(cell: Cell, task: Task, asked: list[int]) -> LearnerStack:
+    """Return the cell's network, or two, with its method; `asked` takes note of how many true labels it asks for.
+
+    Raises:
+        ValueError: Options that the network or the method does not have or allow.
+    """
+    assert isinstance(cell.objective, Training)
+    true_labels = task.seed_true_labels[0].cpu()
+
+    def annotate(indices: torch.Tensor) -> torch.Tensor:
+        asked.append(len(indices))
+        return true_labels[indices]
+
+    problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate)
+    method = make(cell.objective.name, problem, **cell.objective.options)
+    shape, outputs = tuple(task.inputs.shape[1:]), task.num_classes + method.extra_outputs
+    networks = [
+        build(cell.network.name, shape, outputs, seed=cell.seed + number * _PEER_SEED, **cell.network.options)
+        for number in range(method.networks)
+    ]
+    return LearnerStack(Learner(method, *networks))
 
 
 def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row]:

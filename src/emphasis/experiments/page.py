@@ -17,9 +17,11 @@ from emphasis.experiments.recipe import (
     recipe_names,
     recipe_to_tables,
 )  # fmt: skip
+from emphasis.experiments.settings import Training
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import METRICS, NOT_SCALED, Summary, findings, metric_title, signed
 from emphasis.experiments.table import caption, paper_text, short_outcome
+from emphasis.training.settings import Objective
 
 _EXTRAS = {"imdb-vectors": "text", "table": "table"}  # data sets that need more than the extra "experiments"
 
@@ -130,19 +132,22 @@ def _settings(summary: Summary) -> list[dict[str, Any]]:
     """Return each method's objective, once for each condition in which it is another."""
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry in summary.entries:
-        objective = entry.cell.objective
-        said = (
-            entry.cell.method,
-            repr(objective.weighting),
-            objective.normalization or "none",
-            "none (bare formula)" if objective.max_margin is None else str(objective.max_margin),
-        )
+        said = (entry.cell.method, *_objective(entry.cell.objective))
         lines.setdefault(said, {"said": said, "conditions": []})["conditions"].append(entry.cell.condition)
     every = len(summary.recipe.conditions)
     order = [method.name for method in summary.recipe.methods]
     for line in lines.values():
         line["where"] = "" if len(line["conditions"]) == every else ", ".join(line["conditions"])
     return sorted(lines.values(), key=lambda line: order.index(line["said"][0]))
+
+
+def _objective(objective: Objective | Training) -> tuple[str, str, str]:
+    """Return weighting or method, normalization and largest margin, as people read them."""
+    if isinstance(objective, Training):
+        options = ", ".join(f"{key}={value!r}" for key, value in objective.options.items())
+        return f"{objective.name}({options})", "", ""
+    margin = "none (bare formula)" if objective.max_margin is None else str(objective.max_margin)
+    return repr(objective.weighting), objective.normalization or "none", margin
 
 
 def _provenance(summary: Summary) -> str:

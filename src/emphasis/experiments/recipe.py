@@ -2,7 +2,8 @@
 
 [dataset] [noise] [network] [solver] [evaluation]    what all cells share
 [[conditions]]   name, and whatever of these five differs in this column
-[[methods]]      name, group, weighting, normalization, max_margin, and whatever of [network] and [solver] differs
+[[methods]]      name, group; weighting, normalization and max_margin, or training; and whatever of [network] and
+                 [solver] differs
 [methods.at."r = 0.2"]    the same again, for one column
 [paper.METRIC]   METHOD = [the paper's figures, one per condition, in percent; nan where there is none]
 [[reported]]     rows that the paper quotes and that this recipe does not run
@@ -48,9 +49,10 @@ FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
 @dataclass(frozen=True)
 class Condition:
-    """A column of the table: its name, and the tables that replace settings of the recipe's."""
+    """A column of the table: its name, the tables that replace settings of the recipe's, and seeds (0: as many)."""
 
     name: str = ""
+    seeds: int = 0
     dataset: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Method:
     weighting: Any = None
     normalization: Any = None
     max_margin: Any = "auto"
+    training: dict[str, Any] | None = None
     network: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     at: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -179,6 +182,8 @@ class Recipe:
             check(bool(values), what, values, "name at least one")
             check(len(set(values)) == len(values), what, values, "give each its own name")
         check(self.baseline in names, "baseline", self.baseline, f"use a method's name: {', '.join(names)}")
+        for condition in self.conditions:
+            check(condition.seeds >= 0, f"{condition.name}: seeds", condition.seeds, "use a whole number >= 0")
         for method in self.methods:
             for column in (*method.at, *method.only):
                 check(column in columns, f"{method.name}: condition", column, f"use one of {', '.join(columns)}")
@@ -205,7 +210,7 @@ class Recipe:
                     table = overridden(*tables, here.get(part, {}))
                     parts[part] = build(kind, table, f"{where}: {part}")
                 objective = build_objective(method.objective_in(condition.name), where)
-                for seed in range(self.seeds):
+                for seed in range(condition.seeds or self.seeds):
                     yield Cell(
                         condition.name, method.name, method.group, seed, **parts, objective=objective,
                         precision=self.precision,
@@ -215,6 +220,10 @@ class Recipe:
     def condition_names(self) -> list[str]:
         """The columns, in order."""
         return [condition.name for condition in self.conditions]
+
+    def seeds_of(self, condition: str) -> int:
+        """Return how many networks a cell of a column has."""
+        return self.conditions[self._paper_column(condition)].seeds or self.seeds
 
     def paper_value(self, metric: str, method: str, condition: str) -> float:
         """Return the paper's figure in percent, NaN where it has none."""
@@ -293,8 +302,11 @@ class Recipe:
             part, _, rest = name.partition(".")
             if name in ("seeds", "precision"):
                 value = convert(int if name == "seeds" else str, value, f"{self.name}: {name}")
+                columns = recipe.conditions
+                if name == "seeds":
+                    columns = tuple(replace(column, seeds=0) for column in columns)
                 try:
-                    recipe = replace(recipe, **{name: value})
+                    recipe = replace(recipe, conditions=columns, **{name: value})
                 except ValueError as error:
                     raise RecipeError(f"{self.name}: {error}") from error
             elif part in PARTS and rest:
@@ -407,6 +419,8 @@ def recipe_to_tables(recipe: Recipe) -> Table:
     if tables["scaled"] is None:
         del tables["scaled"]
     for method in tables["methods"]:
+        if method["training"] is None:
+            del method["training"]
         for key in ("normalization", "max_margin"):
             method[key] = "none" if method[key] is None else method[key]
     return tables

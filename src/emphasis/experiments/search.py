@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optuna
 
 _RETRAINED = "best, on all training data"
-_PARTS = ("weighting", "solver", "network")
+_PARTS = ("weighting", "training", "solver", "network")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Vary:
     """One setting to search.
 
     Attributes:
-        name: PART.KEY of a method: weighting.KEY, solver.KEY, network.KEY, or normalization.
+        name: PART.KEY of a method: weighting.KEY, training.KEY, solver.KEY, network.KEY, or normalization.
         choices: The values to choose from; or none, and a range:
         low: Its lower end.
         high: Its upper end.
@@ -245,5 +245,5 @@ def _summary(found: Found, recipe: Recipe, method: str, condition: str, validati
         "test": {"mean": mean, "std": std, "n": len(found.rows)},
     }
     if found.rows:
-        summary["objective"] = {key: found.rows[0][key] for key in OBJECTIVE}
+        summary["objective"] = {key: found.rows[0][key] for key in OBJECTIVE if key in found.rows[0]}
     return summary

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from emphasis import baselines
 from emphasis.training.settings import Objective, Solver, check
 
 NOISE_KINDS = (
@@ -29,7 +30,8 @@ class Dataset:
         name: Of `emphasis.datasets.NAMES`.
         augment: Crop (after padding by 4) and flip training images at random.
         train_size: Train on this many examples of the training part, all classes alike; 0: on all.
-        validation: Hold out this share of the training part, with true labels, and test on it; 0: use the test part.
+        validation: Hold out this share of the training part and test on it; 0: use the test part.
+        validation_labels: "true", or "noisy": noise is put on the held-out labels as on the others.
         split_seed: Of `train_size` and `validation`, and of data sets that have no test part of their own.
         options: What else the data set's loader takes.
     """
@@ -38,6 +40,7 @@ class Dataset:
     augment: bool = False
     train_size: int = 0
     validation: float = 0.0
+    validation_labels: Literal["true", "noisy"] = "true"
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -84,6 +87,17 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Training:
+    """A method of `emphasis.baselines` in place of a weighting: its name, and its hyperparameters."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        baselines.check_options(self.name, self.options)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Evaluated before the first step, at every `every`-th iteration and at the end.
 
@@ -113,7 +127,7 @@ class Cell:
         network: Which network.
         solver: The optimiser.
         evaluation: How often it is looked at.
-        objective: The weighting.
+        objective: The weighting, or the method that is more than one.
         precision: Of the arithmetic.
     """
 
@@ -126,13 +140,15 @@ class Cell:
     network: Network
     solver: Solver
     evaluation: Evaluation
-    objective: Objective
+    objective: Objective | Training
     precision: str = "32-true"
 
     def shared(self) -> dict[str, Any]:
         """Return, as plain data, what networks trained as one batched computation have in common."""
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
+        if self.dataset.validation_labels == "true":  # so that keys of results from before it are as they were
+            del settings["dataset"]["validation_labels"]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
         return plain
 
@@ -146,8 +162,10 @@ class Cell:
         return digest(self.config())
 
 
-def objective_as_dict(objective: Objective) -> dict[str, Any]:
+def objective_as_dict(objective: Objective | Training) -> dict[str, Any]:
     """Return the objective as plain data."""
+    if isinstance(objective, Training):
+        return {"training": json.loads(json.dumps({"name": objective.name, **objective.options}))}
     return {
         "weighting": objective.weighting.to_dict(),
         "normalization": objective.normalization,

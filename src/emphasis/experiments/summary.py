@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.settings import Cell
+from emphasis.experiments.settings import Cell, Training
 from emphasis.experiments.store import Row
 from emphasis.metrics import describe_outcomes, mean_and_std
 
@@ -96,8 +96,7 @@ class Entry:
     @property
     def is_dm(self) -> bool:
         """Whether it is derivative manipulation: its family is DM, or its group says so."""
-        family = self.cell.objective.weighting.to_dict()["family"]
-        return family == "DM" or "derivative manipulation" in self.cell.group.casefold()
+        return family_of(self.cell) == "DM" or "derivative manipulation" in self.cell.group.casefold()
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +169,11 @@ class Summary:
         return max(entries, key=lambda e: e.values[metric].mean, default=None)
 
 
+def family_of(cell: Cell) -> str:
+    """Return the family of a cell's weighting, "" of a method that is none."""
+    return "" if isinstance(cell.objective, Training) else str(cell.objective.weighting.to_dict()["family"])
+
+
 def summarise(recipe: Recipe, rows: Sequence[Row]) -> Summary:
     """Return the results of a recipe's rows, which may be few of those that it asks for."""
     found: dict[tuple[str, str], list[Row]] = {}
@@ -185,7 +189,7 @@ def summarise(recipe: Recipe, rows: Sequence[Row]) -> Summary:
             Entry(
                 cell=cell,
                 rows=tuple(own),
-                seeds=recipe.seeds,
+                seeds=recipe.seeds_of(condition),
                 values={metric: spread([number(row.get(metric)) for row in own]) for metric in metrics},
                 paper={metric: recipe.paper_value(metric, method, condition) for metric in metrics},
                 paper_std=spreads[recipe.condition_names.index(condition)] if spreads else math.nan,

@@ -142,7 +142,7 @@ def _column(
         lines = [(str(ours), style)]
         if summary.has_paper(metric) and (paper := paper_text(summary, entry, metric)):
             lines += [(line, "dim") for line in textwrap.wrap(paper, _HEADING)]
-        if details and ours.n not in (0, entry.seeds):
+        if details and ours.n not in (0, summary.recipe.seeds):
             lines.append((f"n = {ours.n}", "dim"))
         if failures and entry.outcome:
             parts = short_outcome(entry).split("; ")

@@ -20,6 +20,9 @@ class Batches:
         batch_size: Examples per step, at most N.
         device: Where the indices are wanted.
 
+    Attributes:
+        per_epoch: Steps of an epoch.
+
     Raises:
         ValueError: `batch_size` exceeds `num_examples`.
     """
@@ -27,6 +30,7 @@ class Batches:
     def __init__(self, seeds: Sequence[int], num_examples: int, batch_size: int, device: torch.device) -> None:
         _place(0, num_examples, batch_size)
         self._seeds, self._num_examples, self._batch_size, self._device = seeds, num_examples, batch_size, device
+        self.per_epoch = num_examples // batch_size
         self._epoch = -1
         self._order = torch.empty(0)
 

@@ -48,9 +48,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     training = module.training
     module.eval()
     copies = networks // len(task.labels)
-    size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
-    if task.statistics is not None:
-        size = min(size, _IMAGES_AT_ONCE.get(task.inputs.device.type, _IMAGES_AT_ONCE_ON_ACCELERATORS))
+    size = examples_at_once(task, networks)
     predicted = []
     finite = torch.ones(networks, dtype=torch.bool, device=task.inputs.device)
     for start in range(0, len(task.test_inputs), size):
@@ -86,6 +84,14 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     known = alive & finite.cpu().numpy()
     p[~known] = math.nan
     return Evaluation({name: np.where(known, values, math.nan) for name, values in curves.items()}, p, known)
+
+
+def examples_at_once(task: Task, networks: int) -> int:
+    """Return how many examples a pass without derivatives takes at a time, to be fast and small."""
+    size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
+    if task.statistics is None:
+        return size
+    return min(size, _IMAGES_AT_ONCE.get(task.inputs.device.type, _IMAGES_AT_ONCE_ON_ACCELERATORS))
 
 
 def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from emphasis.torch.stacked import stacked_derivative
 from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
+from emphasis.training.methods import LearnerStack, backward
 from emphasis.training.optimizers import make_optimizer, set_for_step
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
-_AUGMENTATION, _DROPOUT = 1, 2  # purposes of `step_seed`
+_AUGMENTATION, _DROPOUT, _EPOCH = 1, 2, 3  # purposes of `step_seed`
 
 
 @dataclass(eq=False)
@@ -43,7 +44,7 @@ class State:
         module: The stack, set up by Fabric.
         optimizer: Over its parameters, likewise.
         num_networks: S.
-        draws: Whether the module draws random numbers in training, as dropout does.
+        draws: Whether the module draws random numbers in training, as dropout and many methods do.
         iteration: Steps taken.
         diverged_at: (S,) int64 on the device, the iteration at which a network's logits became NaN or infinite;
             -1 if never.
@@ -75,14 +76,19 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
         execution: How it runs.
     """
     module: nn.Module = stack
-    draws = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0 for part in stack.modules())
+    dropouts = [part for part in stack.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
+    draws = isinstance(stack, LearnerStack) or any(part.p > 0.0 for part in dropouts)
     if any(parameter.ndim == 4 for parameter in module.parameters()):
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if execution.compile:
+    if execution.compile and isinstance(stack, LearnerStack):
+        stack.network.network.compile()
+    elif execution.compile:
         module = torch.compile(module)  # type: ignore[assignment]
-    optimizer = make_optimizer(stack.parameters(), solver)
+    optimizer = make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
     diverged_at = torch.full((stack.num_networks,), -1, device=fabric.device)
     prepared, optimizer = fabric.setup(module, optimizer)
+    for name in getattr(stack, "FORWARD_METHODS", ()):
+        prepared.mark_forward_method(name)
     return State(prepared, optimizer, stack.num_networks, draws, 0, diverged_at)
 
 
@@ -110,7 +116,7 @@ def train(
     Args:
         state: From `initial_state` or a checkpoint.
         task: The data, on Fabric's device.
-        objectives: One per method.
+        objectives: One per method; none if the module is a `LearnerStack`, which has its own.
         seeds: One per row of `task.labels`.
         solver: The optimiser's settings.
         fabric: The one that `state` was set up by.
@@ -127,6 +133,8 @@ def train(
             _evaluate(state, task, record_trace)
         options = [resolve(o.weighting, o.normalization, "mean", o.max_margin, None) for o in objectives]
         while state.iteration < solver.iterations:
+            if not options and state.iteration % batches.per_epoch == 0:
+                _begin_epoch(state, task, seeds, solver, batches)
             ended = _step(state, task, options, seeds, solver, fabric, batches)
             due = state.iteration % evaluate_every == 0 or state.iteration == solver.iterations
             if due or ended:
@@ -134,6 +142,13 @@ def train(
                 if bool((state.diverged_at >= 0).all()):
                     break
             after_step(state)
+
+
+def _begin_epoch(state: State, task: Task, seeds: Sequence[int], solver: Solver, batches: Batches) -> None:
+    """Let a learner's method do what is due."""
+    torch.manual_seed(step_seed(seeds[0], state.iteration, _EPOCH))
+    number = state.iteration // batches.per_epoch
+    cast(LearnerStack, state.module).begin_epoch(number, state.iteration / solver.iterations, state.optimizer, task)
 
 
 def _step(
@@ -153,6 +168,8 @@ def _step(
         inputs = random_crop_flip(inputs.flatten(0, 1), generator).view(inputs.shape)
     if state.draws:
         torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT))
+    if not options:
+        return _learner_step(state, task.prepared(inputs), places, solver, fabric)
     labels = task.labels.gather(1, places)
     logits = state.module(task.prepared(inputs))
     if _note_diverged(state, logits):
@@ -162,6 +179,21 @@ def _step(
     set_for_step(state.optimizer, solver, state.iteration)
     state.optimizer.zero_grad(set_to_none=True)
     fabric.backward(logits, stacked_derivative(logits, labels, options))
+    state.optimizer.step()
+    state.iteration += 1
+    return False
+
+
+def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, fabric: Fabric) -> bool:
+    """Take one step by a method's own loss; return whether the network is known to have diverged."""
+    module = cast(LearnerStack, state.module)
+    schedule = module.schedule(state.iteration, solver.iterations)
+    set_for_step(state.optimizer, solver, state.iteration, schedule)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = backward(module, inputs, places, state.iteration, solver, fabric)
+    state.diverged_at = torch.where(loss.isfinite() | (state.diverged_at >= 0), state.diverged_at, state.iteration)
+    if loss.device.type == "cpu" and not loss.isfinite():
+        return True
     state.optimizer.step()
     state.iteration += 1
     return False

@@ -42,9 +42,15 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
     )
 
 
-def set_for_step(optimizer: torch.optim.Optimizer, solver: Solver, iteration: int) -> None:
-    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps."""
+def set_for_step(
+    optimizer: torch.optim.Optimizer, solver: Solver, iteration: int, scheduled: int | None = None
+) -> None:
+    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps.
+
+    The learning rate is that of the schedule at `scheduled`, where a method trains twice, say; None: at `iteration`.
+    """
+    scale = solver.schedule.scale(iteration if scheduled is None else scheduled)
     for group in optimizer.param_groups:
-        group["lr"] = solver.learning_rate * solver.schedule.scale(iteration)
+        group["lr"] = solver.learning_rate * scale
         if solver.name == "adam":
             group["eps"] = solver.delta / math.sqrt(1.0 - solver.betas[1] ** (iteration + 1))

@@ -1,0 +1,87 @@
+"""Chooses the hyperparameters of the recipe noisy-benchmark for which nothing is published.
+
+A fifth of the training part is held out, with noisy labels: noise is put on it as on the rest. Every candidate is
+trained on the rest and judged by its accuracy on the held-out noisy labels; the test set is not looked at. Writes
+results/noisy_benchmark_choices.json and prints the best of each.
+
+    python benchmarks/noisy_benchmark_choices.py        # about 20 minutes on two cores, resumable
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.runner import run
+from emphasis.files import write_text
+
+SHARE = 0.2
+SEEDS = {"CIFAR-10N worse, scaled": 1}
+DEFAULT_SEEDS = 2
+DM_GRID = [(0.5, 4), (0.5, 8), (0.5, 12), (1, 8)]
+
+
+def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the row of the benchmark and what is tried for it."""
+    for dropout in (0.2, 0.5, 0.8):
+        yield "Forgetting", {"training": {"name": "forgetting", "dropout": dropout}}
+    for end in (0.5, 0.75, 1.0):
+        yield "Self-paced", {"training": {"name": "self-paced", "end": end}}
+    for percentile in (0.5, 0.75, 0.9):
+        yield "MentorNet PD", {"training": {"name": "mentornet-pd", "percentile": percentile}}
+    for name, more in (("DM", {}), ("Vanishing DM", {"vanishing": True})):
+        for lam, beta in DM_GRID:
+            yield name, {"weighting": {"family": "DM", "lam": lam, "beta": beta, **more}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="where the data is")
+    parser.add_argument("--runs", type=Path, default=Path("runs/noisy-benchmark-choices"))
+    parser.add_argument("--out", type=Path, default=Path("results/noisy_benchmark_choices.json"))
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+
+    recipe = load_recipe("noisy-benchmark")
+    rows = {method.name: method for method in recipe.methods}
+    tried = [(name, settings, f"{name} {json.dumps(settings)}") for name, settings in candidates()]
+    methods = tuple(replace(rows[name], name=title, at={}, **settings) for name, settings, title in tried)
+    conditions = tuple(replace(one, seeds=SEEDS.get(one.name, DEFAULT_SEEDS)) for one in recipe.conditions)
+    changed = replace(recipe, name="noisy-benchmark-choices", methods=methods, conditions=conditions,
+                      baseline=methods[0].name)  # fmt: skip
+    held_out = changed.changed({"dataset.validation": SHARE, "dataset.validation_labels": "noisy"})
+    results = run(held_out, options.runs, root=options.data, workers=options.workers, say=print)
+
+    found: dict[str, Any] = {}
+    for condition in recipe.condition_names:
+        for name in dict.fromkeys(name for name, _, _ in tried):
+            scored = [
+                {**settings, "accuracy": _accuracies(results, condition, title)}
+                for row, settings, title in tried
+                if row == name
+            ]
+            best = max(scored, key=lambda one: statistics.mean(one["accuracy"]))
+            found.setdefault(condition, {})[name] = {"best": _settings(best), "tried": scored}
+            print(f"{condition}: {name}: {_settings(best)}")
+    write_text(options.out, json.dumps({"revision": results[0]["revision"], "held_out": SHARE, "chosen": found},
+                                       indent=1) + "\n")  # fmt: skip
+
+
+def _accuracies(results: list[dict[str, Any]], condition: str, method: str) -> list[float]:
+    """Return the final accuracies on the held-out noisy labels; a network that diverged is right about nothing."""
+    own = [row for row in results if (row["condition"], row["method"]) == (condition, method)]
+    return [row["final_test_accuracy"] if row["diverged_at"] is None else 0.0 for row in own]
+
+
+def _settings(candidate: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in candidate.items() if key != "accuracy"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Active-passive losses, NCE+RCE.
+
+Source: X. Ma et al., Normalized Loss Functions for Deep Learning with Noisy Labels, ICML 2020.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, check_range
+
+ACTIVE, PASSIVE = ("NCE", "NFL"), ("RCE", "NRCE", "MAE", "NMAE")
+_A = 4.0  # |A|, what -log 0 is read as
+
+
+class ActivePassive(Baseline):
+    """alpha * active + beta * passive.
+
+    Active, the share of the label's loss in the sum over all labels: NCE = -log p_y / sum_k -log p_k (Eq. 3); NFL the
+    same of the focal loss. Passive: RCE = |A| (1 - p) with |A| = 4; MAE = 2 (1 - p); and their normalised forms, both
+    (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (4 (K - 1)).
+
+    Args:
+        problem: The labels.
+        active: "NCE" or "NFL".
+        passive: "RCE", "NRCE", "MAE" or "NMAE".
+        alpha: >= 0. Published: 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
+        beta: >= 0. Published: 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
+        gamma: Of NFL, >= 0; at 0 it is NCE. Published: 0.5.
+
+    Raises:
+        ValueError: A parameter is not allowed.
+    """
+
+    def __init__(
+        self, problem: Problem, *, active: str = "NCE", passive: str = "RCE", alpha: float = 1.0, beta: float = 1.0,
+        gamma: float = 0.5,
+    ) -> None:  # fmt: skip
+        super().__init__(problem)
+        for name, value, known in (("active", active, ACTIVE), ("passive", passive, PASSIVE)):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is not allowed; use one of {', '.join(known)}")
+        for name, number in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+            check_range(name, number, 0.0, float("inf"), ends="[)")
+        self.active, self.passive = active, passive
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example, (N,)."""
+        log_p = F.log_softmax(logits, 1)
+        losses = -log_p
+        if self.active == "NFL":
+            losses = losses * torch.exp(self.gamma * log_one_minus_p(logits))
+        active = losses.gather(1, labels.unsqueeze(1)).squeeze(1) / losses.sum(1)
+        wrong = log_one_minus_p(logits).exp().gather(1, labels.unsqueeze(1)).squeeze(1)
+        factor = {"RCE": _A, "MAE": 2.0}.get(self.passive, 1.0 / (self.num_classes - 1.0))
+        return self.alpha * active + self.beta * factor * wrong
+
+
+def log_one_minus_p(logits: Tensor) -> Tensor:
+    """Return log(1 - p_j) of every class, (N, C), without the subtraction that loses it where p_j is near 1."""
+    classes = logits.shape[1]
+    others = logits.unsqueeze(1).expand(-1, classes, -1)
+    masked = others.masked_fill(torch.eye(classes, dtype=torch.bool, device=logits.device), -torch.inf)
+    return F.logsigmoid(masked.logsumexp(2) - logits)

@@ -1,0 +1,92 @@
+"""AUM: pruning by the area under the margin.
+
+Source: G. Pleiss et al., Identifying Mislabeled Data using the Area Under the Margin Ranking, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, two_phases
+
+
+class Aum(Baseline):
+    """Examples whose label the network hardly ever prefers are left out, and the network is trained anew.
+
+    The margin of an example is z_y - max_{j != y} z_j, its AUM the mean over the epochs at the first, high learning
+    rate (Eq. 1). What counts as low is measured (section 3.2): n / (C + 1) examples, drawn at random, are given a
+    class of their own, which no network can learn but by heart; labels with an AUM below the 99th percentile of
+    theirs are left out. The drawn examples get their label back. (The paper draws twice, so that these are judged
+    too; here one training finds the others, to keep the computation that of one training.)
+
+    Args:
+        problem: The labels.
+        phase: The first training's share, in (0, 1). Published: until the learning rate falls, 150 of 300 epochs.
+        percentile: Of the drawn examples' AUM, in (0, 1]. Published: 0.99.
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
+    extra_outputs: ClassVar[int] = 1
+    drawn: Tensor
+    total: Tensor
+    seen: Tensor
+    kept: Tensor
+    second: Tensor
+
+    def __init__(self, problem: Problem, *, phase: float = 0.5, percentile: float = 0.99) -> None:
+        super().__init__(problem)
+        check_range("phase", phase, 0.0, 1.0, ends="()")
+        check_range("percentile", percentile, 0.0, 1.0, ends="(]")
+        self.phase, self.percentile = phase, percentile
+        n = len(problem.labels)
+        drawn = torch.zeros(n, dtype=torch.bool)
+        drawn[torch.randperm(n, generator=problem.generator())[: max(1, n // (problem.num_classes + 1))]] = True
+        self.register_buffer("drawn", drawn.to(problem.labels.device))
+        self.register_buffer("total", torch.zeros(n))
+        self.register_buffer("seen", torch.zeros(n))
+        self.register_buffer("kept", torch.ones(n, dtype=torch.bool))
+        self.register_buffer("second", torch.tensor(False))
+
+    @property
+    def area(self) -> Tensor:
+        """The AUM of every example so far, (n,)."""
+        return self.total / self.seen.clamp_min(1.0)
+
+    def loss(self, step: Step) -> Tensor:
+        """Return cross-entropy: with the class of the drawn ones at first, then of the labels that are kept."""
+        if not self.second:
+            labels = torch.where(self.drawn[step.indices], self.num_classes, step.labels)
+            self.total[step.indices] += margins(step.logits.detach(), labels).to(self.total.dtype)
+            self.seen[step.indices] += 1.0
+            return F.cross_entropy(step.logits, labels)
+        kept = self.kept[step.indices]
+        losses = F.cross_entropy(step.logits[:, : self.num_classes], step.labels, reduction="none")
+        return (losses * kept).sum() / kept.sum().clamp_min(1)
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Leave out what has a low area, and start anew."""
+        if not self.second and epoch.progress >= self.phase:
+            area = self.area
+            threshold = torch.quantile(area[self.drawn], self.percentile)
+            kept = (area > threshold) | self.drawn | (self.seen == 0.0)
+            self.kept.copy_(kept)
+            self.second.fill_(True)
+            epoch.recall()
+
+    def schedule(self, progress: float) -> float:
+        """Return 0, the first learning rate, in the first training, and the whole schedule in the second."""
+        return 0.0 if progress < self.phase else two_phases(progress, self.phase)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return z_y - max_{j != y} z_j, (N,), from logits (N, C)."""
+    column = labels.unsqueeze(1)
+    others = logits.scatter(1, column, -torch.inf).amax(1)
+    return logits.gather(1, column).squeeze(1) - others

@@ -1,0 +1,41 @@
+"""Bootstrapping.
+
+Source: S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, ICLR workshop 2015.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, check_range, one_hot
+
+_PUBLISHED = {False: 0.95, True: 0.8}
+
+
+class Bootstrapping(Baseline):
+    """Cross-entropy with targets that are in part the network's own prediction.
+
+    Soft, Eq. 6: -sum_j (beta t_j + (1 - beta) p_j) log p_j, in which the derivative goes through p_j as well: the
+    second term is the entropy of the prediction. Hard, Eq. 7: onehot(argmax p) in place of p.
+
+    Args:
+        problem: The labels.
+        hard: Whether the prediction is taken as a class.
+        beta: The label's share, in (0, 1]; 1 is cross-entropy. Published: 0.95 soft, 0.8 hard; None means these.
+
+    Raises:
+        ValueError: beta is out of bounds.
+    """
+
+    def __init__(self, problem: Problem, *, hard: bool = False, beta: float | None = None) -> None:
+        super().__init__(problem)
+        self.hard, self.beta = hard, _PUBLISHED[bool(hard)] if beta is None else beta
+        check_range("beta", self.beta, 0.0, 1.0, ends="(]")
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the bootstrapped cross-entropy, (N,)."""
+        log_p = F.log_softmax(logits, 1)
+        prediction = one_hot(logits.argmax(1), logits) if self.hard else log_p.exp()
+        targets = self.beta * one_hot(labels, logits) + (1.0 - self.beta) * prediction
+        return -(targets * log_p).sum(1)

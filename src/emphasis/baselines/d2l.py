@@ -1,0 +1,114 @@
+"""D2L, dimensionality-driven learning (X. Ma et al., Dimensionality-Driven Learning with Noisy Labels, ICML 2018)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from emphasis.baselines.protocol import (
+    Baseline,
+    Epoch,
+    Need,
+    Problem,
+    Step,
+    check_range,
+    one_hot,
+    soft_cross_entropy,
+)  # fmt: skip
+
+_BATCH = 128  # neighbours are looked for among this many examples, as published
+
+
+class D2L(Baseline):
+    """Labels give way to predictions once the features begin to need more dimensions: the sign of memorising.
+
+    After every epoch the local intrinsic dimensionality (LID) of the features before the last layer is estimated.
+    When it exceeds the mean of the last `window` epochs by two standard deviations, the network goes back to where it
+    was an epoch before, and from then on learns (Eqs. 9 and 10)
+
+        alpha y + (1 - alpha) onehot(argmax p),   alpha = exp(-(i / T) LID_i / min_{j < i} LID_j).
+
+    Args:
+        problem: The labels.
+        window: Epochs compared with, >= 2; the first two windows are never judged. Published: 5 for MNIST and 12
+            for CIFAR-10, of 50 and 120 epochs.
+        neighbours: k of the estimate, >= 2. Published: 20.
+        examples: How many are looked at. Published: 1,280, ten batches of 128.
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"features", "survey", "copy"})
+    recent: Tensor
+    count: Tensor
+    lowest: Tensor
+    alpha: Tensor
+    turned: Tensor
+
+    def __init__(self, problem: Problem, *, window: int = 5, neighbours: int = 20, examples: int = 1280) -> None:
+        super().__init__(problem)
+        check_range("window", window, 2, math.inf, ends="[)")
+        check_range("neighbours", neighbours, 2, _BATCH - 1)
+        check_range("examples", examples, neighbours + 1, math.inf, ends="[)")
+        self.window, self.neighbours = window, neighbours
+        self.looked_at = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
+        if len(self.looked_at) <= neighbours:
+            raise ValueError(f"neighbours={neighbours} is not allowed with {len(self.looked_at)} examples; use fewer")
+        self.register_buffer("recent", torch.zeros(window))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("lowest", torch.tensor(math.inf))
+        self.register_buffer("alpha", torch.tensor(1.0))
+        self.register_buffer("turned", torch.tensor(False))
+
+    def loss(self, step: Step) -> Tensor:
+        """Return cross-entropy with the mixed targets, alpha = 1 before the turning point."""
+        alpha = self.alpha.to(step.logits.dtype)
+        said = one_hot(step.logits.argmax(1), step.logits)
+        targets = alpha * one_hot(step.labels, step.logits) + (1.0 - alpha) * said
+        return soft_cross_entropy(step.logits, targets).mean()
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Estimate the LID after the epoch before, look for the turning point, and set alpha."""
+        if epoch.number == 0:
+            return
+        features = epoch.survey(self.looked_at.to(self.labels.device)).features
+        assert features is not None
+        lid = mean_lid(features, self.neighbours)
+        if not self.turned and self.count >= 2 * self.window and turning_point(self.recent, lid):
+            self.turned.fill_(True)
+            epoch.recall()
+        elif not self.turned:
+            epoch.keep()
+        if self.turned:
+            self.alpha.fill_(math.exp(-epoch.progress * lid / min(float(self.lowest), lid)))
+        self.lowest.fill_(min(float(self.lowest), lid))
+        self.recent.copy_(torch.cat([self.recent[1:], self.recent.new_tensor([lid])]))
+        self.count += 1
+
+
+def turning_point(recent: Tensor, lid: float) -> bool:
+    """Return whether `lid` exceeds the mean of the recent ones by two standard deviations."""
+    return lid - float(recent.mean()) > 2.0 * float(recent.std(correction=0))
+
+
+def mean_lid(features: Tensor, neighbours: int) -> float:
+    """Return the mean LID of features (n, D), neighbours being looked for in batches of 128.
+
+    Maximum likelihood (Eq. 4): LID(x) = -(1/k sum_{i=1}^k log(r_i / r_k))^-1, r_i the distance to neighbour i.
+    Examples that coincide with a neighbour say nothing and are left out; NaN-free, 0 if all do.
+    """
+    found = []
+    for batch in torch.split(features, _BATCH):
+        if len(batch) <= neighbours:
+            continue
+        distances = torch.cdist(batch.double(), batch.double()).fill_diagonal_(torch.inf)
+        nearest = distances.topk(neighbours, largest=False, sorted=True).values
+        good = nearest[:, 0] > 0.0
+        ratios = (nearest[good] / nearest[good, -1:]).log().mean(1)
+        found.append(-1.0 / ratios[ratios < 0.0])
+    values = torch.cat(found) if found else torch.zeros(0)
+    return float(values.mean()) if len(values) else 0.0

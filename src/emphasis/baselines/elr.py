@@ -1,0 +1,47 @@
+"""Early-learning regularisation.
+
+Source: S. Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
+
+_SMALLEST = 1e-4  # the published clamp of p
+
+
+class Elr(Baseline):
+    """Cross-entropy + lam * log(1 - <p, t>), t a moving average of each example's past predictions (Eqs. 6 and 9).
+
+    t <- beta t + (1 - beta) p. The second term holds the network to what it said early on, before it memorised.
+
+    Args:
+        problem: The labels. The averages take n * C numbers.
+        lam: >= 0; 0 is cross-entropy. Published: 3 for CIFAR-10, 7 for CIFAR-100.
+        beta: In [0, 1). Published: 0.7 for CIFAR-10, 0.9 for CIFAR-100.
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    targets: Tensor
+
+    def __init__(self, problem: Problem, *, lam: float = 3.0, beta: float = 0.7) -> None:
+        super().__init__(problem)
+        check_range("lam", lam, 0.0, float("inf"), ends="[)")
+        check_range("beta", beta, 0.0, 1.0, ends="[)")
+        self.lam, self.beta = lam, beta
+        self.register_buffer("targets", torch.zeros(len(problem.labels), problem.num_classes))
+
+    def loss(self, step: Step) -> Tensor:
+        """Return cross-entropy with the regulariser, and bring the averages up to date."""
+        p = F.softmax(step.logits, 1).clamp(_SMALLEST, 1.0 - _SMALLEST)
+        now = p.detach() / p.detach().sum(1, keepdim=True)
+        targets = self.beta * self.targets[step.indices] + (1.0 - self.beta) * now.to(self.targets.dtype)
+        self.targets[step.indices] = targets
+        regulariser = torch.log(1.0 - (targets * p).sum(1)).mean()
+        return F.cross_entropy(step.logits, step.labels) + self.lam * regulariser

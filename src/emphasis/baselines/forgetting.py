@@ -1,0 +1,47 @@
+"""Forgetting: strong dropout against memorising.
+
+Source: D. Arpit et al., A Closer Look at Memorization in Deep Networks, ICML 2017.
+The name and the range are those of L. Jiang et al., MentorNet, ICML 2018, section 5.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, check_range
+
+
+class Forgetting(Baseline):
+    """Cross-entropy with dropout before the last linear layer.
+
+    Args:
+        problem: The labels.
+        dropout: The share of features zeroed, in [0, 1); 0 is cross-entropy. Published: searched in (0.2, 0.9).
+
+    Raises:
+        ValueError: dropout is out of bounds.
+    """
+
+    def __init__(self, problem: Problem, *, dropout: float = 0.5) -> None:
+        super().__init__(problem)
+        check_range("dropout", dropout, 0.0, 1.0, ends="[)")
+        self.dropout = dropout
+
+    def prepare(self, network: nn.Module) -> None:
+        """Put dropout before the network's last linear layer.
+
+        Raises:
+            ValueError: It has no linear layer.
+        """
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ValueError("Forgetting puts dropout before the last nn.Linear, of which the network has none")
+        linear[-1].register_forward_pre_hook(self._drop)
+
+    def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.dropout(inputs[0], self.dropout, layer.training), *inputs[1:])
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return cross-entropy, (N,)."""
+        return F.cross_entropy(logits, labels, reduction="none")

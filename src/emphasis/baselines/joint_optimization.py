@@ -1,0 +1,112 @@
+"""Joint optimisation of labels and weights.
+
+Source: D. Tanaka et al., Joint Optimization Framework for Learning with Noisy Labels, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import (
+    Baseline,
+    Epoch,
+    Need,
+    Problem,
+    Step,
+    check_range,
+    one_hot,
+    soft_cross_entropy,
+    two_phases,
+)  # fmt: skip
+
+
+class JointOptimization(Baseline):
+    """Labels and weights are learned in turn; the network is then trained anew on the labels found.
+
+    First phase: KL(y || p) + alpha L_p + beta L_e (Eq. 7) at a high, constant learning rate, with
+    L_p = sum_j q_j log(q_j / mean p_j) against all going to one class (Eq. 11; q uniform) and L_e the mean entropy of
+    the predictions (Eq. 12). From `update_from` on, the labels are the mean of each example's predictions over the
+    last epochs (soft labels). Second phase: cross-entropy with these labels, from the first parameters on.
+
+    Args:
+        problem: The labels. The predictions take window * n * C numbers.
+        alpha: >= 0. Published: 1.2 for symmetric noise on CIFAR-10, 0.8 for asymmetric.
+        beta: >= 0. Published: 0.8 for symmetric noise on CIFAR-10, 0.4 for asymmetric.
+        phase: The first phase's share of training, in (0, 1). Published: 200 of 320 epochs.
+        update_from: Where labels begin to change, as a share of the first phase, in (0, 1). Published: 70 of 200.
+        window: Epochs whose predictions are averaged, >= 1. Published: 10.
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
+    found: Tensor
+    past: Tensor
+    epochs: Tensor
+    second: Tensor
+
+    def __init__(
+        self, problem: Problem, *, alpha: float = 1.2, beta: float = 0.8, phase: float = 0.625,
+        update_from: float = 0.35, window: int = 10,
+    ) -> None:  # fmt: skip
+        super().__init__(problem)
+        check_range("alpha", alpha, 0.0, float("inf"), ends="[)")
+        check_range("beta", beta, 0.0, float("inf"), ends="[)")
+        check_range("phase", phase, 0.0, 1.0, ends="()")
+        check_range("update_from", update_from, 0.0, 1.0, ends="()")
+        check_range("window", window, 1, float("inf"), ends="[)")
+        self.alpha, self.beta, self.phase, self.update_from, self.window = alpha, beta, phase, update_from, window
+        n, classes = len(problem.labels), problem.num_classes
+        self.register_buffer("found", one_hot(problem.labels, torch.empty(n, classes)))
+        self.register_buffer("past", torch.zeros(window, n, classes))
+        self.register_buffer("epochs", torch.tensor(0))
+        self.register_buffer("second", torch.tensor(False))
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the phase's loss, and note the predictions."""
+        fit = soft_cross_entropy(step.logits, self.found[step.indices].to(step.logits.dtype)).mean()
+        if self.second:
+            return fit
+        p = F.softmax(step.logits, 1)
+        self.past[(self.epochs - 1) % self.window, step.indices] = p.detach().to(self.past.dtype)
+        return fit + self.alpha * against_one_class(p) + self.beta * mean_entropy(step.logits)
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Change the labels, or start the second phase."""
+        if not self.second and epoch.progress >= self.phase:
+            self._update()
+            self.second.fill_(True)
+            epoch.recall()
+        elif not self.second:
+            if epoch.progress >= self.update_from * self.phase:
+                self._update()
+            self.epochs += 1
+            self.past[(self.epochs - 1) % self.window] = 0.0
+
+    def _update(self) -> None:
+        """Take the mean of the predictions that there are: an epoch leaves out its incomplete last batch."""
+        total = self.past.sum(0)
+        mass = total.sum(1, keepdim=True)
+        self.found.copy_(torch.where(mass > 0.0, total / mass.clamp_min(1e-12), self.found))
+
+    def schedule(self, progress: float) -> float:
+        """Return 0, the first learning rate, in the first phase, and the whole schedule in the second."""
+        return 0.0 if progress < self.phase else two_phases(progress, self.phase)
+
+
+def against_one_class(p: Tensor) -> Tensor:
+    """Return sum_j q_j log(q_j / mean p_j) with q uniform, from probabilities (N, C); 0 if the mean is uniform."""
+    mean = p.mean(0).clamp_min(torch.finfo(p.dtype).tiny)
+    q = 1.0 / p.shape[1]
+    return (q * (q / mean).log()).sum()
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Return the mean entropy of the predictions, from logits (N, C)."""
+    log_p = F.log_softmax(logits, 1)
+    return -(log_p.exp() * log_p).sum(1).mean()

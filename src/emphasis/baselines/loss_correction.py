@@ -1,0 +1,86 @@
+"""Loss correction.
+
+Source: G. Patrini et al., Making Deep Neural Networks Robust to Label Noise: a Loss Correction Approach, CVPR 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines._transition import as_transition_matrix, at_anchor_points
+from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, two_phases
+
+
+class LossCorrection(Baseline):
+    """Cross-entropy corrected by the transition matrix T[true, noisy], given or estimated.
+
+    Forward (Theorem 2): -log sum_i p_i T[i, y]: the network is to say the true label, T the noise upon it.
+    Backward (Theorem 1): (T^-1 l)_y with l_j = -log p_j: its mean over the noise is the loss under true labels; it is
+    not bounded from below. T is estimated (section 4.3) with a network trained by cross-entropy at first: row i is its
+    prediction for an example that it takes for class i with near certainty; training then starts anew.
+
+    Args:
+        problem: The labels.
+        backward: Whether to correct backward.
+        matrix: T, C rows that sum to 1; the identity is cross-entropy. None: it is estimated.
+        warm: The share of training spent on the network that T is estimated with, in (0, 1); not used with `matrix`.
+        quantile: The example of row i has the largest p_i but for this share's rest, in (0, 1]. Published: 0.97.
+
+    Raises:
+        ValueError: A parameter is out of bounds; T is no transition matrix, or singular for backward correction.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"survey", "copy"})
+    transition: Tensor
+    correcting: Tensor
+
+    def __init__(
+        self, problem: Problem, *, backward: bool = False, matrix: Sequence[Sequence[float]] | Tensor | None = None,
+        warm: float = 0.5, quantile: float = 0.97,
+    ) -> None:  # fmt: skip
+        super().__init__(problem)
+        check_range("warm", warm, 0.0, 1.0, ends="()")
+        check_range("quantile", quantile, 0.0, 1.0, ends="(]")
+        self.backward, self.quantile, self.warm = backward, quantile, None if matrix is not None else warm
+        given = torch.eye(self.num_classes) if matrix is None else as_transition_matrix(matrix, self.num_classes)
+        if backward and torch.linalg.matrix_rank(given) < self.num_classes:
+            raise ValueError("matrix is singular, and backward correction needs its inverse; use backward=False")
+        self.register_buffer("transition", given)
+        self.register_buffer("correcting", torch.tensor(matrix is not None))
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the corrected cross-entropy, (N,)."""
+        log_p = F.log_softmax(logits, 1)
+        transition = self.transition.to(log_p.dtype)
+        if self.backward:
+            inverse = torch.linalg.pinv(transition)  # an estimated T may be singular
+            corrected: Tensor = -(inverse[labels] * log_p).sum(1)
+            return corrected
+        return -torch.logsumexp(log_p + transition.T[labels].log(), 1)
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the mean corrected cross-entropy; plain cross-entropy until T is known."""
+        if not self.correcting:
+            return F.cross_entropy(step.logits, step.labels)
+        return super().loss(step)
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Estimate T when its network is trained, and start anew."""
+        if not self.correcting and self.warm is not None and epoch.progress >= self.warm:
+            self.transition.copy_(at_anchor_points(F.softmax(epoch.survey(None).logits, 1), self.quantile))
+            self.correcting.fill_(True)
+            epoch.recall()
+
+    def schedule(self, progress: float) -> float:
+        """Return the place in the schedule of the first or the second training."""
+        return progress if self.warm is None else two_phases(progress, self.warm)
+
+    @classmethod
+    def has_view(cls) -> bool:
+        """With T given, the loss is a function of logits and label."""
+        return True

@@ -1,0 +1,109 @@
+"""Masking (B. Han et al., Masking: A New Perspective of Noisy Supervision, NeurIPS 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
+
+STRUCTURES = ("full", "pair")
+_NOISE = 8  # dimensions of the generator's input
+
+
+class Masking(Baseline):
+    """A noise layer whose transition matrix must have the structure that people expect of it.
+
+    A generator draws a matrix s; the reconstructor explains the labels, -log sum_i p_i s[i, y]; a discriminator must
+    not tell the structure f(s) = sigmoid((s - 0.05) / 0.005), which transitions happen at all, from samples of the
+    prior (Eq. 3 and Figure 3; the prior's structures are jittered a little, since a sharp one gives no direction).
+    The adversaries share one step: the derivative is turned round between them. The matrix is left out in prediction.
+
+    Args:
+        problem: The labels.
+        structure: "full": every class may be taken for every other; "pair": for the next one alone; or C rows of 0
+            and 1 (1: this happens), the diagonal 1.
+        weight: Of the adversarial term, >= 0; 0 leaves a noise layer without a prior.
+        keep: The diagonal of the first matrix, in (1 / C, 1).
+
+    Raises:
+        ValueError: A parameter is not allowed.
+    """
+
+    networks: ClassVar[int] = 1
+    prior: Tensor
+
+    def __init__(
+        self, problem: Problem, *, structure: str | Sequence[Sequence[int]] = "full", weight: float = 0.1,
+        keep: float = 0.8,
+    ) -> None:  # fmt: skip
+        super().__init__(problem)
+        classes = problem.num_classes
+        check_range("weight", weight, 0.0, float("inf"), ends="[)")
+        check_range("keep", keep, 1.0 / classes, 1.0, ends="()")
+        self.weight = weight
+        self.register_buffer("prior", structure_matrix(structure, classes))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(problem.seed)
+            self.generator = nn.Linear(_NOISE, classes * classes)
+            self.discriminator = nn.Sequential(nn.Linear(classes * classes, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1))
+        first = torch.full((classes, classes), (1.0 - keep) / (classes - 1)).fill_diagonal_(keep).log()
+        with torch.no_grad():
+            self.generator.weight.mul_(0.1)
+            self.generator.bias.copy_(first.flatten())
+
+    def transition(self) -> Tensor:
+        """Return log T[true, noisy], (C, C), a draw of the generator's."""
+        noise = torch.randn(1, _NOISE, device=self.prior.device)
+        return F.log_softmax(self.generator(noise).view_as(self.prior), 1)
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the reconstruction's cross-entropy and the weighted adversarial term."""
+        log_t = self.transition()
+        reconstruction = -torch.logsumexp(F.log_softmax(step.logits, 1) + log_t.T[step.labels], 1).mean()
+        made = structure_of(log_t.exp()).flatten().unsqueeze(0)
+        jitter = 0.1 * torch.rand_like(self.prior)
+        real = (self.prior - torch.where(self.prior > 0.5, jitter, -jitter)).flatten().unsqueeze(0)
+        turned = _Reversed.apply(made)  # type: ignore[no-untyped-call]
+        said = self.discriminator(torch.cat([real, turned])).squeeze(1)
+        truth = torch.tensor([1.0, 0.0], device=said.device, dtype=said.dtype)
+        return reconstruction + self.weight * F.binary_cross_entropy_with_logits(said, truth)
+
+
+def structure_of(transition: Tensor, threshold: float = 0.05, width: float = 0.005) -> Tensor:
+    """Return which transitions happen, f(s) = sigmoid((s - threshold) / width), the paper's Eq. 4 and its values."""
+    return torch.sigmoid((transition - threshold) / width)
+
+
+def structure_matrix(structure: str | Sequence[Sequence[int]], num_classes: int) -> Tensor:
+    """Return a prior structure as a tensor (C, C) of 0 and 1.
+
+    Raises:
+        ValueError: It is unknown, of another shape, or a class may not keep its label.
+    """
+    if isinstance(structure, str):
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure={structure!r} is unknown; use {' or '.join(STRUCTURES)}, or C rows of 0 and 1")
+        eye = torch.eye(num_classes)
+        return torch.ones_like(eye) if structure == "full" else eye + eye.roll(1, 1)
+    found = torch.as_tensor(structure, dtype=torch.float32)
+    good = found.shape == (num_classes, num_classes) and bool(((found == 0.0) | (found == 1.0)).all())
+    if not good or not bool((found.diagonal() == 1.0).all()):
+        raise ValueError(f"structure must be {num_classes} rows of {num_classes} numbers 0 or 1, the diagonal 1")
+    return found
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose derivative is turned round: what lowers the loss of what follows raises that before."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]

@@ -1,0 +1,131 @@
+"""MentorNet DD: the data-driven curriculum.
+
+Source: L. Jiang et al., MentorNet: Learning Data-Driven Curriculum for Very Deep Neural Networks on Corrupted Labels,
+ICML 2018.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emphasis.baselines.mentornet_pd import kept_at_random
+from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range
+from emphasis.baselines.self_paced import moved
+
+_TIMES = 100  # training is told apart in this many parts
+
+
+class MentorNetwork(nn.Module):
+    """The published network: from an example's loss, its excess, its label and the time to a weight in (0, 1).
+
+    A bidirectional LSTM of one unit reads loss and excess (the loss less a moving percentile); embeddings of label
+    (2 numbers) and time (5) join it; a layer of 20 tanh units and a sigmoid follow (Figure 2 and the authors' code).
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, 1, bidirectional=True, batch_first=True)
+        self.label, self.time = nn.Embedding(num_classes, 2), nn.Embedding(_TIMES, 5)
+        self.hidden, self.out = nn.Linear(2 + 2 + 5, 20), nn.Linear(20, 1)
+
+    def forward(self, losses: Tensor, excess: Tensor, labels: Tensor, progress: float) -> Tensor:
+        """Return the logits of the weights, (N,)."""
+        _, (state, _) = self.lstm(torch.stack([losses, excess], 1).unsqueeze(2))
+        time = self.time(torch.full_like(labels, min(int(progress * _TIMES), _TIMES - 1)))
+        joined = torch.cat([state[0], state[1], self.label(labels), time], 1)
+        logits: Tensor = self.out(torch.tanh(self.hidden(joined))).squeeze(1)
+        return logits
+
+
+class MentornetDd(Baseline):
+    """Each example's loss is weighted by a small network that has learned, on few examples, which labels are right.
+
+    The true labels of a share of the examples are asked for, so that it is known which of their labels are right:
+    v* = 1 or 0. Twice in training, the mentor is fitted to them by cross-entropy, from what the student makes of them
+    at that time; its weights are then those of all examples. Before, the burn-in: all count, a random half at a time.
+
+    Args:
+        problem: The labels, with an annotator.
+        share: Of the examples whose true labels are asked for, in (0, 1]. Published: 5,000 of 50,000.
+        percentile: Of the batch's losses that the excess is measured from, in (0, 1].
+        updates: Where in training the mentor is fitted, rising, in (0, 1). Published: 0.21 and 0.75.
+        decay: Of the moving average, in [0, 1). Published: 0.95.
+        steps: Of the mentor's optimiser (Adam, learning rate 0.01) at each update, >= 1.
+
+    Raises:
+        ValueError: A parameter is out of bounds, or nobody can be asked.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"survey", "true labels"})
+    threshold: Tensor
+    asked: Tensor
+    right: Tensor
+    updated: Tensor
+
+    def __init__(
+        self, problem: Problem, *, share: float = 0.1, percentile: float = 0.75,
+        updates: tuple[float, ...] | list[float] = (0.21, 0.75), decay: float = 0.95, steps: int = 300,
+    ) -> None:  # fmt: skip
+        super().__init__(problem)
+        check_range("share", share, 0.0, 1.0, ends="(]")
+        check_range("percentile", percentile, 0.0, 1.0, ends="(]")
+        check_range("decay", decay, 0.0, 1.0, ends="[)")
+        check_range("steps", steps, 1, float("inf"), ends="[)")
+        for one in updates:
+            check_range("updates", one, 0.0, 1.0, ends="()")
+        if not updates or list(updates) != sorted(set(updates)):
+            raise ValueError(
+                f"updates={updates!r} is not allowed; give rising shares of training, such as (0.21, 0.75)"
+            )
+        if problem.annotate is None:
+            raise ValueError(
+                "mentornet-dd learns from examples whose true labels are known; give Problem(annotate=...)"
+            )
+        self.percentile, self.updates, self.decay, self.steps = percentile, tuple(updates), decay, steps
+        n = len(problem.labels)
+        order = torch.randperm(n, generator=problem.generator()).to(problem.labels.device)
+        asked = order[: max(1, round(share * n))]
+        self.register_buffer("asked", asked, persistent=False)
+        self.register_buffer("right", problem.annotate(asked) == problem.labels[asked], persistent=False)
+        self.register_buffer("threshold", torch.tensor(float("nan")))
+        self.register_buffer("updated", torch.tensor(0))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(problem.seed)
+            self.mentor = MentorNetwork(problem.num_classes).requires_grad_(False)
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the mean of v_i loss_i."""
+        losses = F.cross_entropy(step.logits, step.labels, reduction="none")
+        self.threshold.copy_(moved(self.threshold, losses, self.percentile, self.decay))
+        if not self.updated:
+            return (losses * kept_at_random(losses, 0.5)).mean()
+        known = losses.detach().float()
+        time = self.updates[int(self.updated) - 1]  # that of its last update, the one it has seen
+        v = torch.sigmoid(self.mentor(known, known - self.threshold, step.labels, time))
+        return (losses * v * kept_at_random(v, 0.05)).mean()
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Fit the mentor where an update is due."""
+        due = sum(epoch.progress >= one for one in self.updates)
+        if due == int(self.updated):
+            return
+        labels = self.labels[self.asked]
+        losses = F.cross_entropy(epoch.survey(self.asked).logits, labels, reduction="none")
+        self._fit(losses, labels, self.updates[due - 1])
+        self.updated.fill_(due)
+
+    def _fit(self, losses: Tensor, labels: Tensor, time: float) -> None:
+        excess, truth = losses - self.threshold, self.right.float()
+        self.mentor.requires_grad_(True)
+        optimizer = torch.optim.Adam(self.mentor.parameters(), 0.01)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                loss = F.binary_cross_entropy_with_logits(self.mentor(losses, excess, labels, time), truth)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        self.mentor.requires_grad_(False)

@@ -1,0 +1,201 @@
+"""What a method of learning from noisy labels is, and what it may ask of the loop that trains with it.
+
+A method is a module: what it remembers from step to step (moving averages, corrected labels, a noise layer) lives in
+its buffers and parameters, so that it moves to a device, is checkpointed and is optimised like the network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Need = Literal["features", "copy", "survey", "true labels"]
+"""features: what the last linear layer sees. copy: a second set of the network's parameters, to go back to. survey: the
+outputs for many training examples at the start of an epoch. true labels: those of a few examples, from an annotator."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a method is told before training.
+
+    Attributes:
+        labels: (n,) int64 in [0, num_classes), the labels as given, wrong ones included.
+        num_classes: C >= 2.
+        seed: Of what the method draws when it is made.
+        annotate: Returns the true labels of the examples at given indices, (k,) -> (k,); None: nobody can be asked.
+    """
+
+    labels: Tensor
+    num_classes: int
+    seed: int = 0
+    annotate: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes={self.num_classes} is not allowed; use a whole number >= 2")
+        if self.labels.ndim != 1 or self.labels.dtype != torch.int64 or not len(self.labels):
+            raise ValueError(
+                f"labels of shape {tuple(self.labels.shape)} and {self.labels.dtype} are not allowed; give (n,) int64"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"labels from {low} to {high} are not allowed; {self.num_classes} classes are 0 and up")
+
+    def generator(self) -> torch.Generator:
+        """Return a generator of random numbers on the CPU, the same whenever asked."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(eq=False)
+class Step:
+    """What a method sees in one step of training, N examples of C classes.
+
+    Attributes:
+        inputs: (N, ...).
+        labels: (N,) int64, as given.
+        indices: (N,) int64, places of the examples in `Problem.labels`.
+        progress: Share of all steps that have been taken, in [0, 1).
+        network: Inputs to logits (N, C), or (N, C + extra_outputs), in training mode.
+        peer: The second network, if the method has two.
+        read_features: Returns what the last linear layer saw in the latest call of `network`.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
+    progress: float
+    network: Callable[[Tensor], Tensor]
+    peer: Callable[[Tensor], Tensor] | None = None
+    read_features: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The network's logits of the step's own inputs, with their graph."""
+        return self.network(self.inputs)
+
+    @cached_property
+    def peer_logits(self) -> Tensor:
+        """The second network's logits."""
+        assert self.peer is not None
+        return self.peer(self.inputs)
+
+    @property
+    def features(self) -> Tensor:
+        """What the last linear layer saw of the step's inputs, (N, D)."""
+        assert self.read_features is not None
+        _ = self.logits
+        return self.read_features()
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """The network's view of training examples, in evaluation mode and without a graph.
+
+    Attributes:
+        logits: (k, C), or (k, C + extra_outputs).
+        features: (k, D), if the method needs them.
+    """
+
+    logits: Tensor
+    features: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What a method may do before an epoch.
+
+    Attributes:
+        number: 0, 1, ...
+        progress: Share of all steps that have been taken, in [0, 1).
+        survey: Returns the network's view of the examples at the given indices, of all for None.
+        keep: Copies the network's parameters aside.
+        recall: Puts the copy's back (the first ones if `keep` was never called) and empties the optimiser's memory.
+    """
+
+    number: int
+    progress: float
+    survey: Callable[[Tensor | None], Survey]
+    keep: Callable[[], None]
+    recall: Callable[[], None]
+
+
+class Baseline(nn.Module):
+    """A method: a subclass says what it needs, and defines `example_losses` or `loss`.
+
+    Its other arguments are keywords with defaults: its hyperparameters, the published ones. Random numbers in a step
+    come from torch's global generator, which the loop seeds; those of the constructor from `Problem.generator`.
+
+    Args:
+        problem: The labels.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    networks: ClassVar[int] = 1
+    """How many are trained; predictions are those of the first."""
+    extra_outputs: ClassVar[int] = 0
+    """Logits beyond the C classes' that the network needs in training; predictions pass them over."""
+
+    labels: Tensor
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.num_classes = problem.num_classes
+        self.register_buffer("labels", problem.labels, persistent=False)
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example, (N,), from logits (N, C) and labels (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither example_losses nor loss")
+
+    def loss(self, step: Step) -> Tensor:
+        """Return what one step minimises, a number: here the mean of `example_losses`."""
+        return self.example_losses(step.logits, step.labels).mean()
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Do what is due before an epoch; here nothing."""
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change a network before its training; here nothing."""
+
+    def schedule(self, progress: float) -> float:
+        """Return where in the learning rate's schedule a step stands, in [0, 1); methods that start anew differ."""
+        return progress
+
+    @classmethod
+    def has_view(cls) -> bool:
+        """Return whether its loss is a function of logits and label alone, so that a derivative view can be drawn."""
+        return cls.example_losses is not Baseline.example_losses and cls.loss is Baseline.loss
+
+
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """Return labels (N,) as rows of the dtype and shape (N, C) of `like`."""
+    return F.one_hot(labels, like.shape[1]).to(like.dtype)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -sum_j t_j log p_j of each example, (N,), from logits and targets (N, C)."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def two_phases(progress: float, split: float) -> float:
+    """Return `progress` of two trainings that follow each other, the first until `split`, each going from 0 to 1."""
+    return progress / split if progress < split else (progress - split) / (1.0 - split)
+
+
+def check_range(name: str, value: float, low: float, high: float, *, ends: str = "[]") -> None:
+    """Check that a hyperparameter lies between `low` and `high`, each end allowed or not: "[]", "[)", "(]" or "()".
+
+    Raises:
+        ValueError: It does not, or is NaN; the message names it and what is allowed.
+    """
+    given: object = value
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    above = number and (value >= low if ends[0] == "[" else value > low)
+    below = number and (value <= high if ends[1] == "]" else value < high)
+    if not (above and below):
+        raise ValueError(f"{name}={value!r} is not allowed; use a number in {ends[0]}{low:g}, {high:g}{ends[1]}")
