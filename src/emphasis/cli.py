@@ -6,14 +6,16 @@ import argparse
 import math
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emphasis.cli_arguments import UsageError, family_weighting, joined_numbers, make_parser
+from emphasis.cli_arguments import UsageError, joined_numbers, make_parser, shown_weighting
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.settings_text import named_value
+from emphasis.weighting import EmphasisWarning
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
           "fit": "fit", "predict": "fit"}  # fmt: skip
@@ -29,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         if options.command == "show":
-            return _show(options, rest)
+            with warnings.catch_warnings():  # of digits that neither a drawing nor four places show
+                warnings.simplefilter("ignore", EmphasisWarning)
+                return _show(options, rest)
         if rest:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         needed = _NEEDS.get(given[0] if given else "", "")
         missing = (error.name or "").partition(".")[0]
-        own = next((extra for extra in ("text", "table", "search") if missing in EXTRAS[extra]), needed)
+        own = next((extra for extra in ("text", "table", "search", "torch") if missing in EXTRAS[extra]), needed)
         said = missing_extra(f"emphasis {given[0]}", needed if needed == "fit" else own, error) if needed else error
         if not isinstance(said, MissingExtraError):
             raise
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    weightings = [family_weighting(options.family, rest), *(family_weighting(name, []) for name in options.vs)]
+    weightings = [shown_weighting(options.family, rest), *(shown_weighting(name, []) for name in options.vs)]
     if options.out is not None:
         from emphasis.diagnostics.figures import edf_figure, save
 
@@ -118,6 +122,7 @@ def _search(options: argparse.Namespace) -> int:
             trials=options.trials,
             batch=options.batch,
             validation=options.validation,
+            noisy_validation=options.noisy_validation,
             retrain=not options.no_retrain,
             **_how(options),
         )

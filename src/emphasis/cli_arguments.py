@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ _SHOW_EXAMPLES = """\
 examples:
   emphasis show DM --lam 0.5 --beta 12
   emphasis show DM --lam 0.5 --beta 12 --vanishing
-  emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png"""
+  emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png
+  emphasis show SCE --vs DM                      and of the methods DM is compared with:
+  emphasis show label-smoothing --epsilon 0.1 --vs active-passive bootstrapping"""
 
 
 class UsageError(Exception):
@@ -122,22 +124,46 @@ def family_weighting(family: str, options: Sequence[str]) -> Weighting:
         raise UsageError(
             f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}"
         )
-    parser = Parser(prog=f"emphasis show {name}", add_help=False, allow_abbrev=False)
-    parameters = inspect.signature(FAMILIES[name]).parameters
-    for parameter in parameters.values():
-        if parameter.default is False:
-            parser.add_argument(f"--{parameter.name}", action="store_true")
-        else:
-            parser.add_argument(f"--{parameter.name}", type=float, default=parameter.default)
-    values, unknown = parser.parse_known_args(options)
-    if unknown:
-        takes = ", ".join(f"--{known}" for known in parameters) or "no parameters"
-        hint = did_you_mean(unknown[0].lstrip("-"), parameters, "--{}".format)
-        raise UsageError(f"{name} has no option {unknown[0]}{hint}; it takes {takes}")
+    defaults = {one.name: one.default for one in inspect.signature(FAMILIES[name]).parameters.values()}
     try:
-        return from_dict({"family": name, **vars(values)})
+        return from_dict({"family": name, **_own_options(name, defaults, options)})
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
+
+
+def shown_weighting(name: str, options: Sequence[str]) -> Weighting:
+    """Return what `show` draws: a family's weighting, or the derivative view of a method it is compared with."""
+    if name.casefold() in {family.casefold() for family in FAMILIES}:
+        return family_weighting(name, options)
+    from emphasis import baselines
+
+    if ":" not in name and name not in baselines.names():
+        known = [*FAMILIES, *(one for one in baselines.names() if baselines.find(one).has_view())]
+        raise UsageError(f"unknown family {name!r}{did_you_mean(name, known, str)}; known: {', '.join(known)}")
+    try:
+        defaults = {key: value for key, value in baselines.options_of(name).items() if key != "matrix"}
+        given = _own_options(name, {"num_classes": 10, **defaults}, options)
+        changed = {key: value for key, value in given.items() if key == "num_classes" or value != defaults[key]}
+        return baselines.view(name, **changed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _own_options(name: str, defaults: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a family's or method's own options: flags, texts, whole numbers and numbers."""
+    parser = Parser(prog=f"emphasis show {name}", add_help=False, allow_abbrev=False)
+    for key, default in defaults.items():
+        if default is False:
+            parser.add_argument(f"--{key}", action="store_true")
+        else:
+            kind = type(default) if type(default) in (str, int) else float
+            parser.add_argument(f"--{key}", type=kind, default=default)
+    values, unknown = parser.parse_known_args(options)
+    if unknown:
+        takes = ", ".join(f"--{known}" for known in defaults) or "no parameters"
+        hint = did_you_mean(unknown[0].lstrip("-"), defaults, "--{}".format)
+        raise UsageError(f"{name} has no option {unknown[0]}{hint}; it takes {takes}")
+    return vars(values)
 
 
 def weighting_of_text(text: str) -> Weighting:
@@ -199,6 +225,9 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--validation", type=float, default=0.2, metavar="SHARE", help="share held out (default: %(default)g)"
     )
+    what.add_argument(
+        "--noisy-validation", action="store_true", help="put noise on the held-out labels too, as in a task of your own"
+    )
     what.add_argument("--no-retrain", action="store_true", help="do not train and test the best settings in the end")
     _add_common(what, search.add_argument_group("how it runs"), "RECIPE-search")
 
@@ -222,7 +251,11 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"families and their options:\n{_families_help()}\n\n{_SHOW_EXAMPLES}", formatter_class=raw,
         allow_abbrev=False,
     )  # fmt: skip
-    show.add_argument("family", help="a weighting's family, such as DM; its parameters are options (see below)")
+    show.add_argument(
+        "family",
+        help="a weighting's family, such as DM, or a method's name, such as "
+        "label-smoothing; its parameters are options (see below)",
+    )
     show.add_argument("--vs", nargs="+", default=[], metavar="FAMILY", help="draw these too, with their defaults")
     show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
     return parser

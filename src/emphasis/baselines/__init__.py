@@ -8,7 +8,7 @@ loss = learner.loss(inputs, indices, progress)
 
 from emphasis.baselines.learner import Learner
 from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
-from emphasis.baselines.registry import check_options, find, make, names, options_of, pushes_back, view
+from emphasis.baselines.registry import check_options, find, make, names, options_of, view
 
 __all__ = [
     "Baseline",
@@ -22,6 +22,5 @@ __all__ = [
     "make",
     "names",
     "options_of",
-    "pushes_back",
     "view",
 ]

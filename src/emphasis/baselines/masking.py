@@ -13,6 +13,7 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 
 STRUCTURES = ("full", "pair")
 _NOISE = 8  # dimensions of the generator's input
+_THRESHOLD = 0.05
 
 
 class Masking(Baseline):
@@ -51,10 +52,9 @@ class Masking(Baseline):
             torch.default_generator.manual_seed(problem.seed)
             self.generator = nn.Linear(_NOISE, classes * classes)
             self.discriminator = nn.Sequential(nn.Linear(classes * classes, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1))
-        first = torch.full((classes, classes), (1.0 - keep) / (classes - 1)).fill_diagonal_(keep).log()
         with torch.no_grad():
             self.generator.weight.mul_(0.1)
-            self.generator.bias.copy_(first.flatten())
+            self.generator.bias.copy_(first_matrix(self.prior, keep).log().flatten())
 
     def transition(self) -> Tensor:
         """Return log T[true, noisy], (C, C), a draw of the generator's."""
@@ -74,7 +74,19 @@ class Masking(Baseline):
         return reconstruction + self.weight * F.binary_cross_entropy_with_logits(said, truth)
 
 
-def structure_of(transition: Tensor, threshold: float = 0.05, width: float = 0.005) -> Tensor:
+def first_matrix(prior: Tensor, keep: float) -> Tensor:
+    """Return a matrix of the prior's structure, (C, C): what is not to happen starts at a quarter of the threshold.
+
+    Far above it f is flat, and the discriminator could not push it down.
+    """
+    outside = 1.0 - prior
+    inside = prior - torch.eye(len(prior))
+    weights = inside * (1.0 - keep) / inside.sum(1, keepdim=True).clamp_min(1.0) + outside * 0.25 * _THRESHOLD
+    first = weights + torch.diag(torch.full((len(prior),), keep))
+    return first / first.sum(1, keepdim=True)
+
+
+def structure_of(transition: Tensor, threshold: float = _THRESHOLD, width: float = 0.005) -> Tensor:
     """Return which transitions happen, f(s) = sigmoid((s - threshold) / width), the paper's Eq. 4 and its values."""
     return torch.sigmoid((transition - threshold) / width)
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 
 import emphasis.baselines as package
 from emphasis.baselines.protocol import Baseline, Problem
-from emphasis.weighting import FunctionWeighting, did_you_mean, from_function
+from emphasis.weighting import FunctionWeighting, did_you_mean
 
 _HELPERS = ("learner", "protocol", "registry")
-_LARGEST_MARGIN = 60.0  # where float64 still tells a weight of 1e-26 from 0
+_LARGEST_MARGIN, _NOTHING = 60.0, 1e-20  # weights of 1e-26 are left there, where others would go on to 0
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +100,23 @@ def make(name: str, problem: Problem, **options: Any) -> Baseline:
     return find(name)(problem, **options)
 
 
-def view(name: str, num_classes: int = 10, **options: Any) -> FunctionWeighting:
+@dataclass(frozen=True, repr=False)
+class View(FunctionWeighting):
+    """A method's emphasis, made by `view`.
+
+    Attributes:
+        title: The method and what it was given.
+        pushes_back: The least p from which on it pushes p down, not up; NaN if it never does.
+    """
+
+    title: str = ""
+    pushes_back: float = float("nan")
+
+    def __repr__(self) -> str:
+        return self.title
+
+
+def view(name: str, num_classes: int = 10, **options: Any) -> View:
     """Return a method's emphasis as a weighting: w(p) = L1 norm of the derivative, the others sharing 1 - p evenly.
 
     Where a loss depends on the other classes' probabilities too, that even share stands for them. Label 0 is used.
@@ -118,18 +135,13 @@ def view(name: str, num_classes: int = 10, **options: Any) -> FunctionWeighting:
     method = make(name, Problem(torch.zeros(1, dtype=torch.int64), num_classes), **options).double()
 
     def weight(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.abs(_derivative(method, p, q)).sum(-1), dtype=np.float64)
+        found = np.asarray(np.abs(_derivative(method, p, q)).sum(-1), dtype=np.float64)
+        return np.where(found < _NOTHING, 0.0, found)
 
-    weight.__qualname__ = ", ".join([name, *(f"{key}={value}" for key, value in options.items())])
-    return from_function(weight)
-
-
-def pushes_back(name: str, num_classes: int = 10, **options: Any) -> float:
-    """Return the least p from which on the method of `view` pushes p down, not up; NaN if it never does."""
-    method = make(name, Problem(torch.zeros(1, dtype=torch.int64), num_classes), **options).double()
+    said = ", ".join([*(f"{key}={value}" for key, value in options.items()), f"{num_classes} classes"])
     p = np.linspace(0.0, 1.0, 2001)[1:-1]
-    down = _derivative(method, p, 1.0 - p)[:, 0] > 0.0
-    return float(p[down][0]) if down.any() else float("nan")
+    back = p[_derivative(method, p, 1.0 - p)[:, 0] > 0.0]
+    return View(weight, f"{name}({said})", float(back[0]) if len(back) else float("nan"))
 
 
 def _derivative(method: Baseline, p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:

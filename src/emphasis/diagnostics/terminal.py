@@ -58,6 +58,9 @@ def describe(weighting: Weighting, radius: float = 0.1) -> str:
         f"  integral of w   {integral:.4g}" + (" (no density: the curve is w itself)" if integral == math.inf else ""),
         f"  w(1)            {at_one:.4g}" + _push(weighting),
     ]
+    back = getattr(weighting, "pushes_back", math.nan)  # of a method's derivative view
+    if math.isfinite(back):
+        lines.append(f"  pushes p down   beyond p = {back:.3g}: its derivative there is against the label")
     if weighting.log_integral < math.inf:
         for mode in weighting.modes:
             low, high = max(0.0, mode - radius), min(1.0, mode + radius)

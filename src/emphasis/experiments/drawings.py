@@ -18,6 +18,8 @@ from emphasis.diagnostics.figures import (
     png,
     probability_curves,
 )  # fmt: skip
+from emphasis.diagnostics.ranks import rank_figure
+from emphasis.experiments.ranking import rank
 from emphasis.experiments.settings import Training
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import Entry, Summary, family_of, metric_title
@@ -45,6 +47,10 @@ def draw(summary: Summary) -> dict[str, bytes]:
             drawings |= make(summary)
     if "modes" in summary.recipe.figures:
         drawings |= _modes(summary)
+    if summary.recipe.compare and (ranked := rank(summary)):
+        tasks = list(ranked[0].ranks)
+        ranks = {one.method: [one.ranks[task].mean for task in tasks] for one in ranked}
+        drawings["ranks.png"] = _png(summary, rank_figure(ranks, tasks, summary.recipe.compare))
     return drawings
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from emphasis.diagnostics.pages import page_environment, png_uri
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.drawings import by_group, file_name
+from emphasis.experiments.ranking import rank, rank_text, verdict
 from emphasis.experiments.recipe import (
     PARTS,
     Recipe,
@@ -37,6 +38,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
     environment.filters["signed"] = signed
     recipe = summary.recipe
     command = run_command(recipe)
+    ranked = rank(summary) if recipe.compare else []
     return environment.get_template("report.html.j2").render(
         summary=summary,
         recipe=recipe,
@@ -58,6 +60,9 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         command=command,
         install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
         provenance=_provenance(summary),
+        ranked=ranked,
+        rank_text=rank_text,
+        rank_verdict=verdict(summary, ranked),
     )  # fmt: skip
 
 

@@ -139,6 +139,7 @@ class Recipe:
             data freely.
         figures: What the page draws beside the tables, any of `FIGURES`.
         metric: Of the main table: "final_test_accuracy" or "best_test_accuracy".
+        compare: Methods that all others are set against, seed by seed, in a table of ranks; none: no such table.
         paper: For each metric, for each method, the paper's figures by condition, in percent; NaN where none.
         paper_spread: For each method the paper's standard deviations, where it has them.
         reported: Rows that the paper quotes.
@@ -166,6 +167,7 @@ class Recipe:
     status: Status = "full"
     figures: tuple[str, ...] = ("curves", "emphasis")
     metric: str = "final_test_accuracy"
+    compare: tuple[str, ...] = ()
     paper: dict[str, Figures] = field(default_factory=dict)
     paper_spread: Figures = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
@@ -181,7 +183,9 @@ class Recipe:
         for what, values in (("methods", names), ("conditions", columns)):
             check(bool(values), what, values, "name at least one")
             check(len(set(values)) == len(values), what, values, "give each its own name")
-        check(self.baseline in names, "baseline", self.baseline, f"use a method's name: {', '.join(names)}")
+        for what, wanted in (("baseline", (self.baseline,)), ("compare", self.compare)):
+            for name in wanted:
+                check(name in names, what, name, f"use a method's name: {', '.join(names)}")
         for condition in self.conditions:
             check(condition.seeds >= 0, f"{condition.name}: seeds", condition.seeds, "use a whole number >= 0")
         for method in self.methods:
@@ -266,6 +270,7 @@ class Recipe:
             conditions=columns,
             methods=rows,
             baseline=self.baseline if self.baseline in left else left[0],
+            compare=tuple(name for name in self.compare if name in left),
             paper={metric: figures(table) for metric, table in self.paper.items()},
             paper_spread=figures(self.paper_spread),
             reported=tuple(replace(row, values=tuple(row.values[column] for column in kept)) for row in self.reported),

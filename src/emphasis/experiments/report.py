@@ -9,8 +9,10 @@ from rich.text import Text
 
 from emphasis.experiments.drawings import draw
 from emphasis.experiments.page import page
+from emphasis.experiments.ranking import rank, rank_tables, ranks_csv, verdict
 from emphasis.experiments.store import (
     CELLS,
+    RANKS,
     REPORT,
     RESULTS,
     RUN,
@@ -74,6 +76,7 @@ def write_report(folder: Path, summary: Summary) -> list[str]:
     Figures of an earlier report that this one does not have are removed.
     """
     drawings = draw(summary)
+    ranked = rank(summary) if summary.recipe.compare else []
     with writing(folder):
         write_text(folder / TABLE, csv_text(summary))
         for name, content in drawings.items():
@@ -83,7 +86,9 @@ def write_report(folder: Path, summary: Summary) -> list[str]:
             if path.name not in drawings:
                 path.unlink(missing_ok=True)
         write_text(folder / REPORT, page(summary, drawings))
-    return [REPORT, TABLE, *drawings]
+        if ranked:
+            write_text(folder / RANKS, ranks_csv(ranked))
+    return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings]
 
 
 def print_report(summary: Summary, console: Console) -> None:
@@ -93,7 +98,11 @@ def print_report(summary: Summary, console: Console) -> None:
     for table in result_tables(summary, console.width):
         console.print()
         console.print(table)
+    ranked = rank(summary) if summary.recipe.compare else []
+    for group in rank_tables(summary, ranked) if ranked else []:
+        console.print()
+        console.print(group)
     console.print()
     console.print(Text(caption(summary), style="dim"))
-    for line in findings(summary):
+    for line in [*findings(summary), *verdict(summary, ranked)]:
         console.print(Text(line))

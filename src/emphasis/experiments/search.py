@@ -1,7 +1,8 @@
 """Search for settings on a validation set, as in section 4 of the paper, with Optuna.
 
 The training part is cut 80/20. Each trial trains on the 80 %, noise included, and is judged by the 20 % with their
-true labels; the test set is not looked at. The best settings are then trained on the whole training part and tested.
+true labels, or with noise on them too; the test set is not looked at. The best settings are then trained on the
+whole training part and tested.
 
 A search keeps nothing but its networks, which are cells of the store like any other. The sampler is seeded, so a
 search that was stopped is played again from its beginning: what has been trained is found, not trained, and it goes
@@ -127,6 +128,7 @@ def search(
     trials: int = 32,
     batch: int = 8,
     validation: float = 0.2,
+    noisy_validation: bool = False,
     retrain: bool = True,
     seed: int = 0,
     root: Path | None = None,
@@ -149,6 +151,7 @@ def search(
         trials: In all.
         batch: Trials suggested, and trained, together; it shapes the search.
         validation: Share of the training part to judge by.
+        noisy_validation: Whether noise is put on its labels too, as where nobody knows the true ones.
         retrain: Whether the best settings are trained on the whole training part in the end, and tested.
         seed: Of the sampler.
         root: Where the data is.
@@ -175,7 +178,8 @@ def search(
         known = ", ".join(map(repr, recipe.condition_names))
         raise RecipeError(f"{recipe.name} has several conditions; name one of {known}")
     base = replace(base, name=f"{recipe.name}-search", paper={}, paper_spread={}, reported=(), scaled=None)
-    held_out = base.changed({"dataset.validation": validation})
+    labels = {"dataset.validation_labels": "noisy"} if noisy_validation else {}
+    held_out = base.changed({"dataset.validation": validation, **labels})
     how: dict[str, Any] = {
         "root": root, "download": download, "execution": execution, "workers": workers, "threads": threads,
         "progress": progress, "loading": loading,
@@ -203,7 +207,7 @@ def search(
         chosen = _with(base, best.settings, _RETRAINED)
         final = run(replace(base, methods=(chosen,), baseline=_RETRAINED), folder, **how)
     found = Found(tuple(tried), best, tuple(final))
-    summary = without_nan(_summary(found, recipe, method, condition, validation))
+    summary = without_nan(_summary(found, recipe, method, condition, held_out))
     write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return found
 
@@ -232,13 +236,14 @@ def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
     return replace(method, name=name, at={}, only=(), **parts)
 
 
-def _summary(found: Found, recipe: Recipe, method: str, condition: str, validation: float) -> dict[str, Any]:
+def _summary(found: Found, recipe: Recipe, method: str, condition: str, held_out: Recipe) -> dict[str, Any]:
     mean, std = final_accuracy(found.rows) if found.rows else (math.nan, math.nan)
     summary: dict[str, Any] = {
         "recipe": recipe.name,
         "condition": condition,
         "method": method,
-        "validation": validation,
+        "validation": held_out.conditions[0].dataset["validation"],
+        "validation_labels": held_out.conditions[0].dataset.get("validation_labels", "true"),
         "seeds": recipe.seeds,
         "trials": [{**trial.settings, "mean": trial.mean, "std": trial.std} for trial in found.trials],
         "best": found.best.settings,

@@ -5,7 +5,7 @@
     cells/JOB.npz       their probabilities
     cells/JOB.pt, .lock the checkpoint of a job under way, and who works on it
     results.jsonl       the lines of the recipe's cells, in its order
-    table.csv, *.png, report.html
+    table.csv, ranks.csv, *.png, report.html
 
 A line is found by its cell's key, a digest of its settings. So a finished cell is never trained
 again, whatever else a recipe asks for later, and lines of other settings may lie beside it.
@@ -31,7 +31,7 @@ from emphasis.files import replacing, write_text
 Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
-SEARCH = "search.json"
+SEARCH, RANKS = "search.json", "ranks.csv"
 
 
 class FolderError(Exception):
@@ -71,7 +71,7 @@ def clear(folder: Path) -> None:
     """Remove all that a run writes from `folder`."""
     shutil.rmtree(folder / CELLS, ignore_errors=True)
     for path in folder.iterdir():
-        if path.name in (RUN, RESULTS, TABLE, REPORT, SEARCH) or path.suffix == ".png":
+        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH) or path.suffix == ".png":
             path.unlink()
 
 

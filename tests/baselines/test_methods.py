@@ -1,0 +1,464 @@
+"""Methods that remember: their mathematics, piece by piece, and their limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from emphasis.baselines import Learner, Problem, make
+from emphasis.baselines import _beta_mixture as beta_mixture
+from emphasis.baselines._transition import at_anchor_points, from_confusion
+from emphasis.baselines.aum import margins
+from emphasis.baselines.d2l import mean_lid, turning_point
+from emphasis.baselines.joint_optimization import against_one_class, mean_entropy
+from emphasis.baselines.masking import structure_matrix, structure_of
+from emphasis.baselines.mentornet_pd import curriculum
+
+CLASSES, N = 3, 60
+
+
+def problem(seed=0, n=N, noise=0.0):
+    """Three clouds of points in the plane, a share of the labels wrong."""
+    rng = np.random.default_rng(seed)
+    true = np.arange(n) % CLASSES
+    inputs = rng.normal(size=(n, 2)) + 4.0 * np.stack([np.cos(2.1 * true), np.sin(2.1 * true)], 1)
+    wrong = rng.random(n) < noise
+    labels = np.where(wrong, (true + rng.integers(1, CLASSES, n)) % CLASSES, true)
+    truth = torch.from_numpy(true)
+    made = Problem(torch.from_numpy(labels), CLASSES, seed, annotate=lambda indices: truth[indices])
+    return made, torch.from_numpy(inputs).float(), truth
+
+
+def network(outputs=CLASSES, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+
+def learner(name, given, seed=0, **options):
+    method = make(name, given, **options)
+    outputs = CLASSES + method.extra_outputs
+    return Learner(method, *(network(outputs, seed + number) for number in range(method.networks)))
+
+
+def train(one, inputs, epochs=20, batch=20, rate=0.1, record=None):
+    """One's own loop, as the docs show it."""
+    optimizer = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], rate, momentum=0.9)
+    steps = len(inputs) // batch
+    torch.manual_seed(1)
+    for epoch in range(epochs):
+        one.begin_epoch(epoch, epoch / epochs, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
+        order = torch.randperm(len(inputs))
+        for step in range(steps):
+            rows = order[step * batch : (step + 1) * batch]
+            loss = one.loss(inputs[rows], rows, (epoch * steps + step) / (epochs * steps))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if record is not None:
+                record(epoch, one)
+    return one
+
+
+def first_loss(one, inputs, progress=0.0):
+    rows = torch.arange(len(inputs))
+    torch.manual_seed(0)
+    return one.loss(inputs, rows, progress)
+
+
+def cross_entropy(one, inputs):
+    with torch.no_grad():
+        return F.cross_entropy(one(inputs), one.method.labels)
+
+
+LIMITS = [
+    ("elr", {"lam": 0.0}),
+    ("self-paced", {"start": 1.0}),
+    ("forgetting", {"dropout": 0.0}),
+    ("label-smoothing", {"epsilon": 0.0}),
+    ("loss-correction", {"matrix": np.eye(CLASSES).tolist()}),
+    ("d2l", {"neighbours": 5}),
+    ("noise-adaptation", {}),
+    ("mixup-bootstrapping", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LIMITS, ids=str)
+def test_in_its_limit_or_at_first_each_is_cross_entropy(name, options):
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner(name, given_, **options)
+    torch.testing.assert_close(first_loss(one, inputs).detach(), cross_entropy(one, inputs))
+
+
+def test_co_teaching_that_forgets_nothing_is_cross_entropy_twice():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("co-teaching", given_, forget_rate=0.0)
+    with torch.no_grad():
+        both = sum(F.cross_entropy(net(inputs), given_.labels) for net in (one.network, one.peer))
+    torch.testing.assert_close(first_loss(one, inputs, 0.9).detach(), both)
+
+
+# --- ELR
+
+
+@given(beta=st.floats(0.0, 0.99), steps=st.integers(1, 6))
+@settings(max_examples=20, deadline=None)
+def test_elr_targets_are_the_moving_average_of_the_predictions(beta, steps):
+    given_, inputs, _ = problem()
+    one = learner("elr", given_, beta=beta)
+    with torch.no_grad():
+        p = F.softmax(one(inputs), 1)
+        for _ in range(steps):
+            first_loss(one, inputs)
+    torch.testing.assert_close(one.method.targets, (1 - beta**steps) * p, rtol=1e-3, atol=1e-4)
+
+
+def test_elr_derivative_pulls_towards_the_targets():
+    """The regulariser's derivative is p_j (sum_k p_k t_k - t_j) / (1 - <p, t>), Lemma 2 of the paper."""
+    given_, inputs, _ = problem()
+    one = learner("elr", given_, lam=1.0, beta=0.5)
+    first_loss(one, inputs)
+    targets = one.method.targets.clone()
+    z = one(inputs).detach().requires_grad_()
+    p = F.softmax(z, 1).detach()
+    t = 0.5 * targets + 0.5 * p
+    inner = (p * t).sum(1, keepdim=True)
+    expected = p - F.one_hot(given_.labels, CLASSES) + p * (inner - t) / (1 - inner)
+    from emphasis.baselines import Step
+
+    step = Step(inputs, given_.labels, torch.arange(N), 0.0, lambda _: z)
+    one.method.loss(step).backward()
+    torch.testing.assert_close(z.grad * N, expected, rtol=1e-3, atol=1e-4)
+
+
+# --- self-paced, MentorNet
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.0, 5.0))
+@settings(max_examples=50, deadline=None)
+def test_mentornet_weights_minimise_their_objective(lambda1, lambda2):
+    losses = torch.linspace(0.0, 10.0, 23, dtype=torch.float64)
+    found = curriculum(losses, lambda1, lambda2)
+    grid = torch.linspace(0.0, 1.0, 2001, dtype=torch.float64)
+    objective = grid * losses[:, None] + 0.5 * lambda2 * grid**2 - (lambda1 + lambda2) * grid
+    value = found * losses + 0.5 * lambda2 * found**2 - (lambda1 + lambda2) * found
+    assert (value <= objective.min(1).values + 1e-9).all()
+
+
+def test_mentornet_with_lambda2_0_is_self_paced_learning():
+    losses = torch.tensor([0.5, 1.0, 1.5])
+    assert curriculum(losses, 1.0, 0.0).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_self_paced_learning_lets_the_asked_share_through():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("self-paced", given_, start=0.5, end=1.0)
+    assert [one.method.share(progress) for progress in (0.0, 0.5, 1.0)] == [0.5, 0.75, 1.0]
+    loss = first_loss(one, inputs)
+    losses = F.cross_entropy(one(inputs), given_.labels, reduction="none")
+    half = losses.sort().values[: N // 2].sum() / N
+    torch.testing.assert_close(loss, half, rtol=1e-5, atol=1e-6)
+
+
+def test_mentornet_dd_learns_which_labels_are_right_and_asks_for_no_more_than_its_share():
+    given_, inputs, truth = problem(n=300, noise=0.4)
+    asked = []
+    given_ = Problem(given_.labels, CLASSES, 0, annotate=lambda rows: (asked.append(len(rows)), truth[rows])[1])
+    one = train(learner("mentornet-dd", given_, share=0.2), inputs, epochs=10, rate=0.05)
+    assert asked == [60]
+    losses = F.cross_entropy(one(inputs), given_.labels, reduction="none").detach()
+    v = torch.sigmoid(one.method.mentor(losses, losses - one.method.threshold, given_.labels, 0.75))
+    right = given_.labels == truth
+    assert v[right].mean() > v[~right].mean() + 0.3
+
+
+# --- the transition matrix
+
+
+def test_transition_matrix_is_read_off_anchor_points_and_off_the_confusion():
+    transition = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.0, 0.3, 0.7]])
+    generator = torch.Generator().manual_seed(0)
+    true = torch.arange(30_000) % CLASSES
+    probabilities = transition[true]  # a network that knows P(label | x)
+    torch.testing.assert_close(at_anchor_points(probabilities, 1.0), transition)
+    labels = torch.multinomial(transition[true], 1, generator=generator).squeeze(1)
+    certain = F.one_hot(true, CLASSES).float()  # a network that knows the true class
+    torch.testing.assert_close(from_confusion(certain, labels), transition, rtol=0.0, atol=0.02)
+
+
+def test_forward_correction_estimates_t_starts_anew_and_then_corrects():
+    given_, inputs, truth = problem(n=300, noise=0.3)
+    one = learner("loss-correction", given_, warm=0.5)
+    starts = {name: value.clone() for name, value in one.network.state_dict().items()}
+    seen = []
+
+    def note(epoch, now):
+        if epoch == 10 and not seen:
+            seen.append(max(float((now.network.state_dict()[k] - v).abs().max()) for k, v in starts.items()))
+
+    train(one, inputs, epochs=20, record=note)
+    assert bool(one.method.correcting)
+    assert seen[0] < 0.2  # one step away from where it began
+    t = one.method.transition
+    torch.testing.assert_close(t.sum(1), torch.ones(CLASSES))
+    assert t.diagonal().min() > 0.4
+    assert t.diagonal().max() < 0.98  # noise was seen
+    assert (one(inputs).argmax(1) == truth).float().mean() > 0.9
+
+
+def test_schedule_of_two_trainings_runs_twice():
+    one = make("loss-correction", problem()[0], warm=0.5)
+    assert [one.schedule(x) for x in (0.0, 0.25, 0.5, 0.75)] == [0.0, 0.5, 0.0, 0.5]
+    joint = make("joint-optimization", problem()[0], phase=0.5)
+    assert [joint.schedule(x) for x in (0.0, 0.49, 0.5, 0.75)] == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_noise_layer_finds_the_noise():
+    given_, inputs, _ = problem(n=900, noise=0.4)
+    one = train(learner("noise-adaptation", given_, warm=0.3), inputs, epochs=30)
+    assert float(one.method.transition.detach().diagonal().mean()) == pytest.approx(0.6, abs=0.1)
+
+
+def test_masking_structures():
+    assert structure_matrix("full", 3).tolist() == [[1.0] * 3] * 3
+    assert structure_matrix("pair", 3).tolist() == [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]
+    s = structure_of(torch.tensor([0.0, 0.05, 0.2]))
+    torch.testing.assert_close(s, torch.tensor([0.0, 0.5, 1.0]), rtol=0.0, atol=1e-4)
+
+
+def test_masking_without_a_prior_is_a_noise_layer_and_with_one_keeps_to_it():
+    given_, inputs, _ = problem(n=600, noise=0.0)
+    labels = torch.where(torch.rand(600, generator=torch.Generator().manual_seed(0)) < 0.35,
+                         (given_.labels + 1) % CLASSES, given_.labels)  # fmt: skip
+    given_ = Problem(labels, CLASSES)
+    one = train(learner("masking", given_, structure="pair", weight=0.5), inputs, epochs=40, rate=0.05)
+    with torch.no_grad():
+        t = torch.stack([one.method.transition().exp() for _ in range(20)]).mean(0)
+    allowed = structure_matrix("pair", CLASSES) > 0.5
+    assert t[~allowed].max() < 0.1
+    assert t[allowed & ~torch.eye(CLASSES, dtype=torch.bool)].mean() > 0.2
+
+
+def test_the_adversaries_of_masking_pull_against_each_other():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("masking", given_, weight=1.0)
+    base = learner("masking", given_, weight=0.0)
+    grads = []
+    for now in (one, base):
+        torch.manual_seed(0)
+        now.loss(inputs, torch.arange(N), 0.0).backward()
+        grads.append(now.method.generator.bias.grad.clone())
+    adversarial = grads[0] - grads[1]
+    # Descent along the generator's own direction must raise what the discriminator loses.
+    torch.manual_seed(0)
+    before = _discriminator_loss(one, None)
+    torch.manual_seed(0)
+    after = _discriminator_loss(one, -1e-3 * adversarial / adversarial.norm().clamp_min(1e-12))
+    assert after >= before
+
+
+def _discriminator_loss(one, shift):
+    method = one.method
+    with torch.no_grad():
+        if shift is not None:
+            method.generator.bias.add_(shift)
+        made = structure_of(method.transition().exp()).flatten()[None]
+        said = method.discriminator(made).squeeze()
+        if shift is not None:
+            method.generator.bias.sub_(shift)
+        return float(F.softplus(said))  # of the made structure, whose truth is 0
+
+
+# --- joint optimisation
+
+
+def test_the_term_against_one_class_is_the_divergence_from_the_uniform():
+    assert float(against_one_class(torch.full((4, 5), 0.2))) == pytest.approx(0.0, abs=1e-6)
+    one_class = torch.tensor([[0.98, 0.01, 0.01]]).repeat(7, 1)
+    expected = sum(1 / 3 * math.log(1 / 3 / q) for q in (0.98, 0.01, 0.01))
+    assert float(against_one_class(one_class)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mean_entropy_has_its_limits():
+    assert float(mean_entropy(torch.zeros(3, 8))) == pytest.approx(math.log(8), rel=1e-6)
+    assert float(mean_entropy(torch.tensor([[200.0, 0.0]]))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_joint_optimization_corrects_labels_and_trains_anew_on_them():
+    given_, inputs, truth = problem(n=300, noise=0.3)
+    before = (given_.labels == truth).float().mean()
+    one = train(learner("joint-optimization", given_), inputs, epochs=40)
+    found = one.method.found
+    torch.testing.assert_close(found.sum(1), torch.ones(300))
+    assert bool(one.method.second)
+    assert (found.argmax(1) == truth).float().mean() > max(0.95, before)
+
+
+def test_labels_of_examples_that_were_not_seen_stay():
+    given_, _, _ = problem()
+    method = make("joint-optimization", given_)
+    before = method.found.clone()
+    method._update()
+    torch.testing.assert_close(method.found, before)
+
+
+# --- the beta mixture and MD-DYR-SH
+
+
+@given(
+    a=st.floats(1.5, 4.0), b=st.floats(15.0, 40.0), c=st.floats(15.0, 40.0), d=st.floats(1.5, 4.0),
+    share=st.floats(0.25, 0.75), seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_beta_mixture_recovers_planted_components_that_lie_apart(a, b, c, d, share, seed):
+    """Where they overlap much, the moments that the authors match instead of the likelihood are biased."""
+    rng = np.random.default_rng(seed)
+    low, high = rng.beta(a, b, 6000), rng.beta(c, d, 6000)
+    many = int(share * 6000)
+    values = torch.from_numpy(np.concatenate([low[:many], high[: 6000 - many]]))
+    found = beta_mixture.fit(values, 60)
+    np.testing.assert_allclose(found.means, [a / (a + b), c / (c + d)], atol=0.05)
+    assert float(found.share[0]) == pytest.approx(share, abs=0.06)
+    posterior = found.posterior(values)
+    assert posterior[:many].mean() < 0.2
+    assert posterior[many:].mean() > 0.8
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_posterior_rises_with_the_loss_and_lies_in_0_1(seed):
+    rng = np.random.default_rng(seed)
+    values = torch.from_numpy(rng.beta(rng.uniform(0.5, 3), rng.uniform(1, 9), 500))
+    grid = torch.linspace(0.0, 1.0, 301)
+    posterior = beta_mixture.fit(values).posterior(grid)
+    assert ((posterior >= 0) & (posterior <= 1)).all()
+    inside = posterior[1:-1]
+    assert (inside[1:] >= inside[:-1] - 1e-9).all() or posterior[-1] >= posterior[0]
+
+
+@pytest.mark.parametrize("values", [torch.full((50,), 0.3), torch.zeros(50), torch.ones(50)])
+def test_beta_mixture_of_a_point_is_finite(values):
+    found = beta_mixture.fit(values)
+    assert torch.isfinite(found.alpha).all()
+    assert torch.isfinite(found.posterior(values)).all()
+
+
+def test_beta_mixture_refuses_what_is_no_share():
+    with pytest.raises(ValueError, match="scale them first"):
+        beta_mixture.fit(torch.tensor([0.5, float("nan")]))
+
+
+def test_mixup_bootstrapping_tells_wrong_labels():
+    given_, inputs, truth = problem(n=300, noise=0.3)
+    one = train(learner("mixup-bootstrapping", given_), inputs, epochs=15, rate=0.05)
+    wrong = given_.labels != truth
+    assert one.method.wrong[wrong].mean() > one.method.wrong[~wrong].mean() + 0.5
+    assert [one.method.temperature(x) for x in (0.0, 0.35)] == [1.0, 1.0]
+    assert one.method.temperature(1.0) == pytest.approx(0.001)
+
+
+# --- AUM
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_margins_are_the_label_against_the_largest_other(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(9, 4, generator=generator)
+    labels = torch.randint(4, (9,), generator=generator)
+    expected = [float(z[y] - max(v for j, v in enumerate(z) if j != y)) for z, y in zip(logits, labels, strict=True)]
+    np.testing.assert_allclose(margins(logits, labels), expected, rtol=1e-6)
+
+
+def test_aum_leaves_wrong_labels_out_and_keeps_most_right_ones():
+    given_, inputs, truth = problem(n=600, noise=0.25)
+    one = train(learner("aum", given_), inputs, epochs=20, rate=0.05)
+    wrong = (given_.labels != truth) & ~one.method.drawn
+    right = (given_.labels == truth) & ~one.method.drawn
+    assert one.method.kept[wrong].float().mean() < 0.2
+    assert one.method.kept[right].float().mean() > 0.8
+    assert int(one.method.drawn.sum()) == 600 // (CLASSES + 1)
+    assert one(inputs).shape == (600, CLASSES)
+
+
+# --- LID and D2L
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 4, 8])
+def test_lid_of_a_flat_manifold_is_its_dimension(dimension):
+    generator = torch.Generator().manual_seed(dimension)
+    points = torch.rand(2560, dimension, generator=generator, dtype=torch.float64)
+    embedding = torch.linalg.qr(torch.randn(20, dimension, generator=generator, dtype=torch.float64)).Q
+    features = points @ embedding.T + 3.0  # turned and moved: distances are what they were
+    assert mean_lid(features, 20) == pytest.approx(dimension, rel=0.25)
+    torch.testing.assert_close(mean_lid(features, 20), mean_lid(100.0 * features, 20))  # and scale says nothing
+
+
+def test_lid_of_points_that_coincide_is_0():
+    assert mean_lid(torch.ones(200, 3), 20) == 0.0
+
+
+def test_turning_point_is_two_deviations_above_the_mean():
+    recent = torch.tensor([1.0, 2.0, 3.0])
+    limit = 2.0 + 2.0 * math.sqrt(2.0 / 3.0)
+    assert not turning_point(recent, limit - 1e-3)
+    assert turning_point(recent, limit + 1e-3)
+
+
+def test_d2l_turns_goes_back_and_lets_predictions_in():
+    given_, inputs, _ = problem(n=200, noise=0.3)
+    one = learner("d2l", given_, window=2, neighbours=10)
+    optimizer = torch.optim.SGD(one.parameters(), 0.1, momentum=0.9)
+    lids = iter([5.0, 4.0, 4.1, 4.0, 9.0, 8.0])
+    import emphasis.baselines.d2l as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "mean_lid", lambda _features, _k: next(lids))
+        for epoch in range(7):
+            if epoch == 5:
+                kept = {k: v.clone() for k, v in one.kept.state_dict().items()}
+                with torch.no_grad():
+                    for parameter in one.network.parameters():
+                        parameter.add_(1.0)
+            one.begin_epoch(epoch, epoch / 10, optimizer, lambda rows: [inputs[rows]])
+            if epoch == 5:
+                assert bool(one.method.turned)
+                for name, value in one.network.state_dict().items():
+                    torch.testing.assert_close(value, kept[name])
+                assert float(one.method.alpha) == pytest.approx(math.exp(-0.5 * 9.0 / 4.0))
+    assert float(one.method.alpha) == pytest.approx(math.exp(-0.6 * 8.0 / 4.0))
+    assert int(one.surveyed) == 6 * 200
+
+
+# --- co-teaching
+
+
+def test_co_teaching_keeps_what_the_other_finds_easy():
+    given_, inputs, truth = problem(n=300, noise=0.4)
+    one = train(learner("co-teaching", given_, forget_rate=0.4), inputs, epochs=20, rate=0.05)
+    assert (one(inputs).argmax(1) == truth).float().mean() > 0.95
+    assert [one.method.kept_share(x) for x in (0.0, 0.05, 1.0)] == pytest.approx([1.0, 0.6, 0.6])
+    with pytest.raises(ValueError, match=r"trains 2 network\(s\)"):
+        Learner(make("co-teaching", given_, forget_rate=0.4), network())
+
+
+# --- the learner
+
+
+def test_forgetting_drops_features_in_training_alone():
+    given_, inputs, _ = problem()
+    one = learner("forgetting", given_, dropout=0.5)
+    assert not torch.equal(one(inputs), one(inputs))
+    one.eval()
+    assert torch.equal(one(inputs), one(inputs))
+
+
+def test_what_a_method_needs_and_the_network_lacks_is_said():
+    given_, _, _ = problem()
+    for name in ("d2l", "forgetting"):
+        with pytest.raises(ValueError, match=r"last nn\.Linear"):
+            Learner(make(name, given_, **({"neighbours": 5} if name == "d2l" else {})), nn.Conv1d(1, 1, 1))

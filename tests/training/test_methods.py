@@ -1,0 +1,131 @@
+"""Training with the methods of emphasis.baselines: checkpoints resume bit for bit, failures are noticed."""
+
+import pytest
+import torch
+
+from emphasis.baselines import Learner, Problem, make, names
+from emphasis.models import build
+from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
+from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.methods import LearnerStack, passes
+from emphasis.training.settings import Execution, Schedule, Solver
+from emphasis.training.task import Task
+
+CPU = Execution(accelerator="cpu")
+N, C, BATCH, ITERATIONS = 96, 3, 16, 60  # 6 steps an epoch, 10 epochs
+SOLVER = Solver(ITERATIONS, BATCH, 0.1, momentum=0.9, weight_decay=1e-3, schedule=Schedule("step", at=(40,)))
+OPTIONS = {
+    "co-teaching": {"forget_rate": 0.3},
+    "d2l": {"window": 2, "neighbours": 8},
+    "joint-optimization": {"window": 3},
+    "loss-correction": {"backward": True},
+    "mentornet-dd": {"share": 0.3, "steps": 20},
+    "mentornet-pd": {"burn_in": 0.3},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return make_fabric(CPU)
+
+
+@pytest.fixture(scope="module")
+def task():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.arange(N) % C
+    inputs = torch.randn(N, 4, generator=generator) + 4.0 * torch.nn.functional.one_hot(true, 4)
+    labels = torch.where(torch.rand(N, generator=generator) < 0.3, (true + 1) % C, true)
+    return Task(inputs, labels[None], true, inputs, true, C)
+
+
+def fresh(name, task, fabric, solver=SOLVER, **more):
+    true = task.true_labels
+    method = make(name, Problem(task.labels[0], C, 0, lambda rows: true[rows]), **{**OPTIONS.get(name, {}), **more})
+    nets = [build("mlp", (4,), C + method.extra_outputs, seed=s, hidden=[8]) for s in range(method.networks)]
+    return initial_state(LearnerStack(Learner(method, *nets)), solver, fabric, CPU)
+
+
+def go(state, task, fabric, solver=SOLVER, **more):
+    train(state, task, [], [0], solver, fabric, evaluate_every=10, **more)
+
+
+class _Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("stop", [29, 36])  # within an epoch, and where one begins
+def test_a_checkpoint_resumes_bit_for_bit(tmp_path, task, fabric, name, stop):
+    whole = fresh(name, task, fabric)
+    go(whole, task, fabric)
+
+    broken = fresh(name, task, fabric)
+
+    def after(state):
+        if state.iteration == stop:
+            save_checkpoint(tmp_path / "run.pt", state, fabric, name, {})
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        go(broken, task, fabric, after_step=after)
+    resumed = fresh(name, task, fabric)
+    load_checkpoint(tmp_path / "run.pt", resumed, fabric, name)
+    go(resumed, task, fabric)
+    assert resumed.curves == whole.curves
+    for (key, one), other in zip(whole.module.state_dict().items(), resumed.module.state_dict().values(), strict=True):
+        assert torch.equal(one, other) or (one.isnan().all() and other.isnan().all()), key
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_learns_and_says_what_it_took(task, fabric, name):
+    state = fresh(name, task, fabric)
+    before = torch.random.get_rng_state()
+    go(state, task, fabric)
+    assert torch.equal(torch.random.get_rng_state(), before)  # the caller's random numbers are the caller's
+    assert state.iteration == ITERATIONS
+    assert state.curves["test_accuracy"][-1][0] > 0.7
+    learner = state.module.network
+    took = passes(learner, state.iteration, BATCH, N)
+    assert took["networks_trained"] == learner.method.networks
+    assert took["passes"] == 10.0 * learner.method.networks
+    assert (took["surveys"] > 0.0) == ("survey" in learner.method.needs)
+
+
+def test_a_loss_that_is_no_number_ends_training_and_is_noted(task, fabric):
+    state = fresh("label-smoothing", task, fabric)
+    next(iter(state.module.network.network.parameters())).data.fill_(torch.nan)
+    go(state, task, fabric)
+    assert state.diverged_at.tolist() == [0]
+    assert state.iteration == 0
+
+
+def test_a_second_training_has_the_whole_schedule_and_the_first_its_first_rate(task, fabric):
+    rates = []
+    state = fresh("joint-optimization", task, fabric, phase=0.5)
+    solver = Solver(ITERATIONS, BATCH, 0.1, momentum=0.9, schedule=Schedule("step", at=(30,)))
+    state = fresh("joint-optimization", task, fabric, solver, phase=0.5)
+    go(state, task, fabric, solver, after_step=lambda s: rates.append(round(s.optimizer.param_groups[0]["lr"], 4)))
+    assert rates == [0.1] * 45 + [0.01] * 15
+
+
+def test_the_mean_of_a_methods_own_loss_trains_as_the_weighting_does(task, fabric):
+    """Symmetric cross-entropy by its loss, and by its derivative in a stack: the same network."""
+    from emphasis.models.stacked import StackOfOne
+    from emphasis.training.settings import Objective
+    from emphasis.weighting import SCE
+
+    by_loss = fresh("symmetric-cross-entropy", task, fabric)
+    go(by_loss, task, fabric)
+    by_weight = initial_state(StackOfOne(build("mlp", (4,), C, seed=0, hidden=[8])), SOLVER, fabric, CPU)
+    train(by_weight, task, [Objective(SCE())], [0], SOLVER, fabric, evaluate_every=10)
+    pairs = zip(by_loss.module.network.network.parameters(), by_weight.module.network.parameters(), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
