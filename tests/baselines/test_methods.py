@@ -156,8 +156,9 @@ def test_mentornet_with_lambda2_0_is_self_paced_learning():
 
 def test_self_paced_learning_lets_the_asked_share_through():
     given_, inputs, _ = problem(noise=0.3)
-    one = learner("self-paced", given_, start=0.5, end=1.0)
-    assert [one.method.share(progress) for progress in (0.0, 0.5, 1.0)] == [0.5, 0.75, 1.0]
+    later = learner("self-paced", given_, burn_in=0.2).method
+    assert [later.share(progress) for progress in (0.0, 0.19, 0.2, 0.6, 1.0)] == [1.0, 1.0, 0.5, 0.75, 1.0]
+    one = learner("self-paced", given_, start=0.5, end=1.0, burn_in=0.0)
     loss = first_loss(one, inputs)
     losses = F.cross_entropy(one(inputs), given_.labels, reduction="none")
     half = losses.sort().values[: N // 2].sum() / N

@@ -14,12 +14,15 @@ class SelfPaced(Baseline):
 
     v_i = 1 if loss_i <= K else 0, the minimiser over v of sum_i v_i loss_i - K sum_i v_i (Eq. 5). As in MentorNet
     (ICML 2018), K is a moving average of a percentile of the batch's losses: that which lets a given share through.
+    At first v = 1 for all: without a network that has learnt something, "easy" is what one class happens to be.
 
     Args:
         problem: The labels.
-        start: The share of examples at first, in (0, 1]. Published: a half.
+        start: The share of examples after the burn-in, in (0, 1]. Published: a half.
         end: The share in the end, >= start; 1 with start 1 is cross-entropy. Published: all.
-        grow: The share of training over which it grows, in (0, 1].
+        burn_in: The share of training in which all count, in [0, 1). Published: two rounds; MentorNet's comparison
+            takes 18 of 100 epochs.
+        grow: The share of training by which `end` is reached, in (burn_in, 1].
         decay: Of the moving average, in [0, 1).
 
     Raises:
@@ -29,26 +32,32 @@ class SelfPaced(Baseline):
     threshold: Tensor
 
     def __init__(
-        self, problem: Problem, *, start: float = 0.5, end: float = 1.0, grow: float = 1.0, decay: float = 0.95
-    ) -> None:
+        self, problem: Problem, *, start: float = 0.5, end: float = 1.0, burn_in: float = 0.18, grow: float = 1.0,
+        decay: float = 0.95,
+    ) -> None:  # fmt: skip
         super().__init__(problem)
         check_range("start", start, 0.0, 1.0, ends="(]")
         check_range("end", end, start, 1.0)
-        check_range("grow", grow, 0.0, 1.0, ends="(]")
+        check_range("burn_in", burn_in, 0.0, 1.0, ends="[)")
+        check_range("grow", grow, burn_in, 1.0, ends="(]")
         check_range("decay", decay, 0.0, 1.0, ends="[)")
-        self.start, self.end, self.grow, self.decay = start, end, grow, decay
+        self.start, self.end, self.burn_in, self.grow, self.decay = start, end, burn_in, grow, decay
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def share(self, progress: float) -> float:
         """Return the share of examples let through."""
-        return self.start + (self.end - self.start) * min(1.0, progress / self.grow)
+        if progress < self.burn_in:
+            return 1.0
+        return self.start + (self.end - self.start) * min(1.0, (progress - self.burn_in) / (self.grow - self.burn_in))
 
     def loss(self, step: Step) -> Tensor:
         """Return the mean of v_i loss_i."""
         losses = F.cross_entropy(step.logits, step.labels, reduction="none")
         share = self.share(step.progress)
+        if share == 1.0:
+            return losses.mean()
         self.threshold.copy_(moved(self.threshold, losses, share, self.decay))
-        return (losses * (losses <= self.threshold)).mean() if share < 1.0 else losses.mean()
+        return (losses * (losses <= self.threshold)).mean()
 
 
 def moved(average: Tensor, losses: Tensor, share: float, decay: float) -> Tensor:
