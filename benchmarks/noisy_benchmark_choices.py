@@ -54,7 +54,7 @@ def main() -> None:
     methods = tuple(replace(rows[name], name=title, at={}, **settings) for name, settings, title in tried)
     conditions = tuple(replace(one, seeds=SEEDS.get(one.name, DEFAULT_SEEDS)) for one in recipe.conditions)
     changed = replace(recipe, name="noisy-benchmark-choices", methods=methods, conditions=conditions,
-                      baseline=methods[0].name)  # fmt: skip
+                      baseline=methods[0].name, compare=())  # fmt: skip
     held_out = changed.changed({"dataset.validation": SHARE, "dataset.validation_labels": "noisy"})
     results = run(held_out, options.runs, root=options.data, workers=options.workers, say=print)
 

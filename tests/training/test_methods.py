@@ -42,7 +42,7 @@ def task():
     generator = torch.Generator().manual_seed(0)
     true = torch.arange(N) % C
     inputs = torch.randn(N, 4, generator=generator) + 4.0 * torch.nn.functional.one_hot(true, 4)
-    labels = torch.where(torch.rand(N, generator=generator) < 0.3, (true + 1) % C, true)
+    labels = torch.where(torch.rand(N, generator=generator) < 0.15, (true + 1) % C, true)
     return Task(inputs, labels[None], true, inputs, true, C)
 
 
@@ -57,7 +57,7 @@ def go(state, task, fabric, solver=SOLVER, **more):
     train(state, task, [], [0], solver, fabric, evaluate_every=10, **more)
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     pass
 
 
@@ -72,9 +72,9 @@ def test_a_checkpoint_resumes_bit_for_bit(tmp_path, task, fabric, name, stop):
     def after(state):
         if state.iteration == stop:
             save_checkpoint(tmp_path / "run.pt", state, fabric, name, {})
-            raise _Stopped
+            raise _StoppedError
 
-    with pytest.raises(_Stopped):
+    with pytest.raises(_StoppedError):
         go(broken, task, fabric, after_step=after)
     resumed = fresh(name, task, fabric)
     load_checkpoint(tmp_path / "run.pt", resumed, fabric, name)
