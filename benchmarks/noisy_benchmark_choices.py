@@ -69,8 +69,9 @@ def main() -> None:
             best = max(scored, key=lambda one: statistics.mean(one["accuracy"]))
             found.setdefault(condition, {})[name] = {"best": _settings(best), "tried": scored}
             print(f"{condition}: {name}: {_settings(best)}")
-    write_text(options.out, json.dumps({"revision": results[0]["revision"], "held_out": SHARE, "chosen": found},
-                                       indent=1) + "\n")  # fmt: skip
+    revisions = sorted({row["revision"] for row in results})
+    report = {"revisions": revisions, "held_out": SHARE, "chosen": found}
+    write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 
 def _accuracies(results: list[dict[str, Any]], condition: str, method: str) -> list[float]:

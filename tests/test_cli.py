@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import emphasis
+from emphasis import baselines
 from emphasis.cli import main
 from emphasis.settings_text import named_value
 from emphasis.weighting import FAMILIES
@@ -61,6 +62,29 @@ def test_show_takes_parameters_and_comparisons(capsys):
     assert all(text in out for text in ("DM(lam=1.0, beta=16.0, vanishing=True)", "GCE(q=0.7)", "CCE()"))
 
 
+def test_show_draws_dm_beside_others_unless_told_otherwise(capsys):
+    assert main(["show", "SCE"]) == 0
+    out = capsys.readouterr().out
+    assert "SCE(mu=0.1" in out
+    assert "DM(lam=0.5" in out
+    assert main(["show", "SCE", "--vs"]) == 0
+    assert "DM(" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [name for name in baselines.names() if baselines.find(name).has_view()])
+def test_show_draws_the_methods_dm_is_compared_with(method, capsys):
+    assert main(["show", method]) == 0
+    out = capsys.readouterr().out
+    assert f"{method}(10 classes)" in out
+    assert "DM(lam=0.5" in out
+
+
+def test_show_says_from_where_on_a_method_pushes_the_label_down(capsys):
+    """Label smoothing's gradient at the label, p - (1 - epsilon (C - 1) / C), is 0 at p = 0.91."""
+    assert main(["show", "label-smoothing", "--epsilon", "0.1", "--num_classes", "10"]) == 0
+    assert "pushes p down beyond p = 0.91" in " ".join(capsys.readouterr().out.split())
+
+
 def test_show_takes_negative_numbers(capsys):
     assert main(["show", "SCE", "--A", "-6"]) == 0
     assert "A=-6.0" in capsys.readouterr().out
@@ -81,6 +105,9 @@ def test_show_draws_to_a_file(tmp_path, capsys):
         (["show", "GCE", "--q", "3"], "q must be in [0, 1]"),
         (["show", "GCE", "--q", "x"], "invalid float value"),
         (["show", "DM", "--beta", "-1", "--vanishing"], "use beta > 0"),
+        (["show", "label-smoothing", "--epsilon", "2"], "epsilon=2.0 is not allowed"),
+        (["show", "label-smoothing", "--epsilom", "0.1"], "did you mean --epsilon?"),
+        (["show", "co-teaching"], "co-teaching has no derivative view"),
         (["show", "DM", "--out", "edf.jpg"], ".png, .svg, .pdf"),
         (["show", "DM", "--out", "/nonexistent/edf.png"], "No such file"),
         (["run", "digit"], "did you mean 'digits'"),

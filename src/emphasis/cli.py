@@ -15,7 +15,7 @@ from typing import Any
 from emphasis.cli_arguments import UsageError, joined_numbers, make_parser, shown_weighting
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.settings_text import named_value
-from emphasis.weighting import EmphasisWarning
+from emphasis.weighting import DM, EmphasisWarning
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
           "fit": "fit", "predict": "fit"}  # fmt: skip
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    weightings = [shown_weighting(options.family, rest), *(shown_weighting(name, []) for name in options.vs)]
+    first = shown_weighting(options.family, rest)
+    others = ([] if isinstance(first, DM) else ["DM"]) if options.vs is None else options.vs
+    weightings = [first, *(shown_weighting(name, []) for name in others)]
     if options.out is not None:
         from emphasis.diagnostics.figures import edf_figure, save
 

@@ -100,7 +100,7 @@ examples:
   emphasis show DM --lam 0.5 --beta 12
   emphasis show DM --lam 0.5 --beta 12 --vanishing
   emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png
-  emphasis show SCE --vs DM                      and of the methods DM is compared with:
+  emphasis show SCE                              next to DM
   emphasis show label-smoothing --epsilon 0.1 --vs active-passive bootstrapping"""
 
 
@@ -256,7 +256,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="a weighting's family, such as DM, or a method's name, such as "
         "label-smoothing; its parameters are options (see below)",
     )
-    show.add_argument("--vs", nargs="+", default=[], metavar="FAMILY", help="draw these too, with their defaults")
+    show.add_argument(
+        "--vs",
+        nargs="*",
+        metavar="FAMILY",
+        help="draw these too, with their defaults; DM if left out; --vs alone: none",
+    )
     show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
     return parser
 

@@ -1,17 +1,21 @@
 """The recipes of the package hold the paper's experiments and figures."""
 
+import json
 import math
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
-from emphasis import datasets, models
+from emphasis import baselines, datasets, models
+from emphasis.experiments.build import build_objective
 from emphasis.experiments.recipe import (
     RecipeError,
     load_recipe,
     recipe_names,
 )
+from emphasis.experiments.settings import Training
 from emphasis.weighting import CCE, DM, GCE, MAE, MSE
 
 NAMES = recipe_names()
@@ -225,7 +229,8 @@ def test_networks_are_as_many_as_rows_times_columns_times_seeds():
     networks = {name: len(list(load_recipe(name).cells())) for name in NAMES}
     assert networks == {
         "cifar10n": 4, "digits": 13 * 5, "figure10": 6, "figure11": 6, "figure2": 5, "figure5": 4 * 8, "figure6": 17,
-        "figure7": 17, "figure8": 17, "figure9": 17, "table1": 7 * 13, "table2": 4 * 12, "table3": 10, "table4": 6,
+        "figure7": 17, "figure8": 17, "figure9": 17, "noisy-benchmark": 26 * (3 * 5 + 2), "table1": 7 * 18,
+        "table2": 4 * 18, "table3": 18, "table4": 6,
         "table5": 5 * 17 * 5, "table5-sample": 5 * 17 * 5, "table5-sorted": 5 * 17 * 5, "table6": 10 * 5,
         "table7": 6 * 7, "table8": 2 * 10, "table9": 4 * 8,
     }  # fmt: skip
@@ -263,10 +268,15 @@ def test_every_recipe_asks_for_things_that_exist(name):
 def test_no_recipe_pushes_for_ever_unless_it_says_bare(name):
     for cell in load_recipe(name).cells():
         objective = cell.objective
+        if isinstance(objective, Training):
+            assert objective.name in baselines.names()
+            continue
         weighting = objective.weighting
         if isinstance(weighting, DM) and not weighting.vanishing:
             assert objective.max_margin == (None if "bare" in cell.method else 16.6)
-            assert objective.normalization == ("integral" if "integral" in cell.method else "batch")
+            assert objective.normalization == (
+                "integral" if "integral" in cell.method or name == "noisy-benchmark" else "batch"
+            )
         else:
             assert objective.max_margin == "auto"
             assert weighting.max_margin("auto") == math.inf
@@ -449,3 +459,17 @@ def test_scaled_parts_shorten_and_change_nothing_else():
     assert math.isnan(table9.paper_value(FINAL, "GCE", "r = 0.4"))
     with pytest.raises(RecipeError, match="table1 has no scaled form; run it as it is"):
         load_recipe("table1").scaled_down()
+
+
+def test_the_settings_of_noisy_benchmark_are_those_that_were_chosen_on_noisy_labels():
+    file = Path(__file__).parents[2] / "results" / "noisy_benchmark_choices.json"
+    chosen = json.loads(file.read_text(encoding="utf-8"))["chosen"]
+    recipe = load_recipe("noisy-benchmark")
+    assert list(chosen) == recipe.condition_names
+    for cell in recipe.cells():
+        if cell.method in chosen[cell.condition]:
+            best = build_objective(chosen[cell.condition][cell.method]["best"], cell.method)
+            if isinstance(best, Training):
+                assert cell.objective == best
+            else:
+                assert cell.objective.weighting == best.weighting

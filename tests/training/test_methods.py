@@ -91,7 +91,7 @@ def test_every_method_learns_and_says_what_it_took(task, fabric, name):
     go(state, task, fabric)
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's random numbers are the caller's
     assert state.iteration == ITERATIONS
-    assert state.curves["test_accuracy"][-1][0] > 0.7
+    assert state.curves["test_accuracy"][-1][0] > 0.55  # chance is a third; its spread for N examples 0.05
     learner = state.module.network
     took = passes(learner, state.iteration, BATCH, N)
     assert took["networks_trained"] == learner.method.networks

@@ -72,4 +72,6 @@ def describe(weighting: Weighting, radius: float = 0.1) -> str:
 def _push(weighting: Weighting) -> str:
     if weighting.vanishes:
         return ": an example already learned stops pushing"
+    if hasattr(weighting, "pushes_back"):
+        return ": an example already learned keeps pushing"
     return ': an example already learned keeps pushing, so train with max_margin="auto"'
