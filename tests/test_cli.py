@@ -75,7 +75,7 @@ def test_show_draws_dm_beside_others_unless_told_otherwise(capsys):
 def test_show_draws_the_methods_dm_is_compared_with(method, capsys):
     assert main(["show", method]) == 0
     out = capsys.readouterr().out
-    assert f"{method}(10 classes)" in out
+    assert f"{method}(" in out.lower()
     assert "DM(lam=0.5" in out
 
 

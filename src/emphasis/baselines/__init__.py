@@ -8,7 +8,7 @@ loss = learner.loss(inputs, indices, progress)
 
 from emphasis.baselines.learner import Learner
 from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
-from emphasis.baselines.registry import check_options, find, make, names, options_of, view
+from emphasis.baselines.registry import check_options, find, make, names, options_of, source_of, view
 
 __all__ = [
     "Baseline",
@@ -22,5 +22,6 @@ __all__ = [
     "make",
     "names",
     "options_of",
+    "source_of",
     "view",
 ]

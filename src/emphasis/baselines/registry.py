@@ -59,6 +59,20 @@ def find(name: str) -> type[Baseline]:
     return _own()[name]
 
 
+def source_of(name: str) -> str:
+    """Return the text of the file that defines a method of one's own; "" for those of the package.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if ":" not in name:
+        return ""
+    method, where = find(name), name.rpartition(":")[0]
+    if where.endswith(".py"):
+        return Path(where).read_text(encoding="utf-8")
+    return inspect.getsource(importlib.import_module(method.__module__))
+
+
 def options_of(name: str) -> dict[str, Any]:
     """Return the hyperparameters of a method and their defaults; `inspect.Parameter.empty` where it has none.
 
@@ -171,7 +185,8 @@ def _of_ones_own(name: str) -> type[Baseline]:
             module = importlib.import_module(where)
         found = getattr(module, attribute)
     except (ImportError, OSError, AttributeError) as error:
-        raise ValueError(f"method {name!r} cannot be read: {error}") from error
+        hint = f"; paths count from {Path.cwd()}" if isinstance(error, OSError) else ""
+        raise ValueError(f"method {name!r} cannot be read: {error}{hint}") from error
     if not (inspect.isclass(found) and issubclass(found, Baseline)):
         raise ValueError(f"method {name!r} is no subclass of emphasis.baselines.Baseline")
     return found

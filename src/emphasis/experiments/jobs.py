@@ -24,7 +24,7 @@ from emphasis.experiments.settings import Cell, Training, digest, objective_as_d
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.metrics import outcome
 from emphasis.models import build, options_of
-from emphasis.models.stacked import Stack, StackedMLP, StackOfOne
+from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import CURVES
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
@@ -225,10 +225,11 @@ def _make_learner(cell: Cell, task: Task, asked: list[int]) -> LearnerStack:
     problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate)
     method = make(cell.objective.name, problem, **cell.objective.options)
     shape, outputs = tuple(task.inputs.shape[1:]), task.num_classes + method.extra_outputs
-    networks = [
-        build(cell.network.name, shape, outputs, seed=cell.seed + number * _PEER_SEED, **cell.network.options)
-        for number in range(method.networks)
-    ]
+    networks = []
+    for seed in (cell.seed + number * _PEER_SEED for number in range(method.networks)):
+        networks.append(build(cell.network.name, shape, outputs, seed=seed, **cell.network.options))
+        if cell.network.name == "mlp":  # as the losses' networks, which are trained in stacks
+            start_alike(networks[-1], seed)
     return LearnerStack(Learner(method, *networks))
 
 

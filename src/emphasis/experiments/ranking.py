@@ -47,6 +47,8 @@ def rank(summary: Summary) -> list[Ranked]:
     """
     names = [method.name for method in summary.recipe.methods]
     trained = [one for one in summary.recipe.condition_names if any(entry.rows for entry in summary.of(one))]
+    if not trained:
+        return []
     complete = [name for name in names if all(_complete(summary.find(one, name)) for one in trained)]
     by_condition = {one: _ranks(summary, one, complete) for one in trained}
     ranked = []

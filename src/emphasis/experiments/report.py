@@ -88,6 +88,8 @@ def write_report(folder: Path, summary: Summary) -> list[str]:
         write_text(folder / REPORT, page(summary, drawings))
         if ranked:
             write_text(folder / RANKS, ranks_csv(ranked))
+        else:
+            (folder / RANKS).unlink(missing_ok=True)
     return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings]
 
 

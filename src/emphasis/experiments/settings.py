@@ -153,8 +153,10 @@ class Cell:
         return plain
 
     def config(self) -> dict[str, Any]:
-        """Return, as plain data, what determines the numbers."""
-        return {**self.shared(), **objective_as_dict(self.objective), "seed": self.seed}
+        """Return, as plain data, what determines the numbers; a method of one's own by its source, too."""
+        source = baselines.source_of(self.objective.name) if isinstance(self.objective, Training) else ""
+        own = {"source": digest(source)} if source else {}
+        return {**self.shared(), **objective_as_dict(self.objective), **own, "seed": self.seed}
 
     @cached_property
     def key(self) -> str:

@@ -71,6 +71,16 @@ class StackedMLP(nn.Module):
         return activations
 
 
+@torch.no_grad()
+def start_alike(network: nn.Module, seed: int) -> None:
+    """Give a multilayer perceptron of linear layers the parameters that one in a stack starts from, by its seed."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    stack = StackedMLP([layers[0].in_features, *(layer.out_features for layer in layers)], [seed])
+    for layer, weight, bias in zip(layers, stack.weights, stack.biases, strict=True):
+        layer.weight.copy_(weight[0].T)
+        layer.bias.copy_(bias[0, 0])
+
+
 class StackOfOne(nn.Module):
     """Any network (N, ...) -> (N, C) as a stack of one: (1, N, ...) -> (1, N, C)."""
 
