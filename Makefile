@@ -11,7 +11,7 @@ TOO_OLD := emphasis needs Python 3.11 or newer, and "$(PYTHON)" is not; try: mak
 NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the package python3-venv
 
 FRONT_ENDS := src/emphasis/jax.py,src/emphasis/sklearn.py,src/emphasis/huggingface.py,src/emphasis/lightning.py
-TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/kernels/*,src/emphasis/corruption.py,$(FRONT_ENDS)
+TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/kernels/*,src/emphasis/corruption.py,src/emphasis/baselines/*,$(FRONT_ENDS)
 
 ALONE ?= xgboost lightgbm jax sklearn
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("index", "usage", "frameworks", "boosting", "sklearn", "fit", "speed", "choosing", "data")
+NAMES = ("index", "usage", "frameworks", "boosting", "sklearn", "fit", "speed", "choosing", "data", "baselines")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
@@ -64,6 +64,25 @@ def test_the_recipe_of_the_experiments_page_runs(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["CCE", "DM 0.5/8"]
     assert rows[0]["final_test_accuracy"] > 0.8
+
+
+def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
+    from emphasis.cli import main
+
+    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    (rows,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (own,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class SmallLosses" in block)
+    assert len(own.splitlines()) <= 15
+    experiments = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```toml\n(.*?)```", experiments, re.DOTALL)
+    (tmp_path / "small_losses.py").write_text(own)
+    (tmp_path / "mine.toml").write_text(recipe + rows)
+    command = ["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]
+    assert main([*command, "--workers", "2"]) == 0
+    found = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in found] == ["CCE", "DM 0.5/8", "ELR", "Small losses"]
+    assert found[3]["training"] == {"name": "small_losses.py:SmallLosses", "share": 0.7}
+    assert min(row["final_test_accuracy"] for row in found[2:]) > 0.8
 
 
 def test_every_page_that_is_linked_is_there():

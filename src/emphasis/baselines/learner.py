@@ -15,15 +15,7 @@ Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
 
 class Learner(nn.Module):
-    """Trains a network by a method.
-
-        learner = Learner(make("elr", Problem(labels, num_classes)), network)
-        optimizer = torch.optim.SGD(learner.parameters(), 0.1)
-        for epoch in range(epochs):
-            learner.begin_epoch(epoch, epoch / epochs, optimizer, batches)
-            for inputs, indices in loader:   # indices: places of the examples in `labels`
-                loss = learner.loss(inputs, indices, progress)
-                ...
+    """Trains a network by a method, in any loop: `begin_epoch` at an epoch's start, `loss` in every step.
 
     Called with inputs it returns the first network's logits (N, C).
 
