@@ -21,7 +21,7 @@ import torch
 
 from emphasis.experiments.data import load_split, make_task
 from emphasis.experiments.jobs import Job, make_jobs, make_stack
-from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.reading import load_recipe
 from emphasis.training.loop import initial_state, make_fabric, train
 from emphasis.training.settings import Execution
 from emphasis.training.task import Task

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.runner import run
 from emphasis.files import write_text
 

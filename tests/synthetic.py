@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from emphasis.experiments.recipe import parse_recipe
+from emphasis.experiments.reading import parse_recipe
 
 TABLE = """
 name = "synthetic"

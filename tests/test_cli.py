@@ -193,7 +193,7 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
 
 
 def test_recipes_lists_every_recipe_with_its_command(capsys):
-    from emphasis.experiments.recipe import load_recipe, recipe_names
+    from emphasis.experiments.reading import load_recipe, recipe_names
 
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out

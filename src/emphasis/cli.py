@@ -133,7 +133,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _recipe(options: argparse.Namespace, methods: Sequence[str]) -> Any:
     """Return the recipe asked for, changed as asked for."""
-    from emphasis.experiments.recipe import load_recipe
+    from emphasis.experiments.reading import load_recipe
 
     settings = dict(named_value(text, "PART.KEY=VALUE", "solver.learning_rate=0.01") for text in options.settings)
     for name in ("seeds", "precision"):

@@ -10,7 +10,7 @@ import torch
 from emphasis.datasets import Split, load_digits
 from emphasis.experiments.data import check_names, corrupted, make_task
 from emphasis.experiments.jobs import make_jobs, make_stack
-from emphasis.experiments.recipe import load_recipe, recipe_names
+from emphasis.experiments.reading import load_recipe, recipe_names
 from emphasis.experiments.settings import Dataset, Network, Noise
 from emphasis.models.stacked import StackedMLP, StackOfOne
 

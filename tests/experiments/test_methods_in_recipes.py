@@ -14,7 +14,7 @@ import pytest
 from emphasis.cli import main
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import load_split, make_task
-from emphasis.experiments.recipe import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.reading import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
 from emphasis.experiments.search import Vary, search
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()

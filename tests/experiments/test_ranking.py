@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emphasis.experiments.ranking import rank, rank_text, ranks_csv, verdict
-from emphasis.experiments.recipe import RecipeError, parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.reading import parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.recipe import RecipeError
 from emphasis.experiments.report import render, write_report
 from emphasis.experiments.summary import summarise
 from synthetic import TABLE, make_rows, plain

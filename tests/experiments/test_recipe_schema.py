@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emphasis.experiments.recipe import (
-    RecipeError,
+from emphasis.experiments.build import RecipeError, merged
+from emphasis.experiments.reading import (
     load_recipe,
-    merged,
     parse_recipe,
     recipe_digest,
     recipe_from_tables,

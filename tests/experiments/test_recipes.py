@@ -10,11 +10,8 @@ import pytest
 
 from emphasis import baselines, datasets, models
 from emphasis.experiments.build import build_objective
-from emphasis.experiments.recipe import (
-    RecipeError,
-    load_recipe,
-    recipe_names,
-)
+from emphasis.experiments.reading import load_recipe, recipe_names
+from emphasis.experiments.recipe import RecipeError
 from emphasis.experiments.settings import Training
 from emphasis.weighting import CCE, DM, GCE, MAE, MSE
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from emphasis.cli import main
 from emphasis.experiments.drawings import curve, draw
 from emphasis.experiments.page import page, run_command
-from emphasis.experiments.recipe import load_recipe, recipe_to_tables
+from emphasis.experiments.reading import load_recipe, recipe_to_tables
 from emphasis.experiments.report import print_report, read_summary, render, write_report
 from emphasis.experiments.store import FolderError, lines, read_rows
 from emphasis.experiments.summary import findings, paired, percent, signed, summarise

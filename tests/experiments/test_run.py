@@ -16,7 +16,7 @@ import pytest
 
 from emphasis.cli import main
 from emphasis.experiments import jobs
-from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.runner import run
 from emphasis.experiments.store import probabilities
 

@@ -16,7 +16,7 @@ pytest.importorskip("optuna")
 
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import load_split, make_task
-from emphasis.experiments.recipe import load_recipe
+from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.search import Vary, parse_vary, search
 from emphasis.experiments.store import SEARCH, finished_rows
 

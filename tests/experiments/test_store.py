@@ -131,7 +131,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_what_a_killed_writer_left_half_written_is_no_result(tmp_path):
     """`files.replacing` writes beside the file, and a kill leaves that there."""
-    from emphasis.experiments.recipe import load_recipe
+    from emphasis.experiments.reading import load_recipe
     from emphasis.experiments.store import CELLS, claim, finished_rows
 
     folder = tmp_path / "run"

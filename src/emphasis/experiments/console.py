@@ -18,7 +18,8 @@ from emphasis.datasets import NAMES
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Job
 from emphasis.experiments.pool import JobError
-from emphasis.experiments.recipe import Recipe, load_recipe, recipe_names
+from emphasis.experiments.reading import load_recipe, recipe_names
+from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.report import print_report, read_summary, write_report
 from emphasis.experiments.runner import run
 from emphasis.experiments.search import Vary, describe, final_accuracy, search

@@ -24,7 +24,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from emphasis.experiments.recipe import Recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.reading import recipe_from_tables, recipe_to_tables
+from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.settings import Cell, digest
 from emphasis.files import replacing, write_text
 
