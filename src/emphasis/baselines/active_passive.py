@@ -53,14 +53,19 @@ class ActivePassive(Baseline):
         losses = -log_p
         if self.active == "NFL":
             losses = losses * torch.exp(self.gamma * log_one_minus_p(logits))
-        active = losses.gather(1, labels.unsqueeze(1)).squeeze(1) / losses.sum(1)
-        wrong = log_one_minus_p(logits).exp().gather(1, labels.unsqueeze(1)).squeeze(1)
+        column = labels.unsqueeze(1)
+        active = losses.gather(1, column).squeeze(1) / losses.sum(1)
+        own = logits.gather(1, column).squeeze(1)
+        wrong = torch.sigmoid(logits.scatter(1, column, -torch.inf).logsumexp(1) - own)
         factor = {"RCE": _A, "MAE": 2.0}.get(self.passive, 1.0 / (self.num_classes - 1.0))
         return self.alpha * active + self.beta * factor * wrong
 
 
 def log_one_minus_p(logits: Tensor) -> Tensor:
-    """Return log(1 - p_j) of every class, (N, C), without the subtraction that loses it where p_j is near 1."""
+    """Return log(1 - p_j) of every class, (N, C), without the subtraction that loses it where p_j is near 1.
+
+    Takes N * C * C numbers.
+    """
     classes = logits.shape[1]
     others = logits.unsqueeze(1).expand(-1, classes, -1)
     masked = others.masked_fill(torch.eye(classes, dtype=torch.bool, device=logits.device), -torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,6 @@ class Masking(Baseline):
         ValueError: A parameter is not allowed.
     """
 
-    networks: ClassVar[int] = 1
     prior: Tensor
 
     def __init__(
