@@ -99,6 +99,13 @@ def test_every_method_learns_and_says_what_it_took(task, fabric, name):
     assert (took["surveys"] > 0.0) == ("survey" in learner.method.needs)
 
 
+def test_a_second_look_at_a_batch_without_derivatives_is_counted(task, fabric):
+    state = fresh("mixup-bootstrapping", task, fabric, warm=0.1)
+    go(state, task, fabric)
+    # From the second of ten epochs on: all examples surveyed before each, and each of a step's seen once more.
+    assert passes(state.module.network, ITERATIONS, BATCH, N)["surveys"] == 9.0 + 9.0
+
+
 def test_a_loss_that_is_no_number_ends_training_and_is_noted(task, fabric):
     state = fresh("label-smoothing", task, fabric)
     next(iter(state.module.network.network.parameters())).data.fill_(torch.nan)

@@ -25,7 +25,7 @@ class Learner(nn.Module):
         peer: A second network, started differently, if `method.networks` is 2.
 
     Attributes:
-        surveyed: How many examples the method has had surveyed, a pass over the data being n of them.
+        surveyed: How many examples the method has looked at without a derivative, a pass over the data being n.
 
     Raises:
         ValueError: The method needs a second network, or none; or features, of a network without a linear layer.
@@ -65,7 +65,9 @@ class Learner(nn.Module):
             indices: (N,) int64, places of the examples in the problem's labels.
             progress: Share of all steps that have been taken, in [0, 1).
         """
-        step = Step(inputs, self.method.labels[indices], indices, progress, self.network, self.peer, self.features)
+        network = self._counted(self.network)
+        peer = None if self.peer is None else self._counted(self.peer)
+        step = Step(inputs, self.method.labels[indices], indices, progress, network, peer, self.features)
         return self.method.loss(step)
 
     def begin_epoch(self, number: int, progress: float, optimizer: Any, batches: Batches) -> None:
@@ -95,6 +97,17 @@ class Learner(nn.Module):
         if self._features is None:
             raise ValueError(f'{type(self.method).__name__} must name "features" among its needs to use them')
         return self._features
+
+    def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the network's call, which takes note of examples that are looked at without a derivative."""
+
+        def called(inputs: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                self.surveyed += len(inputs)
+            logits: Tensor = network(inputs)
+            return logits
+
+        return called
 
     def _kept(self) -> nn.Module:
         if self.kept is None:
