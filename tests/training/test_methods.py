@@ -123,6 +123,12 @@ def test_a_second_training_has_the_whole_schedule_and_the_first_its_first_rate(t
     assert rates == [0.1] * 45 + [0.01] * 15
 
 
+def test_a_method_without_phases_has_every_iterations_own_learning_rate(task, fabric):
+    stack = fresh("elr", task, fabric).module
+    for iterations in (60, 100, 1000, 6000):
+        assert [stack.schedule(one, iterations) for one in range(iterations)] == list(range(iterations))
+
+
 def test_the_mean_of_a_methods_own_loss_trains_as_the_weighting_does(task, fabric):
     """Symmetric cross-entropy by its loss, and by its derivative in a stack: the same network."""
     from emphasis.models.stacked import StackOfOne

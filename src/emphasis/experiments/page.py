@@ -11,7 +11,7 @@ from emphasis.experiments.build import RecipeError
 from emphasis.experiments.drawings import by_group, file_name
 from emphasis.experiments.ranking import rank, rank_text, verdict
 from emphasis.experiments.reading import load_recipe, recipe_digest, recipe_names, recipe_to_tables
-from emphasis.experiments.recipe import PARTS, Recipe  # fmt: skip
+from emphasis.experiments.recipe import PARTS, Recipe
 from emphasis.experiments.settings import Training
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import METRICS, NOT_SCALED, Summary, findings, metric_title, signed

@@ -43,7 +43,7 @@ class LearnerStack(StackOfOne):
 
     def schedule(self, iteration: int, iterations: int) -> int:
         """Return which iteration's learning rate a step has."""
-        return int(self.network.method.schedule(iteration / iterations) * iterations)
+        return round(self.network.method.schedule(iteration / iterations) * iterations)
 
 
 def backward(
