@@ -74,6 +74,9 @@ def test_a_method_that_was_not_trained_everywhere_has_no_rank():
     assert [one.method for one in found] == ["DM", "Vanishing DM", "CCE"]
     assert [one.mean.mean for one in found] == [1, 2, 3]
     assert rank(summarise(recipe, [])) == []
+    summary = summarise(recipe, [row for row in make_rows(recipe, plain) if "DM" not in row["method"]])
+    for kind in ("text", "html"):  # nothing to compare with yet
+        assert "minus the method" not in render(summary, kind)
 
 
 def test_text_file_and_page_say_the_same(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 from emphasis.diagnostics.pages import page_environment, png_uri
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.drawings import by_group, file_name
-from emphasis.experiments.ranking import rank, rank_text, verdict
+from emphasis.experiments.ranking import compared, rank, rank_text, verdict
 from emphasis.experiments.reading import load_recipe, recipe_digest, recipe_names, recipe_to_tables
 from emphasis.experiments.recipe import PARTS, Recipe
 from emphasis.experiments.settings import Training
@@ -56,6 +56,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         provenance=_provenance(summary),
         ranked=ranked,
         rank_text=rank_text,
+        compared=compared(ranked),
         rank_verdict=verdict(summary, ranked),
     )  # fmt: skip
 

@@ -83,6 +83,11 @@ def verdict(summary: Summary, ranked: Sequence[Ranked]) -> list[str]:
     return lines
 
 
+def compared(ranked: Sequence[Ranked]) -> list[str]:
+    """Return the methods that others can be compared with: those asked for that have been trained."""
+    return list(dict.fromkeys(other for one in ranked for other in one.gains))
+
+
 def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
     """Return the ranks, and one table of differences per method compared with, for the terminal."""
     conditions = list(ranked[0].ranks) if ranked else []
@@ -92,7 +97,7 @@ def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
     for one in ranked:
         ranks.add_row(one.method, rank_text(one.mean), *(rank_text(one.ranks[name]) for name in conditions))
     groups = [Group(Text(f"Ranks, 1 is best{scaled}", style="bold"), ranks)]
-    for other in summary.recipe.compare:
+    for other in compared(ranked):
         table = _table("Method", *headings)
         for one in ranked:
             if other in one.gains:
@@ -107,7 +112,7 @@ def ranks_csv(ranked: Sequence[Ranked]) -> str:
     """Return one line per method and condition."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    others = sorted({other for one in ranked for other in one.gains})
+    others = compared(ranked)
     writer.writerow([*_HEADS, *(f"{other} minus it: {what}" for other in others for what in ("mean", "std", "ahead")),
                      "compute"])  # fmt: skip
     for one in ranked:
