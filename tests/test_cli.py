@@ -162,6 +162,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),
         ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
         ("jinja2", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (jinja2 is missing)"),
+        ("torch", ["show", "label-smoothing"], "emphasis show needs the extra 'torch' (torch is missing)"),
         ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
     ],
 )

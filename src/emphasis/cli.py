@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         needed = _NEEDS.get(given[0] if given else "", "")
         missing = (error.name or "").partition(".")[0]
-        own = next((extra for extra in ("text", "table", "search", "torch") if missing in EXTRAS[extra]), needed)
+        other = ("text", "table", "search", *(("torch",) if needed == "plot" else ()))  # show draws methods with torch
+        own = next((extra for extra in other if missing in EXTRAS[extra]), needed)
         said = missing_extra(f"emphasis {given[0]}", needed if needed == "fit" else own, error) if needed else error
         if not isinstance(said, MissingExtraError):
             raise
