@@ -4,7 +4,7 @@ A fifth of the training part is held out, with noisy labels: noise is put on it 
 trained on the rest and judged by its accuracy on the held-out noisy labels; the test set is not looked at. Writes
 results/noisy_benchmark_choices.json and prints the best of each.
 
-    python benchmarks/noisy_benchmark_choices.py        # about 20 minutes on two cores, resumable
+    python benchmarks/noisy_benchmark_choices.py        # about 40 minutes on two cores, resumable
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.experiments.reading import load_recipe
+from emphasis.experiments.recipe import Method
 from emphasis.experiments.runner import run
 from emphasis.files import write_text
 
@@ -35,6 +36,13 @@ def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "Self-paced", {"training": {"name": "self-paced", "end": end}}
     for percentile in (0.5, 0.75, 0.9):
         yield "MentorNet PD", {"training": {"name": "mentornet-pd", "percentile": percentile}}
+    for name, more in (("Forward", {}), ("Backward", {"backward": True})):
+        for restart in (True, False):
+            yield name, {"training": {"name": "loss-correction", **more, "restart": restart}}
+    for gradual in (0.05, 0.5):  # published in epochs; a share of few is too few steps
+        yield "Co-teaching", {"training": {"name": "co-teaching", "gradual": gradual}}
+    for first in (0.21, 0.5):  # likewise
+        yield "MentorNet DD", {"training": {"name": "mentornet-dd", "updates": [first, 0.75]}}
     for name, more in (("DM", {}), ("Vanishing DM", {"vanishing": True})):
         for lam, beta in DM_GRID:
             yield name, {"weighting": {"family": "DM", "lam": lam, "beta": beta, **more}}
@@ -51,7 +59,11 @@ def main() -> None:
     recipe = load_recipe("noisy-benchmark")
     rows = {method.name: method for method in recipe.methods}
     tried = [(name, settings, f"{name} {json.dumps(settings)}") for name, settings in candidates()]
-    methods = tuple(replace(rows[name], name=title, at={}, **settings) for name, settings, title in tried)
+    methods = tuple(
+        replace(rows[name], name=title, **settings,
+                at={one: _settings_at(rows[name], one, settings) for one in recipe.condition_names})
+        for name, settings, title in tried
+    )  # fmt: skip
     conditions = tuple(replace(one, seeds=SEEDS.get(one.name, DEFAULT_SEEDS)) for one in recipe.conditions)
     changed = replace(recipe, name="noisy-benchmark-choices", methods=methods, conditions=conditions,
                       baseline=methods[0].name, compare=())  # fmt: skip
@@ -62,7 +74,10 @@ def main() -> None:
     for condition in recipe.condition_names:
         for name in dict.fromkeys(name for name, _, _ in tried):
             scored = [
-                {**settings, "accuracy": _accuracies(results, condition, title)}
+                {
+                    **_settings_at(rows[name], condition, settings),
+                    "accuracy": _accuracies(results, condition, title),
+                }
                 for row, settings, title in tried
                 if row == name
             ]
@@ -72,6 +87,13 @@ def main() -> None:
     revisions = sorted({row["revision"] for row in results})
     report = {"revisions": revisions, "held_out": SHARE, "chosen": found}
     write_text(options.out, json.dumps(report, indent=1) + "\n")
+
+
+def _settings_at(row: Method, condition: str, tried: dict[str, Any]) -> dict[str, Any]:
+    """Return what is tried, and what the row is given besides in that condition, as co-teaching the rate of noise."""
+    if "training" not in tried:
+        return tried
+    return {"training": {**row.objective_in(condition)["training"], **tried["training"]}}
 
 
 def _accuracies(results: list[dict[str, Any]], condition: str, method: str) -> list[float]:

@@ -22,13 +22,15 @@ class LossCorrection(Baseline):
     Forward (Theorem 2): -log sum_i p_i T[i, y]: the network is to say the true label, T the noise upon it.
     Backward (Theorem 1): (T^-1 l)_y with l_j = -log p_j: its mean over the noise is the loss under true labels; it is
     not bounded from below. T is estimated (section 4.3) with a network trained by cross-entropy at first: row i is its
-    prediction for an example that it takes for class i with near certainty; training then starts anew.
+    prediction for an example that it takes for class i with near certainty; training then starts anew, or goes on.
 
     Args:
         problem: The labels.
         backward: Whether to correct backward.
         matrix: T, C rows that sum to 1; the identity is cross-entropy. None: it is estimated.
         warm: The share of training spent on the network that T is estimated with, in (0, 1); not used with `matrix`.
+        restart: Whether training starts anew once T is estimated; if not, that network goes on with the rest of the
+            learning rate's schedule. The paper says no more than that it is trained again.
         quantile: The example of row i has the largest p_i but for this share's rest, in (0, 1]. Published: 0.97.
 
     Raises:
@@ -41,12 +43,13 @@ class LossCorrection(Baseline):
 
     def __init__(
         self, problem: Problem, *, backward: bool = False, matrix: Sequence[Sequence[float]] | Tensor | None = None,
-        warm: float = 0.5, quantile: float = 0.97,
+        warm: float = 0.5, restart: bool = True, quantile: float = 0.97,
     ) -> None:  # fmt: skip
         super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
         check_range("quantile", quantile, 0.0, 1.0, ends="(]")
-        self.backward, self.quantile, self.warm = backward, quantile, None if matrix is not None else warm
+        self.backward, self.restart, self.quantile = backward, restart, quantile
+        self.warm = None if matrix is not None else warm
         given = torch.eye(self.num_classes) if matrix is None else as_transition_matrix(matrix, self.num_classes)
         if backward and torch.linalg.matrix_rank(given) < self.num_classes:
             raise ValueError("matrix is singular, and backward correction needs its inverse; use backward=False")
@@ -74,11 +77,12 @@ class LossCorrection(Baseline):
         if not self.correcting and self.warm is not None and epoch.progress >= self.warm:
             self.transition.copy_(at_anchor_points(F.softmax(epoch.survey(None).logits, 1), self.quantile))
             self.correcting.fill_(True)
-            epoch.recall()
+            if self.restart:
+                epoch.recall()
 
     def schedule(self, progress: float) -> float:
         """Return the place in the schedule of the first or the second training."""
-        return progress if self.warm is None else two_phases(progress, self.warm)
+        return two_phases(progress, self.warm) if self.restart and self.warm is not None else progress
 
     @classmethod
     def has_view(cls) -> bool:
