@@ -211,6 +211,22 @@ def test_forward_correction_estimates_t_starts_anew_and_then_corrects():
     assert (one(inputs).argmax(1) == truth).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_corrected_training_starts_anew_or_goes_on(restart):
+    given_, inputs, _ = problem(n=120, noise=0.3)
+    one = learner("loss-correction", given_, warm=0.5, restart=restart)
+    start = [parameter.detach().clone() for parameter in one.network.parameters()]
+    optimizer = torch.optim.SGD(one.network.parameters(), 0.1)
+    with torch.no_grad():
+        for parameter in one.network.parameters():
+            parameter += 1.0
+    one.begin_epoch(5, 0.5, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
+    moved = [float((now.detach() - then).abs().max()) for now, then in zip(one.network.parameters(), start, strict=True)]
+    assert moved == pytest.approx([0.0 if restart else 1.0] * 4, abs=1e-6)
+    assert one.method.correcting
+    assert one.method.schedule(0.75) == (0.5 if restart else 0.75)
+
+
 def test_schedule_of_two_trainings_runs_twice():
     one = make("loss-correction", problem()[0], warm=0.5)
     assert [one.schedule(x) for x in (0.0, 0.25, 0.5, 0.75)] == [0.0, 0.5, 0.0, 0.5]
