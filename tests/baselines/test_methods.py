@@ -221,7 +221,8 @@ def test_corrected_training_starts_anew_or_goes_on(restart):
         for parameter in one.network.parameters():
             parameter += 1.0
     one.begin_epoch(5, 0.5, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
-    moved = [float((now.detach() - then).abs().max()) for now, then in zip(one.network.parameters(), start, strict=True)]
+    now = [parameter.detach() for parameter in one.network.parameters()]
+    moved = [float((new - old).abs().max()) for new, old in zip(now, start, strict=True)]
     assert moved == pytest.approx([0.0 if restart else 1.0] * 4, abs=1e-6)
     assert one.method.correcting
     assert one.method.schedule(0.75) == (0.5 if restart else 0.75)
