@@ -18,7 +18,7 @@ from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
-          "fit": "fit", "predict": "fit"}  # fmt: skip
+          "fit": "fit", "predict": "fit", "audit": "experiments"}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {
             "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
+            "audit": _audit,
         }  # fmt: skip
         return commands[options.command](options)
     except UsageError as error:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resume = (
             "; the same command goes on from the last checkpoint, if one was written"
-            if given[0] in ("run", "search", "fit")
+            if given[0] in ("run", "search", "fit", "audit")
             else ""
         )
         print(f"\nemphasis: stopped{resume}", file=sys.stderr)
@@ -212,6 +213,17 @@ def _predict(options: argparse.Namespace) -> int:
     from emphasis.cli_tables import predict
 
     return predict(options)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from emphasis.cli_audit import audit
+    from emphasis.diagnostics.trace import TraceError
+
+    try:
+        with _errors_in_one_line():
+            return audit(options)
+    except TraceError as error:
+        raise UsageError(str(error)) from error
 
 
 def _recipes(_options: argparse.Namespace) -> int:

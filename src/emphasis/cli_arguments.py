@@ -18,7 +18,8 @@ Train classifiers on labels you cannot trust, by designing how much each example
 A weighting w(p) says how large the derivative of the loss is for an example whose label has
 probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
-there is; `fit` trains a classifier on your own table, and `predict` applies it."""
+there is; `fit` trains a classifier on your own table, and `predict` applies it; `audit` finds the
+labels that look wrong."""
 
 _EXAMPLES = """\
 examples:
@@ -27,7 +28,8 @@ examples:
   emphasis recipes                              every table and figure of the paper, by name
   emphasis run digits                           thirteen ways to learn from 40 % wrong labels
   emphasis report digits                        its results once more
-  emphasis fit customers.csv --label churned    a classifier of your own, labels to look at first"""
+  emphasis fit customers.csv --label churned    a classifier of your own
+  emphasis audit customers.csv --label churned  which of its labels look wrong"""
 
 _RUN_DESCRIPTION = """\
 Run a recipe: train every method in every condition with every seed, and write a folder with
@@ -90,6 +92,21 @@ _PREDICT_EXAMPLES = """\
 examples:
   emphasis predict runs/customers new.csv
   emphasis predict runs/customers new.parquet --out predicted.csv"""
+
+_AUDIT_DESCRIPTION = """\
+Find labels that look wrong: train one network on all of them with a weighting that holds out
+against wrong ones, and rank the labels by what it made of each while it learned. Writes a folder
+with audit.html (the worst to look at), suspects.csv (every example ranked, with a suggested label
+and a sample weight) and audit.json. An audit that was stopped goes on when the same command is
+given again; one of data that has changed begins anew."""
+
+_AUDIT_EXAMPLES = """\
+examples:
+  emphasis audit digits                         a recipe's data, to see what is found of its noise
+  emphasis audit customers.csv --label churned
+  emphasis audit customers.csv --label churned --drop id --export cleaned.csv
+  emphasis audit photos                         a folder with a folder of images for each class
+  emphasis audit runs/trace                     what EmphasisTrace recorded in a loop of your own"""
 
 _SHOW_DESCRIPTION = """\
 Draw the emphasis density h(p) = w(p) / integral of w in the terminal, or to a file, and print the
@@ -190,7 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="{fit,predict,recipes,report,run,search,show}"
+        dest="command", title="commands", metavar="{audit,fit,predict,recipes,report,run,search,show}"
     )
 
     run = commands.add_parser(
@@ -245,6 +262,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     _add_tables(commands, raw)
+    _add_audit(commands, raw)
 
     show = commands.add_parser(
         "show", help="draw a weighting and describe it", description=_SHOW_DESCRIPTION,
@@ -304,6 +322,37 @@ def _add_tables(commands: Any, raw: Any) -> None:
     predict.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
     predict.add_argument("--out", type=Path, metavar="FILE",
                          help="a .csv or .parquet file (default: TABLE-predicted, beside the table)")  # fmt: skip
+
+
+def _add_audit(commands: Any, raw: Any) -> None:
+    """Add `audit`."""
+    audit = commands.add_parser(
+        "audit", help="find labels that look wrong", description=_AUDIT_DESCRIPTION, epilog=_AUDIT_EXAMPLES,
+        formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    audit.add_argument("what", metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace")
+    data = audit.add_argument_group("the data")
+    data.add_argument("--label", metavar="COLUMN", help="a table's column of labels")
+    data.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="leave these out, such as identifiers")
+    data.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="numbers that are mere names")
+    data.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    data.add_argument("--size", type=int, metavar="N", help="pixels per side that images are scaled to (default: 32)")
+    data.add_argument("--channels", type=int, metavar="N", help="3 (default) or 1, for grey images")
+    data.add_argument("--only", metavar="CONDITION", help="a recipe's column (default: the first)")
+    data.add_argument("--noise-rate", type=float, metavar="R",
+                      help="put wrong labels on this share first, to see what is found of them")  # fmt: skip
+    how = audit.add_argument_group("how it runs")
+    how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: "DM lam=0.5 beta=8")')
+    how.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by the number of examples)")
+    how.add_argument("--set", action="append", default=[], metavar="PART.KEY=VALUE", dest="settings",
+                     help="any setting of network or solver, such as solver.learning_rate=0.02")  # fmt: skip
+    how.add_argument("--export", type=Path, metavar="FILE",
+                     help="also write the table (.csv, .parquet) with cleaned label, suspect, sample_weight")  # fmt: skip
+    how.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/NAME-audit)")
+    how.add_argument("--data", type=Path, metavar="DIR", help="where data sets are (recipes)")
+    how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
+    how.add_argument("--force", action="store_true", help="train anew, whatever the folder holds")
+    how.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
 def _add_common(what: Any, how: Any, folder: str) -> None:

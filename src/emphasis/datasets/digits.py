@@ -41,4 +41,4 @@ def load_digits(test_size: int = 500, seed: int = 0) -> Split:
     train_inputs, test_inputs, train_labels, test_labels = sklearn.model_selection.train_test_split(
         inputs, labels, test_size=test_size, stratify=labels, random_state=seed
     )
-    return Split(train_inputs, train_labels, test_inputs, test_labels, _NUM_CLASSES)
+    return Split(train_inputs, train_labels, test_inputs, test_labels, _NUM_CLASSES, picture=(8, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
-from emphasis.datasets.split import Split, draw_stratified
+from emphasis.datasets.split import Split, draw_stratified, take_training
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
@@ -41,7 +42,8 @@ def load_image_folder(
         folder: The folder of the images, relative to `root` or absolute.
         size: Pixels per side.
         channels: 3 (RGB) or 1 (grey).
-        test_share: Share of each class that becomes the test part, in (0, 1), where there is no train/ and test/.
+        test_share: Share of each class that becomes the test part, in (0, 1), where there is no train/ and test/. 0:
+            all images are trained on, and the test part is the training part.
         seed: Of that choice.
 
     Raises:
@@ -62,17 +64,27 @@ def load_image_folder(
         train, train_labels = _files(divided[0], names)
         test, test_labels = _files(divided[1], names, may_lack=True)
         images = _read_all([*train, *test], size, channels, progress)
-        return Split(images[: len(train)], train_labels, images[len(train) :], test_labels, len(names), names)
+        return Split(
+            images[: len(train)], train_labels, images[len(train) :], test_labels, len(names), names,
+            sources=_relative(train, base),
+        )  # fmt: skip
     if any(path.is_dir() for path in divided):
         raise ValueError(f"{base} has only one of the folders 'train' and 'test'; it needs both or neither")
-    if not 0.0 < test_share < 1.0:
-        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1")
+    if not 0.0 <= test_share < 1.0:
+        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part")
     names = _classes(base)
     paths, labels = _files(base, names)
-    is_test = np.zeros(len(paths), dtype=bool)
-    is_test[draw_stratified(labels, max(round(test_share * len(paths)), 1), seed)] = True
+    tested = draw_stratified(labels, max(round(test_share * len(paths)), 1), seed) if test_share else np.arange(0)
     images = _read_all(paths, size, channels, progress)
-    return Split(images[~is_test], labels[~is_test], images[is_test], labels[is_test], len(names), names)
+    everything = Split(images, labels, images, labels, len(names), names, sources=_relative(paths, base))
+    if not test_share:
+        return everything
+    trained = take_training(everything, np.setdiff1d(np.arange(len(paths)), tested))
+    return replace(trained, test_inputs=images[tested], test_labels=labels[tested])
+
+
+def _relative(paths: list[Path], base: Path) -> tuple[str, ...]:
+    return tuple(path.relative_to(base).as_posix() for path in paths)
 
 
 def _classes(base: Path) -> tuple[str, ...]:

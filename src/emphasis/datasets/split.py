@@ -24,6 +24,8 @@ class Split:
         num_classes: C.
         class_names: C names in the order of the labels, or none.
         human_labels: (N,) int64 training labels as people gave them, mistakes included, by name.
+        sources: Where the N training examples come from, such as their files; or none.
+        picture: Height and width of vectors that are pictures, pixels in [0, 1], row by row; or none.
 
     Raises:
         ValueError: Parts do not fit together: lengths, shapes or dtypes differ, a label is outside [0, C), or an input
@@ -37,6 +39,8 @@ class Split:
     num_classes: int
     class_names: tuple[str, ...] = ()
     human_labels: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    picture: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         train, test = self.train_inputs, self.test_inputs
@@ -143,6 +147,7 @@ def take_training(split: Split, rows: NDArray[Any]) -> Split:
         train_inputs=split.train_inputs[rows],
         train_labels=split.train_labels[rows],
         human_labels={name: labels[rows] for name, labels in split.human_labels.items()},
+        sources=tuple(np.array(split.sources)[rows].tolist()) if split.sources else (),
     )
 
 

@@ -45,7 +45,8 @@ def load_table(
         file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else CSV with a header.
         label: The label column: texts, booleans or whole numbers.
         test_file: A second table with the same columns as the test part; what else it has is passed over.
-        test_share: Without it, the share of each class that becomes the test part, in (0, 1).
+        test_share: Without it, the share of each class that becomes the test part, in (0, 1). 0: all rows are trained
+            on, and the test part is the training part.
         seed: Of that choice.
         categorical: Numeric columns whose numbers are mere names.
         drop: Columns to leave out.
@@ -59,15 +60,18 @@ def load_table(
         DamagedFileError: It cannot be read.
         ValueError: An option or a column is unfit; the message says which and what to do.
     """
-    if not 0.0 < test_share < 1.0:
-        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1")
+    if not 0.0 <= test_share < 1.0:
+        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part")
     table = read_table(root / file, missing)
     for name in (label, *categorical, *drop):
         require_column(table, name, root / file)
     if label in drop:
         raise ValueError(f"the label column {label!r} cannot be dropped")
     whole, names = classes_of(table[label], label, max_levels)
-    if test_file is None:
+    if test_file is None and not test_share:
+        train = test = table
+        train_labels = test_labels = whole
+    elif test_file is None:
         is_test = np.zeros(len(table), dtype=bool)
         is_test[draw_stratified(whole, max(round(test_share * len(table)), 1), seed)] = True
         train, test = table[~is_test], table[is_test]

@@ -101,7 +101,7 @@ def accuracy_curves(
     columns = 2 if len(panels) == 4 else min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height = 5.0 if rows == 1 else 4.2
-    figure = _figure(5.4 * columns + 0.8, height * rows)
+    figure = new_figure(5.4 * columns + 0.8, height * rows)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     low, high = _range(panels)
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves if name != grey))
@@ -281,7 +281,7 @@ def mode_by_noise(
         paper_label: What the paper's are called in the legend.
         label: What ours are called.
     """
-    figure = _figure(5.6, 3.8)
+    figure = new_figure(5.6, 3.8)
     axis = figure.subplots()
     order = np.argsort(rates)
     x = 100 * np.asarray(rates, dtype=np.float64)[order]
@@ -302,7 +302,7 @@ def _multiples(count: int, columns: int, width: float, height: float) -> tuple[F
     """Return a figure and `count` small axes of one scale, the lowest of each column with labels below."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = _figure(max(width * columns, 6.0), height * rows + 0.7)  # room for the legend
+    figure = new_figure(max(width * columns, 6.0), height * rows + 0.7)  # room for the legend
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for number, axis in enumerate(axes):
         axis.set_visible(number < count)
@@ -329,7 +329,7 @@ def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str)
 
 def edf_figure(weightings: Sequence[Weighting]) -> Figure:
     """Return the EDFs h(p) of weightings, with their modes; w(p) for a weighting whose integral is infinite."""
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     grid = np.linspace(0.0, 1.0, 1001)
     for number, weighting in enumerate(weightings):
@@ -373,7 +373,8 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
     return file.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, on the Agg canvas."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -293,7 +293,7 @@ def _arrays(job: Job, state: State, task: Task) -> dict[str, NDArray[Any]]:
         "index": everyone if task.index is None else task.index.cpu().numpy(),
     }
     if state.trace:
-        arrays["trace"] = np.stack(state.trace)
+        arrays["trace"], arrays["predicted"] = np.stack(state.trace), np.stack(state.predicted)
     return arrays
 
 

@@ -149,7 +149,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
-    """Return `p` (n,) at the end, `noisy` (n,), `index` (n,), and `trace` (E, n) if recorded, of one network.
+    """Return `p` (n,) at the end, `noisy` (n,), `index` (n,) of one network, and its record if it has one.
+
+    The record, of each evaluation: `trace` (E, n), the p of each label, and `predicted` (E, n), the class preferred.
 
     Raises:
         FolderError: They are not there, or damaged.
@@ -159,9 +161,7 @@ def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
         with np.load(path) as arrays:
             network, seed = list(arrays["keys"]).index(row["key"]), list(arrays["seeds"]).index(row["seed"])
             found = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
-            if "trace" in arrays:
-                found["trace"] = arrays["trace"][:, network]
-            return found
+            return found | {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
     except (OSError, ValueError, KeyError) as error:
         raise FolderError(f"{path} cannot be read ({error}); delete {row['job']}.* and run again") from error
 

@@ -140,6 +140,11 @@ def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options) -> Tens
     return log_w
 
 
+def log_weight_of(margin: Tensor, options: Options) -> Tensor:
+    """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin."""
+    return _log_weight(margin, F.logsigmoid(margin), F.logsigmoid(-margin), options)
+
+
 def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
     """Return log w, saturated if unbounded, -inf beyond the largest margin."""
     log_w = saturated_log_weight(log_p, log_q, options)

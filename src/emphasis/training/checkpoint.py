@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from emphasis.files import replacing
 from emphasis.training.loop import State
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class CheckpointError(Exception):
@@ -42,6 +42,7 @@ def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: d
         "evaluated_at": state.evaluated_at,
         "curves": state.curves,
         "trace": [torch.from_numpy(p) for p in state.trace],
+        "predicted": [torch.from_numpy(one) for one in state.predicted],
     }
     with replacing(path) as partial:
         torch.save(content, partial)
@@ -75,5 +76,6 @@ def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[
     state.evaluated_at = content["evaluated_at"]
     state.curves = content["curves"]
     state.trace = [np.asarray(p) for p in content["trace"]]
+    state.predicted = [np.asarray(one) for one in content["predicted"]]
     extra: dict[str, Any] = content["extra"]
     return extra

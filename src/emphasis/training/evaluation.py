@@ -27,11 +27,13 @@ class Evaluation:
     Attributes:
         curves: For each of `CURVES`, (S,) numbers; NaN for networks without finite logits.
         p: (S, n) float32, the probability of the label trained on; NaN likewise.
+        predicted: (S, n) int64, the class of the largest logit on the training examples.
         finite: (S,) bool, networks that have not diverged, all of whose logits here were finite.
     """
 
     curves: dict[str, NDArray[np.float64]]
     p: NDArray[np.float32]
+    predicted: NDArray[np.int64]
     finite: NDArray[np.bool_]
 
 
@@ -83,7 +85,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     }
     known = alive & finite.cpu().numpy()
     p[~known] = math.nan
-    return Evaluation({name: np.where(known, values, math.nan) for name, values in curves.items()}, p, known)
+    return Evaluation({name: np.where(known, values, math.nan) for name, values in curves.items()}, p, trained, known)
 
 
 def examples_at_once(task: Task, networks: int) -> int:

@@ -52,6 +52,7 @@ class State:
         curves: For each of `CURVES`, one list of S numbers per evaluation; NaN once diverged.
         p: (S, n) float32 of the last evaluation, the probability of each label trained on.
         trace: The same at every evaluation in float16, if they are recorded.
+        predicted: (S, n) int16 at every evaluation, the class predicted of each training example, likewise.
     """
 
     module: nn.Module
@@ -64,6 +65,7 @@ class State:
     curves: dict[str, list[list[float]]] = field(default_factory=lambda: {name: [] for name in CURVES})
     p: NDArray[np.float32] | None = None
     trace: list[NDArray[np.float16]] = field(default_factory=list)
+    predicted: list[NDArray[np.int16]] = field(default_factory=list)
 
 
 def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execution) -> State:
@@ -121,7 +123,7 @@ def train(
         solver: The optimiser's settings.
         fabric: The one that `state` was set up by.
         evaluate_every: Steps between evaluations, >= 1.
-        record_trace: Whether every evaluation's probabilities are kept.
+        record_trace: Whether every evaluation's probabilities and predictions are kept.
         after_step: Called after each step and its evaluation; progress and checkpoints go here.
     """
     batches = Batches(seeds, task.num_train, solver.batch_size, fabric.device)
@@ -231,13 +233,14 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
         for curve in state.curves.values():
             curve.pop()
         state.evaluated_at.pop()
-        del state.trace[len(state.evaluated_at) :]
+        del state.trace[len(state.evaluated_at) :], state.predicted[len(state.evaluated_at) :]
     for name, values in found.curves.items():
         state.curves[name].append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
     state.p = found.p
     if record_trace:
         state.trace.append(found.p.astype(np.float16))
+        state.predicted.append(found.predicted.astype(np.int16))
 
 
 def diverged_batch(seed: int, iteration: int, task: Task, batch_size: int) -> list[int]:

@@ -1,0 +1,115 @@
+"""The command `emphasis audit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from emphasis.cli_arguments import UsageError, weighting_of_text
+from emphasis.datasets.table import is_parquet, read_table
+from emphasis.experiments import audit as audits
+from emphasis.experiments.audit_page import audit_page
+from emphasis.files import replacing
+from emphasis.settings_text import named_value
+from emphasis.training.settings import Execution
+
+_SHOWN, _SHOWN_COLUMNS = 10, 5
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Find suspect labels, print and write what was found, and return the exit code."""
+    console = Console()
+    path = Path(options.what)
+    if audits.is_trace(path):
+        folder = options.out or path
+        found = audits.audit_trace(path)
+    else:
+        found, folder = _train(options, console)
+    values = _columns(options) if options.label else {}
+    audits.write_audit(found, folder, lambda one: audit_page(one, ["emphasis", *sys.argv[1:]], values))
+    if options.export is not None:
+        _export(options, found)
+    _print(found, folder, console)
+    if options.export is not None:
+        console.print(Text(f"The table with cleaned labels and weights: {options.export}"))
+    return 0
+
+
+def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
+    data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
+    recipe, choose_length = audits.recipe_of(options.what, {name: value for name, value in data.items() if value})
+    weighting = audits.DEFAULT if options.weighting is None else weighting_of_text(options.weighting)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
+        task = bar.add_task("preparing the data", total=None)
+        settings = dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
+        one, split = audits.prepared(
+            recipe.changed(settings), weighting, condition=options.only or "", noise_rate=options.noise_rate,
+            iterations=options.iterations, choose_length=choose_length, root=options.data,
+            loading=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
+        )  # fmt: skip
+        folder = options.out or Path("runs") / one.name
+        found = audits.audit(
+            one, split, folder, root=options.data, execution=Execution(options.accelerator), force=options.force,
+            progress=lambda _, done, total: bar.update(task, description="training", completed=done, total=total),
+            say=lambda message: console.print(Text(message)),
+        )  # fmt: skip
+    return found, folder
+
+
+def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
+    """Return the table's first columns besides the label, to be shown."""
+    table = read_table(Path(options.what), options.missing)
+    names = [name for name in table.columns if name != options.label][:_SHOWN_COLUMNS]
+    return {name: table[name].tolist() for name in names}
+
+
+def _export(options: argparse.Namespace, found: audits.Audit) -> None:
+    """Write the table with three columns more."""
+    if options.label is None:
+        raise UsageError(f"--export is for tables; {options.what} has none: use {audits.SUSPECTS}")
+    table = read_table(Path(options.what), options.missing)
+    s = found.suspects
+    cleaned = [found.name_of(b if wrong else a)
+               for a, b, wrong in zip(found.labels, s.suggested, s.suspect, strict=True)]  # fmt: skip
+    added = {f"{options.label}_cleaned": cleaned, "suspect": s.suspect, "sample_weight": s.sample_weight}
+    for name, values in added.items():
+        if name in table.columns:
+            raise UsageError(f"the table has a column {name!r} already; rename it before --export")
+        table[name] = values
+    with replacing(options.export) as partial:
+        if is_parquet(partial):
+            table.to_parquet(partial, index=False)
+        else:
+            table.to_csv(partial, index=False)
+
+
+def _print(found: audits.Audit, folder: Path, console: Console) -> None:
+    numbers, s = found.numbers(), found.suspects
+    console.print(Text(f"{found.title}: {numbers['suspects']:,} of {numbers['examples']:,} labels "
+                       f"({100 * numbers['estimated_noise_rate']:.1f} %) look wrong", style="bold"))  # fmt: skip
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")
+    for name in ("Row", "Given", "Suggested", "Score"):
+        table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
+    for place in s.order[:_SHOWN]:
+        which = found.sources[place] if found.sources else str(found.rows[place])
+        table.add_row(which, found.name_of(found.labels[place]), found.name_of(s.suggested[place]),
+                      f"{s.score[place]:.2f}")  # fmt: skip
+    console.print(table)
+    if "auroc" in numbers:
+        console.print(Text(
+            f"Known here: {100 * numbers['true_noise_rate']:.1f} % are wrong; precision of the suspects "
+            f"{numbers['precision']:.3f}, recall {numbers['recall']:.3f}; AUROC of the ranking {numbers['auroc']:.4f}, "
+            f"average precision {numbers['average_precision']:.4f}"
+        ))  # fmt: skip
+    console.print(Text(f"Written to {folder}: {audits.PAGE}, {audits.SUSPECTS}, {audits.AUDIT}"))

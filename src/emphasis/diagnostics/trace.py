@@ -1,0 +1,303 @@
+"""A record of what is emphasised, made by any training loop in two lines.
+
+    trace = EmphasisTrace("runs/trace", len(data), criterion)
+    for inputs, labels, indices in loader:               # indices: which examples these are
+        logits = network(inputs)
+        ...
+        trace.record(indices, logits, labels)
+    trace.close()
+
+A trace is a folder. Every time as many examples have been recorded as there are, a row is written: the margin, the
+share of its batch's emphasis and the predicted class of every example, 6 to 8 bytes each, and a few numbers of each
+step. In memory are one row and, of what was written, what the system keeps of mapped files.
+
+    trace.json           what it is of, and how many rows are whole
+    labels.npy           (n,) the labels recorded
+    margin-R.npy         (n,) float16, u = z_y - logsumexp_{j != y} z_j, NaN if the example was not seen
+    share-R.npy          (n,) float16, its weight over the mean weight of its batch
+    predicted-R.npy      (n,) int16 or int32
+    steps-R.npy          (T, k) float32, of each step what `Trace.columns` names
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emphasis.files import replacing, write_text
+from emphasis.torch import EmphasisLoss
+from emphasis.torch._autograd import log_weight_of, margin_and_others
+from emphasis.torch.functional import resolve
+from emphasis.weighting import MaxMargin, WeightingLike
+
+ABOUT = "trace.json"
+_FORMAT = 1
+_STEP = ("effective_share", "mean_weight", "emphasis_variance")
+_LARGEST = 65504.0  # of float16
+
+
+class TraceError(Exception):
+    """A folder that holds no trace, or one that cannot be gone on with; the message names the cure."""
+
+
+class EmphasisTrace:
+    """Records a training; see the module's text for the loop, and `read_trace` for what becomes of it.
+
+    Args:
+        folder: Where it is written; made if need be.
+        num_examples: n; indices are in [0, n).
+        weighting: The criterion, an `EmphasisLoss`, or its weighting as `emphasis_loss` takes it.
+        max_margin: As in `emphasis_loss`; an `EmphasisLoss` has its own.
+        subsets: Names and masks (n,) of examples whose share of the emphasis is kept for each step, such as
+            {"flagged": mask}.
+        ignore_index: Labels that count for nothing.
+        resume: Go on after the rows that are there. False: the folder must not hold a trace.
+
+    Raises:
+        TraceError: The folder holds a trace, or `resume` and one of other examples or columns.
+        ValueError: A mask does not fit.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        num_examples: int,
+        weighting: WeightingLike | EmphasisLoss,
+        *,
+        max_margin: MaxMargin = "auto",
+        subsets: Mapping[str, Any] | None = None,
+        ignore_index: int = -100,
+        resume: bool = False,
+    ) -> None:
+        if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
+            raise ValueError(f"num_examples={num_examples!r} is not allowed; use a whole number >= 1")
+        self.folder = Path(folder)
+        self.num_examples = num_examples
+        self.ignore_index = ignore_index
+        if isinstance(weighting, EmphasisLoss):
+            self._options = weighting.options
+        else:
+            self._options = resolve(weighting, None, "sum", max_margin, None)
+        self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
+        for name, mask in self._subsets.items():
+            if mask.shape != (num_examples,):
+                raise ValueError(f"subset {name!r} has shape {tuple(mask.shape)}; its mask must be ({num_examples},)")
+        self._columns = [*_STEP, *(f"{what} {name}" for name in self._subsets for what in ("share of", "part of"))]
+        self._row: dict[str, Tensor] = {}
+        self._steps: list[Tensor] = []
+        self._recorded = 0
+        self.rows = self._open(resume)
+
+    def _open(self, resume: bool) -> int:
+        """Return how many rows are there already."""
+        if not (self.folder / ABOUT).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return 0
+        if not resume:
+            raise TraceError(f"{self.folder} holds a trace already; choose another folder, delete it, or resume=True")
+        about = read_trace(self.folder).about
+        if (about["num_examples"], about["columns"]) != (self.num_examples, self._columns):
+            raise TraceError(f"{self.folder} holds a trace of other examples or subsets; choose another folder")
+        return int(about["rows"])
+
+    @torch.no_grad()
+    def record(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take note of a step's batch; nothing is read back from an accelerator.
+
+        Args:
+            indices: (N,) integer, which examples.
+            logits: (N, C), or (N,) in the binary form with one logit.
+            labels: (N,) integer.
+
+        Raises:
+            ValueError: Shapes do not fit together; on the CPU also an index or label out of range, or a logit that is
+                not finite.
+        """
+        if logits.ndim == 1:
+            logits = torch.stack((torch.zeros_like(logits), logits), 1)
+        if logits.ndim != 2 or labels.shape != logits.shape[:1] or indices.shape != labels.shape:
+            raise ValueError(f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
+                             f"{tuple(logits.shape)} and {tuple(labels.shape)}")  # fmt: skip
+        device = logits.device
+        indices, labels = indices.to(device, torch.int64), labels.to(device, torch.int64)
+        if device.type == "cpu":
+            self._check(indices, logits, labels)
+        valid = labels != self.ignore_index
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        margin = margin_and_others(wide, torch.where(valid, labels, 0).unsqueeze(1), 1)[0].squeeze(1)
+        log_w = torch.where(valid, log_weight_of(margin, self._options), -math.inf)
+        count = valid.sum().to(log_w.dtype).clamp(min=1.0)
+        relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where there is no emphasis at all
+        self._note_step(indices, log_w, relative, valid, count)
+
+        row = self._row or self._new_row(device, logits.shape[1])
+        kept = {"margin": margin.clamp(-_LARGEST, _LARGEST), "share": relative.clamp(max=_LARGEST),
+                "predicted": logits.argmax(1), "labels": labels}  # fmt: skip
+        for name, values in kept.items():
+            before = row[name][indices]
+            row[name][indices] = torch.where(valid, values.to(row[name].dtype), before)
+        self._recorded += len(indices)
+        if self._recorded >= self.num_examples:
+            self.end_row()
+
+    def _note_step(self, indices: Tensor, log_w: Tensor, relative: Tensor, valid: Tensor, count: Tensor) -> None:
+        """Keep a step's numbers, from log w and from the weights over their mean; 0 where there is no emphasis."""
+        spread = torch.where(valid, relative - 1.0, 0.0).square().sum() / count  # squared coefficient of variation
+        mean = (torch.logsumexp(log_w, 0) - count.log()).exp()
+        numbers = [torch.where(mean > 0.0, 1.0 / (1.0 + spread), 0.0), mean, mean * mean * spread]
+        for name, mask in self._subsets.items():
+            own = self._subsets[name] = mask.to(log_w.device)
+            inside = own[indices] & valid
+            numbers += [(relative * inside).sum() / count, inside.sum() / count]
+        self._steps.append(torch.stack(numbers).float())
+
+    def _check(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        if not len(labels):
+            return
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= self.num_examples:
+            raise ValueError(f"indices reach from {low} to {high}; they must be in [0, {self.num_examples})")
+        wrong = (labels != self.ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))
+        if bool(wrong.any()):
+            raise ValueError(f"label {int(labels[wrong][0])} is not in [0, {logits.shape[1]})")
+        bad = ~logits.isfinite().all(1)
+        if bool(bad.any()):
+            raise ValueError(f"logits of example {int(indices[bad][0])} are NaN or infinite; the network has diverged")
+
+    def _new_row(self, device: torch.device, num_classes: int) -> dict[str, Tensor]:
+        n = self.num_examples
+        classes = torch.int16 if num_classes <= torch.iinfo(torch.int16).max else torch.int32
+        self._row = {
+            "margin": torch.full((n,), math.nan, dtype=torch.float16, device=device),
+            "share": torch.full((n,), math.nan, dtype=torch.float16, device=device),
+            "predicted": torch.zeros(n, dtype=classes, device=device),
+            "labels": torch.full((n,), self.ignore_index, dtype=torch.int64, device=device),
+        }
+        self._num_classes = num_classes
+        return self._row
+
+    def end_row(self) -> None:
+        """Write what was recorded since the last row; for a loop whose epochs do not show every example once."""
+        if not self._recorded:
+            return
+        row = {name: values.cpu().numpy() for name, values in self._row.items()}
+        labels = row.pop("labels")
+        steps = torch.stack(self._steps).cpu().numpy()
+        known = self.folder / "labels.npy"
+        if self.rows and known.exists():
+            labels = np.where(labels == self.ignore_index, np.load(known), labels)
+        _save(known, labels)
+        for name, values in {**row, "steps": steps}.items():
+            _save(self.folder / f"{name}-{self.rows:05d}.npy", values)
+        self.rows += 1
+        weighting = self._options.weighting
+        try:
+            said: Any = weighting.to_dict()
+        except (TypeError, ValueError):  # a function without a name to import it by
+            said = repr(weighting)
+        about = {"format": _FORMAT, "num_examples": self.num_examples, "num_classes": self._num_classes,
+                 "rows": self.rows, "weighting": said, "columns": self._columns,
+                 "ignore_index": self.ignore_index}  # fmt: skip
+        write_text(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
+        self._row, self._steps, self._recorded = {}, [], 0
+
+    def close(self) -> None:
+        """Write the last row, if it was begun."""
+        self.end_row()
+
+    def __enter__(self) -> EmphasisTrace:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A trace that was read; its arrays are mapped, not loaded.
+
+    Attributes:
+        folder: Where it is.
+        about: What trace.json says.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def columns(self) -> list[str]:
+        """What `steps` holds.
+
+        effective_share: the effective sample size (sum w)^2 / sum w^2 over the batch size, in (0, 1].
+        mean_weight: the batch's mean w. emphasis_variance: its variance (Definition 2).
+        share of NAME, part of NAME: a subset's share of the batch's emphasis, and of its examples.
+        """
+        return list(self.about["columns"])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels recorded, (n,)."""
+        return self._load("labels.npy")
+
+    @cached_property
+    def margins(self) -> list[NDArray[np.float16]]:
+        """The margins, a row (n,) each time."""
+        return self._rows("margin")
+
+    @cached_property
+    def shares(self) -> list[NDArray[np.float16]]:
+        """The weight of each example over its batch's mean weight, a row (n,) each time."""
+        return self._rows("share")
+
+    @cached_property
+    def predicted(self) -> list[NDArray[Any]]:
+        """The classes predicted, a row (n,) each time."""
+        return self._rows("predicted")
+
+    @cached_property
+    def steps(self) -> NDArray[np.float32]:
+        """The numbers of every step, (T, k); `columns` names them."""
+        return np.concatenate(self._rows("steps"))
+
+    def _rows(self, name: str) -> list[NDArray[Any]]:
+        return [self._load(f"{name}-{row:05d}.npy") for row in range(self.about["rows"])]
+
+    def _load(self, name: str) -> NDArray[Any]:
+        try:
+            found: NDArray[Any] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise TraceError(f"{self.folder / name} cannot be read ({error}); record the trace anew") from error
+        return found
+
+
+def read_trace(folder: str | Path) -> Trace:
+    """Return the trace in `folder`.
+
+    Raises:
+        TraceError: There is none, or it is damaged or of another version.
+    """
+    path = Path(folder) / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != _FORMAT:
+            raise ValueError(f"format {about['format']}")
+    except FileNotFoundError:
+        raise TraceError(f"{folder} holds no trace ({ABOUT} is missing); a trace's first row writes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{path} cannot be read ({error}); record the trace anew") from error
+    return Trace(Path(folder), about)
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, values)
