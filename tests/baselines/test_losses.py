@@ -241,6 +241,18 @@ def test_views_of_methods_that_only_push_up_say_so():
     assert math.isnan(view("focal").pushes_back)
 
 
+def test_loss_correction_is_drawn_with_a_matrix_that_is_said():
+    p = np.linspace(0.01, 0.99, 99)
+    forward = view("loss-correction")
+    assert "T of 40 % symmetric noise" in repr(forward)
+    # -log(.6 p + .4 (1 - p) / 9): its derivative by the label's logit times 2.
+    slope = (0.6 - 0.4 / 9) / (0.6 * p + 0.4 / 9 * (1 - p))
+    np.testing.assert_allclose(forward(p), 2 * p * (1 - p) * slope, rtol=1e-6)
+    identity = view("loss-correction", matrix=np.eye(10).tolist())
+    np.testing.assert_allclose(identity(p), 2 * (1 - p), rtol=1e-6)
+    assert "40 %" not in repr(identity)
+
+
 def test_methods_whose_loss_needs_more_than_p_have_no_view():
     with pytest.raises(ValueError, match=r"elr has no derivative view.*label-smoothing"):
         view("elr")
@@ -277,6 +289,12 @@ BAD = [
     ("joint-optimization", {"window": 0}, "window=0"),
     ("mixup-bootstrapping", {"warm": 0.0}, "warm=0.0"),
     ("noise-adaptation", {"smallest": 0.5}, "smallest=0.5"),
+    ("mentornet-dd", {"steps": 2.5}, "steps=2.5 is not allowed; use a whole number, 1 or more"),
+    ("mixup-bootstrapping", {"iterations": 2.5}, "iterations=2.5"),
+    ("d2l", {"neighbours": 5.0}, "neighbours=5.0 is not allowed; use a whole number, 2 to 127"),
+    ("d2l", {"window": True}, "window=True"),
+    ("bootstrapping", {"hard": "yes"}, "hard='yes' is not allowed; use true or false"),
+    ("loss-correction", {"restart": 1}, "restart=1"),
 ]
 
 

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Learner, Problem, make
+from emphasis.baselines import Learner, Problem, make, names
 from emphasis.baselines import _beta_mixture as beta_mixture
 from emphasis.baselines._transition import at_anchor_points, from_confusion
 from emphasis.baselines.aum import margins
 from emphasis.baselines.d2l import mean_lid, turning_point
 from emphasis.baselines.joint_optimization import against_one_class, mean_entropy
+from emphasis.baselines.learner import DivergedError
 from emphasis.baselines.masking import structure_matrix, structure_of
 from emphasis.baselines.mentornet_pd import curriculum
 
@@ -230,9 +231,57 @@ def test_corrected_training_starts_anew_or_goes_on(restart):
 
 def test_schedule_of_two_trainings_runs_twice():
     one = make("loss-correction", problem()[0], warm=0.5)
-    assert [one.schedule(x) for x in (0.0, 0.25, 0.5, 0.75)] == [0.0, 0.5, 0.0, 0.5]
     joint = make("joint-optimization", problem()[0], phase=0.5)
-    assert [joint.schedule(x) for x in (0.0, 0.49, 0.5, 0.75)] == [0.0, 0.0, 0.0, 0.5]
+    assert [one.schedule(x) for x in (0.0, 0.25)] == [0.0, 0.5]
+    assert [joint.schedule(x) for x in (0.0, 0.49, 0.55)] == [0.0, 0.0, 0.0]
+    # Until the epoch that the share ends in is over, the first training goes on as it ended.
+    assert [one.schedule(x) for x in (0.5, 0.55)] == pytest.approx([1.0, 1.0])
+    assert one.schedule(0.55) < 1.0
+    for method in (one, joint):
+        method.began.fill_(0.6)
+        assert [method.schedule(x) for x in (0.6, 0.8)] == pytest.approx([0.0, 0.5])
+
+
+@pytest.mark.parametrize("name", ["aum", "joint-optimization", "loss-correction"])
+def test_a_second_training_begins_with_an_epoch_and_from_the_first_parameters(name):
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner(name, given_)
+    first = [parameter.detach().clone() for parameter in one.network.parameters()]
+    optimizer = torch.optim.SGD(one.network.parameters(), 0.1)
+    with torch.no_grad():
+        for parameter in one.network.parameters():
+            parameter += 1.0
+    for progress, begun in ((0.4, False), (0.7, True)):
+        one.begin_epoch(5, progress, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
+        assert one.method.second == begun
+        assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), first, strict=True)) == begun
+        assert float(one.recalled) == (0.7 if begun else 0.0)
+
+
+def test_a_matrix_that_never_gives_a_label_that_occurs_is_refused():
+    given_, _, _ = problem()
+    with pytest.raises(ValueError, match="never gives the label 1, which 20 examples have"):
+        make("loss-correction", given_, matrix=[[1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]])
+
+
+def test_a_network_of_too_few_outputs_is_refused():
+    given_, inputs, _ = problem()
+    one = Learner(make("aum", given_), network(CLASSES))
+    with pytest.raises(ValueError, match=r"needs a network of 4 outputs \(3 classes and 1 more\), got \(3,\)"):
+        first_loss(one, inputs)
+
+
+@pytest.mark.parametrize("name", names())
+def test_logits_that_are_no_numbers_are_refused_whatever_the_method(name):
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner(name, given_, **({"forget_rate": 0.3} if name == "co-teaching" else {}))
+    next(one.network.parameters()).data.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="NaN or infinite"):
+        first_loss(one, inputs)
+    if "survey" in one.method.needs:
+        optimizer = torch.optim.SGD(one.network.parameters(), 0.1)
+        with pytest.raises(DivergedError):
+            one.begin_epoch(7, 0.9, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
 
 
 def test_noise_layer_finds_the_noise():
@@ -263,8 +312,8 @@ def test_masking_without_a_prior_is_a_noise_layer_and_with_one_keeps_to_it():
 
 def test_the_adversaries_of_masking_pull_against_each_other():
     given_, inputs, _ = problem(noise=0.3)
-    one = learner("masking", given_, weight=1.0)
-    base = learner("masking", given_, weight=0.0)
+    one = learner("masking", given_, structure="pair", weight=1.0)
+    base = learner("masking", given_, structure="pair", weight=0.0)
     grads = []
     for now in (one, base):
         torch.manual_seed(0)
@@ -277,6 +326,30 @@ def test_the_adversaries_of_masking_pull_against_each_other():
     torch.manual_seed(0)
     after = _discriminator_loss(one, -1e-3 * adversarial / adversarial.norm().clamp_min(1e-12))
     assert after >= before
+
+
+def test_a_discriminator_that_is_sure_still_says_where_to_go():
+    given_, inputs, _ = problem(noise=0.3)
+
+    def pull(bias):
+        grads = []
+        for weight in (1.0, 0.0):
+            one = learner("masking", given_, structure="pair", weight=weight)
+            torch.nn.init.constant_(one.method.discriminator[-1].bias, bias)
+            torch.manual_seed(0)
+            one.loss(inputs, torch.arange(N), 0.0).backward()
+            grads.append(one.method.generator.bias.grad)
+        return float((grads[0] - grads[1]).norm())
+
+    # log-odds of 0 and -30 that the structure is a real one: the derivative of -log p is half its largest, and that.
+    assert pull(-30.0) == pytest.approx(2.0 * pull(0.0), rel=0.2)
+
+
+def test_a_structure_that_rules_nothing_out_leaves_the_noise_layer_alone():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("masking", given_, weight=5.0)
+    one_ = learner("masking", given_, weight=0.0)
+    torch.testing.assert_close(first_loss(one, inputs), first_loss(one_, inputs), rtol=0.0, atol=0.0)
 
 
 def _discriminator_loss(one, shift):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emphasis.baselines import find
 from emphasis.cli import main
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import load_split, make_task
@@ -160,6 +161,21 @@ def test_a_method_of_ones_own_is_trained_again_when_its_file_changes(tmp_path, m
     after = [cell.key for cell in parse_recipe(text).cells()]
     assert after[:2] == keys[:2]
     assert not set(after[2:]) & set(keys[2:])
+
+
+def test_a_file_of_ones_own_is_read_again_when_it_changes_and_may_hold_dataclasses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    more = "\n@dataclass\nclass Settings:\n    share: float = 0.5\n"
+    (tmp_path / "own.py").write_text(head + OWN + more)
+    first = find("own.py:Own")
+    assert find("own.py:Own") is first
+    (tmp_path / "own.py").write_text(head + OWN + more + "\nOwn.changed = True\n")
+    assert find("own.py:Own").changed
+    assert not hasattr(first, "changed")
+    (tmp_path / "own.py").write_text("class Own(:\n")
+    with pytest.raises(ValueError, match=r"'own\.py:Own' cannot be read: SyntaxError"):
+        find("own.py:Own")
 
 
 def test_a_validation_part_with_noisy_labels_has_them_and_the_test_set_is_left_out():

@@ -106,12 +106,29 @@ def test_a_second_look_at_a_batch_without_derivatives_is_counted(task, fabric):
     assert passes(state.module.network, ITERATIONS, BATCH, N)["surveys"] == 9.0 + 9.0
 
 
-def test_a_loss_that_is_no_number_ends_training_and_is_noted(task, fabric):
-    state = fresh("label-smoothing", task, fabric)
-    next(iter(state.module.network.network.parameters())).data.fill_(torch.nan)
-    go(state, task, fabric)
-    assert state.diverged_at.tolist() == [0]
-    assert state.iteration == 0
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("stop", [1, 36])  # before a step, and before an epoch, none that begins anew
+def test_a_network_that_diverges_ends_training_and_is_noted(task, fabric, name, stop):
+    state = fresh(name, task, fabric)
+
+    def ruin(state):
+        if state.iteration == stop:
+            next(iter(state.module.network.network.parameters())).data.fill_(torch.nan)
+
+    ruin(state)
+    go(state, task, fabric, after_step=ruin)
+    assert state.diverged_at.tolist() == [stop]
+    assert state.iteration == stop
+    assert torch.tensor(state.curves["test_accuracy"][-1]).isnan().all()
+
+
+def test_adams_eps_counts_from_where_a_network_was_started_anew(task, fabric):
+    seen = []
+    solver = Solver(ITERATIONS, BATCH, 0.01, name="adam", delta=1.0)
+    state = fresh("joint-optimization", task, fabric, solver, phase=0.5)
+    go(state, task, fabric, solver, after_step=lambda s: seen.append(s.optimizer.param_groups[0]["eps"]))
+    assert seen[30:] == seen[:30]  # the second training begins after 30 steps
+    assert seen[0] > 5.0 * seen[29]
 
 
 def test_a_second_training_has_the_whole_schedule_and_the_first_its_first_rate(task, fabric):

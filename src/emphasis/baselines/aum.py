@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, two_phases
+from emphasis.baselines._two_trainings import TwoTrainings
+from emphasis.baselines.protocol import Epoch, Need, Problem, Step, check_range
 
 
-class Aum(Baseline):
+class Aum(TwoTrainings):
     """Examples whose label the network hardly ever prefers are left out, and the network is trained anew.
 
     The margin of an example is z_y - max_{j != y} z_j, its AUM the mean over the epochs at the first, high learning
@@ -34,17 +35,17 @@ class Aum(Baseline):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
     extra_outputs: ClassVar[int] = 1
+    first_rate_alone: ClassVar[bool] = True
     drawn: Tensor
     total: Tensor
     seen: Tensor
     kept: Tensor
-    second: Tensor
 
     def __init__(self, problem: Problem, *, phase: float = 0.5, percentile: float = 0.99) -> None:
-        super().__init__(problem)
         check_range("phase", phase, 0.0, 1.0, ends="()")
+        super().__init__(problem, phase)
         check_range("percentile", percentile, 0.0, 1.0, ends="(]")
-        self.phase, self.percentile = phase, percentile
+        self.percentile = percentile
         n = len(problem.labels)
         drawn = torch.zeros(n, dtype=torch.bool)
         drawn[torch.randperm(n, generator=problem.generator())[: max(1, n // (problem.num_classes + 1))]] = True
@@ -52,7 +53,6 @@ class Aum(Baseline):
         self.register_buffer("total", torch.zeros(n))
         self.register_buffer("seen", torch.zeros(n))
         self.register_buffer("kept", torch.ones(n, dtype=torch.bool))
-        self.register_buffer("second", torch.tensor(False))
 
     @property
     def area(self) -> Tensor:
@@ -72,17 +72,12 @@ class Aum(Baseline):
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Leave out what has a low area, and start anew."""
-        if not self.second and epoch.progress >= self.phase:
-            area = self.area
-            threshold = torch.quantile(area[self.drawn], self.percentile)
-            kept = (area > threshold) | self.drawn | (self.seen == 0.0)
-            self.kept.copy_(kept)
-            self.second.fill_(True)
-            epoch.recall()
-
-    def schedule(self, progress: float) -> float:
-        """Return 0, the first learning rate, in the first training, and the whole schedule in the second."""
-        return 0.0 if progress < self.phase else two_phases(progress, self.phase)
+        if self.due(epoch):
+            known = self.seen > 0.0
+            if bool((self.drawn & known).any()):
+                threshold = torch.quantile(self.area[self.drawn & known], self.percentile)
+                self.kept.copy_((self.area > threshold) | self.drawn | ~known)
+            self.begin_second(epoch)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.baselines.protocol import Baseline, Problem, check_range, one_hot
+from emphasis.baselines.protocol import Baseline, Problem, check_flag, check_range, one_hot
 
 _PUBLISHED = {False: 0.95, True: 0.8}
 
@@ -30,7 +30,8 @@ class Bootstrapping(Baseline):
 
     def __init__(self, problem: Problem, *, hard: bool = False, beta: float | None = None) -> None:
         super().__init__(problem)
-        self.hard, self.beta = hard, _PUBLISHED[bool(hard)] if beta is None else beta
+        check_flag("hard", hard)
+        self.hard, self.beta = hard, _PUBLISHED[hard] if beta is None else beta
         check_range("beta", self.beta, 0.0, 1.0, ends="(]")
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:

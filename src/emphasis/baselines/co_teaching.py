@@ -16,14 +16,13 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 class CoTeaching(Baseline):
     """Two networks, each taught by the examples of the batch that the other finds easiest.
 
-    Of each batch the share R(T) = 1 - min(T^c / T_k * tau, tau) with the smallest losses is kept (Algorithm 1, T^c:
-    the exponent of the authors' code). Twice the computation of other methods; the first network predicts.
+    Of each batch the share R(T) = 1 - min(T / T_k * tau, tau) with the smallest losses is kept (Algorithm 1). Twice the
+    computation of other methods; the first network predicts.
 
     Args:
         problem: The labels.
         forget_rate: tau, in [0, 1); 0 is cross-entropy, twice. Published: the rate of noise, which must be known.
         gradual: T_k as a share of training, in (0, 1]. Published: 10 of 200 epochs.
-        exponent: c > 0. Published: 1.
 
     Raises:
         ValueError: A parameter is out of bounds.
@@ -31,16 +30,15 @@ class CoTeaching(Baseline):
 
     networks: ClassVar[int] = 2
 
-    def __init__(self, problem: Problem, *, forget_rate: float, gradual: float = 0.05, exponent: float = 1.0) -> None:
+    def __init__(self, problem: Problem, *, forget_rate: float, gradual: float = 0.05) -> None:
         super().__init__(problem)
         check_range("forget_rate", forget_rate, 0.0, 1.0, ends="[)")
         check_range("gradual", gradual, 0.0, 1.0, ends="(]")
-        check_range("exponent", exponent, 0.0, float("inf"), ends="()")
-        self.forget_rate, self.gradual, self.exponent = forget_rate, gradual, exponent
+        self.forget_rate, self.gradual = forget_rate, gradual
 
     def kept_share(self, progress: float) -> float:
         """Return R(T)."""
-        return 1.0 - self.forget_rate * min(float(progress**self.exponent) / self.gradual, 1.0)
+        return 1.0 - self.forget_rate * min(progress / self.gradual, 1.0)
 
     def loss(self, step: Step) -> Tensor:
         """Return the sum of both networks' mean losses over the examples that the other one keeps."""

@@ -14,7 +14,7 @@ from emphasis.baselines.protocol import (
     Need,
     Problem,
     Step,
-    check_range,
+    check_whole,
     one_hot,
     soft_cross_entropy,
 )  # fmt: skip
@@ -29,7 +29,7 @@ class D2L(Baseline):
     When it exceeds the mean of the last `window` epochs by two standard deviations, the network goes back to where it
     was an epoch before, and from then on learns (Eqs. 9 and 10)
 
-        alpha y + (1 - alpha) onehot(argmax p),   alpha = exp(-(i / T) LID_i / min_{j < i} LID_j).
+        alpha y + (1 - alpha) onehot(argmax p),   alpha = exp(-(i / T) LID_i / min_{j <= i} LID_j).
 
     Args:
         problem: The labels.
@@ -51,9 +51,9 @@ class D2L(Baseline):
 
     def __init__(self, problem: Problem, *, window: int = 5, neighbours: int = 20, examples: int = 1280) -> None:
         super().__init__(problem)
-        check_range("window", window, 2, math.inf, ends="[)")
-        check_range("neighbours", neighbours, 2, _BATCH - 1)
-        check_range("examples", examples, neighbours + 1, math.inf, ends="[)")
+        check_whole("window", window, 2)
+        check_whole("neighbours", neighbours, 2, _BATCH - 1)
+        check_whole("examples", examples, neighbours + 1)
         self.window, self.neighbours = window, neighbours
         self.looked_at = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
         if len(self.looked_at) <= neighbours:
@@ -78,6 +78,8 @@ class D2L(Baseline):
         features = epoch.survey(self.looked_at.to(self.labels.device)).features
         assert features is not None
         lid = mean_lid(features, self.neighbours)
+        if lid == 0.0:  # features that all coincide have no dimensionality to compare with
+            return
         if not self.turned and self.count >= 2 * self.window and turning_point(self.recent, lid):
             self.turned.fill_(True)
             epoch.recall()

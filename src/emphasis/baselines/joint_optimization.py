@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.baselines._two_trainings import TwoTrainings
 from emphasis.baselines.protocol import (
-    Baseline,
     Epoch,
     Need,
     Problem,
     Step,
     check_range,
+    check_whole,
     one_hot,
     soft_cross_entropy,
-    two_phases,
 )  # fmt: skip
 
 
-class JointOptimization(Baseline):
+class JointOptimization(TwoTrainings):
     """Labels and weights are learned in turn; the network is then trained anew on the labels found.
 
     First phase: KL(y || p) + alpha L_p + beta L_e (Eq. 7) at a high, constant learning rate, with
@@ -45,27 +45,26 @@ class JointOptimization(Baseline):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
+    first_rate_alone: ClassVar[bool] = True
     found: Tensor
     past: Tensor
     epochs: Tensor
-    second: Tensor
 
     def __init__(
         self, problem: Problem, *, alpha: float = 1.2, beta: float = 0.8, phase: float = 0.625,
         update_from: float = 0.35, window: int = 10,
     ) -> None:  # fmt: skip
-        super().__init__(problem)
+        check_range("phase", phase, 0.0, 1.0, ends="()")
+        super().__init__(problem, phase)
         check_range("alpha", alpha, 0.0, float("inf"), ends="[)")
         check_range("beta", beta, 0.0, float("inf"), ends="[)")
-        check_range("phase", phase, 0.0, 1.0, ends="()")
         check_range("update_from", update_from, 0.0, 1.0, ends="()")
-        check_range("window", window, 1, float("inf"), ends="[)")
-        self.alpha, self.beta, self.phase, self.update_from, self.window = alpha, beta, phase, update_from, window
+        check_whole("window", window, 1)
+        self.alpha, self.beta, self.update_from, self.window = alpha, beta, update_from, window
         n, classes = len(problem.labels), problem.num_classes
         self.register_buffer("found", one_hot(problem.labels, torch.empty(n, classes)))
         self.register_buffer("past", torch.zeros(window, n, classes))
         self.register_buffer("epochs", torch.tensor(0))
-        self.register_buffer("second", torch.tensor(False))
 
     def loss(self, step: Step) -> Tensor:
         """Return the phase's loss, and note the predictions."""
@@ -78,12 +77,11 @@ class JointOptimization(Baseline):
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Change the labels, or start the second phase."""
-        if not self.second and epoch.progress >= self.phase:
+        if self.due(epoch):
             self._update()
-            self.second.fill_(True)
-            epoch.recall()
+            self.begin_second(epoch)
         elif not self.second:
-            if epoch.progress >= self.update_from * self.phase:
+            if epoch.progress >= self.update_from * self.split:
                 self._update()
             self.epochs += 1
             self.past[(self.epochs - 1) % self.window] = 0.0
@@ -93,10 +91,6 @@ class JointOptimization(Baseline):
         total = self.past.sum(0)
         mass = total.sum(1, keepdim=True)
         self.found.copy_(torch.where(mass > 0.0, total / mass.clamp_min(1e-12), self.found))
-
-    def schedule(self, progress: float) -> float:
-        """Return 0, the first learning rate, in the first phase, and the whole schedule in the second."""
-        return 0.0 if progress < self.phase else two_phases(progress, self.phase)
 
 
 def against_one_class(p: Tensor) -> Tensor:

@@ -14,6 +14,10 @@ from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
 
+class DivergedError(ValueError):
+    """The network's logits are NaN or infinite: the training is lost."""
+
+
 class Learner(nn.Module):
     """Trains a network by a method, in any loop: `begin_epoch` at an epoch's start, `loss` in every step.
 
@@ -26,12 +30,14 @@ class Learner(nn.Module):
 
     Attributes:
         surveyed: How many examples the method has looked at without a derivative, a pass over the data being n.
+        recalled: The share of all steps that had been taken when the network was last started anew; 0 if it never was.
 
     Raises:
         ValueError: The method needs a second network, or none; or features, of a network without a linear layer.
     """
 
     surveyed: Tensor
+    recalled: Tensor
 
     def __init__(self, method: Baseline, network: nn.Module, peer: nn.Module | None = None) -> None:
         super().__init__()
@@ -39,6 +45,7 @@ class Learner(nn.Module):
             raise ValueError(f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two")
         self.method, self.network, self.peer = method, network, peer
         self.register_buffer("surveyed", torch.tensor(0))
+        self.register_buffer("recalled", torch.tensor(0.0, dtype=torch.float64))
         for one in filter(None, (network, peer)):
             method.prepare(one)
         self.kept: nn.Module | None = None
@@ -64,6 +71,10 @@ class Learner(nn.Module):
             inputs: (N, ...), on the method's device.
             indices: (N,) int64, places of the examples in the problem's labels.
             progress: Share of all steps that have been taken, in [0, 1).
+
+        Raises:
+            DivergedError: Logits are not finite (on the CPU; elsewhere the loss is not).
+            ValueError: The network has fewer outputs than the method needs.
         """
         network = self._counted(self.network)
         peer = None if self.peer is None else self._counted(self.peer)
@@ -78,6 +89,9 @@ class Learner(nn.Module):
             progress: Share of all steps that have been taken.
             optimizer: Whose memory is emptied where the method starts the network anew.
             batches: Returns the inputs of the examples at given indices, or of all for None, in order and in batches.
+
+        Raises:
+            DivergedError: Logits of examples that the method looks at are not finite.
         """
 
         def survey(indices: Tensor | None = None) -> Survey:
@@ -89,6 +103,7 @@ class Learner(nn.Module):
         def recall() -> None:
             self.network.load_state_dict(self._kept().state_dict())
             optimizer.state.clear()
+            self.recalled.fill_(progress)
 
         self.method.begin_epoch(Epoch(number, progress, survey, keep, recall))
 
@@ -104,10 +119,21 @@ class Learner(nn.Module):
         def called(inputs: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 self.surveyed += len(inputs)
-            logits: Tensor = network(inputs)
+            logits = self._checked(network(inputs))
+            if logits.device.type == "cpu":
+                _require_finite(logits)
             return logits
 
         return called
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        """Return the logits, of which there must be as many columns as the method needs."""
+        needed = self.method.num_classes + self.method.extra_outputs
+        if logits.ndim != 2 or logits.shape[1] < needed:
+            name, classes = type(self.method).__name__, self.method.num_classes
+            raise ValueError(f"{name} needs a network of {needed} outputs ({classes} classes and "
+                             f"{needed - classes} more), got {tuple(logits.shape[1:])}")  # fmt: skip
+        return logits
 
     def _kept(self) -> nn.Module:
         if self.kept is None:
@@ -123,9 +149,15 @@ class Learner(nn.Module):
         self.network.eval()
         logits, features = [], []
         for inputs in batches:
-            logits.append(self.network(inputs).float())
+            logits.append(self._checked(self.network(inputs)).float())
+            _require_finite(logits[-1])
             if "features" in self.method.needs:
                 features.append(self.features().float())
         self.network.train(training)
         self.surveyed += sum(map(len, logits))
         return Survey(torch.cat(logits), torch.cat(features) if features else None)
+
+
+def _require_finite(logits: Tensor) -> None:
+    if not bool(logits.detach().isfinite().all()):
+        raise DivergedError("the network's logits are NaN or infinite; use a smaller learning rate")

@@ -6,17 +6,18 @@ Source: G. Patrini et al., Making Deep Neural Networks Robust to Label Noise: a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.baselines._transition import as_transition_matrix, at_anchor_points
-from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, two_phases
+from emphasis.baselines._two_trainings import TwoTrainings
+from emphasis.baselines.protocol import Epoch, Need, Problem, Step, check_flag, check_range
 
 
-class LossCorrection(Baseline):
+class LossCorrection(TwoTrainings):
     """Cross-entropy corrected by the transition matrix T[true, noisy], given or estimated.
 
     Forward (Theorem 2): -log sum_i p_i T[i, y]: the network is to say the true label, T the noise upon it.
@@ -34,7 +35,8 @@ class LossCorrection(Baseline):
         quantile: The example of row i has the largest p_i but for this share's rest, in (0, 1]. Published: 0.97.
 
     Raises:
-        ValueError: A parameter is out of bounds; T is no transition matrix, or singular for backward correction.
+        ValueError: A parameter is out of bounds; T is no transition matrix, never gives a label that occurs, or is
+            singular for backward correction.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"survey", "copy"})
@@ -45,14 +47,19 @@ class LossCorrection(Baseline):
         self, problem: Problem, *, backward: bool = False, matrix: Sequence[Sequence[float]] | Tensor | None = None,
         warm: float = 0.5, restart: bool = True, quantile: float = 0.97,
     ) -> None:  # fmt: skip
-        super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
+        super().__init__(problem, warm)
         check_range("quantile", quantile, 0.0, 1.0, ends="(]")
+        check_flag("backward", backward)
+        check_flag("restart", restart)
         self.backward, self.restart, self.quantile = backward, restart, quantile
-        self.warm = None if matrix is not None else warm
         given = torch.eye(self.num_classes) if matrix is None else as_transition_matrix(matrix, self.num_classes)
         if backward and torch.linalg.matrix_rank(given) < self.num_classes:
             raise ValueError("matrix is singular, and backward correction needs its inverse; use backward=False")
+        never = problem.labels[given.to(problem.labels.device).amax(0)[problem.labels] == 0.0]
+        if len(never) and not backward:
+            raise ValueError(f"matrix never gives the label {int(never[0])}, which {len(never)} examples have; let it "
+                             "be given now and then")  # fmt: skip
         self.register_buffer("transition", given)
         self.register_buffer("correcting", torch.tensor(matrix is not None))
 
@@ -74,15 +81,22 @@ class LossCorrection(Baseline):
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Estimate T when its network is trained, and start anew."""
-        if not self.correcting and self.warm is not None and epoch.progress >= self.warm:
+        if not self.correcting and self.due(epoch):
             self.transition.copy_(at_anchor_points(F.softmax(epoch.survey(None).logits, 1), self.quantile))
             self.correcting.fill_(True)
             if self.restart:
-                epoch.recall()
+                self.begin_second(epoch)
 
     def schedule(self, progress: float) -> float:
-        """Return the place in the schedule of the first or the second training."""
-        return two_phases(progress, self.warm) if self.restart and self.warm is not None else progress
+        """Return the place in the schedule, of the first or the second training if there are two."""
+        twice = self.restart and (self.second or not self.correcting)
+        return super().schedule(progress) if twice else progress
+
+    @classmethod
+    def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:
+        """Return T of 40 % symmetric noise."""
+        eye = torch.eye(num_classes)
+        return "T of 40 % symmetric noise", {"matrix": 0.6 * eye + 0.4 * (1.0 - eye) / (num_classes - 1)}
 
     @classmethod
     def has_view(cls) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
@@ -22,12 +22,14 @@ class Masking(Baseline):
     A generator draws a matrix s; the reconstructor explains the labels, -log sum_i p_i s[i, y]; a discriminator must
     not tell the structure f(s) = sigmoid((s - 0.05) / 0.005), which transitions happen at all, from samples of the
     prior (Eq. 3 and Figure 3; the prior's structures are jittered a little, since a sharp one gives no direction).
-    The adversaries share one step: the derivative is turned round between them. The matrix is left out in prediction.
+    The adversaries share one step, the generator's term being -log of what the discriminator says of its structure,
+    whose derivative does not vanish once that is sure. The matrix is left out in prediction.
 
     Args:
         problem: The labels.
-        structure: "full": every class may be taken for every other; "pair": for the next one alone; or C rows of 0
-            and 1 (1: this happens), the diagonal 1.
+        structure: "full": every class may be taken for every other, so that the prior rules nothing out and a noise
+            layer remains, without the adversaries; "pair": for the next one alone; or C rows of 0 and 1 (1: this
+            happens), the diagonal 1.
         weight: Of the adversarial term, >= 0; 0 leaves a noise layer without a prior.
         keep: The diagonal of the first matrix, in (1 / C, 1).
 
@@ -47,6 +49,7 @@ class Masking(Baseline):
         check_range("keep", keep, 1.0 / classes, 1.0, ends="()")
         self.weight = weight
         self.register_buffer("prior", structure_matrix(structure, classes))
+        self.free = bool((self.prior == 1.0).all())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(problem.seed)
             self.generator = nn.Linear(_NOISE, classes * classes)
@@ -64,13 +67,18 @@ class Masking(Baseline):
         """Return the reconstruction's cross-entropy and the weighted adversarial term."""
         log_t = self.transition()
         reconstruction = -torch.logsumexp(F.log_softmax(step.logits, 1) + log_t.T[step.labels], 1).mean()
+        if self.free:
+            return reconstruction
         made = structure_of(log_t.exp()).flatten().unsqueeze(0)
         jitter = 0.1 * torch.rand_like(self.prior)
         real = (self.prior - torch.where(self.prior > 0.5, jitter, -jitter)).flatten().unsqueeze(0)
-        turned = _Reversed.apply(made)  # type: ignore[no-untyped-call]
-        said = self.discriminator(torch.cat([real, turned])).squeeze(1)
+        said = self.discriminator(torch.cat([real, made.detach()])).squeeze(1)
         truth = torch.tensor([1.0, 0.0], device=said.device, dtype=said.dtype)
-        return reconstruction + self.weight * F.binary_cross_entropy_with_logits(said, truth)
+        judged = functional_call(
+            self.discriminator, {k: v.detach() for k, v in self.discriminator.named_parameters()}, made
+        )
+        adversarial = F.binary_cross_entropy_with_logits(said, truth) + F.softplus(-judged).squeeze()
+        return reconstruction + self.weight * adversarial
 
 
 def first_matrix(prior: Tensor, keep: float) -> Tensor:
@@ -106,15 +114,3 @@ def structure_matrix(structure: str | Sequence[Sequence[int]], num_classes: int)
     if not good or not bool((found.diagonal() == 1.0).all()):
         raise ValueError(f"structure must be {num_classes} rows of {num_classes} numbers 0 or 1, the diagonal 1")
     return found
-
-
-class _Reversed(torch.autograd.Function):
-    """The identity, whose derivative is turned round: what lowers the loss of what follows raises that before."""
-
-    @staticmethod
-    def forward(_context: Any, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        return -gradients[0]

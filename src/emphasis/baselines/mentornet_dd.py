@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis.baselines.mentornet_pd import kept_at_random
-from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range
+from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, check_whole
 from emphasis.baselines.self_paced import moved
 
 _TIMES = 100  # training is told apart in this many parts
@@ -74,7 +74,7 @@ class MentornetDd(Baseline):
         check_range("share", share, 0.0, 1.0, ends="(]")
         check_range("percentile", percentile, 0.0, 1.0, ends="(]")
         check_range("decay", decay, 0.0, 1.0, ends="[)")
-        check_range("steps", steps, 1, float("inf"), ends="[)")
+        check_whole("steps", steps, 1)
         for one in updates:
             check_range("updates", one, 0.0, 1.0, ends="()")
         if not updates or list(updates) != sorted(set(updates)):
@@ -128,4 +128,5 @@ class MentornetDd(Baseline):
                 loss = F.binary_cross_entropy_with_logits(self.mentor(losses, excess, labels, time), truth)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+        optimizer.zero_grad()  # lest the loop's optimiser take them for the student's
         self.mentor.requires_grad_(False)

@@ -20,6 +20,7 @@ from emphasis.baselines.protocol import (
     Problem,
     Step,
     check_range,
+    check_whole,
     one_hot,
     soft_cross_entropy,
 )  # fmt: skip
@@ -52,7 +53,7 @@ class MixupBootstrapping(Baseline):
         super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
         check_range("harden_from", harden_from, 0.0, 1.0, ends="[)")
-        check_range("iterations", iterations, 1, float("inf"), ends="[)")
+        check_whole("iterations", iterations, 1)
         self.warm, self.harden_from, self.iterations = warm, harden_from, iterations
         self.register_buffer("wrong", torch.zeros(len(problem.labels)))
         self.register_buffer("known", torch.tensor(False))

@@ -6,10 +6,11 @@ its buffers and parameters, so that it moves to a device, is checkpointed and is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +168,14 @@ class Baseline(nn.Module):
         return progress
 
     @classmethod
+    def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG003
+        """Return options that its derivative view is drawn with unless they are given, and words for them.
+
+        For methods that do nothing without what they estimate in training; here none.
+        """
+        return "", {}
+
+    @classmethod
     def has_view(cls) -> bool:
         """Return whether its loss is a function of logits and label alone, so that a derivative view can be drawn."""
         return cls.example_losses is not Baseline.example_losses and cls.loss is Baseline.loss
@@ -182,11 +191,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def two_phases(progress: float, split: float) -> float:
-    """Return `progress` of two trainings that follow each other, the first until `split`, each going from 0 to 1."""
-    return progress / split if progress < split else (progress - split) / (1.0 - split)
-
-
 def check_range(name: str, value: float, low: float, high: float, *, ends: str = "[]") -> None:
     """Check that a hyperparameter lies between `low` and `high`, each end allowed or not: "[]", "[)", "(]" or "()".
 
@@ -199,3 +203,26 @@ def check_range(name: str, value: float, low: float, high: float, *, ends: str =
     below = number and (value <= high if ends[1] == "]" else value < high)
     if not (above and below):
         raise ValueError(f"{name}={value!r} is not allowed; use a number in {ends[0]}{low:g}, {high:g}{ends[1]}")
+
+
+def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
+    """Check that a hyperparameter is a whole number from `low` to `high`.
+
+    Raises:
+        ValueError: It is not; the message names it and what is allowed.
+    """
+    given: object = value
+    if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
+        upto = f" to {high:g}" if high < math.inf else " or more"
+        raise ValueError(f"{name}={value!r} is not allowed; use a whole number, {low}{upto}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Check that a hyperparameter is True or False.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    given: object = value
+    if not isinstance(given, bool):
+        raise ValueError(f"{name}={value!r} is not allowed; use true or false")

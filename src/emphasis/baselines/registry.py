@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,7 +53,7 @@ def find(name: str) -> type[Baseline]:
         ValueError: There is none; the message names those that are known, or what is wrong with the file.
     """
     if ":" in name:
-        return _of_ones_own(name)
+        return _of_ones_own(name, _text_of(name))
     if name not in _own():
         raise ValueError(
             f"method {name!r} is unknown{did_you_mean(name, names())}; known: {', '.join(names())}, or one of your own "
@@ -67,10 +70,19 @@ def source_of(name: str) -> str:
     """
     if ":" not in name:
         return ""
-    method, where = find(name), name.rpartition(":")[0]
-    if where.endswith(".py"):
+    method = find(name)
+    return _text_of(name) or inspect.getsource(importlib.import_module(method.__module__))
+
+
+def _text_of(name: str) -> str:
+    """Return the text of the file that "FILE.py:CLASS" names; "" for a module's."""
+    where = name.rpartition(":")[0]
+    if not where.endswith(".py"):
+        return ""
+    try:
         return Path(where).read_text(encoding="utf-8")
-    return inspect.getsource(importlib.import_module(method.__module__))
+    except OSError as error:
+        raise ValueError(f"method {name!r} cannot be read: {error}; paths count from {Path.cwd()}") from error
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -146,13 +158,16 @@ def view(name: str, num_classes: int = 10, **options: Any) -> View:
     if not find(name).has_view():
         drawn = ", ".join(one for one, kind in _own().items() if kind.has_view())
         raise ValueError(f"{name} has no derivative view: what it does depends on more than p; these have: {drawn}")
-    method = make(name, Problem(torch.zeros(1, dtype=torch.int64), num_classes), **options).double()
+    words, examples = find(name).example(num_classes)
+    examples = {} if examples.keys() & options.keys() else examples
+    method = make(name, Problem(torch.zeros(1, dtype=torch.int64), num_classes), **examples, **options).double()
 
     def weight(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
         found = np.asarray(np.abs(_derivative(method, p, q)).sum(-1), dtype=np.float64)
         return np.where(found < _NOTHING, 0.0, found)
 
-    said = ", ".join([*(f"{key}={value}" for key, value in options.items()), f"{num_classes} classes"])
+    given = [f"{key}={value}" for key, value in options.items()]
+    said = ", ".join([*given, *([words] if examples else []), f"{num_classes} classes"])
     p = np.linspace(0.0, 1.0, 2001)[1:-1]
     back = p[_derivative(method, p, 1.0 - p)[:, 0] > 0.0]
     return View(weight, f"{name}({said})", float(back[0]) if len(back) else float("nan"))
@@ -172,24 +187,32 @@ def _derivative(method: Baseline, p: NDArray[np.float64], q: NDArray[np.float64]
 
 
 @lru_cache(maxsize=32)
-def _of_ones_own(name: str) -> type[Baseline]:
+def _of_ones_own(name: str, text: str) -> type[Baseline]:
+    """Return the class that a name like "FILE.py:CLASS" means; a file whose `text` has changed is read again."""
     where, _, attribute = name.rpartition(":")
     try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-        found = getattr(module, attribute)
-    except (ImportError, OSError, AttributeError) as error:
-        hint = f"; paths count from {Path.cwd()}" if isinstance(error, OSError) else ""
-        raise ValueError(f"method {name!r} cannot be read: {error}{hint}") from error
+        found = getattr(_run_file(where, text) if text else importlib.import_module(where), attribute)
+    except Exception as error:  # whatever a file of the user's may raise when it is run
+        raise ValueError(f"method {name!r} cannot be read: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, Baseline)):
         raise ValueError(f"method {name!r} is no subclass of emphasis.baselines.Baseline")
     return found
+
+
+def _run_file(where: str, text: str) -> ModuleType:
+    """Return a file as a module, which is known by a name of its own: dataclasses and pickles look it up."""
+    digest = hashlib.sha256(f"{Path(where).resolve()} {text}".encode()).hexdigest()
+    name = f"{Path(where).stem}_{digest[:12]}"
+    spec = importlib.util.spec_from_file_location(name, where)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        exec(compile(text, where, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _only_method(module: Any, name: str) -> type[Baseline]:

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emphasis.baselines.learner import DivergedError
 from emphasis.models.stacked import Stack
 from emphasis.torch._options import Options
 from emphasis.torch.functional import resolve
@@ -135,9 +136,9 @@ def train(
             _evaluate(state, task, record_trace)
         options = [resolve(o.weighting, o.normalization, "mean", o.max_margin, None) for o in objectives]
         while state.iteration < solver.iterations:
-            if not options and state.iteration % batches.per_epoch == 0:
-                _begin_epoch(state, task, seeds, solver, batches)
-            ended = _step(state, task, options, seeds, solver, fabric, batches)
+            begins = not options and state.iteration % batches.per_epoch == 0
+            ended = begins and _begin_epoch(state, task, seeds, solver, batches)
+            ended = ended or _step(state, task, options, seeds, solver, fabric, batches)
             due = state.iteration % evaluate_every == 0 or state.iteration == solver.iterations
             if due or ended:
                 _evaluate(state, task, record_trace)
@@ -146,11 +147,22 @@ def train(
             after_step(state)
 
 
-def _begin_epoch(state: State, task: Task, seeds: Sequence[int], solver: Solver, batches: Batches) -> None:
-    """Let a learner's method do what is due."""
+def _begin_epoch(state: State, task: Task, seeds: Sequence[int], solver: Solver, batches: Batches) -> bool:
+    """Let a learner's method do what is due; return whether the network is found to have diverged."""
     torch.manual_seed(step_seed(seeds[0], state.iteration, _EPOCH))
     number = state.iteration // batches.per_epoch
-    cast(LearnerStack, state.module).begin_epoch(number, state.iteration / solver.iterations, state.optimizer, task)
+    module = cast(LearnerStack, state.module)
+    try:
+        module.begin_epoch(number, state.iteration / solver.iterations, state.optimizer, task)
+    except DivergedError:
+        return _lost(state)
+    return False
+
+
+def _lost(state: State) -> bool:
+    """Note that the one network has diverged."""
+    state.diverged_at = torch.where(state.diverged_at < 0, state.iteration, state.diverged_at)
+    return True
 
 
 def _step(
@@ -190,9 +202,13 @@ def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, 
     """Take one step by a method's own loss; return whether the network is known to have diverged."""
     module = cast(LearnerStack, state.module)
     schedule = module.schedule(state.iteration, solver.iterations)
-    set_for_step(state.optimizer, solver, state.iteration, schedule)
+    own = module.step_of_start(state.iteration, solver.iterations) if solver.name == "adam" else state.iteration
+    set_for_step(state.optimizer, solver, own, schedule)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = backward(module, inputs, places, state.iteration, solver, fabric)
+    try:
+        loss = backward(module, inputs, places, state.iteration, solver, fabric)
+    except DivergedError:
+        return _lost(state)
     state.diverged_at = torch.where(loss.isfinite() | (state.diverged_at >= 0), state.diverged_at, state.iteration)
     if loss.device.type == "cpu" and not loss.isfinite():
         return True

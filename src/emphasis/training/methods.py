@@ -45,6 +45,10 @@ class LearnerStack(StackOfOne):
         """Return which iteration's learning rate a step has."""
         return round(self.network.method.schedule(iteration / iterations) * iterations)
 
+    def step_of_start(self, iteration: int, iterations: int) -> int:
+        """Return how many steps have been taken since the network was started, or started anew."""
+        return iteration - round(float(self.network.recalled) * iterations)
+
 
 def backward(
     module: LearnerStack, inputs: Tensor, places: Tensor, iteration: int, solver: Solver, fabric: Fabric

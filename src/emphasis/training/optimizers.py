@@ -45,7 +45,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
 def set_for_step(
     optimizer: torch.optim.Optimizer, solver: Solver, iteration: int, scheduled: int | None = None
 ) -> None:
-    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps.
+    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps of the optimiser.
 
     The learning rate is that of the schedule at `scheduled`, where a method trains twice, say; None: at `iteration`.
     """
