@@ -347,7 +347,7 @@ def _add_audit(commands: Any, raw: Any) -> None:
     how.add_argument("--set", action="append", default=[], metavar="PART.KEY=VALUE", dest="settings",
                      help="any setting of network or solver, such as solver.learning_rate=0.02")  # fmt: skip
     how.add_argument("--export", type=Path, metavar="FILE",
-                     help="also write the table (.csv, .parquet) with cleaned label, suspect, sample_weight")  # fmt: skip
+                     help="also write the table (.csv, .parquet), labels cleaned, with weights")  # fmt: skip
     how.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/NAME-audit)")
     how.add_argument("--data", type=Path, metavar="DIR", help="where data sets are (recipes)")
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")

@@ -29,6 +29,10 @@ def audit(options: argparse.Namespace) -> int:
     """Find suspect labels, print and write what was found, and return the exit code."""
     console = Console()
     path = Path(options.what)
+    if options.export is not None and (options.label is None or options.noise_rate):
+        raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
+    if options.iterations is not None and options.iterations < 1:
+        raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
     if audits.is_trace(path):
         folder = options.out or path
         found = audits.audit_trace(path)
@@ -46,7 +50,7 @@ def audit(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
     data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
-    recipe, choose_length = audits.recipe_of(options.what, {name: value for name, value in data.items() if value})
+    recipe = audits.recipe_of(options.what, {name: value for name, value in data.items() if value})
     weighting = audits.DEFAULT if options.weighting is None else weighting_of_text(options.weighting)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn())  # fmt: skip
@@ -55,7 +59,7 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit,
         settings = dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
         one, split = audits.prepared(
             recipe.changed(settings), weighting, condition=options.only or "", noise_rate=options.noise_rate,
-            iterations=options.iterations, choose_length=choose_length, root=options.data,
+            iterations=options.iterations, root=options.data,
             loading=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
         folder = options.out or Path("runs") / one.name
@@ -76,8 +80,6 @@ def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
 
 def _export(options: argparse.Namespace, found: audits.Audit) -> None:
     """Write the table with three columns more."""
-    if options.label is None:
-        raise UsageError(f"--export is for tables; {options.what} has none: use {audits.SUSPECTS}")
     table = read_table(Path(options.what), options.missing)
     s = found.suspects
     cleaned = [found.name_of(b if wrong else a)

@@ -50,7 +50,7 @@ def training_figure(
         xlabel: What `at` counts.
     """
     figure = new_figure(9.6 if weighting else 5.6, 3.6)
-    axes = np.atleast_1d(figure.subplots(1, 2 if weighting else 1))
+    axes: Any = figure.subplots(1, 2 if weighting else 1, squeeze=False)[0]
     parts = {"suspects": (suspect, COLORS[1]), "others": (~suspect, COLORS[0])}
     for name, (mask, color) in parts.items():
         if mask.any():

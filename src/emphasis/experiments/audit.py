@@ -30,7 +30,7 @@ from emphasis.datasets.errors import DataNotFoundError
 from emphasis.diagnostics.suspects import Suspects, find_suspects, found_and_right, margin_of
 from emphasis.diagnostics.trace import ABOUT, read_trace
 from emphasis.experiments.build import RecipeError
-from emphasis.experiments.data import corrupted, load_split
+from emphasis.experiments.data import corrupted, forget_loaded, load_split
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.reading import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipe import Method, Recipe, Table
@@ -45,7 +45,8 @@ SUSPECTS, AUDIT, PAGE = "suspects.csv", "audit.json", "audit.html"
 DEFAULT = DM(lam=0.5, beta=8)
 _METHOD = "audit"
 _LOOKS = 20
-_EPOCHS, _LEAST, _MOST = {"mlp": 60, "small-cnn": 20}, 1000, 20_000
+_EPOCHS, _LEAST, _MOST = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000  # the latter: steps
+_TO_BE_CHOSEN = 1  # steps of a recipe whose length follows from the data
 _TABLE: Table = {
     "network": {"name": "mlp", "hidden": [64, 64]},
     "solver": {"batch_size": 128, "learning_rate": 0.1, "momentum": 0.9},
@@ -72,7 +73,7 @@ class Audit:
         wrong: (n,) which labels are wrong, if that is known.
         sources: n texts, where the examples come from; or none.
         pictures: (n, ...) uint8 images or vectors that are pictures; None if they are none.
-        about: Sentences on how it was made.
+        about: How it was made.
     """
 
     title: str
@@ -86,7 +87,7 @@ class Audit:
     wrong: NDArray[np.bool_] | None = None
     sources: tuple[str, ...] = ()
     pictures: NDArray[Any] | None = None
-    about: tuple[str, ...] = ()
+    about: str = ""
 
     def numbers(self) -> dict[str, Any]:
         """Return what was found in numbers; those that need to know what is wrong only where it is known."""
@@ -128,15 +129,15 @@ def recipe_of_images(folder: Path, options: Mapping[str, Any]) -> Recipe:
 
 
 def _recipe(name: str, title: str, parts: Table) -> Recipe:
-    parts = {**parts, "solver": {**parts["solver"], "iterations": _LEAST}}
+    parts = {**parts, "solver": {**parts["solver"], "iterations": _TO_BE_CHOSEN}}
     return recipe_from_tables({
         "name": name, "title": title, "question": "Which labels look wrong?", "source": "", "cost": "", "choices": "",
         "baseline": "CCE", "methods": [{"name": "CCE", "weighting": {"family": "CCE"}}], **parts,
     })  # fmt: skip
 
 
-def recipe_of(what: str, options: Mapping[str, Any]) -> tuple[Recipe, bool]:
-    """Return the recipe that audits `what`, and whether its length is still to be chosen.
+def recipe_of(what: str, options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe whose data an audit of `what` takes.
 
     Args:
         what: A recipe's name or .toml file, a table, or a folder of images.
@@ -150,21 +151,21 @@ def recipe_of(what: str, options: Mapping[str, Any]) -> tuple[Recipe, bool]:
         if options:
             raise RecipeError(f"--{next(iter(options)).replace('_', '-')} is for a table or a folder of images; "
                               f"{what} says itself which data it takes")  # fmt: skip
-        return load_recipe(what), False
+        return load_recipe(what)
     if path.is_dir():
-        return recipe_of_images(path, options), True
+        return recipe_of_images(path, options)
     if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv", ".txt") or path.is_file():
         if not path.is_file():
             raise DataNotFoundError(f"there is no table {what}")
         if "label" not in options:
             raise RecipeError(f"name the column of {what} that holds the labels: --label COLUMN")
-        return recipe_of_table(path, options["label"], {k: v for k, v in options.items() if k != "label"}), True
+        return recipe_of_table(path, options["label"], {k: v for k, v in options.items() if k != "label"})
     raise RecipeError(f"{what!r} is no recipe, table or folder; recipes are {', '.join(recipe_names())}")
 
 
 def prepared(
     recipe: Recipe, weighting: Weighting, *, condition: str = "", noise_rate: float | None = None, seeds: int = 1,
-    iterations: int | None = None, choose_length: bool = False, root: Path | None = None, loading: Progress = silent,
+    iterations: int | None = None, root: Path | None = None, loading: Progress = silent,
 ) -> tuple[Recipe, Split]:  # fmt: skip
     """Return the recipe of the one network that an audit trains, and its data.
 
@@ -174,8 +175,7 @@ def prepared(
         condition: Which column; "": the first.
         noise_rate: Put symmetric noise of this rate on the labels, to see what is found of it; None: as the recipe.
         seeds: Networks, each with noise of its own if there is noise; `audit` looks at the first.
-        iterations: Steps; None: the recipe's.
-        choose_length: Whether the number of steps follows from that of the examples, if none is given.
+        iterations: Steps; None: the recipe's, and for a table or a folder what suits the number of examples.
         root: Where data sets are.
         loading: Told how far the data is loaded.
 
@@ -186,21 +186,24 @@ def prepared(
     column = dataclasses.replace(one.conditions[0], seeds=0)
     method = Method(_METHOD, weighting=weighting.to_dict(), normalization="integral")
     one = dataclasses.replace(
-        one, name=f"{recipe.name}-audit", conditions=(column,), methods=(method,), baseline=_METHOD, compare=(), paper={},
-        paper_spread={}, reported=(), scaled=None, seeds=seeds,
+        one, name=f"{recipe.name}-audit", conditions=(column,), methods=(method,), baseline=_METHOD, compare=(),
+        paper={}, paper_spread={}, reported=(), scaled=None, seeds=seeds,
     )  # fmt: skip
     if noise_rate is not None:
-        one = one.changed({"noise.kind": "symmetric" if noise_rate else "none", "noise.rate": noise_rate})
+        kind = "symmetric" if noise_rate else "none"
+        one = one.changed({"noise.kind": kind, "noise.rate": noise_rate, "noise.ratio": 0.0, "noise.labels": ""})
     first = next(one.cells())
+    forget_loaded()
     split = load_split(first.dataset, first.noise, root, loading)
     steps = iterations or first.solver.iterations
-    if choose_length and iterations is None:
+    inputs = "images" if split.train_inputs.ndim == 4 else "vectors"
+    if steps == _TO_BE_CHOSEN:
         per_epoch = -(-len(split.train_labels) // first.solver.batch_size)
-        steps = min(max(_LEAST, _EPOCHS[first.network.name] * per_epoch), _MOST)
+        steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * per_epoch), _MOST)
     one = one.changed(
         {"solver.iterations": steps, "evaluation.every": max(1, steps // _LOOKS), "evaluation.trace": True}
     )
-    if choose_length and first.network.name == "small-cnn":
+    if inputs == "images" and first.solver.schedule.policy == "constant":
         falls = {"policy": "step", "at": [steps // 2, 3 * steps // 4], "factor": 0.1}
         one = one.changed({f"solver.schedule.{key}": value for key, value in falls.items()})
     return dataclasses.replace(one, source=_fingerprint(split)), split
@@ -262,12 +265,16 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
         wrong=noisy if cell.noise.kind not in ("none", "pn_ratio", "long_tail") else None,
         sources=tuple(split.sources[r] for r in rows) if split.sources else (),
         pictures=_pictures(split, rows),
-        about=(
-            f"Network {cell.network.name}, {cell.solver.iterations:,} steps of {cell.solver.batch_size} examples, "
-            f"looked at {len(margins)} times; seed {cell.seed}; {row['seconds']:.0f} s on {row['device']}; revision "
-            f"{row['revision'] or 'unknown'}.",
-        ),
+        about=_how(cell, row, len(margins)),
     )  # fmt: skip
+
+
+def _how(cell: Cell, row: Mapping[str, Any], looks: int) -> str:
+    return (
+        f"Network {cell.network.name}, {cell.solver.iterations:,} steps of {cell.solver.batch_size} examples, "
+        f"looked at {looks} times; seed {cell.seed}; {row['seconds']:.0f} s on {row['device']}; revision "
+        f"{row['revision'] or 'unknown'}."
+    )
 
 
 def _labels(split: Split, cell: Cell, rows: NDArray[np.int64], noisy: NDArray[Any]) -> NDArray[np.int64]:
@@ -310,7 +317,7 @@ def audit_trace(folder: Path) -> Audit:
         at=range(1, len(margins) + 1),
         margins=margins,
         weighting=from_dict(said) if isinstance(said, dict) else None,
-        about=(f"A trace of {len(margins)} rows, {len(trace.steps):,} steps.",),
+        about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps.",
     )
 
 

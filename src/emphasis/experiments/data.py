@@ -82,6 +82,11 @@ def load_split(
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
 
 
+def forget_loaded() -> None:
+    """Let `load_split` read its data anew, which may have changed."""
+    _last_loaded.clear()
+
+
 def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
     """Return what `noise` makes of the training labels for one seed.
 

@@ -1,0 +1,203 @@
+"""`emphasis audit`: planted mistakes are found in recipes, tables, folders of images and traces."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_digits as digits_of_sklearn
+
+from emphasis.cli import main
+from emphasis.diagnostics.trace import EmphasisTrace
+from emphasis.weighting import DM
+
+HOW = ["--no-progress", "--accelerator", "cpu"]
+
+
+def ranked(folder):
+    with (folder / "suspects.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit") / "run"
+    assert main(["audit", "digits", *HOW, "--iterations", "500", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_noise_of_a_recipe_is_found(digits):
+    found = json.loads((digits / "audit.json").read_text())
+    assert found["examples"] == 1297
+    assert found["true_noise_rate"] == pytest.approx(0.4, abs=0.005)
+    assert found["estimated_noise_rate"] == pytest.approx(0.4, abs=0.06)
+    assert found["auroc"] > 0.98
+    assert found["average_precision"] > 0.97
+    assert found["precision"] > 0.93
+    assert found["recall"] > 0.85
+    rows = ranked(digits)
+    assert [int(row["rank"]) for row in rows] == list(range(1, 1298))
+    assert sorted(int(row["row"]) for row in rows) == list(range(1297))
+    assert sum(row["suspect"] == "1" for row in rows) == found["suspects"]
+    for row in rows:
+        assert row["cleaned"] == (row["suggested"] if row["suspect"] == "1" else row["given"])
+    scores = np.array([float(row["score"]) for row in rows])
+    weights = np.array([float(row["sample_weight"]) for row in rows])
+    assert (np.diff(scores) >= 0).all()
+    np.testing.assert_allclose(weights, 1 / (1 + np.exp(-scores)), atol=2e-4)
+
+
+def test_cleaned_labels_are_far_closer_to_the_truth(digits):
+    from emphasis.datasets import load
+
+    true = load("digits").train_labels
+    rows = ranked(digits)
+    given = np.mean([int(row["given"]) == true[int(row["row"])] for row in rows])
+    cleaned = np.mean([int(row["cleaned"]) == true[int(row["row"])] for row in rows])
+    assert given == pytest.approx(0.6, abs=0.005)
+    assert cleaned > 0.9
+
+
+def test_the_page_shows_the_worst_and_both_figures(digits):
+    page = (digits / "audit.html").read_text(encoding="utf-8")
+    assert page.count("wrong indeed") > 50
+    assert page.count("data:image/png;base64,") == 60 + 2
+    assert "AUROC of the ranking" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_same_command_again_trains_nothing(digits, capsys):
+    before = {path.name: path.read_bytes() for path in (digits / "cells").iterdir()}
+    assert main(["audit", "digits", *HOW, "--iterations", "500", "--out", str(digits)]) == 0
+    assert "holds all of this already" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (digits / "cells").iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The breast cancer data with 15 % of the labels swapped, and which those are."""
+    frame = load_breast_cancer(as_frame=True).frame
+    wrong = np.random.default_rng(0).random(len(frame)) < 0.15
+    frame["target"] = np.where(frame["target"].to_numpy() ^ wrong, "benign", "malignant")
+    frame.insert(0, "id", np.arange(len(frame)))
+    path = tmp_path_factory.mktemp("table") / "cancer.csv"
+    frame.to_csv(path, index=False)
+    return path, wrong
+
+
+def test_a_table_is_audited_row_by_row_and_exported(table, tmp_path):
+    import pandas as pd
+
+    path, wrong = table
+    out, export = tmp_path / "run", tmp_path / "cleaned.csv"
+    command = ["audit", str(path), "--label", "target", "--drop", "id", *HOW, "--out", str(out)]
+    assert main([*command, "--export", str(export)]) == 0
+    rows = ranked(out)
+    first = [int(row["row"]) for row in rows[: wrong.sum()]]
+    assert wrong[first].mean() > 0.85
+    page = (out / "audit.html").read_text(encoding="utf-8")
+    assert "mean radius" in page
+    assert "wrong indeed" not in page
+    given, cleaned = pd.read_csv(path), pd.read_csv(export)
+    assert list(cleaned.columns) == [*given.columns, "target_cleaned", "suspect", "sample_weight"]
+    assert cleaned["target"].equals(given["target"])
+    truth = np.where((given["target"] == "benign").to_numpy() ^ wrong, "benign", "malignant")
+    assert (cleaned["target_cleaned"] == truth).mean() > (given["target"] == truth).mean() + 0.08
+    assert cleaned.loc[wrong, "sample_weight"].mean() < 0.2 < 0.8 < cleaned.loc[~wrong, "sample_weight"].mean()
+
+
+def test_a_table_that_has_changed_is_trained_on_anew(table, tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    lines = table[0].read_text().splitlines()
+    path.write_text("\n".join(lines[:200]) + "\n")
+    command = ["audit", str(path), "--label", "target", *HOW, "--iterations", "40", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert len(ranked(tmp_path / "run")) == 199
+    path.write_text("\n".join(lines[:300]) + "\n")
+    assert main(command) == 0
+    assert "the data has changed since the last audit" in capsys.readouterr().out
+    assert len(ranked(tmp_path / "run")) == 299
+
+
+def test_a_folder_of_images_is_audited_file_by_file(tmp_path):
+    digits = digits_of_sklearn()
+    rng = np.random.default_rng(0)
+    chosen = np.flatnonzero(digits.target < 3)[:240]
+    wrong = {}
+    for number in chosen:
+        label = int(digits.target[number])
+        given = (label + 1) % 3 if rng.random() < 0.15 else label
+        folder = tmp_path / "photos" / str(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(folder / f"{number:04d}.png")
+        wrong[f"{given}/{number:04d}.png"] = given != label
+    command = ["audit", str(tmp_path / "photos"), "--size", "8", "--channels", "1", "--iterations", "100",
+               "--set", "network.widths=[8,16]", *HOW, "--out", str(tmp_path / "run")]  # fmt: skip
+    assert main(command) == 0
+    rows = ranked(tmp_path / "run")
+    assert {row["source"] for row in rows} == set(wrong)
+    first = [wrong[row["source"]] for row in rows[: sum(wrong.values())]]
+    assert np.mean(first) > 0.8
+    assert rows[0]["source"] in (tmp_path / "run" / "audit.html").read_text(encoding="utf-8")
+
+
+def test_a_trace_of_ones_own_loop_is_audited(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    true = torch.arange(90) % 3
+    inputs = torch.randn(90, 3, generator=generator) + 6.0 * torch.nn.functional.one_hot(true, 3)
+    labels = torch.where(torch.rand(90, generator=generator) < 0.2, (true + 1) % 3, true)
+    network = torch.nn.Linear(3, 3)
+    torch.nn.init.zeros_(network.weight)
+    optimizer = torch.optim.SGD(network.parameters(), 0.2)
+    with EmphasisTrace(tmp_path / "trace", 90, DM(lam=0.5, beta=4)) as trace:
+        for _ in range(30):
+            logits = network(inputs)
+            trace.record(torch.arange(90), logits, labels)
+            torch.nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert main(["audit", str(tmp_path / "trace")]) == 0
+    rows = ranked(tmp_path / "trace")
+    wrong = (labels != true).numpy()
+    suspects = {int(row["row"]) for row in rows if row["suspect"] == "1"}
+    assert set(np.flatnonzero(wrong)) <= suspects
+    assert len(suspects) <= wrong.sum() + 3  # points that lie among those of another class
+    (tmp_path / "trace" / "predicted-00003.npy").unlink()
+    assert main(["audit", str(tmp_path / "trace")]) == 2
+    assert "predicted-00003.npy cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "is no recipe, table or folder"),
+        (["nowhere.csv"], "there is no table nowhere.csv"),
+        (["digits", "--label", "x"], "--label is for a table or a folder of images"),
+        (["digits", "--weighting", "DM lam=-1"], "lam"),
+        (["digits", "--iterations", "0"], "--iterations 0 is not allowed"),
+        (["digits", "--export", "x.csv"], "--export writes a table's own labels"),
+        (["digits", "--only", "x"], "has no condition 'x'"),
+        (["digits", "--set", "solver.learning_rate=1e30"], "the network diverged at iteration"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", *arguments, *HOW]) == 2
+    captured = capsys.readouterr().err
+    assert said in captured
+    assert len(captured.strip().splitlines()) == 1
+
+
+def test_a_table_needs_its_label_named(table, capsys):
+    assert main(["audit", str(table[0])]) == 2
+    assert "--label COLUMN" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "precious.txt").write_text("mine")
+    assert main(["audit", "digits", *HOW, "--out", str(tmp_path)]) == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
