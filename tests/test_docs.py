@@ -12,7 +12,19 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("index", "usage", "frameworks", "boosting", "sklearn", "fit", "speed", "choosing", "data", "baselines")
+NAMES = (
+    "index",
+    "usage",
+    "frameworks",
+    "boosting",
+    "sklearn",
+    "fit",
+    "speed",
+    "choosing",
+    "data",
+    "baselines",
+    "suspects",
+)
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
