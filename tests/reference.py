@@ -19,6 +19,7 @@ from emphasis import (
     Exponential,
     Focal,
     Normal,
+    Spline,
     Uniform,
     Weighting,
     from_function,
@@ -56,6 +57,15 @@ def _dm(lam: float, beta: float, minus: int = 0) -> MpFunction:
     return w
 
 
+def _spline(p, q):
+    """Two cubics, with the derivatives 5, 0 and -7 at 0, 1/2 and 1."""
+    if p < 0.5:
+        s = 2 * p
+        return (2 * s**3 - 3 * s**2 + 1) + mp.mpf(2.5) * (s**3 - 2 * s**2 + s) + 2 * (3 * s**2 - 2 * s**3)
+    r = 2 * q
+    return mp.mpf(3.5) * (r**3 - 2 * r**2 + r) + 2 * (3 * r**2 - 2 * r**3)
+
+
 # (weighting, w(p, 1-p) from the text, the loss L(p) with its usual constant where it has one)
 CASES: list[tuple[Weighting, MpFunction, MpFunction | None]] = [
     (CCE(), lambda p, q: 2 * q, lambda p, q: -mp.log(p)),
@@ -83,6 +93,7 @@ CASES: list[tuple[Weighting, MpFunction, MpFunction | None]] = [
     (Focal(0.5), _focal(0.5), lambda p, q: -mp.sqrt(q) * mp.log(p)),
     (IMAE(8.0), _dm(1, 8), None),
     (Uniform(), lambda p, q: mp.mpf(1), None),
+    (Spline(((0, 1), (0.5, 2), (1, 0))), _spline, None),
     (CCE() + 0.5 * MAE(), lambda p, q: 2 * q + p * q, lambda p, q: -mp.log(p) + q / 2),
     (0.5 * (DM(lam=1, beta=4) + MSE()), lambda p, q: (mp.exp(4 * p * q) + 4 * p * q**2) / 2, None),
 ]

@@ -22,6 +22,7 @@ from emphasis.weighting.families import (
 )
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
 from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, did_you_mean, from_dict
+from emphasis.weighting.spline import Spline
 
 __all__ = [
     "AUTO_MAX_MARGIN",
@@ -43,6 +44,7 @@ __all__ = [
     "MaxMargin",
     "Normal",
     "Scaled",
+    "Spline",
     "Sum",
     "Uniform",
     "Weighting",

@@ -23,6 +23,7 @@ from emphasis.weighting.families import (
     Uniform,
 )
 from emphasis.weighting.function import from_function, from_loss, import_function
+from emphasis.weighting.spline import Spline
 
 FAMILIES: dict[str, Callable[..., Weighting]] = {
     family.__name__: family for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform)
@@ -36,7 +37,7 @@ DEFAULT_WEIGHTING = DM(lam=0.5, beta=4.0, vanishing=True)
 def from_dict(mapping: Mapping[str, Any]) -> Weighting:
     """Return the weighting of a dictionary such as {"family": "DM", "lam": 0.5, "beta": 12}.
 
-    Sums, scalings and importable functions are understood as `Weighting.to_dict` writes them.
+    Splines, sums, scalings and importable functions are understood as `Weighting.to_dict` writes them.
 
     Raises:
         ValueError: The family is unknown, a parameter is unknown or out of bounds.
@@ -60,8 +61,11 @@ def from_dict(mapping: Mapping[str, Any]) -> Weighting:
             _check_names(name, values, {"loss"}, {"derivative"})
             slope = values.get("derivative")
             return from_loss(import_function(values["loss"]), None if slope is None else import_function(slope))
+        case "Spline":
+            _check_names(name, values, {"points"})
+            return Spline(values["points"])
     if name not in FAMILIES:
-        known = [*FAMILIES, "Sum", "Scaled", "function", "from_loss"]
+        known = [*FAMILIES, "Spline", "Sum", "Scaled", "function", "from_loss"]
         raise ValueError(f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}")
     family = FAMILIES[name]
     _check_names(name, values, set(), set(inspect.signature(family).parameters))
