@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
 from emphasis import Spline, from_dict
-from emphasis.weighting.margin_table import margin_table
 
 
 @st.composite
@@ -58,11 +57,6 @@ def test_a_curve_that_ends_at_0_keeps_its_digits_far_out():
     np.testing.assert_allclose(found, math.log(7.0) + log_q, rtol=1e-7)
     assert w.vanishes
     assert not Spline(((0, 1), (1, 0.5))).vanishes
-
-
-def test_it_has_a_table_where_that_is_right_and_none_where_its_second_derivative_jumps_within_a_cell():
-    assert margin_table(Spline(((0, 1), (0.5, 2), (1, 0))), math.inf, 0.0) is not None
-    assert margin_table(Spline(((0, 1), (0.3, 2), (1, 0))), math.inf, 0.0) is None
 
 
 def test_two_points_are_a_straight_line_and_a_plateau_counts_once():

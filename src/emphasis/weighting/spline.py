@@ -85,7 +85,7 @@ def _log_cubic(log_s: Array, y0: float, y1: float, d0: float, d1: float, xp: Arr
 
     What it has of s as a factor, where it begins at 0, is added as a logarithm.
     """
-    s = xp.exp(log_s)
+    s = xp.exp(xp.clip(log_s, -math.inf, 0.0))  # beyond its end another cubic counts
     r = 1.0 - s
     square = y1 * (3.0 - 2.0 * s) - d1 * r
     if y0 == 0.0 and d0 == 0.0:
