@@ -18,7 +18,7 @@ from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
-          "fit": "fit", "predict": "fit", "audit": "experiments"}  # fmt: skip
+          "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design"}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {
             "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
-            "audit": _audit,
+            "audit": _audit, "design": _design,
         }  # fmt: skip
         return commands[options.command](options)
     except UsageError as error:
@@ -224,6 +224,37 @@ def _audit(options: argparse.Namespace) -> int:
             return audit(options)
     except TraceError as error:
         raise UsageError(str(error)) from error
+
+
+def _design(options: argparse.Namespace) -> int:
+    import webbrowser
+
+    from emphasis.diagnostics.design import run_until_stopped, serve
+
+    histograms = {}
+    if options.run is not None:
+        from emphasis.experiments.report import find_folder, histograms_of
+
+        with _errors_in_one_line():
+            histograms = histograms_of(find_folder(options.run))
+    try:
+        server = serve(histograms, options.port)
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any"
+        ) from error
+    address = f"http://localhost:{server.port}/"
+
+    def show() -> None:
+        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
+
+    try:
+        run_until_stopped(server, show)
+    except KeyboardInterrupt:
+        print()
+    return 0
 
 
 def _recipes(_options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import emphasis
+from emphasis import cli_texts
 from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
 _DESCRIPTION = """\
@@ -19,7 +20,7 @@ A weighting w(p) says how large the derivative of the loss is for an example who
 probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
 there is; `fit` trains a classifier on your own table, and `predict` applies it; `audit` finds the
-labels that look wrong."""
+labels that look wrong; `design` opens a page to draw a weighting."""
 
 _EXAMPLES = """\
 examples:
@@ -30,95 +31,6 @@ examples:
   emphasis report digits                        its results once more
   emphasis fit customers.csv --label churned    a classifier of your own
   emphasis audit customers.csv --label churned  which of its labels look wrong"""
-
-_RUN_DESCRIPTION = """\
-Run a recipe: train every method in every condition with every seed, and write a folder with
-results.jsonl (one line per network), table.csv, report.html and figures.
-
-What is trained already is not trained again. A run that was stopped, or killed, goes on where it
-was when the same command is given again, and ends with the same numbers."""
-
-_RUN_EXAMPLES = """\
-examples:
-  emphasis run digits
-  emphasis run digits --noise-rate 0.6 --out runs/digits-60
-  emphasis run digits --seeds 2 --iterations 300 --out runs/quick
-  emphasis run table9 --scaled --data ~/data
-  emphasis run table5 --only "r = 0.4" --methods CCE DM
-  emphasis run table9 --set network.name=resnet20 --set solver.batch_size=128 --out runs/mine
-  emphasis run my-recipe.toml"""
-
-_REPORT_DESCRIPTION = """\
-Show the results of a run beside the paper's: differences, number of seeds and spread. Without
---format, print them as text and write table.csv, report.html and the figures into the folder."""
-
-_REPORT_EXAMPLES = """\
-examples:
-  emphasis report table5                        from runs/table5, else results/table5
-  emphasis report results/table5 --format csv
-  emphasis report digits --format html --out digits.html"""
-
-_SEARCH_DESCRIPTION = """\
-Search settings of one method: train on 80 % of the training data, noise included, judge by the
-other 20 % with their true labels, and train the best settings on all of it in the end. The test
-set is not looked at before. A search that was stopped goes on when the same command is given again."""
-
-_SEARCH_EXAMPLES = """\
-examples:
-  emphasis search digits --method "DM 0.5/8 integral"
-  emphasis search digits --method "GCE q=0.7" --vary weighting.q=0.1:1 --trials 16
-  emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12 --data ~/data
-  emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
-
-_FIT_DESCRIPTION = """\
-Train a classifier of one column of a table, CSV or Parquet, that holds out against wrong labels:
-cross-validate it beside cross-entropy, train it on all rows, and write a folder with the model,
-report.html, metrics.json and predictions of every row by a model that has not seen it. Missing
-values, categories and text labels are welcome. A fit that was stopped goes on when the same
-command is given again."""
-
-_FIT_EXAMPLES = """\
-examples:
-  emphasis fit customers.csv --label churned
-  emphasis fit customers.csv --label churned --drop id --categorical region_code
-  emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
-  emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
-
-_PREDICT_DESCRIPTION = """\
-Predict the rows of a table with the model of a fit's folder: label and probability of each class.
-Columns that the model does not know are passed over; with the label column, accuracy is shown."""
-
-_PREDICT_EXAMPLES = """\
-examples:
-  emphasis predict runs/customers new.csv
-  emphasis predict runs/customers new.parquet --out predicted.csv"""
-
-_AUDIT_DESCRIPTION = """\
-Find labels that look wrong: train one network on all of them with a weighting that holds out
-against wrong ones, and rank the labels by what it made of each while it learned. Writes a folder
-with audit.html (the worst to look at), suspects.csv (every example ranked, with a suggested label
-and a sample weight) and audit.json. An audit that was stopped goes on when the same command is
-given again; one of data that has changed begins anew."""
-
-_AUDIT_EXAMPLES = """\
-examples:
-  emphasis audit digits                         a recipe's data, to see what is found of its noise
-  emphasis audit customers.csv --label churned
-  emphasis audit customers.csv --label churned --drop id --export cleaned.csv
-  emphasis audit photos                         a folder with a folder of images for each class
-  emphasis audit runs/trace                     what EmphasisTrace recorded in a loop of your own"""
-
-_SHOW_DESCRIPTION = """\
-Draw the emphasis density h(p) = w(p) / integral of w in the terminal, or to a file, and print the
-emphasis mode (the p that counts most), the integral, w(1) and the share of emphasis near the mode."""
-
-_SHOW_EXAMPLES = """\
-examples:
-  emphasis show DM --lam 0.5 --beta 12
-  emphasis show DM --lam 0.5 --beta 12 --vanishing
-  emphasis show DM --lam 1 --beta 16 --vs CCE GCE --out edf.png
-  emphasis show SCE                              next to DM
-  emphasis show label-smoothing --epsilon 0.1 --vs active-passive bootstrapping"""
 
 
 class UsageError(Exception):
@@ -207,12 +119,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="{audit,fit,predict,recipes,report,run,search,show}"
+        dest="command", title="commands", metavar="{audit,design,fit,predict,recipes,report,run,search,show}"
     )
 
     run = commands.add_parser(
-        "run", help="train networks by a recipe and report", description=_RUN_DESCRIPTION,
-        epilog=_RUN_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+        "run", help="train networks by a recipe and report", description=cli_texts.RUN_DESCRIPTION,
+        epilog=cli_texts.RUN_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     run.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
     what = run.add_argument_group("what is run")
@@ -227,8 +139,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_common(what, how, "RECIPE")
 
     search = commands.add_parser(
-        "search", help="search a method's settings on held-out data", description=_SEARCH_DESCRIPTION,
-        epilog=_SEARCH_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+        "search", help="search a method's settings on held-out data", description=cli_texts.SEARCH_DESCRIPTION,
+        epilog=cli_texts.SEARCH_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     search.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
     what = search.add_argument_group("what is searched")
@@ -249,8 +161,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_common(what, search.add_argument_group("how it runs"), "RECIPE-search")
 
     report = commands.add_parser(
-        "report", help="set a run's results beside the paper's", description=_REPORT_DESCRIPTION,
-        epilog=_REPORT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+        "report", help="set a run's results beside the paper's", description=cli_texts.REPORT_DESCRIPTION,
+        epilog=cli_texts.REPORT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     report.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/ or results/")
     report.add_argument("--format", choices=("text", "csv", "html"), help="print this alone, and write nothing")
@@ -263,10 +175,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_tables(commands, raw)
     _add_audit(commands, raw)
+    _add_design(commands, raw)
 
     show = commands.add_parser(
-        "show", help="draw a weighting and describe it", description=_SHOW_DESCRIPTION,
-        epilog=f"families and their options:\n{_families_help()}\n\n{_SHOW_EXAMPLES}", formatter_class=raw,
+        "show", help="draw a weighting and describe it", description=cli_texts.SHOW_DESCRIPTION,
+        epilog=f"families and their options:\n{_families_help()}\n\n{cli_texts.SHOW_EXAMPLES}", formatter_class=raw,
         allow_abbrev=False,
     )  # fmt: skip
     show.add_argument(
@@ -287,8 +200,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_tables(commands: Any, raw: Any) -> None:
     """Add `fit` and `predict`."""
     fit = commands.add_parser(
-        "fit", help="train a classifier on your own table", description=_FIT_DESCRIPTION, epilog=_FIT_EXAMPLES,
-        formatter_class=raw, allow_abbrev=False,
+        "fit", help="train a classifier on your own table", description=cli_texts.FIT_DESCRIPTION,
+        epilog=cli_texts.FIT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     fit.add_argument("table", type=Path, help="a CSV file with a header, or Parquet (.parquet, .pq)")
     table = fit.add_argument_group("the table")
@@ -314,8 +227,8 @@ def _add_tables(commands: Any, raw: Any) -> None:
     how.add_argument("--no-progress", action="store_true", help="no progress bar")
 
     predict = commands.add_parser(
-        "predict", help="apply a fitted model to a table", description=_PREDICT_DESCRIPTION,
-        epilog=_PREDICT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+        "predict", help="apply a fitted model to a table", description=cli_texts.PREDICT_DESCRIPTION,
+        epilog=cli_texts.PREDICT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     predict.add_argument("model", type=Path, metavar="FOLDER", help="a fit's folder, such as runs/customers")
     predict.add_argument("table", type=Path, help="CSV or Parquet, with the columns that the model was fitted on")
@@ -327,8 +240,8 @@ def _add_tables(commands: Any, raw: Any) -> None:
 def _add_audit(commands: Any, raw: Any) -> None:
     """Add `audit`."""
     audit = commands.add_parser(
-        "audit", help="find labels that look wrong", description=_AUDIT_DESCRIPTION, epilog=_AUDIT_EXAMPLES,
-        formatter_class=raw, allow_abbrev=False,
+        "audit", help="find labels that look wrong", description=cli_texts.AUDIT_DESCRIPTION,
+        epilog=cli_texts.AUDIT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     audit.add_argument("what", metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace")
     data = audit.add_argument_group("the data")
@@ -353,6 +266,17 @@ def _add_audit(commands: Any, raw: Any) -> None:
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
     how.add_argument("--force", action="store_true", help="train anew, whatever the folder holds")
     how.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _add_design(commands: Any, raw: Any) -> None:
+    """Add `design`."""
+    design = commands.add_parser(
+        "design", help="draw a weighting in the browser", description=cli_texts.DESIGN_DESCRIPTION,
+        epilog="examples:\n  emphasis design\n  emphasis design --run digits", formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    design.add_argument("--run", metavar="RUN", help="lay the p of a run's examples under the curves")
+    design.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)")
+    design.add_argument("--no-browser", action="store_true", help="do not open it, only say where it is")
 
 
 def _add_common(what: Any, how: Any, folder: str) -> None:

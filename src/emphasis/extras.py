@@ -16,6 +16,7 @@ EXTRAS = {
     "text": ("gensim",),
     "table": ("pandas", "pyarrow"),
     "search": ("optuna",),
+    "design": ("bokeh", "tornado"),
     "fit": ("pandas", "pyarrow", "sklearn", "xgboost", "matplotlib", "rich", "jinja2"),
 }
 """The modules that each extra brings, by the name to import."""

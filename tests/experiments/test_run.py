@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from browser import browser, needs_chromium
 from emphasis.cli import main
 from emphasis.experiments import jobs
 from emphasis.experiments.reading import load_recipe
@@ -325,37 +326,16 @@ def test_a_run_that_goes_on_with_its_last_job_has_as_many_threads_as_before(two,
     assert row["threads"] == 1
 
 
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium or chromedriver is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1100])
 def test_the_page_shows_its_figures_in_a_browser(two, tmp_path, width):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    _, folder = two
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    service = Service(executable_path=CHROMEDRIVER, log_output=os.devnull)
-    browser = webdriver.Chrome(options=options, service=service)
-    try:
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.get((folder / "report.html").as_uri())
-        sizes = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
-        fetched = browser.execute_script(
+    with browser(tmp_path, width) as page:
+        page.get((two[1] / "report.html").as_uri())
+        sizes = page.execute_script("return [...document.images].map(i => i.naturalWidth)")
+        fetched = page.execute_script(
             "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
         )
-        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-    finally:
-        browser.quit()
+        overflow = page.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert len(sizes) == 3  # the curves of both conditions, and each one's emphasis
     assert min(sizes) > 500
     assert fetched == []

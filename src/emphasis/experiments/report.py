@@ -58,6 +58,20 @@ def read_summary(folder: Path) -> Summary:
     return summarise(recipe, read_rows(folder / RESULTS) if (folder / RESULTS).exists() else [])
 
 
+def histograms_of(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
+    """Return, for each condition and method, the final p of rightly and wrongly labelled examples in equal bins.
+
+    Those of all seeds together.
+    """
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for entry in read_summary(folder).entries:
+        parts = [[row["p_histogram"][name] for row in entry.rows] for name in ("clean", "noisy")]
+        if entry.rows:
+            clean, noisy = ([sum(counts) for counts in zip(*part, strict=True)] for part in parts)
+            found[": ".join(filter(None, (entry.cell.condition, entry.cell.method)))] = clean, noisy
+    return found
+
+
 def render(summary: Summary, kind: str, width: int = 100) -> str:
     """Return the report as one text: "text", "csv" or "html"."""
     if kind == "csv":
