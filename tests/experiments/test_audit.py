@@ -122,6 +122,13 @@ def test_a_table_that_has_changed_is_trained_on_anew(table, tmp_path, capsys):
     assert len(ranked(tmp_path / "run")) == 299
 
 
+def test_a_table_of_a_few_rows_is_audited_too(tmp_path):
+    lines = ["x,y,label", *(f"{x},{-x},{'high' if x > 9 else 'low'}" for x in range(20))]
+    (tmp_path / "few.csv").write_text("\n".join(lines) + "\n")
+    assert main(["audit", str(tmp_path / "few.csv"), "--label", "label", *HOW, "--out", str(tmp_path / "run")]) == 0
+    assert len(ranked(tmp_path / "run")) == 20
+
+
 def test_a_folder_of_images_is_audited_file_by_file(tmp_path):
     digits = digits_of_sklearn()
     rng = np.random.default_rng(0)

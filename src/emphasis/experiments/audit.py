@@ -197,8 +197,11 @@ def prepared(
     split = load_split(first.dataset, first.noise, root, loading)
     steps = iterations or first.solver.iterations
     inputs = "images" if split.train_inputs.ndim == 4 else "vectors"
+    if first.solver.iterations == _TO_BE_CHOSEN:  # a table or a folder, perhaps of few examples
+        batch = max(1, min(first.solver.batch_size, len(split.train_labels) // 4))
+        one = one.changed({"solver.batch_size": batch})
     if steps == _TO_BE_CHOSEN:
-        per_epoch = -(-len(split.train_labels) // first.solver.batch_size)
+        per_epoch = -(-len(split.train_labels) // batch)
         steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * per_epoch), _MOST)
     one = one.changed(
         {"solver.iterations": steps, "evaluation.every": max(1, steps // _LOOKS), "evaluation.trace": True}
