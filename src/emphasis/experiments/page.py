@@ -52,6 +52,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         settings=_settings(summary),
         config=json.dumps(recipe_to_tables(recipe), indent=2, ensure_ascii=False),
         command=command,
+        further=command.split()[2] if command and recipe.status != "data-unavailable" else "",
         install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
         provenance=_provenance(summary),
         ranked=ranked,
