@@ -18,6 +18,7 @@ from emphasis.experiments.reading import load_recipe, recipe_to_tables
 from emphasis.experiments.report import print_report, read_summary, render, write_report
 from emphasis.experiments.store import FolderError, lines, read_rows
 from emphasis.experiments.summary import findings, paired, percent, signed, summarise
+from emphasis.experiments.table import caption
 from synthetic import make_rows, plain, recipe
 
 FULL = "paper (full scale; this run is scaled down)"
@@ -48,6 +49,17 @@ def test_differences_are_ours_minus_the_papers(summary):
     assert summary.difference(entry, "final_fit_true") == pytest.approx(81.0 - 99.0)
     assert math.isnan(summary.difference(summary.find("r = 0.4", "GCE"), "final_test_accuracy"))
     assert math.isnan(summary.difference(summary.find("r = 0", "Vanishing DM"), "final_test_accuracy"))
+
+
+def test_the_caption_says_which_condition_has_how_many_examples():
+    rows = make_rows(recipe(), plain)
+    n = rows[0]["n_train"], rows[0]["n_test"]
+    assert caption(summarise(recipe(), rows)).endswith(f"; {n[0]:,} training examples, {n[1]:,} test.")
+    for row in rows:
+        if row["condition"] == "r = 0.4":
+            row["n_train"] = 77
+    said = caption(summarise(recipe(), rows))
+    assert f"{n[0]:,} training examples, {n[1]:,} test (r = 0); 77 training examples, {n[1]:,} test (r = 0.4)" in said
 
 
 def test_text_csv_and_page_show_the_same_numbers(summary):

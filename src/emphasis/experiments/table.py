@@ -74,12 +74,17 @@ def result_tables(summary: Summary, width: int) -> list[Group]:
 
 def caption(summary: Summary) -> str:
     """Return what the numbers of the tables are."""
-    row = next((row for entry in summary.entries for row in entry.rows), None)
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for entry in summary.entries:
+        for row in entry.rows[:1]:
+            here = sizes.setdefault((row["n_train"], row["n_test"]), [])
+            here += [entry.cell.condition] if entry.cell.condition not in here else []
     seeds = summary.recipe.seeds
     text = "Percent" if seeds == 1 else "Percent; mean ± standard deviation"
     text += f"; n = {seeds} {'seed' if seeds == 1 else 'seeds'} unless a cell says otherwise"
-    if row is not None:
-        text += f"; {row['n_train']:,} training examples, {row['n_test']:,} test"
+    for (n_train, n_test), conditions in sizes.items():
+        where = f" ({', '.join(conditions)})" if len(sizes) > 1 else ""
+        text += f"; {n_train:,} training examples, {n_test:,} test{where}"
     return f"{text}. {'Scaled run.' if summary.scaled else ''}".rstrip()
 
 
