@@ -29,11 +29,19 @@ def audit(options: argparse.Namespace) -> int:
     """Find suspect labels, print and write what was found, and return the exit code."""
     console = Console()
     path = Path(options.what)
-    if options.export is not None and (options.label is None or options.noise_rate):
-        raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
+    if options.export is not None:
+        _check_export(options)
+    for text in options.settings:
+        if not text.startswith(("network.", "solver.")):
+            raise UsageError(f"--set {text} is not allowed; set something of network or solver")
     if options.iterations is not None and options.iterations < 1:
         raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
     if audits.is_trace(path):
+        for name in ("label", "drop", "categorical", "missing", "size", "channels", "only", "noise_rate", "weighting",
+                     "iterations", "settings", "export"):  # fmt: skip
+            if getattr(options, name) not in (None, []):
+                flag = "set" if name == "settings" else name.replace("_", "-")
+                raise UsageError(f"--{flag} has no meaning for a trace: {path} holds what was trained")
         folder = options.out or path
         found = audits.audit_trace(path)
     else:
@@ -78,16 +86,42 @@ def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
     return {name: table[name].tolist() for name in names}
 
 
+def _check_export(options: argparse.Namespace) -> None:
+    """Find out what would keep the table from being written before anything is trained."""
+    source, out = Path(options.what), options.export
+    if options.label is None or options.noise_rate:
+        raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
+    if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
+        raise UsageError(f"--export {out} is not allowed; use a name that ends in .csv or .parquet")
+    if out.resolve() == source.resolve():
+        raise UsageError("--export is the table itself; choose another file")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"--export {out}: there is no folder {out.parent}")
+    taken = set(_added(options)) & set(read_table(source, options.missing).columns)
+    if taken:
+        raise UsageError(f"the table has a column {min(taken)!r} already, which --export would write; remove it, lest "
+                         "an earlier audit's verdicts be learned from, too")  # fmt: skip
+
+
+def _added(options: argparse.Namespace) -> list[str]:
+    return [f"{options.label}_cleaned", "suspect", "sample_weight"]
+
+
 def _export(options: argparse.Namespace, found: audits.Audit) -> None:
-    """Write the table with three columns more."""
-    table = read_table(Path(options.what), options.missing)
-    s = found.suspects
-    cleaned = [found.name_of(b if wrong else a)
-               for a, b, wrong in zip(found.labels, s.suggested, s.suspect, strict=True)]  # fmt: skip
-    added = {f"{options.label}_cleaned": cleaned, "suspect": s.suspect, "sample_weight": s.sample_weight}
-    for name, values in added.items():
-        if name in table.columns:
-            raise UsageError(f"the table has a column {name!r} already; rename it before --export")
+    """Write the table as it is with three columns more."""
+    import pandas as pd
+
+    source, s = Path(options.what), found.suspects
+    if is_parquet(source):
+        table = read_table(source)
+    else:  # every cell as it is written
+        separator = "\t" if source.suffix.lower() == ".tsv" else ","
+        table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
+    given = table[options.label].tolist()
+    written = dict(zip(found.labels.tolist(), given, strict=True))  # a class as the table writes it, 010 for 10
+    cleaned = [written[new] if wrong else old
+               for old, new, wrong in zip(given, s.suggested.tolist(), s.suspect, strict=True)]  # fmt: skip
+    for name, values in zip(_added(options), (cleaned, s.suspect, s.sample_weight), strict=True):
         table[name] = values
     with replacing(options.export) as partial:
         if is_parquet(partial):

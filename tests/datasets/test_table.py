@@ -176,7 +176,7 @@ def test_unfit_tables_are_clear_errors(tmp_path):
         ),
         ("'pay' holds inf in 1 rows", good.assign(pay=[np.inf] + [1.0] * 39), {}),
         ("'pay' holds -inf in", good.assign(pay=[-np.inf] + [1.0] * 39), {}),
-        ("test_share=0.0", good, {"test_share": 0.0}),
+        ("test_share=-0.1", good, {"test_share": -0.1}),
         ("has no rows", good[:0], {}),
         ("each class needs two examples", good[3:5], {}),
     ]:

@@ -110,6 +110,26 @@ def test_vanishing_holds_where_it_can():
     assert page.weighting == DM(lam=0.5, beta=-1)
 
 
+def test_sliders_that_weigh_nothing_are_said_and_offer_nothing_to_copy():
+    page = Design()
+    page._family.value = "SCE"
+    page._sliders["SCE", "mu"].value = 0.0
+    page._sliders["SCE", "nu"].value = 0.0
+    assert "SCE" in page._numbers.text
+    assert page._python.value == ""
+    page._family.value = "CCE"
+    assert page._python.value.endswith("CCE()")
+
+
+def test_what_is_exported_is_what_is_drawn_to_the_last_digit():
+    page = Design()
+    page._family.value = DRAWN
+    page._points.data = {"x": [0.0, 1 / 3, 1.0], "y": [0.1234567891, 1.0, 0.0]}
+    names = {}
+    exec(page._python.value, names)
+    assert names["weighting"] == page.weighting
+
+
 def test_a_curve_of_nothing_is_said_and_not_shown():
     page = Design()
     page._family.value = DRAWN

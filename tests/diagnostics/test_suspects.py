@@ -85,6 +85,11 @@ def test_margins_of_probabilities_rise_and_are_finite(values):
     np.testing.assert_allclose(1.0 / (1.0 + np.exp(-margin[inside])), p[inside], rtol=1e-3)
 
 
+def test_no_labels_at_all_are_refused():
+    with pytest.raises(ValueError, match="no labels to rank"):
+        find_suspects([np.zeros(0)], [np.zeros(0, int)], np.zeros(0, int), C)
+
+
 def test_precision_and_recall():
     suspect, wrong = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 1], bool)
     assert found_and_right(suspect, wrong) == (0.5, pytest.approx(1 / 3))

@@ -112,6 +112,33 @@ def test_a_trace_goes_on_after_its_last_whole_row(tmp_path):
     assert np.array_equal(one.labels, other.labels)
 
 
+def test_class_and_sample_weights_are_part_of_the_weights_and_ignored_labels_are_the_criterions(tmp_path):
+    rows, logits, labels = next(batches())
+    labels[3] = -1
+    criterion = EmphasisLoss(W, class_weight=torch.tensor([1.0, 10.0, 0.0]), ignore_index=-1)
+    with EmphasisTrace(tmp_path, N, criterion) as trace:
+        trace.record(rows.numpy(), logits, labels, sample_weight=1.0 + rows)
+    read = read_trace(tmp_path)
+    valid = (labels != -1).numpy()
+    own = torch.tensor([1.0, 10.0, 0.0])[labels.clamp(min=0)].numpy() * (1.0 + rows.numpy())
+    weight = (W(expected_p(logits, labels.clamp(min=0))) * own)[valid]
+    np.testing.assert_allclose(read.shares[0][rows.numpy()][valid], weight / weight.mean(), rtol=2e-3)
+    assert np.isnan(read.shares[0][rows.numpy()][~valid]).all()
+    assert read.steps[0, 0] == pytest.approx(weight.sum() ** 2 / (weight**2).sum() / valid.sum(), rel=1e-4)
+
+
+def test_an_epoch_that_leaves_examples_out_is_a_row_once_it_is_ended(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    with EmphasisTrace(tmp_path, N, W) as trace:
+        for _ in range(3):
+            for rows in torch.randperm(N, generator=generator).split(BATCH)[:-1]:  # drop_last
+                trace.record(rows, torch.randn(len(rows), C, generator=generator), rows % C)
+            trace.end_row()
+            trace.end_row()  # of nothing: no row
+    read = read_trace(tmp_path)
+    assert [int(np.isfinite(row).sum()) for row in read.margins] == [48, 48, 48]
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     trace = EmphasisTrace(tmp_path / "t", N, W)
     rows, logits, labels = next(batches())
@@ -132,8 +159,15 @@ def test_what_cannot_be_is_refused(tmp_path):
     trace.close()
     with pytest.raises(TraceError, match="holds a trace already"):
         EmphasisTrace(tmp_path / "t", N, W)
-    with pytest.raises(TraceError, match="of other examples"):
+    with pytest.raises(TraceError, match="with num_examples = 50, not 51"):
         EmphasisTrace(tmp_path / "t", N + 1, W, resume=True)
+    with pytest.raises(TraceError, match=r"with weighting = .*CCE"):
+        EmphasisTrace(tmp_path / "t", N, CCE(), resume=True)
+    again = EmphasisTrace(tmp_path / "t", N, W, resume=True)
+    with pytest.raises(ValueError, match="logits of 2 classes, but the rows before are of 3"):
+        again.record(rows, logits[:, :2], labels % 2)
+    with pytest.raises(ValueError, match="must be integers"):
+        again.record(rows, logits, labels.float())
 
 
 def test_damage_is_named(tmp_path):

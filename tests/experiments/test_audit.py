@@ -122,6 +122,56 @@ def test_a_table_that_has_changed_is_trained_on_anew(table, tmp_path, capsys):
     assert len(ranked(tmp_path / "run")) == 299
 
 
+def test_the_export_leaves_every_cell_as_it_is(tmp_path):
+    lines = ["zip,label,note,count"]
+    for number in range(60):
+        label, note = ("010", "020")[number % 2], ("N/A", "?", "seen")[number % 3]
+        lines.append(f"{number:05d},{label},{note},{number if number % 5 else ''}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    command = ["audit", str(tmp_path / "mine.csv"), "--label", "label", "--missing", "?", "--iterations", "30", *HOW]
+    out = tmp_path / "out.csv"
+    assert main([*command, "--out", str(tmp_path / "run"), "--export", str(out)]) == 0
+    exported = list(csv.reader(out.read_text().splitlines()))
+    assert [row[:4] for row in exported] == [line.split(",") for line in lines]
+    assert exported[0][4:] == ["label_cleaned", "suspect", "sample_weight"]
+    assert {row[4] for row in exported[1:]} == {"010", "020"}
+
+
+@pytest.mark.parametrize(
+    ("export", "said"),
+    [
+        ("mine.csv", "--export is the table itself"),
+        ("x.xlsx", "ends in .csv or .parquet"),
+        ("nowhere/x.csv", "there is no folder"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_training(table, tmp_path, monkeypatch, capsys, export, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text(table[0].read_text())
+    assert main(["audit", "mine.csv", "--label", "target", *HOW, "--export", export]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "mine.csv").write_text(table[0].read_text().replace("mean radius", "suspect"))
+    assert main(["audit", "mine.csv", "--label", "target", *HOW, "--export", "x.csv"]) == 2
+    assert "has a column 'suspect' already" in capsys.readouterr().err
+
+
+def test_an_audit_of_other_columns_does_not_replace_one(table, tmp_path, capsys):
+    command = ["audit", str(table[0]), "--label", "target", "--iterations", "30", *HOW, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert main([*command, "--drop", "id"]) == 2
+    assert "holds an audit of other data or columns" in capsys.readouterr().err
+    assert main([*command, "--drop", "id", "--force"]) == 0
+
+
+def test_tabs_separate_a_tsv(tmp_path):
+    lines = ["x\tlabel", *(f"{x}\t{'high' if x > 9 else 'low'}" for x in range(20))]
+    (tmp_path / "few.tsv").write_text("\n".join(lines) + "\n")
+    command = ["audit", str(tmp_path / "few.tsv"), "--label", "label", *HOW, "--iterations", "1"]
+    assert main([*command, "--out", str(tmp_path / "run"), "--export", str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "x,label,label_cleaned,suspect,sample_weight"
+
+
 def test_a_table_of_a_few_rows_is_audited_too(tmp_path):
     lines = ["x,y,label", *(f"{x},{-x},{'high' if x > 9 else 'low'}" for x in range(20))]
     (tmp_path / "few.csv").write_text("\n".join(lines) + "\n")
@@ -172,6 +222,8 @@ def test_a_trace_of_ones_own_loop_is_audited(tmp_path, capsys):
     suspects = {int(row["row"]) for row in rows if row["suspect"] == "1"}
     assert set(np.flatnonzero(wrong)) <= suspects
     assert len(suspects) <= wrong.sum() + 3  # points that lie among those of another class
+    assert main(["audit", str(tmp_path / "trace"), "--noise-rate", "0.3"]) == 2
+    assert "--noise-rate has no meaning for a trace" in capsys.readouterr().err
     (tmp_path / "trace" / "predicted-00003.npy").unlink()
     assert main(["audit", str(tmp_path / "trace")]) == 2
     assert "predicted-00003.npy cannot be read" in capsys.readouterr().err
@@ -188,6 +240,7 @@ def test_a_trace_of_ones_own_loop_is_audited(tmp_path, capsys):
         (["digits", "--export", "x.csv"], "--export writes a table's own labels"),
         (["digits", "--only", "x"], "has no condition 'x'"),
         (["digits", "--set", "solver.learning_rate=1e30"], "the network diverged at iteration"),
+        (["digits", "--set", "noise.rate=0.1"], "set something of network or solver"),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments, said, tmp_path, monkeypatch, capsys):

@@ -42,7 +42,8 @@ def load_table(
 
     Args:
         root: The data folder.
-        file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else CSV with a header.
+        file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else CSV with a header,
+            with tabs if it is a .tsv.
         label: The label column: texts, booleans or whole numbers.
         test_file: A second table with the same columns as the test part; what else it has is passed over.
         test_share: Without it, the share of each class that becomes the test part, in (0, 1). 0: all rows are trained
@@ -102,7 +103,8 @@ def read_table(path: Path, missing: Sequence[str] = ()) -> Any:
         if is_parquet(path):
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, na_values=list(missing), skipinitialspace=True, low_memory=False)
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(path, sep=separator, na_values=list(missing), skipinitialspace=True, low_memory=False)
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
     table.columns = [str(name) for name in table.columns]

@@ -5,6 +5,7 @@ Everything shown is computed by `emphasis.weighting`; the page holds no mathemat
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import socket
@@ -167,7 +168,15 @@ class Design:
             self._set_points(())
         elif not self._points.data["x"]:
             self._set_points(_FIRST_POINTS)
-        weighting = self.weighting
+        try:
+            weighting = self.weighting
+        except ValueError as error:  # where sliders meet that weigh nothing
+            self.error = str(error)
+            for source in self._sources.values():
+                source.data = {name: [] for name in ("xs", "ys", "color", "label", "width")}
+            self._numbers.text = f"<p style='color:#b23c00'>{html.escape(self.error)}</p>"
+            self._python.value = self._toml.value = ""
+            return
         others = [FAMILIES[name]() for name in self._versus.value]
         drawn = [(weighting, _COLORS[0], 3.0), *((one, _COLORS[1 + k % 7], 1.5) for k, one in enumerate(others))]
         for name, curve in (("weight", _weight), ("density", _density), ("loss", _loss)):
@@ -195,7 +204,7 @@ class Design:
             ),
             ("spread of the density", f"{math.sqrt(weighting.edf_variance):.3f}" if finite else "no density"),
         ]
-        warning = f"<p style='color:#b23c00'>{self.error}</p>" if self.error else ""
+        warning = f"<p style='color:#b23c00'>{html.escape(self.error)}</p>" if self.error else ""
         return warning + "<br>".join(f"{name}: <b>{value}</b>" for name, value in lines)
 
     def _histogram(self) -> dict[str, list[float]]:
@@ -212,6 +221,7 @@ class Design:
     # --- what is moved ---------------------------------------------------------------------------
 
     def _moved(self, _name: str, _old: Any, _new: Any) -> None:
+        self.error = ""
         self.update()
 
     def _drawn(self, _name: str, _old: Any, _new: Any) -> None:
@@ -236,8 +246,12 @@ class Design:
 
 
 def tidied(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return points that a spline can go through: in order, 0.005 apart, w >= 0, from p = 0 to p = 1."""
-    rising = sorted((min(max(float(p), 0.0), 1.0), max(float(w), 0.0)) for p, w in points if p == p and w == w)
+    """Return points that a spline can go through: in order, 0.005 apart, w >= 0, from p = 0 to p = 1.
+
+    Their numbers are rounded as they are shown, so that the curve drawn is the one exported.
+    """
+    near = ((min(max(float(p), 0.0), 1.0), max(float(w), 0.0)) for p, w in points if p == p and w == w)
+    rising = sorted(_rounded(point) for point in near)
     if len(rising) < 2:
         return list(_FIRST_POINTS)
     inner = [(0.0, rising[0][1])]

@@ -59,12 +59,14 @@ def find_suspects(
         num_classes: C.
 
     Raises:
-        ValueError: Arrays do not fit together, or an example was never seen.
+        ValueError: Arrays do not fit together, there are no labels, or an example was never seen.
     """
     if len(margins) == 0 or len(margins) != len(predicted):
         raise ValueError(f"need as many rows of predictions as of margins, and one at least: got {len(predicted)} and "
                          f"{len(margins)}")  # fmt: skip
     n = len(labels)
+    if not n:
+        raise ValueError("there are no labels to rank: every example was ignored, or never recorded")
     total, seen = np.zeros(n), np.zeros(n, dtype=np.int64)
     for margin, choice in zip(margins, predicted, strict=True):
         if margin.shape != (n,) or choice.shape != (n,):

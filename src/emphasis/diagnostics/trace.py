@@ -9,7 +9,8 @@
 
 A trace is a folder. Every time as many examples have been recorded as there are, a row is written: the margin, the
 share of its batch's emphasis and the predicted class of every example, 6 to 8 bytes each, and a few numbers of each
-step. In memory are one row and, of what was written, what the system keeps of mapped files.
+step. Where an epoch does not show each example once (drop_last, samplers), `end_row` at its end makes it a row. In
+memory are one row and, of what was written, what the system keeps of mapped files.
 
     trace.json           what it is of, and how many rows are whole
     labels.npy           (n,) the labels recorded
@@ -57,14 +58,14 @@ class EmphasisTrace:
         folder: Where it is written; made if need be.
         num_examples: n; indices are in [0, n).
         weighting: The criterion, an `EmphasisLoss`, or its weighting as `emphasis_loss` takes it.
-        max_margin: As in `emphasis_loss`; an `EmphasisLoss` has its own.
+        max_margin: As in `emphasis_loss`; an `EmphasisLoss` has its own, and its own class_weight and ignore_index.
         subsets: Names and masks (n,) of examples whose share of the emphasis is kept for each step, such as
             {"flagged": mask}.
         ignore_index: Labels that count for nothing.
         resume: Go on after the rows that are there. False: the folder must not hold a trace.
 
     Raises:
-        TraceError: The folder holds a trace, or `resume` and one of other examples or columns.
+        TraceError: The folder holds a trace, or `resume` and one of other examples, subsets or another weighting.
         ValueError: A mask does not fit.
     """
 
@@ -79,23 +80,33 @@ class EmphasisTrace:
         ignore_index: int = -100,
         resume: bool = False,
     ) -> None:
-        if isinstance(num_examples, bool) or not isinstance(num_examples, int) or num_examples < 1:
+        if isinstance(num_examples, bool) or not hasattr(num_examples, "__index__") or num_examples < 1:
             raise ValueError(f"num_examples={num_examples!r} is not allowed; use a whole number >= 1")
+        num_examples = int(num_examples)
         self.folder = Path(folder)
         self.num_examples = num_examples
         self.ignore_index = ignore_index
+        self._class_weight: Tensor | None = None
         if isinstance(weighting, EmphasisLoss):
-            self._options = weighting.options
+            self._options, self._class_weight = weighting.options, weighting.class_weight
+            self.ignore_index = weighting.ignore_index
         else:
             self._options = resolve(weighting, None, "sum", max_margin, None)
+        weighting = self._options.weighting
+        try:
+            self._said: Any = weighting.to_dict()
+        except (TypeError, ValueError):  # a function without a name to import it by
+            self._said = repr(weighting)
         self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
         for name, mask in self._subsets.items():
             if mask.shape != (num_examples,):
                 raise ValueError(f"subset {name!r} has shape {tuple(mask.shape)}; its mask must be ({num_examples},)")
         self._columns = [*_STEP, *(f"{what} {name}" for name in self._subsets for what in ("share of", "part of"))]
+        self._num_classes = 0
         self._row: dict[str, Tensor] = {}
         self._steps: list[Tensor] = []
         self._recorded = 0
+        self.rows = 0
         self.rows = self._open(resume)
 
     def _open(self, resume: bool) -> int:
@@ -106,23 +117,35 @@ class EmphasisTrace:
         if not resume:
             raise TraceError(f"{self.folder} holds a trace already; choose another folder, delete it, or resume=True")
         about = read_trace(self.folder).about
-        if (about["num_examples"], about["columns"]) != (self.num_examples, self._columns):
-            raise TraceError(f"{self.folder} holds a trace of other examples or subsets; choose another folder")
+        mine = {
+            "num_examples": self.num_examples,
+            "columns": self._columns,
+            "weighting": json.loads(json.dumps(self._said)),
+        }
+        for name, value in mine.items():
+            if about[name] != value:
+                raise TraceError(f"{self.folder} holds a trace with {name} = {about[name]}, not {value}; choose "
+                                 "another folder")  # fmt: skip
+        self._num_classes = about["num_classes"]
         return int(about["rows"])
 
     @torch.no_grad()
-    def record(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def record(self, indices: Any, logits: Tensor, labels: Any, sample_weight: Any = None) -> None:
         """Take note of a step's batch; nothing is read back from an accelerator.
 
         Args:
             indices: (N,) integer, which examples.
             logits: (N, C), or (N,) in the binary form with one logit.
             labels: (N,) integer.
+            sample_weight: (N,) >= 0, if the loss is given it.
 
         Raises:
-            ValueError: Shapes do not fit together; on the CPU also an index or label out of range, or a logit that is
-                not finite.
+            ValueError: Shapes do not fit together, or labels are no integers; on the CPU also an index or label out
+                of range, or a logit that is not finite.
         """
+        indices, labels = torch.as_tensor(indices), torch.as_tensor(labels)
+        if labels.is_floating_point() or indices.is_floating_point():
+            raise ValueError(f"indices and labels must be integers, got {indices.dtype} and {labels.dtype}")
         if logits.ndim == 1:
             logits = torch.stack((torch.zeros_like(logits), logits), 1)
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or indices.shape != labels.shape:
@@ -135,7 +158,12 @@ class EmphasisTrace:
         valid = labels != self.ignore_index
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         margin = margin_and_others(wide, torch.where(valid, labels, 0).unsqueeze(1), 1)[0].squeeze(1)
-        log_w = torch.where(valid, log_weight_of(margin, self._options), -math.inf)
+        log_w = log_weight_of(margin, self._options)
+        if self._class_weight is not None:
+            log_w = log_w + self._class_weight.to(device)[torch.where(valid, labels, 0)].log()
+        if sample_weight is not None:
+            log_w = log_w + torch.as_tensor(sample_weight).to(log_w).log()
+        log_w = torch.where(valid, log_w, -math.inf)
         count = valid.sum().to(log_w.dtype).clamp(min=1.0)
         relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where there is no emphasis at all
         self._note_step(indices, log_w, relative, valid, count)
@@ -183,11 +211,13 @@ class EmphasisTrace:
             "predicted": torch.zeros(n, dtype=classes, device=device),
             "labels": torch.full((n,), self.ignore_index, dtype=torch.int64, device=device),
         }
+        if self.rows and num_classes != self._num_classes:
+            raise ValueError(f"logits of {num_classes} classes, but the rows before are of {self._num_classes}")
         self._num_classes = num_classes
         return self._row
 
     def end_row(self) -> None:
-        """Write what was recorded since the last row; for a loop whose epochs do not show every example once."""
+        """Write what was recorded since the last row, if anything was; see the module's text."""
         if not self._recorded:
             return
         row = {name: values.cpu().numpy() for name, values in self._row.items()}
@@ -200,13 +230,8 @@ class EmphasisTrace:
         for name, values in {**row, "steps": steps}.items():
             _save(self.folder / f"{name}-{self.rows:05d}.npy", values)
         self.rows += 1
-        weighting = self._options.weighting
-        try:
-            said: Any = weighting.to_dict()
-        except (TypeError, ValueError):  # a function without a name to import it by
-            said = repr(weighting)
         about = {"format": _FORMAT, "num_examples": self.num_examples, "num_classes": self._num_classes,
-                 "rows": self.rows, "weighting": said, "columns": self._columns,
+                 "rows": self.rows, "weighting": self._said, "columns": self._columns,
                  "ignore_index": self.ignore_index}  # fmt: skip
         write_text(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
         self._row, self._steps, self._recorded = {}, [], 0

@@ -119,7 +119,7 @@ class Audit:
 def recipe_of_table(file: Path, label: str, options: Mapping[str, Any]) -> Recipe:
     """Return the recipe that trains on every row of a table; `options` are of the data set "table"."""
     dataset = {"name": "table", "file": str(file.resolve()), "label": label, "test_share": 0.0, **options}
-    return _recipe(file.stem, f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
+    return _recipe(f"{file.stem}-{label}", f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
 
 
 def recipe_of_images(folder: Path, options: Mapping[str, Any]) -> Recipe:
@@ -153,8 +153,10 @@ def recipe_of(what: str, options: Mapping[str, Any]) -> Recipe:
                               f"{what} says itself which data it takes")  # fmt: skip
         return load_recipe(what)
     if path.is_dir():
+        if "label" in options:
+            raise RecipeError(f"--label is for a table; in {what} the names of the folders are the labels")
         return recipe_of_images(path, options)
-    if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv", ".txt") or path.is_file():
+    if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv") or path.is_file():
         if not path.is_file():
             raise DataNotFoundError(f"there is no table {what}")
         if "label" not in options:
@@ -200,13 +202,12 @@ def prepared(
     if first.solver.iterations == _TO_BE_CHOSEN:  # a table or a folder, perhaps of few examples
         batch = max(1, min(first.solver.batch_size, len(split.train_labels) // 4))
         one = one.changed({"solver.batch_size": batch})
-    if steps == _TO_BE_CHOSEN:
-        per_epoch = -(-len(split.train_labels) // batch)
-        steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * per_epoch), _MOST)
+        if iterations is None:
+            steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * -(-len(split.train_labels) // batch)), _MOST)
     one = one.changed(
         {"solver.iterations": steps, "evaluation.every": max(1, steps // _LOOKS), "evaluation.trace": True}
     )
-    if inputs == "images" and first.solver.schedule.policy == "constant":
+    if inputs == "images" and first.solver.schedule.policy == "constant" and steps >= 4:
         falls = {"policy": "step", "at": [steps // 2, 3 * steps // 4], "factor": 0.1}
         one = one.changed({f"solver.schedule.{key}": value for key, value in falls.items()})
     return dataclasses.replace(one, source=_fingerprint(split)), split
@@ -234,10 +235,18 @@ def audit(
     if (folder / RUN).exists() and not force:
         earlier = stored_recipe(folder)
         if earlier.name == recipe.name and earlier.source != recipe.source:
+            if _data_of(earlier) != _data_of(recipe):
+                raise FolderError(f"{folder} holds an audit of other data or columns; choose another --out, or --force "
+                                  "to replace it")  # fmt: skip
             say("the data has changed since the last audit: training anew")
             force = True
     run(recipe, folder, root=root, execution=execution, force=force, progress=progress, say=say)
     return read_audit(recipe, split, folder)
+
+
+def _data_of(recipe: Recipe) -> Any:
+    cell = next(recipe.cells())
+    return cell.dataset, cell.noise
 
 
 def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Audit:
@@ -320,7 +329,12 @@ def audit_trace(folder: Path) -> Audit:
         at=range(1, len(margins) + 1),
         margins=margins,
         weighting=from_dict(said) if isinstance(said, dict) else None,
-        about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps.",
+        about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps"
+        + (
+            f"; {len(labels) - len(rows):,} of {len(labels):,} examples were ignored or never recorded."
+            if len(rows) < len(labels)
+            else "."
+        ),
     )
 
 
