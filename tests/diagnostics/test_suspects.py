@@ -82,7 +82,7 @@ def test_margins_of_probabilities_rise_and_are_finite(values):
     assert np.isfinite(margin).all()
     assert (np.diff(margin) >= 0.0).all()
     inside = (p > 1e-6) & (p < 0.999)
-    np.testing.assert_allclose(1.0 / (1.0 + np.exp(-margin[inside])), p[inside], rtol=1e-3)
+    np.testing.assert_allclose(1.0 / (1.0 + np.exp(-margin[inside])), p[inside].astype(np.float64), rtol=1e-3)
 
 
 def test_no_labels_at_all_are_refused():
