@@ -163,6 +163,9 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
         ("jinja2", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (jinja2 is missing)"),
         ("torch", ["show", "label-smoothing"], "emphasis show needs the extra 'torch' (torch is missing)"),
+        ("bokeh", ["design"], "design needs the extra 'design' (bokeh is missing)"),
+        ("rich", ["design", "--run", "digits"], "emphasis design needs the extra 'experiments' (rich is missing)"),
+        ("rich", ["audit", "digits"], "emphasis audit needs the extra 'experiments' (rich is missing)"),
         ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
     ],
 )

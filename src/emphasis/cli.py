@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         needed = _NEEDS.get(given[0] if given else "", "")
         missing = (error.name or "").partition(".")[0]
-        other = ("text", "table", "search", *(("torch",) if needed == "plot" else ()))  # show draws methods with torch
+        more = {"plot": ("torch",), "design": ("experiments",)}  # show draws methods with torch, design a run's p
+        other = ("text", "table", "search", *more.get(needed, ()))
         own = next((extra for extra in other if missing in EXTRAS[extra]), needed)
         said = missing_extra(f"emphasis {given[0]}", needed if needed == "fit" else own, error) if needed else error
         if not isinstance(said, MissingExtraError):
