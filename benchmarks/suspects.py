@@ -11,7 +11,7 @@ network with the task's solver:
                 their predictions of the rest, ranked by the label's quality
 
     pip install cleanlab aum
-    python benchmarks/suspects.py --data DATA      # about 40 minutes on two cores; resumable, a seed at a time
+    python benchmarks/suspects.py --data DATA      # about 25 minutes on two cores; resumable, a seed at a time
 
 Writes results/suspects.json: area under the ROC curve and average precision, mean and standard deviation over seeds.
 """
