@@ -28,7 +28,7 @@ class Suspects:
     Attributes:
         score: (n,) the mean margin; the lower, the more suspicious.
         suggested: (n,) int64, the other class that was predicted most often; the given one if none ever was.
-        suspect: (n,) bool, labels that were held for more likely wrong than right: a negative score, and a suggestion.
+        suspect: (n,) bool, labels that were outvoted: the suggested class was predicted more often than the label.
         sample_weight: (n,) in (0, 1), sigmoid(score): the p of the mean margin.
         order: (n,) int64, examples from the most to the least suspicious.
     """
@@ -78,18 +78,21 @@ def find_suspects(
         raise ValueError(f"{np.count_nonzero(seen == 0)} of {n} examples were never seen, the first of them "
                          f"{int(np.argmin(seen))}; record another epoch, or leave them out")  # fmt: skip
     score = total / seen
-    suggested = _most_predicted(margins, predicted, np.asarray(labels), num_classes)
+    suggested, outvoted = _votes(margins, predicted, np.asarray(labels), num_classes)
     weight = 1.0 / (1.0 + np.exp(-score))
     order = np.argsort(score, kind="stable")
-    return Suspects(score, suggested, (score < 0.0) & (suggested != labels), weight, order)
+    return Suspects(score, suggested, outvoted, weight, order)
 
 
-def _most_predicted(
+def _votes(
     margins: Sequence[NDArray[Any]], predicted: Sequence[NDArray[Any]], labels: NDArray[Any], num_classes: int
-) -> NDArray[np.int64]:
-    """Return the class other than the label that is predicted most often, the label where there is none."""
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the class other than the label that is predicted most often, and whether it is more often than the label.
+
+    The label where there is none.
+    """
     n = len(labels)
-    found = np.empty(n, dtype=np.int64)
+    found, outvoted = np.empty(n, dtype=np.int64), np.empty(n, dtype=bool)
     size = max(1, _COUNTS_AT_ONCE // num_classes)
     for start in range(0, n, size):
         part = slice(start, min(start + size, n))
@@ -99,9 +102,11 @@ def _most_predicted(
         for margin, choice in zip(margins, predicted, strict=True):
             known = ~np.isnan(margin[part])
             counts[rows[known], np.asarray(choice[part], dtype=np.int64)[known]] += 1
+        own = counts[rows, given]
         counts[rows, given] = 0
         found[part] = np.where(counts.any(1), counts.argmax(1), given)
-    return found
+        outvoted[part] = counts.max(1) > own
+    return found, outvoted
 
 
 def margin_of(p: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
