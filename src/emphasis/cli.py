@@ -175,7 +175,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
     try:
         yield
-    except (FolderError, JobError, ValueError, OSError) as error:  # RecipeError and DataError are among them
+    except (FolderError, JobError, ValueError, OSError) as error:  # RecipeError, DataError, TraceError are among them
         raise UsageError(" ".join(str(error).split())) from error
 
 
@@ -218,13 +218,9 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     from emphasis.cli_audit import audit
-    from emphasis.diagnostics.trace import TraceError
 
-    try:
-        with _errors_in_one_line():
-            return audit(options)
-    except TraceError as error:
-        raise UsageError(str(error)) from error
+    with _errors_in_one_line():
+        return audit(options)
 
 
 def _design(options: argparse.Namespace) -> int:

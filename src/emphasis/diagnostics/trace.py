@@ -47,7 +47,7 @@ _STEP = ("effective_share", "mean_weight", "emphasis_variance")
 _LARGEST = 65504.0  # of float16
 
 
-class TraceError(Exception):
+class TraceError(ValueError):
     """A folder that holds no trace, or one that cannot be gone on with; the message names the cure."""
 
 
@@ -92,11 +92,10 @@ class EmphasisTrace:
             self.ignore_index = weighting.ignore_index
         else:
             self._options = resolve(weighting, None, "sum", max_margin, None)
-        weighting = self._options.weighting
         try:
-            self._said: Any = weighting.to_dict()
+            self._said: Any = self._options.weighting.to_dict()
         except (TypeError, ValueError):  # a function without a name to import it by
-            self._said = repr(weighting)
+            self._said = repr(self._options.weighting)
         self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
         for name, mask in self._subsets.items():
             if mask.shape != (num_examples,):
@@ -106,7 +105,6 @@ class EmphasisTrace:
         self._row: dict[str, Tensor] = {}
         self._steps: list[Tensor] = []
         self._recorded = 0
-        self.rows = 0
         self.rows = self._open(resume)
 
     def _open(self, resume: bool) -> int:
@@ -151,6 +149,8 @@ class EmphasisTrace:
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or indices.shape != labels.shape:
             raise ValueError(f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
                              f"{tuple(logits.shape)} and {tuple(labels.shape)}")  # fmt: skip
+        if self._num_classes not in (0, logits.shape[1]):
+            raise ValueError(f"logits of {logits.shape[1]} classes, but the rows before are of {self._num_classes}")
         device = logits.device
         indices, labels = indices.to(device, torch.int64), labels.to(device, torch.int64)
         if device.type == "cpu":
@@ -211,8 +211,6 @@ class EmphasisTrace:
             "predicted": torch.zeros(n, dtype=classes, device=device),
             "labels": torch.full((n,), self.ignore_index, dtype=torch.int64, device=device),
         }
-        if self.rows and num_classes != self._num_classes:
-            raise ValueError(f"logits of {num_classes} classes, but the rows before are of {self._num_classes}")
         self._num_classes = num_classes
         return self._row
 
