@@ -102,7 +102,7 @@ def numbers_of(task: str, seed: int, options: argparse.Namespace) -> dict[str, A
     """Return what `emphasis audit` says of a seed: estimated noise rate, precision and recall of its suspects."""
     recipe = load_recipe("noisy-benchmark")
     one, split = prepared(recipe, WEIGHTINGS["audit"], condition=task, seeds=SEEDS, root=options.data)
-    return read_audit(one, split, options.runs / f"{task.split()[0]}-audit", seed).numbers()
+    return read_audit(one, split, options.runs / f"{task.split()[0]}-audit", seed).numbers
 
 
 def one_seed(task_name: str, seed: int, data: Path | None, runs: Path) -> dict[str, Any]:

@@ -206,9 +206,7 @@ def _add_tables(commands: Any, raw: Any) -> None:
     fit.add_argument("table", type=Path, help="a CSV file with a header, or Parquet (.parquet, .pq)")
     table = fit.add_argument_group("the table")
     table.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
-    table.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="leave these out, such as identifiers")
-    table.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="numbers that are mere names")
-    table.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    _add_columns(table)
     table.add_argument("--weight-column", metavar="COLUMN", help="weights of the rows, >= 0")
     table.add_argument("--max-levels", type=int, default=100, metavar="N",
                        help="most distinct values of a column of names (default: %(default)s)")  # fmt: skip
@@ -232,9 +230,20 @@ def _add_tables(commands: Any, raw: Any) -> None:
     )  # fmt: skip
     predict.add_argument("model", type=Path, metavar="FOLDER", help="a fit's folder, such as runs/customers")
     predict.add_argument("table", type=Path, help="CSV or Parquet, with the columns that the model was fitted on")
-    predict.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    _add_missing(predict)
     predict.add_argument("--out", type=Path, metavar="FILE",
                          help="a .csv or .parquet file (default: TABLE-predicted, beside the table)")  # fmt: skip
+
+
+def _add_columns(table: Any) -> None:
+    """Add what `fit` and `audit` ask about a table's columns."""
+    table.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="leave these out, such as identifiers")
+    table.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="numbers that are mere names")
+    _add_missing(table)
+
+
+def _add_missing(table: Any) -> None:
+    table.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
 
 
 def _add_audit(commands: Any, raw: Any) -> None:
@@ -246,9 +255,7 @@ def _add_audit(commands: Any, raw: Any) -> None:
     audit.add_argument("what", metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace")
     data = audit.add_argument_group("the data")
     data.add_argument("--label", metavar="COLUMN", help="a table's column of labels")
-    data.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="leave these out, such as identifiers")
-    data.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="numbers that are mere names")
-    data.add_argument("--missing", nargs="+", default=[], metavar="TEXT", help="what means missing, such as ?")
+    _add_columns(data)
     data.add_argument("--size", type=int, metavar="N", help="pixels per side that images are scaled to (default: 32)")
     data.add_argument("--channels", type=int, metavar="N", help="3 (default) or 1, for grey images")
     data.add_argument("--only", metavar="CONDITION", help="a recipe's column (default: the first)")

@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from emphasis.cli_arguments import UsageError, weighting_of_text
-from emphasis.datasets.table import is_parquet, read_table
+from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
 from emphasis.experiments import audit as audits
 from emphasis.experiments.audit_page import audit_page
-from emphasis.files import replacing
 from emphasis.settings_text import named_value
 from emphasis.training.settings import Execution
 
@@ -115,23 +114,18 @@ def _export(options: argparse.Namespace, found: audits.Audit) -> None:
     if is_parquet(source):
         table = read_table(source)
     else:  # every cell as it is written
-        separator = "\t" if source.suffix.lower() == ".tsv" else ","
-        table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
+        table = pd.read_csv(source, sep=separator_of(source), dtype=str, keep_default_na=False, skipinitialspace=True)
     given = table[options.label].tolist()
     written = dict(zip(found.labels.tolist(), given, strict=True))  # a class as the table writes it, 010 for 10
     cleaned = [written[new] if wrong else old
                for old, new, wrong in zip(given, s.suggested.tolist(), s.suspect, strict=True)]  # fmt: skip
     for name, values in zip(_added(options), (cleaned, s.suspect, s.sample_weight), strict=True):
         table[name] = values
-    with replacing(options.export) as partial:
-        if is_parquet(partial):
-            table.to_parquet(partial, index=False)
-        else:
-            table.to_csv(partial, index=False)
+    write_table(table, options.export)
 
 
 def _print(found: audits.Audit, folder: Path, console: Console) -> None:
-    numbers, s = found.numbers(), found.suspects
+    numbers, s = found.numbers, found.suspects
     console.print(Text(f"{found.title}: {numbers['suspects']:,} of {numbers['examples']:,} labels "
                        f"({100 * numbers['estimated_noise_rate']:.1f} %) look wrong", style="bold"))  # fmt: skip
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")

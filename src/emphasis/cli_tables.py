@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from emphasis.cli_arguments import UsageError, weighting_of_text
-from emphasis.datasets.table import is_parquet, read_table
+from emphasis.datasets.table import read_table, write_table
 from emphasis.datasets.table_encoder import LevelsColumn, text_of
 from emphasis.extras import MissingExtraError
-from emphasis.files import replacing
 from emphasis.settings_text import named_value
 from emphasis.tabular.fit import Fit, fit_table
 from emphasis.tabular.report import TITLES, metrics
@@ -63,11 +62,7 @@ def predict(options: argparse.Namespace) -> int:
         names = np.array(model.classes)
         lines = {"row": np.arange(len(p)), "predicted": names[p.argmax(1)]}
         frame = pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(model.classes)})
-        with replacing(out) as partial:
-            if is_parquet(partial):
-                frame.to_parquet(partial, index=False)
-            else:
-                frame.to_csv(partial, index=False)
+        write_table(frame, out)
     for column in model.encoder.columns:
         if isinstance(column, LevelsColumn) and (count := column.unknown(table[column.name])):
             print(f"note: column {column.name!r} holds values in {count} rows that the model has never seen")

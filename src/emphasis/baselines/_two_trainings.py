@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from emphasis.baselines.protocol import Baseline, Epoch, Problem, check_range
+from emphasis.baselines.protocol import Baseline, Epoch, Problem
 
 _END = 1.0 - 1e-9  # of a schedule, whose places are in [0, 1)
 
@@ -17,7 +17,7 @@ class TwoTrainings(Baseline):
 
     Args:
         problem: The labels.
-        split: The first training's share, in (0, 1).
+        split: The first training's share, in (0, 1); the method checks it, by the name that it has there.
     """
 
     first_rate_alone: ClassVar[bool] = False
@@ -27,7 +27,6 @@ class TwoTrainings(Baseline):
 
     def __init__(self, problem: Problem, split: float) -> None:
         super().__init__(problem)
-        check_range("split", split, 0.0, 1.0, ends="()")
         self.split = split
         self.register_buffer("began", torch.tensor(-1.0, dtype=torch.float64))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -203,10 +202,8 @@ def _run_file(where: str, text: str) -> ModuleType:
     """Return a file as a module, which is known by a name of its own: dataclasses and pickles look it up."""
     digest = hashlib.sha256(f"{Path(where).resolve()} {text}".encode()).hexdigest()
     name = f"{Path(where).stem}_{digest[:12]}"
-    spec = importlib.util.spec_from_file_location(name, where)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = where
     try:
         exec(compile(text, where, "exec"), module.__dict__)
     except BaseException:

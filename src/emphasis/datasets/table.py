@@ -13,6 +13,7 @@ from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.split import Split, draw_stratified
 from emphasis.datasets.table_encoder import fit_encoder, numeric_first, text_of
+from emphasis.files import replacing
 from emphasis.weighting import did_you_mean
 
 _PARQUET = (".parquet", ".pq")
@@ -103,8 +104,9 @@ def read_table(path: Path, missing: Sequence[str] = ()) -> Any:
         if is_parquet(path):
             table = pd.read_parquet(path)
         else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            table = pd.read_csv(path, sep=separator, na_values=list(missing), skipinitialspace=True, low_memory=False)
+            table = pd.read_csv(
+                path, sep=separator_of(path), na_values=list(missing), skipinitialspace=True, low_memory=False
+            )
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
     table.columns = [str(name) for name in table.columns]
@@ -113,6 +115,20 @@ def read_table(path: Path, missing: Sequence[str] = ()) -> Any:
     if not len(table):
         raise ValueError(f"{path} has no rows")
     return table
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a pandas table without its index, as Parquet or CSV by the suffix, whole or not at all."""
+    with replacing(path) as partial:
+        if is_parquet(partial):
+            table.to_parquet(partial, index=False)
+        else:
+            table.to_csv(partial, index=False)
+
+
+def separator_of(path: Path) -> str:
+    """Return what separates the cells of a text file, by its suffix."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def is_parquet(path: Path) -> bool:

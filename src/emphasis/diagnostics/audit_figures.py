@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emphasis.diagnostics.figures import COLORS, new_figure
 from emphasis.weighting import Weighting
+from emphasis.weighting._numerics import log_sigmoid
 
 _BINS = 60
 _FAINT = "#56B4E9"
@@ -55,7 +56,7 @@ def training_figure(
     for name, (mask, color) in parts.items():
         if mask.any():
             quarters = np.array([np.nanquantile(row[mask].astype(np.float64), (0.25, 0.5, 0.75)) for row in margins])
-            p = 1.0 / (1.0 + np.exp(-quarters))
+            p = np.exp(log_sigmoid(quarters))
             axes[0].plot(at, p[:, 1], color=color, linewidth=2, label=name)
             axes[0].fill_between(at, p[:, 0], p[:, 2], color=color, alpha=0.18, linewidth=0)
     axes[0].set(ylim=(-0.02, 1.02), xlabel=xlabel, ylabel="p of the label: median, quartiles")
@@ -87,7 +88,7 @@ def emphasis_of_looks(
         seen = ~np.isnan(u)
         u = u[seen]
         with np.errstate(over="ignore", divide="ignore"):
-            log_w = weighting.log_weight(-np.logaddexp(0.0, -u), -np.logaddexp(0.0, u), np)
+            log_w = weighting.log_weight(log_sigmoid(u), log_sigmoid(-u), np)
         log_w = np.where(u > largest, -np.inf, log_w)
         peak = log_w.max(initial=-np.inf)
         w = np.exp(log_w - peak) if np.isfinite(peak) else np.zeros_like(u)

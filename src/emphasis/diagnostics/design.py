@@ -53,7 +53,7 @@ _FIRST_POINTS = ((0.0, 0.2), (0.2, 0.6), (0.45, 1.0), (0.75, 0.5), (1.0, 0.0))
 _P = np.linspace(0.0, 1.0, 401)
 _MARGINS = np.linspace(-8.0, 12.0, 401)
 _COLORS = ("#0072B2", "#767676", "#D55E00", "#009E73", "#AA4499", "#C98A00", "#56B4E9", "#000000")
-_ONE, _TWO = _COLORS[0], "#D55E00"
+_TWO = _COLORS[2]
 
 Histograms = Mapping[str, tuple[Sequence[int], Sequence[int]]]
 """By name, how many rightly and how many wrongly labelled examples ended in equal bins of p in [0, 1]."""
@@ -263,7 +263,7 @@ def tidied(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def python_line(weighting: Weighting) -> str:
     """Return the Python that makes the weighting."""
-    return f"from emphasis import {type(weighting).__name__}\nweighting = {_label(weighting, 6)}"
+    return f"from emphasis import {type(weighting).__name__}\nweighting = {_code(weighting, 6)}"
 
 
 def toml_line(weighting: Weighting) -> str:
@@ -272,10 +272,13 @@ def toml_line(weighting: Weighting) -> str:
     return "weighting = { " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in told.items()) + " }"
 
 
-def _label(weighting: Weighting, digits: int = 3) -> str:
+def _label(weighting: Weighting) -> str:
+    """Return what a legend calls the weighting."""
+    return DRAWN if isinstance(weighting, Spline) else _code(weighting, 3)
+
+
+def _code(weighting: Weighting, digits: int) -> str:
     inside = ", ".join(f"{name}={_rounded(value, digits)!r}" for name, value in weighting.parameters().items())
-    if isinstance(weighting, Spline) and digits == 3:
-        return DRAWN
     return f"{type(weighting).__name__}({inside})"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
+import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
@@ -13,6 +15,13 @@ def page_environment(package: str) -> Environment:
     return Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+
+
+def shown(value: Any) -> str:
+    """Return a table's value as people read it."""
+    if value is None or value != value:  # NaN and NaT are not themselves
+        return "missing"
+    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def png_uri(content: bytes) -> str:

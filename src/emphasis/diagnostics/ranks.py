@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from emphasis.diagnostics.figures import new_figure
 
 _MARKERS = "osD^vP*X"
 _LIGHT, _DARK, _MARKED = "#767676", "#000000", "#0072B2"
@@ -20,8 +21,7 @@ def rank_figure(ranks: Mapping[str, Sequence[float]], tasks: Sequence[str], mark
         tasks: T names.
         marked: Methods in colour.
     """
-    figure = Figure(figsize=(7.6, 0.8 + 0.26 * len(ranks)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.6, 0.8 + 0.26 * len(ranks))
     axis = figure.subplots()
     places = np.arange(len(ranks))
     values = np.array(list(ranks.values()), dtype=np.float64)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.weighting._numerics import log_sigmoid
+
 _COUNTS_AT_ONCE = 2**22  # of predictions, class by class
 _LEAST_P, _LEAST_Q = 2.0**-24, 2.0**-12  # what float16 resolves of p and of 1 - p
 
@@ -79,7 +81,7 @@ def find_suspects(
                          f"{int(np.argmin(seen))}; record another epoch, or leave them out")  # fmt: skip
     score = total / seen
     suggested, outvoted = _votes(margins, predicted, np.asarray(labels), num_classes)
-    weight = 1.0 / (1.0 + np.exp(-score))
+    weight = np.exp(log_sigmoid(score))
     order = np.argsort(score, kind="stable")
     return Suspects(score, suggested, outvoted, weight, order)
 

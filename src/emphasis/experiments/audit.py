@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ class Audit:
         class_names: C names.
         rows: (n,) which of the data's examples these are.
         suspects: The ranking.
-        at: (E,) when the looks were: iterations, or rows of a trace.
+        at: (E,) when the looks were.
+        unit: What `at` counts.
         margins: (E, n).
         weighting: Trained with; None if it is not known.
         wrong: (n,) which labels are wrong, if that is known.
@@ -82,6 +84,7 @@ class Audit:
     rows: NDArray[np.int64]
     suspects: Suspects
     at: Sequence[int]
+    unit: str
     margins: Sequence[NDArray[Any]]
     weighting: Weighting | None
     wrong: NDArray[np.bool_] | None = None
@@ -89,8 +92,9 @@ class Audit:
     pictures: NDArray[Any] | None = None
     about: str = ""
 
+    @cached_property
     def numbers(self) -> dict[str, Any]:
-        """Return what was found in numbers; those that need to know what is wrong only where it is known."""
+        """What was found in numbers; those that need to know what is wrong only where it is known."""
         found: dict[str, Any] = {
             "examples": len(self.labels),
             "classes": len(self.class_names),
@@ -272,6 +276,7 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
         rows=rows,
         suspects=find_suspects(margins, list(kept["predicted"][1:]), labels, split.num_classes),
         at=row["curves"]["iteration"][1:],
+        unit="iteration",
         margins=margins,
         weighting=getattr(cell.objective, "weighting", None),
         wrong=noisy if cell.noise.kind not in ("none", "pn_ratio", "long_tail") else None,
@@ -327,6 +332,7 @@ def audit_trace(folder: Path) -> Audit:
             margins, [np.asarray(row)[rows] for row in trace.predicted], labels[rows], trace.about["num_classes"]
         ),
         at=range(1, len(margins) + 1),
+        unit="row of the trace",
         margins=margins,
         weighting=from_dict(said) if isinstance(said, dict) else None,
         about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps"
@@ -352,7 +358,7 @@ def write_audit(found: Audit, folder: Path, page: Callable[[Audit], str]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SUSPECTS, suspects_csv(found))
-        write_text(folder / AUDIT, json.dumps(without_nan(found.numbers()), indent=1) + "\n")
+        write_text(folder / AUDIT, json.dumps(without_nan(found.numbers), indent=1) + "\n")
         write_text(folder / PAGE, page(found))
     except OSError as error:
         raise FolderError(f"cannot write to {folder}: {error.strerror}") from error

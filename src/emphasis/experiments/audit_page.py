@@ -14,7 +14,7 @@ from PIL import Image
 
 from emphasis.diagnostics.audit_figures import score_figure, training_figure
 from emphasis.diagnostics.figures import png
-from emphasis.diagnostics.pages import page_environment, png_uri
+from emphasis.diagnostics.pages import page_environment, png_uri, shown
 from emphasis.experiments.audit import SUSPECTS, Audit
 
 _PICTURES, _ROWS, _SWAPS = 60, 40, 10
@@ -34,14 +34,13 @@ def audit_page(found: Audit, command: Sequence[str] = (), values: Mapping[str, S
         if found.wrong is not None
         else {"others": ~s.suspect, "suspects": s.suspect}
     )
-    shown = s.order[: _PICTURES if found.pictures is not None else _ROWS]
-    xlabel = "iteration" if len(found.at) and found.at[-1] > len(found.at) else "row of the trace"
+    first = s.order[: _PICTURES if found.pictures is not None else _ROWS]
     return page_environment("emphasis.experiments").get_template("audit.html.j2").render(
         found=found,
-        numbers=found.numbers(),
+        numbers=found.numbers,
         scores=png_uri(png(score_figure(s.score, groups))),
-        training=png_uri(png(training_figure(found.at, found.margins, s.suspect, found.weighting, xlabel))),
-        rows=[_row(found, int(place), values or {}) for place in shown],
+        training=png_uri(png(training_figure(found.at, found.margins, s.suspect, found.weighting, found.unit))),
+        rows=[_row(found, int(place), values or {}) for place in first],
         swaps=_swaps(found),
         columns=list(values or {}),
         command=shlex.join(command),
@@ -62,13 +61,6 @@ def _row(found: Audit, place: int, values: Mapping[str, Sequence[Any]]) -> dict[
         "picture": "" if found.pictures is None else _picture(found.pictures[place]),
         "values": [shown(values[name][row]) for name in values],
     }
-
-
-def shown(value: Any) -> str:
-    """Return a table's value as people read it."""
-    if value is None or value != value:  # NaN and NaT are not themselves
-        return "missing"
-    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _swaps(found: Audit) -> list[tuple[str, str, int]]:

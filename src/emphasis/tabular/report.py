@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
 
 import emphasis
+from emphasis.datasets.table import write_table
 from emphasis.datasets.table_encoder import NumericColumn
-from emphasis.diagnostics.figures import COLORS, png
-from emphasis.diagnostics.pages import page_environment, png_uri
-from emphasis.files import replacing, write_text
+from emphasis.diagnostics.figures import COLORS, new_figure, png
+from emphasis.diagnostics.pages import page_environment, png_uri, shown
+from emphasis.files import write_text
 from emphasis.tabular.fit import BASELINE, METRICS, REPORT, Fit
 from emphasis.tabular.models import kind_of
 from emphasis.weighting import FAMILIES, Weighting
@@ -32,12 +32,7 @@ TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log
 def write_report(fit: Fit) -> None:
     """Write predictions, metrics.json and report.html into the fit's folder."""
     found = metrics(fit)
-    with replacing(fit.folder / fit.predictions_name) as partial:
-        frame = predictions(fit)
-        if partial.suffix == ".parquet":
-            frame.to_parquet(partial, index=False)
-        else:
-            frame.to_csv(partial, index=False)
+    write_table(predictions(fit), fit.folder / fit.predictions_name)
     write_text(fit.folder / METRICS, json.dumps(found, indent=1, ensure_ascii=False))
     write_text(fit.folder / REPORT, _page(fit, found))
 
@@ -82,7 +77,7 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
     """Return the rows whose given label the model believes least, and what it says instead."""
     p, own = _ours(fit), _of_given(fit)
     order = [row for row in np.argsort(own, kind="stable") if p[row].argmax() != fit.given[row]]
-    shown = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
+    columns = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
     return [
         {
             "row": int(row),
@@ -90,16 +85,10 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
             "p_given": float(own[row]),
             "instead": fit.classes[p[row].argmax()],
             "p_instead": float(p[row].max()),
-            "values": {name: _shown(fit.table[name].iloc[row]) for name in shown},
+            "values": {name: shown(fit.table[name].iloc[row]) for name in columns},
         }
         for row in order[:most]
     ]
-
-
-def _shown(value: Any) -> str:
-    if value is None or value != value:  # NaN and NaT are not themselves
-        return "missing"
-    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _ours(fit: Fit) -> NDArray[np.float64]:
@@ -223,8 +212,7 @@ def weighting_text(weighting: dict[str, Any]) -> str:
 def _histogram(fit: Fit) -> Figure:
     """Return the histogram of p of the given labels, right and wrong by the model, and the weighting over it."""
     p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.0, 3.6)
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
     axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=["#56B4E9", "#D55E00"],
