@@ -18,6 +18,7 @@ from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
 from emphasis.experiments import audit as audits
 from emphasis.experiments.audit_page import audit_page
+from emphasis.experiments.own_data import ROBUST, recipe_of
 from emphasis.settings_text import named_value
 from emphasis.training.settings import Execution
 
@@ -57,8 +58,8 @@ def audit(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
     data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
-    recipe = audits.recipe_of(options.what, {name: value for name, value in data.items() if value})
-    weighting = audits.DEFAULT if options.weighting is None else weighting_of_text(options.weighting)
+    recipe = recipe_of(options.what, {name: value for name, value in data.items() if value})
+    weighting = ROBUST if options.weighting is None else weighting_of_text(options.weighting)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:

@@ -94,7 +94,7 @@ class Split:
         return mean, std
 
 
-def holdout(split: Split, share: float = 0.2, seed: int = 0) -> tuple[Split, NDArray[np.int64]]:
+def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> tuple[Split, NDArray[np.int64]]:
     """Cut a validation part off the training part, every class in the same proportion, for a search of settings.
 
     The test part is not looked at: the result's test part is the validation part, with its true labels. (Noise goes
@@ -104,20 +104,30 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0) -> tuple[Split, NDA
         split: What to cut.
         share: Of the training part, in (0, 1); 0.2 is the paper's 80/20.
         seed: The same seed gives the same cut.
+        fold: Which part is cut off, 0 to 1/share - 1: those of one seed have no example in common, unless rounding in
+            small classes leaves no other.
 
     Returns:
         The new `Split`, and the rows of `split`'s training part that it still trains on, ascending: its
         `train_inputs` are `split.train_inputs[rows]`, its `test_inputs` all the others, ascending too.
 
     Raises:
-        ValueError: `share` is out of range or leaves no example, or a class without one, on the training side.
+        ValueError: `share` is out of range or leaves no example, or a class without one, on the training side; or
+            there is no such fold.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"share={share} is not allowed; use a number between 0 and 1")
-    held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed)
+    if not 0 <= fold < folds_of(share):
+        raise ValueError(f"fold={fold} is not allowed; a share of {share} has the folds 0 to {folds_of(share) - 1}")
+    held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed, fold)
     kept = np.setdiff1d(np.arange(len(split.train_labels)), held)
     rest = take_training(split, kept)
     return replace(rest, test_inputs=split.train_inputs[held], test_labels=split.train_labels[held]), kept
+
+
+def folds_of(share: float) -> int:
+    """Return how many parts of a share in (0, 1) a whole has: 5 of 0.2."""
+    return int(1.0 / share + 1e-9)
 
 
 def subset(split: Split, train_size: int, seed: int = 0) -> Split:
@@ -151,8 +161,10 @@ def take_training(split: Split, rows: NDArray[Any]) -> Split:
     )
 
 
-def draw_stratified(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int = 0) -> NDArray[np.int64]:
     """Return `size` rows drawn at random, ascending: of each class its share, but never all of it.
+
+    Draws 0, 1, ... of one seed follow each other through each class, and begin at its start again at its end.
 
     Class c gives floor(size n_c / N) rows, and the classes with the largest remainders one more each; what a small
     class cannot give, because one example must stay, others give.
@@ -175,7 +187,10 @@ def draw_stratified(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[
         first = room[np.argsort(quota[room] - expected[room], kind="stable")]
         quota[first[:missing]] += 1
     rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(np.flatnonzero(members == c))[:n] for c, n in enumerate(quota)]
+    orders = [rng.permutation(np.flatnonzero(members == c)) for c in range(len(present))]
+    drawn = [
+        np.take(one, np.arange(draw * n, (draw + 1) * n), mode="wrap") for one, n in zip(orders, quota, strict=True)
+    ]
     return np.sort(np.concatenate(drawn))
 
 

@@ -72,7 +72,7 @@ def load_split(
     split = _last_loaded[key]
     if dataset.validation:
         whole = split
-        split, kept = holdout(whole, dataset.validation, dataset.split_seed)
+        split, kept = holdout(whole, dataset.validation, dataset.split_seed, dataset.fold)
         if dataset.validation_labels == "noisy":
             held = take_training(whole, np.setdiff1d(np.arange(len(whole.train_labels)), kept))
             found = corrupted(held, noise, _VALIDATION_SEED)

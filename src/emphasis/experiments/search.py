@@ -2,7 +2,8 @@
 
 The training part is cut 80/20. Each trial trains on the 80 %, noise included, and is judged by the 20 % with their
 true labels, or with noise on them too; the test set is not looked at. The best settings are then trained on the
-whole training part and tested.
+whole training part and tested. With several folds a trial is judged by one 20 % after another, and those that fall
+behind on the first (Optuna's median pruner decides) are not given the others.
 
 A search keeps nothing but its networks, which are cells of the store like any other. The sampler is seeded, so a
 search that was stopped is played again from its beginning: what has been trained is found, not trained, and it goes
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,11 +97,15 @@ def parse_vary(text: str) -> Vary:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings, and the validation accuracy that they reach: mean and standard deviation over the seeds."""
+    """Settings, and the validation accuracy that they reach: mean and standard deviation over folds and seeds.
+
+    `folds` is how many folds it was judged by: all, unless it fell behind.
+    """
 
     settings: dict[str, Any]
     mean: float
     std: float
+    folds: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Found:
 
     Attributes:
         trials: In the order they were tried.
-        best: The one with the highest mean.
+        best: The one with the highest mean, of those judged by every fold.
         rows: The lines of the networks trained with its settings on the whole training part; none if not asked for.
     """
 
@@ -129,6 +134,7 @@ def search(
     batch: int = 8,
     validation: float = 0.2,
     noisy_validation: bool = False,
+    folds: int = 1,
     retrain: bool = True,
     seed: int = 0,
     root: Path | None = None,
@@ -152,6 +158,7 @@ def search(
         batch: Trials suggested, and trained, together; it shapes the search.
         validation: Share of the training part to judge by.
         noisy_validation: Whether noise is put on its labels too, as where nobody knows the true ones.
+        folds: Parts to judge by, one after another, each held out in its turn; 1/`validation` at most.
         retrain: Whether the best settings are trained on the whole training part in the end, and tested.
         seed: Of the sampler.
         root: Where the data is.
@@ -170,7 +177,7 @@ def search(
     """
     import optuna
 
-    for name, value in (("trials", trials), ("batch", batch)):
+    for name, value in (("trials", trials), ("batch", batch), ("folds", folds)):
         if value < 1:
             raise RecipeError(f"{name}={value} is not allowed; use a whole number >= 1")
     base = recipe.limited([condition] if condition else [], [method])
@@ -187,29 +194,49 @@ def search(
     }  # fmt: skip
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=batch)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     tried: list[Trial] = []
     while len(tried) < trials:
         asked = [study.ask() for _ in range(batch)]  # always whole batches, so that more trials extend a search
         settings = [{vary.name: vary.suggest(trial) for vary in space} for trial in asked]
-        names = [f"trial {trial.number}" for trial in asked]
-        kept = trials - len(tried)
-        methods = tuple(_with(base, one, name) for one, name in list(zip(settings, names, strict=True))[:kept])
-        rows = run(replace(held_out, methods=methods, baseline=names[0]), folder, **how)
-        for trial, name, one in list(zip(asked, names, settings, strict=True))[:kept]:
-            tried.append(Trial(one, *final_accuracy([row for row in rows if row["method"] == name])))
-            study.tell(trial, tried[-1].mean)
-        best = max(tried, key=lambda trial: trial.mean)
+        kept = list(zip(asked, settings, strict=True))[: trials - len(tried)]
+        judged = _race(kept, base, held_out, folds, lambda part: run(part, folder, **how))
+        for trial, one in kept:
+            own = judged[trial.number]
+            tried.append(Trial(one, *final_accuracy(own), folds=len(own) // base.seeds_of(base.condition_names[0])))
+            whole = tried[-1].folds == folds
+            study.tell(trial, tried[-1].mean if whole else None, None if whole else optuna.trial.TrialState.PRUNED)
+        best = max((one for one in tried if one.folds == folds), key=lambda one: one.mean)
         say(f"{len(tried)} of {trials} trials; best so far {100 * best.mean:.2f} % with {describe(best.settings)}")
 
     final: list[Row] = []
     if retrain:
         chosen = _with(base, best.settings, _RETRAINED)
         final = run(replace(base, methods=(chosen,), baseline=_RETRAINED), folder, **how)
-    found = Found(tuple(tried), best, tuple(final))
-    summary = without_nan(_summary(found, recipe, method, condition, held_out))
+    result = Found(tuple(tried), best, tuple(final))
+    summary = without_nan(_summary(result, recipe, method, condition, held_out))
     write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return found
+    return result
+
+
+def _race(
+    trials: Sequence[tuple[optuna.Trial, dict[str, Any]]], base: Recipe, held_out: Recipe, folds: int,
+    run_part: Callable[[Recipe], list[Row]],
+) -> dict[int, list[Row]]:  # fmt: skip
+    """Return the lines of each trial's networks, by the trial's number: fold after fold, until the pruner stops it."""
+    rows: dict[int, list[Row]] = {trial.number: [] for trial, _ in trials}
+    racing = list(trials)
+    for fold in range(folds):
+        methods = tuple(_with(base, one, f"trial {trial.number}") for trial, one in racing)
+        found = run_part(replace(held_out.changed({"dataset.fold": fold}), methods=methods, baseline=methods[0].name))
+        for trial, _ in racing:
+            rows[trial.number] += [row for row in found if row["method"] == f"trial {trial.number}"]
+            trial.report(final_accuracy(rows[trial.number])[0], fold)
+        racing = [(trial, one) for trial, one in racing if not trial.should_prune()]
+        if not racing:
+            break
+    return rows
 
 
 def describe(settings: dict[str, Any]) -> str:
@@ -245,7 +272,9 @@ def _summary(found: Found, recipe: Recipe, method: str, condition: str, held_out
         "validation": held_out.conditions[0].dataset["validation"],
         "validation_labels": held_out.conditions[0].dataset.get("validation_labels", "true"),
         "seeds": recipe.seeds,
-        "trials": [{**trial.settings, "mean": trial.mean, "std": trial.std} for trial in found.trials],
+        "trials": [
+            {**trial.settings, "mean": trial.mean, "std": trial.std, "folds": trial.folds} for trial in found.trials
+        ],
         "best": found.best.settings,
         "test": {"mean": mean, "std": std, "n": len(found.rows)},
     }

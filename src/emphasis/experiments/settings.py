@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from emphasis import baselines
+from emphasis.datasets.split import folds_of
 from emphasis.training.settings import Objective, Solver, check
 
 NOISE_KINDS = (
@@ -32,6 +33,7 @@ class Dataset:
         train_size: Train on this many examples of the training part, all classes alike; 0: on all.
         validation: Hold out this share of the training part and test on it; 0: use the test part.
         validation_labels: "true", or "noisy": noise is put on the held-out labels as on the others.
+        fold: Which part `validation` holds out: 0, 1, ... have no example in common.
         split_seed: Of `train_size` and `validation`, and of data sets that have no test part of their own.
         options: What else the data set's loader takes.
     """
@@ -41,12 +43,15 @@ class Dataset:
     train_size: int = 0
     validation: float = 0.0
     validation_labels: Literal["true", "noisy"] = "true"
+    fold: int = 0
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
         check(0.0 <= self.validation < 1.0, "validation", self.validation, "use a number in [0, 1)")
+        last = folds_of(self.validation) - 1 if self.validation else 0
+        check(0 <= self.fold <= last, "fold", self.fold, f"use 0 to {last}, with a validation of {self.validation}")
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,9 @@ class Cell:
         """Return, as plain data, what networks trained as one batched computation have in common."""
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
-        if self.dataset.validation_labels == "true":  # so that keys of results from before it are as they were
-            del settings["dataset"]["validation_labels"]
+        for name, value in (("validation_labels", "true"), ("fold", 0)):  # so that keys of earlier results stay
+            if settings["dataset"][name] == value:
+                del settings["dataset"][name]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
         return plain
 
