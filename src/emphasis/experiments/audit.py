@@ -152,24 +152,24 @@ def audit(
 
 
 def has_changed(folder: Path, recipe: Recipe) -> bool:
-    """Return whether the data of the audit in `folder` has changed since; False if there is none.
+    """Return whether the data of the run of `recipe` in `folder` has changed since; False if there is none.
 
     Raises:
-        FolderError: The folder holds an audit of something else.
+        FolderError: The run was of other data.
     """
     if not (folder / RUN).exists():
         return False
     earlier = stored_recipe(folder)
     changed = earlier.name == recipe.name and earlier.source != recipe.source
     if changed and _data_of(earlier) != _data_of(recipe):
-        raise FolderError(f"{folder} holds an audit of other data or columns; choose another --out, or --force to "
+        raise FolderError(f"{folder} holds work on other data or columns; choose another --out, or --force to "
                           "replace it")  # fmt: skip
     return changed
 
 
 def _data_of(recipe: Recipe) -> Any:
     cell = next(recipe.cells())
-    return cell.dataset, cell.noise
+    return dataclasses.replace(cell.dataset, validation=0.0, validation_labels="true", fold=0), cell.noise
 
 
 def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Audit:

@@ -57,10 +57,10 @@ class Vary:
     log: bool = False
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """Return a value for a trial."""
+        """Return a value for a trial; of a range one of three digits, as it is printed."""
         if self.choices:
             return trial.suggest_categorical(self.name, self.choices)
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+        return float(f"{trial.suggest_float(self.name, self.low, self.high, log=self.log):.3g}")
 
 
 DEFAULT_SPACE = (  # of DM: the emphasis modes 0, 1/3, 1/2 and 2/3, and the betas of Table 9 and Figures 6 to 11

@@ -1,0 +1,215 @@
+"""DM's lam, beta, form and normalisation for data whose labels cannot be trusted: no label needs to be known to be right.
+
+Section 4.1 of the paper sets the emphasis mode first, by how much noise there is, and then searches the spread on a
+validation set. Here nothing is trusted: the noise rate is estimated from what a network made of the labels
+(`experiments.audit`), and beta is judged by held-out labels with all their noise.
+
+The folder of a tuning:
+
+    audit/               the network that the noise rate was estimated from
+    search/              the search
+    tune.json            what was found, in numbers
+    tune.html            the page
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from emphasis.datasets.download import Progress, silent
+from emphasis.diagnostics.noise_rate import lam_for, mixture_noise_rate
+from emphasis.experiments.audit import Audit, audit, has_changed, prepared
+from emphasis.experiments.jobs import Say
+from emphasis.experiments.own_data import ROBUST, with_method
+from emphasis.experiments.recipe import Method, Recipe
+from emphasis.experiments.runner import JobProgress, run
+from emphasis.experiments.search import Found, Vary, final_accuracy, search
+from emphasis.experiments.store import claim, without_nan
+from emphasis.files import write_text
+from emphasis.training.settings import Execution
+from emphasis.weighting import Weighting, from_dict
+
+TUNE, PAGE = "tune.json", "tune.html"
+SPACE = (
+    Vary("weighting.beta", low=0.5, high=24.0, log=True),
+    Vary("weighting.vanishing", (False, True)),
+    Vary("normalization", ("integral", "batch")),
+)
+_METHOD, _BASELINE = "DM", "CCE"
+_START = 4.0  # beta of a method whose beta is to be searched
+_VALIDATION = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What a tuning has found.
+
+    Attributes:
+        title: Of what data.
+        recipe: What its networks were trained by.
+        noise_rate: Estimated, or as told.
+        told: Whether it was told.
+        audit: What it was estimated from; None if it was told.
+        mixture_rate: The estimate of a mixture of two normal distributions, to be compared; NaN likewise.
+        lam: For that rate.
+        found: The search.
+        baseline: Mean and standard deviation of the validation accuracy with cross-entropy, of the same folds.
+        folds: By how many the best was judged.
+    """
+
+    title: str
+    recipe: Recipe
+    noise_rate: float
+    told: bool
+    audit: Audit | None
+    mixture_rate: float
+    lam: float
+    found: Found
+    baseline: tuple[float, float]
+    folds: int
+
+    @property
+    def weighting(self) -> Weighting:
+        """The best found."""
+        return weighting_of(self.lam, self.found.best.settings)
+
+    @property
+    def normalization(self) -> str:
+        """Of the best found."""
+        return str(self.found.best.settings.get("normalization", "integral"))
+
+    @property
+    def python(self) -> str:
+        """The line of Python that makes its loss."""
+        return f'EmphasisLoss({self.weighting!r}, normalization="{self.normalization}")'
+
+
+def weighting_of(lam: float, settings: dict[str, Any]) -> Weighting:
+    """Return the weighting of a trial's settings."""
+    own = {name.removeprefix("weighting."): value for name, value in settings.items() if name.startswith("weighting.")}
+    return from_dict({"family": "DM", "lam": lam, "beta": _START, **own})
+
+
+def tune(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    condition: str = "",
+    noise_rate: float | None = None,
+    assumed_rate: float | None = None,
+    space: Sequence[Vary] = SPACE,
+    trials: int = 24,
+    batch: int = 8,
+    folds: int = 3,
+    seeds: int = 1,
+    seed: int = 0,
+    iterations: int | None = None,
+    retrain: bool = False,
+    root: Path | None = None,
+    execution: Execution | None = None,
+    workers: int = 1,
+    threads: int | None = None,
+    force: bool = False,
+    progress: JobProgress = lambda _job, _done, _total: None,
+    loading: Progress = silent,
+    say: Say = lambda _: None,
+) -> Tuned:
+    """Choose lam by an estimate of the noise rate and the rest by a search on noisy labels, or go on with that.
+
+    Args:
+        recipe: Its data, noise, network and solver are taken.
+        folder: Where networks are kept.
+        condition: The recipe's column; "": the first.
+        noise_rate: Put symmetric noise of this rate on the labels first; None: as the recipe.
+        assumed_rate: Do not estimate, take this.
+        space: What to search; without weighting.lam, lam follows from the noise rate.
+        trials: In all.
+        batch: Trials suggested, and trained, together.
+        folds: Fifths of the training data, 5 at most, that a trial is judged by, unless it falls behind.
+        seeds: Networks per trial and fold.
+        seed: Of the search's sampler.
+        iterations: Steps; None: the recipe's, and for a table or a folder what suits the number of examples.
+        retrain: Whether the best is trained on all the training data in the end, and tested.
+        root: Where data sets are.
+        execution: Where and how it runs.
+        workers: Processes.
+        threads: For torch, in each.
+        force: Begin anew, whatever the folder holds.
+        progress: As `runner.run`'s.
+        loading: Told how far the data is loaded.
+        say: Called with what the user should know.
+
+    Raises:
+        RecipeError, DataError: As `own_data.with_method`.
+        FolderError: `folder` holds something else, or other data.
+        ValueError: A network that the estimate needs diverged, or a setting is not allowed.
+        ModuleNotFoundError: Optuna, of the extra "search", is missing.
+    """
+    about: dict[str, Any] = {"condition": condition, "noise_rate": noise_rate, "iterations": iterations, "root": root}
+    audited, split = prepared(recipe, ROBUST, **about, loading=loading)
+    searched = replace(audited, name=f"{recipe.name}-search")
+    if force or has_changed(folder / "search", searched):
+        if not force:
+            say("the data has changed since the last time: beginning anew")
+        claim(folder / "search", searched, force=True)
+    found_wrong: Audit | None = None
+    if assumed_rate is None:
+        found_wrong = audit(audited, split, folder / "audit", root=root, execution=execution, force=force,
+                            progress=progress, say=say)  # fmt: skip
+        rate = found_wrong.suspects.noise_rate
+        say(f"estimated noise rate: {100 * rate:.1f} %")
+    else:
+        rate = assumed_rate
+    lam = round(lam_for(rate), 2)
+    weighting = {"family": "DM", "lam": lam, "beta": _START}
+    base, _ = with_method(recipe, Method(_METHOD, weighting=weighting, normalization="integral"), **about)
+    how: dict[str, Any] = {
+        "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
+        "loading": loading, "say": say,
+    }  # fmt: skip
+    held_out = {"validation": _VALIDATION, "noisy_validation": True, "folds": folds}
+    base = replace(base, seeds=seeds)
+    found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, **held_out, seed=seed,
+                   retrain=retrain, **how)  # fmt: skip
+    baseline = _baseline(base, folder / "search", folds, how)
+    tuned = Tuned(
+        title=base.title, recipe=base, noise_rate=rate, told=assumed_rate is not None, audit=found_wrong,
+        mixture_rate=mixture_noise_rate(found_wrong.suspects.score) if found_wrong else float("nan"), lam=lam,
+        found=found, baseline=baseline, folds=folds,
+    )  # fmt: skip
+    write_text(folder / TUNE, json.dumps(without_nan(numbers(tuned)), indent=1, allow_nan=False) + "\n")
+    return tuned
+
+
+def _baseline(base: Recipe, folder: Path, folds: int, how: dict[str, Any]) -> tuple[float, float]:
+    """Return mean and standard deviation of cross-entropy's accuracy on the folds' noisy labels."""
+    method = Method(_BASELINE, weighting={"family": "CCE"})
+    rows = []
+    for fold in range(folds):
+        part = base.changed({"dataset.validation": _VALIDATION, "dataset.validation_labels": "noisy",
+                             "dataset.fold": fold})  # fmt: skip
+        named = replace(part, name=f"{base.name}-search", methods=(method,), baseline=_BASELINE)
+        rows += run(named, folder, **how)
+    return final_accuracy(rows)
+
+
+def numbers(tuned: Tuned) -> dict[str, Any]:
+    """Return what was found as plain data."""
+    best = tuned.found.best
+    return {
+        "noise_rate": tuned.noise_rate,
+        "told": tuned.told,
+        "mixture_rate": tuned.mixture_rate,
+        "lam": tuned.lam,
+        "weighting": tuned.weighting.to_dict(),
+        "normalization": tuned.normalization,
+        "python": tuned.python,
+        "validation": {"mean": best.mean, "std": best.std, "folds": tuned.folds},
+        "cross_entropy": {"mean": tuned.baseline[0], "std": tuned.baseline[1], "folds": tuned.folds},
+        "trials": len(tuned.found.trials),
+        "stopped_early": sum(trial.folds < tuned.folds for trial in tuned.found.trials),
+    }
