@@ -113,7 +113,7 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
                     "weighting": method.weighting,
                     "normalization": method.normalization,
                     "test": tested(base, method, folder / "test", how),
-                }  # fmt: skip
+                }
             )
     return {"estimate": {**numbers(tuned), "true": base.conditions[0].noise.get("rate", 0.0)}, "ways": ways,
             "rank_correlation": rank_correlation(base, folder / "grid", how)}  # fmt: skip
@@ -144,7 +144,7 @@ def rank_correlation(base: Recipe, folder: Path, how: dict[str, Any]) -> float:
 
 
 def summary(part: dict[str, Any]) -> dict[str, Any]:
-    """Return mean and standard deviation over samplers of each way's test accuracy and regret, and what else is said."""
+    """Return each way's test accuracy and regret, mean and standard deviation over samplers, and what else is said."""
     means = {way: [statistics.mean(one["test"]) for one in found] for way, found in part["ways"].items()}
     regrets = {
         way: [clean - own for clean, own in zip(means["clean"], values, strict=True)]

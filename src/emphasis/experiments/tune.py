@@ -1,4 +1,4 @@
-"""DM's lam, beta, form and normalisation for data whose labels cannot be trusted: no label needs to be known to be right.
+"""DM's lam, beta, form and normalisation for data of which no label is known to be right.
 
 Section 4.1 of the paper sets the emphasis mode first, by how much noise there is, and then searches the spread on a
 validation set. Here nothing is trusted: the noise rate is estimated from what a network made of the labels
@@ -173,8 +173,8 @@ def tune(
     }  # fmt: skip
     held_out = {"validation": _VALIDATION, "noisy_validation": True, "folds": folds}
     base = replace(base, seeds=seeds)
-    found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, **held_out, seed=seed,
-                   retrain=retrain, **how)  # fmt: skip
+    found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, seed=seed,
+                   retrain=retrain, **held_out, **how)  # fmt: skip
     baseline = _baseline(base, folder / "search", folds, how)
     tuned = Tuned(
         title=base.title, recipe=base, noise_rate=rate, told=assumed_rate is not None, audit=found_wrong,
