@@ -18,7 +18,7 @@ from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
 _NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
-          "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design"}  # fmt: skip
+          "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design", "tune": "search"}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {
             "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
-            "audit": _audit, "design": _design,
+            "audit": _audit, "design": _design, "tune": _tune,
         }  # fmt: skip
         return commands[options.command](options)
     except UsageError as error:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resume = (
             "; the same command goes on from the last checkpoint, if one was written"
-            if given[0] in ("run", "search", "fit", "audit")
+            if given[0] in ("run", "search", "fit", "audit", "tune")
             else ""
         )
         print(f"\nemphasis: stopped{resume}", file=sys.stderr)
@@ -221,6 +221,13 @@ def _audit(options: argparse.Namespace) -> int:
 
     with _errors_in_one_line():
         return audit(options)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from emphasis.cli_tune import tune
+
+    with _errors_in_one_line():
+        return tune(options)
 
 
 def _design(options: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ A weighting w(p) says how large the derivative of the loss is for an example who
 probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
 there is; `fit` trains a classifier on your own table, and `predict` applies it; `audit` finds the
-labels that look wrong; `design` opens a page to draw a weighting."""
+labels that look wrong; `tune` chooses a weighting for labels that nobody has checked; `design` opens
+a page to draw one."""
 
 _EXAMPLES = """\
 examples:
@@ -30,7 +31,8 @@ examples:
   emphasis run digits                           thirteen ways to learn from 40 % wrong labels
   emphasis report digits                        its results once more
   emphasis fit customers.csv --label churned    a classifier of your own
-  emphasis audit customers.csv --label churned  which of its labels look wrong"""
+  emphasis audit customers.csv --label churned  which of its labels look wrong
+  emphasis tune customers.csv --label churned   lambda and beta for them"""
 
 
 class UsageError(Exception):
@@ -119,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="{audit,design,fit,predict,recipes,report,run,search,show}"
+        dest="command", title="commands", metavar="{audit,design,fit,predict,recipes,report,run,search,show,tune}"
     )
 
     run = commands.add_parser(
@@ -175,6 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_tables(commands, raw)
     _add_audit(commands, raw)
+    _add_tune(commands, raw)
     _add_design(commands, raw)
 
     show = commands.add_parser(
@@ -253,22 +256,61 @@ def _add_audit(commands: Any, raw: Any) -> None:
         epilog=cli_texts.AUDIT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     audit.add_argument("what", metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace")
-    data = audit.add_argument_group("the data")
+    _add_data(audit)
+    how = audit.add_argument_group("how it runs")
+    how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: "DM lam=0.5 beta=8")')
+    _add_training(how)
+    how.add_argument("--export", type=Path, metavar="FILE",
+                     help="also write the table (.csv, .parquet), labels cleaned, with weights")  # fmt: skip
+    _add_place(how, "audit")
+
+
+def _add_tune(commands: Any, raw: Any) -> None:
+    """Add `tune`."""
+    tune = commands.add_parser(
+        "tune", help="choose lambda and beta for labels that nobody has checked",
+        description=cli_texts.TUNE_DESCRIPTION, epilog=cli_texts.TUNE_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    tune.add_argument("what", metavar="DATA", help="a table, a folder of images, or a recipe's name or file")
+    _add_data(tune)
+    search = tune.add_argument_group("the search")
+    search.add_argument("--assume-rate", type=float, metavar="R",
+                        help="the share of wrong labels, if you know it (default: estimated)")  # fmt: skip
+    search.add_argument("--trials", type=int, default=24, metavar="N", help="settings tried (default: %(default)s)")
+    search.add_argument("--folds", type=int, default=3, metavar="N",
+                        help="fifths held out in turn to judge by, 1 to 5 (default: %(default)s)")  # fmt: skip
+    search.add_argument("--seeds", type=int, default=1, metavar="N", help="networks per trial and fold (default: 1)")
+    search.add_argument("--vary", action="append", default=[], metavar="PART.KEY=A,B,C",
+                        help="what to search, or PART.KEY=LOW:HIGH[:log]; repeatable (default: weighting.beta, "
+                        "weighting.vanishing, normalization); weighting.lam searches lambda, too")  # fmt: skip
+    how = tune.add_argument_group("how it runs")
+    _add_training(how)
+    how.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; one on an accelerator)")
+    _add_place(how, "tune")
+
+
+def _add_data(parser: Any) -> None:
+    """Add what `audit` and `tune` ask about the data."""
+    data = parser.add_argument_group("the data")
     data.add_argument("--label", metavar="COLUMN", help="a table's column of labels")
     _add_columns(data)
     data.add_argument("--size", type=int, metavar="N", help="pixels per side that images are scaled to (default: 32)")
     data.add_argument("--channels", type=int, metavar="N", help="3 (default) or 1, for grey images")
     data.add_argument("--only", metavar="CONDITION", help="a recipe's column (default: the first)")
     data.add_argument("--noise-rate", type=float, metavar="R",
-                      help="put wrong labels on this share first, to see what is found of them")  # fmt: skip
-    how = audit.add_argument_group("how it runs")
-    how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: "DM lam=0.5 beta=8")')
+                      help="put wrong labels on this share first, to see what comes of them")  # fmt: skip
+
+
+def _add_training(how: Any) -> None:
+    """Add what `audit` and `tune` ask about networks."""
     how.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by the number of examples)")
     how.add_argument("--set", action="append", default=[], metavar="PART.KEY=VALUE", dest="settings",
                      help="any setting of network or solver, such as solver.learning_rate=0.02")  # fmt: skip
-    how.add_argument("--export", type=Path, metavar="FILE",
-                     help="also write the table (.csv, .parquet), labels cleaned, with weights")  # fmt: skip
-    how.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/NAME-audit)")
+
+
+def _add_place(how: Any, name: str) -> None:
+    """Add what `audit` and `tune` ask about the machine and the folder."""
+    how.add_argument("--out", type=Path, metavar="DIR", help=f"folder to write (default: runs/NAME-{name})")
     how.add_argument("--data", type=Path, metavar="DIR", help="where data sets are (recipes)")
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
     how.add_argument("--force", action="store_true", help="train anew, whatever the folder holds")

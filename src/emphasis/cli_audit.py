@@ -19,6 +19,7 @@ from emphasis.datasets.table import is_parquet, read_table, separator_of, write_
 from emphasis.experiments import audit as audits
 from emphasis.experiments.audit_page import audit_page
 from emphasis.experiments.own_data import ROBUST, recipe_of
+from emphasis.experiments.recipe import Recipe
 from emphasis.settings_text import named_value
 from emphasis.training.settings import Execution
 
@@ -31,11 +32,6 @@ def audit(options: argparse.Namespace) -> int:
     path = Path(options.what)
     if options.export is not None:
         _check_export(options)
-    for text in options.settings:
-        if not text.startswith(("network.", "solver.")):
-            raise UsageError(f"--set {text} is not allowed; set something of network or solver")
-    if options.iterations is not None and options.iterations < 1:
-        raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
     if audits.is_trace(path):
         for name in ("label", "drop", "categorical", "missing", "size", "channels", "only", "noise_rate", "weighting",
                      "iterations", "settings", "export"):  # fmt: skip
@@ -57,16 +53,14 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
-    data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
-    recipe = recipe_of(options.what, {name: value for name, value in data.items() if value})
+    recipe = recipe_asked_for(options)
     weighting = ROBUST if options.weighting is None else weighting_of_text(options.weighting)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
         task = bar.add_task("preparing the data", total=None)
-        settings = dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
         one, split = audits.prepared(
-            recipe.changed(settings), weighting, condition=options.only or "", noise_rate=options.noise_rate,
+            recipe, weighting, condition=options.only or "", noise_rate=options.noise_rate,
             iterations=options.iterations, root=options.data,
             loading=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
@@ -77,6 +71,20 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit,
             say=lambda message: console.print(Text(message)),
         )  # fmt: skip
     return found, folder
+
+
+def recipe_asked_for(options: argparse.Namespace) -> Recipe:
+    """Return the recipe of the data that `audit` or `tune` is given, with its settings changed as asked for."""
+    for text in options.settings:
+        if not text.startswith(("network.", "solver.")):
+            raise UsageError(f"--set {text} is not allowed; set something of network or solver")
+    if options.iterations is not None and options.iterations < 1:
+        raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
+    data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
+    recipe = recipe_of(options.what, {name: value for name, value in data.items() if value})
+    return recipe.changed(
+        dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
+    )
 
 
 def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:

@@ -77,6 +77,22 @@ examples:
   emphasis audit photos                         a folder with a folder of images for each class
   emphasis audit runs/trace                     what EmphasisTrace recorded in a loop of your own"""
 
+TUNE_DESCRIPTION = """\
+Choose DM's lambda, beta, form and normalisation for data whose labels nobody has checked. The share of
+wrong labels is estimated as `audit` does it, and sets lambda: the more noise, the easier the examples
+to emphasise (section 4.1 of the paper). The rest is searched, judged by labels that were held out,
+wrong ones and all: they rank settings as right labels do. Settings that fall behind on the first
+held-out part are not tried on the others. Writes a folder with tune.html, tune.json and the networks.
+A tuning that was stopped goes on when the same command is given again."""
+
+TUNE_EXAMPLES = """\
+examples:
+  emphasis tune digits --noise-rate 0.4
+  emphasis tune customers.csv --label churned
+  emphasis tune photos --trials 12 --folds 2
+  emphasis tune customers.csv --label churned --assume-rate 0.2
+  emphasis tune digits --vary weighting.lam=0:2 --vary weighting.beta=0.5:24:log"""
+
 DESIGN_DESCRIPTION = """\
 Open a page with the weight w(p), the emphasis density h(p) and the implied loss of any weighting,
 with sliders, or drawn by hand by dragging points; it gives the line of Python, or of a recipe, that

@@ -1,8 +1,10 @@
-"""Settings as a command line gives them: NAME=VALUE, the value in TOML."""
+"""Settings as texts: NAME=VALUE of a command line, the value in TOML, and tables as a recipe has them."""
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -12,6 +14,11 @@ def toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+
+
+def inline_table(values: Mapping[str, Any]) -> str:
+    """Return texts, numbers, truth values and lists of them as a table of TOML on one line."""
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + " }"
 
 
 def named_value(text: str, form: str, example: str) -> tuple[str, Any]:

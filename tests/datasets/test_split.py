@@ -127,3 +127,29 @@ def test_a_split_travels_to_another_process():
     split = pickle.loads(pickle.dumps(load_digits()))
     np.testing.assert_array_equal(split.train_inputs, load_digits().train_inputs)
     assert repr(split) == "<Split: 1297 + 500 examples of 10 classes, inputs (64,) float32>"
+
+
+@given(labels_with_pairs.map(lambda some: some * 5), st.integers(2, 5), st.integers(0, 5))
+def test_folds_of_whole_classes_part_the_training_rows(labels, folds, seed):
+    labels = [label for label in labels for _ in range(folds)]  # so that every class divides evenly
+    split = numbered(labels)
+    held = [holdout(split, 1 / folds, seed, fold)[0].test_inputs[:, 0].astype(int) for fold in range(folds)]
+    assert sorted(np.concatenate(held)) == list(range(len(labels)))
+    np.testing.assert_array_equal(held[0], holdout(split, 1 / folds, seed)[0].test_inputs[:, 0])
+
+
+@given(labels_with_pairs, st.floats(0.05, 0.5), st.integers(0, 5), st.integers(0, 1))
+def test_every_fold_is_a_cut_like_the_first(labels, share, seed, fold):
+    size = round(share * len(labels))
+    if not 1 <= size <= len(labels) - len(set(labels)):
+        return
+    (first, _), (cut, kept) = holdout(numbered(labels), share, seed), holdout(numbered(labels), share, seed, fold)
+    assert sorted([*kept, *cut.test_inputs[:, 0].astype(int)]) == list(range(len(labels)))
+    np.testing.assert_array_equal(
+        np.bincount(cut.test_labels, minlength=5), np.bincount(first.test_labels, minlength=5)
+    )
+
+
+def test_a_fold_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match=r"fold=5 is not allowed; a share of 0\.2 has the folds 0 to 4"):
+        holdout(numbered([0] * 20), 0.2, 0, 5)

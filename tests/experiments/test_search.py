@@ -154,3 +154,29 @@ def test_a_setting_that_a_weighting_does_not_have_is_an_error(tmp_path):
         search(TINY, tmp_path / "a", method=METHOD, space=(Vary("weighting.gamma", (1.0,)),), trials=1)
     with pytest.raises(RecipeError, match="whole number >= 1"):
         search(TINY, tmp_path / "b", method=METHOD, trials=0)
+
+
+def test_trials_that_fall_behind_on_one_fold_are_not_given_the_others(tmp_path):
+    space = (Vary("solver.learning_rate", (0.1, 0.09, 0.08, 1e-6)),)
+    folder = tmp_path / "run"
+    settings = {"method": "CCE", "space": space, "trials": 12, "batch": 4, "threads": 1, "retrain": False, "folds": 3}
+    found = search(TINY, folder, **settings)
+    assert {1, 3} <= {trial.folds for trial in found.trials} <= {1, 2, 3}
+    for trial in found.trials[4:]:
+        assert trial.folds == (1 if trial.settings["solver.learning_rate"] < 0.01 else trial.folds)
+    assert found.best.folds == 3
+    assert found.best.mean == max(trial.mean for trial in found.trials if trial.folds == 3)
+    rate = found.best.settings["solver.learning_rate"]
+    trained = [row for row in finished_rows(folder).values() if row["solver"]["learning_rate"] == rate]
+    assert {row["dataset"].get("fold", 0) for row in trained} == {0, 1, 2}
+    again = search(TINY, folder, **settings)
+    assert again.trials == found.trials
+
+
+def test_each_fold_is_judged_by_other_examples():
+    cells = [next(TINY.changed({"dataset.validation": 0.2, "dataset.fold": fold}).cells()) for fold in range(5)]
+    held = [load_split(cell.dataset, cell.noise, None).test_inputs for cell in cells]
+    images = {image.tobytes() for part in held for image in part}
+    assert len(images) > 0.99 * sum(map(len, held))  # digits has a few equal images
+    assert len({cell.key for cell in cells}) == 5
+    assert cells[0].key == next(TINY.changed({"dataset.validation": 0.2}).cells()).key

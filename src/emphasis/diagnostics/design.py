@@ -6,7 +6,6 @@ Everything shown is computed by `emphasis.weighting`; the page holds no mathemat
 from __future__ import annotations
 
 import html
-import json
 import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.extras import missing_extra
+from emphasis.settings_text import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
 
 try:
@@ -269,7 +269,7 @@ def python_line(weighting: Weighting) -> str:
 def toml_line(weighting: Weighting) -> str:
     """Return the line of a recipe that means the weighting."""
     told = {key: _rounded(value) for key, value in weighting.to_dict().items()}
-    return "weighting = { " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in told.items()) + " }"
+    return f"weighting = {inline_table(told)}"
 
 
 def _label(weighting: Weighting) -> str:

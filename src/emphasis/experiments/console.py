@@ -85,7 +85,7 @@ def search_in_console(
     console = Console()
     about = f"{settings['trials']} trials of {settings['method']}, {recipe.seeds} seeds each, varying "
     console.print(Text.assemble((recipe.title, "bold"), ": ", about, ", ".join(vary.name for vary in space)))
-    with _JobBar(console, show_progress) as bar:
+    with JobBar(console, show_progress) as bar:
         found = search(
             recipe, folder, space=space, workers=workers or default_workers(execution), execution=execution,
             progress=bar.update, loading=bar.load, say=lambda message: console.print(Text(message)), **settings,
@@ -135,7 +135,7 @@ def default_workers(execution: Execution) -> int:
     return os.cpu_count() or 1 if on_cpu else 1
 
 
-class _JobBar:
+class JobBar:
     """One bar, of the job that last said something; it vanishes at the end."""
 
     def __init__(self, console: Console, show: bool) -> None:
@@ -143,7 +143,7 @@ class _JobBar:
         self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
         self._task = self._progress.add_task("preparing the data", total=None)
 
-    def __enter__(self) -> _JobBar:
+    def __enter__(self) -> JobBar:
         self._progress.start()
         return self
 

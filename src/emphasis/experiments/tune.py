@@ -6,7 +6,7 @@ validation set. Here nothing is trusted: the noise rate is estimated from what a
 
 The folder of a tuning:
 
-    audit/               the network that the noise rate was estimated from
+    audit/               the network that the noise rate was estimated from, and its page
     search/              the search
     tune.json            what was found, in numbers
     tune.html            the page
@@ -21,19 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.datasets.download import Progress, silent
+from emphasis.datasets.split import folds_of
 from emphasis.diagnostics.noise_rate import lam_for, mixture_noise_rate
 from emphasis.experiments.audit import Audit, audit, has_changed, prepared
+from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import ROBUST, with_method
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
-from emphasis.experiments.search import Found, Vary, final_accuracy, search
+from emphasis.experiments.search import Found, Trial, Vary, describe, final_accuracy, search
 from emphasis.experiments.store import claim, without_nan
 from emphasis.files import write_text
 from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting, from_dict
 
-TUNE, PAGE = "tune.json", "tune.html"
+TUNE, PAGE, AUDIT = "tune.json", "tune.html", "audit"
 SPACE = (
     Vary("weighting.beta", low=0.5, high=24.0, log=True),
     Vary("weighting.vanishing", (False, True)),
@@ -149,6 +151,10 @@ def tune(
         ValueError: A network that the estimate needs diverged, or a setting is not allowed.
         ModuleNotFoundError: Optuna, of the extra "search", is missing.
     """
+    if not 1 <= folds <= (most := folds_of(_VALIDATION)):
+        raise RecipeError(f"folds={folds} is not allowed; use a whole number, 1 to {most}")
+    if trials < 1:
+        raise RecipeError(f"trials={trials} is not allowed; use a whole number >= 1")
     about: dict[str, Any] = {"condition": condition, "noise_rate": noise_rate, "iterations": iterations, "root": root}
     audited, split = prepared(recipe, ROBUST, **about, loading=loading)
     searched = replace(audited, name=f"{recipe.name}-search")
@@ -158,7 +164,7 @@ def tune(
         claim(folder / "search", searched, force=True)
     found_wrong: Audit | None = None
     if assumed_rate is None:
-        found_wrong = audit(audited, split, folder / "audit", root=root, execution=execution, force=force,
+        found_wrong = audit(audited, split, folder / AUDIT, root=root, execution=execution, force=force,
                             progress=progress, say=say)  # fmt: skip
         rate = found_wrong.suspects.noise_rate
         say(f"estimated noise rate: {100 * rate:.1f} %")
@@ -171,7 +177,7 @@ def tune(
         "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
         "loading": loading, "say": say,
     }  # fmt: skip
-    held_out = {"validation": _VALIDATION, "noisy_validation": True, "folds": folds}
+    held_out: dict[str, Any] = {"validation": _VALIDATION, "noisy_validation": True, "folds": folds}
     base = replace(base, seeds=seeds)
     found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, seed=seed,
                    retrain=retrain, **held_out, **how)  # fmt: skip
@@ -195,6 +201,11 @@ def _baseline(base: Recipe, folder: Path, folds: int, how: dict[str, Any]) -> tu
         named = replace(part, name=f"{base.name}-search", methods=(method,), baseline=_BASELINE)
         rows += run(named, folder, **how)
     return final_accuracy(rows)
+
+
+def described(trial: Trial) -> str:
+    """Return a trial's settings as text, such as "beta=7.12, vanishing=True, normalization=integral"."""
+    return describe({name.removeprefix("weighting."): value for name, value in trial.settings.items()})
 
 
 def numbers(tuned: Tuned) -> dict[str, Any]:

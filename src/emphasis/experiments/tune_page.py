@@ -1,0 +1,67 @@
+"""The page of a tuning: what to use, what was tried, and why."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from emphasis.diagnostics.audit_figures import score_figure
+from emphasis.diagnostics.figures import edf_figure, png
+from emphasis.diagnostics.pages import page_environment, png_uri
+from emphasis.diagnostics.tune_figures import Tried, trials_figure
+from emphasis.experiments.audit import PAGE
+from emphasis.experiments.search import Trial
+from emphasis.experiments.tune import AUDIT, TUNE, Tuned, described, weighting_of
+from emphasis.settings_text import inline_table
+from emphasis.weighting import CCE
+
+_AXIS = "weighting.beta"
+
+
+def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
+    """Return the page as one HTML text that needs no other file.
+
+    Args:
+        tuned: What was found.
+        command: By which it is found again.
+    """
+    audit = tuned.audit
+    return page_environment("emphasis.experiments").get_template("tune.html.j2").render(
+        tuned=tuned,
+        best=tuned.found.best,
+        trials=sorted(tuned.found.trials, key=lambda one: (-one.folds, -one.mean)),
+        described=described,
+        stopped=sum(trial.folds < tuned.folds for trial in tuned.found.trials),
+        weighting=inline_table(tuned.weighting.to_dict()),
+        drawn=png_uri(png(_trials(tuned))),
+        density=png_uri(png(edf_figure([tuned.weighting, CCE()]))),
+        scores="" if audit is None else png_uri(png(score_figure(
+            audit.suspects.score,
+            {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
+        ))),
+        command=shlex.join(command),
+        tune_name=TUNE,
+        audit_page=f"{AUDIT}/{PAGE}",
+    )  # fmt: skip
+
+
+def _trials(tuned: Tuned) -> Any:
+    """Return the trials' figure: along beta if it was searched, else along the trials' numbers."""
+    found = tuned.found
+    along = all(_AXIS in trial.settings for trial in found.trials)
+
+    def tried(number: int, trial: Trial) -> Tried:
+        return Tried(trial.settings[_AXIS] if along else number, trial.mean, trial.folds == tuned.folds)
+
+    groups: dict[str, list[Tried]] = {}
+    for number, trial in enumerate(found.trials):
+        form = "vanishing " if getattr(weighting_of(tuned.lam, trial.settings), "vanishing", False) else ""
+        name = f"{form}DM, {trial.settings.get('normalization', 'integral')}"
+        groups.setdefault(name, []).append(tried(number, trial))
+    best = tried(found.trials.index(found.best), found.best)
+    return trials_figure(
+        dict(sorted(groups.items())), "beta" if along else "trial", best, float(np.nan_to_num(tuned.baseline[0])), along
+    )

@@ -1,0 +1,173 @@
+"""`emphasis tune`: a weighting for labels that nobody has checked, of recipes, tables and folders of images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_digits as digits_of_sklearn
+
+pytest.importorskip("optuna")
+
+from emphasis.cli import main
+from emphasis.experiments.reading import load_recipe
+from emphasis.experiments.tune import tune
+from emphasis.weighting import DM, from_dict
+
+HOW = ["--no-progress", "--accelerator", "cpu", "--workers", "1"]
+QUICK = [*HOW, "--iterations", "250", "--trials", "8", "--folds", "2"]
+
+
+def told(folder):
+    return json.loads((folder / "tune.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    assert main(["tune", "digits", "--noise-rate", "0.4", *QUICK, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_lam_follows_from_the_estimated_noise_rate_and_the_rest_from_noisy_labels(digits):
+    found = told(digits)
+    assert found["noise_rate"] == pytest.approx(0.4, abs=0.08)
+    assert found["weighting"]["lam"] == found["lam"] == pytest.approx(1.0, abs=0.3)
+    assert found["validation"]["mean"] > found["cross_entropy"]["mean"]
+    assert eval(found["python"], {"DM": DM, "EmphasisLoss": lambda w, normalization: w}) == from_dict(
+        found["weighting"]
+    )
+    judged = json.loads((digits / "search" / "search.json").read_text())
+    assert judged["validation_labels"] == "noisy"
+    assert judged["test"]["n"] == 0  # the test part is not looked at
+
+
+def test_the_choice_beats_cross_entropy_on_true_labels(digits):
+    from dataclasses import replace
+
+    from emphasis.experiments.recipe import Method
+    from emphasis.experiments.runner import run
+
+    found = told(digits)
+    chosen = Method("chosen", weighting=found["weighting"], normalization=found["normalization"])
+    recipe = load_recipe("digits").limited([], ["CCE"]).changed({"seeds": 3, "solver.iterations": 1000})
+    recipe = replace(recipe, methods=(*recipe.methods, chosen), name="beside")
+    rows = run(recipe, digits.parent / "beside", threads=1)
+    accuracy = {
+        name: np.mean([row["final_test_accuracy"] for row in rows if row["method"] == name])
+        for name in ("CCE", "chosen")
+    }
+    assert accuracy["chosen"] > accuracy["CCE"] + 0.1
+
+
+def test_the_page_has_what_to_copy_and_leads_to_the_audit(digits):
+    page = (digits / "tune.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert 'href="audit/audit.html"' in page
+    assert (digits / "audit" / "audit.html").exists()
+    assert "criterion = EmphasisLoss(DM(lam=" in page
+    assert "http" not in page
+
+
+def test_the_same_command_again_trains_nothing_and_more_trials_go_on(digits, capsys):
+    cells = digits / "search" / "cells"
+    before = {path.name: path.stat().st_mtime_ns for path in cells.iterdir()}
+    command = ["tune", "digits", "--noise-rate", "0.4", *QUICK, "--out", str(digits)]
+    first = told(digits)
+    assert main(command) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in cells.iterdir()} == before
+    assert told(digits) == first
+    assert "Written to" in capsys.readouterr().out
+
+
+def test_a_rate_that_is_told_is_taken_and_lam_can_be_searched(tmp_path):
+    recipe = load_recipe("digits")
+    settings = {"trials": 2, "batch": 2, "folds": 1, "iterations": 40, "assumed_rate": 0.6, "threads": 1}
+    found = tune(recipe, tmp_path / "told", **settings)
+    assert (found.lam, found.weighting.lam, found.audit, found.told) == (2.0, 2.0, None, True)
+    assert not (tmp_path / "told" / "audit").exists()
+    from emphasis.experiments.search import Vary
+
+    free = tune(recipe, tmp_path / "free", **settings, space=(Vary("weighting.lam", (0.25,)),))
+    assert free.weighting == DM(lam=0.25, beta=4)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The breast cancer data with a fifth of the labels swapped."""
+    frame = load_breast_cancer(as_frame=True).frame
+    wrong = np.random.default_rng(0).random(len(frame)) < 0.2
+    frame["target"] = np.where(frame["target"].to_numpy() ^ wrong, "benign", "malignant")
+    path = tmp_path_factory.mktemp("table") / "cancer.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_table_of_ones_own(table, tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text(table.read_text())
+    command = ["tune", str(path), "--label", "target", *QUICK, "--trials", "4", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert told(tmp_path / "run")["noise_rate"] == pytest.approx(0.2, abs=0.06)
+    path.write_text("\n".join(table.read_text().splitlines()[:300]) + "\n")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "the data has changed since the last time" in capsys.readouterr().out
+    assert main([*command, "--drop", "mean radius"]) == 2
+    assert "holds work on other data or columns" in capsys.readouterr().err
+
+
+def test_a_folder_of_images(tmp_path):
+    data = digits_of_sklearn()
+    for number, (image, label) in enumerate(zip(data.images[:200], data.target[:200], strict=True)):
+        folder = tmp_path / "photos" / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"{number}.png")
+    command = ["tune", str(tmp_path / "photos"), "--size", "8", "--channels", "1", *HOW, "--iterations", "40",
+               "--set", "network.widths=[4, 8]"]  # fmt: skip
+    assert main([*command, "--trials", "2", "--folds", "1", "--out", str(tmp_path / "run")]) == 0
+    assert told(tmp_path / "run")["trials"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--assume-rate", "1.5"], "--assume-rate 1.5 is not allowed; use a share, 0 to 1"),
+        (["--trials", "0"], "trials=0 is not allowed"),
+        (["--folds", "6"], "folds=6 is not allowed; use a whole number, 1 to 5"),
+        (["--vary", "beta=1"], "--vary 'beta=1' is not understood"),
+        (["--workers", "0"], "--workers 0 is not allowed"),
+        (["--set", "dataset.name=x"], "set something of network or solver"),
+        (["--only", "x"], "has no condition 'x'"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path, capsys, more, said):
+    command = ["tune", "digits", "--no-progress", "--accelerator", "cpu", "--out", str(tmp_path / "run"), *more]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_tuning_goes_on_and_finds_the_same(digits, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "emphasis", "tune", "digits", "--noise-rate", "0.4", *QUICK, "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("search/cells/*.jsonl")):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "tune.json").exists(), "killed too late to test anything"
+    assert main([*command[3:]]) == 0
+    assert told(out) == told(digits)
