@@ -20,13 +20,16 @@ from emphasis.weighting import (
     EmphasisWarning,
     Exponential,
     Focal,
+    Measured,
     Normal,
+    Ramp,
     Spline,
     Uniform,
     Weighting,
     from_dict,
     from_function,
     from_loss,
+    scheduled,
 )
 
 __version__ = "0.1.0"
@@ -43,7 +46,9 @@ __all__ = [
     "EmphasisWarning",
     "Exponential",
     "Focal",
+    "Measured",
     "Normal",
+    "Ramp",
     "Spline",
     "Uniform",
     "Weighting",
@@ -51,4 +56,5 @@ __all__ = [
     "from_dict",
     "from_function",
     "from_loss",
+    "scheduled",
 ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Learner, Problem, make, names
+from emphasis.baselines import Learner, Problem, Step, make, names
 from emphasis.baselines import _beta_mixture as beta_mixture
 from emphasis.baselines._transition import at_anchor_points, from_confusion
 from emphasis.baselines.aum import margins
@@ -19,6 +19,9 @@ from emphasis.baselines.joint_optimization import against_one_class, mean_entrop
 from emphasis.baselines.learner import DivergedError
 from emphasis.baselines.masking import structure_matrix, structure_of
 from emphasis.baselines.mentornet_pd import curriculum
+from emphasis.baselines.self_label_correction import corrected_targets
+from emphasis.torch import emphasis_loss
+from emphasis.weighting import DM
 
 CLASSES, N = 3, 60
 
@@ -101,6 +104,58 @@ def test_co_teaching_that_forgets_nothing_is_cross_entropy_twice():
     with torch.no_grad():
         both = sum(F.cross_entropy(net(inputs), given_.labels) for net in (one.network, one.peer))
     torch.testing.assert_close(first_loss(one, inputs, 0.9).detach(), both)
+
+
+# --- self label correction
+
+
+@given(progress=st.floats(0.0, 1.0), sharpness=st.floats(0.0, 40.0), trust=st.floats(0.0, 1.0), seed=st.integers(0, 50))
+@settings(max_examples=50, deadline=None)
+def test_corrected_targets_are_probabilities_between_label_and_prediction(progress, sharpness, trust, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(N, CLASSES, generator=generator, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (N,), generator=generator)
+    t = corrected_targets(logits, labels, progress, sharpness=sharpness, trust=trust)
+    p, y = F.softmax(logits, 1), F.one_hot(labels, CLASSES).double()
+    torch.testing.assert_close(t.sum(1), torch.ones(N, dtype=torch.float64))
+    sure = 1 + (p * p.log()).sum(1, keepdim=True) / np.log(CLASSES)
+    epsilon = trust * sure / (1 + np.exp(-sharpness * (progress - 0.5)))
+    torch.testing.assert_close(t, (1 - epsilon) * y + epsilon * p)
+    assert torch.equal(corrected_targets(logits, labels, progress, trust=0.0), y)
+    unsure = torch.zeros_like(logits)  # knows nothing, and is not trusted
+    torch.testing.assert_close(corrected_targets(unsure, labels, progress), y)
+
+
+def test_self_label_correction_without_trust_is_dm():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("self-label-correction", given_, lam=0.7, beta=5.0, trust=0.0)
+    with torch.no_grad():
+        expected = emphasis_loss(one(inputs), given_.labels, DM(lam=0.7, beta=5, vanishing=True))
+    torch.testing.assert_close(first_loss(one, inputs, 0.9).detach(), expected)
+
+
+def test_self_label_correction_adds_up_the_derivatives_of_the_labels():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("self-label-correction", given_, lam=0.7, beta=5.0)
+    z = one(inputs).detach().double().requires_grad_()
+    step = Step(inputs, given_.labels, torch.arange(N), 0.7, lambda _: z)
+    (found,) = torch.autograd.grad(one.method.loss(step), z)
+    targets = corrected_targets(z, given_.labels, 0.7)
+    expected = torch.zeros_like(z)
+    for k in range(CLASSES):
+        w = DM(lam=0.7, beta=5, vanishing=True)
+        d = torch.from_numpy(w.derivative(z.detach().numpy(), np.full(N, k)))
+        expected += targets[:, k : k + 1] * d / w.integral / N
+    torch.testing.assert_close(found, expected)
+
+
+def test_correcting_by_ones_own_prediction_only_scales_cross_entropy():
+    """(p - t) = (1 - epsilon)(p - onehot): the direction changes with DM alone, whose labels have magnitudes apart."""
+    given_, inputs, _ = problem(noise=0.3)
+    z = learner("elr", given_)(inputs).detach().double()
+    p, y = F.softmax(z, 1), F.one_hot(given_.labels, CLASSES).double()
+    t = corrected_targets(z, given_.labels, 0.8)
+    torch.testing.assert_close(F.normalize(p - t), F.normalize(p - y))
 
 
 # --- ELR

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from emphasis.experiments.settings import Training
 from emphasis.training.settings import Objective
 from emphasis.weighting import did_you_mean, from_dict
+from emphasis.weighting.schedule import schedule_from_dict
 
 T = TypeVar("T")
 
-OBJECTIVE = ("weighting", "normalization", "max_margin", "training")
+OBJECTIVE = ("weighting", "normalization", "max_margin", "schedule", "training")
 """The settings of an objective, in a recipe and in a result."""
 
 
@@ -52,21 +53,29 @@ def build(kind: type[T], table: Any, where: str) -> T:
 
 
 def build_objective(table: Mapping[str, Any], where: str) -> Objective | Training:
-    """Return the objective that `weighting`, `normalization` and `max_margin` of a table describe, or `training`.
+    """Return the objective that `weighting`, `schedule` and the like of a table describe, or `training`.
 
     TOML has no null, so "none" stands for None.
     """
     if table.get("training") is not None:
         if table.get("weighting") is not None:
             raise RecipeError(f"{where}: give 'weighting' or 'training', not both")
+        if table.get("schedule") is not None:
+            raise RecipeError(f"{where}: a 'schedule' is of a weighting's parameters, and 'training' has none")
         return build(Training, table["training"], f"{where}: training")
     if table.get("weighting") is None:
         raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}, or "
                           "'training', e.g. { name = \"elr\" }")  # fmt: skip
     settings = {key: table[key] for key in OBJECTIVE if key in table and key != "training"}
     settings = {key: None if value == "none" else value for key, value in settings.items()}
+    schedule = settings.pop("schedule", None)
+    if not isinstance(schedule, Mapping | None):
+        raise RecipeError(f"{where}: schedule must be a table such as {{ lam = {{ start = 0, end = 1 }} }}, "
+                          f"got {schedule!r}")  # fmt: skip
     try:
         settings["weighting"] = from_dict(settings["weighting"])
+        if schedule is not None:
+            settings["schedule"] = schedule_from_dict(schedule)
         return Objective(**settings)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{where}: {error}") from error

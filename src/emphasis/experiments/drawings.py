@@ -185,8 +185,8 @@ def _has_mode(entry: Entry) -> bool:
 
 
 def _weighting(entry: Entry) -> Weighting | None:
-    """Return the entry's weighting, None of a method that is none."""
-    return None if isinstance(entry.cell.objective, Training) else entry.cell.objective.weighting
+    """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none."""
+    return None if isinstance(entry.cell.objective, Training) else entry.cell.objective.at(1.0)
 
 
 def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:

@@ -81,8 +81,11 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
         else:
             jobs.append(Job((cell,), (cell.seed,)))
     for (shared, _), by_seed in by_objective.items():
-        seeds = tuple(sorted(by_seed))
-        stacks.setdefault((shared, seeds), []).extend(by_seed[seed] for seed in seeds)
+        together: list[tuple[int, ...]] = [tuple(sorted(by_seed))]
+        if _measures(next(iter(by_seed.values()))):  # each seed has a noise rate, and so a weighting, of its own
+            together = [(seed,) for seed in sorted(by_seed)]
+        for seeds in together:
+            stacks.setdefault((shared, seeds), []).extend(by_seed[seed] for seed in seeds)
     jobs += [Job(tuple(stack), seeds) for (_, seeds), stack in stacks.items()]
     order = {cell.key: number for number, cell in reversed(list(enumerate(cells)))}
     return sorted(jobs, key=lambda job: min(order[cell.key] for cell in job.cells))
@@ -92,6 +95,10 @@ def is_stackable(cell: Cell) -> bool:
     """Return whether the cell's network can be trained as one of a stack."""
     drawn = cell.network.options.get("dropout") or cell.dataset.augment
     return cell.network.name == "mlp" and not drawn and not isinstance(cell.objective, Training)
+
+
+def _measures(cell: Cell) -> bool:
+    return isinstance(cell.objective, Objective) and cell.objective.measures
 
 
 def threads_of(job: Job, share: int) -> int:

@@ -148,7 +148,8 @@ def _objective(objective: Objective | Training) -> tuple[str, str, str]:
         options = ", ".join(f"{key}={value!r}" for key, value in objective.options.items())
         return f"{objective.name}({options})", "", ""
     margin = "none (bare formula)" if objective.max_margin is None else str(objective.max_margin)
-    return repr(objective.weighting), objective.normalization or "none", margin
+    said = "; ".join(f"{name}: {what!r}" for name, what in objective.schedule.items())
+    return repr(objective.weighting) + (f", {said}" if said else ""), objective.normalization or "none", margin
 
 
 def _provenance(summary: Summary) -> str:

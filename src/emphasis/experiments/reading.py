@@ -92,8 +92,9 @@ def recipe_to_tables(recipe: Recipe) -> Table:
     if tables["scaled"] is None:
         del tables["scaled"]
     for method in tables["methods"]:
-        if method["training"] is None:
-            del method["training"]
+        for key in ("training", "schedule"):
+            if method[key] is None:
+                del method[key]
         for key in ("normalization", "max_margin"):
             method[key] = "none" if method[key] is None else method[key]
     return tables

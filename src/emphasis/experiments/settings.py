@@ -16,6 +16,7 @@ from typing import Any, Literal
 from emphasis import baselines
 from emphasis.datasets.split import folds_of
 from emphasis.training.settings import Objective, Solver, check
+from emphasis.weighting.schedule import schedule_to_dict
 
 NOISE_KINDS = (
     "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "pn_ratio", "long_tail", "human",
@@ -178,6 +179,7 @@ def objective_as_dict(objective: Objective | Training) -> dict[str, Any]:
         "weighting": objective.weighting.to_dict(),
         "normalization": objective.normalization,
         "max_margin": objective.max_margin,
+        **({"schedule": schedule_to_dict(objective.schedule)} if objective.schedule else {}),
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.split import folds_of
-from emphasis.diagnostics.noise_rate import lam_for, mixture_noise_rate
+from emphasis.diagnostics.noise_rate import mixture_noise_rate
 from emphasis.experiments.audit import Audit, audit, has_changed, prepared
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Say
@@ -33,7 +33,7 @@ from emphasis.experiments.search import Found, Trial, Vary, describe, final_accu
 from emphasis.experiments.store import claim, without_nan
 from emphasis.files import write_text
 from emphasis.training.settings import Execution
-from emphasis.weighting import Weighting, from_dict
+from emphasis.weighting import Weighting, from_dict, lam_for
 
 TUNE, PAGE, AUDIT = "tune.json", "tune.html", "audit"
 SPACE = (

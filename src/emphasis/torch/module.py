@@ -51,8 +51,15 @@ class EmphasisLoss(nn.Module):
 
     @property
     def weighting(self) -> Weighting:
-        """The weighting in use."""
+        """The weighting in use; may be set, as a schedule does step by step (see `emphasis.scheduled`)."""
         return self.options.weighting
+
+    @weighting.setter
+    def weighting(self, weighting: Weighting) -> None:
+        if weighting is not self.options.weighting:
+            old = self.options
+            self.options = resolve(weighting, old.normalization, old.reduction, self.max_margin, old.process_group)
+            self._number = number(self.options)
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return `emphasis_loss(logits, labels, weighting, ...)`."""

@@ -9,6 +9,7 @@ tensor there, which is read at the next evaluation.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -134,8 +135,11 @@ def train(
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
             _evaluate(state, task, record_trace)
-        options = [resolve(o.weighting, o.normalization, "mean", o.max_margin, None) for o in objectives]
+        options = _options(objectives, state, solver)
+        changing = any(one.schedule for one in objectives)
         while state.iteration < solver.iterations:
+            if changing:
+                options = _options(objectives, state, solver)
             begins = not options and state.iteration % batches.per_epoch == 0
             ended = begins and _begin_epoch(state, task, seeds, solver, batches)
             ended = ended or _step(state, task, options, seeds, solver, fabric, batches)
@@ -145,6 +149,24 @@ def train(
                 if bool((state.diverged_at >= 0).all()):
                     break
             after_step(state)
+
+
+def _options(objectives: Sequence[Objective], state: State, solver: Solver) -> list[Options]:
+    """Return each method's options in the next step.
+
+    The noise rate that a method measures is the share of training labels that its network contradicted when it was
+    last looked at; before the first step it has said nothing.
+    """
+    progress = state.iteration / solver.iterations
+    copies = state.num_networks // max(len(objectives), 1)
+    found = []
+    for number, one in enumerate(objectives):
+        rate = None
+        if one.measures and len(state.evaluated_at) > 1:
+            rate = 1.0 - state.curves["fit_noisy"][-1][number * copies]
+            rate = None if math.isnan(rate) else rate  # it has diverged
+        found.append(resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, None))
+    return found
 
 
 def _begin_epoch(state: State, task: Task, seeds: Sequence[int], solver: Solver, batches: Batches) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from emphasis.weighting import MaxMargin, Weighting
+from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
 
 Normalization = Literal["integral", "batch"] | None
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -20,20 +21,32 @@ class Objective:
         weighting: w(p).
         normalization: "integral", "batch" or None.
         max_margin: No derivative beyond this margin: a number, "auto" or None.
+        schedule: Parameters of the weighting that change during training, and how.
     """
 
     weighting: Weighting
     normalization: Normalization = None
     max_margin: MaxMargin = "auto"
+    schedule: Mapping[str, Ramp | Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.normalization not in ("integral", "batch", None):
             raise ValueError(f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None')
+        ends = [self.at(0.0), self.at(1.0)]  # what lies between is allowed, too
         self.weighting.max_margin(self.max_margin)
         if self.max_margin not in ("auto", None):  # 16 and 16.0 are one setting
             object.__setattr__(self, "max_margin", float(self.max_margin))
         if self.normalization == "integral":
-            _ = self.weighting.log_normalizer  # raises if the integral is infinite
+            _ = [one.log_normalizer for one in (self.weighting, *ends)]  # raises if the integral is infinite
+
+    def at(self, progress: float, noise_rate: float | None = None) -> Weighting:
+        """Return the weighting at a progress in [0, 1], given the noise rate measured so far; see `scheduled`."""
+        return scheduled(self.weighting, self.schedule, progress, noise_rate)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the weighting depends on the measured noise rate, which every network has its own of."""
+        return any(isinstance(what, Measured) for what in self.schedule.values())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from emphasis.weighting.families import (
     Uniform,
 )
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
+from emphasis.weighting.mode_by_noise import lam_for, mode_for
+from emphasis.weighting.schedule import Measured, Ramp, scheduled
 from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, did_you_mean, from_dict
 from emphasis.weighting.spline import Spline
 
@@ -42,7 +44,9 @@ __all__ = [
     "FunctionWeighting",
     "LossWeighting",
     "MaxMargin",
+    "Measured",
     "Normal",
+    "Ramp",
     "Scaled",
     "Spline",
     "Sum",
@@ -55,5 +59,8 @@ __all__ = [
     "from_dict",
     "from_function",
     "from_loss",
+    "lam_for",
     "margin_and_direction",
+    "mode_for",
+    "scheduled",
 ]
