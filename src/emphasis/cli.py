@@ -17,8 +17,11 @@ from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
-_NEEDS = {"run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
-          "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design", "tune": "search"}  # fmt: skip
+_NEEDS = {
+    "run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
+    "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design", "tune": "search",
+    "figure": "experiments",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {
             "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
-            "audit": _audit, "design": _design, "tune": _tune,
+            "audit": _audit, "design": _design, "tune": _tune, "figure": _figure,
         }  # fmt: skip
         return commands[options.command](options)
     except UsageError as error:
@@ -73,7 +76,8 @@ def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
     others = ([] if isinstance(first, DM) else ["DM"]) if options.vs is None else options.vs
     weightings = [first, *(shown_weighting(name, []) for name in others)]
     if options.out is not None:
-        from emphasis.diagnostics.figures import edf_figure, save
+        from emphasis.diagnostics.figures import edf_figure
+        from emphasis.diagnostics.themes import save
 
         try:
             save(edf_figure(weightings), options.out)
@@ -228,6 +232,24 @@ def _tune(options: argparse.Namespace) -> int:
 
     with _errors_in_one_line():
         return tune(options)
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from emphasis.diagnostics.themes import save
+    from emphasis.experiments.paper_figures import FIGURES, draw_figure, find_run
+
+    if options.name is None:
+        for name, figure in FIGURES.items():
+            run = find_run(figure)
+            source = str(run) if run else f"needs: emphasis run {figure.recipes[0]}" if figure.recipes else "no run"
+            print(f"  {name:<3} {figure.caption} ({source})")
+        return 0
+    with _errors_in_one_line():
+        drawn, run = draw_figure(options.name, options.run)
+        out = options.out or Path(f"figure-{options.name}.svg")
+        save(drawn, out, options.theme)
+    print(f"drawn to {out}" + (f" from {run}" if run else ""))
+    return 0
 
 
 def _design(options: argparse.Namespace) -> int:

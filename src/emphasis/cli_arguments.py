@@ -21,7 +21,7 @@ probability p. `show` draws weightings; `run` trains networks with them by a rec
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
 there is; `fit` trains a classifier on your own table, and `predict` applies it; `audit` finds the
 labels that look wrong; `tune` chooses a weighting for labels that nobody has checked; `design` opens
-a page to draw one."""
+a page to draw one; `figure` draws the figures of the paper from runs."""
 
 _EXAMPLES = """\
 examples:
@@ -121,7 +121,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="{audit,design,fit,predict,recipes,report,run,search,show,tune}"
+        dest="command",
+        title="commands",
+        metavar="{audit,design,figure,fit,predict,recipes,report,run,search,show,tune}",
     )
 
     run = commands.add_parser(
@@ -179,6 +181,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_audit(commands, raw)
     _add_tune(commands, raw)
     _add_design(commands, raw)
+    _add_figure(commands, raw)
 
     show = commands.add_parser(
         "show", help="draw a weighting and describe it", description=cli_texts.SHOW_DESCRIPTION,
@@ -326,6 +329,21 @@ def _add_design(commands: Any, raw: Any) -> None:
     design.add_argument("--run", metavar="RUN", help="lay the p of a run's examples under the curves")
     design.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)")
     design.add_argument("--no-browser", action="store_true", help="do not open it, only say where it is")
+
+
+def _add_figure(commands: Any, raw: Any) -> None:
+    """Add `figure`."""
+    figure = commands.add_parser(
+        "figure", help="draw a figure of the paper from a run", description=cli_texts.FIGURE_DESCRIPTION,
+        epilog=cli_texts.FIGURE_EXAMPLES, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    figure.add_argument("name", nargs="?", help="1b, 2a, 2b, 2c, or 5 to 11; left out: list them")
+    figure.add_argument(
+        "--run", metavar="RUN", help="a run's folder, or its name in runs/ or results/ (default: found)"
+    )
+    figure.add_argument("--out", type=Path, metavar="FILE", help="a .svg, .png or .pdf (default: figure-NAME.svg)")
+    figure.add_argument("--theme", choices=("auto", "light", "dark"), default="auto",
+                        help="auto (default): an SVG follows the reader's own setting, others are light")  # fmt: skip
 
 
 def _add_common(what: Any, how: Any, folder: str) -> None:

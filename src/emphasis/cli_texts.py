@@ -93,6 +93,18 @@ examples:
   emphasis tune customers.csv --label churned --assume-rate 0.2
   emphasis tune digits --vary weighting.lam=0:2 --vary weighting.beta=0.5:24:log"""
 
+FIGURE_DESCRIPTION = """\
+Draw a figure of the paper from the run of its recipe, full or scaled, or of another with --run.
+Without a name, list the figures and the runs that were found for them. The drawings can be read in
+print and, as SVG, on light and on dark pages."""
+
+FIGURE_EXAMPLES = """\
+examples:
+  emphasis figure
+  emphasis figure 1b
+  emphasis figure 2a --run results/figure2-scaled --out p.png
+  emphasis figure 5 --theme dark --out figure-5.png"""
+
 DESIGN_DESCRIPTION = """\
 Open a page with the weight w(p), the emphasis density h(p) and the implied loss of any weighting,
 with sliders, or drawn by hand by dragging points; it gives the line of Python, or of a recipe, that

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from emphasis.diagnostics.inks import COLORS, GREY
 from emphasis.extras import missing_extra
 from emphasis.settings_text import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
@@ -52,7 +53,7 @@ _RANGES = {  # of the sliders: lowest, highest, step, first
 _FIRST_POINTS = ((0.0, 0.2), (0.2, 0.6), (0.45, 1.0), (0.75, 0.5), (1.0, 0.0))
 _P = np.linspace(0.0, 1.0, 401)
 _MARGINS = np.linspace(-8.0, 12.0, 401)
-_COLORS = ("#0072B2", "#767676", "#D55E00", "#009E73", "#AA4499", "#C98A00", "#56B4E9", "#000000")
+_COLORS = (COLORS[0], GREY, *COLORS[1:4], *COLORS[5:], COLORS[4])
 _TWO = _COLORS[2]
 
 Histograms = Mapping[str, tuple[Sequence[int], Sequence[int]]]
@@ -121,7 +122,7 @@ class Design:
             )
         }
         under = plots["density"]
-        under.quad(left="left", right="right", bottom=0, top="clean", source=self._bars, color="#56B4E9", alpha=0.45)
+        under.quad(left="left", right="right", bottom=0, top="clean", source=self._bars, color=COLORS[6], alpha=0.45)
         under.quad(left="left", right="right", bottom="clean", top="top", source=self._bars, color=_TWO, alpha=0.45)
         for name, plot in plots.items():
             plot.multi_line(xs="xs", ys="ys", line_color="color", line_width="width", legend_field="label",

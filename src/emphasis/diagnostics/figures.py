@@ -1,6 +1,6 @@
 """Figures as matplotlib objects, drawn on the Agg canvas: nothing of pyplot's state, no display needed.
 
-Functions take plain arrays and return a Figure; `save` writes it in the format of the file's name.
+Functions take plain arrays and return a Figure; `themes.save` writes it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from emphasis.files import replacing
+from emphasis.diagnostics.inks import ALARM, COLORS, GREY
 from emphasis.metrics import mean_and_std
 from emphasis.weighting import Weighting
 
-# Okabe and Ito's palette, told apart under the common colour blindnesses; without its yellow, and its orange and
-# sky blue last, since they are faint as text on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#C98A00", "#56B4E9")
-_CLEAN, _NOISY, _EDF, _GREY = "#56B4E9", "#D55E00", "#000000", "#767676"
-_CLEAN_LINE = "#0072B2"  # darker than the bars: a thin line needs it
+_CLEAN, _NOISY, _EDF = COLORS[6], COLORS[1], COLORS[4]
+_CLEAN_LINE = COLORS[0]  # darker than the bars: a thin line needs it
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 FORMATS = ("png", "svg", "pdf")
 
@@ -115,7 +111,7 @@ def accuracy_curves(
         ends: list[tuple[float, str, str]] = []
         for name, curve in panel.curves.items():
             place = -1 if name == grey else own.index(name)
-            color = _GREY if name == grey else COLORS[place % len(COLORS)]
+            color = GREY if name == grey else COLORS[place % len(COLORS)]
             style = "-" if name == grey else _STYLES[(place // len(COLORS) + place) % len(_STYLES)]
             mean = _line(axis, curve, color, style, 100.0)
             finite = np.flatnonzero(np.isfinite(mean))
@@ -131,8 +127,8 @@ def accuracy_curves(
                     clip_on=False,
                 )
             ends.append((end, name, color))
-        axis.axhline(100 * panel.chance, color=_GREY, linewidth=0.8, linestyle=":")
-        axis.text(0.985 * last, 100 * panel.chance - 0.006 * (high - low), "chance", color=_GREY, fontsize=8,
+        axis.axhline(100 * panel.chance, color=GREY, linewidth=0.8, linestyle=":")
+        axis.text(0.985 * last, 100 * panel.chance - 0.006 * (high - low), "chance", color=GREY, fontsize=8,
                   va="top", ha="right")  # fmt: skip
         axis.set(ylim=(low, high), xlim=(0, last), xticks=(0, last // 2, last))
         axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -286,7 +282,7 @@ def mode_by_noise(
     order = np.argsort(rates)
     x = 100 * np.asarray(rates, dtype=np.float64)[order]
     if len(paper):
-        axis.plot(x, np.asarray(paper, dtype=np.float64)[order], "s--", color=_GREY, linewidth=1.4, markersize=11,
+        axis.plot(x, np.asarray(paper, dtype=np.float64)[order], "s--", color=GREY, linewidth=1.4, markersize=11,
                   markerfacecolor="none", markeredgewidth=1.6, label=paper_label)  # fmt: skip
     axis.plot(x, np.asarray(modes, dtype=np.float64)[order], "o-", color=COLORS[0], linewidth=1.8, markersize=6,
               label=label)  # fmt: skip
@@ -313,7 +309,7 @@ def _multiples(count: int, columns: int, width: float, height: float) -> tuple[F
 def _say(axis: Any, note: str) -> None:
     """Write what failed into the middle of a panel."""
     if note:
-        axis.text(0.5, 0.42, note.replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color="#B23C00",
+        axis.text(0.5, 0.42, note.replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color=ALARM,
                   ha="center", va="center", fontweight="bold", transform=axis.transAxes,
                   bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 2})  # fmt: skip
 
@@ -331,10 +327,18 @@ def edf_figure(weightings: Sequence[Weighting]) -> Figure:
     """Return the EDFs h(p) of weightings, with their modes; w(p) for a weighting whose integral is infinite."""
     figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
+    draw_weightings(axis, weightings)
+    axis.set(ylabel="emphasis density h(p)")
+    figure.legend(loc="outside upper left", frameon=False, ncols=1)
+    return figure
+
+
+def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: bool = True) -> None:
+    """Draw the EDFs h(p) of weightings into an axis, or w(p), each with its modes."""
     grid = np.linspace(0.0, 1.0, 1001)
     for number, weighting in enumerate(weightings):
         color, style = COLORS[number % len(COLORS)], _STYLES[number % len(_STYLES)]
-        density = weighting.density if weighting.log_integral < np.inf else weighting
+        density = weighting.density if normalized and weighting.log_integral < np.inf else weighting
         values = density(grid)
         axis.plot(grid, np.where(np.isfinite(values), values, np.nan), color=color, linestyle=style,
                   linewidth=2, label=repr(weighting))  # fmt: skip
@@ -342,24 +346,9 @@ def edf_figure(weightings: Sequence[Weighting]) -> Figure:
             peak = float(density(mode))
             if np.isfinite(peak):
                 axis.plot([mode], [peak], "o", color=color, markersize=5, clip_on=False, zorder=5)
-    axis.set(xlim=(0, 1), xlabel="p, the probability given to the example's label", ylabel="emphasis density h(p)")
+    axis.set(xlim=(0, 1), xlabel="p, the probability given to the example's label")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25, linewidth=0.6)
-    figure.legend(loc="outside upper left", frameon=False, ncols=1)
-    return figure
-
-
-def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write `figure` in the format of the file's name.
-
-    Raises:
-        ValueError: The suffix is none of `FORMATS`.
-    """
-    suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in FORMATS:
-        raise ValueError(f"cannot draw to {path.name!r}; use a name that ends in {', '.join('.' + f for f in FORMATS)}")
-    with replacing(path) as partial:
-        figure.savefig(partial, format=suffix, dpi=dpi)
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from emphasis.diagnostics.figures import new_figure
+from emphasis.diagnostics.inks import COLORS, GREY
 
 _MARKERS = "osD^vP*X"
-_LIGHT, _DARK, _MARKED = "#767676", "#000000", "#0072B2"
+_LIGHT, _DARK, _MARKED = GREY, COLORS[4], COLORS[0]
 
 
 def rank_figure(ranks: Mapping[str, Sequence[float]], tasks: Sequence[str], marked: Collection[str] = ()) -> Figure:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.figures import COLORS, new_figure
+from emphasis.diagnostics.figures import new_figure
+from emphasis.diagnostics.inks import COLORS
 
 _MARKERS = "osD^vP"
 

@@ -18,6 +18,7 @@ from emphasis.diagnostics.figures import (
     png,
     probability_curves,
 )  # fmt: skip
+from emphasis.diagnostics.inks import GREY
 from emphasis.diagnostics.ranks import rank_figure
 from emphasis.experiments.ranking import rank
 from emphasis.experiments.settings import Training
@@ -27,8 +28,7 @@ from emphasis.weighting import Weighting
 
 _MANY = 8  # methods beyond this number do not fit one panel
 _MANY_PANELS = 10
-KINDS = ("curves", "fits", "probabilities", "emphasis", "modes")
-_FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
+FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
 
 
 def draw(summary: Summary) -> dict[str, bytes]:
@@ -36,22 +36,15 @@ def draw(summary: Summary) -> dict[str, bytes]:
 
     One that stands for a single condition of several ends in its number: emphasis-2.png.
     """
-    drawings: dict[str, bytes] = {}
-    for kind, make in (
-        ("curves", _curves),
-        ("fits", _fits),
-        ("probabilities", _probabilities),
-        ("emphasis", _emphasis),
-    ):
+    drawings: dict[str, Figure] = {}
+    for kind, make in MAKERS.items():
         if kind in summary.recipe.figures:
             drawings |= make(summary)
-    if "modes" in summary.recipe.figures:
-        drawings |= _modes(summary)
     if summary.recipe.compare and (ranked := rank(summary)):
         tasks = list(ranked[0].ranks)
         ranks = {one.method: [one.ranks[task].mean for task in tasks] for one in ranked}
-        drawings["ranks.png"] = _png(summary, rank_figure(ranks, tasks, summary.recipe.compare))
-    return drawings
+        drawings["ranks.png"] = marked(summary, rank_figure(ranks, tasks, summary.recipe.compare))
+    return {name: png(figure) for name, figure in drawings.items()}
 
 
 def file_name(summary: Summary, kind: str, condition: str) -> str:
@@ -71,13 +64,13 @@ def _trained(summary: Summary, condition: str) -> list[Entry]:
     return [entry for entry in summary.of(condition) if entry.rows]
 
 
-def _curves(summary: Summary) -> dict[str, bytes]:
+def _curves(summary: Summary) -> dict[str, Figure]:
     """Return test accuracy over iterations: a panel per condition, or a figure per condition and a panel per group."""
     grey = summary.recipe.baseline
     conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
     if not by_group(summary):
-        panels = [_panel(condition, _trained(summary, condition)) for condition in conditions]
-        return {"curves.png": _png(summary, accuracy_curves(panels, grey=grey))} if panels else {}
+        panels = [panel_of(condition, _trained(summary, condition)) for condition in conditions]
+        return {"curves.png": marked(summary, accuracy_curves(panels, grey=grey))} if panels else {}
     drawings = {}
     for condition in conditions:
         groups: dict[str, list[Entry]] = {}
@@ -85,49 +78,50 @@ def _curves(summary: Summary) -> dict[str, bytes]:
             groups.setdefault(entry.cell.group, []).append(entry)
         baseline = [entry for entry in _trained(summary, condition) if entry.cell.method == grey]
         panels = [
-            _panel(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
+            panel_of(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
             for group, entries in groups.items()
         ]
-        drawings[file_name(summary, "curves", condition)] = _png(summary, accuracy_curves(panels, grey=grey))
+        drawings[file_name(summary, "curves", condition)] = marked(summary, accuracy_curves(panels, grey=grey))
     return drawings
 
 
-def _panel(title: str, entries: Sequence[Entry], metric: str = "test_accuracy") -> CurvePanel:
+def panel_of(title: str, entries: Sequence[Entry], metric: str = "test_accuracy") -> CurvePanel:
+    """Return a metric of entries along the way, all of one condition."""
     chance = 1.0 / entries[0].rows[0]["num_classes"]
     return CurvePanel(title, {e.cell.method: curve(e.rows, metric) for e in entries}, chance)
 
 
-def _fits(summary: Summary) -> dict[str, bytes]:
+def _fits(summary: Summary) -> dict[str, Figure]:
     """Return test accuracy and both training accuracies: a figure per condition, a panel per set (Figure 5)."""
 
-    def make(entries: Sequence[Entry]) -> bytes:
-        panels = [_panel(title, entries, metric) for metric, title in _FITS.items()]
-        return _png(summary, accuracy_curves(panels, grey=summary.recipe.baseline, ylabel="accuracy (%)"))
+    def make(entries: Sequence[Entry]) -> Figure:
+        panels = [panel_of(title, entries, metric) for metric, title in FITS.items()]
+        return marked(summary, accuracy_curves(panels, grey=summary.recipe.baseline, ylabel="accuracy (%)"))
 
     return _each(summary, "fits", make)
 
 
-def _probabilities(summary: Summary) -> dict[str, bytes]:
+def _probabilities(summary: Summary) -> dict[str, Figure]:
     """Return the mean p of clean and of noisy examples over iterations: a figure per condition, a panel per method."""
 
-    def make(entries: Sequence[Entry]) -> bytes:
+    def make(entries: Sequence[Entry]) -> Figure:
         panels = [
             ProbabilityPanel(e.cell.method, curve(e.rows, "p_clean"), curve(e.rows, "p_noisy"), e.outcome)
             for e in entries
         ]
-        return _png(summary, probability_curves(panels))
+        return marked(summary, probability_curves(panels))
 
     return _each(summary, "probabilities", make)
 
 
-def _emphasis(summary: Summary) -> dict[str, bytes]:
+def _emphasis(summary: Summary) -> dict[str, Figure]:
     """Return where the examples ended and where the emphasis is: a figure per condition, a panel per method."""
 
-    def make(entries: Sequence[Entry]) -> bytes:
+    def make(entries: Sequence[Entry]) -> Figure:
         panels = [
             Panel(e.cell.method, _weighting(e), _counts(e, "clean"), _counts(e, "noisy"), e.outcome) for e in entries
         ]
-        return _png(summary, emphasis_panels(panels))
+        return marked(summary, emphasis_panels(panels))
 
     return _each(summary, "emphasis", make)
 
@@ -137,7 +131,7 @@ def _counts(entry: Entry, labels: str) -> list[int]:
     return [sum(counts) for counts in zip(*(row["p_histogram"][labels] for row in entry.rows), strict=True)]
 
 
-def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], bytes]) -> dict[str, bytes]:
+def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]) -> dict[str, Figure]:
     """Return a figure per condition, of all its methods; if they are many, of DM's, the baseline and the best other."""
     drawings = {}
     for condition in summary.recipe.condition_names:
@@ -150,8 +144,24 @@ def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], bytes])
     return drawings
 
 
-def _modes(summary: Summary) -> dict[str, bytes]:
+def _modes(summary: Summary) -> dict[str, Figure]:
     """Return the emphasis mode of the best DM by noise rate, if there are two rates at least."""
+    rates, ours, papers = modes_by_rate(summary)
+    if len(rates) < 2 or not np.isfinite(ours).any():
+        return {}
+    figure = mode_by_noise(
+        rates, ours, paper=papers if np.isfinite(papers).any() else (),
+        paper_label="paper (full scale)" if summary.scaled else "paper",
+        label=f"ours, by {metric_title(summary.recipe.metric).lower()}{', scaled' if summary.scaled else ''}",
+    )  # fmt: skip
+    return {"modes.png": marked(summary, figure)}
+
+
+def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[float]]:
+    """Return the noise rates, and the emphasis modes of the DMs that did best at each, here and in the paper.
+
+    NaN where there is none; conditions without a rate of noise are left out.
+    """
     recipe, metric = summary.recipe, summary.recipe.metric
     rates, ours, papers = [], [], []
     for condition in recipe.condition_names:
@@ -161,21 +171,14 @@ def _modes(summary: Summary) -> dict[str, bytes]:
         rates.append(entries[0].cell.noise.rate)
         ours.append(_best_mode([(e, e.values[metric].mean) for e in entries if e.values[metric].n]))
         papers.append(_best_mode([(e, e.paper[metric]) for e in entries if e.paper[metric] == e.paper[metric]]))
-    if len(rates) < 2 or not np.isfinite(ours).any():
-        return {}
-    figure = mode_by_noise(
-        rates, ours, paper=papers if np.isfinite(papers).any() else (),
-        paper_label="paper (full scale)" if summary.scaled else "paper",
-        label=f"ours, by {metric_title(metric).lower()}{', scaled' if summary.scaled else ''}",
-    )  # fmt: skip
-    return {"modes.png": _png(summary, figure)}
+    return rates, ours, papers
 
 
-def _png(summary: Summary, figure: Figure) -> bytes:
-    """Return the figure as a file, which says so if the run is scaled down: it may be shown without its page."""
+def marked(summary: Summary, figure: Figure) -> Figure:
+    """Return the figure, which says so if the run is scaled down: it may be shown without its page."""
     if summary.scaled:
-        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color="#767676")
-    return png(figure)
+        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color=GREY)
+    return figure
 
 
 def _has_mode(entry: Entry) -> bool:
@@ -204,3 +207,9 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
         own = np.array(row["curves"][name], dtype=np.float64)  # None becomes NaN
         values[number, : len(own)] = own
     return Curve(longest, values)
+
+
+MAKERS: dict[str, Callable[[Summary], dict[str, Figure]]] = {
+    "curves": _curves, "fits": _fits, "probabilities": _probabilities, "emphasis": _emphasis, "modes": _modes,
+}  # fmt: skip
+"""By the kind that a recipe asks for."""
