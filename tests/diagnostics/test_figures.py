@@ -10,18 +10,6 @@ from emphasis.diagnostics import figures, terminal
 from emphasis.weighting import CCE, DM, GCE, Beta, Uniform
 
 
-@pytest.mark.parametrize("suffix", figures.FORMATS)
-def test_an_edf_is_drawn_to_a_file(tmp_path, suffix):
-    path = tmp_path / f"edf.{suffix}"
-    figures.save(figures.edf_figure([DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]), path)
-    assert path.stat().st_size > 1000
-
-
-def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.pdf"):
-        figures.save(figures.edf_figure([CCE()]), tmp_path / "edf.jpg")
-
-
 def _panels(count, methods=7):
     values = np.linspace(0.1, 0.9, 5) * np.ones((2, 1))
     curves = {f"m{n}": figures.Curve([0, 1, 2, 3, 4], values) for n in range(methods)}

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from matplotlib import colors
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 from emphasis.diagnostics.figures import FORMATS
 from emphasis.diagnostics.inks import DARK
@@ -50,11 +51,14 @@ def save(figure: Figure, path: Path, theme: Theme = "light", dpi: int = 150) -> 
 
 def darken(figure: Figure) -> None:
     """Replace every ink of a figure by its dark counterpart, and the paper by night."""
-    for artist in [*figure.findobj(), figure.patch]:
+    found = figure.findobj()
+    hidden = [one.get_bbox_patch() for one in found if isinstance(one, Text)]  # parts that findobj passes over
+    hidden += [one.arrow_patch for one in found if isinstance(one, Annotation)]
+    for artist in [*found, *hidden]:
         for ink in _INKS:
             get, put = getattr(artist, f"get_{ink}", None), getattr(artist, f"set_{ink}", None)
-            if get is not None and put is not None and (found := _dark(get())) is not None:
-                put(found)
+            if get is not None and put is not None and (dark := _dark(get())) is not None:
+                put(dark)
 
 
 def _dark(value: Any) -> Any:

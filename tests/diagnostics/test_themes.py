@@ -1,0 +1,85 @@
+"""Figures as files: their inks can be read on paper and at night, and an SVG follows the reader's setting."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emphasis.diagnostics import figures
+from emphasis.diagnostics.inks import ALARM, COLORS, DARK, FAINT_LINE, GREY, NIGHT, PAPER, contrast
+from emphasis.diagnostics.ranks import rank_figure
+from emphasis.diagnostics.themes import save
+from emphasis.weighting import CCE, DM, Beta, Uniform
+
+
+def some_figures():
+    weightings = [DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]
+    line = figures.Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
+    return {
+        "edf": figures.edf_figure(weightings),
+        "curves": figures.accuracy_curves([figures.CurvePanel("a", {"x": line, "y": line, "z": line}, 0.1)], grey="z"),
+        "p": figures.probability_curves([figures.ProbabilityPanel("a", line, line, "collapsed (1 of 2 seeds)")]),
+        "emphasis": figures.emphasis_panels([figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
+        "modes": figures.mode_by_noise([0, 0.2], [0, 1 / 3], paper=[0, 1 / 3]),
+        "ranks": rank_figure({"a": [1, 2], "b": [2, 1]}, ["s", "t"], ["a"]),
+    }  # fmt: skip
+
+
+def test_every_ink_can_be_told_from_its_ground():
+    for ink, dark in DARK.items():
+        if ink not in (PAPER, FAINT_LINE, COLORS[6]):  # the ground itself, grids, and the bars' sky blue
+            assert contrast(ink, PAPER) >= 3.0, ink
+        if ink != PAPER:
+            assert contrast(dark, NIGHT) >= 3.0, ink
+    for ink in (GREY, ALARM, COLORS[4]):
+        assert contrast(ink, PAPER) >= 4.5
+        assert contrast(DARK[ink], NIGHT) >= 4.5
+    assert contrast("#000000", "#FFFFFF") == pytest.approx(21.0)
+    assert set(COLORS) <= DARK.keys()
+
+
+def colors_of(svg):
+    return {found.upper() for found in re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg)}
+
+
+@pytest.mark.parametrize("name", list(some_figures()))
+def test_an_svg_knows_the_dark_counterpart_of_every_ink_it_holds(tmp_path, name):
+    path = tmp_path / "figure.svg"
+    save(some_figures()[name], path, "auto")
+    svg = path.read_text(encoding="utf-8")
+    style = re.search(r"<style>@media \(prefers-color-scheme: dark\) \{.*?</style>", svg).group()
+    drawn = colors_of(svg.replace(style, ""))
+    assert drawn
+    assert drawn - {"#CCCCCC"} <= DARK.keys()
+    for ink in drawn & DARK.keys():
+        assert f'[style*="fill: {ink.lower()}"] {{ fill: {DARK[ink]} !important }}' in style
+
+
+@pytest.mark.parametrize("name", list(some_figures()))
+def test_a_dark_figure_holds_no_ink_of_paper(tmp_path, name):
+    path = tmp_path / "figure.svg"
+    save(some_figures()[name], path, "dark")
+    drawn = colors_of(path.read_text(encoding="utf-8"))
+    assert NIGHT in drawn
+    assert not drawn & (DARK.keys() - set(DARK.values()))
+    save(some_figures()[name], path.with_suffix(".png"), "dark")
+    pixels = np.asarray(Image.open(io.BytesIO(path.with_suffix(".png").read_bytes())).convert("RGB"))
+    assert pixels[0, 0].tolist() == [int(NIGHT[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("suffix", figures.FORMATS)
+@pytest.mark.parametrize("theme", ["auto", "light", "dark"])
+def test_a_figure_is_written_in_every_format_and_theme(tmp_path, suffix, theme):
+    path = tmp_path / f"edf.{suffix}"
+    save(some_figures()["edf"], path, theme)
+    assert path.stat().st_size > 1000
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.pdf"):
+        save(some_figures()["edf"], tmp_path / "edf.jpg")
+    with pytest.raises(ValueError, match="theme='blue' is not allowed; use one of auto, light, dark"):
+        save(some_figures()["edf"], tmp_path / "edf.svg", "blue")
+    assert not list(tmp_path.iterdir())
