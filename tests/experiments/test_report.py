@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -214,6 +215,27 @@ def test_committed_results_are_enough_for_every_figure_and_table(tmp_path, capsy
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_report(folder, read_summary(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_page_of_a_run_leads_to_its_files_and_to_the_labels_that_look_wrong(tmp_path):
+    """As the main job's does: the record of the best DM's first network, ranked."""
+    from emphasis.experiments.runner import run
+
+    folder = tmp_path / "run"
+    one = load_recipe("digits").limited([], ["CCE", "DM 0.5/8 integral"])
+    run(one.changed({"seeds": 1, "solver.iterations": 200}), folder, threads=1)
+    names = write_report(folder, read_summary(folder))
+    assert names[-1] == "suspects/audit.html"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    links = set(re.findall(r'href="([^"#:]+)', page))
+    assert links == {"table.csv", "curves.png", "emphasis.png", "suspects/audit.html"}
+    assert all((folder / link).is_file() for link in links)
+    assert 'href="suspects/audit.html#training"' in page
+    assert 'id="training"' in (folder / "suspects" / "audit.html").read_text(encoding="utf-8")
+    numbers = json.loads((folder / "suspects" / "audit.json").read_text(encoding="utf-8"))
+    assert numbers["auroc"] > 0.95
+    shutil.rmtree(folder / "cells")  # results kept apart from their run have no record
+    assert "suspects/audit.html" not in write_report(folder, read_summary(folder))
 
 
 def test_a_report_goes_to_standard_output_or_a_file_and_then_nothing_else_is_written(tmp_path, capsys):

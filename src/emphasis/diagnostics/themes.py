@@ -52,7 +52,9 @@ def save(figure: Figure, path: Path, theme: Theme = "light", dpi: int = 150) -> 
 def darken(figure: Figure) -> None:
     """Replace every ink of a figure by its dark counterpart, and the paper by night."""
     found = figure.findobj()
-    hidden = [one.get_bbox_patch() for one in found if isinstance(one, Text)]  # parts that findobj passes over
+    hidden: list[Any] = [
+        one.get_bbox_patch() for one in found if isinstance(one, Text)
+    ]  # parts that findobj passes over
     hidden += [one.arrow_patch for one in found if isinstance(one, Annotation)]
     for artist in [*found, *hidden]:
         for ink in _INKS:

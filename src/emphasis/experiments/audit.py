@@ -26,15 +26,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from emphasis.datasets import Split
 from emphasis.datasets.download import Progress, silent
+from emphasis.datasets.errors import DataError
 from emphasis.diagnostics.suspects import Suspects, find_suspects, found_and_right, margin_of
 from emphasis.diagnostics.trace import ABOUT, read_trace
-from emphasis.experiments.data import corrupted
+from emphasis.experiments.data import corrupted, load_split
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import with_method
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.settings import Cell
 from emphasis.experiments.store import RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
+from emphasis.experiments.summary import Summary
 from emphasis.files import write_text
 from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting, from_dict
@@ -183,13 +185,38 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
     if row["diverged_at"] is not None:
         raise ValueError(f"the network diverged at iteration {row['diverged_at']:,}: use another --weighting, or a "
                          "smaller --set solver.learning_rate")  # fmt: skip
-    kept = probabilities(folder, row)
+    return _read(recipe.title, cell, row, split, folder)
+
+
+def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
+    """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
+
+    None if no such network kept one (evaluation.trace), or its data is not there any more.
+    """
+    for condition in summary.recipe.condition_names:
+        best = summary.best(condition, dm=True)
+        if best is None or not best.cell.evaluation.trace or "job" not in best.rows[0]:
+            continue
+        row = best.rows[0]
+        cell = dataclasses.replace(best.cell, seed=row["seed"])
+        try:
+            split = load_split(cell.dataset, cell.noise, root)
+        except DataError:
+            return None
+        title = ": ".join(filter(None, (summary.recipe.title, condition, cell.method)))
+        return _read(title, cell, row, split, folder)
+    return None
+
+
+def _read(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: Path) -> Audit:
+    """Rank the labels by what a network of a run, which has not diverged, made of them."""
+    kept = probabilities(folder, dict(row))
     rows = np.asarray(kept["index"], dtype=np.int64)
     labels = _labels(split, cell, rows, kept["noisy"])
     margins = [margin_of(p) for p in kept["trace"][1:]]  # the first look is at the untrained network
     noisy = np.asarray(kept["noisy"], dtype=bool)
     return Audit(
-        title=recipe.title,
+        title=title,
         labels=labels,
         class_names=split.class_names or tuple(str(c) for c in range(split.num_classes)),
         rows=rows,

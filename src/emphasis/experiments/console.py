@@ -69,7 +69,7 @@ def run_in_console(
     console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)
     summary = read_summary(folder)
     if any(entry.rows for entry in summary.entries):
-        names = write_report(folder, summary)
+        names = write_report(folder, summary, root)
         print_report(summary, console)
         console.print(Text(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
     if failure is not None:

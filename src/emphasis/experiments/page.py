@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emphasis.diagnostics.pages import page_environment, png_uri
@@ -13,7 +13,7 @@ from emphasis.experiments.ranking import compared, rank, rank_text, verdict
 from emphasis.experiments.reading import load_recipe, recipe_digest, recipe_names, recipe_to_tables
 from emphasis.experiments.recipe import PARTS, Recipe
 from emphasis.experiments.settings import Training
-from emphasis.experiments.store import Row
+from emphasis.experiments.store import SUSPECTS, Row
 from emphasis.experiments.summary import METRICS, NOT_SCALED, Summary, findings, metric_title, signed
 from emphasis.experiments.table import caption, paper_text, short_outcome
 from emphasis.training.settings import Objective
@@ -21,12 +21,13 @@ from emphasis.training.settings import Objective
 _EXTRAS = {"imdb-vectors": "text", "table": "table"}  # data sets that need more than the extra "experiments"
 
 
-def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
+def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] = ()) -> str:
     """Return the page, its figures within it.
 
     Args:
         summary: The results.
         drawings: From `drawings.draw`.
+        beside: Files that lie beside the page, to be linked: the table, the figures, and the page of suspect labels.
     """
     environment = page_environment("emphasis.experiments")
     environment.filters["signed"] = signed
@@ -52,6 +53,8 @@ def page(summary: Summary, drawings: Mapping[str, bytes]) -> str:
         settings=_settings(summary),
         config=json.dumps(recipe_to_tables(recipe), indent=2, ensure_ascii=False),
         command=command,
+        files=[name for name in beside if not name.startswith(SUSPECTS)],
+        suspects=next((name for name in beside if name.startswith(SUSPECTS)), ""),
         further=command.split()[2] if command and recipe.status != "data-unavailable" else "",
         install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
         provenance=_provenance(summary),

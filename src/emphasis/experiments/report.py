@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from emphasis.experiments.audit import PAGE, audit_of_best, write_audit
+from emphasis.experiments.audit_page import audit_page
 from emphasis.experiments.drawings import draw
 from emphasis.experiments.page import page
 from emphasis.experiments.ranking import rank, rank_tables, ranks_csv, verdict
@@ -16,6 +18,7 @@ from emphasis.experiments.store import (
     REPORT,
     RESULTS,
     RUN,
+    SUSPECTS,
     TABLE,
     FolderError,
     read_rows,
@@ -84,12 +87,17 @@ def render(summary: Summary, kind: str, width: int = 100) -> str:
     return captured.get()
 
 
-def write_report(folder: Path, summary: Summary) -> list[str]:
+def write_report(folder: Path, summary: Summary, root: Path | None = None) -> list[str]:
     """Write table.csv, the figures and report.html into `folder`; return their names.
 
-    Figures of an earlier report that this one does not have are removed.
+    Figures of an earlier report that this one does not have are removed. If the networks kept a record of their
+    training, which labels look wrong to the best DM is written to suspects/; `root` says where the data is.
     """
     drawings = draw(summary)
+    suspects = audit_of_best(folder, summary, root)
+    if suspects is not None:
+        write_audit(suspects, folder / SUSPECTS, audit_page)
+    pages = [f"{SUSPECTS}/{PAGE}"] if suspects is not None else []
     ranked = rank(summary) if summary.recipe.compare else []
     with writing(folder):
         write_text(folder / TABLE, csv_text(summary))
@@ -99,12 +107,12 @@ def write_report(folder: Path, summary: Summary) -> list[str]:
         for path in folder.glob("*.png"):
             if path.name not in drawings:
                 path.unlink(missing_ok=True)
-        write_text(folder / REPORT, page(summary, drawings))
+        write_text(folder / REPORT, page(summary, drawings, [TABLE, *drawings, *pages]))
         if ranked:
             write_text(folder / RANKS, ranks_csv(ranked))
         else:
             (folder / RANKS).unlink(missing_ok=True)
-    return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings]
+    return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings, *pages]
 
 
 def print_report(summary: Summary, console: Console) -> None:

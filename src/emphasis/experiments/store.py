@@ -5,7 +5,7 @@
     cells/JOB.npz       their probabilities
     cells/JOB.pt, .lock the checkpoint of a job under way, and who works on it
     results.jsonl       the lines of the recipe's cells, in its order
-    table.csv, ranks.csv, *.png, report.html
+    table.csv, ranks.csv, *.png, report.html, suspects/
 
 A line is found by its cell's key, a digest of its settings. So a finished cell is never trained
 again, whatever else a recipe asks for later, and lines of other settings may lie beside it.
@@ -32,7 +32,7 @@ from emphasis.files import replacing, write_text
 Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
-SEARCH, RANKS = "search.json", "ranks.csv"
+SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
 
 
 class FolderError(Exception):
@@ -70,7 +70,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path) -> None:
     """Remove all that a run writes from `folder`."""
-    shutil.rmtree(folder / CELLS, ignore_errors=True)
+    for inner in (CELLS, SUSPECTS):
+        shutil.rmtree(folder / inner, ignore_errors=True)
     for path in folder.iterdir():
         if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH) or path.suffix == ".png":
             path.unlink()
