@@ -35,7 +35,7 @@ from emphasis.experiments.own_data import with_method
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.settings import Cell
-from emphasis.experiments.store import RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
+from emphasis.experiments.store import CELLS, RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
 from emphasis.experiments.summary import Summary
 from emphasis.files import write_text
 from emphasis.training.settings import Execution
@@ -191,13 +191,15 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
 def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
     """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
 
-    None if no such network kept one (evaluation.trace), or its data is not there any more.
+    None if no such network kept one (evaluation.trace), or it or its data is not there any more.
     """
     for condition in summary.recipe.condition_names:
         best = summary.best(condition, dm=True)
-        if best is None or not best.cell.evaluation.trace or "job" not in best.rows[0]:
+        if best is None or not best.cell.evaluation.trace:
             continue
         row = best.rows[0]
+        if not (folder / CELLS / f"{row['job']}.npz").exists():  # results kept apart from their run
+            return None
         cell = dataclasses.replace(best.cell, seed=row["seed"])
         try:
             split = load_split(cell.dataset, cell.noise, root)
