@@ -24,6 +24,7 @@ NAMES = (
     "data",
     "baselines",
     "suspects",
+    "schedules",
 )
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
