@@ -12,6 +12,7 @@ processes talk over gloo, on GPUs over nccl.
 import argparse
 import contextlib
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -102,13 +103,17 @@ def main() -> None:
 
     with torch.no_grad():  # every process takes part: with fsdp none has the whole network
         right = (model(x_test).argmax(1).cpu() == torch.from_numpy(y_test)).float().mean().item()
-        values = {name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in network.named_parameters()}
+        values = {
+            name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in network.named_parameters()
+        }
     if dist.get_rank() == 0:
         print(f"{dist.get_world_size()} processes, {options.wrap}, {options.accumulate} calls a step: {right:.1%}")
         if options.save:
             torch.save({name: value.detach().cpu() for name, value in values.items()}, options.save)
-    dist.destroy_process_group()
+    dist.barrier()
 
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads sometimes abort an ordinary exit ("terminate called without an active exception")

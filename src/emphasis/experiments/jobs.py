@@ -35,6 +35,7 @@ from emphasis.training.task import Task
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 _PEER_SEED = 2**20  # apart from every first network's
+RETRY_SECONDS = 1.0  # between two looks at a job that another process is at
 _BINS = 20  # of the histogram of p that each line keeps
 
 
@@ -108,24 +109,27 @@ def run_job(
     checkpoint_seconds: float,
     progress: Progress = lambda _done, _total: None,
     say: Say = lambda _: None,
-) -> None:
+) -> bool:
     """Train the job's networks, going on from its checkpoint if there is one, and write their lines.
 
-    Another process at the same job is waited for, and what it wrote is kept.
+    Returns:
+        Whether the job is finished: by this call, or by another process before. False: another process is at it.
     """
     path = folder / CELLS / f"{job.name}.lock"
     lock = FileLock(path)  # the system frees it when its owner dies, however it dies
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"{job.title}: another process is at it; waiting")
-        lock.acquire()
+        return False
     try:
         if not {cell.key for cell in job.cells} <= finished_rows(folder).keys():
             _train_job(job, folder, root, execution, checkpoint_seconds, progress, say)
+        else:
+            progress(*[job.cells[0].solver.iterations] * 2)
     finally:
         lock.release()
-    path.unlink(missing_ok=True)  # whoever still waits for it finds the job finished
+    path.unlink(missing_ok=True)  # whoever makes it again finds the job finished
+    return True
 
 
 def _train_job(

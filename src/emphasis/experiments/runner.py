@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import torch
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
 from emphasis.experiments.data import check_names, load_split
-from emphasis.experiments.jobs import Job, Say, make_jobs, run_job, threads_of
-from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes
+from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
+from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.store import (
     Row,
@@ -45,7 +47,9 @@ def run(
 ) -> list[Row]:
     """Train what `folder` does not hold yet of `recipe`, and return the lines of all its cells, in its order.
 
-    A run that was killed goes on where its checkpoints are, and ends with the same lines.
+    A run that was killed goes on where its checkpoints are, and ends with the same lines. Several processes, on one
+    machine or on several that share `folder`, may run the same recipe at once: each takes the jobs that no other is
+    at, and returns once all are finished.
 
     Args:
         recipe: What to do.
@@ -90,17 +94,10 @@ def run(
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
                 load_split(first.dataset, first.noise, root, loading, download)
         if workers == 1 or len(jobs) <= 1:
-            failed = []
-            for job in jobs:
-                torch.set_num_threads(threads or threads_of(job, share))
-                try:
-                    run_job(
-                        job, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds,
-                        progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
-                    )  # fmt: skip
-                except Exception as error:  # one job's failure must not keep the others from running
-                    failed.append(describe_failure(job, error))
-            raise_failures(failed)
+            _run_here(
+                jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, threads=threads,
+                share=share, progress=progress, say=say,
+            )  # fmt: skip
         else:
             run_in_processes(
                 jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, workers=workers,
@@ -111,3 +108,44 @@ def run(
         write_results(folder, rows)
         remove_checkpoints_of_finished_jobs(folder)
     return rows
+
+
+def _run_here(
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    root: Path | None,
+    execution: Execution,
+    checkpoint_seconds: float,
+    threads: int | None,
+    share: int,
+    progress: JobProgress,
+    say: Say,
+) -> None:
+    """Run the jobs one by one, those last that another process is at.
+
+    Raises:
+        JobError: A job raised; the others are run first.
+    """
+    waiting = deque(jobs)
+    passed: set[str] = set()
+    failed = []
+    since = 0  # jobs passed over since one was finished
+    while waiting:
+        job = waiting.popleft()
+        torch.set_num_threads(threads or threads_of(job, share))
+        since += 1
+        try:
+            if not run_job(
+                job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds,
+                progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
+            ):  # fmt: skip
+                waiting.append(job)
+                say_passed(job, passed, say)
+                if since >= len(waiting):
+                    time.sleep(RETRY_SECONDS)
+                continue
+        except Exception as error:  # one job's failure must not keep the others from running
+            failed.append(describe_failure(job, error))
+        since = 0
+    raise_failures(failed)
