@@ -59,10 +59,11 @@ def ip(*arguments: str) -> None:
 def on_two_hosts(processes: int, options: list[str]) -> str:
     """Run the example on both hosts, and return what it prints."""
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
+    master = next(iter(SIDES.values()))
     nodes = [
         subprocess.Popen(
             ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
-             "--node-rank", str(number), "--nproc-per-node", str(processes), "--master-addr", [*SIDES.values()][0],
+             "--node-rank", str(number), "--nproc-per-node", str(processes), "--master-addr", master,
              "--master-port", str(PORT), str(EXAMPLE), *options],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
