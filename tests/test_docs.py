@@ -20,6 +20,7 @@ NAMES = (
     "sklearn",
     "fit",
     "speed",
+    "distributed",
     "choosing",
     "data",
     "baselines",
