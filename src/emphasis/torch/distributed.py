@@ -157,6 +157,19 @@ def whole_peak_and_sum(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
     return peak, _nonzero(total)
 
 
+def whole_log_sum(log_sum: Tensor, group: Any) -> Tensor:
+    """Return the logarithm of the sum over ranks, divided by their number, of which this one has exp(log_sum).
+
+    Args:
+        log_sum: Any shape, the same on all ranks; -inf for nothing.
+        group: A process group.
+    """
+    peak = log_sum.clone()
+    dist.all_reduce(peak, dist.ReduceOp.MAX, group)
+    peak = torch.where(peak == -math.inf, 0.0, peak)
+    return peak + _sum_over_ranks((log_sum - peak).exp(), group).log()
+
+
 def _group_of(over: Any) -> Any:
     return over.process_group if isinstance(over, Accumulation) else over
 
