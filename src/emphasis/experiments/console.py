@@ -50,7 +50,7 @@ def run_in_console(
         RecipeError: Its data is none of `emphasis.datasets`.
     """
     _check_data(recipe)
-    first = is_first_process()
+    first = execution.devices == 1 or is_first_process()
     console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
     several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
@@ -140,7 +140,7 @@ def default_workers(execution: Execution) -> int:
 
 
 def is_first_process() -> bool:
-    """Return whether this is no process of several on one network, or the first, which alone writes and prints."""
+    """Return whether this is the first of the processes that train each network together; it alone prints."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 

@@ -99,8 +99,12 @@ def run(
     try:
         if jobs:
             # Before any worker starts: so that data which is missing, or slow to make, is met once.
+            if ranks is not None and not writes:
+                ranks.barrier()
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
                 load_split(first.dataset, first.noise, root, loading, download)
+            if ranks is not None and writes:
+                ranks.barrier()
         if workers == 1 or len(jobs) <= 1:
             _run_here(
                 jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, threads=threads,
