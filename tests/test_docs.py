@@ -20,6 +20,7 @@ NAMES = (
     "sklearn",
     "fit",
     "speed",
+    "distributed",
     "choosing",
     "data",
     "baselines",
@@ -61,7 +62,7 @@ def test_the_python_on_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
-        if "torch.distributed" not in block:  # needs several processes; tests/torch/two_ranks.py is that test
+        if "torch.distributed" not in block:  # needs several processes; tests/torch/ranks.py is that test
             exec(block, names)
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from emphasis import CCE, DM, MAE
 from emphasis.torch import emphasis_loss
 
-LANGUAGE_MODEL = Path(__file__).resolve().parents[1] / "examples" / "language_model.py"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LANGUAGE_MODEL = EXAMPLES / "language_model.py"
 needs_transformers = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("transformers", "accelerate")),
     reason="needs the extra transformers",
@@ -182,3 +183,20 @@ def test_without_reviews_the_language_model_says_what_to_do(example, tmp_path, c
     with pytest.raises(SystemExit):
         example.main(["--data", str(tmp_path)])
     assert "--download" in capsys.readouterr().err
+
+
+def test_the_distributed_loop_ends_the_same_in_one_process_and_in_two(tmp_path):
+    script = [str(EXAMPLES / "distributed_loop.py"), "--steps", "50", "--save"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    alone = subprocess.Popen([sys.executable, "-W", "error", *script, str(tmp_path / "alone")])
+    two = subprocess.run(
+        [sys.executable, *torchrun, *script, str(tmp_path / "two"), "--wrap", "fsdp", "--accumulate", "3"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.startswith("2 processes, fsdp, 3 calls a step: ")
+    assert alone.wait() == 0
+    ours, theirs = torch.load(tmp_path / "two"), torch.load(tmp_path / "alone")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0.0, atol=1e-6)

@@ -164,7 +164,7 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "root": options.data,
         "download": options.download,
-        "execution": Execution(options.accelerator, compile=options.compile),
+        "execution": Execution(options.accelerator, compile=options.compile, devices=getattr(options, "devices", 1)),
         "workers": options.workers,
         "threads": options.threads,
         "show_progress": not options.no_progress,

@@ -140,6 +140,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--checkpoint-seconds", type=float, metavar="S", default=10.0,
         help="seconds between checkpoints (default: %(default)g)",
     )  # fmt: skip
+    how.add_argument(
+        "--devices", type=int, metavar="N", default=1,
+        help="split each batch over N devices of this machine, for networks that train alone (default: %(default)s)",
+    )  # fmt: skip
     _add_common(what, how, "RECIPE")
 
     search = commands.add_parser(

@@ -8,18 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from browser import browser, needs_chromium
 from emphasis.cli import main
 from emphasis.experiments import jobs
 from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.runner import run
-from emphasis.experiments.store import probabilities
+from emphasis.experiments.store import SEARCH, probabilities
 
 TINY = Path(__file__).parent / "tiny.toml"
 RECIPE = str(TINY)
@@ -257,6 +259,51 @@ def test_two_processes_in_one_folder_train_nothing_twice(two, tmp_path):
     assert len(trained) == len(set(trained)) == 2
     assert _results(folder) == _results(alone)
     assert (folder / "table.csv").read_bytes() == (alone / "table.csv").read_bytes()
+
+
+def test_two_searches_in_one_folder_share_their_trials(tmp_path):
+    pytest.importorskip("optuna")
+    alone, folder, logs = tmp_path / "alone", tmp_path / "both", [tmp_path / "a", tmp_path / "b"]
+    search = ["search", RECIPE, "--method", "DM", "--trials", "4", "--batch", "2", "--seeds", "2", "--iterations", "60",
+              "--set", "network.dropout=0.1", *ONE_PROCESS]  # fmt: skip
+    assert main([*search, "--out", str(alone)]) == 0
+    assert _forks(BOTH, [*search, "--out", str(folder)], list(map(str, logs))) == [0, 0]
+    trained = re.findall(r"TRAINS (\w+)", logs[0].read_text() + logs[1].read_text())
+    assert len(trained) == len(set(trained)) == 2 * (4 + 1)
+    assert (folder / SEARCH).read_bytes() == (alone / SEARCH).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_another_process_is_at_is_passed_over_and_seen_to_later(two, tmp_path, workers):
+    recipe, folder = load_recipe(two[0]), tmp_path / "run"
+    first, second = jobs.make_jobs(list(recipe.cells()))
+    (folder / "cells").mkdir(parents=True)
+    lock = FileLock(folder / "cells" / f"{first.name}.lock")
+    said, rows = [], []
+    with lock:
+        ours = threading.Thread(
+            target=lambda: rows.extend(run(recipe, folder, workers=workers, threads=1, say=said.append))
+        )
+        ours.start()
+        _wait_for((folder / "cells" / f"{second.name}.jsonl").exists)
+        _wait_for(lambda: said)
+        time.sleep(1.5 * jobs.RETRY_SECONDS)
+        assert not (folder / "cells" / f"{first.name}.jsonl").exists()
+        assert ours.is_alive()
+    ours.join(60)
+    assert said == [f"{first.title}: another process is at it; seen to later"]
+    assert _results(folder) == _results(two[1])
+    assert len(rows) == 12
+
+
+def test_a_sweep_whose_processes_are_killed_at_random_moments_ends_with_the_same_lines(tmp_path):
+    script, report = Path(__file__).parents[2] / "benchmarks" / "kill_sweep.py", tmp_path / "report.json"
+    command = [sys.executable, "-W", "error", str(script), "--kills", "3", "--iterations", "60", "--out", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert found["kills"] == 3
+    assert found["all_the_same"]
 
 
 def _workers(parent):

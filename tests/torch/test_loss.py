@@ -5,11 +5,8 @@ import gc
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 import warnings
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -357,19 +354,3 @@ def test_losses_are_not_kept_alive_for_ever():
     gc.collect()
     assert sum(reference() is not None for reference in alive) <= 512  # two bounded caches of 256
     assert len(_options._known) < 1000
-
-
-# --- several processes --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("normalization", [None, "integral", "batch"])
-def test_two_ranks_with_uneven_masks_learn_as_one_process(tmp_path, normalization):
-    """DistributedDataParallel over gloo, with process_group: gradients equal to those of one process to 1e-6."""
-    script = Path(__file__).with_name("two_ranks.py")
-    commands = [[sys.executable, str(script), str(rank), str(tmp_path), str(normalization)] for rank in range(2)]
-    ranks = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for command in commands
-    ]
-    for process in ranks:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output

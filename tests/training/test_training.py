@@ -1,5 +1,8 @@
 import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -346,3 +349,10 @@ def test_a_step_on_a_gpu_waits_for_nothing(kind):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state.iteration == solver.iterations
+
+
+def test_two_devices_take_the_step_of_one():
+    """Gradients to 1e-6, batch norm and uneven parts included: see two_devices.py."""
+    script = str(Path(__file__).with_name("two_devices.py"))
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -50,7 +50,8 @@ def run_in_console(
         RecipeError: Its data is none of `emphasis.datasets`.
     """
     _check_data(recipe)
-    console = Console()
+    first = execution.devices == 1 or is_first_process()
+    console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
     several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
     console.print(Text.assemble((recipe.title, "bold"), f": {several}{len(recipe.methods)} methods, "
@@ -68,7 +69,7 @@ def run_in_console(
             failure = error
     console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)
     summary = read_summary(folder)
-    if any(entry.rows for entry in summary.entries):
+    if first and any(entry.rows for entry in summary.entries):
         names = write_report(folder, summary, root)
         print_report(summary, console)
         console.print(Text(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
@@ -127,12 +128,20 @@ def _check_data(recipe: Recipe) -> None:
 
 
 def default_workers(execution: Execution) -> int:
-    """Return as many processes as there are cores on the CPU, one on an accelerator."""
+    """Return as many processes as there are cores on the CPU, one on an accelerator or with several devices."""
     import torch
+
+    if execution.devices > 1:
+        return 1
 
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not accelerated)
     return os.cpu_count() or 1 if on_cpu else 1
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that train each network together; it alone prints."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 class JobBar:

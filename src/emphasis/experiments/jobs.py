@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 import emphasis
@@ -35,6 +37,7 @@ from emphasis.training.task import Task
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 _PEER_SEED = 2**20  # apart from every first network's
+RETRY_SECONDS = 1.0  # between two looks at a job that another process is at
 _BINS = 20  # of the histogram of p that each line keeps
 
 
@@ -115,35 +118,46 @@ def run_job(
     checkpoint_seconds: float,
     progress: Progress = lambda _done, _total: None,
     say: Say = lambda _: None,
-) -> None:
+    ranks: Fabric | None = None,
+) -> bool:
     """Train the job's networks, going on from its checkpoint if there is one, and write their lines.
 
-    Another process at the same job is waited for, and what it wrote is kept.
+    With `ranks` all of them call this, and the first holds the lock and writes.
+
+    Returns:
+        Whether the job is finished: by this call, or by another process before. False: another process is at it.
     """
     path = folder / CELLS / f"{job.name}.lock"
     lock = FileLock(path)  # the system frees it when its owner dies, however it dies
+    first = ranks is None or ranks.is_global_zero
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"{job.title}: another process is at it; waiting")
-        lock.acquire()
-    try:
-        if not {cell.key for cell in job.cells} <= finished_rows(folder).keys():
-            _train_job(job, folder, root, execution, checkpoint_seconds, progress, say)
+        if first:
+            with contextlib.suppress(Timeout):
+                lock.acquire(blocking=False)
+        held = lock.is_locked
+        finished = held and {cell.key for cell in job.cells} <= finished_rows(folder).keys()
+        if ranks is not None:
+            held, finished = ranks.broadcast((held, finished))
+        if held and not finished:
+            _train_job(job, folder, root, execution, checkpoint_seconds, progress, say, ranks)
+        elif held:
+            progress(*[job.cells[0].solver.iterations] * 2)
     finally:
         lock.release()
-    path.unlink(missing_ok=True)  # whoever still waits for it finds the job finished
+    if held and first:
+        path.unlink(missing_ok=True)  # whoever makes it again finds the job finished
+    return held
 
 
 def _train_job(
     job: Job, folder: Path, root: Path | None, execution: Execution, checkpoint_seconds: float, progress: Progress,
-    say: Say,
+    say: Say, ranks: Fabric | None,
 ) -> None:  # fmt: skip
     first = job.cells[0]
     if execution.compile:
         torch.compiler.reset()  # the graphs of another job's network, of which only so many are kept
     split = load_split(first.dataset, first.noise, root)
-    fabric = make_fabric(execution)
+    fabric = ranks or make_fabric(execution)
     task = make_task(first, split, job.seeds).to(fabric.device)
     asked: list[int] = []
     stack = (
@@ -155,6 +169,7 @@ def _train_job(
     checkpoint = folder / CELLS / f"{job.name}.pt"
     # Another device or a compiled network rounds otherwise: what one began, another must not end.
     identity = f"{job.name} on {fabric.device.type}{', compiled' if execution.compile else ''}"
+    identity += f", {fabric.world_size} ranks" if fabric.world_size > 1 else ""
     earlier = 0.0
     try:
         extra = load_checkpoint(checkpoint, state, fabric, identity)
@@ -165,6 +180,8 @@ def _train_job(
         pass
     except CheckpointError as error:
         say(f"{error}; starting from the beginning")
+    if fabric.broadcast(state.iteration) != state.iteration:
+        raise CheckpointError(f"{checkpoint} is not the same on all machines; they must share {folder}")
     began = last_saved = time.monotonic()
 
     def after_step(state: State) -> None:
@@ -172,7 +189,8 @@ def _train_job(
         progress(state.iteration, first.solver.iterations)
         now = time.monotonic()
         # None after the last step: its evaluation's probabilities are not part of a checkpoint.
-        if now - last_saved >= checkpoint_seconds and state.iteration < first.solver.iterations:
+        due = now - last_saved >= checkpoint_seconds and fabric.is_global_zero
+        if due and state.iteration < first.solver.iterations:
             extra = {"seconds": earlier + now - began, "threads": torch.get_num_threads()}
             save_checkpoint(checkpoint, state, fabric, identity, extra)
             last_saved = time.monotonic()
@@ -188,15 +206,16 @@ def _train_job(
                  first.solver.batch_size, task.num_train),
         "true_labels_asked": sum(asked), "seconds": round(earlier + time.monotonic() - began, 2),
         "threads": torch.get_num_threads(),
-        "device": device_name(fabric.device), "compiled": execution.compile, "revision": revision(),
-        "versions": versions(),
+        "device": device_name(fabric.device), "compiled": execution.compile, "devices": fabric.world_size,
+        "revision": revision(), "versions": versions(),
     })  # fmt: skip
     for row in rows:
         if row["diverged_at"] is not None:
             few = ", ".join(map(str, row["diverged_batch"][:5]))
             say(f"{row['method']}, seed {row['seed']}: logits became NaN or infinite at iteration "
                 f"{row['diverged_at']:,}, after the batch of training examples {few}, ...")  # fmt: skip
-    write_job(folder, job.name, rows, _arrays(job, state, task))
+    if fabric.is_global_zero:
+        write_job(folder, job.name, rows, _arrays(job, state, task))
 
 
 def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from emphasis.experiments.jobs import Job, Say, run_job, threads_of
+from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, run_job, threads_of
 from emphasis.training.settings import Execution
 
 _TRIES = 3  # of a job whose worker was killed: by the system when memory ran out, say
@@ -43,15 +44,22 @@ def run_in_processes(
 ) -> None:
     """Run the jobs, `workers` at a time, each in a process of its own; see `runner.run` for the arguments.
 
+    A job that a process outside this pool is at goes back to the end of the line for a second.
+
     Raises:
         JobError: A job raised, or its worker was killed three times; the others are run to their ends first.
     """
     # Not fork: a parent with threads of torch's own cannot be forked safely. One pipe a worker, since a queue's
     # lock would stay taken for ever by a worker killed while it holds it.
     context = multiprocessing.get_context("spawn")
-    waiting = deque((job, 1) for job in jobs)
+    waiting = deque((job, 1, 0.0) for job in jobs)  # the job, which try it is, and when it is due
     working: list[_Worker] = []
     failed: list[str] = []
+    passed: set[str] = set()
+
+    def put_off(job: Job, attempt: int) -> None:
+        waiting.append((job, attempt, time.monotonic() + RETRY_SECONDS))
+        say_passed(job, passed, say)
 
     def start() -> _Worker:
         ours, theirs = context.Pipe()
@@ -65,20 +73,23 @@ def run_in_processes(
     try:
         while waiting or any(worker.job for worker in working):
             idle = [worker for worker in working if worker.job is None]
-            while waiting and (idle or len(working) < workers):
+            while waiting and waiting[0][2] <= time.monotonic() and (idle or len(working) < workers):
                 if not idle:
                     working.append(start())
                     idle.append(working[-1])
                 worker = idle.pop()
-                worker.job, worker.attempt = waiting.popleft()
+                worker.job, worker.attempt, _ = waiting.popleft()
                 with contextlib.suppress(OSError):  # it has died meanwhile, as its sentinel says below
                     worker.pipe.send(worker.job)
-            ready = set(wait([part for worker in working for part in (worker.process.sentinel, worker.pipe)]))
+            timeout = (
+                max(0.0, waiting[0][2] - time.monotonic()) if waiting and (idle or len(working) < workers) else None
+            )
+            ready = set(wait([part for worker in working for part in (worker.process.sentinel, worker.pipe)], timeout))
             for worker in list(working):
                 if worker.pipe in ready:
-                    failed += _messages(worker, progress, say)
+                    failed += _messages(worker, progress, say, put_off)
                 if worker.process.sentinel in ready:
-                    failed += _messages(worker, progress, say)
+                    failed += _messages(worker, progress, say, put_off)
                     working.remove(worker)
                     worker.pipe.close()
                     worker.process.join()
@@ -88,7 +99,7 @@ def run_in_processes(
                     how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
                     if worker.attempt < _TRIES:
                         say(f"{worker.job.title}: its process {how}; starting again")
-                        waiting.append((worker.job, worker.attempt + 1))
+                        waiting.append((worker.job, worker.attempt + 1, 0.0))
                     else:
                         failed.append(f"{worker.job.title}: its process {how}, {_TRIES} times")
     finally:
@@ -112,6 +123,13 @@ def raise_failures(failed: Sequence[str]) -> None:
         raise JobError(f"{failed[0]}{more}; the same command goes on with the rest")
 
 
+def say_passed(job: Job, passed: set[str], say: Say) -> None:
+    """Say, once for each job, that it is left to another process for now."""
+    if job.name not in passed:
+        passed.add(job.name)
+        say(f"{job.title}: another process is at it; seen to later")
+
+
 @dataclass(eq=False)
 class _Worker:
     """A process, the pipe to it, and what it is at."""
@@ -122,7 +140,12 @@ class _Worker:
     attempt: int = 0
 
 
-def _messages(worker: _Worker, progress: Callable[[Job, int, int], None], say: Say) -> list[str]:
+def _messages(
+    worker: _Worker,
+    progress: Callable[[Job, int, int], None],
+    say: Say,
+    put_off: Callable[[Job, int], None],
+) -> list[str]:
     """Pass on what a worker has said; return its errors."""
     errors = []
     with contextlib.suppress(EOFError, OSError):  # it has gone, perhaps in the middle of a message
@@ -138,6 +161,8 @@ def _messages(worker: _Worker, progress: Callable[[Job, int, int], None], say: S
                 worker.job = None
                 if kind == "error":
                     errors.append(content[0])
+                elif kind == "busy":
+                    put_off(job, worker.attempt)
     return errors
 
 
@@ -165,14 +190,14 @@ def _work(
         job = pipe.recv()
         torch.set_num_threads(threads or threads_of(job, share))
         try:
-            run_job(
+            finished = run_job(
                 job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, progress=report,
                 say=lambda message: pipe.send(("say", message)),
             )  # fmt: skip
         except Exception as error:  # whatever it is, the parent must hear of it
             pipe.send(("error", describe_failure(job, error)))
         else:
-            pipe.send(("done",))
+            pipe.send(("done" if finished else "busy",))
 
 
 def _end_with_parent() -> None:

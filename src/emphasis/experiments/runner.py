@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
 from emphasis.experiments.data import check_names, load_split
-from emphasis.experiments.jobs import Job, Say, make_jobs, run_job, threads_of
-from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes
+from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, is_stackable, make_jobs, run_job, threads_of
+from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
+from emphasis.experiments.settings import Cell, Training
 from emphasis.experiments.store import (
     Row,
     claim,
@@ -23,6 +27,7 @@ from emphasis.experiments.store import (
     rows_of_recipe,
     write_results,
 )  # fmt: skip
+from emphasis.training.loop import make_fabric
 from emphasis.training.settings import Execution
 
 JobProgress = Callable[[Job, int, int], None]
@@ -45,7 +50,9 @@ def run(
 ) -> list[Row]:
     """Train what `folder` does not hold yet of `recipe`, and return the lines of all its cells, in its order.
 
-    A run that was killed goes on where its checkpoints are, and ends with the same lines.
+    A run that was killed goes on where its checkpoints are, and ends with the same lines. Several processes, on one
+    machine or on several that share `folder`, may run the same recipe at once: each takes the jobs that no other is
+    at, and returns once all are finished.
 
     Args:
         recipe: What to do.
@@ -71,36 +78,38 @@ def run(
         raise ValueError(f"workers={workers} is not allowed; use a whole number >= 1")
     cells = list(recipe.cells())
     check_names(cells)
-    claim(folder, recipe, force)
+    how = replace(execution or Execution(), precision=recipe.precision)
+    ranks = _ranks(how, workers, cells)
+    writes = ranks is None or ranks.is_global_zero
+    if writes:
+        claim(folder, recipe, force)
+    if ranks is not None:
+        ranks.barrier()
     for at in {cell.solver.schedule.at for cell in cells if cell.solver.schedule.at[-1:] >= (cell.solver.iterations,)}:
         say(f"the learning rate does not fall at all of {list(at)}: training ends before; set solver.schedule.at too")
     finished = finished_rows(folder)
     jobs = make_jobs([cell for cell in cells if cell.key not in finished])
     # Of all jobs, so that a run which goes on with the last of them has as many threads, and the same bits, as before.
     workers = min(workers, len(make_jobs(cells)))
-    share = max(1, (os.cpu_count() or 1) // workers)
+    share = max(1, (os.cpu_count() or 1) // (workers * how.devices))
     if not jobs:
         say(f"{folder} holds all of this already; showing it (--force trains it again)")
     elif finished.keys() & {cell.key for cell in cells}:
         say(f"{folder} holds {len({c.key for c in cells} & finished.keys())} of {len(cells)} networks already")
-    how = replace(execution or Execution(), precision=recipe.precision)
     try:
         if jobs:
             # Before any worker starts: so that data which is missing, or slow to make, is met once.
+            if ranks is not None and not writes:
+                ranks.barrier()
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
                 load_split(first.dataset, first.noise, root, loading, download)
+            if ranks is not None and writes:
+                ranks.barrier()
         if workers == 1 or len(jobs) <= 1:
-            failed = []
-            for job in jobs:
-                torch.set_num_threads(threads or threads_of(job, share))
-                try:
-                    run_job(
-                        job, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds,
-                        progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
-                    )  # fmt: skip
-                except Exception as error:  # one job's failure must not keep the others from running
-                    failed.append(describe_failure(job, error))
-            raise_failures(failed)
+            _run_here(
+                jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, threads=threads,
+                share=share, progress=progress, say=say, ranks=ranks,
+            )  # fmt: skip
         else:
             run_in_processes(
                 jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, workers=workers,
@@ -108,6 +117,72 @@ def run(
             )  # fmt: skip
     finally:  # whatever failed, what is finished is there to be seen
         rows = rows_of_recipe(folder, recipe)
-        write_results(folder, rows)
-        remove_checkpoints_of_finished_jobs(folder)
+        if writes:
+            write_results(folder, rows)
+            remove_checkpoints_of_finished_jobs(folder)
     return rows
+
+
+def _run_here(
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    root: Path | None,
+    execution: Execution,
+    checkpoint_seconds: float,
+    threads: int | None,
+    share: int,
+    progress: JobProgress,
+    say: Say,
+    ranks: Fabric | None,
+) -> None:
+    """Run the jobs one by one, those last that another process is at.
+
+    Raises:
+        JobError: A job raised; the others are run first.
+    """
+    waiting = deque(jobs)
+    passed: set[str] = set()
+    failed = []
+    since = 0  # jobs passed over since one was finished
+    while waiting:
+        job = waiting.popleft()
+        torch.set_num_threads(threads or threads_of(job, share))
+        since += 1
+        try:
+            if not run_job(
+                job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds,
+                progress=lambda done, total, job=job: progress(job, done, total), say=say,  # type: ignore[misc]
+                ranks=ranks,
+            ):  # fmt: skip
+                waiting.append(job)
+                say_passed(job, passed, say)
+                if since >= len(waiting):
+                    time.sleep(RETRY_SECONDS)
+                continue
+        except Exception as error:  # one job's failure must not keep the others from running
+            failed.append(describe_failure(job, error))
+            if ranks is not None:  # the others may wait for this one for ever, unless it ends
+                break
+        since = 0
+    raise_failures(failed)
+
+
+def _ranks(execution: Execution, workers: int, cells: Sequence[Cell]) -> Fabric | None:
+    """Return the processes that train each network together, started or joined; None if there is one device.
+
+    Raises:
+        ValueError: There are workers besides, or networks that cannot be trained so.
+    """
+    if execution.devices == 1:
+        return None
+    if workers > 1:
+        raise ValueError(f"devices={execution.devices} and workers={workers} do not go together; use one of them")
+    for cell in cells:
+        if is_stackable(cell) or isinstance(cell.objective, Training):
+            why = "with others in one stack" if is_stackable(cell) else "by a method that sees one device's batch alone"
+            raise ValueError(
+                f"devices={execution.devices} splits each batch over devices, and {cell.method!r} is trained {why}; "
+                "leave --devices out, or choose others with --methods"
+            )
+    return make_fabric(execution)

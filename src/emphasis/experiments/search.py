@@ -7,7 +7,8 @@ behind on the first (Optuna's median pruner decides) are not given the others.
 
 A search keeps nothing but its networks, which are cells of the store like any other. The sampler is seeded, so a
 search that was stopped is played again from its beginning: what has been trained is found, not trained, and it goes
-on as if it had not been stopped. The networks of one batch of trials train together where that is possible.
+on as if it had not been stopped; and processes with the same seed play the same search at once, and share its networks.
+The networks of one batch of trials train together where that is possible.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from emphasis.experiments.build import OBJECTIVE, RecipeError, overridden
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
-from emphasis.experiments.store import SEARCH, Row, without_nan
+from emphasis.experiments.store import SEARCH, Row, without_nan, writing
 from emphasis.files import write_text
 from emphasis.metrics import mean_and_std
 from emphasis.settings_text import toml_value
@@ -216,7 +217,8 @@ def search(
         final = run(replace(base, methods=(chosen,), baseline=_RETRAINED), folder, **how)
     result = Found(tuple(tried), best, tuple(final))
     summary = without_nan(_summary(result, recipe, method, condition, held_out))
-    write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    with writing(folder):
+        write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return result
 
 

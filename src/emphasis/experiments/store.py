@@ -45,13 +45,14 @@ def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
     Raises:
         FolderError: It holds another recipe's runs, or something else.
     """
-    if (folder / RUN).exists():
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()  # looked at once: others may start
+    if RUN in names:
         other = _read_run(folder).get("name")
         if force:
             clear(folder)
         elif other != recipe.name:
             raise FolderError(f"{folder} holds runs of {other!r}; choose another --out, or --force to replace them")
-    elif folder.exists() and not {path.name for path in folder.iterdir()} <= {CELLS, f".{Path(RUN).stem}.partial.json"}:
+    elif not names <= {CELLS, f".{Path(RUN).stem}.partial.json"}:
         raise FolderError(f"{folder} is not empty and holds no run of emphasis; choose another --out")
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
     with writing(folder):

@@ -16,8 +16,9 @@ except ModuleNotFoundError as error:
     raise missing_extra("emphasis.torch", "torch", error) from None
 
 from emphasis.torch._weighting import from_function, from_loss
+from emphasis.torch.distributed import Accumulation
 from emphasis.torch.functional import emphasis_loss
 from emphasis.torch.linear import linear_emphasis_loss
 from emphasis.torch.module import EmphasisLoss
 
-__all__ = ["EmphasisLoss", "emphasis_loss", "from_function", "from_loss", "linear_emphasis_loss"]
+__all__ = ["Accumulation", "EmphasisLoss", "emphasis_loss", "from_function", "from_loss", "linear_emphasis_loss"]

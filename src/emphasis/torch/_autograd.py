@@ -10,12 +10,12 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options, options_of
+from emphasis.torch.distributed import whole_peak_and_sum, whole_sum
 from emphasis.weighting.options import SATURATION
 
 
@@ -183,7 +183,7 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
         log_share = log_w if share is None else log_w + share.log()
         if valid is not None:
             log_share = torch.where(valid, log_share, -math.inf)
-        peak, total = _global_peak_and_sum(log_share.detach(), options)
+        peak, total = whole_peak_and_sum(log_share.detach(), options.process_group)
         weight = (log_share - peak).exp() / total
         return weight, weight
     unit = torch.ones_like(log_w) if share is None else share.expand(log_w.shape)
@@ -195,10 +195,9 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
 
 
 def denominator(unit: Tensor, options: Options) -> Tensor:
-    """Return what a mean divides by, the sum of the units over all ranks; 1 instead of 0."""
-    total = _global_sum(unit.sum(), options)
-    # Weights that overflow their sum must not become a silent 0.
-    return torch.where(total == 0.0, 1.0, torch.where(total.isinf(), math.nan, total))
+    """Return what a mean divides by, the sum of the units over the whole batch; 1 instead of 0."""
+    total = whole_sum(unit.sum(), options.process_group)
+    return torch.where(total.isinf(), math.nan, total)  # weights that overflow their sum must not become a silent 0
 
 
 def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: Options) -> Tensor:
@@ -218,22 +217,3 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
         largest = torch.finfo(value.dtype).max * math.exp(-SATURATION)
         value = value.clamp(-largest, largest)
     return torch.where(unit == 0.0, 0.0, value * unit)
-
-
-def _global_peak_and_sum(log_share: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Return the largest log share over all ranks and the sum of exp(share - peak); 0 and 1 if there is no share."""
-    peak = log_share.amax() if log_share.numel() else log_share.new_full((), -math.inf)
-    if options.process_group is not None:
-        dist.all_reduce(peak, dist.ReduceOp.MAX, options.process_group)
-    peak = torch.where(peak == -math.inf, 0.0, peak)
-    total = _global_sum((log_share - peak).exp().sum(), options)
-    return peak, torch.where(total == 0.0, 1.0, total)
-
-
-def _global_sum(total: Tensor, options: Options) -> Tensor:
-    """Return the sum over all ranks divided by the number of ranks, because DDP averages gradients over them."""
-    if options.process_group is None:
-        return total
-    total = total.clone()
-    dist.all_reduce(total, dist.ReduceOp.SUM, options.process_group)
-    return total / dist.get_world_size(options.process_group)

@@ -60,8 +60,9 @@ def emphasis_loss(
             1-p rounds to 0 in float32, if w(1) > 0, and none otherwise. Such examples count neither in the sum
             over the batch nor in the loss, but they do in the denominator of "mean".
         process_group: A torch.distributed group over which the batch is spread (`torch.distributed.group.WORLD`):
-            sums run over all its ranks, and the loss is scaled for DistributedDataParallel, which averages
-            gradients over ranks. None: this process alone, as are "sum" and "none" without "batch" always.
+            sums run over all its ranks, and the loss is scaled for DistributedDataParallel and fully_shard, which
+            average gradients over ranks. Or an `Accumulation`, over several calls too. None: this call alone, as are
+            "sum" and "none" without "batch" always.
         inplace: Write the derivative into the logits' own memory, which costs no buffer at all: for a network's
             output that nobody reads afterwards. Not for leaf tensors, parts of others, or soft labels (ValueError);
             an operation before that kept the logits for its own backward pass (exp, say) raises there. One backward

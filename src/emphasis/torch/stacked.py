@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from emphasis.torch._autograd import margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
+from emphasis.torch.distributed import whole_log_sum
 
 
 @lru_cache(maxsize=16)
@@ -46,7 +47,8 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     Args:
         logits: (M * K, N, C), floating; NaN and infinity pass through to that network's derivative.
         labels: (K, N) int64 in [0, C).
-        options: M of them, from `emphasis.torch.functional.resolve` with reduction "mean" and no process group.
+        options: M of them, from `emphasis.torch.functional.resolve` with reduction "mean"; with a process group, all
+            with the same, over which the N examples of each network are spread, unevenly if you like.
 
     Returns:
         (M * K, N, C), of the logits' dtype.
@@ -73,7 +75,12 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)
-    log_unit = torch.where(is_batch, log_sum, log_normalizer + math.log(examples))
+    count = math.log(examples) if examples else -math.inf
+    log_count: Tensor | float = count
+    if options[0].process_group is not None:
+        both = torch.stack((log_sum, torch.full_like(log_sum, count)))
+        log_sum, log_count = whole_log_sum(both, options[0].process_group)
+    log_unit = torch.where(is_batch, log_sum, log_normalizer + log_count)
     half = (log_w - torch.where(log_unit == -math.inf, 0.0, log_unit) - math.log(2.0)).exp_()
     derivative = others.sub_(log_rest).exp_().mul_(half).scatter_(3, index, -half)
     return derivative.view(logits.shape).to(logits.dtype)

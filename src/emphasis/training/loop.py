@@ -1,5 +1,8 @@
 """The one training loop, on Lightning Fabric: a stack of networks, which may be one, on any device.
 
+Over several devices each step's batch is split: every rank has the whole state, evaluates for itself and learns from
+its part, and the loss, batch norm and the gradients are the whole batch's.
+
 The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise,
 batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
 
@@ -9,7 +12,9 @@ tensor there, which is read at the next evaluation.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +35,7 @@ from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
 from emphasis.training.methods import LearnerStack, backward
+from emphasis.training.norms import synchronised_norms
 from emphasis.training.optimizers import make_optimizer, set_for_step
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
@@ -82,6 +88,8 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
     module: nn.Module = stack
     dropouts = [part for part in stack.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
     draws = isinstance(stack, LearnerStack) or any(part.p > 0.0 for part in dropouts)
+    if fabric.world_size > 1:
+        module = synchronised_norms(module, fabric.device)
     if any(parameter.ndim == 4 for parameter in module.parameters()):
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if execution.compile and isinstance(stack, LearnerStack):
@@ -97,8 +105,17 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
 
 
 def make_fabric(execution: Execution) -> Fabric:
-    """Return Fabric on one device."""
-    return Fabric(accelerator=execution.accelerator, devices=1, precision=execution.precision)  # type: ignore[arg-type]
+    """Return Fabric on the devices; for more than one it starts this program's other processes, or joins torchrun's."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
+    nodes = int(os.environ.get("WORLD_SIZE", local)) // local if execution.devices > 1 else 1
+    fabric = Fabric(
+        accelerator=execution.accelerator, devices=execution.devices, num_nodes=nodes, precision=execution.precision,  # type: ignore[arg-type]
+        strategy="ddp" if execution.devices > 1 else "auto",
+    )  # fmt: skip
+    if execution.devices > 1:
+        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
+        fabric.launch()
+    return fabric
 
 
 def train(
@@ -135,11 +152,12 @@ def train(
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
             _evaluate(state, task, record_trace)
-        options = _options(objectives, state, solver)
+        group = torch.distributed.group.WORLD if fabric.world_size > 1 else None
+        options = _options(objectives, state, solver, group)
         changing = any(one.schedule for one in objectives)
         while state.iteration < solver.iterations:
             if changing:
-                options = _options(objectives, state, solver)
+                options = _options(objectives, state, solver, group)
             begins = not options and state.iteration % batches.per_epoch == 0
             ended = begins and _begin_epoch(state, task, seeds, solver, batches)
             ended = ended or _step(state, task, options, seeds, solver, fabric, batches)
@@ -151,8 +169,8 @@ def train(
             after_step(state)
 
 
-def _options(objectives: Sequence[Objective], state: State, solver: Solver) -> list[Options]:
-    """Return each method's options in the next step.
+def _options(objectives: Sequence[Objective], state: State, solver: Solver, group: Any) -> list[Options]:
+    """Return each method's options in the next step; `group`: the ranks that the batch is spread over.
 
     The noise rate that a method measures is the share of training labels that its network contradicted when it was
     last looked at; before the first step it has said nothing.
@@ -165,7 +183,7 @@ def _options(objectives: Sequence[Objective], state: State, solver: Solver) -> l
         if one.measures and len(state.evaluated_at) > 1:
             rate = 1.0 - state.curves["fit_noisy"][-1][number * copies]
             rate = None if math.isnan(rate) else rate  # it has diverged
-        found.append(resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, None))
+        found.append(resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, group))
     return found
 
 
@@ -203,12 +221,14 @@ def _step(
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
         inputs = random_crop_flip(inputs.flatten(0, 1), generator).view(inputs.shape)
     if state.draws:
-        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT))
+        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + fabric.global_rank)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    inputs, places = inputs[:, mine], places[:, mine]
     if not options:
         return _learner_step(state, task.prepared(inputs), places, solver, fabric)
     labels = task.labels.gather(1, places)
     logits = state.module(task.prepared(inputs))
-    if _note_diverged(state, logits):
+    if _note_diverged(state, logits, options[0].process_group):
         if bool((state.diverged_at >= 0).all()):
             return True
         logits = state.module(task.prepared(inputs))
@@ -240,7 +260,7 @@ def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, 
 
 
 @torch.no_grad()
-def _note_diverged(state: State, logits: Tensor) -> bool:
+def _note_diverged(state: State, logits: Tensor, group: Any) -> bool:
     """Note which networks' logits are not finite; on the CPU, zero those, and return whether there were any.
 
     Zeroed networks stay harmless in the stack, whose loss refuses NaN; evaluation reports NaN for them from then on.
@@ -248,6 +268,10 @@ def _note_diverged(state: State, logits: Tensor) -> bool:
     """
     # Of the sums: three times as fast. Logits whose sum overflows are beyond 1e34, and their network lost as well.
     bad = ~logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
+    if group is not None:  # on any rank: all must go on alike
+        found = bad.to(torch.uint8)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group)
+        bad = found.bool()
     state.diverged_at = torch.where(bad & (state.diverged_at < 0), state.iteration, state.diverged_at)
     if logits.device.type != "cpu" or not bool(bad.any()):
         return False

@@ -135,16 +135,19 @@ class Execution:
         accelerator: "auto", "cpu", "cuda" or "mps", as Lightning Fabric takes it.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         compile: Whether `torch.compile` is applied to the network.
+        devices: On this machine, over which each step's batch is split; a process for each.
     """
 
     accelerator: str = "auto"
     precision: str = "32-true"
     compile: bool = False
+    devices: int = 1
 
     def __post_init__(self) -> None:
         known = ("auto", "cpu", "cuda", "mps")
         check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
         check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
+        check(self.devices >= 1, "devices", self.devices, "use a whole number >= 1")
 
 
 def check(holds: bool, name: str, value: object, cure: str) -> None:

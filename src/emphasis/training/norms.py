@@ -1,0 +1,68 @@
+"""Batch norm over the examples of all ranks: torch's on GPUs, and ours on CPUs, which torch's does not run on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks. Each rank's loss depends on it, so its derivative is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _over_ranks(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    return total
+
+
+class SynchronisedNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with its defaults, whose mean and variance in training are those of all ranks' examples.
+
+    Each rank has (N, C, H, W), with an N of its own; the derivative, too, is that of all ranks' examples together.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return the normalised input."""
+        if not self.training:
+            return super().forward(input)
+        counts = torch.tensor(float(input.numel() // max(input.shape[1], 1)), dtype=input.dtype)
+        dist.all_reduce(counts)
+        mean = _over_ranks(input.sum((0, 2, 3))) / counts
+        centred = input - mean.view(1, -1, 1, 1)
+        variance = _over_ranks(centred.square().sum((0, 2, 3))) / counts
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (counts / (counts - 1.0)), self.momentum)
+        scaled = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), scaled, self.weight.view(1, -1, 1, 1))
+
+
+def synchronised_norms(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return the module with its batch norms over all ranks, with the same parameters and buffers."""
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    for one in module.modules():
+        if type(one) is nn.BatchNorm2d:  # the networks here use no other
+            one.__class__ = SynchronisedNorm
+    return module

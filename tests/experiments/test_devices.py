@@ -1,0 +1,104 @@
+"""`emphasis run --devices 2` on CPUs: one process's numbers, one writer; a killed rank ends it, and it goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emphasis.cli import main
+
+RECIPE = 'extends = "digits"\nname = "devices"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'  # next to none
+OPTIONS = ["--methods", "DM 0.5/8 integral", "--iterations", "150", "--threads", "1", "--workers", "1", "--accelerator",
+           "cpu", "--no-progress", "--checkpoint-seconds", "0.1"]  # fmt: skip
+
+
+def _row(folder):
+    (row,) = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return {name: value for name, value in row.items() if name not in ("seconds", "revision")}
+
+
+def _start(recipe, folder):
+    command = [sys.executable, "-W", "error", "-m", "emphasis", "run", str(recipe), *OPTIONS, "--devices", "2", "--out"]
+    return subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _second_rank(parent):
+    """The process that Fabric started."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            mother = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if mother == parent and b"emphasis" in (path / "cmdline").read_bytes():
+                return int(path.name)
+        except (OSError, ValueError):
+            pass
+    raise AssertionError("there is no second rank")
+
+
+def _is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path):
+    recipe = tmp_path / "devices.toml"
+    recipe.write_text(RECIPE)
+    whole = _start(recipe, tmp_path / "whole")
+    out, error = whole.communicate(timeout=120)
+    assert whole.returncode == 0, error
+    assert out.count("Written to") == 1  # by the first rank alone
+    assert main(["run", str(recipe), *OPTIONS, "--out", str(tmp_path / "alone")]) == 0
+    both, alone = _row(tmp_path / "whole"), _row(tmp_path / "alone")
+    assert both.pop("devices") == 2
+    assert alone.pop("devices") == 1
+    for name, values in both["curves"].items():
+        expected = np.array(alone["curves"][name])
+        np.testing.assert_allclose(values[:2], expected[:2], rtol=0.0, atol=2e-5)  # the digits that are kept
+        np.testing.assert_allclose(values, expected, rtol=0.0, atol=0.02)  # rounding grows with the steps
+
+    folder = tmp_path / "killed"
+    killed = _start(recipe, folder)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("cells/[!.]*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    rank = random.randrange(2)
+    other = _second_rank(killed.pid)
+    os.kill(other if rank else killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)  # returns once both have let go of the pipes
+    assert killed.returncode != 0
+    while _is_alive(other):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not list(folder.glob("cells/[!.]*.jsonl")), "killed too late to test anything"
+    again = _start(recipe, folder)
+    out, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert "going on from iteration" in out, f"rank {rank}"
+    assert _row(folder) == _row(tmp_path / "whole"), f"rank {rank}"
+    assert not list(folder.glob("cells/*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--methods", "CCE", "--devices", "2"], "trained with others in one stack"),
+        (["--methods", "CCE", "--devices", "0"], "use a whole number >= 1"),
+        (["--methods", "CCE", "--devices", "2", "--workers", "2"], "do not go together"),
+    ],
+)
+def test_what_cannot_be_split_is_an_error_with_the_cure(tmp_path, capsys, options, said):
+    assert main(["run", "digits", *options, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
