@@ -267,6 +267,8 @@ def _add_audit(commands: Any, raw: Any) -> None:
     how = audit.add_argument_group("how it runs")
     how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: "DM lam=0.5 beta=8")')
     _add_training(how)
+    how.add_argument("--suspects", type=Path, metavar="FILE",
+                     help="also write the ranking to this file (.csv, .parquet)")  # fmt: skip
     how.add_argument("--export", type=Path, metavar="FILE",
                      help="also write the table (.csv, .parquet), labels cleaned, with weights")  # fmt: skip
     _add_place(how, "audit")

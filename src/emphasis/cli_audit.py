@@ -30,6 +30,8 @@ def audit(options: argparse.Namespace) -> int:
     """Find suspect labels, print and write what was found, and return the exit code."""
     console = Console()
     path = Path(options.what)
+    if options.suspects is not None:
+        _check_table("suspects", options.suspects)
     if options.export is not None:
         _check_export(options)
     if audits.is_trace(path):
@@ -44,9 +46,15 @@ def audit(options: argparse.Namespace) -> int:
         found, folder = _train(options, console)
     values = _columns(options) if options.label else {}
     audits.write_audit(found, folder, lambda one: audit_page(one, ["emphasis", *sys.argv[1:]], values))
+    if options.suspects is not None:
+        import pandas as pd
+
+        write_table(pd.DataFrame(audits.suspects_table(found)), options.suspects)
     if options.export is not None:
         _export(options, found)
     _print(found, folder, console)
+    if options.suspects is not None:
+        console.print(Text(f"The ranking: {options.suspects}"))
     if options.export is not None:
         console.print(Text(f"The table with cleaned labels and weights: {options.export}"))
     return 0
@@ -94,17 +102,24 @@ def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
     return {name: table[name].tolist() for name in names}
 
 
+def _check_table(option: str, out: Path) -> None:
+    """Find out what would keep a table from being written before anything is trained."""
+    import pandas  # noqa: F401, ICN001
+
+    if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
+        raise UsageError(f"--{option} {out} is not allowed; use a name that ends in .csv or .parquet")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"--{option} {out}: there is no folder {out.parent}")
+
+
 def _check_export(options: argparse.Namespace) -> None:
     """Find out what would keep the table from being written before anything is trained."""
     source, out = Path(options.what), options.export
     if options.label is None or options.noise_rate:
         raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
-    if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
-        raise UsageError(f"--export {out} is not allowed; use a name that ends in .csv or .parquet")
+    _check_table("export", out)
     if out.resolve() == source.resolve():
         raise UsageError("--export is the table itself; choose another file")
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"--export {out}: there is no folder {out.parent}")
     taken = set(_added(options)) & set(read_table(source, options.missing).columns)
     if taken:
         raise UsageError(f"the table has a column {min(taken)!r} already, which --export would write; remove it, lest "

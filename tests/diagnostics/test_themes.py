@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from emphasis.diagnostics import figures
-from emphasis.diagnostics.inks import ALARM, COLORS, DARK, FAINT_LINE, GREY, NIGHT, PAPER, contrast
+from emphasis.diagnostics.inks import ALARM, COLORS, DARK, FAINT_LINE, FILLS, GREY, NIGHT, PAPER, contrast
 from emphasis.diagnostics.ranks import rank_figure
 from emphasis.diagnostics.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
@@ -28,16 +28,17 @@ def some_figures():
 
 
 def test_every_ink_can_be_told_from_its_ground():
-    for ink, dark in DARK.items():
-        if ink not in (PAPER, FAINT_LINE, COLORS[6]):  # the ground itself, grids, and the bars' sky blue
-            assert contrast(ink, PAPER) >= 3.0, ink
-        if ink != PAPER:
-            assert contrast(dark, NIGHT) >= 3.0, ink
-    for ink in (GREY, ALARM, COLORS[4]):
-        assert contrast(ink, PAPER) >= 4.5
-        assert contrast(DARK[ink], NIGHT) >= 4.5
+    for ink in (*COLORS, GREY, ALARM):  # labels are written in them
+        assert contrast(ink, PAPER) >= 4.5, ink
+        assert contrast(DARK[ink], NIGHT) >= 4.5, ink
+    for ink in FILLS:
+        assert contrast(ink, PAPER) >= 3.0, ink
+        assert contrast(DARK[ink], NIGHT) >= 3.0, ink
     assert contrast("#000000", "#FFFFFF") == pytest.approx(21.0)
-    assert set(COLORS) <= DARK.keys()
+    assert {*COLORS, *FILLS, GREY, ALARM, PAPER, FAINT_LINE} == DARK.keys()
+    assert not DARK.keys() & set(DARK.values())
+    for inks in (COLORS, FILLS):
+        assert len({DARK[ink] for ink in inks}) == len(inks)
 
 
 def colors_of(svg):
@@ -52,7 +53,7 @@ def test_an_svg_knows_the_dark_counterpart_of_every_ink_it_holds(tmp_path, name)
     style = re.search(r"<style>@media \(prefers-color-scheme: dark\) \{.*?</style>", svg).group()
     drawn = colors_of(svg.replace(style, ""))
     assert drawn
-    assert drawn - {"#CCCCCC"} <= DARK.keys()
+    assert drawn <= DARK.keys()
     for ink in drawn & DARK.keys():
         assert f'[style*="fill: {ink.lower()}"] {{ fill: {DARK[ink]} !important }}' in style
 
@@ -67,6 +68,12 @@ def test_a_dark_figure_holds_no_ink_of_paper(tmp_path, name):
     save(some_figures()[name], path.with_suffix(".png"), "dark")
     pixels = np.asarray(Image.open(io.BytesIO(path.with_suffix(".png").read_bytes())).convert("RGB"))
     assert pixels[0, 0].tolist() == [int(NIGHT[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def test_the_same_figure_is_the_same_svg_byte_for_byte(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        save(some_figures()["p"], tmp_path / name, "auto")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", figures.FORMATS)

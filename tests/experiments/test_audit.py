@@ -137,6 +137,34 @@ def test_the_export_leaves_every_cell_as_it_is(tmp_path):
     assert {row[4] for row in exported[1:]} == {"010", "020"}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_ranking_goes_to_a_file_of_ones_choosing(digits, tmp_path, capsys, suffix):
+    import pandas as pd
+
+    out = tmp_path / f"ranking{suffix}"
+    command = ["audit", "digits", *HOW, "--iterations", "500", "--out", str(digits), "--suspects", str(out)]
+    assert main(command) == 0
+    assert f"The ranking: {out}" in capsys.readouterr().out.replace("\n", "")
+    kept = pd.read_csv(digits / "suspects.csv")
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert list(table.columns) == list(kept.columns)
+    assert len(table) == 1297
+    for name in ("rank", "row", "suspect"):
+        assert table[name].tolist() == kept[name].tolist()
+    for name in ("given", "suggested", "cleaned"):
+        assert table[name].astype(str).tolist() == kept[name].astype(str).tolist()
+    for name in ("score", "sample_weight"):
+        np.testing.assert_allclose(table[name], kept[name], rtol=0, atol=5.1e-5)
+
+
+@pytest.mark.parametrize(("file", "said"), [("x.xlsx", "ends in .csv or .parquet"), ("nowhere/x.csv", "no folder")])
+def test_a_ranking_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch, capsys, file, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "digits", *HOW, "--suspects", file]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("export", "said"),
     [

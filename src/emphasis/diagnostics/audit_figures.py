@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emphasis.diagnostics.figures import new_figure
-from emphasis.diagnostics.inks import COLORS
+from emphasis.diagnostics.inks import COLORS, FILLS
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid
 
@@ -27,7 +27,7 @@ def score_figure(score: NDArray[np.float64], groups: Mapping[str, NDArray[np.boo
     figure = new_figure(7.6, 3.4)
     axis = figure.subplots()
     edges = np.linspace(min(score.min(), -1e-6), max(score.max(), 1e-6), _BINS + 1)
-    colors = [COLORS[6], COLORS[1]][: len(groups)]
+    colors = FILLS[: len(groups)]
     labels = [f"{name} ({np.count_nonzero(mask):,})" for name, mask in groups.items()]
     axis.hist([score[mask] for mask in groups.values()], edges.tolist(), stacked=True, color=colors, label=labels)
     axis.axvline(0.0, color=COLORS[4], linewidth=1.2, linestyle=(0, (5, 1.5)))

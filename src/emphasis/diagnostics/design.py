@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.diagnostics.inks import COLORS, GREY
+from emphasis.diagnostics.inks import COLORS, FILLS, GREY
 from emphasis.extras import missing_extra
 from emphasis.settings_text import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
@@ -122,7 +122,7 @@ class Design:
             )
         }
         under = plots["density"]
-        under.quad(left="left", right="right", bottom=0, top="clean", source=self._bars, color=COLORS[6], alpha=0.45)
+        under.quad(left="left", right="right", bottom=0, top="clean", source=self._bars, color=FILLS[0], alpha=0.45)
         under.quad(left="left", right="right", bottom="clean", top="top", source=self._bars, color=_TWO, alpha=0.45)
         for name, plot in plots.items():
             plot.multi_line(xs="xs", ys="ys", line_color="color", line_width="width", legend_field="label",

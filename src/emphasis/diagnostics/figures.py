@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from emphasis.diagnostics.inks import ALARM, COLORS, GREY
+from emphasis.diagnostics.inks import ALARM, COLORS, FILLS, GREY
 from emphasis.metrics import mean_and_std
 from emphasis.weighting import Weighting
 
-_CLEAN, _NOISY, _EDF = COLORS[6], COLORS[1], COLORS[4]
-_CLEAN_LINE = COLORS[0]  # darker than the bars: a thin line needs it
+_CLEAN, _NOISY, _EDF = COLORS[0], COLORS[1], COLORS[4]
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 FORMATS = ("png", "svg", "pdf")
 
@@ -210,7 +209,7 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
     figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
     for axis, panel in zip(axes, panels, strict=True):
         last = max(panel.clean.iterations[-1], 1)
-        _line(axis, panel.clean, _CLEAN_LINE, "-")
+        _line(axis, panel.clean, _CLEAN, "-")
         if np.isfinite(panel.noisy.values).any():
             _line(axis, panel.noisy, _NOISY, (0, (5, 1.5)))
         axis.set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
@@ -219,7 +218,7 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
         _say(axis, panel.note)
     handles = [
-        Line2D([], [], color=_CLEAN_LINE, linewidth=1.8, label="clean labels"),
+        Line2D([], [], color=_CLEAN, linewidth=1.8, label="clean labels"),
         Line2D([], [], color=_NOISY, linewidth=1.8, linestyle=(0, (5, 1.5)), label="noisy labels"),
     ]
     figure.supxlabel("iteration", fontsize=10)
@@ -239,8 +238,8 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
     handles: dict[str, Any] = {}
     for axis, panel in zip(axes, panels, strict=True):
         drawn = [
-            _bars(axis, panel.clean, -0.5, _CLEAN, "clean labels"),
-            _bars(axis, panel.noisy, 0.5, _NOISY, "noisy labels"),
+            _bars(axis, panel.clean, -0.5, FILLS[0], "clean labels"),
+            _bars(axis, panel.noisy, 0.5, FILLS[1], "noisy labels"),
         ]
         axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
         axis.set(xlim=(0, 1), ylim=(0, 1.05), yticks=(0, 0.05, 0.25, 0.5, 1.0), xticks=(0, 0.5, 1))

@@ -1,21 +1,22 @@
 """The house's inks, and what each becomes on a dark page. Plain data: it needs no library that draws.
 
-Okabe and Ito's palette, told apart under the common colour blindnesses; without its yellow, and its orange and sky blue
-last, since they are faint as text on white. On paper as at night every ink has a contrast of 3:1 at least to its
-ground, and black, grey and the alarm 4.5:1; sky blue on paper has 2.3:1, and stands for bars beside darker ones and for
-a seventh line.
+After Okabe and Ito's palette, told apart under the common colour blindnesses, with line styles and labels beside them.
+Labels are written in the colours, so that on paper as at night each has a contrast of 4.5:1 at least to its ground (of
+their orange, green and sky blue, which have 3.9, 3.4 and 2.3 to 1, darker ones); fills, which carry no text, 3:1.
 """
 
 from __future__ import annotations
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#C08400", "#56B4E9")
-GREY, ALARM = "#767676", "#B23C00"
+COLORS = ("#0072B2", "#B23C00", "#00785A", "#AA4499", "#000000", "#8A6100", "#5B5BD6")
+FILLS = ("#3A8FC8", "#D55E00")
+GREY, ALARM = "#767676", COLORS[1]
 PAPER, NIGHT = "#FFFFFF", "#14171B"
 FAINT_LINE = "#B0B0B0"
 
 DARK = {
-    "#0072B2": "#4DA6E0", "#D55E00": "#FF8A3D", "#009E73": "#2EC79A", "#AA4499": "#DB86CC", "#000000": "#E6E9ED",
-    "#C08400": "#E5B04A", "#56B4E9": "#9AD3F5", GREY: "#A5AEB9", ALARM: "#FF9563", PAPER: NIGHT, FAINT_LINE: "#6B7480",
+    "#0072B2": "#5CB8F0", "#B23C00": "#FF9563", "#00785A": "#4FD1A5", "#AA4499": "#E58FD6", "#000000": "#E6E9ED",
+    "#8A6100": "#E5B84B", "#5B5BD6": "#A9A9FF", "#3A8FC8": "#3D8FC6", "#D55E00": "#D9701A", GREY: "#A5AEB9",
+    PAPER: NIGHT, FAINT_LINE: "#6B7480",
 }  # fmt: skip
 """By the ink on paper, the ink at night."""
 

@@ -313,17 +313,30 @@ def write_audit(found: Audit, folder: Path, page: Callable[[Audit], str]) -> Non
 
 
 def suspects_csv(found: Audit) -> str:
-    """Return one line per example, ranked: row, source, given and suggested label, score, sample weight, verdict."""
+    """Return the columns of `suspects_table` as CSV, numbers with four decimals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    sources = ["source"] if found.sources else []
-    writer.writerow(["rank", "row", *sources, "given", "suggested", "suspect", "cleaned", "score", "sample_weight"])
-    s = found.suspects
-    for rank, place in enumerate(s.order, 1):
-        given, suggested = found.name_of(found.labels[place]), found.name_of(s.suggested[place])
-        suspect = bool(s.suspect[place])
-        source = [found.sources[place]] if found.sources else []
-        writer.writerow([rank, int(found.rows[place]), *source, given, suggested, int(suspect),
-                         suggested if suspect else given, f"{s.score[place]:.4f}",
-                         f"{s.sample_weight[place]:.4f}"])  # fmt: skip
+    columns = suspects_table(found)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row])
     return text.getvalue()
+
+
+def suspects_table(found: Audit) -> dict[str, list[Any]]:
+    """Return columns of one value per example, ranked: row, source, given and suggested label, score, verdict."""
+    s, order = found.suspects, found.suspects.order
+    given = [found.name_of(label) for label in found.labels[order]]
+    suggested = [found.name_of(label) for label in s.suggested[order]]
+    suspect = [int(one) for one in s.suspect[order]]
+    return {
+        "rank": list(range(1, len(order) + 1)),
+        "row": found.rows[order].tolist(),
+        **({"source": [found.sources[place] for place in order]} if found.sources else {}),
+        "given": given,
+        "suggested": suggested,
+        "suspect": suspect,
+        "cleaned": [new if wrong else old for old, new, wrong in zip(given, suggested, suspect, strict=True)],
+        "score": s.score[order].tolist(),
+        "sample_weight": s.sample_weight[order].tolist(),
+    }

@@ -24,7 +24,7 @@ from emphasis.experiments.report import find_folder, read_summary
 from emphasis.experiments.settings import Training
 from emphasis.experiments.store import FolderError
 from emphasis.experiments.summary import Entry, Summary
-from emphasis.weighting import CCE, DM, GCE, MAE, MSE, did_you_mean, mode_for
+from emphasis.weighting import CCE, DM, GCE, MAE, MSE, Weighting, did_you_mean, mode_for
 
 
 @dataclass(frozen=True)
@@ -98,28 +98,41 @@ def _losses_and_densities(_: Summary | None = None) -> Figure:
     return figure
 
 
-def _of_family(summary: Summary, dm: bool) -> list[Entry]:
-    """Return the entries with cross-entropy, or those with DM as published."""
-    wanted = DM if dm else CCE
-    return [
+def _of_family(summary: Summary, *wanted: type[Weighting]) -> list[Entry]:
+    """Return the entries with weightings of these classes, DM as published alone.
+
+    Raises:
+        ValueError: There is none with DM.
+    """
+    found = [
         entry for entry in summary.entries
         if entry.rows and not isinstance(entry.cell.objective, Training)
         and isinstance(entry.cell.objective.weighting, wanted)
         and not getattr(entry.cell.objective.weighting, "vanishing", False)
     ]  # fmt: skip
+    if not any(entry.is_dm for entry in found):
+        raise ValueError(f"the run {summary.recipe.name} has no network with DM yet")
+    return found
 
 
-def _probabilities(summary: Summary, dm: bool) -> Figure:
-    """Return figure 2a or 2b: mean p of clean and of noisy examples along the way."""
-    entries = _of_family(summary, dm)
-    if not entries:
-        raise ValueError(f"the run {summary.recipe.name} has no network with {'DM' if dm else 'cross-entropy'}")
+def _probabilities(summary: Summary) -> Figure:
+    """Return figure 2a: mean p of clean and of noisy examples along the way, cross-entropy's and DM's."""
+    entries = _of_family(summary, CCE, DM)
     several = len(summary.recipe.conditions) > 1
     return probability_curves([
         ProbabilityPanel(": ".join([*([entry.cell.condition] if several else []), entry.cell.method]),
                          curve(entry.rows, "p_clean"), curve(entry.rows, "p_noisy"), entry.outcome)
         for entry in entries
     ])  # fmt: skip
+
+
+def _test_accuracies(summary: Summary) -> Figure:
+    """Return figure 2b: test accuracy along the way, cross-entropy's and DM's, a panel per condition."""
+    entries = _of_family(summary, CCE, DM)
+    columns = {name: [entry for entry in entries if entry.cell.condition == name]
+               for name in summary.recipe.condition_names}  # fmt: skip
+    panels = [panel_of(name or FITS["test_accuracy"], own) for name, own in columns.items() if own]
+    return accuracy_curves(panels, grey=summary.recipe.baseline)
 
 
 def _modes(summary: Summary) -> Figure:
@@ -146,10 +159,8 @@ def _by_mode(summary: Summary) -> Figure:
     """Return test accuracy along the way: a panel per emphasis mode, a line per beta, and cross-entropy in each."""
     baseline = [entry for entry in summary.entries if entry.rows and entry.cell.method == summary.recipe.baseline]
     groups: dict[str, list[Entry]] = {}
-    for entry in _of_family(summary, dm=True):
+    for entry in _of_family(summary, DM):
         groups.setdefault(entry.cell.group, []).append(entry)
-    if not groups:
-        raise ValueError(f"the run {summary.recipe.name} has no network with DM yet")
     panels = [panel_of(group, [*entries, *baseline]) for group, entries in groups.items()]
     return accuracy_curves(panels, grey=summary.recipe.baseline)
 
@@ -157,9 +168,8 @@ def _by_mode(summary: Summary) -> Figure:
 _EVERY = tuple(FITS)
 FIGURES: dict[str, PaperFigure] = {
     "1b": PaperFigure("What losses emphasise, and emphasis densities of DM", (), _losses_and_densities),
-    "2a": PaperFigure("Mean p of clean and of noisy examples, cross-entropy", ("figure2",),
-                      partial(_probabilities, dm=False)),
-    "2b": PaperFigure("Mean p of clean and of noisy examples, DM", ("figure2",), partial(_probabilities, dm=True)),
+    "2a": PaperFigure("Mean p of clean and of noisy examples, cross-entropy and DM", ("figure2",), _probabilities),
+    "2b": PaperFigure("Test accuracy on noisy labels, cross-entropy and DM", ("figure2",), _test_accuracies),
     "2c": PaperFigure("The best emphasis mode by noise rate", ("table9", "figure2c"), _modes),
     "5": PaperFigure("Test and training accuracies by noise rate and emphasis mode", ("figure5", "table9"),
                      partial(_fits, metrics=_EVERY)),

@@ -19,7 +19,7 @@ import emphasis
 from emphasis.datasets.table import write_table
 from emphasis.datasets.table_encoder import NumericColumn
 from emphasis.diagnostics.figures import new_figure, png
-from emphasis.diagnostics.inks import COLORS
+from emphasis.diagnostics.inks import COLORS, FILLS
 from emphasis.diagnostics.pages import page_environment, png_uri, shown
 from emphasis.files import write_text
 from emphasis.tabular.fit import BASELINE, METRICS, REPORT, Fit
@@ -216,7 +216,7 @@ def _histogram(fit: Fit) -> Figure:
     figure = new_figure(8.0, 3.6)
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
-    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=[COLORS[6], COLORS[1]],
+    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=FILLS,
               label=["predicted as given", "predicted otherwise"])  # fmt: skip
     axis.set(xlabel="p of the given label, by a model that has not seen the row", ylabel="rows", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
