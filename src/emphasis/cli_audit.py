@@ -104,7 +104,7 @@ def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
 
 def _check_table(option: str, out: Path) -> None:
     """Find out what would keep a table from being written before anything is trained."""
-    import pandas  # noqa: F401, ICN001
+    import pandas  # noqa: F401
 
     if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
         raise UsageError(f"--{option} {out} is not allowed; use a name that ends in .csv or .parquet")
