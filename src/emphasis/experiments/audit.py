@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from emphasis.datasets import Split
+from emphasis.datasets import ImageFiles, Split
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.diagnostics.suspects import Suspects, find_suspects, found_and_right, margin_of
@@ -201,6 +201,8 @@ def prepared(
     first = next(one.cells())
     forget_loaded()
     split = load_split(first.dataset, first.noise, root, loading)
+    if isinstance(split.train_inputs, ImageFiles) and split.train_inputs.skip_broken:
+        raise RecipeError('an audit ranks every image; use broken = "stop", and mend or remove what cannot be decoded')
     steps = iterations or first.solver.iterations
     inputs = "images" if split.train_inputs.ndim == 4 else "vectors"
     if first.solver.iterations == _TO_BE_CHOSEN:  # a table or a folder, perhaps of few examples
@@ -209,7 +211,12 @@ def prepared(
         if iterations is None:
             steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * -(-len(split.train_labels) // batch)), _MOST)
     one = one.changed(
-        {"solver.iterations": steps, "evaluation.every": max(1, steps // _LOOKS), "evaluation.trace": True}
+        {
+            "solver.iterations": steps,
+            "evaluation.every": max(1, steps // _LOOKS),
+            "evaluation.trace": True,
+            "evaluation.train_size": 0,
+        }
     )
     if inputs == "images" and first.solver.schedule.policy == "constant" and steps >= 4:
         falls = {"policy": "step", "at": [steps // 2, 3 * steps // 4], "factor": 0.1}
@@ -219,7 +226,8 @@ def prepared(
 
 def _fingerprint(split: Split) -> str:
     """Return a digest of the data, so that an audit of a file that has changed is not taken for finished."""
-    digest = hashlib.sha256(np.ascontiguousarray(split.train_inputs).tobytes())
+    inputs = split.train_inputs
+    digest = hashlib.sha256(inputs.stamp() if isinstance(inputs, ImageFiles) else inputs.tobytes())
     digest.update(split.train_labels.tobytes())
     for name, labels in split.human_labels.items():
         digest.update(name.encode() + labels.tobytes())
@@ -306,7 +314,7 @@ def _pictures(split: Split, rows: NDArray[np.int64]) -> NDArray[Any] | None:
     if split.train_inputs.dtype == np.uint8:
         return np.asarray(split.train_inputs[rows])
     if split.picture is not None:
-        grey = (255.0 * (1.0 - split.train_inputs[rows])).clip(0, 255).astype(np.uint8)
+        grey = (255.0 * (1.0 - np.asarray(split.train_inputs[rows]))).clip(0, 255).astype(np.uint8)
         return np.asarray(grey.reshape(-1, 1, *split.picture))
     return None
 

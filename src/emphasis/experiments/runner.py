@@ -11,7 +11,7 @@ import torch
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
-from emphasis.experiments.data import check_names, load_split
+from emphasis.experiments.data import check_names, load_split, network_options
 from emphasis.experiments.jobs import Job, Say, make_jobs, run_job, threads_of
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes
 from emphasis.experiments.recipe import Recipe
@@ -87,8 +87,11 @@ def run(
     try:
         if jobs:
             # Before any worker starts: so that data which is missing, or slow to make, is met once.
+            for job in jobs:
+                network_options(job.cells[0], root)
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-                load_split(first.dataset, first.noise, root, loading, download)
+                for note in load_split(first.dataset, first.noise, root, loading, download).notes:
+                    say(note)
         if workers == 1 or len(jobs) <= 1:
             failed = []
             for job in jobs:
