@@ -156,8 +156,8 @@ def network_options(cell: Cell, root: Path | None) -> dict[str, Any]:
         path = data_root(root) / options["pretrained"]
         if not path.is_file():
             raise DataNotFoundError(
-                f"{cell.network.name} starts from the parameters in {str(path)!r}, which is no file: put it there, or "
-                'name another with network.pretrained, "" for none (docs/large.md says how to make it)'
+                f"{cell.network.name} starts from the parameters in {str(path)!r}, which is no file: put a state dict "
+                'there, such as torchvision\'s for ImageNet, or name another with network.pretrained ("": none)'
             )
         options["pretrained"] = str(path)
     return options

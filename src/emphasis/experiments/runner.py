@@ -87,11 +87,11 @@ def run(
     try:
         if jobs:
             # Before any worker starts: so that data which is missing, or slow to make, is met once.
-            for job in jobs:
-                network_options(job.cells[0], root)
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
                 for note in load_split(first.dataset, first.noise, root, loading, download).notes:
                     say(note)
+            for job in jobs:
+                network_options(job.cells[0], root)
         if workers == 1 or len(jobs) <= 1:
             failed = []
             for job in jobs:

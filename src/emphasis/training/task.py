@@ -85,9 +85,8 @@ class Task:
     def fetch_test(self, size: int) -> Generator[Fetched]:
         """Yield all test inputs in order, (1, B, ...), `size` at a time."""
         rows = torch.arange(len(self.test_inputs), device=self.places_device)
-        return fetch(
-            self.test_inputs, (some.unsqueeze(0) for some in torch.split(rows, size)), None, self.labels.device
-        )
+        parts = (part.unsqueeze(0) for part in torch.split(rows, size))
+        return fetch(self.test_inputs, parts, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Return inputs (K, B, ...) as networks take them: images cropped, normalised, float32, channels last.
