@@ -36,10 +36,9 @@ BROKEN = (3, 17, 30)
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    """So that images of a batch are decoded in two threads, and none is where another should be."""
+def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -150,7 +149,9 @@ def test_a_broken_image_is_replaced_by_the_next_whole_one_of_its_batch(files, da
     places = [torch.tensor(batch) for batch in batches]
     if index is not None:  # so that the rows are those drawn
         places = [index.argsort(1).gather(1, some) for some in places]
+    torch.set_num_threads(4)  # which decode
     found = list(fetch(broken, places, index, DEVICE))
+    torch.set_num_threads(1)
     assert len(found) == len(batches)
     for batch, asked, got in zip(batches, places, found, strict=True):
         for k, drawn in enumerate(batch):
@@ -247,10 +248,10 @@ from emphasis.weighting import CCE
 
 base, steps = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-files = ImageFiles(base, sorted(path.name for path in base.iterdir()), 128)
+files = ImageFiles(base, sorted(path.name for path in base.iterdir()), 96)
 labels = torch.arange(len(files)) % 10
 statistics = (torch.full((3,), 0.4), torch.full((3,), 0.3))
-task = Task(files, labels[None], labels, files, labels, 10, statistics=statistics, augment=True, crop=112, look=8)
+task = Task(files, labels[None], labels, files, labels, 10, statistics=statistics, augment=True, crop=48, look=8)
 execution, solver = Execution(accelerator="cpu"), Solver(steps, 32, 0.01)
 fabric = make_fabric(execution)
 network = build("small-cnn", task.input_shape, 10, seed=0, widths=[2, 2, 2])
@@ -267,7 +268,7 @@ print(found[steps // 4], found[-1])
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_stays_flat_over_hundreds_of_steps(files):
-    """Steps, evaluations and all: 300 batches are 450 MiB, of which some five are in memory."""
+    """Steps, evaluations and all: 300 batches are 250 MiB, of which some five are in memory."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(files[0].base), "300"], capture_output=True, text=True, check=True
     )
