@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
@@ -26,13 +27,14 @@ NAMES = (
     "baselines",
     "suspects",
     "schedules",
+    "large",
 )
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """A folder with the table that the pages speak of."""
+    """A folder with the table and the images that the pages speak of."""
     rng = np.random.default_rng(0)
     lines = ["id,age,plan,churned"]
     for number in range(3000):
@@ -41,6 +43,10 @@ def _own_folder(tmp_path, monkeypatch):
         lines.append(f"c{number},{age},{rng.choice(['basic', 'full'])},{churned}")
     (tmp_path / "my-folder").mkdir()
     (tmp_path / "my-folder" / "customers.csv").write_text("\n".join(lines) + "\n")
+    for number in range(20):
+        path = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(70, 80, 3), dtype=np.uint8)).save(path)
     monkeypatch.chdir(tmp_path)
 
 

@@ -12,6 +12,7 @@ from emphasis.experiments.data import check_names, corrupted, make_task
 from emphasis.experiments.jobs import make_jobs, make_stack
 from emphasis.experiments.reading import load_recipe, recipe_names
 from emphasis.experiments.settings import Dataset, Network, Noise
+from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -167,8 +168,10 @@ def _networks():
 
 
 @pytest.mark.parametrize("cell", _networks(), ids=lambda cell: f"{cell.network.name}-{cell.network.options}")
-def test_every_recipes_network_can_be_built_and_run(cell):
+def test_every_recipes_network_can_be_built_and_run(cell, tmp_path):
+    if name := cell.network.options.get("pretrained"):
+        torch.save(build(cell.network.name, (3, 224, 224), 1000, seed=1).state_dict(), tmp_path / name)
     shape = {"mlp": (100,), "resnet50": (3, 64, 64), "googlenet-v2": (3, 64, 64)}.get(cell.network.name, (3, 32, 32))
-    stack = make_stack(make_jobs([cell])[0], shape, 10).eval()
+    stack = make_stack(make_jobs([cell])[0], shape, 10, tmp_path).eval()
     with torch.no_grad():
         assert stack(torch.zeros(1, 2, *shape)).shape == (1, 2, 10)

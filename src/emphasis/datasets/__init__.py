@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.datasets.cifar import load_cifar10, load_cifar100, load_vehicles10
+from emphasis.datasets.clothing1m import load_clothing1m
 from emphasis.datasets.digits import load_digits
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DamagedFileError, DataError, DataNotFoundError, DownloadError, UnsafeFileError
 from emphasis.datasets.folder import load_image_folder
+from emphasis.datasets.image_files import ImageFiles
 from emphasis.datasets.imdb import Reviews, load_imdb_vectors, load_reviews
 from emphasis.datasets.mnist import load_mnist
 from emphasis.datasets.root import data_root
@@ -28,6 +30,7 @@ __all__ = [
     "DataError",
     "DataNotFoundError",
     "DownloadError",
+    "ImageFiles",
     "Progress",
     "Reviews",
     "Split",
@@ -56,6 +59,7 @@ _LOADERS: dict[str, Callable[..., Split]] = {
     "mnist": load_mnist,
     "imdb-vectors": load_imdb_vectors,
     "image-folder": load_image_folder,
+    "clothing1m": load_clothing1m,
     "table": load_table,
 }
 NAMES = tuple(_LOADERS)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
-from emphasis.datasets.split import Split, draw_stratified, take_training
+from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
+from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
-_MODES = {1: "L", 3: "RGB"}
 _SHOWN = 10  # unreadable files named in an error
 
 
@@ -29,6 +26,8 @@ def load_image_folder(
     channels: int = 3,
     test_share: float = 0.2,
     seed: int = 0,
+    stream: bool = False,
+    broken: str = "stop",
 ) -> Split:
     """Return the images below a folder: ROOT/train/CLASS/FILE and ROOT/test/CLASS/FILE, or ROOT/CLASS/FILE.
 
@@ -45,17 +44,28 @@ def load_image_folder(
         test_share: Share of each class that becomes the test part, in (0, 1), where there is no train/ and test/. 0:
             all images are trained on, and the test part is the training part.
         seed: Of that choice.
+        stream: Whether images are decoded when training asks for them, instead of all at once into memory.
+        broken: What training does, if `stream`, about an image that cannot be decoded: "stop", or "skip" it.
 
     Raises:
         DataNotFoundError: There is no such folder, or no images in it.
-        DamagedFileError: Images cannot be read; the message lists them.
+        DamagedFileError: Images cannot be read; the message lists them. With `stream` nothing is read here.
         ValueError: An option is out of range, there are less than two classes, or train and test differ in theirs.
     """
-    if size < 1 or channels not in _MODES:
+    if size < 1 or channels not in MODES:
         raise ValueError(f"size={size}, channels={channels} is not allowed; use size >= 1 and channels 1 or 3")
+    skip = skips("broken", broken)
+    if skip and not stream:
+        raise ValueError('broken="skip" is not allowed without stream=true; mend or remove what cannot be read')
     base = root / folder
     if not base.is_dir():
         raise DataNotFoundError(f"image folder {str(base)!r} does not exist; name it with the option 'folder'")
+
+    def images_of(paths: list[Path]) -> Inputs:
+        if stream:
+            return ImageFiles(base, _relative(paths, base), size, channels, cut=True, skip_broken=skip)
+        return _read_all(paths, size, channels, progress)
+
     divided = [base / part for part in ("train", "test")]
     if all(path.is_dir() for path in divided):
         names = _classes(divided[0])
@@ -63,7 +73,7 @@ def load_image_folder(
             raise ValueError(f"{divided[1]} has the class {strange[0]!r}, which {divided[0]} lacks")
         train, train_labels = _files(divided[0], names)
         test, test_labels = _files(divided[1], names, may_lack=True)
-        images = _read_all([*train, *test], size, channels, progress)
+        images = images_of([*train, *test])
         return Split(
             images[: len(train)], train_labels, images[len(train) :], test_labels, len(names), names,
             sources=_relative(train, base),
@@ -75,7 +85,7 @@ def load_image_folder(
     names = _classes(base)
     paths, labels = _files(base, names)
     tested = draw_stratified(labels, max(round(test_share * len(paths)), 1), seed) if test_share else np.arange(0)
-    images = _read_all(paths, size, channels, progress)
+    images = images_of(paths)
     everything = Split(images, labels, images, labels, len(names), names, sources=_relative(paths, base))
     if not test_share:
         return everything
@@ -117,7 +127,7 @@ def _read_all(paths: list[Path], size: int, channels: int, progress: Progress) -
     unreadable = []
     for place, path in enumerate(paths):
         try:
-            images[place] = _read(path, size, channels)
+            images[place] = read_image(path, size, channels, cut=True)
         except Exception as error:  # decoders fail in many ways; every file is tried, so that one run finds them all
             unreadable.append(f"{path} ({error})")
         progress("reading images", place + 1, len(paths))
@@ -126,17 +136,3 @@ def _read_all(paths: list[Path], size: int, channels: int, progress: Progress) -
         listed = "; ".join(unreadable[:_SHOWN])
         raise DamagedFileError(f"{len(unreadable)} of {len(paths)} images cannot be read: {listed}{more}")
     return images
-
-
-def _read(path: Path, size: int, channels: int) -> NDArray[Any]:
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BITS:  # PIL would clip 16 bits to 8 rather than scale them
-                raise ValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
-            upright = ImageOps.exif_transpose(image)
-            full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
-            fitted = ImageOps.fit(full.convert(_MODES[channels]), (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from emphasis.datasets import Split
+from emphasis.datasets import ImageFiles, Split
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataError
 from emphasis.diagnostics.suspects import Suspects, find_suspects, found_and_right, margin_of
 from emphasis.diagnostics.trace import ABOUT, read_trace
+from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import corrupted, load_split
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import with_method
@@ -131,8 +132,11 @@ def prepared(
     one, split = with_method(
         recipe, method, condition=condition, noise_rate=noise_rate, iterations=iterations, root=root, loading=loading
     )
+    if isinstance(split.train_inputs, ImageFiles) and split.train_inputs.skip_broken:
+        raise RecipeError('an audit ranks every image; use broken = "stop", and mend or remove what cannot be decoded')
     steps = next(one.cells()).solver.iterations
-    one = one.changed({"evaluation.every": max(1, steps // _LOOKS), "evaluation.trace": True})
+    looks = {"every": max(1, steps // _LOOKS), "trace": True, "train_size": 0}
+    one = one.changed({f"evaluation.{name}": value for name, value in looks.items()})
     return dataclasses.replace(one, name=f"{recipe.name}-audit", seeds=seeds), split
 
 
@@ -254,7 +258,7 @@ def _pictures(split: Split, rows: NDArray[np.int64]) -> NDArray[Any] | None:
     if split.train_inputs.dtype == np.uint8:
         return np.asarray(split.train_inputs[rows])
     if split.picture is not None:
-        grey = (255.0 * (1.0 - split.train_inputs[rows])).clip(0, 255).astype(np.uint8)
+        grey = (255.0 * (1.0 - np.asarray(split.train_inputs[rows]))).clip(0, 255).astype(np.uint8)
         return np.asarray(grey.reshape(-1, 1, *split.picture))
     return None
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from emphasis import corruption, datasets, models
-from emphasis.datasets import Progress, Split, holdout, load, subset
+from emphasis.datasets import DataNotFoundError, ImageFiles, Progress, Split, data_root, holdout, load, subset
 from emphasis.datasets.download import silent
 from emphasis.datasets.split import take_training
 from emphasis.experiments.settings import Cell, Dataset, Noise
+from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.training.task import Task
 from emphasis.weighting import did_you_mean
 
@@ -121,15 +123,41 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     found = [corrupted(split, cell.noise, seed) for seed in seeds]
     whole = all(len(one.index) == len(split.train_labels) for one in found)
     images = split.train_inputs.dtype == np.uint8
-    statistics = tuple(torch.from_numpy(part).float() for part in split.channel_statistics()) if images else None
+    mean, std = np.zeros(0), np.zeros(0)
+    if images:  # a pretrained network sees what it was trained to see
+        mean, std = IMAGENET_STATISTICS if cell.network.options.get("pretrained") else split.channel_statistics()
     return Task(
-        inputs=torch.from_numpy(split.train_inputs),
+        inputs=_as_inputs(split.train_inputs),
         labels=torch.from_numpy(np.stack([one.labels for one in found])),
         true_labels=torch.from_numpy(split.train_labels),
-        test_inputs=torch.from_numpy(split.test_inputs),
+        test_inputs=_as_inputs(split.test_inputs),
         test_labels=torch.from_numpy(split.test_labels),
         num_classes=split.num_classes,
         index=None if whole else torch.from_numpy(np.stack([one.index for one in found])),
-        statistics=(statistics[0], statistics[1]) if statistics else None,
+        statistics=(torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if images else None,
         augment=cell.dataset.augment and images,
+        crop=split.crop,
+        look=cell.evaluation.train_size,
     )
+
+
+def _as_inputs(inputs: NDArray[Any] | ImageFiles) -> torch.Tensor | ImageFiles:
+    return inputs if isinstance(inputs, ImageFiles) else torch.from_numpy(inputs)
+
+
+def network_options(cell: Cell, root: Path | None) -> dict[str, Any]:
+    """Return the options of a cell's network; a file of parameters that is no absolute path is one of the data folder.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+    """
+    options = dict(cell.network.options)
+    if options.get("pretrained"):
+        path = data_root(root) / options["pretrained"]
+        if not path.is_file():
+            raise DataNotFoundError(
+                f"{cell.network.name} starts from the parameters in {str(path)!r}, which is no file: put a state dict "
+                'there, such as torchvision\'s for ImageNet, or name another with network.pretrained ("": none)'
+            )
+        options["pretrained"] = str(path)
+    return options

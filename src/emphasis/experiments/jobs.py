@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import emphasis
 from emphasis.baselines import Learner, Problem, make
-from emphasis.experiments.data import load_split, make_task
+from emphasis.experiments.data import load_split, make_task, network_options
 from emphasis.experiments.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.metrics import outcome
@@ -38,6 +38,7 @@ Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 _PEER_SEED = 2**20  # apart from every first network's
 RETRY_SECONDS = 1.0  # between two looks at a job that another process is at
+_SHOWN = 10  # broken images named
 _BINS = 20  # of the histogram of p that each line keeps
 
 
@@ -161,9 +162,9 @@ def _train_job(
     task = make_task(first, split, job.seeds).to(fabric.device)
     asked: list[int] = []
     stack = (
-        _make_learner(first, task, asked)
+        _make_learner(first, task, asked, root)
         if isinstance(first.objective, Training)
-        else make_stack(job, task.inputs.shape[1:], task.num_classes)
+        else make_stack(job, task.input_shape, task.num_classes, root)
     )
     state = initial_state(stack, first.solver, fabric, execution)
     checkpoint = folder / CELLS / f"{job.name}.pt"
@@ -209,6 +210,10 @@ def _train_job(
         "device": device_name(fabric.device), "compiled": execution.compile, "devices": fabric.world_size,
         "revision": revision(), "versions": versions(),
     })  # fmt: skip
+    if state.broken:
+        few, more = ", ".join(sorted(state.broken)[:_SHOWN]), len(state.broken) - _SHOWN
+        say(f"{job.title}: {len(state.broken):,} images cannot be decoded and were passed over: {few}"
+            f"{f' and {more:,} more' if more > 0 else ''}")  # fmt: skip
     for row in rows:
         if row["diverged_at"] is not None:
             few = ", ".join(map(str, row["diverged_batch"][:5]))
@@ -218,14 +223,15 @@ def _train_job(
         write_job(folder, job.name, rows, _arrays(job, state, task))
 
 
-def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
-    """Return the job's networks as they start.
+def make_stack(job: Job, input_shape: Sequence[int], num_classes: int, root: Path | None = None) -> Stack:
+    """Return the job's networks as they start; `root` is where pretrained parameters are.
 
     Raises:
-        ValueError: Options that the network does not have.
+        DataNotFoundError: The file of pretrained parameters is not there.
+        ValueError: Options that the network does not have, or parameters that do not fit it.
     """
     first = job.cells[0]
-    name, options = first.network.name, first.network.options
+    name, options = first.network.name, network_options(first, root)
     # For a stack as well: it checks the options.
     alone = build(name, tuple(input_shape), num_classes, seed=first.seed, **options)
     if not is_stackable(first):
@@ -235,7 +241,7 @@ def make_stack(job: Job, input_shape: Sequence[int], num_classes: int) -> Stack:
     return StackedMLP(sizes, job.seeds, len(job.objectives), activation=given["activation"])
 
 
-def _make_learner(cell: Cell, task: Task, asked: list[int]) -> LearnerStack:
+def _make_learner(cell: Cell, task: Task, asked: list[int], root: Path | None) -> LearnerStack:
     """Return the cell's network, or two, with its method; `asked` takes note of how many true labels it asks for.
 
     Raises:
@@ -250,10 +256,11 @@ def _make_learner(cell: Cell, task: Task, asked: list[int]) -> LearnerStack:
 
     problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate)
     method = make(cell.objective.name, problem, **cell.objective.options)
-    shape, outputs = tuple(task.inputs.shape[1:]), task.num_classes + method.extra_outputs
+    shape, outputs = task.input_shape, task.num_classes + method.extra_outputs
+    options = network_options(cell, root)
     networks = []
     for seed in (cell.seed + number * _PEER_SEED for number in range(method.networks)):
-        networks.append(build(cell.network.name, shape, outputs, seed=seed, **cell.network.options))
+        networks.append(build(cell.network.name, shape, outputs, seed=seed, **options))
         if cell.network.name == "mlp":  # as the losses' networks, which are trained in stacks
             start_alike(networks[-1], seed)
     return LearnerStack(Learner(method, *networks))
@@ -263,13 +270,14 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
     """Return one row per network."""
     curves = {name: np.array(state.curves[name]) for name in CURVES}
     assert state.p is not None
-    noisy = task.noisy.cpu().numpy()
+    noisy, places = task.noisy.cpu().numpy(), task.looked_at.cpu().numpy()
     rows = []
     for number, cell in enumerate(job.cells):
         own = {name: values[:, number] for name, values in curves.items()}
         alive = np.isfinite(own["test_accuracy"])
         diverged_at = int(state.diverged_at[number])
         wrong = noisy[number % len(job.seeds)]
+        looked_at = wrong[places]
         rows.append(
             {
                 "key": cell.key,
@@ -287,8 +295,9 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
                 "curves": {"iteration": state.evaluated_at, **{k: v.round(5).tolist() for k, v in own.items()}},
                 "p_histogram": {
                     name: np.histogram(state.p[number][mask], _BINS, (0.0, 1.0))[0].tolist()
-                    for name, mask in (("clean", ~wrong), ("noisy", wrong))
+                    for name, mask in (("clean", ~looked_at), ("noisy", looked_at))
                 },
+                "broken_images": sorted(state.broken),
                 "n_train": task.num_train,
                 "n_test": len(task.test_labels),
                 "num_classes": task.num_classes,
@@ -310,13 +319,14 @@ def _batch_rows(cell: Cell, task: Task, seed: int, diverged_at: int) -> list[int
 def _arrays(job: Job, state: State, task: Task) -> dict[str, NDArray[Any]]:
     """Return what `store.probabilities` reads."""
     assert state.p is not None
-    everyone = np.broadcast_to(np.arange(task.num_train), tuple(task.labels.shape))
+    places = task.looked_at.cpu().numpy()
+    everyone = np.broadcast_to(places, (len(task.labels), len(places)))
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.array([cell.key for cell in job.cells]),
         "seeds": np.array(job.seeds),
         "p": state.p,
-        "noisy": task.noisy.cpu().numpy(),
-        "index": everyone if task.index is None else task.index.cpu().numpy(),
+        "noisy": task.noisy.cpu().numpy()[:, places],
+        "index": everyone if task.index is None else task.index.cpu().numpy()[:, places],
     }
     if state.trace:
         arrays["trace"], arrays["predicted"] = np.stack(state.trace), np.stack(state.predicted)

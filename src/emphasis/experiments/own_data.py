@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from emphasis.datasets import Split
+from emphasis.datasets import ImageFiles, Split
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.experiments.build import RecipeError
@@ -132,7 +130,8 @@ def with_method(
 
 def _fingerprint(split: Split) -> str:
     """Return a digest of the data, so that work on a file that has changed is not taken for finished."""
-    digest = hashlib.sha256(np.ascontiguousarray(split.train_inputs).tobytes())
+    inputs = split.train_inputs
+    digest = hashlib.sha256(inputs.stamp() if isinstance(inputs, ImageFiles) else inputs.tobytes())
     digest.update(split.train_labels.tobytes())
     for name, labels in split.human_labels.items():
         digest.update(name.encode() + labels.tobytes())

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
-from emphasis.experiments.data import check_names, load_split
+from emphasis.experiments.data import check_names, load_split, network_options
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, is_stackable, make_jobs, run_job, threads_of
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
@@ -102,7 +102,10 @@ def run(
             if ranks is not None and not writes:
                 ranks.barrier()
             for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-                load_split(first.dataset, first.noise, root, loading, download)
+                for note in load_split(first.dataset, first.noise, root, loading, download).notes:
+                    say(note)
+            for job in jobs:
+                network_options(job.cells[0], root)
             if ranks is not None and writes:
                 ranks.barrier()
         if workers == 1 or len(jobs) <= 1:

@@ -30,7 +30,7 @@ class Dataset:
 
     Attributes:
         name: Of `emphasis.datasets.NAMES`.
-        augment: Crop (after padding by 4) and flip training images at random.
+        augment: Crop and flip training images at random; after padding by 4, unless networks see less than all of them.
         train_size: Train on this many examples of the training part, all classes alike; 0: on all.
         validation: Hold out this share of the training part and test on it; 0: use the test part.
         validation_labels: "true", or "noisy": noise is put on the held-out labels as on the others.
@@ -110,13 +110,16 @@ class Evaluation:
     Attributes:
         every: Iterations between evaluations.
         trace: Whether every evaluation keeps the probability of each training example's label.
+        train_size: How many training examples it looks at, evenly spaced; 0: all. What is said of the fit is of these.
     """
 
     every: int = 500
     trace: bool = False
+    train_size: int = 0
 
     def __post_init__(self) -> None:
         check(self.every >= 1, "every", self.every, "use a whole number >= 1")
+        check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ class Cell:
         for name, value in (("validation_labels", "true"), ("fold", 0)):  # so that keys of earlier results stay
             if settings["dataset"][name] == value:
                 del settings["dataset"][name]
+        if not self.evaluation.train_size:  # likewise
+            del settings["evaluation"]["train_size"]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
         return plain
 

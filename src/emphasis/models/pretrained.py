@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 _HEAD = ("fc.weight", "fc.bias")
 _NAMES_SHOWN = 3
+IMAGENET_STATISTICS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+"""Mean and standard deviation of red, green and blue, as pixels in [0, 1], that networks of torchvision expect."""
 
 
 class PretrainedError(ValueError):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emphasis.models.layers import GlobalAveragePool, check_dropout, image_channels, init_he_
+from emphasis.models.pretrained import load_pretrained
 
 _STAGES = {"layer1": (3, 64, 1), "layer2": (4, 128, 2), "layer3": (6, 256, 2), "layer4": (3, 512, 2)}
 """Name: blocks, width of the 3 x 3 convolutions, stride of the first block."""
@@ -72,18 +73,23 @@ class ResNet50(nn.Sequential):
         return images
 
 
-def resnet50(input_shape: Sequence[int], num_classes: int, *, dropout: float = 0.0) -> ResNet50:
-    """Return ResNet-50; `emphasis.models.load_pretrained` fills it from a file.
+def resnet50(input_shape: Sequence[int], num_classes: int, *, dropout: float = 0.0, pretrained: str = "") -> ResNet50:
+    """Return ResNet-50.
 
     Args:
         input_shape: (channels, height, width), as (3, 224, 224); sides of at least 32 pixels.
         num_classes: C.
         dropout: Rate, in [0, 1), before the last linear layer.
+        pretrained: A file of parameters to start from, as `emphasis.models.load_pretrained` takes it, such as
+            torchvision's for ImageNet; "": none. Of another number of classes, the last layer starts anew.
 
     Raises:
-        ValueError: An argument is not allowed.
+        ValueError: An argument is not allowed, or the file does not fit.
+        FileNotFoundError: There is no such file.
     """
     check_dropout(dropout)
     model = ResNet50(image_channels("resnet50", input_shape, 32), num_classes, dropout)
     init_he_(model)
+    if pretrained:
+        load_pretrained(model, pretrained)
     return model

@@ -12,7 +12,8 @@ from torch import Tensor
 class Batches:
     """Which examples each step takes, on a device: an epoch's order is copied there once, and each step is a slice.
 
-    An epoch leaves out its incomplete last batch.
+    An epoch leaves out its incomplete last batch. The orders of two epochs are kept: who decodes ahead asks for the
+    next one's while the last one's is in use.
 
     Args:
         seeds: One per row of the indices.
@@ -31,17 +32,17 @@ class Batches:
         _place(0, num_examples, batch_size)
         self._seeds, self._num_examples, self._batch_size, self._device = seeds, num_examples, batch_size, device
         self.per_epoch = num_examples // batch_size
-        self._epoch = -1
-        self._order = torch.empty(0)
+        self._orders: dict[int, Tensor] = {}
 
     def indices(self, iteration: int) -> Tensor:
         """Return the examples of the step after `iteration` steps, (len(seeds), batch_size) int64."""
         epoch, window = _place(iteration, self._num_examples, self._batch_size)
-        if epoch != self._epoch:
+        if epoch not in self._orders:
             generators = [np.random.default_rng([seed, epoch]) for seed in self._seeds]
             order = np.stack([generator.permutation(self._num_examples) for generator in generators])
-            self._epoch, self._order = epoch, torch.from_numpy(order).to(self._device, non_blocking=True)
-        return self._order[:, window]
+            kept = dict(list(self._orders.items())[-1:])
+            self._orders = kept | {epoch: torch.from_numpy(order).to(self._device, non_blocking=True)}
+        return self._orders[epoch][:, window]
 
 
 def step_seed(seed: int, iteration: int, purpose: int) -> int:

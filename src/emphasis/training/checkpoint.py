@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from emphasis.files import replacing
 from emphasis.training.loop import State
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 class CheckpointError(Exception):
@@ -43,6 +43,7 @@ def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: d
         "curves": state.curves,
         "trace": [torch.from_numpy(p) for p in state.trace],
         "predicted": [torch.from_numpy(one) for one in state.predicted],
+        "broken": sorted(state.broken),
     }
     with replacing(path) as partial:
         torch.save(content, partial)
@@ -77,5 +78,6 @@ def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[
     state.curves = content["curves"]
     state.trace = [np.asarray(p) for p in content["trace"]]
     state.predicted = [np.asarray(one) for one in content["predicted"]]
+    state.broken = set(content["broken"])
     extra: dict[str, Any] = content["extra"]
     return extra

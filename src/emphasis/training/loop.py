@@ -17,6 +17,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emphasis.baselines.learner import DivergedError
+from emphasis.datasets.errors import DamagedFileError
 from emphasis.models.stacked import Stack
 from emphasis.torch._options import Options
 from emphasis.torch.functional import resolve
@@ -34,6 +36,7 @@ from emphasis.torch.stacked import stacked_derivative
 from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
+from emphasis.training.fetching import Fetched
 from emphasis.training.methods import LearnerStack, backward
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.optimizers import make_optimizer, set_for_step
@@ -58,9 +61,10 @@ class State:
             -1 if never.
         evaluated_at: Iterations of the evaluations so far.
         curves: For each of `CURVES`, one list of S numbers per evaluation; NaN once diverged.
-        p: (S, n) float32 of the last evaluation, the probability of each label trained on.
+        p: (S, n) float32 of the last evaluation, the probability of each label trained on and looked at.
         trace: The same at every evaluation in float16, if they are recorded.
         predicted: (S, n) int16 at every evaluation, the class predicted of each training example, likewise.
+        broken: Files of images that were met and could not be decoded.
     """
 
     module: nn.Module
@@ -74,6 +78,7 @@ class State:
     p: NDArray[np.float32] | None = None
     trace: list[NDArray[np.float16]] = field(default_factory=list)
     predicted: list[NDArray[np.int16]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
 
 def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execution) -> State:
@@ -144,10 +149,14 @@ def train(
         evaluate_every: Steps between evaluations, >= 1.
         record_trace: Whether every evaluation's probabilities and predictions are kept.
         after_step: Called after each step and its evaluation; progress and checkpoints go here.
+
+    Raises:
+        DamagedFileError: An image cannot be decoded, and such are not skipped; or none of a batch can.
     """
-    batches = Batches(seeds, task.num_train, solver.batch_size, fabric.device)
+    batches = Batches(seeds, task.num_train, solver.batch_size, task.places_device)
+    fetched = task.fetch(batches.indices(iteration) for iteration in range(state.iteration, solver.iterations))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with warnings.catch_warnings(), torch.random.fork_rng(devices):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
         # A recipe may ask for the bare formula, to show what it does; the outcome is then reported, not warned of.
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
@@ -160,7 +169,7 @@ def train(
                 options = _options(objectives, state, solver, group)
             begins = not options and state.iteration % batches.per_epoch == 0
             ended = begins and _begin_epoch(state, task, seeds, solver, batches)
-            ended = ended or _step(state, task, options, seeds, solver, fabric, batches)
+            ended = ended or _step(state, task, next(fetched), options, seeds, solver, fabric)
             due = state.iteration % evaluate_every == 0 or state.iteration == solver.iterations
             if due or ended:
                 _evaluate(state, task, record_trace)
@@ -208,18 +217,23 @@ def _lost(state: State) -> bool:
 def _step(
     state: State,
     task: Task,
+    batch: Fetched,
     options: Sequence[Options],
     seeds: Sequence[int],
     solver: Solver,
     fabric: Fabric,
-    batches: Batches,
 ) -> bool:
     """Take one step of the optimiser with every network; return whether all are known to have diverged."""
-    places = batches.indices(state.iteration)
-    inputs = task.at(task.rows(places))
+    places, inputs = batch.places, batch.inputs
+    if batch.broken is not None:
+        if bool(batch.broken.all(1).any()):
+            raise DamagedFileError(f"no image of a batch can be decoded, from {batch.names[0]} to {batch.names[-1]}")
+        state.broken.update(batch.names)
     if task.augment:
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
-        inputs = random_crop_flip(inputs.flatten(0, 1), generator).view(inputs.shape)
+        padding, size = (0, task.crop) if task.crop else (4, None)
+        flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size)
+        inputs = flat.view(*inputs.shape[:2], *flat.shape[1:])
     if state.draws:
         torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + fabric.global_rank)
     mine = slice(fabric.global_rank, None, fabric.world_size)
@@ -300,6 +314,7 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
         state.curves[name].append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
     state.p = found.p
+    state.broken |= found.broken
     if record_trace:
         state.trace.append(found.p.astype(np.float16))
         state.predicted.append(found.predicted.astype(np.int16))

@@ -35,9 +35,10 @@ class LearnerStack(StackOfOne):
         size = examples_at_once(task, 1)
 
         def batches(indices: Tensor | None) -> Iterator[Tensor]:
-            places = torch.arange(task.num_train, device=task.labels.device) if indices is None else indices
-            for some in torch.split(places, size):
-                yield task.prepared(task.at(task.rows(some.unsqueeze(0)))).squeeze(0)
+            places = torch.arange(task.num_train) if indices is None else indices
+            parts = torch.split(places.to(task.places_device), size)
+            for batch in task.fetch(part.unsqueeze(0) for part in parts):
+                yield task.prepared(batch.inputs).squeeze(0)
 
         self.network.begin_epoch(number, progress, optimizer, batches)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emphasis.training.augmentation import normalise
+from emphasis.datasets.image_files import ImageFiles
+from emphasis.training.augmentation import centre_crop, normalise
+from emphasis.training.fetching import Fetched, fetch
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,7 @@ class Task:
     """K seeds' training labels over shared inputs; N training and M test examples of C classes.
 
     Attributes:
-        inputs: (N, D) float32, or images (N, channels, H, W) uint8.
+        inputs: (N, D) float32, or images (N, channels, H, W) uint8, which may be files.
         labels: (K, n) int64, the labels that each seed trains on, noise included.
         true_labels: (N,) int64.
         test_inputs: (M, ...) as `inputs`.
@@ -26,23 +29,29 @@ class Task:
         index: (K, n) int64, the rows of `inputs` that each seed's labels belong to; None: all, and n = N.
         statistics: Mean and standard deviation of each channel of images, in units of [0, 1]; None for vectors.
         augment: Whether training images are cropped and flipped at random.
+        crop: Pixels per side of what networks see of images, the middle where it is not drawn; 0: all.
+        look: How many training examples evaluations look at, evenly spaced; 0: all.
     """
 
-    inputs: Tensor
+    inputs: Tensor | ImageFiles
     labels: Tensor
     true_labels: Tensor
-    test_inputs: Tensor
+    test_inputs: Tensor | ImageFiles
     test_labels: Tensor
     num_classes: int
     index: Tensor | None = None
     statistics: tuple[Tensor, Tensor] | None = None
     augment: bool = False
+    crop: int = 0
+    look: int = 0
 
     def to(self, device: torch.device) -> Task:
-        """Return the task with all its tensors on `device`."""
+        """Return the task with all its tensors on `device`; of inputs that are files, `index` stays on the CPU."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
+        if not isinstance(self.inputs, Tensor):
+            moved["index"] = self.index
         if self.statistics is not None:
             moved["statistics"] = tuple(part.to(device) for part in self.statistics)
         return dataclasses.replace(self, **moved)
@@ -52,18 +61,41 @@ class Task:
         """The number n of training examples of each seed."""
         return self.labels.shape[1]
 
-    def rows(self, places: Tensor) -> Tensor:
-        """Return the rows of `inputs` of the training examples at `places` (K, B), places of 0 to n - 1."""
-        return places if self.index is None else self.index.gather(1, places)
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, as networks see it."""
+        shape = tuple(self.inputs.shape[1:])
+        return (shape[0], self.crop, self.crop) if self.crop else shape
 
-    def at(self, rows: Tensor) -> Tensor:
-        """Return the inputs (K, B, ...) of `rows` (K, B)."""
-        return self.inputs.index_select(0, rows.flatten()).view(*rows.shape, *self.inputs.shape[1:])
+    @property
+    def places_device(self) -> torch.device:
+        """Where `fetch` wants places: with the inputs."""
+        return self.inputs.device if isinstance(self.inputs, Tensor) else torch.device("cpu")
+
+    @property
+    def looked_at(self) -> Tensor:
+        """The places (m,) of the training examples that evaluations look at."""
+        number = min(self.look, self.num_train) or self.num_train
+        return torch.arange(number, device=self.places_device) * self.num_train // number
+
+    def fetch(self, places: Iterable[Tensor]) -> Generator[Fetched]:
+        """Yield the inputs of training examples at each of `places` (K, B), or (1, B) if seeds share them."""
+        return fetch(self.inputs, places, self.index, self.labels.device)
+
+    def fetch_test(self, size: int) -> Generator[Fetched]:
+        """Yield all test inputs in order, (1, B, ...), `size` at a time."""
+        rows = torch.arange(len(self.test_inputs), device=self.places_device)
+        parts = (part.unsqueeze(0) for part in torch.split(rows, size))
+        return fetch(self.test_inputs, parts, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """Return inputs (K, B, ...) as networks take them: images normalised, float32, channels last; vectors as is."""
+        """Return inputs (K, B, ...) as networks take them: images cropped, normalised, float32, channels last.
+
+        Vectors stay as they are, and so do images' margins where they have been cropped already.
+        """
         if self.statistics is None:
             return inputs
+        inputs = centre_crop(inputs, self.crop) if self.crop else inputs
         flat = normalise(inputs.flatten(0, 1), *self.statistics)
         return flat.view(*inputs.shape[:2], *flat.shape[1:])
 
@@ -78,9 +110,3 @@ class Task:
     def noisy(self) -> Tensor:
         """Whether each seed's training label is wrong, (K, n) bool."""
         return self.labels != self.seed_true_labels
-
-
-def all_places(task: Task, start: int, stop: int) -> Tensor:
-    """Return the places start to stop for each seed, (K, stop - start), or (1, ...) if the seeds share their inputs."""
-    seeds = 1 if task.index is None else len(task.labels)
-    return torch.arange(start, stop, device=task.labels.device).expand(seeds, -1)

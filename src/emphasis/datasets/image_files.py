@@ -1,0 +1,145 @@
+"""Images that are decoded when they are asked for: inputs of a data set that need not fit into memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.errors import DamagedFileError
+
+_EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+MODES = {1: "L", 3: "RGB"}
+"""What Pillow calls images of so many channels."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageFiles:
+    """N image files, which stand for uint8 images (N, channels, size, size).
+
+    It has the shape, dtype and ndim of that array; rows of it are an `ImageFiles` again, and `numpy.asarray` decodes
+    them all.
+
+    Attributes:
+        base: A folder.
+        names: The files, relative to it.
+        size: Pixels per side that every image is scaled to.
+        channels: 3 (RGB) or 1 (grey).
+        cut: What is done to images that are no square: cut in the middle, or else squeezed.
+        skip_broken: Whether training passes over an image that cannot be decoded; else it stops there.
+    """
+
+    base: Path
+    names: Sequence[str]
+    size: int
+    channels: int = 3
+    cut: bool = False
+    skip_broken: bool = False
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, channels, size, size)."""
+        return len(self.names), self.channels, self.size, self.size
+
+    def __getitem__(self, rows: Any) -> ImageFiles:
+        """Return the images at `rows`: a slice, indices or a mask."""
+        return replace(self, names=tuple(self.names[row] for row in np.arange(len(self))[rows].tolist()))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        images = np.empty(self.shape, self.dtype)
+        for row in range(len(self)):
+            images[row] = self.read(row)
+        return images
+
+    def __repr__(self) -> str:
+        return f"<ImageFiles: {len(self)} in {str(self.base)!r}, {self.channels} x {self.size} x {self.size}>"
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Return one image, (channels, size, size); several threads may read at once.
+
+        Raises:
+            DamagedFileError: It is absent, or cannot be decoded.
+        """
+        path = self.base / self.names[row]
+        try:
+            return read_image(path, self.size, self.channels, self.cut)
+        except MemoryError:  # not the file's fault
+            raise
+        except Exception as error:  # decoders fail in many ways
+            raise DamagedFileError(f"image {path} cannot be read ({error}); replace it, take it off the list, or pass "
+                                   'over such images with the option broken = "skip"') from error  # fmt: skip
+
+    def stamp(self) -> bytes:
+        """Return names, sizes and times of the files, which differ where a file has changed."""
+        about = ((name, (self.base / name).stat()) for name in self.names)
+        return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in about).encode()
+
+    def sample(self, number: int) -> NDArray[np.uint8]:
+        """Return at most `number` images, evenly spaced, (n, channels, size, size); broken ones are missing if skipped.
+
+        Raises:
+            DamagedFileError: An image cannot be decoded, or none can.
+        """
+        images = []
+        for row in dict.fromkeys(np.linspace(0, len(self) - 1, min(number, len(self))).round().astype(int).tolist()):
+            try:
+                images.append(self.read(row))
+            except DamagedFileError:
+                if not self.skip_broken:
+                    raise
+        if not images:
+            raise DamagedFileError(f"none of {min(number, len(self))} images in {self.base} can be decoded")
+        return np.stack(images)
+
+
+def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.uint8]:
+    """Return an image file as (channels, size, size), upright.
+
+    Args:
+        path: Of the file.
+        size: Pixels per side.
+        channels: 3 (RGB) or 1 (grey).
+        cut: Whether an image that is no square is cut in the middle before it is scaled (bicubic), or squeezed
+            (bilinear, which is half as much work).
+
+    Raises:
+        Exception: It cannot be read, or has more pixels than Pillow takes for safe; decoders fail in many ways.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        # Pillow only warns of it, and filters of warnings are shared by all threads.
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(f"its {image.width} x {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")
+        if image.mode not in _EIGHT_BITS:  # PIL would clip 16 bits to 8 rather than scale them
+            raise ValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
+        upright = ImageOps.exif_transpose(image)
+        full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
+        plain = full.convert(MODES[channels])
+        if cut:
+            fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
+        else:
+            fitted = plain.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def skips(option: str, value: str) -> bool:
+    """Return whether an option says "skip" rather than "stop".
+
+    Raises:
+        ValueError: It says neither.
+    """
+    if value not in ("stop", "skip"):
+        raise ValueError(f'{option}={value!r} is not allowed; use "stop" or "skip"')
+    return value == "skip"
