@@ -57,6 +57,7 @@ def test_the_python_on_a_page_runs(page):
         "logits": model(x),
         "labels": labels,
         "trust": torch.rand(12),
+        "steps": 4,
     }
     exec("from emphasis import DM\nfrom emphasis.torch import EmphasisLoss", names)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
