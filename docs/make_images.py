@@ -1,10 +1,12 @@
 """Draw the pictures of README.md and of the documentation: python docs/make_images.py.
 
-`docs/images/edf.png` is committed, for the README; `conf.py` draws the same picture anew at every build.
+`docs/images/edf.png` is committed, for the README; `conf.py` draws the same picture anew at every build. So are the
+paper's figures, as far as a run of them is stored in results/, for figures.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 
 from emphasis import CCE, DM, GCE, MAE, MSE, Weighting
 
+DOCS = Path(__file__).resolve().parent
 CURVES: dict[str, tuple[Weighting, str, str]] = {
     "CCE": (CCE(), "#555555", "-"),
     "MAE": (MAE(), "#1b9e77", "-"),
@@ -46,5 +49,17 @@ def _finish(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_paper_figures(folder: Path) -> None:
+    """Save each of the paper's figures that there is a run for as `emphasis figure` does."""
+    from emphasis.diagnostics.themes import save
+    from emphasis.experiments.paper_figures import FIGURES, draw_figure, find_run
+
+    with contextlib.chdir(DOCS.parent):
+        for name, figure in FIGURES.items():
+            if not figure.recipes or find_run(figure) is not None:
+                save(draw_figure(name)[0], folder / f"figure-{name}.svg", "auto")
+
+
 if __name__ == "__main__":
-    draw_edf(Path(__file__).parent / "images" / "edf.png")
+    draw_edf(DOCS / "images" / "edf.png")
+    draw_paper_figures(DOCS / "images")

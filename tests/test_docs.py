@@ -63,6 +63,7 @@ def test_the_python_on_a_page_runs(page):
         "logits": model(x),
         "labels": labels,
         "trust": torch.rand(12),
+        "steps": 4,
     }
     exec("from emphasis import DM\nfrom emphasis.torch import EmphasisLoss", names)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
@@ -106,7 +107,7 @@ def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
 
 
 def test_every_page_that_is_linked_is_there():
-    for page in [*PAGES, "docs/theory.md", "docs/experiments.md", "CONTRIBUTING.md"]:
+    for page in [*PAGES, "docs/theory.md", "docs/experiments.md", "docs/figures.md", "CONTRIBUTING.md"]:
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             if not target.startswith("_generated/"):  # drawn when the documentation is built

@@ -188,7 +188,7 @@ def test_an_audit_of_other_columns_does_not_replace_one(table, tmp_path, capsys)
     command = ["audit", str(table[0]), "--label", "target", "--iterations", "30", *HOW, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     assert main([*command, "--drop", "id"]) == 2
-    assert "holds an audit of other data or columns" in capsys.readouterr().err
+    assert "holds work on other data or columns" in capsys.readouterr().err
     assert main([*command, "--drop", "id", "--force"]) == 0
 
 
