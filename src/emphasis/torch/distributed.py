@@ -28,7 +28,7 @@ class Accumulation:
     """Makes the calls of a loss between two steps of the optimiser one batch, on one rank or on many.
 
     Given as `process_group` to `EmphasisLoss`, `emphasis_loss` or `linear_emphasis_loss`, with reduction "mean" or
-    normalization "batch":
+    normalization "batch"::
 
         whole = Accumulation()  # or Accumulation(torch.distributed.group.WORLD)
         criterion = EmphasisLoss(DM(lam=0.5, beta=12), process_group=whole)
