@@ -13,18 +13,20 @@ from emphasis.diagnostics.ranks import rank_figure
 from emphasis.diagnostics.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
 
-
-def some_figures():
-    weightings = [DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]
-    line = figures.Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
-    return {
-        "edf": figures.edf_figure(weightings),
-        "curves": figures.accuracy_curves([figures.CurvePanel("a", {"x": line, "y": line, "z": line}, 0.1)], grey="z"),
-        "p": figures.probability_curves([figures.ProbabilityPanel("a", line, line, "collapsed (1 of 2 seeds)")]),
-        "emphasis": figures.emphasis_panels([figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
-        "modes": figures.mode_by_noise([0, 0.2], [0, 1 / 3], paper=[0, 1 / 3]),
-        "ranks": rank_figure({"a": [1, 2], "b": [2, 1]}, ["s", "t"], ["a"]),
-    }  # fmt: skip
+WEIGHTINGS = [DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]
+LINE = figures.Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
+FIGURES = {
+    "edf": lambda: figures.edf_figure(WEIGHTINGS),
+    "curves": lambda: figures.accuracy_curves(
+        [figures.CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], grey="z"
+    ),
+    "p": lambda: figures.probability_curves([figures.ProbabilityPanel("a", LINE, LINE, "collapsed (1 of 2 seeds)")]),
+    "emphasis": lambda: figures.emphasis_panels(
+        [figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]
+    ),
+    "modes": lambda: figures.mode_by_noise([0, 0.2], [0, 1 / 3], paper=[0, 1 / 3]),
+    "ranks": lambda: rank_figure({"a": [1, 2], "b": [2, 1]}, ["s", "t"], ["a"]),
+}  # fmt: skip
 
 
 def test_every_ink_can_be_told_from_its_ground():
@@ -45,10 +47,10 @@ def colors_of(svg):
     return {found.upper() for found in re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg)}
 
 
-@pytest.mark.parametrize("name", list(some_figures()))
+@pytest.mark.parametrize("name", list(FIGURES))
 def test_an_svg_knows_the_dark_counterpart_of_every_ink_it_holds(tmp_path, name):
     path = tmp_path / "figure.svg"
-    save(some_figures()[name], path, "auto")
+    save(FIGURES[name](), path, "auto")
     svg = path.read_text(encoding="utf-8")
     style = re.search(r"<style>@media \(prefers-color-scheme: dark\) \{.*?</style>", svg).group()
     drawn = colors_of(svg.replace(style, ""))
@@ -58,21 +60,21 @@ def test_an_svg_knows_the_dark_counterpart_of_every_ink_it_holds(tmp_path, name)
         assert f'[style*="fill: {ink.lower()}"] {{ fill: {DARK[ink]} !important }}' in style
 
 
-@pytest.mark.parametrize("name", list(some_figures()))
+@pytest.mark.parametrize("name", list(FIGURES))
 def test_a_dark_figure_holds_no_ink_of_paper(tmp_path, name):
     path = tmp_path / "figure.svg"
-    save(some_figures()[name], path, "dark")
+    save(FIGURES[name](), path, "dark")
     drawn = colors_of(path.read_text(encoding="utf-8"))
     assert NIGHT in drawn
     assert not drawn & (DARK.keys() - set(DARK.values()))
-    save(some_figures()[name], path.with_suffix(".png"), "dark")
+    save(FIGURES[name](), path.with_suffix(".png"), "dark")
     pixels = np.asarray(Image.open(io.BytesIO(path.with_suffix(".png").read_bytes())).convert("RGB"))
     assert pixels[0, 0].tolist() == [int(NIGHT[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def test_the_same_figure_is_the_same_svg_byte_for_byte(tmp_path):
     for name in ("a.svg", "b.svg"):
-        save(some_figures()["p"], tmp_path / name, "auto")
+        save(FIGURES["p"](), tmp_path / name, "auto")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -80,13 +82,13 @@ def test_the_same_figure_is_the_same_svg_byte_for_byte(tmp_path):
 @pytest.mark.parametrize("theme", ["auto", "light", "dark"])
 def test_a_figure_is_written_in_every_format_and_theme(tmp_path, suffix, theme):
     path = tmp_path / f"edf.{suffix}"
-    save(some_figures()["edf"], path, theme)
+    save(FIGURES["edf"](), path, theme)
     assert path.stat().st_size > 1000
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.pdf"):
-        save(some_figures()["edf"], tmp_path / "edf.jpg")
+        save(FIGURES["edf"](), tmp_path / "edf.jpg")
     with pytest.raises(ValueError, match="theme='blue' is not allowed; use one of auto, light, dark"):
-        save(some_figures()["edf"], tmp_path / "edf.svg", "blue")
+        save(FIGURES["edf"](), tmp_path / "edf.svg", "blue")
     assert not list(tmp_path.iterdir())
