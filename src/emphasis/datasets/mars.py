@@ -14,7 +14,7 @@ The gallery is the whole test part, queries included: `emphasis.retrieval` passe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ _FOLDERS = ("", "info/", "mars_info/", "mars/info/", "MARS/info/")
 _IMAGE_FOLDERS = ("", "mars/", "MARS/")
 _NAME = re.compile(r"(\d{4}|00-1)C(\d)T\d+F\d+\.\w+")
 _SHOWN = 5  # of what is missing
+_LARGEST = 2**53  # up to which floats are exact whole numbers
 
 Rows = NDArray[np.int64]
 
@@ -125,37 +126,29 @@ def load_mars(root: Path, *, missing: Literal["stop", "drop"] = "stop") -> Mars:
     if lacking := [_FILES[part][0] for part, path in paths.items() if path is None]:
         raise not_found("MARS, all of its lists of tracklets,", root, lacking)
     train_path, test_path, query_path = (path for path in paths.values() if path is not None)
-    train, test = (
-        _read_tracklets(path, part, root) for path, part in ((train_path, "train"), (test_path, "test"))
-    )  # fmt: skip
+    train, test = _read_tracklets(train_path, "train"), _read_tracklets(test_path, "test")
     _refuse(train_path, train.person < 1, "shows no person, which a tracklet to train on must")
     _refuse(test_path, np.isin(test.person, train.person), f"shows a person of {train_path.name}")
     query = _read_mat(query_path, _FILES["query"][1]).ravel() - 1
     _refuse(query_path, (query < 0) | (query >= len(test)), f"is no row of the {len(test)} in {test_path.name}")
     _refuse(query_path, np.r_[False, np.diff(query) <= 0], "does not follow the query before it")
     _refuse(query_path, test.person[query] < 1, f"is a row of {test_path.name} that shows no person")
-    train, _, train_report = _without_missing(train, missing)
-    test, kept, test_report = _without_missing(test, missing)
+    train, _, train_report = _without_missing(_with_names(train, train_path, "train", root), missing)
+    test, kept, test_report = _without_missing(_with_names(test, test_path, "test", root), missing)
     reports = tuple(report for report in (train_report, test_report) if report)
     return Mars(train, test, np.flatnonzero(np.isin(kept, query)), reports)
 
 
-def _read_tracklets(path: Path, part: str, root: Path) -> Tracklets:
+def _read_tracklets(path: Path, part: str) -> Tracklets:
     table = _read_mat(path, _FILES[part][1])
-    if table.ndim != 2 or table.shape[1] != 4 or not len(table):
+    if table.ndim != 2 or table.shape[1] != 4:
         raise DamagedFileError(f"{path} holds an array of shape {table.shape}, not (tracklets, 4); get it again")
     first, last, person, camera = table.T
     _refuse(path, last < first, "has its last image before its first")
     _refuse(path, first != np.r_[1, last[:-1] + 1], "does not begin where the row before it ends")
     _refuse(path, person < -1, "has a person under -1")
     _refuse(path, (camera < 1) | (camera > 6), "has a camera that is not 1 to 6")
-    tracklets = Tracklets(first - 1, last - 1, person, camera)
-    list_path = find(root, [f"{folder}{part}_name.txt" for folder in _FOLDERS])
-    if list_path is None:
-        return tracklets
-    names = _read_names(list_path, tracklets, path)
-    folder = find(root, [f"{folder}bbox_{part}" for folder in _IMAGE_FOLDERS])
-    return Tracklets(first - 1, last - 1, person, camera, names, folder)
+    return Tracklets(first - 1, last - 1, person, camera)
 
 
 def _read_mat(path: Path, name: str) -> Rows:
@@ -171,9 +164,9 @@ def _read_mat(path: Path, name: str) -> Rows:
     values: NDArray[Any] | None = content.get(name)
     if values is None:
         raise DamagedFileError(f"{path} holds no variable {name!r}; get it again")
-    whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool(np.all(values % 1 == 0)))
-    if not whole:
-        raise DamagedFileError(f"{path} holds a {name} that is not of whole numbers; get it again")
+    numbers = values.dtype.kind in "iuf" and values.size > 0 and bool(np.all(np.abs(values) < _LARGEST))
+    if not numbers or np.any(values % 1 != 0):
+        raise DamagedFileError(f"{path} holds a {name} that is empty or not of whole numbers; get it again")
     return values.astype(np.int64)
 
 
@@ -181,6 +174,15 @@ def _refuse(path: Path, wrong: NDArray[np.bool_], what: str) -> None:
     """Raise DamagedFileError if a row is wrong, counted from 1 as in MATLAB."""
     if wrong.any():
         raise DamagedFileError(f"{path}: row {np.argmax(wrong) + 1} of {len(wrong)} {what}; get it again")
+
+
+def _with_names(tracklets: Tracklets, info: Path, part: str, root: Path) -> Tracklets:
+    """Return the tracklets of the file `info` with the names and the folder of their images, if the list is there."""
+    path = find(root, [f"{folder}{part}_name.txt" for folder in _FOLDERS])
+    if path is None:
+        return tracklets
+    folder = find(root, [f"{folder}bbox_{part}" for folder in _IMAGE_FOLDERS])
+    return replace(tracklets, names=_read_names(path, tracklets, info), folder=folder)
 
 
 def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]:
