@@ -12,7 +12,7 @@ EXTRAS = {
     "transformers": ("torch", "transformers"),
     "lightning": ("torch", "lightning"),
     "plot": ("matplotlib", "plotext"),
-    "experiments": ("torch", "sklearn", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib"),
+    "experiments": ("torch", "sklearn", "scipy", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib"),
     "text": ("gensim",),
     "table": ("pandas", "pyarrow"),
     "search": ("optuna",),

@@ -7,16 +7,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python2_pickle.py, under --import-mode=importlib
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """The folder of real data beside the repository."""
-    if not DATA.is_dir():
-        pytest.skip(f"the real data is not at {DATA}")
-    return DATA
-
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

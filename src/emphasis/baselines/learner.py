@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
+from emphasis.models.layers import last_linear
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
@@ -53,11 +54,7 @@ class Learner(nn.Module):
             self.kept = copy.deepcopy(network).requires_grad_(False)
         self._features: Tensor | None = None
         if "features" in method.needs:
-            linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-            if not linear:
-                raise ValueError(f"{type(method).__name__} needs the features before a last nn.Linear, of which the "
-                                 "network has none")  # fmt: skip
-            linear[-1].register_forward_pre_hook(self._note_features)
+            last_linear(network).register_forward_pre_hook(self._note_features)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, C) of the first network."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
 from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
 from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
 
@@ -132,7 +132,6 @@ def _read_all(paths: list[Path], size: int, channels: int, progress: Progress) -
             unreadable.append(f"{path} ({error})")
         progress("reading images", place + 1, len(paths))
     if unreadable:
-        more = f" and {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
-        listed = "; ".join(unreadable[:_SHOWN])
-        raise DamagedFileError(f"{len(unreadable)} of {len(paths)} images cannot be read: {listed}{more}")
+        listed = shortened(unreadable, _SHOWN, "; ")
+        raise DamagedFileError(f"{len(unreadable)} of {len(paths)} images cannot be read: {listed}")
     return images

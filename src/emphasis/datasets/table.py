@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
 from emphasis.datasets.split import Split, draw_stratified
 from emphasis.datasets.table_encoder import fit_encoder, numeric_first, text_of
 from emphasis.files import replacing
 from emphasis.weighting import did_you_mean
 
 _PARQUET = (".parquet", ".pq")
+_COLUMNS_SHOWN = 20
 
 
 def load_table(
@@ -139,12 +140,8 @@ def is_parquet(path: Path) -> bool:
 def require_column(table: Any, name: str, path: Path) -> None:
     """Raise ValueError that names a similar column if the table of `path` has none of this name."""
     if name not in table.columns:
-        raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, table.columns)}; it has {_listed(table)}")
-
-
-def _listed(table: Any, most: int = 20) -> str:
-    names = [repr(name) for name in table.columns[:most]]
-    return ", ".join(names) + (f" and {len(table.columns) - most} more" if len(table.columns) > most else "")
+        listed = shortened([repr(column) for column in table.columns], _COLUMNS_SHOWN)
+        raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, table.columns)}; it has {listed}")
 
 
 def classes_of(column: Any, label: str, max_levels: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:

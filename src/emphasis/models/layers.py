@@ -59,6 +59,18 @@ def conv_norm_relu(
     return nn.Sequential(convolution, *norm, nn.ReLU(inplace=True))
 
 
+def last_linear(network: nn.Module) -> nn.Linear:
+    """Return the last linear layer, whose input is what is called a network's features.
+
+    Raises:
+        ValueError: There is none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("the network has no last nn.Linear, whose input would be its features; add one")
+    return layers[-1]
+
+
 def init_he_(model: nn.Module) -> None:
     """Draw every convolution from He et al.'s normal distribution of variance 2 / (k * k * out channels); biases 0.
 

@@ -1,0 +1,238 @@
+"""MARS: videos of 1,261 people walking past six cameras, cut out by a detector and a tracker, mistakes included.
+
+Source: L. Zheng et al., MARS: A Video Benchmark for Large-Scale Person Re-Identification, ECCV 2016; the lists are of
+https://github.com/liangzheng06/MARS-evaluation. Read from
+
+- `tracks_train_info.mat`, `tracks_test_info.mat` (a row per tracklet: first and last image, person, camera) and
+  `query_IDX.mat` (rows of the latter), beside `root`, in its folder `info` or in `mars/info`;
+- where they are, the lists of images `train_name.txt` and `test_name.txt` in the same places, and the images
+  `bbox_train/0001/0001C1T0001F001.jpg` (person, camera, tracklet, frame) and `bbox_test/...`.
+
+The gallery is the whole test part, queries included: `emphasis.retrieval` passes over what must not count.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, UnsafeFileError, shortened
+from emphasis.datasets.root import find, not_found
+from emphasis.extras import missing_extra
+
+_FILES = {
+    "train": ("tracks_train_info.mat", "track_train_info"),
+    "test": ("tracks_test_info.mat", "track_test_info"),
+    "query": ("query_IDX.mat", "query_IDX"),
+}
+"""Part: file, and the variable in it."""
+_FOLDERS = ("", "info/", "mars_info/", "mars/info/", "MARS/info/")
+_IMAGE_FOLDERS = ("", "mars/", "MARS/")
+_NAME = re.compile(r"(\d{4}|00-1)C(\d)T\d+F\d+\.\w+")
+_SHOWN = 5  # of what is missing
+_LARGEST = 2**53  # up to which floats are exact whole numbers
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tracklets:
+    """T tracklets, one after the other, over F images.
+
+    Attributes:
+        first: (T,) the place of its first image, from 0.
+        last: (T,) the place of its last image, which belongs to it.
+        person: (T,) 1 or more; in the test part also 0, a distractor, and -1, a false detection.
+        camera: (T,) 1 to 6.
+        names: (F,) of the images; empty where their list is absent.
+        folder: Where the images are; None where it or the list is absent.
+    """
+
+    first: Rows
+    last: Rows
+    person: Rows
+    camera: Rows
+    names: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tracklets: {len(self)} of {len(self.tracklet)} images, {len(np.unique(self.person))} persons>"
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def tracklet(self) -> Rows:
+        """The tracklet of each image, (F,)."""
+        return np.repeat(np.arange(len(self)), self.last - self.first + 1)
+
+    @property
+    def labels(self) -> Rows:
+        """Each tracklet's person as a class, (T,): 0 to C - 1 in the order of the persons' numbers."""
+        return np.unique(self.person, return_inverse=True)[1].astype(np.int64)
+
+    def path(self, image: int) -> Path:
+        """Return where image 0 to F - 1 is.
+
+        Raises:
+            DataNotFoundError: There is no list of images, or no folder of them.
+        """
+        if self.folder is None:
+            raise DataNotFoundError("the images of MARS or the list of their names are absent: put train_name.txt, "
+                                    "test_name.txt, bbox_train and bbox_test beside the lists")  # fmt: skip
+        return self.folder / self.names[image][:4] / self.names[image]
+
+
+@dataclass(frozen=True, eq=False)
+class Mars:
+    """The tracklets to train on, and those that are ranked for each query.
+
+    Attributes:
+        train: 8,298 of 625 persons.
+        test: 12,180, the gallery, of other persons.
+        query: (Q,) the rows of `test` that are queries, 1,980.
+        missing: What is missing of the images and was left out, a line for each part; empty if nothing was.
+    """
+
+    train: Tracklets
+    test: Tracklets
+    query: Rows
+    missing: tuple[str, ...] = ()
+
+
+def load_mars(root: Path, *, missing: Literal["stop", "drop"] = "stop") -> Mars:
+    """Return the tracklets, with the names of their images and where they are if these are there.
+
+    Args:
+        root: The data folder.
+        missing: What to do where a folder of images is there but lacks some: "stop", or "drop" them, the tracklets
+            that have none left, and their queries; `Mars.missing` then says how many.
+
+    Raises:
+        DataNotFoundError: A list of tracklets is absent, or images are, and "stop".
+        DamagedFileError: A list is cut off or contradicts itself or another.
+        UnsafeFileError: An image's name leads out of its folder.
+        MissingExtraError: scipy, which reads the lists, is not installed.
+        ValueError: `missing` is not allowed.
+    """
+    if missing not in ("stop", "drop"):
+        raise ValueError(f"missing={missing!r} is not allowed; use 'stop' or 'drop'")
+    paths = {part: find(root, [f"{folder}{name}" for folder in _FOLDERS]) for part, (name, _) in _FILES.items()}
+    if lacking := [_FILES[part][0] for part, path in paths.items() if path is None]:
+        raise not_found("MARS, all of its lists of tracklets,", root, lacking)
+    train_path, test_path, query_path = (path for path in paths.values() if path is not None)
+    train, test = _read_tracklets(train_path, "train"), _read_tracklets(test_path, "test")
+    _refuse(train_path, train.person < 1, "shows no person, which a tracklet to train on must")
+    _refuse(test_path, np.isin(test.person, train.person), f"shows a person of {train_path.name}")
+    query = _read_mat(query_path, _FILES["query"][1]).ravel() - 1
+    _refuse(query_path, (query < 0) | (query >= len(test)), f"is no row of the {len(test)} in {test_path.name}")
+    _refuse(query_path, np.r_[False, np.diff(query) <= 0], "does not follow the query before it")
+    _refuse(query_path, test.person[query] < 1, f"is a row of {test_path.name} that shows no person")
+    train, _, train_report = _without_missing(_with_names(train, train_path, "train", root), missing)
+    test, kept, test_report = _without_missing(_with_names(test, test_path, "test", root), missing)
+    reports = tuple(report for report in (train_report, test_report) if report)
+    return Mars(train, test, np.flatnonzero(np.isin(kept, query)), reports)
+
+
+def _read_tracklets(path: Path, part: str) -> Tracklets:
+    table = _read_mat(path, _FILES[part][1])
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise DamagedFileError(f"{path} holds an array of shape {table.shape}, not (tracklets, 4); get it again")
+    first, last, person, camera = table.T
+    _refuse(path, last < first, "has its last image before its first")
+    _refuse(path, first != np.r_[1, last[:-1] + 1], "does not begin where the row before it ends")
+    _refuse(path, person < -1, "has a person under -1")
+    _refuse(path, (camera < 1) | (camera > 6), "has a camera that is not 1 to 6")
+    return Tracklets(first - 1, last - 1, person, camera)
+
+
+def _read_mat(path: Path, name: str) -> Rows:
+    """Return a variable of a MATLAB file, an array of whole numbers."""
+    try:
+        import scipy.io
+    except ModuleNotFoundError as error:
+        raise missing_extra("emphasis.datasets.mars", "experiments", error) from None
+    try:
+        content = scipy.io.loadmat(path, variable_names=[name])
+    except Exception as error:  # a damaged file can fail in any way
+        raise DamagedFileError(f"{path} is cut off or no MATLAB file ({error}); get it again") from error
+    values: NDArray[Any] | None = content.get(name)
+    if values is None:
+        raise DamagedFileError(f"{path} holds no variable {name!r}; get it again")
+    numbers = values.dtype.kind in "iuf" and values.size > 0 and bool(np.all(np.abs(values) < _LARGEST))
+    if not numbers or np.any(values % 1 != 0):
+        raise DamagedFileError(f"{path} holds a {name} that is empty or not of whole numbers; get it again")
+    return values.astype(np.int64)
+
+
+def _refuse(path: Path, wrong: NDArray[np.bool_], what: str) -> None:
+    """Raise DamagedFileError if a row is wrong, counted from 1 as in MATLAB."""
+    if wrong.any():
+        raise DamagedFileError(f"{path}: row {np.argmax(wrong) + 1} of {len(wrong)} {what}; get it again")
+
+
+def _with_names(tracklets: Tracklets, info: Path, part: str, root: Path) -> Tracklets:
+    """Return the tracklets of the file `info` with the names and the folder of their images, if the list is there."""
+    path = find(root, [f"{folder}{part}_name.txt" for folder in _FOLDERS])
+    if path is None:
+        return tracklets
+    folder = find(root, [f"{folder}bbox_{part}" for folder in _IMAGE_FOLDERS])
+    return replace(tracklets, names=_read_names(path, tracklets, info), folder=folder)
+
+
+def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]:
+    """Return the names of the images, each of which must be of its tracklet's person and camera."""
+    try:
+        names = tuple(path.read_text(encoding="ascii").split())
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is no list of names ({error}); get it again") from error
+    own = tracklets.tracklet
+    if len(names) != len(own):
+        raise DamagedFileError(f"{path} names {len(names)} images, but {info.name} is of {len(own)}; get both again")
+    marks = [
+        ("00-1" if p == -1 else f"{p:04d}", str(c)) for p, c in zip(tracklets.person, tracklets.camera, strict=True)
+    ]
+    for line, (name, tracklet) in enumerate(zip(names, own.tolist(), strict=True), start=1):
+        found = _NAME.fullmatch(name)
+        if found is None:
+            if "/" in name or "\\" in name:
+                raise UnsafeFileError(f"{path} is refused: line {line}, {name!r}, names a file in another folder")
+            raise DamagedFileError(f"{path}: line {line}, {name!r}, is no name like 0001C1T0001F001.jpg")
+        if found.groups() != marks[tracklet]:
+            person, camera = marks[tracklet]
+            raise DamagedFileError(f"{path}: line {line}, {name!r}, is not of person {person} and camera {camera} as "
+                                   f"row {tracklet + 1} of {info.name} says")  # fmt: skip
+    return names
+
+
+def _without_missing(tracklets: Tracklets, missing: str) -> tuple[Tracklets, Rows, str]:
+    """Return the tracklets with images that are there, the rows they had, and what was missing."""
+    rows = np.arange(len(tracklets))
+    if tracklets.folder is None:
+        return tracklets, rows, ""
+    present: dict[str, set[str]] = {}
+    for person in dict.fromkeys(name[:4] for name in tracklets.names):
+        own = tracklets.folder / person
+        present[person] = {path.name for path in own.iterdir()} if own.is_dir() else set()
+    there = np.array([name in present[name[:4]] for name in tracklets.names])
+    if there.all():
+        return tracklets, rows, ""
+    lengths = np.bincount(tracklets.tracklet[there], minlength=len(rows))
+    kept = np.flatnonzero(lengths)
+    absent = [f"{name[:4]}/{name}" for name, here in zip(tracklets.names, there, strict=True) if not here]
+    folders = [person for person, own in present.items() if not own]
+    report = f"{tracklets.folder} lacks {len(absent)} of {len(there)} images: {shortened(absent, _SHOWN)}"
+    report += f"; {len(folders)} whole folders: {shortened(folders, _SHOWN)}" if folders else ""
+    report += f"; {len(rows) - len(kept)} of {len(rows)} tracklets have no image"
+    if missing == "stop" or not len(kept):
+        raise DataNotFoundError(f"{report}; get them, or leave them out with missing='drop'")
+    last = np.cumsum(lengths[kept]) - 1
+    names = tuple(name for name, here in zip(tracklets.names, there, strict=True) if here)
+    left = Tracklets(last - lengths[kept] + 1, last, tracklets.person[kept], tracklets.camera[kept], names,
+                     tracklets.folder)  # fmt: skip
+    return left, kept, report
