@@ -28,7 +28,26 @@ def _fails(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in ("run", "report", "recipes", "show", "fit", "predict"))]
+    "arguments",
+    [
+        ["--help"],
+        *(
+            [name, "--help"]
+            for name in (
+                "run",
+                "report",
+                "recipes",
+                "search",
+                "show",
+                "fit",
+                "predict",
+                "audit",
+                "tune",
+                "design",
+                "figure",
+            )
+        ),
+    ],
 )
 def test_help_reads_well(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:

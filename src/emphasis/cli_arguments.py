@@ -20,8 +20,8 @@ A weighting w(p) says how large the derivative of the loss is for an example who
 probability p. `show` draws weightings; `run` trains networks with them by a recipe, `report` sets
 the results beside the paper's; `search` looks for a method's best settings; `recipes` lists what
 there is; `fit` trains a classifier on your own table, and `predict` applies it; `audit` finds the
-labels that look wrong; `tune` chooses a weighting for labels that nobody has checked; `design` opens
-a page to draw one; `figure` draws the figures of the paper from runs."""
+labels that look wrong; `tune` chooses a weighting for labels that nobody has checked; `design`
+opens a page to draw one; `figure` draws the figures of the paper from runs."""
 
 _EXAMPLES = """\
 examples:

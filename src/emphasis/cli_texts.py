@@ -36,7 +36,7 @@ SEARCH_EXAMPLES = """\
 examples:
   emphasis search digits --method "DM 0.5/8 integral"
   emphasis search digits --method "GCE q=0.7" --vary weighting.q=0.1:1 --trials 16
-  emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12 --data ~/data
+  emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12
   emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
 
 FIT_DESCRIPTION = """\
@@ -78,12 +78,12 @@ examples:
   emphasis audit runs/trace                     what EmphasisTrace recorded in a loop of your own"""
 
 TUNE_DESCRIPTION = """\
-Choose DM's lambda, beta, form and normalisation for data whose labels nobody has checked. The share of
-wrong labels is estimated as `audit` does it, and sets lambda: the more noise, the easier the examples
-to emphasise (section 4.1 of the paper). The rest is searched, judged by labels that were held out,
-wrong ones and all: they rank settings as right labels do. Settings that fall behind on the first
-held-out part are not tried on the others. Writes a folder with tune.html, tune.json and the networks.
-A tuning that was stopped goes on when the same command is given again."""
+Choose DM's lambda, beta, form and normalisation for data whose labels nobody has checked. The share
+of wrong labels is estimated as `audit` does it, and sets lambda: the more noise, the easier the
+examples to emphasise (section 4.1 of the paper). The rest is searched, judged by labels that were
+held out, wrong ones and all: they rank settings as right labels do. Settings that fall behind on
+the first held-out part are not tried on the others. Writes a folder with tune.html, tune.json and
+the networks. A tuning that was stopped goes on when the same command is given again."""
 
 TUNE_EXAMPLES = """\
 examples:
