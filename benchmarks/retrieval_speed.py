@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from emphasis.datasets.mars import load_mars
-from emphasis.experiments.jobs import revision
 from emphasis.files import write_text
 from emphasis.retrieval import mean_by_tracklet, retrieve
 
@@ -39,6 +38,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("results/retrieval_speed.json"))
     options = parser.parse_args()
+    from emphasis.experiments.jobs import revision  # not above: it brings torch, which the other process does without
+
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, options.data, options.repeats).result()
     report = {
