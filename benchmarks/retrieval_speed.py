@@ -38,10 +38,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("results/retrieval_speed.json"))
     options = parser.parse_args()
-    from emphasis.experiments.jobs import revision  # not above: it brings torch, which the other process does without
-
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, options.data, options.repeats).result()
+    from emphasis.experiments.jobs import (
+        revision,
+    )  # now: it brings torch, and a process inherits the peak it started at
+
     report = {
         **measured, "repeats": options.repeats, "command": "python benchmarks/retrieval_speed.py --data DATA",
         "machine": platform.machine(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
