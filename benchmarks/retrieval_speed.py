@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from emphasis.datasets.mars import load_mars
-from emphasis.experiments.jobs import revision
 from emphasis.files import write_text
 from emphasis.retrieval import mean_by_tracklet, retrieve
 
@@ -41,6 +40,10 @@ def main() -> None:
     options = parser.parse_args()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, options.data, options.repeats).result()
+    from emphasis.experiments.jobs import (
+        revision,
+    )  # now: it brings torch, and a process inherits the peak it started at
+
     report = {
         **measured, "repeats": options.repeats, "command": "python benchmarks/retrieval_speed.py --data DATA",
         "machine": platform.machine(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
