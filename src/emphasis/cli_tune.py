@@ -61,7 +61,7 @@ def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")
     table.add_column("Folds", justify="right")
-    for trial in sorted(found.found.trials, key=lambda one: (-one.folds, -one.mean))[:_SHOWN]:
+    for trial in found.ranked[:_SHOWN]:
         table.add_row(tuning.described(trial), percent(trial.mean, trial.std), str(trial.folds))
     table.add_row("cross-entropy", percent(*found.baseline), str(found.folds))
     console.print(table)

@@ -132,12 +132,22 @@ def prepared(
     one, split = with_method(
         recipe, method, condition=condition, noise_rate=noise_rate, iterations=iterations, root=root, loading=loading
     )
+    return dataclasses.replace(as_audit(one, split, weighting), seeds=seeds), split
+
+
+def as_audit(one: Recipe, split: Split, weighting: Weighting) -> Recipe:
+    """Return the audit of a recipe of one network, from `with_method` as its data is.
+
+    Raises:
+        RecipeError: Images that cannot be decoded are to be passed over.
+    """
     if isinstance(split.train_inputs, ImageFiles) and split.train_inputs.skip_broken:
         raise RecipeError('an audit ranks every image; use broken = "stop", and mend or remove what cannot be decoded')
     steps = next(one.cells()).solver.iterations
     looks = {"every": max(1, steps // _LOOKS), "trace": True, "train_size": 0}
     one = one.changed({f"evaluation.{name}": value for name, value in looks.items()})
-    return dataclasses.replace(one, name=f"{recipe.name}-audit", seeds=seeds), split
+    method = Method(_METHOD, weighting=weighting.to_dict(), normalization="integral")
+    return dataclasses.replace(one, name=f"{one.name}-audit", methods=(method,), baseline=_METHOD)
 
 
 def audit(

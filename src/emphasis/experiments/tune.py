@@ -15,15 +15,17 @@ The folder of a tuning:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.split import folds_of
 from emphasis.diagnostics.noise_rate import mixture_noise_rate
-from emphasis.experiments.audit import Audit, audit, has_changed, prepared
+from emphasis.experiments.audit import Audit, as_audit, audit, has_changed
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import ROBUST, with_method
@@ -51,28 +53,50 @@ class Tuned:
     """What a tuning has found.
 
     Attributes:
-        title: Of what data.
         recipe: What its networks were trained by.
         noise_rate: Estimated, or as told.
-        told: Whether it was told.
         audit: What it was estimated from; None if it was told.
-        mixture_rate: The estimate of a mixture of two normal distributions, to be compared; NaN likewise.
         lam: For that rate.
         found: The search.
         baseline: Mean and standard deviation of the validation accuracy with cross-entropy, of the same folds.
-        folds: By how many the best was judged.
     """
 
-    title: str
     recipe: Recipe
     noise_rate: float
-    told: bool
     audit: Audit | None
-    mixture_rate: float
     lam: float
     found: Found
     baseline: tuple[float, float]
-    folds: int
+
+    @property
+    def title(self) -> str:
+        """Of what data."""
+        return self.recipe.title
+
+    @property
+    def told(self) -> bool:
+        """Whether the noise rate was told."""
+        return self.audit is None
+
+    @cached_property
+    def mixture_rate(self) -> float:
+        """The estimate of a mixture of two normal distributions, to be compared; NaN if nothing was estimated."""
+        return math.nan if self.audit is None else mixture_noise_rate(self.audit.suspects.score)
+
+    @property
+    def folds(self) -> int:
+        """By how many the best was judged: by all."""
+        return self.found.best.folds
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The trials from best to worst, those that were stopped early last."""
+        return sorted(self.found.trials, key=lambda trial: (-trial.folds, -trial.mean))
+
+    @property
+    def stopped_early(self) -> int:
+        """How many trials fell behind, and were not judged by every fold."""
+        return sum(trial.folds < self.folds for trial in self.found.trials)
 
     @property
     def weighting(self) -> Weighting:
@@ -156,8 +180,9 @@ def tune(
     if trials < 1:
         raise RecipeError(f"trials={trials} is not allowed; use a whole number >= 1")
     about: dict[str, Any] = {"condition": condition, "noise_rate": noise_rate, "iterations": iterations, "root": root}
-    audited, split = prepared(recipe, ROBUST, **about, loading=loading)
-    searched = replace(audited, name=f"{recipe.name}-search")
+    base, split = with_method(recipe, _dm(0.0), **about, loading=loading)
+    audited = as_audit(base, split, ROBUST)
+    searched = replace(base, name=f"{recipe.name}-search")
     if force or has_changed(folder / "search", searched):
         if not force:
             say("the data has changed since the last time: beginning anew")
@@ -171,24 +196,23 @@ def tune(
     else:
         rate = assumed_rate
     lam = round(lam_for(rate), 2)
-    weighting = {"family": "DM", "lam": lam, "beta": _START}
-    base, _ = with_method(recipe, Method(_METHOD, weighting=weighting, normalization="integral"), **about)
+    base = replace(base, methods=(_dm(lam),), seeds=seeds)
     how: dict[str, Any] = {
         "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
         "loading": loading, "say": say,
     }  # fmt: skip
     held_out: dict[str, Any] = {"validation": _VALIDATION, "noisy_validation": True, "folds": folds}
-    base = replace(base, seeds=seeds)
     found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, seed=seed,
                    retrain=retrain, **held_out, **how)  # fmt: skip
     baseline = _baseline(base, folder / "search", folds, how)
-    tuned = Tuned(
-        title=base.title, recipe=base, noise_rate=rate, told=assumed_rate is not None, audit=found_wrong,
-        mixture_rate=mixture_noise_rate(found_wrong.suspects.score) if found_wrong else float("nan"), lam=lam,
-        found=found, baseline=baseline, folds=folds,
-    )  # fmt: skip
+    tuned = Tuned(base, rate, found_wrong, lam, found, baseline)
     write_text(folder / TUNE, json.dumps(without_nan(numbers(tuned)), indent=1, allow_nan=False) + "\n")
     return tuned
+
+
+def _dm(lam: float) -> Method:
+    """Return the method whose other settings are searched."""
+    return Method(_METHOD, weighting={"family": "DM", "lam": lam, "beta": _START}, normalization="integral")
 
 
 def _baseline(base: Recipe, folder: Path, folds: int, how: dict[str, Any]) -> tuple[float, float]:
@@ -222,5 +246,5 @@ def numbers(tuned: Tuned) -> dict[str, Any]:
         "validation": {"mean": best.mean, "std": best.std, "folds": tuned.folds},
         "cross_entropy": {"mean": tuned.baseline[0], "std": tuned.baseline[1], "folds": tuned.folds},
         "trials": len(tuned.found.trials),
-        "stopped_early": sum(trial.folds < tuned.folds for trial in tuned.found.trials),
+        "stopped_early": tuned.stopped_early,
     }

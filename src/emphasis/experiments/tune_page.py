@@ -32,9 +32,7 @@ def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
     return page_environment("emphasis.experiments").get_template("tune.html.j2").render(
         tuned=tuned,
         best=tuned.found.best,
-        trials=sorted(tuned.found.trials, key=lambda one: (-one.folds, -one.mean)),
         described=described,
-        stopped=sum(trial.folds < tuned.folds for trial in tuned.found.trials),
         weighting=inline_table(tuned.weighting.to_dict()),
         drawn=png_uri(png(_trials(tuned))),
         density=png_uri(png(edf_figure([tuned.weighting, CCE()]))),
