@@ -14,14 +14,6 @@ from emphasis.training.features import tracklet_features
 from planted_mars import SIDE, write_planted_mars
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def batches(frames, tracklet, size):
     return [(frames[i : i + size], tracklet[i : i + size]) for i in range(0, len(frames), size)]
 

@@ -22,7 +22,7 @@ from emphasis.training.augmentation import centre_crop, random_crop_flip
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import evaluate
 from emphasis.training.fetching import fetch
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
@@ -33,19 +33,6 @@ DEVICE = torch.device("cpu")
 SOLVER = Solver(iterations=12, batch_size=8, learning_rate=0.05, momentum=0.9)  # an epoch of 5 steps
 N = 40
 BROKEN = (3, 17, 30)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return make_fabric(CPU)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from emphasis.baselines import Learner, Problem, make, names
 from emphasis.models import build
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Schedule, Solver
 from emphasis.training.task import Task
@@ -22,19 +22,6 @@ OPTIONS = {
     "mentornet-dd": {"share": 0.3, "steps": 20},
     "mentornet-pd": {"burn_in": 0.3},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return make_fabric(CPU)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from emphasis.experiments.settings import objective_as_dict
 from emphasis.models.stacked import StackedMLP
 from emphasis.torch import EmphasisLoss, emphasis_loss
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import DM, Measured, Ramp, scheduled
@@ -28,11 +28,6 @@ BASE = Objective(DM(lam=0.5, beta=4, vanishing=True), "integral")
 
 def with_schedule(**schedule):
     return dataclasses.replace(BASE, schedule=schedule)
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return make_fabric(CPU)
 
 
 def task_of(noise=0.3, n=240, seeds=1):

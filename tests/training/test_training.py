@@ -25,19 +25,6 @@ PUBLISHED = DM(lam=0.5, beta=12)
 CPU = Execution(accelerator="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return make_fabric(CPU)
-
-
 def test_the_push_that_never_ends_and_its_two_cures_on_clean_digits(fabric):
     """The bare formula collapses without any label noise; max_margin and vanishing=True do not."""
     objectives = [
