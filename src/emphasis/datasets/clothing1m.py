@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError
+from emphasis.datasets.errors import DamagedFileError, shortened
 from emphasis.datasets.image_files import ImageFiles, skips
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Split
@@ -189,8 +189,4 @@ def _topmost_absent(base: Path, folder: str) -> str:
 
 def _report(faults: dict[str, list[str]]) -> str:
     """Return how many of each fault there are, and the first few."""
-    parts = []
-    for fault, which in faults.items():
-        more = f" and {len(which) - _SHOWN:,} more" if len(which) > _SHOWN else ""
-        parts.append(f"{len(which):,} {fault} ({', '.join(which[:_SHOWN])}{more})")
-    return "; ".join(parts)
+    return "; ".join(f"{len(which):,} {fault} ({shortened(which, _SHOWN)})" for fault, which in faults.items())

@@ -27,5 +27,5 @@ class DownloadError(DataError, OSError):
 
 def shortened(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """Return the first `most` names in one line, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more

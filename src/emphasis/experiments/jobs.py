@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import emphasis
 from emphasis.baselines import Learner, Problem, make
+from emphasis.datasets.errors import shortened
 from emphasis.experiments.data import load_split, make_task, network_options
 from emphasis.experiments.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
@@ -211,9 +212,8 @@ def _train_job(
         "revision": revision(), "versions": versions(),
     })  # fmt: skip
     if state.broken:
-        few, more = ", ".join(sorted(state.broken)[:_SHOWN]), len(state.broken) - _SHOWN
-        say(f"{job.title}: {len(state.broken):,} images cannot be decoded and were passed over: {few}"
-            f"{f' and {more:,} more' if more > 0 else ''}")  # fmt: skip
+        say(f"{job.title}: {len(state.broken):,} images cannot be decoded and were passed over: "
+            f"{shortened(sorted(state.broken), _SHOWN)}")  # fmt: skip
     for row in rows:
         if row["diverged_at"] is not None:
             few = ", ".join(map(str, row["diverged_batch"][:5]))
