@@ -149,10 +149,7 @@ def test_show_draws_to_a_file(tmp_path, capsys):
         (["run", "digits", "--methods", "GCE q=.7"], "did you mean 'GCE q=0.7'"),
         (["run", "digits", "--scaled"], "digits has no scaled form"),
         (["run", "table3"], "looked for clothing1m/noisy_train_key_list.txt, noisy_train_key_list.txt: put one there"),
-        (
-            ["run", "table4"],
-            "its data (mars) cannot be downloaded freely, and its pipeline is not part of this version",
-        ),
+        (["run", "table4"], "MARS, all of its lists of tracklets, is not in"),
         (["report", "digitz"], "no results of 'digitz'"),
         (["report", "digits", "--out", "a.csv"], "--out needs --format"),
         (["report", "digits", "--format", "pdf"], "invalid choice: 'pdf'"),

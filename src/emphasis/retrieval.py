@@ -149,10 +149,32 @@ def retrieve(features: Floats, person: ArrayLike, camera: ArrayLike, query: Arra
     person, camera, query = map(np.asarray, (person, camera, query))
     if not len(query):
         raise ValueError("there are no queries; give the rows of one or more")
-    parts = []
-    for start in range(0, len(query), _QUERIES_AT_ONCE):
-        rows = query[start : start + _QUERIES_AT_ONCE]
-        parts.append(judge(unit[rows] @ unit.T, person[rows], camera[rows], person, camera))
+    starts = range(0, len(query), _QUERIES_AT_ONCE)
+    return judge_all((unit[query[at : at + _QUERIES_AT_ONCE]] @ unit.T for at in starts), person, camera, query)
+
+
+def judge_all(similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLike, query: ArrayLike) -> Retrieval:
+    """Return how queries of the gallery itself are answered, from similarities that come in parts.
+
+    Args:
+        similarities: (q, T) for the next q of the queries, in order, and the whole gallery.
+        person: (T,) whole numbers; `JUNK` and `DISTRACTOR` are no persons.
+        camera: (T,).
+        query: (Q,) rows of the gallery.
+
+    Raises:
+        ValueError: Shapes do not fit, a similarity is NaN, or a query shows no person.
+        IndexError: A query is no row of the gallery.
+    """
+    person, camera, query = map(np.asarray, (person, camera, query))
+    parts: list[Retrieval] = []
+    done = 0
+    for part in similarities:
+        rows = query[done : done + len(part)]
+        parts.append(judge(part, person[rows], camera[rows], person, camera))
+        done += len(part)
+    if not 0 < done == len(query):
+        raise ValueError(f"similarities of {done} queries were given for {len(query)}; give as many, one or more")
     return Retrieval(
         np.concatenate([part.average_precision for part in parts]), np.concatenate([part.first_match for part in parts])
     )

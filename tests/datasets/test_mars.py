@@ -84,9 +84,9 @@ def test_missing_images_stop_or_are_left_out_with_their_tracklets_and_queries(pl
         path.unlink()
     for path in (planted / "bbox_train" / "0003").iterdir():
         path.unlink()
-    with pytest.raises(DataNotFoundError, match=r"0003/0003C1.* more; 1 whole folders: 0003; 3 of 9 .*missing='drop'"):
+    with pytest.raises(DataNotFoundError, match=r"0003/0003C1.* more; 1 whole folders: 0003; 3 of 9 .*missing='skip'"):
         load_mars(planted)
-    left = load_mars(planted, missing="drop")
+    left = load_mars(planted, missing="skip")
     assert len(left.missing) == 2
     assert f"lacks {len(gone)} of {len(whole.test.names)} images" in left.missing[1]
     assert (len(left.train), len(left.test), len(left.query)) == (6, 9, 5)
@@ -104,7 +104,7 @@ def test_without_any_image_there_is_nothing_to_leave(planted):
     for path in (planted / "bbox_train").rglob("*.jpg"):
         path.unlink()
     with pytest.raises(DataNotFoundError, match="9 of 9 tracklets have no image"):
-        load_mars(planted, missing="drop")
+        load_mars(planted, missing="skip")
 
 
 @pytest.mark.parametrize(

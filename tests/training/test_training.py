@@ -93,7 +93,7 @@ def test_training_ends_early_once_every_network_has_diverged(fabric):
     assert 0 < at < 10
     assert state.iteration == at
     assert math.isnan(state.curves["test_accuracy"][-1][0])
-    assert diverged_batch(0, at, task, 8) == _indices([0], at - 1, 40, 8)[0].tolist()
+    assert diverged_batch(0, at, task, solver) == _indices([0], at - 1, 40, 8)[0].tolist()
 
 
 def test_logits_spoilt_by_the_last_update_are_no_accuracy(fabric):

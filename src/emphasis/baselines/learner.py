@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
-from emphasis.models.layers import last_linear
+from emphasis.models.layers import last_linear, last_pool
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
@@ -34,7 +35,7 @@ class Learner(nn.Module):
         recalled: The share of all steps that had been taken when the network was last started anew; 0 if it never was.
 
     Raises:
-        ValueError: The method needs a second network, or none; or features, of a network without a linear layer.
+        ValueError: The method needs a second network, or none; or features or maps that the network does not have.
     """
 
     surveyed: Tensor
@@ -52,9 +53,10 @@ class Learner(nn.Module):
         self.kept: nn.Module | None = None
         if "copy" in method.needs:
             self.kept = copy.deepcopy(network).requires_grad_(False)
-        self._features: Tensor | None = None
-        if "features" in method.needs:
-            last_linear(network).register_forward_pre_hook(self._note_features)
+        self._seen: dict[str, Tensor] = {}
+        for what, layer_of in (("features", last_linear), ("maps", last_pool)):
+            if what in method.needs:
+                layer_of(network).register_forward_pre_hook(partial(self._note, what))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, C) of the first network."""
@@ -75,7 +77,9 @@ class Learner(nn.Module):
         """
         network = self._counted(self.network)
         peer = None if self.peer is None else self._counted(self.peer)
-        step = Step(inputs, self.method.labels[indices], indices, progress, network, peer, self.features)
+        step = Step(
+            inputs, self.method.labels[indices], indices, progress, network, peer, self.features, self.maps
+        )  # fmt: skip
         return self.method.loss(step)
 
     def begin_epoch(self, number: int, progress: float, optimizer: Any, batches: Batches) -> None:
@@ -106,9 +110,16 @@ class Learner(nn.Module):
 
     def features(self) -> Tensor:
         """Return what the last linear layer saw in the latest call of the network."""
-        if self._features is None:
-            raise ValueError(f'{type(self.method).__name__} must name "features" among its needs to use them')
-        return self._features
+        return self._noted("features")
+
+    def maps(self) -> Tensor:
+        """Return what the global average pool saw in the latest call of the network."""
+        return self._noted("maps")
+
+    def _noted(self, what: str) -> Tensor:
+        if what not in self._seen:
+            raise ValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
+        return self._seen[what]
 
     def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's call, which takes note of examples that are looked at without a derivative."""
@@ -137,8 +148,8 @@ class Learner(nn.Module):
             raise ValueError(f'{type(self.method).__name__} must name "copy" among its needs to keep parameters')
         return self.kept
 
-    def _note_features(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0]
+    def _note(self, what: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen[what] = inputs[0]
 
     @torch.no_grad()
     def _survey(self, batches: Iterable[Tensor]) -> Survey:

@@ -7,7 +7,7 @@ its buffers and parameters, so that it moves to a device, is checkpointed and is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Need = Literal["features", "copy", "survey", "true labels"]
-"""features: what the last linear layer sees. copy: a second set of the network's parameters, to go back to. survey: the
-outputs for many training examples at the start of an epoch. true labels: those of a few examples, from an annotator."""
+Need = Literal["features", "maps", "copy", "survey", "true labels"]
+"""features: what the last linear layer sees. maps: what the global average pool before it sees. copy: a second set of
+the network's parameters, to go back to. survey: the outputs for many training examples at the start of an epoch. true
+labels: those of a few examples, from an annotator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,14 @@ class Problem:
         num_classes: C >= 2.
         seed: Of what the method draws when it is made.
         annotate: Returns the true labels of the examples at given indices, (k,) -> (k,); None: nobody can be asked.
+        clip: How many frames of one video follow each other in a batch; 1: examples are no frames.
     """
 
     labels: Tensor
     num_classes: int
     seed: int = 0
     annotate: Callable[[Tensor], Tensor] | None = None
+    clip: int = 1
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -65,6 +68,7 @@ class Step:
         network: Inputs to logits (N, C), or (N, C + extra_outputs), in training mode.
         peer: The second network, if the method has two.
         read_features: Returns what the last linear layer saw in the latest call of `network`.
+        read_maps: Returns what the global average pool saw, likewise.
     """
 
     inputs: Tensor
@@ -74,6 +78,7 @@ class Step:
     network: Callable[[Tensor], Tensor]
     peer: Callable[[Tensor], Tensor] | None = None
     read_features: Callable[[], Tensor] | None = None
+    read_maps: Callable[[], Tensor] | None = None
 
     @cached_property
     def logits(self) -> Tensor:
@@ -92,6 +97,13 @@ class Step:
         assert self.read_features is not None
         _ = self.logits
         return self.read_features()
+
+    @property
+    def maps(self) -> Tensor:
+        """What the global average pool saw of the step's inputs, (N, D, H, W)."""
+        assert self.read_maps is not None
+        _ = self.logits
+        return self.read_maps()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +154,15 @@ class Baseline(nn.Module):
     extra_outputs: ClassVar[int] = 0
     """Logits beyond the C classes' that the network needs in training; predictions pass them over."""
 
+    test_frames: ClassVar[int] = 0
+    """How many frames of a video are looked at when it is to be found: the first of each of so many parts; 0: all."""
+
     labels: Tensor
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.num_classes = problem.num_classes
+        self.clip = problem.clip
         self.register_buffer("labels", problem.labels, persistent=False)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -166,6 +182,30 @@ class Baseline(nn.Module):
     def schedule(self, progress: float) -> float:
         """Return where in the learning rate's schedule a step stands, in [0, 1); methods that start anew differ."""
         return progress
+
+    def describe(self, features: Tensor, maps: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return what is kept of each frame when videos are to be found, (N, E): here the features.
+
+        Args:
+            features: (N, D), what the last linear layer sees, in evaluation mode.
+            maps: (N, D, H, W), what the global average pool sees, if the method needs it.
+        """
+        return features
+
+    def videos(self, frames: Tensor) -> Tensor:
+        """Return what videos are compared by, with cosine similarity, (V, E'), from (V, test_frames, E): the mean."""
+        return frames.mean(1)
+
+    def compare(self, frames: Tensor, first: Tensor, last: Tensor, query: Tensor) -> Iterator[Tensor]:
+        """Yield the similarities of each query to all videos, (q, T) at a time, if it is not that of `videos`.
+
+        Args:
+            frames: (F, E) of all videos, from `describe`.
+            first: (T,) the place of each video's first frame in `frames`.
+            last: (T,) the place of its last one, which belongs to it.
+            query: (Q,) which videos are queries.
+        """
+        raise NotImplementedError(f"{type(self).__name__} compares by cosine similarity")
 
     @classmethod
     def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG003

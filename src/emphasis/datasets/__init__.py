@@ -17,9 +17,10 @@ from emphasis.datasets.errors import DamagedFileError, DataError, DataNotFoundEr
 from emphasis.datasets.folder import load_image_folder
 from emphasis.datasets.image_files import ImageFiles
 from emphasis.datasets.imdb import Reviews, load_imdb_vectors, load_reviews
+from emphasis.datasets.mars import load_mars_split
 from emphasis.datasets.mnist import load_mnist
 from emphasis.datasets.root import data_root
-from emphasis.datasets.split import Split, holdout, subset
+from emphasis.datasets.split import Gallery, Split, holdout, subset
 from emphasis.datasets.table import load_table
 from emphasis.files import cache_dir
 from emphasis.weighting import did_you_mean
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "DataNotFoundError",
     "DownloadError",
+    "Gallery",
     "ImageFiles",
     "Progress",
     "Reviews",
@@ -60,6 +62,7 @@ _LOADERS: dict[str, Callable[..., Split]] = {
     "imdb-vectors": load_imdb_vectors,
     "image-folder": load_image_folder,
     "clothing1m": load_clothing1m,
+    "mars": load_mars_split,
     "table": load_table,
 }
 NAMES = tuple(_LOADERS)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, shortened
-from emphasis.datasets.image_files import ImageFiles, skips
+from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Split
 
@@ -77,8 +77,7 @@ def load_clothing1m(
     """
     if test not in ("test", "val"):
         raise ValueError(f'test={test!r} is not allowed; use "test" or "val"')
-    if not 1 <= size <= resize:
-        raise ValueError(f"resize={resize}, size={size} is not allowed; use 1 <= size <= resize")
+    check_sizes(resize, size)
     skip, skip_broken = skips("missing", missing), skips("broken", broken)
     found = [folder for folder in _FOLDERS if find(root / folder, LINES)]
     if not found:

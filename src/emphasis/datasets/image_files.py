@@ -143,3 +143,13 @@ def skips(option: str, value: str) -> bool:
     if value not in ("stop", "skip"):
         raise ValueError(f'{option}={value!r} is not allowed; use "stop" or "skip"')
     return value == "skip"
+
+
+def check_sizes(resize: int, size: int) -> None:
+    """Check the sides that images are squeezed to, and of what is cut out of them.
+
+    Raises:
+        ValueError: There is nothing to cut out, or more than there is.
+    """
+    if not 1 <= size <= resize:
+        raise ValueError(f"resize={resize}, size={size} is not allowed; use 1 <= size <= resize")

@@ -9,6 +9,7 @@ https://github.com/liangzheng06/MARS-evaluation. Read from
   `bbox_train/0001/0001C1T0001F001.jpg` (person, camera, tracklet, frame) and `bbox_test/...`.
 
 The gallery is the whole test part, queries included: `emphasis.retrieval` passes over what must not count.
+`load_mars` reads the lists, with or without images; `load_mars_split` is what training takes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, UnsafeFileError, shortened
+from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
+from emphasis.datasets.split import Gallery, Split
 from emphasis.extras import missing_extra
 
 _FILES = {
@@ -82,10 +86,21 @@ class Tracklets:
         Raises:
             DataNotFoundError: There is no list of images, or no folder of them.
         """
+        return self._present_folder() / _file(self.names[image])
+
+    def images(self, size: int, *, skip_broken: bool = False) -> ImageFiles:
+        """Return all images, to be decoded when they are asked for, squeezed to `size` x `size`.
+
+        Raises:
+            DataNotFoundError: There is no list of images, or no folder of them.
+        """
+        return ImageFiles(self._present_folder(), tuple(map(_file, self.names)), size, skip_broken=skip_broken)
+
+    def _present_folder(self) -> Path:
         if self.folder is None:
             raise DataNotFoundError("the images of MARS or the list of their names are absent: put train_name.txt, "
                                     "test_name.txt, bbox_train and bbox_test beside the lists")  # fmt: skip
-        return self.folder / self.names[image][:4] / self.names[image]
+        return self.folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +120,12 @@ class Mars:
     missing: tuple[str, ...] = ()
 
 
-def load_mars(root: Path, *, missing: Literal["stop", "drop"] = "stop") -> Mars:
+def load_mars(root: Path, *, missing: str = "stop") -> Mars:
     """Return the tracklets, with the names of their images and where they are if these are there.
 
     Args:
         root: The data folder.
-        missing: What to do where a folder of images is there but lacks some: "stop", or "drop" them, the tracklets
+        missing: What to do where a folder of images is there but lacks some: "stop", or "skip" them, the tracklets
             that have none left, and their queries; `Mars.missing` then says how many.
 
     Raises:
@@ -120,8 +135,7 @@ def load_mars(root: Path, *, missing: Literal["stop", "drop"] = "stop") -> Mars:
         MissingExtraError: scipy, which reads the lists, is not installed.
         ValueError: `missing` is not allowed.
     """
-    if missing not in ("stop", "drop"):
-        raise ValueError(f"missing={missing!r} is not allowed; use 'stop' or 'drop'")
+    skip = skips("missing", missing)
     paths = {part: find(root, [f"{folder}{name}" for folder in _FOLDERS]) for part, (name, _) in _FILES.items()}
     if lacking := [_FILES[part][0] for part, path in paths.items() if path is None]:
         raise not_found("MARS, all of its lists of tracklets,", root, lacking)
@@ -133,10 +147,54 @@ def load_mars(root: Path, *, missing: Literal["stop", "drop"] = "stop") -> Mars:
     _refuse(query_path, (query < 0) | (query >= len(test)), f"is no row of the {len(test)} in {test_path.name}")
     _refuse(query_path, np.r_[False, np.diff(query) <= 0], "does not follow the query before it")
     _refuse(query_path, test.person[query] < 1, f"is a row of {test_path.name} that shows no person")
-    train, _, train_report = _without_missing(_with_names(train, train_path, "train", root), missing)
-    test, kept, test_report = _without_missing(_with_names(test, test_path, "test", root), missing)
+    train, _, train_report = _without_missing(_with_names(train, train_path, "train", root), skip)
+    test, kept, test_report = _without_missing(_with_names(test, test_path, "test", root), skip)
     reports = tuple(report for report in (train_report, test_report) if report)
     return Mars(train, test, np.flatnonzero(np.isin(kept, query)), reports)
+
+
+def load_mars_split(
+    root: Path, progress: Progress, *, resize: int = 256, size: int = 224, missing: str = "stop", broken: str = "stop"
+) -> Split:
+    """Return MARS to train on: frames labelled by person, judged by retrieval; images are decoded in training.
+
+    Args:
+        root: The data folder.
+        progress: Told what is read.
+        resize: Pixels per side that images are squeezed to.
+        size: Pixels per side of what is cut out of them, at most `resize`.
+        missing: "stop" where images of the lists are absent, or "skip" them; the split's `notes` then say how many.
+        broken: What training does about an image that cannot be decoded: "stop", or "skip" it.
+
+    Raises:
+        DataNotFoundError: Lists or images are absent.
+        DamagedFileError: A list is cut off or contradicts itself or another.
+        UnsafeFileError: An image's name leads out of its folder.
+        MissingExtraError: scipy, which reads the lists, is not installed.
+        ValueError: An option is not allowed.
+    """
+    check_sizes(resize, size)
+    skip_broken = skips("broken", broken)
+    progress("reading MARS's lists", 0, 0)
+    mars = load_mars(root, missing=missing)
+    train, test = mars.train, mars.test
+    return Split(
+        train_inputs=train.images(resize, skip_broken=skip_broken),
+        train_labels=train.labels[train.tracklet],
+        test_inputs=test.images(resize, skip_broken=skip_broken),
+        test_labels=test.tracklet,
+        num_classes=len(np.unique(train.person)),
+        class_names=tuple(f"{person:04d}" for person in np.unique(train.person)),
+        sources=train.names,
+        crop=size,
+        notes=tuple(f"{report}. They are left out." for report in mars.missing),
+        videos=train.tracklet,
+        gallery=Gallery(test.person, test.camera, mars.query),
+    )
+
+
+def _file(name: str) -> str:
+    return f"{name[:4]}/{name}"
 
 
 def _read_tracklets(path: Path, part: str) -> Tracklets:
@@ -210,7 +268,7 @@ def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]
     return names
 
 
-def _without_missing(tracklets: Tracklets, missing: str) -> tuple[Tracklets, Rows, str]:
+def _without_missing(tracklets: Tracklets, skip: bool) -> tuple[Tracklets, Rows, str]:
     """Return the tracklets with images that are there, the rows they had, and what was missing."""
     rows = np.arange(len(tracklets))
     if tracklets.folder is None:
@@ -229,8 +287,8 @@ def _without_missing(tracklets: Tracklets, missing: str) -> tuple[Tracklets, Row
     report = f"{tracklets.folder} lacks {len(absent)} of {len(there)} images: {shortened(absent, _SHOWN)}"
     report += f"; {len(folders)} whole folders: {shortened(folders, _SHOWN)}" if folders else ""
     report += f"; {len(rows) - len(kept)} of {len(rows)} tracklets have no image"
-    if missing == "stop" or not len(kept):
-        raise DataNotFoundError(f"{report}; get them, or leave them out with missing='drop'")
+    if not skip or not len(kept):
+        raise DataNotFoundError(f"{report}; get them, or leave them out with missing='skip'")
     last = np.cumsum(lengths[kept]) - 1
     names = tuple(name for name, here in zip(tracklets.names, there, strict=True) if here)
     left = Tracklets(last - lengths[kept] + 1, last, tracklets.person[kept], tracklets.camera[kept], names,

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from emphasis.datasets import NAMES
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Job
 from emphasis.experiments.pool import JobError
@@ -47,9 +46,7 @@ def run_in_console(
 
     Raises:
         JobError: A job failed; what the others found is written and shown first.
-        RecipeError: Its data is none of `emphasis.datasets`.
     """
-    _check_data(recipe)
     first = execution.devices == 1 or is_first_process()
     console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
@@ -82,7 +79,6 @@ def search_in_console(
     show_progress: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Search, and print the trials from best to worst and what the best gives. See `search.search` for the rest."""
-    _check_data(recipe)
     console = Console()
     about = f"{settings['trials']} trials of {settings['method']}, {recipe.seeds} seeds each, varying "
     console.print(Text.assemble((recipe.title, "bold"), ": ", about, ", ".join(vary.name for vary in space)))
@@ -116,15 +112,6 @@ def with_noise_rate(recipe: Recipe, rate: float) -> Recipe:
             f"--only, of {', '.join(map(repr, recipe.condition_names))}, or write a recipe of your own"
         )
     return recipe.changed({"noise.rate": rate})
-
-
-def _check_data(recipe: Recipe) -> None:
-    unknown = {cell.dataset.name for cell in recipe.cells()} - set(NAMES)
-    if unknown and recipe.status == "data-unavailable":
-        raise RecipeError(
-            f"{recipe.name}: its data ({', '.join(sorted(unknown))}) cannot be downloaded freely, and its pipeline is "
-            "not part of this version"
-        )
 
 
 def default_workers(execution: Execution) -> int:

@@ -138,6 +138,8 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
         augment=cell.dataset.augment and images,
         crop=split.crop,
         look=cell.evaluation.train_size,
+        videos=None if split.videos is None else torch.from_numpy(split.videos),
+        gallery=split.gallery,
     )
 
 

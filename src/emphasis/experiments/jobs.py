@@ -29,7 +29,6 @@ from emphasis.metrics import outcome
 from emphasis.models import build, options_of
 from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from emphasis.training.evaluation import CURVES
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Objective
@@ -254,7 +253,7 @@ def _make_learner(cell: Cell, task: Task, asked: list[int], root: Path | None) -
         asked.append(len(indices))
         return true_labels[indices]
 
-    problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate)
+    problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate, cell.solver.clip)
     method = make(cell.objective.name, problem, **cell.objective.options)
     shape, outputs = task.input_shape, task.num_classes + method.extra_outputs
     options = network_options(cell, root)
@@ -268,7 +267,7 @@ def _make_learner(cell: Cell, task: Task, asked: list[int], root: Path | None) -
 
 def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row]:
     """Return one row per network."""
-    curves = {name: np.array(state.curves[name]) for name in CURVES}
+    curves = {name: np.array(values) for name, values in state.curves.items()}
     assert state.p is not None
     noisy, places = task.noisy.cpu().numpy(), task.looked_at.cpu().numpy()
     rows = []
@@ -288,8 +287,8 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
                 "realised_noise_rate": float(wrong.mean()),
                 "best_test_accuracy": float(own["test_accuracy"][alive].max()) if alive.any() else float("nan"),
                 "final_test_accuracy": float(own["test_accuracy"][-1]),
-                **{f"final_{name}": float(own[name][-1]) for name in CURVES if name != "test_accuracy"},
-                "outcome": outcome(own["test_accuracy"], own["largest_share"], task.num_classes, len(task.test_labels)),
+                **{f"final_{name}": float(own[name][-1]) for name in own if name != "test_accuracy"},
+                "outcome": outcome(own["test_accuracy"], own["largest_share"], task.num_classes, task.num_test),
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
                 "diverged_batch": _batch_rows(cell, task, number % len(job.seeds), diverged_at),
                 "curves": {"iteration": state.evaluated_at, **{k: v.round(5).tolist() for k, v in own.items()}},
@@ -299,7 +298,7 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
                 },
                 "broken_images": sorted(state.broken),
                 "n_train": task.num_train,
-                "n_test": len(task.test_labels),
+                "n_test": task.num_test,
                 "num_classes": task.num_classes,
                 "networks_at_once": len(job.cells),
                 **about,
@@ -312,7 +311,7 @@ def _batch_rows(cell: Cell, task: Task, seed: int, diverged_at: int) -> list[int
     """Return the rows of the training inputs in the batch that made a network diverge, None if it did not."""
     if diverged_at < 0:
         return None
-    places = diverged_batch(cell.seed, diverged_at, task, cell.solver.batch_size)
+    places = diverged_batch(cell.seed, diverged_at, task, cell.solver)
     return places if task.index is None else [int(row) for row in task.index[seed].cpu()[places]]
 
 

@@ -122,6 +122,13 @@ class Evaluation:
         check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
 
 
+_LATER = (
+    ("dataset", "validation_labels", "true"), ("dataset", "fold", 0), ("evaluation", "train_size", 0),
+    ("solver", "clip", 1), ("solver", "videos", 1),
+)  # fmt: skip
+"""Settings that came later, with what they have always been: not part of `Cell.key`, so that results keep theirs."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One network: where it stands in the recipe's table, and all that determines its numbers.
@@ -156,11 +163,9 @@ class Cell:
         """Return, as plain data, what networks trained as one batched computation have in common."""
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
-        for name, value in (("validation_labels", "true"), ("fold", 0)):  # so that keys of earlier results stay
-            if settings["dataset"][name] == value:
-                del settings["dataset"][name]
-        if not self.evaluation.train_size:  # likewise
-            del settings["evaluation"]["train_size"]
+        for part, name, value in _LATER:
+            if settings[part][name] == value:
+                del settings[part][name]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
         return plain
 

@@ -13,12 +13,16 @@ from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.settings import Cell, Training
 from emphasis.experiments.store import Row
 from emphasis.metrics import describe_outcomes, mean_and_std
+from emphasis.retrieval import RANKS
 
 METRICS = {
     "best_test_accuracy": "Best test",
     "final_test_accuracy": "Final test",
     "final_fit_noisy": "Fit noisy",
     "final_fit_true": "Fit true",
+}
+_OF_RETRIEVAL = {"final_mean_average_precision": "Mean average precision"} | {
+    f"final_cmc_{rank}": f"CMC at rank {rank}" for rank in RANKS
 }
 NOT_SCALED = "paper (full scale; this run is scaled down)"
 
@@ -281,7 +285,7 @@ def _seeds(gain: Gain) -> str:
 
 def metric_title(metric: str) -> str:
     """Return a metric's name for people."""
-    name = METRICS.get(metric, metric.replace("_", " ").capitalize())
+    name = {**METRICS, **_OF_RETRIEVAL}.get(metric, metric.replace("_", " ").capitalize())
     return f"{name} accuracy" if metric in METRICS and metric.endswith("accuracy") else name
 
 

@@ -71,6 +71,18 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def last_pool(network: nn.Module) -> nn.Module:
+    """Return the last global average pool, whose input is what is called a network's maps.
+
+    Raises:
+        ValueError: There is none.
+    """
+    pools = [module for module in network.modules() if isinstance(module, GlobalAveragePool | nn.AdaptiveAvgPool2d)]
+    if not pools:
+        raise ValueError("the network has no global average pool, whose input would be its maps; use one of images")
+    return pools[-1]
+
+
 def init_he_(model: nn.Module) -> None:
     """Draw every convolution from He et al.'s normal distribution of variance 2 / (k * k * out channels); biases 0.
 

@@ -1,23 +1,27 @@
-"""What a network makes of videos: one vector for each, by which they are compared."""
+"""What a network makes of videos, and how well persons are found by it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emphasis.models.layers import last_linear
-from emphasis.retrieval import Ints, mean_by_tracklet, normalised
+from emphasis.baselines import Baseline
+from emphasis.baselines.learner import DivergedError
+from emphasis.datasets import Gallery
+from emphasis.models.layers import last_linear, last_pool
+from emphasis.retrieval import Ints, Retrieval, judge_all, mean_by_tracklet, normalised, retrieve
+
+_VIDEOS_AT_ONCE = 256
+
+Frames = Iterable[tuple[Tensor, Ints]]
+"""Frames (B, ...) as a network takes them, on any device, and the tracklet (B,) of each."""
 
 
-@torch.no_grad()
-def tracklet_features(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Ints]], num_tracklets: int
-) -> NDArray[np.float32]:
+def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -> NDArray[np.float32]:
     """Return each video's feature, (T, D): the mean of its frames' features, of L2 norm 1 (the paper's Section 4.3).
 
     A frame's feature is what the last linear layer sees of it, in evaluation mode. Only one batch's are held at a time,
@@ -25,26 +29,86 @@ def tracklet_features(
 
     Args:
         network: In which mode it is in makes no difference, and it is left in it.
-        batches: Frames (B, ...) as the network takes them, on any device, and the tracklet (B,) of each, in any order.
+        batches: The frames, in any order.
         num_tracklets: T.
 
     Raises:
         ValueError: The network has no linear layer, a tracklet is not in [0, T) or has no frame, or features are not
             finite.
     """
-    seen: list[Tensor] = []
-    hook = last_linear(network).register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
-    device = next(network.parameters()).device
+    parts = ((described.numpy(), tracklet) for described, tracklet in _described(network, batches, None))
+    return normalised(mean_by_tracklet(parts, num_tracklets)).astype(np.float32)
 
-    def parts() -> Iterator[tuple[NDArray[Any], Ints]]:
+
+def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: Gallery) -> Retrieval:
+    """Return how well a network finds the gallery's persons.
+
+    By cosine similarity of the means of frames' features, unless the method that trained it has another way.
+
+    Args:
+        network: Itself, not in a `Learner`.
+        method: That trained it, if it was more than a weighting.
+        batches: The frames of all videos, video by video.
+        gallery: The videos.
+
+    Raises:
+        DivergedError: What the network makes of a frame is not finite.
+        ValueError: It has no linear layer, or no pool where the method needs its maps, or a video has no frame.
+    """
+    about = gallery.person, gallery.camera, gallery.query
+    compares = method is not None and type(method).compare is not Baseline.compare
+    if method is None or not (compares or method.test_frames):
+        parts = ((_finite(one).numpy(), tracklet) for one, tracklet in _described(network, batches, method))
+        return retrieve(mean_by_tracklet(parts, len(gallery.person)), *about)
+    held = [(_finite(one), tracklet) for one, tracklet in _described(network, batches, method)]
+    tracklet = np.concatenate([tracklet for _, tracklet in held])
+    first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
+    if (empty := np.flatnonzero(first == last)).size:
+        raise ValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
+    frames, device = torch.cat([one for one, _ in held]), method.labels.device
+    with torch.no_grad():
+        if compares:
+            places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
+            return judge_all((part.cpu().numpy() for part in method.compare(frames.to(device), *places)), *about)
+        rows = torch.from_numpy(spread(first, last - first, method.test_frames))
+        videos = [method.videos(frames[part].to(device)).cpu().numpy() for part in torch.split(rows, _VIDEOS_AT_ONCE)]
+    return retrieve(np.concatenate(videos), *about)
+
+
+def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
+    """Return the first place of each of `number` equal parts of each video, (T, number); short ones repeat places."""
+    return first[:, None] + np.arange(number) * length[:, None] // number
+
+
+@torch.no_grad()
+def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> Iterator[tuple[Tensor, Ints]]:
+    """Yield what is kept of the frames, float32 on the CPU, and the tracklet of each."""
+    seen: dict[str, Tensor] = {}
+    layers: dict[str, nn.Module] = {"features": last_linear(network)}
+    if method is not None and "maps" in method.needs:
+        layers["maps"] = last_pool(network)
+    hooks = [
+        layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen.update({name: inputs[0]}))
+        for name, layer in layers.items()
+    ]
+    device = next(network.parameters()).device
+    modes = [(one, one.training) for one in (network, method) if one is not None]
+    try:
+        for one, _ in modes:
+            one.eval()
         for frames, tracklet in batches:
             network(frames.to(device))
-            yield seen.pop().float().cpu().numpy(), np.asarray(tracklet)
-
-    training = network.training
-    network.eval()
-    try:
-        return normalised(mean_by_tracklet(parts(), num_tracklets)).astype(np.float32)
+            features, maps = seen.pop("features").float(), seen.pop("maps", None)
+            described = features if method is None else method.describe(features, maps)
+            yield described.float().cpu(), np.asarray(tracklet)
     finally:
-        hook.remove()
-        network.train(training)
+        for hook in hooks:
+            hook.remove()
+        for one, training in modes:
+            one.train(training)
+
+
+def _finite(described: Tensor) -> Tensor:
+    if not bool(described.isfinite().all()):
+        raise DivergedError("what the network makes of frames is NaN or infinite; use a smaller learning rate")
+    return described

@@ -60,7 +60,8 @@ class State:
         diverged_at: (S,) int64 on the device, the iteration at which a network's logits became NaN or infinite;
             -1 if never.
         evaluated_at: Iterations of the evaluations so far.
-        curves: For each of `CURVES`, one list of S numbers per evaluation; NaN once diverged.
+        curves: For each of `CURVES`, and of `RETRIEVAL_CURVES` where there is a gallery, one list of S numbers per
+            evaluation; NaN once diverged.
         p: (S, n) float32 of the last evaluation, the probability of each label trained on and looked at.
         trace: The same at every evaluation in float16, if they are recorded.
         predicted: (S, n) int16 at every evaluation, the class predicted of each training example, likewise.
@@ -153,7 +154,7 @@ def train(
     Raises:
         DamagedFileError: An image cannot be decoded, and such are not skipped; or none of a batch can.
     """
-    batches = Batches(seeds, task.num_train, solver.batch_size, task.places_device)
+    batches = task.batches(seeds, solver, task.places_device)
     fetched = task.fetch(batches.indices(iteration) for iteration in range(state.iteration, solver.iterations))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
@@ -311,7 +312,7 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
         state.evaluated_at.pop()
         del state.trace[len(state.evaluated_at) :], state.predicted[len(state.evaluated_at) :]
     for name, values in found.curves.items():
-        state.curves[name].append([float(value) for value in values])
+        state.curves.setdefault(name, []).append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
     state.p = found.p
     state.broken |= found.broken
@@ -320,10 +321,10 @@ def _evaluate(state: State, task: Task, record_trace: bool) -> None:
         state.predicted.append(found.predicted.astype(np.int16))
 
 
-def diverged_batch(seed: int, iteration: int, task: Task, batch_size: int) -> list[int]:
+def diverged_batch(seed: int, iteration: int, task: Task, solver: Solver) -> list[int]:
     """Return the training examples of the step that made a network of `seed` diverge, places of 0 to n - 1.
 
     Logits that are not finite before a step are the doing of the step before it, since the inputs are finite.
     """
-    batches = Batches([seed], task.num_train, batch_size, torch.device("cpu"))
+    batches = task.batches([seed], solver, torch.device("cpu"))
     return [int(place) for place in batches.indices(max(iteration - 1, 0))[0]]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emphasis.datasets.image_files import ImageFiles
+from emphasis.datasets import Gallery, ImageFiles
 from emphasis.training.augmentation import centre_crop, normalise
+from emphasis.training.batches import Batches, clips
 from emphasis.training.fetching import Fetched, fetch
+from emphasis.training.settings import Solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +26,15 @@ class Task:
         labels: (K, n) int64, the labels that each seed trains on, noise included.
         true_labels: (N,) int64.
         test_inputs: (M, ...) as `inputs`.
-        test_labels: (M,) int64.
+        test_labels: (M,) int64; with a gallery the video of each test input, in order.
         num_classes: C.
         index: (K, n) int64, the rows of `inputs` that each seed's labels belong to; None: all, and n = N.
         statistics: Mean and standard deviation of each channel of images, in units of [0, 1]; None for vectors.
         augment: Whether training images are cropped and flipped at random.
         crop: Pixels per side of what networks see of images, the middle where it is not drawn; 0: all.
         look: How many training examples evaluations look at, evenly spaced; 0: all.
+        videos: (n,) int64 on the CPU, the video that each training example is a frame of, in order; None: of none.
+        gallery: What the test part is judged by, if not by its classes.
     """
 
     inputs: Tensor | ImageFiles
@@ -44,14 +48,17 @@ class Task:
     augment: bool = False
     crop: int = 0
     look: int = 0
+    videos: Tensor | None = None
+    gallery: Gallery | None = None
 
     def to(self, device: torch.device) -> Task:
-        """Return the task with all its tensors on `device`; of inputs that are files, `index` stays on the CPU."""
+        """Return the task with all its tensors on `device`; `videos`, and `index` of files, stay on the CPU."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         if not isinstance(self.inputs, Tensor):
             moved["index"] = self.index
+        moved["videos"] = self.videos
         if self.statistics is not None:
             moved["statistics"] = tuple(part.to(device) for part in self.statistics)
         return dataclasses.replace(self, **moved)
@@ -68,6 +75,28 @@ class Task:
         return (shape[0], self.crop, self.crop) if self.crop else shape
 
     @property
+    def num_test(self) -> int:
+        """How many answers it is judged by: test examples, or the gallery's queries."""
+        return len(self.test_labels) if self.gallery is None else len(self.gallery.query)
+
+    def batches(self, seeds: Sequence[int], solver: Solver, device: torch.device) -> Batches:
+        """Return which training examples each step sees.
+
+        Raises:
+            ValueError: There are fewer than a batch, or clips are asked for of what are no videos.
+        """
+        if solver.clip * solver.videos == 1:
+            return Batches(seeds, self.num_train, solver.batch_size, device)
+        if self.videos is None:
+            raise ValueError(f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, which this "
+                             "data is not; leave them out")  # fmt: skip
+        if len(seeds) > 1 or self.index is not None:
+            raise ValueError("clips of videos need a network that trains alone, on all of them; use another network, "
+                             "and no noise that leaves examples out")  # fmt: skip
+        length, draw = clips(self.videos.numpy(), self.labels[0].cpu().numpy(), solver.clip, solver.videos)
+        return Batches(seeds, length, solver.batch_size, device, draw)
+
+    @property
     def places_device(self) -> torch.device:
         """Where `fetch` wants places: with the inputs."""
         return self.inputs.device if isinstance(self.inputs, Tensor) else torch.device("cpu")
@@ -82,10 +111,10 @@ class Task:
         """Yield the inputs of training examples at each of `places` (K, B), or (1, B) if seeds share them."""
         return fetch(self.inputs, places, self.index, self.labels.device)
 
-    def fetch_test(self, size: int) -> Generator[Fetched]:
-        """Yield all test inputs in order, (1, B, ...), `size` at a time."""
-        rows = torch.arange(len(self.test_inputs), device=self.places_device)
-        parts = (part.unsqueeze(0) for part in torch.split(rows, size))
+    def fetch_test(self, size: int, rows: Tensor | None = None) -> Generator[Fetched]:
+        """Yield the test inputs at `rows`, or all, in order, (1, B, ...), `size` at a time."""
+        rows = torch.arange(len(self.test_inputs)) if rows is None else rows
+        parts = (part.unsqueeze(0) for part in torch.split(rows.to(self.places_device), size))
         return fetch(self.test_inputs, parts, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
