@@ -1,16 +1,24 @@
 """Features of videos, and the whole way of Section 4.3 on a small planted MARS: read, train, extract, rank."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from emphasis.baselines import Baseline, Problem
+from emphasis.baselines.label_smoothing import LabelSmoothing
+from emphasis.baselines.learner import DivergedError
+from emphasis.datasets import Gallery
 from emphasis.datasets.mars import load_mars
 from emphasis.models import build
-from emphasis.retrieval import mean_by_tracklet, normalised, retrieve
-from emphasis.training.features import tracklet_features
+from emphasis.retrieval import judge_all, mean_by_tracklet, normalised, retrieve
+from emphasis.training.features import find, spread, tracklet_features
 from planted_mars import SIDE, write_planted_mars
 
 
@@ -103,3 +111,98 @@ def test_training_finds_the_planted_persons_across_cameras(tmp_path):
         p = network.eval()(train_frames).softmax(1)[torch.arange(len(labels)), labels].numpy()
     means = {kind: p[planted.wrong == kind].mean() for kind in np.unique(planted.wrong)}
     assert means[""] > max(means[kind] for kind in ("background", "junk", "person"))
+
+
+def literal_videos(frames, tracklet, number, chosen):
+    """Return for each video the frames that are the first of `number` equal parts, one by one."""
+    found = []
+    for video in range(number):
+        own = [frame for frame, its in zip(frames, tracklet, strict=True) if its == video]
+        found.append(torch.stack([own[len(own) * part // chosen] for part in range(chosen)]))
+    return torch.stack(found)
+
+
+class Spread(Baseline):
+    """Compares videos by three frames each, of which the first counts twice, and by the maps' largest values."""
+
+    needs = frozenset({"maps"})
+    test_frames = 3
+
+    def describe(self, features, maps):
+        return torch.cat([features, maps.amax((2, 3))], 1)
+
+    def videos(self, frames):
+        return torch.cat([frames[:, 0], frames.mean(1)], 1)
+
+
+class Nearest(Baseline):
+    """Compares videos by their most similar frames, a measure that no vector of a video has."""
+
+    def compare(self, frames, first, last, query):
+        unit = F.normalize(frames, dim=1)
+        for one in query.tolist():
+            own = unit[first[one] : last[one] + 1]
+            yield torch.stack([(own @ unit[a : b + 1].T).max() for a, b in zip(first, last, strict=True)])[None]
+
+
+@pytest.fixture
+def watched():
+    """A network, frames of 12 videos and what they show."""
+    rng = np.random.default_rng(0)
+    tracklet = np.repeat(np.arange(12), rng.integers(1, 8, 12))
+    gallery = Gallery(person=np.arange(12) // 3 + 1, camera=np.arange(12) % 3 + 1, query=np.array([0, 4, 8, 11]))
+    frames = torch.from_numpy(rng.normal(size=(len(tracklet), 1, 12, 12)).astype(np.float32))
+    network = build("small-cnn", (1, 12, 12), 4, seed=0, widths=[4, 6]).eval()
+    return network, frames, tracklet, gallery
+
+
+def method(kind):
+    return kind(Problem(torch.arange(4), 4))
+
+
+def same(one, other):
+    np.testing.assert_allclose(one.average_precision, other.average_precision, atol=1e-6)
+    np.testing.assert_array_equal(one.first_match, other.first_match)
+
+
+def test_persons_are_found_by_the_mean_unless_the_method_has_another_way(watched):
+    network, frames, tracklet, gallery = watched
+    about = gallery.person, gallery.camera, gallery.query
+    parts = batches(frames, tracklet, 7)
+    plain = retrieve(tracklet_features(network, parts, 12), *about)
+    same(find(network, None, parts, gallery), plain)
+    same(find(network, method(LabelSmoothing), parts, gallery), plain)
+    with torch.no_grad():
+        maps = network.body[:-1](frames)
+        features = maps.mean((2, 3))
+        described = torch.cat([features, maps.amax((2, 3))], 1)
+    chosen = literal_videos(described, tracklet, 12, 3)
+    expected = torch.cat([chosen[:, 0], chosen.mean(1)], 1).numpy()
+    same(find(network, method(Spread), parts, gallery), retrieve(expected, *about))
+    unit = F.normalize(features, dim=1).numpy()
+    nearest = np.array(
+        [[(unit[tracklet == q] @ unit[tracklet == t].T).max() for t in range(12)] for q in gallery.query]
+    )
+    same(find(network, method(Nearest), parts, gallery), judge_all([nearest], *about))
+
+
+def test_a_video_without_a_frame_and_a_network_that_diverged_are_named(watched):
+    network, frames, tracklet, gallery = watched
+    for kind in (None, Spread, Nearest):
+        way = kind and method(kind)
+        kept = np.flatnonzero(tracklet != 5)
+        with pytest.raises(ValueError, match=r"1 of 12 tracklets have no frame, tracklet 5 first"):
+            find(network, way, batches(frames[kept], tracklet[kept], 7), gallery)
+        broken = frames.clone()
+        broken[3] = float("nan")
+        with pytest.raises(DivergedError, match="NaN or infinite"):
+            find(network, way, batches(broken, tracklet, 7), gallery)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 9))
+def test_frames_to_be_looked_at_are_the_first_of_equal_parts(lengths, number):
+    first, length = np.cumsum([0, *lengths[:-1]]), np.array(lengths)
+    expected = [
+        [f + int(Fraction(part * n, number)) for part in range(number)] for f, n in zip(first, length, strict=True)
+    ]
+    np.testing.assert_array_equal(spread(first, length, number), expected)

@@ -1,0 +1,188 @@
+"""Table 4 end to end on a small planted MARS: one command, killed and resumed, judged by retrieval, faults named."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from emphasis import datasets
+from emphasis.cli import main
+from emphasis.datasets import DataNotFoundError, holdout
+from emphasis.datasets.mars import load_mars
+from emphasis.experiments.reading import load_recipe
+from emphasis.experiments.store import probabilities
+from planted_mars import write_planted_mars
+
+SMALL = """
+extends = "table4"
+name = "small"
+status = "scaled"
+figures = []
+[dataset]
+resize = 20
+size = 18
+[network]
+name = "small-cnn"
+widths = [16, 32, 64]
+[solver]
+iterations = 150
+batch_size = 60
+learning_rate = 0.1
+schedule = { policy = "step", at = [100], factor = 0.1 }
+[evaluation]
+every = 60
+train_size = 0
+"""
+ONE_PROCESS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The recipe, the data, and what is wrong in its training part."""
+    base = tmp_path_factory.mktemp("small")
+    planted = write_planted_mars(base / "mars")
+    (base / "small.toml").write_text(SMALL)
+    return base / "small.toml", base, planted
+
+
+def command(small, folder, *more, methods=("CCE", "DM")):
+    recipe, base, _ = small
+    return ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--methods", *methods, "--out", str(folder), *more]
+
+
+def results(folder):
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["seconds"], row["revision"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(command(small, folder)) == 0
+    return folder
+
+
+def test_one_command_finds_persons_that_it_never_saw(small, finished):
+    rows = results(finished)
+    assert [row["method"] for row in rows] == ["CCE", "DM"]
+    for row in rows:
+        curves = row["curves"]
+        assert curves["iteration"] == [0, 60, 120, 150]
+        assert (row["n_train"], row["n_test"], row["num_classes"]) == (748, 45, 40)
+        assert row["final_cmc_1"] == row["final_test_accuracy"] == pytest.approx(curves["cmc_1"][-1], abs=1e-5)
+        assert curves["mean_average_precision"][0] < 0.15
+        assert row["final_mean_average_precision"] == pytest.approx(curves["mean_average_precision"][-1], abs=1e-5)
+        assert row["final_cmc_1"] <= row["final_cmc_5"] <= row["final_cmc_10"] <= row["final_cmc_20"]
+        assert row["outcome"] == "learned"
+        assert row["solver"]["clip"] == 3
+    assert max(row["final_mean_average_precision"] for row in rows) > 0.4
+    report = (finished / "report.html").read_text()
+    assert "Mean average precision" in report
+    assert "CMC at rank 1" in report
+
+
+def test_frames_that_do_not_show_their_person_are_those_the_network_doubts(small, finished):
+    wrong = small[2].wrong
+    for row in results(finished):
+        p = probabilities(finished, row)["p"]
+        assert p[wrong == ""].mean() > 2 * p[wrong != ""].mean()
+
+
+def test_a_run_killed_twice_ends_alike(small, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = command(small, folder, "--checkpoint-seconds", "0.01", methods=("DM",))
+    seen = 0.0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            written = max((path.stat().st_mtime for path in folder.glob("cells/*.pt")), default=0.0)
+            if written > seen:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "killed too late to test anything"
+        seen = time.time()
+    assert main(arguments) == 0
+    assert "going on from iteration" in capsys.readouterr().out
+    assert results(folder) == results(finished)[1:]
+
+
+def fails(capsys, arguments):
+    assert main(arguments) != 0
+    return " ".join(capsys.readouterr().err.split())
+
+
+def spoil(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_broken_frames_stop_the_run_or_are_passed_over_and_named(small, tmp_path, capsys):
+    recipe, base, planted = small
+    shutil.copytree(base / "mars", tmp_path / "mars")
+    copy = (recipe, tmp_path, planted)
+    mars = load_mars(tmp_path)
+    tracklet = mars.test.tracklet
+    bad = [mars.train.path(5), mars.test.path(int(np.flatnonzero(tracklet == 20)[0]))]
+    for path in bad:
+        spoil(path)
+    few = ("--iterations", "20", "--set", "solver.schedule.at=[10]")
+    said = fails(capsys, command(copy, tmp_path / "stopped", *few))
+    assert 'broken = "skip"' in said
+    assert any(path.name in said for path in bad)
+    skip = (*few, "--set", "dataset.broken=skip")
+    assert main(command(copy, tmp_path / "run", *skip, methods=("DM",))) == 0
+    assert results(tmp_path / "run")[0]["broken_images"] == sorted(f"{path.parent.name}/{path.name}" for path in bad)
+    for image in np.flatnonzero(tracklet == 20):
+        spoil(mars.test.path(int(image)))
+    said = fails(capsys, command(copy, tmp_path / "lost", *skip, methods=("DM",)))
+    assert "none of the images of 1 of 72 test videos can be decoded, those of video 20 first" in said
+
+
+def test_missing_folders_and_lists_cut_short_are_named_before_anything_is_trained(small, tmp_path, capsys):
+    recipe, base, planted = small
+    shutil.copytree(base / "mars", tmp_path / "mars")
+    copy = (recipe, tmp_path, planted)
+    names = tmp_path / "mars" / "info" / "test_name.txt"
+    whole = names.read_text()
+    names.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert "test_name.txt names" in fails(capsys, command(copy, tmp_path / "other"))
+    names.unlink()
+    assert "put train_name.txt, test_name.txt" in fails(capsys, command(copy, tmp_path / "other"))
+    assert not list(tmp_path.glob("other/cells/*.npz"))
+    names.write_text(whole)
+    shutil.rmtree(tmp_path / "mars" / "bbox_train" / "0003")
+    said = fails(capsys, command(copy, tmp_path / "run"))
+    assert "1 whole folders: 0003" in said
+    assert main(command(copy, tmp_path / "run", "--set", "dataset.missing=skip", "--iterations", "2")) == 0
+    assert "They are left out." in " ".join(capsys.readouterr().out.split())
+    assert results(tmp_path / "run")[0]["num_classes"] == 39
+
+
+def test_a_perceptron_and_a_validation_part_are_refused_with_the_reason(small, tmp_path, capsys):
+    recipe = tmp_path / "stacked.toml"
+    recipe.write_text(SMALL.replace('name = "small-cnn"\nwidths = [16, 32, 64]', 'name = "mlp"'))
+    alone = ("--set", "solver.clip=1", "--set", "dataset.augment=false")
+    said = fails(capsys, command((recipe, *small[1:]), tmp_path / "run", *alone))
+    assert "retrieval needs a network that trains alone, such as small-cnn" in said
+    split = datasets.load("mars", small[1], resize=20, size=18)
+    assert split.videos is not None
+    assert split.train_inputs.shape == (748, 3, 20, 20)
+    with pytest.raises(ValueError, match="frames of one video would be on both sides"):
+        holdout(split)
+    with pytest.raises(DataNotFoundError, match="MARS, all of its lists"):
+        datasets.load("mars", tmp_path)
+
+
+def test_table4_has_the_papers_settings_of_section_4_3():
+    cell = next(load_recipe("table4").cells())
+    assert (cell.network.name, cell.dataset.name, cell.solver.clip) == ("googlenet-v2", "mars", 3)
+    assert {key: datasets.options("mars")[key] for key in ("resize", "size", "missing", "broken")} == {
+        "resize": 256, "size": 224, "missing": "stop", "broken": "stop",
+    }  # fmt: skip
