@@ -56,7 +56,8 @@ class Learner(nn.Module):
         self._seen: dict[str, Tensor] = {}
         for what, layer_of in (("features", last_linear), ("maps", last_pool)):
             if what in method.needs:
-                layer_of(network).register_forward_pre_hook(partial(self._note, what))
+                # First of all: what the method itself does to the layer's input comes after.
+                layer_of(network).register_forward_pre_hook(partial(self._note, what), prepend=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, C) of the first network."""

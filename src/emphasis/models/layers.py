@@ -71,6 +71,15 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def learn_beside(layer: nn.Module) -> None:
+    """Let a layer learn from what a network makes of inputs, and the network learn nothing from the layer."""
+    layer.register_forward_pre_hook(_detached)
+
+
+def _detached(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].detach(), *inputs[1:])
+
+
 def last_pool(network: nn.Module) -> nn.Module:
     """Return the last global average pool, whose input is what is called a network's maps.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
     if (empty := np.flatnonzero(first == last)).size:
         raise ValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
     frames, device = torch.cat([one for one, _ in held]), method.labels.device
-    with torch.no_grad():
+    with torch.no_grad(), _evaluating(method):
         if compares:
             places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
             return judge_all((part.cpu().numpy() for part in method.compare(frames.to(device), *places)), *about)
@@ -92,18 +93,27 @@ def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> 
         for name, layer in layers.items()
     ]
     device = next(network.parameters()).device
-    modes = [(one, one.training) for one in (network, method) if one is not None]
     try:
-        for one, _ in modes:
-            one.eval()
-        for frames, tracklet in batches:
-            network(frames.to(device))
-            features, maps = seen.pop("features").float(), seen.pop("maps", None)
-            described = features if method is None else method.describe(features, maps)
-            yield described.float().cpu(), np.asarray(tracklet)
+        with _evaluating(network, method):
+            for frames, tracklet in batches:
+                network(frames.to(device))
+                features, maps = seen.pop("features").float(), seen.pop("maps", None)
+                described = features if method is None else method.describe(features, maps)
+                yield described.float().cpu(), np.asarray(tracklet)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Hold modules in evaluation mode, and leave them in the mode that they were in."""
+    modes = [(one, one.training) for one in modules if one is not None]
+    try:
+        for one, _ in modes:
+            one.eval()
+        yield
+    finally:
         for one, training in modes:
             one.train(training)
 

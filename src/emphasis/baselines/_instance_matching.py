@@ -1,0 +1,49 @@
+"""Online instance matching, "OIM": classes are known by their examples' own features.
+
+Source: T. Xiao et al., Joint Detection and Identification Feature Learning for Person Search, CVPR 2017. There is no
+queue of unlabelled examples here, as every example has a label.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import check_range
+
+
+class InstanceMatching(nn.Module):
+    """Logits V x / temperature of features x, after which the class of each example in turn moves towards it.
+
+    v_y <- momentum v_y + (1 - momentum) x, divided by its L2 norm. V starts as 0 and has no derivative. To be called in
+    training alone; the source moves V in the backward pass.
+
+    Args:
+        num_classes: C.
+        width: Of the features.
+        momentum: In [0, 1). Published: 0.5.
+        temperature: > 0. Published: 0.1.
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    classes: Tensor
+
+    def __init__(self, num_classes: int, width: int, *, momentum: float = 0.5, temperature: float = 0.1) -> None:
+        super().__init__()
+        check_range("momentum", momentum, 0.0, 1.0, ends="[)")
+        check_range("temperature", temperature, 0.0, float("inf"), ends="()")
+        self.momentum, self.temperature = momentum, temperature
+        self.register_buffer("classes", torch.zeros(num_classes, width))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits (N, C) of unit vectors (N, width), and move the classes of their labels (N,)."""
+        logits = features @ self.classes.T.to(
+            features.dtype, copy=True
+        )  # a copy, as V changes before the backward pass
+        for example, label in zip(features.detach().to(self.classes.dtype), labels.tolist(), strict=True):
+            moved = self.momentum * self.classes[label] + (1.0 - self.momentum) * example
+            self.classes[label] = F.normalize(moved, dim=0)
+        return logits / self.temperature
