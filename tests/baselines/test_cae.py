@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -179,7 +179,7 @@ def test_it_is_the_literal_loss_and_moves_the_classes(seed, videos, clip, lam, n
     seed=SEEDS, lengths=st.lists(st.integers(1, 7), min_size=2, max_size=4), clip=st.integers(2, 3),
     stride=st.integers(1, 4), top=st.floats(0.0, 1.0), at_once=st.sampled_from([1, 40, 10**6]),
 )  # fmt: skip
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_videos_are_as_similar_as_the_literal_best_of_their_snippets(seed, lengths, clip, stride, top, at_once):
     method = cae(people(2, clip), clip, seed, stride=stride, top=top).eval()
     features = random(sum(lengths), FEATURES, seed=seed + 1)
@@ -191,7 +191,7 @@ def test_videos_are_as_similar_as_the_literal_best_of_their_snippets(seed, lengt
         for a, b in zip(first.tolist(), last.tolist(), strict=True)
     ]
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_AT_ONCE", at_once)  # how many are compared together changes nothing
+        patch.setitem(module._AT_ONCE, "cpu", at_once)  # how many are compared together changes nothing
         found = torch.cat(list(method.compare(features, first, last, query)))
         expected = [[literal_similarity(method, videos[q], video) for video in videos] for q in query.tolist()]
     exactly(1.0 + found, torch.tensor(expected, dtype=torch.float64))
@@ -264,6 +264,7 @@ def test_snippets_are_those_cut_one_by_one(lengths, clip, stride, gap):
 
 
 @given(seed=SEEDS, n=st.integers(1, 60), percent=st.integers(0, 100))
+@example(seed=0, n=101, percent=29)  # 0.29 * 100 is a little less than 29
 @settings(deadline=None)
 def test_the_best_are_those_up_to_the_percentile_and_all_or_one_in_the_limits(seed, n, percent):
     distances = random(3, n, seed=seed)

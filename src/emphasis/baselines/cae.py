@@ -26,7 +26,7 @@ from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
 from emphasis.models.layers import last_linear, learn_beside
 
-_AT_ONCE = 2**24  # numbers in each of a few arrays of `compare`: 64 MB
+_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
 
 
 class Cae(Baseline):
@@ -44,7 +44,8 @@ class Cae(Baseline):
         matching      L_id = mean over frames of -log softmax(V v_t / temperature)_y, V as in `InstanceMatching`;
         loss          L_id + lam L_ver.
 
-    A batch should show persons more than once (in a recipe, solver.videos = 2), for else it verifies nothing.
+    A batch should show persons more than once (in a recipe, solver.videos = 2), for else it verifies nothing. The
+    derivatives are large: released with a learning rate of 1e-3, and pairs of videos alone.
 
     A video's snippets begin every `stride` frames; one that is shorter is filled with its last frame. Of the n pairs of
     a query's snippets and another video's, the floor(top (n - 1)) + 1 most similar count, by the mean of their P.
@@ -124,8 +125,8 @@ class Cae(Baseline):
     def compare(self, frames: Tensor, first: Tensor, last: Tensor, query: Tensor) -> Iterator[Tensor]:
         """Yield the similarities (1, T) of each query to all videos, less 1: P near 1 has few digits, P - 1 all.
 
-        From Q queries and T videos of n snippets each it takes Q T n^2 clip width exponentials, and up to eight times
-        as many numbers to and from memory: of MARS (1,980, 12,180, 13 on average), 4 * 10^12 of 8 frames and 128 wide.
+        Q queries and T videos of n snippets each take Q T n^2 clip width exponentials, and some ten times as many
+        numbers to or from memory: for MARS, where these are 1,980, 12,180, 13 on average, 8 and 128, 4 * 10^12.
         """
         order = torch.argsort(last - first, stable=True)  # videos of as many snippets follow each other
         places, counts = cut(first[order], last[order], self.clip, self.stride)
@@ -133,13 +134,14 @@ class Cae(Baseline):
         rank = torch.argsort(order)
         values, keys = self._values(frames), self._keys(frames)
         owns = torch.split(places, counts.tolist())
+        at_once = _AT_ONCE.get(frames.device.type, _AT_ONCE["cuda"])
         for place in rank[query].tolist():
             own = owns[place]
             asked = self._queries(frames[own]).unsqueeze(1)
             probe = attend(asked, keys[own].unsqueeze(1), values[own].unsqueeze(1))
             distances = [
                 torch.sigmoid(-self._logits(probe - attend(asked, keys[part], values[part])))
-                for part in torch.split(places, max(1, _AT_ONCE // (asked.numel() * self.clip)))
+                for part in torch.split(places, max(1, at_once // (asked.numel() * self.clip)))
             ]
             parts = torch.split(torch.cat(distances, 1), [number * videos for number, videos in groups], 1)
             best = [
