@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
-from emphasis.models.layers import last_linear
+from emphasis.models.layers import global_pool, last_linear
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
@@ -34,7 +34,7 @@ class Learner(nn.Module):
         recalled: The share of all steps that had been taken when the network was last started anew; 0 if it never was.
 
     Raises:
-        ValueError: The method needs a second network, or none; or features, of a network without a linear layer.
+        ValueError: The method needs a second network, or none; or features or maps that the network does not have.
     """
 
     surveyed: Tensor
@@ -55,6 +55,9 @@ class Learner(nn.Module):
         self._features: Tensor | None = None
         if "features" in method.needs:
             last_linear(network).register_forward_pre_hook(self._note_features)
+        self._maps: Tensor | None = None
+        if "maps" in method.needs:
+            global_pool(network).register_forward_pre_hook(self._note_maps)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, C) of the first network."""
@@ -75,7 +78,8 @@ class Learner(nn.Module):
         """
         network = self._counted(self.network)
         peer = None if self.peer is None else self._counted(self.peer)
-        step = Step(inputs, self.method.labels[indices], indices, progress, network, peer, self.features)
+        reads = (self.features, self.maps)
+        step = Step(inputs, self.method.labels[indices], indices, progress, network, peer, *reads, self.method.clip)
         return self.method.loss(step)
 
     def begin_epoch(self, number: int, progress: float, optimizer: Any, batches: Batches) -> None:
@@ -110,6 +114,12 @@ class Learner(nn.Module):
             raise ValueError(f'{type(self.method).__name__} must name "features" among its needs to use them')
         return self._features
 
+    def maps(self) -> Tensor:
+        """Return what the global average pool saw in the latest call of the network."""
+        if self._maps is None:
+            raise ValueError(f'{type(self.method).__name__} must name "maps" among its needs to use them')
+        return self._maps
+
     def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's call, which takes note of examples that are looked at without a derivative."""
 
@@ -139,6 +149,9 @@ class Learner(nn.Module):
 
     def _note_features(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]
+
+    def _note_maps(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._maps = inputs[0]
 
     @torch.no_grad()
     def _survey(self, batches: Iterable[Tensor]) -> Survey:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Need = Literal["features", "copy", "survey", "true labels"]
-"""features: what the last linear layer sees. copy: a second set of the network's parameters, to go back to. survey: the
-outputs for many training examples at the start of an epoch. true labels: those of a few examples, from an annotator."""
+Need = Literal["features", "maps", "copy", "survey", "true labels"]
+"""features: what the last linear layer sees. maps: what the global average pool sees, (N, D, H, W). copy: a
+second set of the network's parameters, to go back to. survey: the outputs for many training examples at the start of an
+epoch. true labels: those of a few examples, from an annotator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,15 @@ class Problem:
         num_classes: C >= 2.
         seed: Of what the method draws when it is made.
         annotate: Returns the true labels of the examples at given indices, (k,) -> (k,); None: nobody can be asked.
+        clip: How many rows of a batch belong to one video, frames of a tracklet in order, of which N / clip follow one
+            another; 1: the examples are no videos.
     """
 
     labels: Tensor
     num_classes: int
     seed: int = 0
     annotate: Callable[[Tensor], Tensor] | None = None
+    clip: int = 1
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -65,6 +69,8 @@ class Step:
         network: Inputs to logits (N, C), or (N, C + extra_outputs), in training mode.
         peer: The second network, if the method has two.
         read_features: Returns what the last linear layer saw in the latest call of `network`.
+        read_maps: Returns what the global average pool saw in the latest call of `network`.
+        clip: As in `Problem`.
     """
 
     inputs: Tensor
@@ -74,6 +80,8 @@ class Step:
     network: Callable[[Tensor], Tensor]
     peer: Callable[[Tensor], Tensor] | None = None
     read_features: Callable[[], Tensor] | None = None
+    read_maps: Callable[[], Tensor] | None = None
+    clip: int = 1
 
     @cached_property
     def logits(self) -> Tensor:
@@ -92,6 +100,13 @@ class Step:
         assert self.read_features is not None
         _ = self.logits
         return self.read_features()
+
+    @property
+    def maps(self) -> Tensor:
+        """What the global average pool saw of the step's inputs, (N, D, H, W)."""
+        assert self.read_maps is not None
+        _ = self.logits
+        return self.read_maps()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,12 +156,14 @@ class Baseline(nn.Module):
     """How many are trained; predictions are those of the first."""
     extra_outputs: ClassVar[int] = 0
     """Logits beyond the C classes' that the network needs in training; predictions pass them over."""
+    test_frames: ClassVar[int] = 0
+    """How many frames of a video are looked at in retrieval, the first of each of so many equal chunks; 0: all."""
 
     labels: Tensor
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.num_classes = problem.num_classes
+        self.num_classes, self.clip = problem.num_classes, problem.clip
         self.register_buffer("labels", problem.labels, persistent=False)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -166,6 +183,20 @@ class Baseline(nn.Module):
     def schedule(self, progress: float) -> float:
         """Return where in the learning rate's schedule a step stands, in [0, 1); methods that start anew differ."""
         return progress
+
+    def describe(self, features: Tensor, maps: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return the descriptors of frames in retrieval, (N, E), from features (N, D) and, if needed, maps.
+
+        Here the features; the network is in evaluation mode.
+        """
+        return features
+
+    def videos(self, frames: Tensor) -> Tensor:
+        """Return what videos are compared by in retrieval, (V, E'), from descriptors (V, test_frames, E).
+
+        Here their mean. Called only where `test_frames` is not 0; else the mean is that of all frames.
+        """
+        return frames.mean(1)
 
     @classmethod
     def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG003

@@ -71,6 +71,18 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def global_pool(network: nn.Module) -> GlobalAveragePool:
+    """Return the last global average pool, whose input is what is called a network's maps.
+
+    Raises:
+        ValueError: There is none.
+    """
+    pools = [module for module in network.modules() if isinstance(module, GlobalAveragePool)]
+    if not pools:
+        raise ValueError("the network has no GlobalAveragePool, whose input would be its maps; use one for images")
+    return pools[-1]
+
+
 def init_he_(model: nn.Module) -> None:
     """Draw every convolution from He et al.'s normal distribution of variance 2 / (k * k * out channels); biases 0.
 
