@@ -335,6 +335,22 @@ def test_every_parameter_has_a_derivative(name):
         assert parameter.grad.abs().max() > 0.0, key
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_half_precision_comes_near(name):
+    frames, labels = tiny_videos()
+    losses = []
+    for enabled in (False, True):
+        one = learner(name, labels, **OPTIONS[name])
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for _ in range(2):
+                one.zero_grad()
+                loss = one.loss(frames, torch.arange(len(frames)), 0.0)
+                loss.backward()
+        losses.append(float(loss.detach()))
+        assert all(parameter.grad.isfinite().all() for parameter in one.parameters())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_drsas_classifier_learns_beside_and_does_not_reach_the_network():
     frames, labels = tiny_videos()
     one = learner("drsa", labels, **OPTIONS["drsa"])
@@ -348,6 +364,7 @@ def test_drsas_classifier_learns_beside_and_does_not_reach_the_network():
 def test_drsas_attention_models_follow_from_the_seed_alone():
     frames, labels = tiny_videos()
     first = learner("drsa", labels, **OPTIONS["drsa"])
+    torch.manual_seed(7)
     before = torch.random.get_rng_state()
     again = learner("drsa", labels, **OPTIONS["drsa"])
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -59,7 +59,7 @@ class OsmCaa(Baseline):
 
     def loss(self, step: Step) -> Tensor:
         """Return cross-entropy and the weighted contrastive loss together."""
-        p = F.softmax(step.logits.detach(), 1).gather(1, step.labels.unsqueeze(1)).squeeze(1)
+        p = F.softmax(step.logits, 1).gather(1, step.labels.unsqueeze(1)).squeeze(1)
         return F.cross_entropy(step.logits, step.labels) + self.contrastive(step.features, step.labels, p)
 
     def contrastive(self, features: Tensor, labels: Tensor, p: Tensor) -> Tensor:
@@ -70,7 +70,8 @@ class OsmCaa(Baseline):
             labels: (N,).
             p: (N,) probabilities of the labels, in [0, 1].
         """
-        distances = F.pdist(F.normalize(features, dim=1))
+        precise = features.to(torch.promote_types(features.dtype, torch.float32))  # pdist has no half precision
+        distances = F.pdist(F.normalize(precise, dim=1))
         first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)  # in pdist's order
         alike = labels[first] == labels[second]
         attention = torch.minimum(p[first], p[second])
