@@ -97,7 +97,9 @@ def main() -> None:
         report["shares"][f"{share:.0%}"] = {
             name: of_method([row for row in found if row["method"] == name]) for name in METHODS
         }
-        print(f"{share:.0%}", {name: one["mAP"][:2] for name, one in report["shares"][f"{share:.0%}"].items()}, flush=True)
+        print(
+            f"{share:.0%}", {name: one["mAP"][:2] for name, one in report["shares"][f"{share:.0%}"].items()}, flush=True
+        )
     write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Learner, Problem, Step, make, names
+from emphasis.baselines import Learner, Problem, Step, find, make, names
 from emphasis.baselines import _beta_mixture as beta_mixture
 from emphasis.baselines._transition import at_anchor_points, from_confusion
 from emphasis.baselines.aum import margins
@@ -20,13 +20,14 @@ from emphasis.baselines.learner import DivergedError
 from emphasis.baselines.masking import structure_matrix, structure_of
 from emphasis.baselines.mentornet_pd import curriculum
 from emphasis.baselines.self_label_correction import corrected_targets
+from emphasis.models.layers import GlobalAveragePool
 from emphasis.torch import emphasis_loss
 from emphasis.weighting import DM
 
 CLASSES, N = 3, 60
 
 
-def problem(seed=0, n=N, noise=0.0):
+def problem(seed=0, n=N, noise=0.0, clip=1):
     """Three clouds of points in the plane, a share of the labels wrong."""
     rng = np.random.default_rng(seed)
     true = np.arange(n) % CLASSES
@@ -34,7 +35,7 @@ def problem(seed=0, n=N, noise=0.0):
     wrong = rng.random(n) < noise
     labels = np.where(wrong, (true + rng.integers(1, CLASSES, n)) % CLASSES, true)
     truth = torch.from_numpy(true)
-    made = Problem(torch.from_numpy(labels), CLASSES, seed, annotate=lambda indices: truth[indices])
+    made = Problem(torch.from_numpy(labels), CLASSES, seed, annotate=lambda indices: truth[indices], clip=clip)
     return made, torch.from_numpy(inputs).float(), truth
 
 
@@ -43,10 +44,19 @@ def network(outputs=CLASSES, seed=0):
     return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, outputs))
 
 
+def network_with_maps(outputs=CLASSES, seed=0):
+    """The same, which sees points as images of one position."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 16, 1), nn.ReLU(), GlobalAveragePool(), nn.Linear(16, outputs)
+    )
+
+
 def learner(name, given, seed=0, **options):
     method = make(name, given, **options)
+    made = network_with_maps if "maps" in method.needs else network
     outputs = CLASSES + method.extra_outputs
-    return Learner(method, *(network(outputs, seed + number) for number in range(method.networks)))
+    return Learner(method, *(made(outputs, seed + number) for number in range(method.networks)))
 
 
 def train(one, inputs, epochs=20, batch=20, rate=0.1, record=None):
@@ -328,7 +338,7 @@ def test_a_network_of_too_few_outputs_is_refused():
 
 @pytest.mark.parametrize("name", names())
 def test_logits_that_are_no_numbers_are_refused_whatever_the_method(name):
-    given_, inputs, _ = problem(noise=0.3)
+    given_, inputs, _ = problem(noise=0.3, clip=2 if "maps" in find(name).needs else 1)
     one = learner(name, given_, **({"forget_rate": 0.3} if name == "co-teaching" else {}))
     next(one.network.parameters()).data.fill_(torch.nan)
     with pytest.raises(DivergedError, match="NaN or infinite"):
