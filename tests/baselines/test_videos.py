@@ -150,21 +150,24 @@ def literal_drsa(method, maps, labels, clip):
     w = first.weight[:, :, 0, 0].reshape(k_all, hidden, CHANNELS)
     b, u = first.bias.reshape(k_all, hidden), second.weight[:, :, 0, 0]
     v = method.temporal.weight[:, :, 0]
-    diversity, x = 0.0, []
+    diversity, outs = 0.0, []
     for frame in range(n):
-        attention, enhanced = [], []
+        attention = []
         for k in range(k_all):
             scores = [u[k] @ (w[k] @ maps[frame, :, i, j] + b[k]).clamp(min=0.0) for i, j in places]
             total = sum(score.exp() for score in scores)
             attention.append([score.exp() / total for score in scores])
             gated = sum(s * maps[frame, :, i, j] for s, (i, j) in zip(attention[k], places, strict=True))
-            out = method.enhance.weight @ gated + method.enhance.bias
-            enhanced.append(out / out.norm())
+            outs.append(method.enhance.weight @ gated)
         for k in range(k_all):
             for other in range(k_all):
                 shared = sum((a * c).sqrt() for a, c in zip(attention[k], attention[other], strict=True))
                 diversity = diversity + (shared - (1.0 if k == other else 0.0)) ** 2 / n
-        x.append(enhanced)
+    mean = sum(outs) / len(outs)
+    std = (sum((out - mean) ** 2 for out in outs) / len(outs) + method.standardise.eps).sqrt()
+    unit = [(out - mean) / std for out in outs]
+    unit = [out / out.norm() for out in unit]
+    x = [unit[k_all * frame : k_all * (frame + 1)] for frame in range(n)]
     matching, classes = 0.0, method.classes.clone()
     for start in range(0, n, clip):
         frames, parts = range(start, start + clip), []
@@ -250,7 +253,7 @@ def test_a_class_forgets_all_but_its_latest_video_without_momentum():
     method = drsa(labels, 2, momentum=0.0)
     maps = random(4, CHANNELS, 2, 2)
     method.loss(fed(method, labels, random(4, CLASSES), maps=maps))
-    latest = method.videos(method.describe(None, maps[2:])[None])[0].detach()
+    latest = method.videos(method.describe(None, maps)[None, 2:])[0].detach()
     exactly(method.classes[1], latest)
     assert not method.classes[[0, 2]].any()
 
@@ -309,7 +312,7 @@ OPTIONS = {"osm-caa": {}, "drsa": {"attentions": 2, "hidden": 4, "width": 8}}
 def test_training_lowers_the_loss_and_tells_people_apart(name):
     frames, labels = tiny_videos()
     one = learner(name, labels, **OPTIONS[name])
-    losses = steps(one, frames, 40)
+    losses = steps(one, frames, 60)
     assert losses[-1] < 0.5 * losses[0]
     shown = torch.arange(len(frames)) % CLIP < CLIP - 1
     assert (one(frames).argmax(1) == labels)[shown].float().mean() > 0.9

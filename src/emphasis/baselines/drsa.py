@@ -8,7 +8,11 @@ From the authors' release, ShuangLI59/Diversity-Regularized-Spatiotemporal-Atten
 for all attention models, divided by its norm; `hidden`, `width` and `lam`. Where the release parts from the formulas
 below, these are used: its attention models share their first layer and normalise over the batch before ReLU and
 softmax, and its regulariser is the root of Q summed over the batch. It has neither the temporal attention nor the
-settings of the matching loss, which are those of the loss's own paper; no queue of unlabelled persons is kept.
+settings of the matching loss; momentum and temperature are those of the training scripts of open-reid, on which the
+release builds (the loss's paper has temperature 0.1), and no queue of unlabelled persons is kept.
+
+One thing is ours: the enhanced features are standardised over the batch. A network's maps are positive, so all its
+videos are nearly parallel at first; those that start from ImageNet outgrow it, others were stuck at chance without.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Drsa(Baseline):
     With f_nl the network's maps at position l of frame n, and k = 1 ... K,
 
         spatial attention    s_nk = softmax over l of u_k . max(0, W_k f_nl + b_k);
-        enhanced features    x_nk = E (sum_l s_nkl f_nl), divided by its L2 norm;
+        enhanced features    x_nk = E (sum_l s_nkl f_nl), standardised over the batch, divided by its L2 norm;
         temporal attention   t_k = softmax over the frames n of v_k . x_nk;
         the video            x = the K features sum_n t_nk x_nk one after the other, divided by the norm of them all;
         diversity            Q_n = |R R^T - I|^2 (Frobenius), R = the roots of s_n1 ... s_nK as rows (K, H W);
@@ -49,8 +53,8 @@ class Drsa(Baseline):
         hidden: Rows of W_k, >= 1. Released: 64.
         width: Rows of E, >= 1. Released: 128.
         lam: Of the diversity, >= 0. Released: 1.
-        momentum: Of the classes' features, in [0, 1). Published for the matching loss: 0.5.
-        temperature: > 0. Published for the matching loss: 0.1.
+        momentum: Of the classes' features, in [0, 1).
+        temperature: > 0.
 
     Raises:
         ValueError: A parameter is out of bounds, or the examples are no videos.
@@ -62,7 +66,7 @@ class Drsa(Baseline):
 
     def __init__(
         self, problem: Problem, *, attentions: int = 6, hidden: int = 64, width: int = 128, lam: float = 1.0,
-        momentum: float = 0.5, temperature: float = 0.1,
+        momentum: float = 0.5, temperature: float = 1 / 30,
     ) -> None:  # fmt: skip
         super().__init__(problem)
         for name, value in (("attentions", attentions), ("hidden", hidden), ("width", width)):
@@ -85,7 +89,8 @@ class Drsa(Baseline):
             # Groups keep the K models apart. No biases before a softmax: they would cancel.
             first = nn.Conv2d(last.in_features, k * self.hidden, 1)
             self.spatial = nn.Sequential(first, nn.ReLU(), nn.Conv2d(k * self.hidden, k, 1, groups=k, bias=False))
-            self.enhance = nn.Linear(last.in_features, self.width)
+            self.enhance = nn.Linear(last.in_features, self.width, bias=False)
+            self.standardise = nn.BatchNorm1d(self.width, affine=False)
             self.temporal = nn.Conv1d(k * self.width, k, 1, groups=k, bias=False)
         last.register_forward_pre_hook(_apart)
 
@@ -110,7 +115,8 @@ class Drsa(Baseline):
         """Return x (N, K, width) and the logarithm of s (N, K, H W), from maps (N, D, H, W)."""
         log_attention = F.log_softmax(self.spatial(maps).flatten(2), 2)
         gated = torch.einsum("nkl,ndl->nkd", log_attention.exp(), maps.flatten(2))
-        return F.normalize(self.enhance(gated), dim=2), log_attention
+        enhanced = self.standardise(self.enhance(gated).flatten(0, 1)).view(*gated.shape[:2], self.width)
+        return F.normalize(enhanced, dim=2), log_attention
 
     def describe(self, features: Tensor, maps: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return x of each frame, (N, K width)."""
