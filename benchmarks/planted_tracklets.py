@@ -74,7 +74,6 @@ METHODS = {
     "DM 0/1": DM.format(0, 1),
     "OSM+CAA": 'training = { name = "osm-caa" }',
     "DRSA": 'training = { name = "drsa" }',
-    "CAE": 'training = { name = "cae" }',
 }
 
 
