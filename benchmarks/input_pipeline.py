@@ -48,7 +48,7 @@ from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import DM
 
-RESIZE, CROP, BATCH, CLASSES = 256, 224, 16, 14
+RESIZE, CROP, BATCH, CLASSES, LOOK = 256, 224, 16, 14, 2
 STATISTICS = torch.full((3,), 0.5), torch.full((3,), 0.25)
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {  # network, its options, steps
     "decode-bound": ("mlp", {"hidden": [4]}, 300),
@@ -67,7 +67,7 @@ class TimedTask(Task):
                 batch = next(batches, None)
                 if batch is None:
                     return
-                if batch.places.shape[1] == BATCH:
+                if batch.places.shape[1] > LOOK:  # a training batch
                     waits.append(time.perf_counter() - began)
                 yield batch
 
@@ -134,8 +134,8 @@ def training(files: ImageFiles, case: str) -> dict[str, float]:
     name, options, steps = CASES[case]
     labels = torch.arange(len(files)) % CLASSES
     task = TimedTask(
-        files, labels[None], labels, files[:2], labels[:2], CLASSES, statistics=STATISTICS, augment=True, crop=CROP,
-        look=2,
+        files, labels[None], labels, files[:LOOK], labels[:LOOK], CLASSES, statistics=STATISTICS, augment=True,
+        crop=CROP, look=LOOK,
     )  # fmt: skip
     execution, solver = Execution(accelerator="cpu"), Solver(steps + 2, BATCH, 0.01, momentum=0.9)
     fabric = make_fabric(execution)

@@ -1,6 +1,5 @@
-"""CAE against a literal one that goes pair by pair and frame by frame; its limits, and what it learns."""
+"""CAE against a literal one that goes pair by pair and frame by frame; and its limits."""
 
-import copy
 import math
 
 import numpy as np
@@ -11,11 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Learner, Problem, Step, make
+from emphasis.baselines import Problem, Step, make
 from emphasis.baselines import cae as module
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.cae import attend, cut, mean_of_least, verification
-from emphasis.models import build
 
 CLASSES, FEATURES, WIDTH = 3, 4, 5
 SEEDS = st.integers(0, 10**6)
@@ -329,112 +327,6 @@ def test_matching_starts_even_and_comes_to_know_the_classes():
     for name, value in (("momentum", 1.0), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             InstanceMatching(CLASSES, WIDTH, **{name: value})
-
-
-# --- in a loop
-
-CLIP, VIDEOS = 4, 12
-
-
-def tiny_videos(seed=0, shown=CLASSES):
-    """Videos of a bright place per person, which every fourth frame does not show."""
-    generator = torch.Generator().manual_seed(seed)
-    persons = torch.arange(VIDEOS) % shown
-    frames = 0.3 * torch.randn(VIDEOS, CLIP, 3, 8, 8, generator=generator)
-    for video, person in enumerate(persons.tolist()):
-        frames[video, : CLIP - 1, person % 3, 2 * person : 2 * person + 2] += 2.0
-    return frames.flatten(0, 1), persons.repeat_interleave(CLIP)
-
-
-def learner(labels, **options):
-    method = make("cae", Problem(labels, CLASSES, 0, clip=CLIP), **{"width": 16, **options})
-    return Learner(method, build("small-cnn", (3, 8, 8), CLASSES, seed=0, widths=[8, 12]))
-
-
-def steps(one, frames, number):
-    optimizer = torch.optim.SGD(one.parameters(), 0.02, momentum=0.9)
-    losses = []
-    for step in range(number):
-        loss = one.loss(frames, torch.arange(len(frames)), step / number)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-@torch.no_grad()
-def similarities(one, frames):
-    """Of all videos to all."""
-    one.eval()
-    one(frames)
-    first = torch.arange(0, len(frames), CLIP)
-    described = one.method.describe(one.features(), None)
-    return torch.cat(list(one.method.compare(described, first, first + CLIP - 1, torch.arange(len(first)))))
-
-
-def test_training_lowers_the_loss_and_finds_the_persons_of_new_videos():
-    frames, labels = tiny_videos()
-    one = learner(labels)
-    losses = steps(one, frames, 60)
-    assert losses[-1] < 0.3 * losses[1]  # at first the classes have no features
-    shown = torch.arange(len(frames)) % CLIP < CLIP - 1
-    assert (one(frames).argmax(1) == labels)[shown].float().mean() > 0.9
-    new, who = tiny_videos(seed=1)
-    found, persons = similarities(one, new), who[::CLIP]
-    alike = (persons[:, None] == persons) & ~torch.eye(VIDEOS, dtype=torch.bool)
-    for row, same in zip(found, alike, strict=True):
-        assert row[same].min() > row[persons != persons[row.argmax()]].max()
-
-
-def test_every_parameter_has_a_derivative_but_what_the_softmax_takes_off():
-    frames, labels = tiny_videos()
-    one = learner(labels)
-    for _ in range(2):  # at first the classes have no features, and nothing matches
-        one.zero_grad()
-        one.loss(frames, torch.arange(len(frames)), 0.0).backward()
-    for name, parameter in one.named_parameters():
-        size = parameter.grad.abs().max()
-        assert size < 1e-6 if name == "method.key.1.bias" else size > 1e-6, name
-
-
-def test_the_classifier_learns_beside_and_does_not_reach_the_network():
-    frames, labels = tiny_videos()
-    one = learner(labels)
-    weights = [*one.network.body.parameters(), one.network.fc.weight]
-    found = torch.autograd.grad(F.cross_entropy(one.network(frames), labels), weights, allow_unused=True)
-    assert all(gradient is None for gradient in found[:-1])
-    assert found[-1].abs().max() > 0.0
-    assert one.features().requires_grad  # what the method sees is not cut off
-
-
-def test_half_precision_comes_near():
-    frames, labels = tiny_videos()
-    losses = []
-    for enabled in (False, True):
-        one = learner(labels)
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            for _ in range(2):
-                one.zero_grad()
-                loss = one.loss(frames, torch.arange(len(frames)), 0.0)
-                loss.backward()
-        losses.append(float(loss.detach()))
-        assert all(parameter.grad.isfinite().all() for parameter in one.parameters())
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
-
-
-def test_its_layers_follow_from_the_seed_alone_and_training_goes_on_from_a_state():
-    frames, labels = tiny_videos()
-    first = learner(labels)
-    torch.manual_seed(7)
-    before = torch.random.get_rng_state()
-    again = learner(labels)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
-    steps(first, frames, 3)
-    again.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert steps(first, frames, 2) == steps(again, frames, 2)
 
 
 @pytest.mark.parametrize("frames", [5, 2])

@@ -20,6 +20,7 @@ from emphasis.baselines.learner import DivergedError
 from emphasis.baselines.masking import structure_matrix, structure_of
 from emphasis.baselines.mentornet_pd import curriculum
 from emphasis.baselines.self_label_correction import corrected_targets
+from emphasis.models.layers import GlobalAveragePool
 from emphasis.torch import emphasis_loss
 from emphasis.weighting import DM
 
@@ -43,10 +44,19 @@ def network(outputs=CLASSES, seed=0):
     return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, outputs))
 
 
+def network_with_maps(outputs=CLASSES, seed=0):
+    """The same, which sees points as images of one position."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 16, 1), nn.ReLU(), GlobalAveragePool(), nn.Linear(16, outputs)
+    )
+
+
 def learner(name, given, seed=0, **options):
     method = make(name, given, **options)
+    made = network_with_maps if "maps" in method.needs else network
     outputs = CLASSES + method.extra_outputs
-    return Learner(method, *(network(outputs, seed + number) for number in range(method.networks)))
+    return Learner(method, *(made(outputs, seed + number) for number in range(method.networks)))
 
 
 def train(one, inputs, epochs=20, batch=20, rate=0.1, record=None):

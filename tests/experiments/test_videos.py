@@ -38,6 +38,51 @@ schedule = { policy = "step", at = [100], factor = 0.1 }
 every = 60
 train_size = 0
 """
+OF_VIDEOS = """
+name = "of-videos"
+title = "Methods for videos"
+question = "?"
+source = "-"
+cost = "-"
+choices = "-"
+deviations = "-"
+baseline = "OSM+CAA"
+seeds = 1
+status = "scaled"
+metric = "final_mean_average_precision"
+figures = []
+[dataset]
+name = "mars"
+resize = 20
+size = 20
+[network]
+name = "small-cnn"
+widths = [16, 32, 64]
+[solver]
+iterations = 150
+batch_size = 60
+learning_rate = 0.03
+momentum = 0.9
+clip = 4
+videos = 3
+[evaluation]
+every = 75
+[[conditions]]
+name = ""
+[[methods]]
+name = "OSM+CAA"
+group = ""
+training = { name = "osm-caa" }
+[[methods]]
+name = "DRSA"
+group = ""
+training = { name = "drsa", width = 32 }
+[[methods]]
+name = "CAE"
+group = ""
+training = { name = "cae", width = 32 }
+solver = { learning_rate = 1e-3 }
+"""
 ONE_PROCESS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu"]
 
 
@@ -112,6 +157,16 @@ def test_a_run_killed_twice_ends_alike(small, finished, tmp_path, capsys):
     assert main(arguments) == 0
     assert "going on from iteration" in capsys.readouterr().out
     assert results(folder) == results(finished)[1:]
+
+
+def test_methods_for_videos_find_persons_by_their_own_measure(tmp_path):
+    recipe = tmp_path / "of-videos.toml"
+    recipe.write_text(OF_VIDEOS)
+    write_planted_mars(tmp_path / "mars", train_persons=12, wrong_share=0.0)
+    assert main(command((recipe, tmp_path, None), tmp_path / "run", methods=("OSM+CAA", "DRSA", "CAE"))) == 0
+    for row in results(tmp_path / "run"):
+        first, *_, last = row["curves"]["mean_average_precision"]
+        assert last > 3 * first, row["method"]
 
 
 def fails(capsys, arguments):
