@@ -311,6 +311,8 @@ BAD = [
     ("cae", {"top": 20}, "top=20 is not allowed; use a number in [0, 1]"),
     ("cae", {"lam": math.nan}, "lam=nan"),
     ("cae", {"negatives": -1.0}, "negatives=-1.0"),
+    ("cae", {"momentum": 1.0}, "momentum=1.0"),
+    ("cae", {"temperature": 0.0}, "temperature=0.0"),
 ]
 
 

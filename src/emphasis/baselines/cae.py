@@ -79,12 +79,12 @@ class Cae(Baseline):
         check_range("top", top, 0.0, 1.0)
         check_range("lam", lam, 0.0, float("inf"), ends="[)")
         check_range("negatives", negatives, 0.0, float("inf"), ends="[)")
+        self.matching = InstanceMatching(problem.num_classes, width, momentum=momentum, temperature=temperature)
         if problem.clip < 2:
             raise ValueError(f"cae attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
                              "(in a recipe, solver.clip; released: 8)")  # fmt: skip
         self.width, self.stride, self.top, self.lam, self.negatives = width, stride, top, lam, negatives
         self.seed = problem.seed
-        self.matching = InstanceMatching(problem.num_classes, width, momentum=momentum, temperature=temperature)
 
     def prepare(self, network: nn.Module) -> None:
         """Make the layers for the network's features, as many of them as its last linear layer sees."""

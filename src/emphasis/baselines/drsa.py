@@ -70,14 +70,13 @@ class Drsa(Baseline):
         for name, value in (("attentions", attentions), ("hidden", hidden), ("width", width)):
             check_whole(name, value, 1)
         check_range("lam", lam, 0.0, float("inf"), ends="[)")
+        features = attentions * width
+        self.matching = InstanceMatching(problem.num_classes, features, momentum=momentum, temperature=temperature)
         if problem.clip < 2:
             raise ValueError(f"drsa attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
                              "(in a recipe, solver.clip; published: 6)")  # fmt: skip
         self.attentions, self.hidden, self.width = attentions, hidden, width
         self.lam, self.seed = lam, problem.seed
-        self.matching = InstanceMatching(
-            problem.num_classes, attentions * width, momentum=momentum, temperature=temperature
-        )
 
     def prepare(self, network: nn.Module) -> None:
         """Make the attention models for the network's maps, which have as many channels as it has features."""
