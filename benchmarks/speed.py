@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 from speed_cases import Case, cases, contenders, notes
-from speed_measure import Timing, extra_bytes, machine, ratios, revision, time_all
+from speed_measure import Timing, extra_bytes, machine, ratios, time_all
 from speed_plot import draw
 from speed_report import Row, page, tables
 
+from emphasis.experiments.jobs import revision
 from emphasis.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,7 @@ def main() -> None:
     elif options.quick:
         chosen = [case for case in chosen if case.name != "linear-128000"]
 
-    measured = revision()
+    measured = revision() or "-"
     described = {**machine(device), "notes": notes(device)}
     rows, stored_machine = load(out, device) if options.only else ([], {})
     if stored_machine != described:

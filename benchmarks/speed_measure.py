@@ -207,20 +207,6 @@ def machine(device: str) -> dict[str, Any]:
     return described
 
 
-def revision() -> str:
-    """Return the commit that is measured, with "-dirty" if the code differs from it; "-" outside a repository."""
-    try:
-        changed = _git("status", "--porcelain", "--", "src", "benchmarks")
-        return _git("rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "-"
-
-
-def _git(*arguments: str) -> str:
-    root = Path(__file__).parents[1]
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _read(path: str) -> str:
     try:
         return Path(path).read_text()

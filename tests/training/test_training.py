@@ -317,6 +317,7 @@ def test_objective_and_execution_settings_are_checked():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # said once in a process
 @pytest.mark.parametrize("kind", ["stack", "images"])
 def test_a_step_on_a_gpu_waits_for_nothing(kind):
     """Between evaluations the host reads nothing back; torch raises if it does."""
