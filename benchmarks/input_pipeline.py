@@ -1,6 +1,7 @@
 """What decoding images on demand costs, and whether training waits for it.
 
-    python benchmarks/input_pipeline.py        # about 4 minutes on two cores
+    python benchmarks/input_pipeline.py                    # about 4 minutes on two cores
+    python benchmarks/input_pipeline.py --device cuda      # about a minute on 16 cores and an H100
 
 The images are windows of 256 to 400 pixels a side, cut at random from scikit-learn's two photographs and written as
 JPEG of quality 85: real detail, and about the size that Clothing1M's images are taken to have, though none of them.
@@ -12,12 +13,20 @@ Prints, and writes to results/input_pipeline.json:
 - the share of the time that training waits for images while one thread decodes and one computes, for a network that
   is as fast as can be (decode-bound) and one that is slower than the decoder (compute-bound), and the memory. The
   thread that computes also crops and normalises, which on a GPU costs no core.
+
+With `--device cuda`, under the key "cuda" of the same file:
+
+- images per second decoded by 1, 2, 4, ... threads of one process, up to the number of cores, by the clock;
+- images per second of training ResNet-50 on 224 x 224 in batches of 64, decoded by as many threads, and from images
+  that lie on the device; the share of time that the device waits is what the former lack of the latter, for the host
+  waits ahead of the device. And the memory, of the process and of the device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -27,6 +36,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +47,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from emphasis.datasets import ImageFiles
-from emphasis.experiments.jobs import revision
+from emphasis.experiments.jobs import device_name, revision
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
@@ -54,6 +64,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {  # network, its options, s
     "decode-bound": ("mlp", {"hidden": [4]}, 300),
     "compute-bound": ("resnet20", {}, 8),
 }
+STEPS, GPU_BATCH = 250, 64  # on a GPU
 waits: list[float] = []  # seconds, of each training batch
 
 
@@ -156,35 +167,121 @@ def training(files: ImageFiles, case: str) -> dict[str, float]:
     }  # fmt: skip
 
 
+def on_cpu(files: ImageFiles, rounds: int, trainings: int) -> dict[str, Any]:
+    """Return what is written of a CPU."""
+    torch.set_num_threads(1)  # so one thread decodes beside the one that computes
+    report: dict[str, Any] = {
+        "batch_size": BATCH, "threads": "1 to decode, 1 to compute", "rates": decoding(files, rounds), "training": {},
+    }  # fmt: skip
+    for case, (network, network_options, steps) in CASES.items():
+        runs = [training(files, case) for _ in range(trainings)]
+        report["training"][case] = {
+            "network": network, "options": network_options, "steps": steps,
+            **{name: spread([run[name] for run in runs]) for name in runs[0]},
+        }  # fmt: skip
+    return report
+
+
+def thread_counts() -> list[int]:
+    """Return 1, 2, 4, ... up to the number of cores, and that."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({2**power for power in range(cores.bit_length())} | {cores})
+
+
+def decoding_by_threads(files: ImageFiles, rounds: int) -> dict[str, dict[str, float]]:
+    """Return images per second by the clock, for each number of threads."""
+    found = {}
+    for threads in thread_counts():
+        with ThreadPoolExecutor(threads) as pool:
+            work = partial(pool.map, lambda row: int(files.read(row)[0, 0, 0]), range(len(files)))
+            found[str(threads)] = rates(len(files), lambda work=work: list(work()), rounds)["per_second"]
+            print(f"{threads} threads decode {found[str(threads)]['median']:,.0f} images/s", flush=True)
+    return found
+
+
+def training_on_gpu(inputs: ImageFiles | Tensor, execution: Execution, threads: int, steps: int) -> dict[str, float]:
+    """Return images per second of a training on the device, by files or from its memory; and memory in MiB."""
+    torch.set_num_threads(threads)
+    labels = torch.arange(len(inputs)) % CLASSES
+    fabric = make_fabric(execution)
+    task = Task(inputs, labels[None], labels, inputs[:2], labels[:2], CLASSES, statistics=STATISTICS, augment=True,
+                crop=CROP, look=2).to(fabric.device)  # fmt: skip
+    solver = Solver(steps + 6, GPU_BATCH, 0.01, momentum=0.9)
+    state = initial_state(StackOfOne(build("resnet50", task.input_shape, CLASSES, seed=0)), solver, fabric, execution)
+    ends, memory = {}, {}
+
+    def after_step(state: State) -> None:
+        if state.iteration in (5, 5 + steps // 4, 5 + steps):
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            ends[state.iteration], memory[state.iteration] = time.perf_counter(), resident()
+
+    train(state, task, [Objective(DM(lam=1, beta=2))], [0], solver, fabric, evaluate_every=10**9, after_step=after_step)
+    used = torch.cuda.max_memory_reserved() / 2**20 if fabric.device.type == "cuda" else math.nan
+    return {
+        "images_per_second": steps * GPU_BATCH / (ends[5 + steps] - ends[5]),
+        "memory_after_quarter": memory[5 + steps // 4], "memory_at_end": memory[5 + steps], "device_memory": used,
+    }  # fmt: skip
+
+
+def on_gpu(files: ImageFiles, device: str, rounds: int, trainings: int, steps: int) -> dict[str, Any]:
+    """Return what is written of a GPU."""
+    report: dict[str, Any] = {"decode_per_second_by_threads": decoding_by_threads(files, rounds), "training": []}
+    in_memory = torch.from_numpy(np.asarray(files))
+    threads = [count for count in thread_counts() if count in (1, 2, 4)] + thread_counts()[-1:]
+    for precision in ("32-true", "bf16-mixed"):
+        execution = Execution(device, precision)
+        known = [training_on_gpu(in_memory, execution, threads[-1], steps) for _ in range(trainings)]
+        fastest = statistics.median(one["images_per_second"] for one in known)
+        print(f"{precision}: {fastest:,.0f} images/s from the device's memory", flush=True)
+        for count in dict.fromkeys(reversed(threads if precision == "bf16-mixed" else threads[-1:])):
+            runs = [training_on_gpu(files, execution, count, steps) for _ in range(trainings)]
+            for run in runs:
+                run["waiting_share"] = 1.0 - run["images_per_second"] / fastest
+            report["training"].append({
+                "network": "resnet50", "batch_size": GPU_BATCH, "precision": precision, "threads": count,
+                "steps": steps, "images_per_second_from_memory": spread([one["images_per_second"] for one in known]),
+                **{name: spread([run[name] for run in runs]) for name in runs[0]},
+            })  # fmt: skip
+            own = report["training"][-1]
+            print(f"{precision}, {count} threads: {own['images_per_second']['median']:,.0f} images/s, waiting "
+                  f"{own['waiting_share']['median']:.1%}", flush=True)  # fmt: skip
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--trainings", type=int, default=3)
+    parser.add_argument("--trainings", type=int, help="of each case (default: 3, on a GPU 1)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of a training on a GPU (default: {STEPS})")
     parser.add_argument("--out", type=Path, default=Path("results/input_pipeline.json"))
     options = parser.parse_args()
-    torch.set_num_threads(1)  # so one thread decodes beside the one that computes
+    cuda = options.device == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         size = write_images(Path(folder), options.images)
         files = ImageFiles(Path(folder), [f"{image}.jpg" for image in range(options.images)], RESIZE)
         report: dict[str, Any] = {
-            "command": "python benchmarks/input_pipeline.py",
+            "command": "python benchmarks/input_pipeline.py" + " --device cuda" * cuda,
             "images": f"{options.images} windows of scikit-learn's two photographs, 256 to 400 pixels a side, JPEG 85",
-            "bytes_per_image": round(size), "resize": RESIZE, "crop": CROP, "batch_size": BATCH,
-            "rates": decoding(files, options.rounds), "training": {},
+            "bytes_per_image": round(size), "resize": RESIZE, "crop": CROP,
         }  # fmt: skip
-        for case, (network, network_options, steps) in CASES.items():
-            runs = [training(files, case) for _ in range(options.trainings)]
-            report["training"][case] = {
-                "network": network, "options": network_options, "steps": steps,
-                **{name: spread([run[name] for run in runs]) for name in runs[0]},
-            }  # fmt: skip
+        if cuda:
+            report |= on_gpu(files, "cuda", options.rounds, options.trainings or 1, options.steps)
+        else:
+            report |= on_cpu(files, options.rounds, options.trainings or 3)
     report |= {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work", "pillow": Image.__version__,
-        "libjpeg_turbo": features.version("libjpeg_turbo"), "torch": torch.__version__,
-        "python": platform.python_version(), "threads": "1 to decode, 1 to compute", "revision": revision(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores" + ", shared with other work" * (not cuda),
+        "pillow": Image.__version__, "libjpeg_turbo": features.version("libjpeg_turbo"), "torch": torch.__version__,
+        "python": platform.python_version(), "revision": revision(),
     }  # fmt: skip
-    write_text(options.out, json.dumps(report, indent=1) + "\n")
+    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    if cuda:
+        stored["cuda"] = {**report, "device": device_name(torch.device("cuda"))}
+    else:
+        stored = report | {name: stored[name] for name in ("cuda",) if name in stored}
+    write_text(options.out, json.dumps(stored, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

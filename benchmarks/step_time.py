@@ -180,7 +180,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NETWORK", choices=known, default=known)
     parser.add_argument("--compile", nargs="+", metavar="NETWORK", choices=known, default=[])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--block", type=float, default=0.25, metavar="SECONDS", help="that a block lasts (default: .25)")
+    parser.add_argument(
+        "--block", type=float, default=0.25, metavar="SECONDS", help="that a block lasts (default: .25)"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="results/step_time.json by default, runs/step_time.json with --quick")
     options = parser.parse_args()
