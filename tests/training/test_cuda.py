@@ -100,7 +100,7 @@ def test_a_convolutional_network_takes_the_cpus_steps():
     cpu, _ = trained("cpu", network(shape=(3, 16, 16)), task, OBJECTIVES[1:2], [0], few)
     gpu, _ = trained("cuda", network(shape=(3, 16, 16)), task, OBJECTIVES[1:2], [0], few)
     start = torch.cat([value.double().flatten() for value in network(shape=(3, 16, 16)).state_dict().values()])
-    assert (parameters(gpu) - parameters(cpu)).norm() / (parameters(cpu) - start).norm() < 0.05
+    assert (parameters(gpu) - parameters(cpu)).norm() / (parameters(cpu) - start).norm() < 0.1
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
@@ -213,7 +213,7 @@ def test_every_network_computes_what_it_does_on_the_cpu(name):
     with torch.no_grad():
         expected = net(inputs)
         got = net.to("cuda", memory_format=torch.channels_last)(inputs.cuda()).cpu()
-    assert (got - expected).norm() / expected.norm() < 1e-2
+    assert (got - expected).norm() / expected.norm() < 3e-2
 
 
 def test_an_evaluation_is_the_cpus():
