@@ -1,6 +1,8 @@
 """Training on a GPU: the CPU's steps, checkpoints that resume to the bit, streamed images, every method and network."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from clothing_layout import digits
 from emphasis import models
 from emphasis.baselines import Learner, Problem, make, names
+from emphasis.cli import main
 from emphasis.corruption import symmetric
 from emphasis.datasets import ImageFiles, load_digits
 from emphasis.diagnostics.trace import EmphasisTrace, read_trace
@@ -271,3 +274,17 @@ def test_the_estimator_is_the_cpus_and_leaves_the_devices_generator_alone(dtype)
     drops = EmphasisClassifier(PUBLISHED, device="auto", dropout=0.3, early_stopping=True, **settings)
     assert drops.fit(inputs, labels).score(given, split.test_labels) > 0.8
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_emphasis_run_trains_on_the_gpu_and_says_so(tmp_path):
+    recipe = Path(__file__).parents[1] / "experiments" / "tiny.toml"
+    for device in ("cpu", "cuda"):
+        how = ["--no-progress", "--workers", "1", "--accelerator", device, "--out", str(tmp_path / device)]
+        assert main(["run", str(recipe), *how]) == 0
+    cpu, cuda = ([json.loads(line) for line in (tmp_path / device / "results.jsonl").read_text().splitlines()]
+                 for device in ("cpu", "cuda"))  # fmt: skip
+    for one, other in zip(cpu, cuda, strict=True):
+        assert other["device"] == torch.cuda.get_device_name()
+        assert one["key"] == other["key"]
+        near = 0.03 if one["method"] == "CCE" else 0.3  # DM at this learning rate goes where rounding sends it
+        assert other["final_test_accuracy"] == pytest.approx(one["final_test_accuracy"], abs=near)
