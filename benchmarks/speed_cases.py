@@ -41,6 +41,7 @@ class Case:
         repeats: How often by default.
         dtype: Of the logits.
         copies: Whether a copy of the logits is timed beside, for the bandwidth.
+        compiles: Whether losses under torch.compile are timed beside.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     repeats: int
     dtype: torch.dtype = torch.float32
     copies: bool = False
+    compiles: bool = False
 
     @property
     def logits_bytes(self) -> int:
@@ -86,11 +88,14 @@ def cases(device: str) -> list[Case]:
               for rows, classes in flat]  # fmt: skip
     chosen.append(Case("segmentation", "segmentation, 8 x 21 x 256 x 256", "logits", (8, 21, 256, 256), 15))
     if device == "cuda":
-        for dtype in (torch.float32, torch.bfloat16):
-            short = str(dtype).removeprefix("torch.")
-            chosen.append(
-                Case(f"4096x32000-{short}", f"4,096 x 32,000, {short}", "logits", (4096, 32_000), 30, dtype, True)
-            )
+        chosen += [
+            Case("4096x1000", "4,096 x 1,000", "logits", (4096, 1000), 15, compiles=True),
+            Case("4096x32000-float32", "4,096 x 32,000, float32", "logits", (4096, 32_000), 15, copies=True),
+            Case("4096x32000-bfloat16", "4,096 x 32,000, bfloat16", "logits", (4096, 32_000), 15, torch.bfloat16, True,
+                 True),
+            Case("2048x128000-bfloat16", "2,048 x 128,000, bfloat16", "logits", (2048, 128_000), 15, torch.bfloat16,
+                 True),
+        ]  # fmt: skip
     chosen += [
         Case(f"linear-{classes}", f"2,048 tokens, {HIDDEN} x {classes:,}", "linear", (2048, classes), 5)
         for classes in (32_000, 128_000)
@@ -167,6 +172,9 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
     yield contender("DM, in place", EmphasisLoss(WEIGHTING, inplace=True), "DM")
     yield contender("DM, batch", EmphasisLoss(WEIGHTING, normalization="batch"), "DM, batch")
     yield contender("DM by autograd", dm_by_autograd, "DM")
+    if case.compiles:
+        yield contender("F.cross_entropy, compiled", torch.compile(F.cross_entropy), "cross-entropy")
+        yield contender("DM, compiled", torch.compile(EmphasisLoss(WEIGHTING)), "DM")
     if LigerCrossEntropyLoss is not None and device.type == "cuda" and len(case.shape) == 2:
         yield contender("Liger, in place", LigerCrossEntropyLoss(), "cross-entropy")
     if case.copies:

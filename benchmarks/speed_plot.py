@@ -24,6 +24,8 @@ _LOOKS: dict[str, tuple[str, str, bool]] = {
     "DM, batch": ("#56B4E9", "s", True),
     "F.linear, then DM": ("#56B4E9", "D", True),
     "DM by autograd": ("#D55E00", "^", True),
+    "DM, compiled": ("#009E73", "s", True),
+    "F.cross_entropy, compiled": ("#767676", "x", True),
     "Liger, in place": ("#AA4499", "v", True),
     "the same, chunked": ("#000000", "D", False),
     "the same, chunks of 128": ("#C98A00", "D", False),

@@ -32,6 +32,7 @@ faster. Gradients were compared before anything was timed.
   `normalization="batch"`.
 - DM by autograd: what one would write without the library, `F.cross_entropy(..., reduction="none")` times a weight
   that is held constant.
+- "compiled": under `torch.compile`, where the loss takes its plain path.
 - `F.linear_cross_entropy`: PyTorch's, by default and with `LinearCrossEntropyOptions`: its own choice of chunks, or 128
   tokens at a time.
 - Cross-entropy in a loop: plain PyTorch, 256 tokens at a time, with a backward pass for each.

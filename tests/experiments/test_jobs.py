@@ -9,7 +9,7 @@ import torch
 
 from emphasis.datasets import Split, load_digits
 from emphasis.experiments.data import check_names, corrupted, make_task
-from emphasis.experiments.jobs import make_jobs, make_stack
+from emphasis.experiments.jobs import make_jobs, make_stack, revision
 from emphasis.experiments.reading import load_recipe, recipe_names
 from emphasis.experiments.settings import Dataset, Network, Noise
 from emphasis.models import build
@@ -175,3 +175,11 @@ def test_every_recipes_network_can_be_built_and_run(cell, tmp_path):
     stack = make_stack(make_jobs([cell])[0], shape, 10, tmp_path).eval()
     with torch.no_grad():
         assert stack(torch.zeros(1, 2, *shape)).shape == (1, 2, 10)
+
+
+def test_a_copy_without_its_repository_is_told_its_revision(monkeypatch):
+    monkeypatch.setenv("PATH", "")  # no git
+    monkeypatch.delenv("EMPHASIS_REVISION", raising=False)
+    assert revision() is None
+    monkeypatch.setenv("EMPHASIS_REVISION", "3b4994e")
+    assert revision() == "3b4994e"
