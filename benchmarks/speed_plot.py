@@ -139,4 +139,4 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     present = {row["contender"] for row in rows}
     shown = [name for name in _LOOKS if name in present and name != "F.linear_cross_entropy"]
     handles = [Line2D([], [], linestyle="", **_style(*_LOOKS[name]), label=_LEGENDS.get(name, name)) for name in shown]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(figure.axes) + 1, frameon=False, fontsize=8.5)
