@@ -175,7 +175,7 @@ def killed_until(kills: int, kind: Callable[..., dict[str, Any]], base: Path, it
     (base / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     began = time.monotonic()
     kind(base / "alone", 0, iterations, 0.0, draw)
-    longest = 0.4 * (time.monotonic() - began)
+    longest = 0.2 * (time.monotonic() - began)
     alone = found_in(base / "alone")
     runs: list[dict[str, Any]] = []
     while (left := kills - sum(one["kills"] for one in runs)) > 0:
