@@ -5,8 +5,8 @@
 Each host is in a network of its own that reaches the other over the cable alone; they share a folder.
 
     loop     examples/distributed_loop.py under torchrun, with DDP and with FSDP: its parameters beside one process's
-    ranks    torchrun ... -m emphasis run: its lines and arrays beside those of as many ranks on one host, and its
-             curves beside one process's
+    ranks    torchrun ... -m emphasis run, likewise: its lines and arrays beside those of as many ranks on one host,
+             and its curves beside one process's
     sweep    emphasis run on each host, without torchrun, in one folder: its lines and arrays beside one process's
 
 Removes what it set up. Prints, and writes to results/two_hosts.json, the differences.
@@ -32,13 +32,14 @@ from kill_sweep import found_in
 
 from emphasis.experiments.jobs import revision
 from emphasis.files import write_text
+from emphasis.training.settings import STRATEGIES
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "distributed_loop.py"
 SIDES = {f"emphasis-{side}-{os.getpid()}": f"10.213.7.{side}" for side in (1, 2)}
 PORT = 29513
 # A drop so small that it never comes: the networks train alone, and other ranks draw nothing else.
-RECIPE = 'extends = "digits"\nname = "hosts"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n[evaluation]\nevery = 20\n'
-OPTIONS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu"]
+RECIPE = 'extends = "digits"\nname = "hosts"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'
+OPTIONS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu", "--set", "evaluation.every=20"]
 
 
 @contextlib.contextmanager
@@ -120,41 +121,41 @@ def recipes(base: Path, processes: int, iterations: int) -> dict[str, Any]:
     recipe = base / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
 
-    def command(folder: str, *more: str) -> list[str]:
-        how = [*OPTIONS, "--iterations", str(iterations), *more, "--out", str(base / folder)]
+    def command(folder: Path, *more: str) -> list[str]:
+        how = [*OPTIONS, "--iterations", str(iterations), *more, "--out", str(folder)]
         return ["-m", "emphasis", "run", str(recipe), *how]
 
-    def on_one_host(*arguments: str) -> None:
+    def on_one_host(folder: Path, *arguments: str) -> dict[str, Any]:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return found_in(folder)
 
-    few = ["--methods", "CCE", "DM 0.5/8 integral"]
-    before = traffic()
-    on_two_hosts(torchrun(processes, *command("ranks", *few, "--devices", str(processes))))
-    sent = traffic() - before
-    ranks = str(2 * processes)
-    local = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-    on_one_host(*local, *command("ranks-on-one-host", *few, "--devices", ranks))
-    on_one_host(*command("alone"))
-    said = on_two_hosts([command("sweep")] * 2)
+    def ranks(strategy: str) -> dict[str, Any]:
+        both, one = base / strategy, base / f"{strategy}-on-one-host"
+        how, before = ("--methods", "CCE", "DM 0.5/8 integral", "--strategy", strategy, "--devices"), traffic()
+        on_two_hosts(torchrun(processes, *command(both, *how, str(processes))))
+        sent, number = traffic() - before, str(2 * processes)
+        local = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number]
+        same, found = on_one_host(one, *local, *command(one, *how, number)), found_in(both)
+        apart = {}
+        for row in found["lines"]:
+            (expected,) = [line for line in alone["lines"] if line["method"] == row["method"]]
+            pair = (np.array(line["curves"]["test_accuracy"]) for line in (row, expected))
+            apart[row["method"]] = np.abs(np.subtract(*pair)).round(5).tolist()
+        return {
+            "strategy": strategy, "bytes_sent": sent, "ranks": [row["devices"] for row in found["lines"]],
+            **{f"same_{name}_as_on_one_host": found[name] == same[name] for name in found},
+            "evaluated_at": expected["curves"]["iteration"], "test_accuracy_from_one_process": apart,
+        }  # fmt: skip
 
-    found, same, alone, sweep = (found_in(base / name) for name in ("ranks", "ranks-on-one-host", "alone", "sweep"))
-    curves = {row["method"]: row["curves"] for row in alone["lines"]}
-    rows = found["lines"]
-    apart = [
-        np.abs(np.array(row["curves"]["test_accuracy"]) - np.array(curves[row["method"]]["test_accuracy"]))
-        for row in rows
-    ]
+    alone = on_one_host(base / "alone", *command(base / "alone"))
+    said = on_two_hosts([command(base / "sweep")] * 2)
+    sweep = found_in(base / "sweep")
     return {
         "iterations": iterations,
-        "ranks": {
-            "networks": len(rows), "devices": [row["devices"] for row in rows], "bytes_sent": sent,
-            **{f"same_{name}_as_on_one_host": found[name] == same[name] for name in found},
-            "iterations_evaluated": rows[0]["curves"]["iteration"],
-            "test_accuracy_from_one_process": [[round(float(value), 5) for value in one] for one in apart],
-        },
+        "ranks": [ranks(strategy) for strategy in STRATEGIES],
         "sweep": {
             "networks": len(sweep["lines"]),
-            "jobs_that_each_found_taken": [" ".join(one.split()).count("another process is at it") for one in said],
+            "found_taken_by_the_other": [" ".join(one.split()).count("another process is at it") for one in said],
             **{f"same_{name}_as_one_process": sweep[name] == alone[name] for name in alone},
         },
     }  # fmt: skip
