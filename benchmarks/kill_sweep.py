@@ -1,27 +1,36 @@
-"""A sweep whose processes are killed: several share one folder, kill -9 takes one of them at random moments.
+"""Runs whose processes are killed: kill -9 takes one of them at random moments.
 
-    python benchmarks/kill_sweep.py            # 20 kills, two minutes on two cores
+    python benchmarks/kill_sweep.py                 # 20 kills of each kind, some twelve minutes on two cores; Linux
+    python benchmarks/kill_sweep.py --only ranks    # of one kind; the report keeps what it says of the other
 
-Runs the recipe `digits` with networks that train one by one, alone; then again and again in two processes at once
-that share a folder, of which a random one is killed at a random moment and started again, until so many have been
-killed while they ran. Each sweep must end with the lines of the run alone (but for seconds and revision), each network
-recorded once, and no checkpoint left. Prints, and writes to results/kill_sweep.json, what became of it.
+The recipe is `digits` with networks that train one by one. Two kinds of runs are killed again and again:
+
+    sweep    several processes share a folder; a random one is killed, and started again
+    ranks    two processes train each network together (--devices 2); a random one is killed, the command must end by
+             itself, and is given again
+
+Each run must end with the lines (but for seconds and revision) and the arrays of one that was left alone, each network
+recorded once, and no checkpoint and no lock left. Prints, and writes to results/kill_sweep.json, what became of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sklearn.datasets  # noqa: F401  (all imports before the forks: a process is then at work at once)
 import torch
 
@@ -33,18 +42,30 @@ from emphasis.files import write_text
 # Dropout, so that the networks train one by one; no figures, which would take longer than they.
 RECIPE = 'extends = "digits"\nname = "killed"\nfigures = []\nseeds = 1\n[network]\ndropout = 0.1\n'
 OPTIONS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu", "--checkpoint-seconds", "0.05"]
+JOINED = b"All distributed processes registered"  # what the log says once both ranks have found each other
+PATIENCE = 60.0  # seconds for ranks to find each other, and for a command to end whose rank was killed
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file that the run's processes print to."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def command(folder: Path, iterations: int, *more: str) -> list[str]:
+    """Return the arguments of `emphasis` that run the recipe in the folder."""
+    recipe = folder.with_name("recipe.toml")
+    return ["run", str(recipe), *OPTIONS, *more, "--iterations", str(iterations), "--out", str(folder)]
 
 
 def start(folder: Path, iterations: int) -> int:
-    """Start a process of the sweep, and return its number."""
+    """Start a process of a sweep, and return its number."""
     pid = os.fork()
     if pid:
         return pid
-    log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    recipe = folder.with_name("recipe.toml")
-    code = emphasis_command(["run", str(recipe), *OPTIONS, "--iterations", str(iterations), "--out", str(folder)])
+    code = emphasis_command(command(folder, iterations))
     sys.stdout.flush()
     os._exit(code)
 
@@ -54,25 +75,13 @@ def end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """Return what must be the same: results.jsonl without timings and the state of the checkout."""
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "revision")} for row in rows]
-
-
-def recorded(folder: Path) -> list[str]:
-    """Return the key of every line of every job."""
-    found = [path.read_text(encoding="utf-8").splitlines() for path in (folder / "cells").glob("[!.]*.jsonl")]
-    return sorted(json.loads(line)["key"] for part in found for line in part)
-
-
-def sweep(folder: Path, processes: int, kills: int, iterations: int, longest: float, draw: random.Random) -> int:
-    """Run a sweep to its end, killing at most so many of its processes; return how many were killed."""
+def sweep(folder: Path, kills: int, iterations: int, longest: float, draw: random.Random) -> dict[str, Any]:
+    """Run a sweep of two processes to its end, killing at most so many of them; of one, if none is to be killed."""
     killed = 0
-    running = [start(folder, iterations) for _ in range(processes)]
+    running = [start(folder, iterations) for _ in range(2 if kills else 1)]
     while killed < kills:
         time.sleep(draw.uniform(0.0, longest))
-        chosen = draw.randrange(processes)
+        chosen = draw.randrange(2)
         os.kill(running[chosen], signal.SIGKILL)
         if end(running[chosen]) == 0:  # it had finished, and so had everything
             del running[chosen]
@@ -81,48 +90,127 @@ def sweep(folder: Path, processes: int, kills: int, iterations: int, longest: fl
         running[chosen] = start(folder, iterations)
     codes = [end(pid) for pid in running]
     if any(codes):
-        raise SystemExit(f"a process that was not killed ended with {codes}:\n{Path(f'{folder}.log').read_text()}")
-    return killed
+        raise SystemExit(f"a process that was not killed ended with {codes}:\n{log_of(folder).read_text()}")
+    return {"kills": killed}
+
+
+def ranks(folder: Path, kills: int, iterations: int, longest: float, draw: random.Random) -> dict[str, Any]:
+    """Give the command for two ranks until it has finished, killing at most so many of them."""
+    killed, slowest = [0, 0], 0.0
+    while True:
+        chosen = draw.randrange(2) if sum(killed) < kills else None
+        code, seconds = give(command(folder, iterations, "--devices", "2"), folder, chosen, draw.uniform(0.0, longest))
+        if code == 0:  # it had finished before
+            return {"kills": sum(killed), "kills_by_rank": killed, "slowest_end_seconds": round(slowest, 2)}
+        if chosen is None:
+            raise SystemExit(f"a command of which nothing was killed ended with {code}:\n{log_of(folder).read_text()}")
+        killed[chosen] += 1
+        slowest = max(slowest, seconds)
+
+
+def give(arguments: list[str], folder: Path, victim: int | None, moment: float) -> tuple[int, float]:
+    """Give a command, and kill a rank so long after they have joined; return how it ended, and after how long."""
+    with log_of(folder).open("ab") as log:
+        before = log.tell()
+        running = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=log, stderr=log)
+    wait_until(lambda: JOINED in log_of(folder).read_bytes()[before:], "the ranks do not join", folder)
+    pids = running.pid, second_rank(running.pid)
+    if victim is None:
+        running.wait()
+    else:
+        time.sleep(moment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[victim], signal.SIGKILL)
+    began = time.monotonic()
+    wait_until(lambda: not any(map(is_alive, pids)), "a rank goes on without the other", folder)
+    return running.wait(), time.monotonic() - began
+
+
+def wait_until(holds: Callable[[], bool], otherwise: str, folder: Path) -> None:
+    """Wait until something holds, and end with the log if it does not within a minute."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{otherwise}:\n{log_of(folder).read_text()}")
+        time.sleep(0.01)
+
+
+def second_rank(first: int) -> int:
+    """Return the process that the first rank started as the second."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            mother = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if mother == first and b"LOCAL_RANK=1\0" in (path / "environ").read_bytes():
+                return int(path.name)
+    raise SystemExit("there is no second rank")
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def found_in(folder: Path) -> dict[str, Any]:
+    """Return what must be the same: lines without timings and the checkout's state, arrays, every job's keys, files."""
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    jobs = [path.read_text(encoding="utf-8").splitlines() for path in (folder / "cells").glob("[!.]*.jsonl")]
+    arrays = {}
+    for path in (folder / "cells").glob("[!.]*.npz"):
+        with np.load(path) as stored:
+            arrays |= {f"{path.stem} {name}": (stored[name].dtype.str, stored[name].tobytes()) for name in stored}
+    return {
+        "lines": [{key: value for key, value in row.items() if key not in ("seconds", "revision")} for row in rows],
+        "arrays": arrays,
+        "recorded": sorted(json.loads(line)["key"] for job in jobs for line in job),
+        "files": sorted(path.name for path in (folder / "cells").iterdir()),
+    }
+
+
+def killed_until(kills: int, kind: Callable[..., dict[str, Any]], base: Path, iterations: int, seed: int) -> dict:
+    """Return the report of as many kills of one kind."""
+    draw = random.Random(seed)
+    (base / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    began = time.monotonic()
+    kind(base / "alone", 0, iterations, 0.0, draw)
+    longest = 0.2 * (time.monotonic() - began)
+    alone = found_in(base / "alone")
+    runs: list[dict[str, Any]] = []
+    while (left := kills - sum(one["kills"] for one in runs)) > 0:
+        folder = base / f"run-{len(runs)}"
+        about = kind(folder, left, iterations, longest, draw)
+        found = found_in(folder)
+        runs.append({
+            **about, "resumed_from_a_checkpoint": log_of(folder).read_text().count("going on from iteration"),
+            "networks": len(found["lines"]), **{f"same_{name}": found[name] == alone[name] for name in alone},
+        })  # fmt: skip
+        print(runs[-1], flush=True)
+    good = all(one[f"same_{name}"] for one in runs for name in alone)
+    return {
+        "kills": sum(one["kills"] for one in runs), "all_the_same": good, "runs": runs, "seed": seed, "processes": 2,
+        "iterations": iterations, "machine": platform.machine(), "torch": torch.__version__, "revision": revision(),
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, metavar="N", help="(default: 20)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="that share a folder (default: 2)")
+    parser.add_argument("--only", choices=("sweep", "ranks"), help="(default: both)")
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="of each kind (default: 20)")
     parser.add_argument("--iterations", type=int, default=400, metavar="N", help="of each network (default: 400)")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the moments (default: drawn)")
     parser.add_argument("--out", type=Path, default=Path("results/kill_sweep.json"))
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
-    draw = random.Random(seed)
-    sweeps = []
-    with tempfile.TemporaryDirectory() as base:
-        Path(base, "recipe.toml").write_text(RECIPE, encoding="utf-8")
-        began = time.monotonic()
-        alone = Path(base, "alone")
-        end(start(alone, options.iterations))
-        longest = 0.4 * (time.monotonic() - began)
-        while sum(one["kills"] for one in sweeps) < options.kills:
-            folder = Path(base, f"sweep-{len(sweeps)}")
-            left = options.kills - sum(one["kills"] for one in sweeps)
-            killed = sweep(folder, options.processes, left, options.iterations, longest, draw)
-            resumed = Path(f"{folder}.log").read_text(encoding="utf-8").count("going on from iteration")
-            sweeps.append({
-                "kills": killed, "resumed_from_a_checkpoint": resumed, "networks": len(lines(folder)),
-                "same_lines": lines(folder) == lines(alone), "recorded_once": recorded(folder) == recorded(alone),
-                "checkpoints_left": len(list(folder.glob("cells/*.pt"))),
-            })  # fmt: skip
-            print(sweeps[-1], flush=True)
-    good = all(one["same_lines"] and one["recorded_once"] and not one["checkpoints_left"] for one in sweeps)
-    report = {
-        "kills": sum(one["kills"] for one in sweeps), "all_the_same": good, "sweeps": sweeps, "seed": seed,
-        "processes": options.processes, "iterations": options.iterations, "machine": platform.machine(),
-        "torch": torch.__version__, "revision": revision(),
-    }  # fmt: skip
-    write_text(options.out, json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-    if not good:
-        raise SystemExit(f"a sweep ended otherwise; seed {seed}")
+    report = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    for kind in [kind for kind in (sweep, ranks) if options.only in (None, kind.__name__)]:
+        with tempfile.TemporaryDirectory() as base:
+            found = killed_until(options.kills, kind, Path(base), options.iterations, seed)
+        write_text(options.out, json.dumps(report := {**report, kind.__name__: found}, indent=1) + "\n")
+        print(json.dumps(found, indent=1))
+        if not found["all_the_same"]:
+            raise SystemExit(f"a run of {kind.__name__} ended otherwise; seed {seed}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """Two hosts for real: network namespaces joined by a virtual cable, torchrun with two nodes between them.
 
-    sudo python benchmarks/two_hosts.py        # Linux, iproute2, root; about a minute
+    sudo python benchmarks/two_hosts.py        # Linux, iproute2, root; some ten minutes on two cores
 
-Runs examples/distributed_loop.py on two nodes of two processes each, with DDP and with FSDP, each node in a network
-of its own that reaches the other over the cable alone; compares the trained parameters with those of one process;
-removes what it set up. Prints, and writes to results/two_hosts.json, the largest difference.
+Each host is in a network of its own that reaches the other over the cable alone; they share a folder.
+
+    loop     examples/distributed_loop.py under torchrun, with DDP and with FSDP: its parameters beside one process's
+    ranks    torchrun ... -m emphasis run, likewise: its lines and arrays beside those of as many ranks on one host,
+             and its curves beside one process's
+    sweep    emphasis run on each host, without torchrun, in one folder: its lines and arrays beside one process's
+
+Removes what it set up. Prints, and writes to results/two_hosts.json, the differences.
 """
 
 from __future__ import annotations
@@ -17,17 +22,24 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from kill_sweep import found_in
 
 from emphasis.experiments.jobs import revision
 from emphasis.files import write_text
+from emphasis.training.settings import STRATEGIES
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "distributed_loop.py"
 SIDES = {f"emphasis-{side}-{os.getpid()}": f"10.213.7.{side}" for side in (1, 2)}
 PORT = 29513
+# A drop so small that it never comes: the networks train alone, and other ranks draw nothing else.
+RECIPE = 'extends = "digits"\nname = "hosts"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'
+OPTIONS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu", "--set", "evaluation.every=20"]
 
 
 @contextlib.contextmanager
@@ -56,23 +68,27 @@ def ip(*arguments: str) -> None:
         raise SystemExit(f"ip {' '.join(arguments)}: {done.stderr.strip()}; this needs root and network namespaces")
 
 
-def on_two_hosts(processes: int, options: list[str]) -> str:
-    """Run the example on both hosts, and return what it prints."""
+def on_two_hosts(commands: Sequence[list[str]]) -> list[str]:
+    """Run a Python command on each host, and return what they print."""
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
-    master = next(iter(SIDES.values()))
     nodes = [
         subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
-             "--node-rank", str(number), "--nproc-per-node", str(processes), "--master-addr", master,
-             "--master-port", str(PORT), str(EXAMPLE), *options],
+            ["ip", "netns", "exec", name, sys.executable, *command],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for number, name in enumerate(SIDES)
+        for name, command in zip(SIDES, commands, strict=True)
     ]  # fmt: skip
-    said = [node.communicate(timeout=300)[0] for node in nodes]
+    said = [node.communicate(timeout=900)[0] for node in nodes]
     if any(node.returncode for node in nodes):
         raise SystemExit("\n".join(said))
-    return said[0].strip().splitlines()[-1]
+    return said
+
+
+def torchrun(processes: int, *what: str) -> list[list[str]]:
+    """Return each host's command that starts so many processes of a program."""
+    master = next(iter(SIDES.values()))
+    where = ["--nproc-per-node", str(processes), "--master-addr", master, "--master-port", str(PORT)]
+    return [["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", rank, *where, *what] for rank in "01"]
 
 
 def traffic() -> int:
@@ -82,30 +98,83 @@ def traffic() -> int:
     return int(subprocess.run(counter, capture_output=True, text=True, check=True).stdout)
 
 
+def loops(base: Path, processes: int, steps: int) -> dict[str, Any]:
+    """Return how far the example's parameters are from one process's."""
+    alone, both = base / "alone.pt", base / "both.pt"
+    arguments = [str(EXAMPLE), "--steps", str(steps), "--save"]
+    subprocess.run([sys.executable, *arguments, str(alone)], check=True)
+    expected = torch.load(alone)
+    runs = []
+    for wrap, calls in (("ddp", 1), ("ddp", 3), ("fsdp", 1), ("fsdp", 3)):
+        before = traffic()
+        said = on_two_hosts(torchrun(processes, *arguments, str(both), "--wrap", wrap, "--accumulate", str(calls)))
+        print(said[0].strip().splitlines()[-1], flush=True)
+        found = torch.load(both)
+        difference = max((found[name] - value).abs().max().item() for name, value in expected.items())
+        runs.append({"wrap": wrap, "calls": calls, "difference": difference, "bytes_sent": traffic() - before})
+    largest = max(value.abs().max().item() for value in expected.values())
+    return {"steps": steps, "runs": runs, "largest_parameter": largest}
+
+
+def recipes(base: Path, processes: int, iterations: int) -> dict[str, Any]:
+    """Return how a recipe's results on two hosts, as ranks and as a sweep, compare with those on one."""
+    recipe = base / "recipe.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+
+    def command(folder: Path, *more: str) -> list[str]:
+        how = [*OPTIONS, "--iterations", str(iterations), *more, "--out", str(folder)]
+        return ["-m", "emphasis", "run", str(recipe), *how]
+
+    def on_one_host(folder: Path, *arguments: str) -> dict[str, Any]:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return found_in(folder)
+
+    def ranks(strategy: str) -> dict[str, Any]:
+        both, one = base / strategy, base / f"{strategy}-on-one-host"
+        how, before = ("--methods", "CCE", "DM 0.5/8 integral", "--strategy", strategy, "--devices"), traffic()
+        on_two_hosts(torchrun(processes, *command(both, *how, str(processes))))
+        sent, number = traffic() - before, str(2 * processes)
+        local = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number]
+        same, found = on_one_host(one, *local, *command(one, *how, number)), found_in(both)
+        apart = {}
+        for row in found["lines"]:
+            (expected,) = [line for line in alone["lines"] if line["method"] == row["method"]]
+            pair = (np.array(line["curves"]["test_accuracy"]) for line in (row, expected))
+            apart[row["method"]] = np.abs(np.subtract(*pair)).round(5).tolist()
+        return {
+            "strategy": strategy, "bytes_sent": sent, "ranks": [row["devices"] for row in found["lines"]],
+            **{f"same_{name}_as_on_one_host": found[name] == same[name] for name in found},
+            "evaluated_at": expected["curves"]["iteration"], "test_accuracy_from_one_process": apart,
+        }  # fmt: skip
+
+    alone = on_one_host(base / "alone", *command(base / "alone"))
+    said = on_two_hosts([command(base / "sweep")] * 2)
+    sweep = found_in(base / "sweep")
+    return {
+        "iterations": iterations,
+        "ranks": [ranks(strategy) for strategy in STRATEGIES],
+        "sweep": {
+            "networks": len(sweep["lines"]),
+            "found_taken_by_the_other": [" ".join(one.split()).count("another process is at it") for one in said],
+            **{f"same_{name}_as_one_process": sweep[name] == alone[name] for name in alone},
+        },
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="on each host (default: 2)")
-    parser.add_argument("--steps", type=int, default=300, metavar="N", help="(default: 300)")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the example (default: 300)")
+    parser.add_argument("--iterations", type=int, default=100, metavar="N", help="of the recipe (default: 100)")
     parser.add_argument("--out", type=Path, default=Path("results/two_hosts.json"))
     options = parser.parse_args()
-    runs = []
     with tempfile.TemporaryDirectory() as folder, two_networks():
-        alone, both = Path(folder, "alone"), Path(folder, "both")
-        steps = ["--steps", str(options.steps), "--save"]
-        subprocess.run([sys.executable, str(EXAMPLE), *steps, str(alone)], check=True)
-        expected = torch.load(alone)
-        for wrap, calls in (("ddp", 1), ("ddp", 3), ("fsdp", 1), ("fsdp", 3)):
-            before = traffic()
-            how = ["--wrap", wrap, "--accumulate", str(calls)]
-            print(on_two_hosts(options.processes, [*steps, str(both), *how]), flush=True)
-            found = torch.load(both)
-            difference = max((found[name] - value).abs().max().item() for name, value in expected.items())
-            runs.append({"wrap": wrap, "calls": calls, "difference": difference, "bytes_sent": traffic() - before})
-    report = {
-        "hosts": 2, "processes_each": options.processes, "steps": options.steps, "runs": runs,
-        "largest_parameter": max(value.abs().max().item() for value in expected.values()),
-        "machine": platform.machine(), "torch": torch.__version__, "revision": revision(),
-    }  # fmt: skip
+        report = {
+            "hosts": 2, "processes_each": options.processes,
+            "loop": loops(Path(folder), options.processes, options.steps),
+            "recipe": recipes(Path(folder), options.processes, options.iterations),
+            "machine": platform.machine(), "torch": torch.__version__, "revision": revision(),
+        }  # fmt: skip
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

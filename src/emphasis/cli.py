@@ -164,7 +164,12 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "root": options.data,
         "download": options.download,
-        "execution": Execution(options.accelerator, compile=options.compile, devices=getattr(options, "devices", 1)),
+        "execution": Execution(
+            options.accelerator,
+            compile=options.compile,
+            devices=getattr(options, "devices", 1),
+            strategy=getattr(options, "strategy", "ddp"),
+        ),
         "workers": options.workers,
         "threads": options.threads,
         "show_progress": not options.no_progress,

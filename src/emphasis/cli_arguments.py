@@ -144,6 +144,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--devices", type=int, metavar="N", default=1,
         help="split each batch over N devices of this machine, for networks that train alone (default: %(default)s)",
     )  # fmt: skip
+    how.add_argument(
+        "--strategy", choices=("ddp", "fsdp"), default="ddp",
+        help="what each of N devices keeps: the whole network (ddp) or a share of it (fsdp) (default: %(default)s)",
+    )  # fmt: skip
     _add_common(what, how, "RECIPE")
 
     search = commands.add_parser(

@@ -24,9 +24,10 @@ def _row(folder):
     return {name: value for name, value in row.items() if name not in ("seconds", "revision")}
 
 
-def _start(recipe, folder):
-    command = [sys.executable, "-W", "error", "-m", "emphasis", "run", str(recipe), *OPTIONS, "--devices", "2", "--out"]
-    return subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _start(recipe, folder, strategy):
+    command = [sys.executable, "-W", "error", "-m", "emphasis", "run", str(recipe), *OPTIONS, "--devices", "2"]
+    command += ["--strategy", strategy, "--out", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _second_rank(parent):
@@ -49,24 +50,25 @@ def _is_alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
-def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path, strategy):
     recipe = tmp_path / "devices.toml"
     recipe.write_text(RECIPE)
-    whole = _start(recipe, tmp_path / "whole")
+    whole = _start(recipe, tmp_path / "whole", strategy)
     out, error = whole.communicate(timeout=120)
     assert whole.returncode == 0, error
     assert out.count("Written to") == 1  # by the first rank alone
     assert main(["run", str(recipe), *OPTIONS, "--out", str(tmp_path / "alone")]) == 0
     both, alone = _row(tmp_path / "whole"), _row(tmp_path / "alone")
-    assert both.pop("devices") == 2
-    assert alone.pop("devices") == 1
+    assert (both.pop("devices"), both.pop("strategy")) == (2, strategy)
+    assert (alone.pop("devices"), alone.pop("strategy")) == (1, None)
     for name, values in both["curves"].items():
         expected = np.array(alone["curves"][name])
         np.testing.assert_allclose(values[:2], expected[:2], rtol=0.0, atol=2e-5)  # the digits that are kept
         np.testing.assert_allclose(values, expected, rtol=0.0, atol=0.02)  # rounding grows with the steps
 
     folder = tmp_path / "killed"
-    killed = _start(recipe, folder)
+    killed = _start(recipe, folder, strategy)
     deadline = time.monotonic() + 60
     while not list(folder.glob("cells/[!.]*.pt")):
         assert time.monotonic() < deadline
@@ -80,7 +82,7 @@ def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not list(folder.glob("cells/[!.]*.jsonl")), "killed too late to test anything"
-    again = _start(recipe, folder)
+    again = _start(recipe, folder, strategy)
     out, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert "going on from iteration" in out, f"rank {rank}"
@@ -93,6 +95,7 @@ def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path):
     [
         (["--methods", "CCE", "--devices", "2"], "trained with others in one stack"),
         (["--methods", "CCE", "--devices", "0"], "use a whole number >= 1"),
+        (["--methods", "CCE", "--strategy", "fsdp"], "strategy='fsdp' is not allowed; give devices >= 2 with it"),
         (["--methods", "CCE", "--devices", "2", "--workers", "2"], "do not go together"),
     ],
 )

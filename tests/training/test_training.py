@@ -339,8 +339,8 @@ def test_a_step_on_a_gpu_waits_for_nothing(kind):
     assert state.iteration == solver.iterations
 
 
-def test_two_devices_take_the_step_of_one():
-    """Gradients to 1e-6, batch norm and uneven parts included: see two_devices.py."""
-    script = str(Path(__file__).with_name("two_devices.py"))
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=120)
+def test_two_devices_take_the_step_of_one_and_go_on_from_a_checkpoint_to_the_same_bits(tmp_path):
+    """Gradients to 1e-6, DDP and FSDP, batch norm and uneven parts included: see two_devices.py."""
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("two_devices.py")), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

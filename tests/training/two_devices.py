@@ -1,53 +1,85 @@
-"""Trains a small network with batch norm on images, on one device and on two: python two_devices.py.
+"""Trains a small network with batch norm on images, on one device and on two: python two_devices.py FOLDER.
 
 Fabric starts the second process by running this script again.
 """
 
 import os
+import sys
+from pathlib import Path
 
 import torch
 
 from emphasis import CCE, DM
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
+from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.loop import initial_state, make_fabric, train
 from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.sharding import whole
 from emphasis.training.task import Task
 
 SOLVER = Solver(iterations=12, batch_size=9, learning_rate=0.05, momentum=0.9)  # 9: one rank has 5 of a batch, one 4
+ADAM = Solver(iterations=12, batch_size=9, learning_rate=0.01, name="adam", weight_decay=0.01)
+PLAIN = Solver(iterations=12, batch_size=9, learning_rate=0.05)
 
 
-def trained(devices, objective, iterations):
-    """Every parameter and buffer, and the accuracies, after so many steps."""
+def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER):
+    """Every parameter and buffer, and the accuracies, after so many steps; in the middle to a file and on from it."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(4, (1, 60), generator=generator)
     statistics = images.float().div(255).mean((0, 2, 3)), images.float().div(255).std((0, 2, 3))
     task = Task(images, labels, labels[0], images, labels[0], 4, statistics=statistics, augment=True)
-    execution = Execution("cpu", devices=devices)
     fabric = make_fabric(execution)
-    stack = StackOfOne(build("small-cnn", (3, 8, 8), 4, seed=0, widths=(8, 8)))
-    rate = 1.0 if iterations == 1 else SOLVER.learning_rate  # the step is then the gradient
-    solver = Solver(**{**vars(SOLVER), "iterations": iterations, "learning_rate": rate})
-    state = initial_state(stack, solver, fabric, execution)
-    train(state, task, [objective], [0], solver, fabric, evaluate_every=iterations)
-    assert bool((state.diverged_at < 0).all())
-    values = torch.cat([value.flatten().float() for value in state.module.state_dict().values()])
-    return values, torch.tensor([curve[-1][0] for name, curve in state.curves.items() if name != "p_noisy"])
+    rate = 1.0 if iterations == 1 else solver.learning_rate  # the step is then the gradient
+    solver = Solver(**{**vars(solver), "iterations": iterations, "learning_rate": rate})
+
+    def fresh():
+        stack = StackOfOne(build("small-cnn", (3, 8, 8), 4, seed=0, widths=(8, 8)))
+        return initial_state(stack, solver, fabric, execution)
+
+    def save(state):
+        if checkpoint and state.iteration == iterations // 2:
+            save_checkpoint(checkpoint, state, fabric, "a", {})
+
+    def go_on(state):
+        train(state, task, [objective], [0], solver, fabric, evaluate_every=iterations, after_step=save)
+        assert bool((state.diverged_at < 0).all())
+        if execution.strategy == "fsdp":
+            kept = sum(one.to_local().numel() for one in state.module.parameters())
+            assert kept <= sum(one.numel() for one in state.module.parameters()) // 2 + 8  # a rank may have a row more
+        values = torch.cat([one.flatten().float() for one in whole(state.module.state_dict()).values()])
+        return values, torch.tensor([curve[-1][0] for name, curve in state.curves.items() if name != "p_noisy"])
+
+    found = go_on(fresh())
+    if checkpoint:
+        fabric.barrier()
+        state = fresh()
+        load_checkpoint(checkpoint, state, fabric, "a")
+        assert state.iteration == iterations // 2
+        again = go_on(state)
+        assert all(torch.equal(one, other) for one, other in zip(again, found, strict=True))
+        fabric.barrier()
+    return found
 
 
 def main():
     torch.set_num_threads(1)
+    one, ddp, fsdp = Execution("cpu"), *(Execution("cpu", devices=2, strategy=how) for how in ("ddp", "fsdp"))
     for objective in (
         Objective(CCE(), None),
         Objective(DM(lam=0.5, beta=8), "integral"),
         Objective(DM(lam=0.5, beta=8), "batch"),
     ):
         for iterations, tolerance in ((1, 1e-6), (SOLVER.iterations, 1e-5)):
-            alone, curves = trained(1, objective, iterations)
-            both, same = trained(2, objective, iterations)
-            torch.testing.assert_close(both, alone, rtol=tolerance, atol=tolerance)
-            torch.testing.assert_close(same, curves, rtol=1e-3, atol=1e-3)
+            alone, curves = trained(one, objective, iterations)
+            for how in (ddp, fsdp):
+                both, same = trained(how, objective, iterations)
+                torch.testing.assert_close(both, alone, rtol=tolerance, atol=tolerance)
+                torch.testing.assert_close(same, curves, rtol=1e-3, atol=1e-3)
+    for solver in (SOLVER, ADAM, PLAIN):
+        for how in (ddp, fsdp):
+            trained(how, objective, SOLVER.iterations, Path(sys.argv[1], f"{solver.name}.pt"), solver)
 
 
 if __name__ == "__main__":

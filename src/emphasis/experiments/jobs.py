@@ -172,6 +172,8 @@ def _train_job(
     # Another device or a compiled network rounds otherwise: what one began, another must not end.
     identity = f"{job.name} on {fabric.device.type}{', compiled' if execution.compile else ''}"
     identity += f", {fabric.world_size} ranks" if fabric.world_size > 1 else ""
+    shards = execution.strategy == "fsdp"
+    identity += " with shards" if shards else ""
     earlier = 0.0
     try:
         extra = load_checkpoint(checkpoint, state, fabric, identity)
@@ -190,8 +192,10 @@ def _train_job(
         nonlocal last_saved
         progress(state.iteration, first.solver.iterations)
         now = time.monotonic()
-        # None after the last step: its evaluation's probabilities are not part of a checkpoint.
         due = now - last_saved >= checkpoint_seconds and fabric.is_global_zero
+        if shards:  # of which all ranks give theirs
+            due = fabric.broadcast(due)
+        # None after the last step: its evaluation's probabilities are not part of a checkpoint.
         if due and state.iteration < first.solver.iterations:
             extra = {"seconds": earlier + now - began, "threads": torch.get_num_threads()}
             save_checkpoint(checkpoint, state, fabric, identity, extra)
@@ -209,6 +213,7 @@ def _train_job(
         "true_labels_asked": sum(asked), "seconds": round(earlier + time.monotonic() - began, 2),
         "threads": torch.get_num_threads(),
         "device": device_name(fabric.device), "compiled": execution.compile, "devices": fabric.world_size,
+        "strategy": execution.strategy if fabric.world_size > 1 else None,
         "revision": revision(), "versions": versions(),
     })  # fmt: skip
     if state.broken:

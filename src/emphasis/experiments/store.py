@@ -103,9 +103,10 @@ def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDA
 
 
 def remove_checkpoints_of_finished_jobs(folder: Path) -> None:
-    """Remove checkpoints that a kill between a job's last two moves left behind."""
+    """Remove checkpoints that a kill left behind: between a job's last two moves, or half written."""
     for path in (folder / CELLS).glob("[!.]*.jsonl"):
-        path.with_suffix(".pt").unlink(missing_ok=True)
+        for name in (f"{path.stem}.pt", f".{path.stem}.partial.pt"):
+            path.with_name(name).unlink(missing_ok=True)
 
 
 def lines(rows: Iterable[Row]) -> str:

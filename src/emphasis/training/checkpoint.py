@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from emphasis.files import replacing
 from emphasis.training.loop import State
+from emphasis.training.sharding import load_whole, whole
 
 _FORMAT = 4
 
@@ -22,6 +23,8 @@ class CheckpointError(Exception):
 
 def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: dict[str, Any]) -> None:
     """Write `state` to `path`, replacing what was there in one move, so that a kill leaves the old or the new.
+
+    The first rank writes. Where each has a shard of the state, all must call this.
 
     Args:
         path: The file.
@@ -35,8 +38,8 @@ def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: d
         "run": run,
         "extra": extra,
         "iteration": state.iteration,
-        "module": state.module.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "module": whole(state.module.state_dict(), fabric.is_global_zero),
+        "optimizer": whole(state.optimizer.state_dict(), fabric.is_global_zero),
         "precision": fabric.strategy.precision.state_dict(),
         "diverged_at": state.diverged_at,
         "evaluated_at": state.evaluated_at,
@@ -45,8 +48,9 @@ def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: d
         "predicted": [torch.from_numpy(one) for one in state.predicted],
         "broken": sorted(state.broken),
     }
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    if fabric.is_global_zero:
+        with replacing(path) as partial:
+            torch.save(content, partial)
 
 
 def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[str, Any]:
@@ -69,8 +73,7 @@ def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[
         raise CheckpointError(f"{path} is damaged or cut short ({type(error).__name__})") from error
     if found != (_FORMAT, run):
         raise CheckpointError(f"{path} belongs to another run or another version of emphasis")
-    state.module.load_state_dict(content["module"])
-    state.optimizer.load_state_dict(content["optimizer"])
+    load_whole(state.module, state.optimizer, content["module"], content["optimizer"])
     fabric.strategy.precision.load_state_dict(content["precision"])
     state.iteration = content["iteration"]
     state.diverged_at = content["diverged_at"].to(fabric.device)

@@ -1,7 +1,7 @@
 """The one training loop, on Lightning Fabric: a stack of networks, which may be one, on any device.
 
-Over several devices each step's batch is split: every rank has the whole state, evaluates for itself and learns from
-its part, and the loss, batch norm and the gradients are the whole batch's.
+Over several devices each step's batch is split: every rank evaluates for itself and learns from its part, and the loss,
+batch norm and the gradients are the whole batch's. A rank has the whole state (DDP) or a shard of it (FSDP).
 
 The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise,
 batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
@@ -24,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ from emphasis.training.methods import LearnerStack, backward
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.optimizers import make_optimizer, set_for_step
 from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.sharding import sharded
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
@@ -96,15 +98,19 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
     draws = isinstance(stack, LearnerStack) or any(part.p > 0.0 for part in dropouts)
     if fabric.world_size > 1:
         module = synchronised_norms(module, fabric.device)
-    if any(parameter.ndim == 4 for parameter in module.parameters()):
+    shards = isinstance(fabric.strategy, ModelParallelStrategy)  # which have to be contiguous
+    if not shards and any(parameter.ndim == 4 for parameter in module.parameters()):
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if execution.compile and isinstance(stack, LearnerStack):
         stack.network.network.compile()
     elif execution.compile:
         module = torch.compile(module)  # type: ignore[assignment]
-    optimizer = make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
     diverged_at = torch.full((stack.num_networks,), -1, device=fabric.device)
-    prepared, optimizer = fabric.setup(module, optimizer)
+    prepared = fabric.setup_module(module)
+    # After the module, whose parameters FSDP puts others in place of.
+    optimizer = fabric.setup_optimizers(
+        make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
+    )
     for name in getattr(stack, "FORWARD_METHODS", ()):
         prepared.mark_forward_method(name)
     return State(prepared, optimizer, stack.num_networks, draws, 0, diverged_at)
@@ -114,9 +120,12 @@ def make_fabric(execution: Execution) -> Fabric:
     """Return Fabric on the devices; for more than one it starts this program's other processes, or joins torchrun's."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
     nodes = int(os.environ.get("WORLD_SIZE", local)) // local if execution.devices > 1 else 1
+    strategy: Any = execution.strategy if execution.devices > 1 else "auto"
+    if strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
+        strategy = ModelParallelStrategy(sharded, execution.devices * nodes, tensor_parallel_size=1)
     fabric = Fabric(
         accelerator=execution.accelerator, devices=execution.devices, num_nodes=nodes, precision=execution.precision,  # type: ignore[arg-type]
-        strategy="ddp" if execution.devices > 1 else "auto",
+        strategy=strategy,
     )  # fmt: skip
     if execution.devices > 1:
         logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined

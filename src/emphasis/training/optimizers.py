@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from emphasis.training.settings import Solver
 
@@ -26,11 +27,20 @@ from emphasis.training.settings import Solver
 def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
     """Return the optimiser that `solver` describes, for its first step."""
     parameters = list(parameters)
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)  # one pass over each
+    shards = any(isinstance(parameter, DTensor) for parameter in parameters)  # which SGD's fused form does not take
+    fused = not shards and all(
+        parameter.device.type in ("cpu", "cuda") for parameter in parameters
+    )  # one pass over each
+    foreach = True if shards else None
     if solver.name == "adam":
         betas = (solver.betas[0], solver.betas[1])
         return torch.optim.Adam(
-            parameters, solver.learning_rate, betas=betas, weight_decay=solver.weight_decay, fused=fused
+            parameters,
+            solver.learning_rate,
+            betas=betas,
+            weight_decay=solver.weight_decay,
+            fused=fused,
+            foreach=foreach,
         )
     return torch.optim.SGD(
         parameters,
@@ -39,6 +49,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
         nesterov=solver.nesterov,
         weight_decay=solver.weight_decay,
         fused=fused,
+        foreach=foreach,
     )
 
 

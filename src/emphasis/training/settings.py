@@ -11,6 +11,7 @@ from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
 
 Normalization = Literal["integral", "batch"] | None
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -143,18 +144,24 @@ class Execution:
         precision: "32-true", "bf16-mixed" or "16-mixed".
         compile: Whether `torch.compile` is applied to the network.
         devices: On this machine, over which each step's batch is split; a process for each.
+        strategy: What each of several devices keeps of the network and the optimiser: "ddp", everything; "fsdp", its
+            share.
     """
 
     accelerator: str = "auto"
     precision: str = "32-true"
     compile: bool = False
     devices: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self) -> None:
         known = ("auto", "cpu", "cuda", "mps")
         check(self.accelerator in known, "accelerator", self.accelerator, f"use one of {', '.join(known)}")
         check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
         check(self.devices >= 1, "devices", self.devices, "use a whole number >= 1")
+        check(self.strategy in STRATEGIES, "strategy", self.strategy, f"use one of {', '.join(STRATEGIES)}")
+        alone = self.strategy == "fsdp" and self.devices == 1
+        check(not alone, "strategy", self.strategy, "give devices >= 2 with it, over which a network is shared out")
 
 
 def check(holds: bool, name: str, value: object, cure: str) -> None:
