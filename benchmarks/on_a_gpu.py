@@ -71,6 +71,8 @@ def steps(name: str, rounds: int, execution: Execution) -> dict[str, Any]:
     ).to(device)  # fmt: skip
     solver = Solver(WARM + number, size, 0.01, momentum=0.9, weight_decay=1e-4)
     times: dict[str, list[float]] = {objective: [] for objective in OBJECTIVES}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for _ in range(rounds):
         for objective, settings in OBJECTIVES.items():
             network = StackOfOne(build(name, task.input_shape, classes, seed=0))
