@@ -1,5 +1,6 @@
 """Features of videos, and the whole way of Section 4.3 on a small planted MARS: read, train, extract, rank."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -199,6 +200,11 @@ def test_a_video_without_a_frame_and_a_network_that_diverged_are_named(watched):
         broken[3] = float("nan")
         with pytest.raises(DivergedError, match="NaN or infinite"):
             find(network, way, batches(broken, tracklet, 7), gallery)
+    for name, nothing in (("videos", lambda frames: frames * math.nan),
+                          ("compare", lambda frames, first, *_: iter([torch.full((4, len(first)), math.nan)]))):  # fmt: skip
+        kind = type("Broken", (Baseline,), {name: lambda self, *given, f=nothing: f(*given), "test_frames": 3})
+        with pytest.raises(DivergedError, match="NaN or infinite"):
+            find(network, method(kind), batches(frames, tracklet, 7), gallery)
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 9))

@@ -53,7 +53,7 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
         gallery: The videos.
 
     Raises:
-        DivergedError: What the network makes of a frame is not finite.
+        DivergedError: What the network makes of a frame, or the method of videos, is not finite.
         ValueError: It has no linear layer, or no pool where the method needs its maps, or a video has no frame.
     """
     about = gallery.person, gallery.camera, gallery.query
@@ -70,10 +70,11 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
     with torch.no_grad(), _evaluating(method):
         if compares:
             places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
-            return judge_all((part.cpu().numpy() for part in method.compare(frames.to(device), *places)), *about)
+            parts = (_finite(part).cpu().numpy() for part in method.compare(frames.to(device), *places))
+            return judge_all(parts, *about)
         rows = torch.from_numpy(spread(first, last - first, method.test_frames))
-        videos = [method.videos(frames[part].to(device)).cpu().numpy() for part in torch.split(rows, _VIDEOS_AT_ONCE)]
-    return retrieve(np.concatenate(videos), *about)
+        videos = [_finite(method.videos(frames[part].to(device))).cpu() for part in torch.split(rows, _VIDEOS_AT_ONCE)]
+    return retrieve(torch.cat(videos).numpy(), *about)
 
 
 def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
@@ -118,7 +119,7 @@ def _evaluating(*modules: nn.Module | None) -> Iterator[None]:
             one.train(training)
 
 
-def _finite(described: Tensor) -> Tensor:
-    if not bool(described.isfinite().all()):
-        raise DivergedError("what the network makes of frames is NaN or infinite; use a smaller learning rate")
-    return described
+def _finite(values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise DivergedError("what is made of frames or videos is NaN or infinite; use a smaller learning rate")
+    return values
