@@ -200,8 +200,11 @@ def test_a_video_without_a_frame_and_a_network_that_diverged_are_named(watched):
         broken[3] = float("nan")
         with pytest.raises(DivergedError, match="NaN or infinite"):
             find(network, way, batches(broken, tracklet, 7), gallery)
-    for name, nothing in (("videos", lambda frames: frames * math.nan),
-                          ("compare", lambda frames, first, *_: iter([torch.full((4, len(first)), math.nan)]))):  # fmt: skip
+    ways = {
+        "videos": lambda frames: frames * math.nan,
+        "compare": lambda frames, first, *_: iter([torch.full((4, len(first)), math.nan)]),
+    }
+    for name, nothing in ways.items():
         kind = type("Broken", (Baseline,), {name: lambda self, *given, f=nothing: f(*given), "test_frames": 3})
         with pytest.raises(DivergedError, match="NaN or infinite"):
             find(network, method(kind), batches(frames, tracklet, 7), gallery)

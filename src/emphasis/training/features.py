@@ -70,8 +70,8 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
     with torch.no_grad(), _evaluating(method):
         if compares:
             places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
-            parts = (_finite(part).cpu().numpy() for part in method.compare(frames.to(device), *places))
-            return judge_all(parts, *about)
+            similarities = method.compare(frames.to(device), *places)
+            return judge_all((_finite(part).cpu().numpy() for part in similarities), *about)
         rows = torch.from_numpy(spread(first, last - first, method.test_frames))
         videos = [_finite(method.videos(frames[part].to(device))).cpu() for part in torch.split(rows, _VIDEOS_AT_ONCE)]
     return retrieve(torch.cat(videos).numpy(), *about)
