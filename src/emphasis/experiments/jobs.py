@@ -175,6 +175,7 @@ def _train_job(
     shards = execution.strategy == "fsdp"
     identity += " with shards" if shards else ""
     earlier = 0.0
+    _check_shared(checkpoint, checkpoint.exists(), fabric)  # shards are read by all together
     try:
         extra = load_checkpoint(checkpoint, state, fabric, identity)
         earlier = float(extra["seconds"])
@@ -184,8 +185,7 @@ def _train_job(
         pass
     except CheckpointError as error:
         say(f"{error}; starting from the beginning")
-    if fabric.broadcast(state.iteration) != state.iteration:
-        raise CheckpointError(f"{checkpoint} is not the same on all machines; they must share {folder}")
+    _check_shared(checkpoint, state.iteration, fabric)
     began = last_saved = time.monotonic()
 
     def after_step(state: State) -> None:
@@ -226,6 +226,12 @@ def _train_job(
                 f"{row['diverged_at']:,}, after the batch of training examples {few}, ...")  # fmt: skip
     if fabric.is_global_zero:
         write_job(folder, job.name, rows, _arrays(job, state, task))
+
+
+def _check_shared(checkpoint: Path, found: int, fabric: Fabric) -> None:
+    """Raise CheckpointError on a rank that has not found in a checkpoint what the first has."""
+    if fabric.broadcast(found) != found:
+        raise CheckpointError(f"{checkpoint} is not the same on all machines; they must share {checkpoint.parents[1]}")
 
 
 def make_stack(job: Job, input_shape: Sequence[int], num_classes: int, root: Path | None = None) -> Stack:

@@ -27,11 +27,9 @@ from emphasis.training.settings import Solver
 def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
     """Return the optimiser that `solver` describes, for its first step."""
     parameters = list(parameters)
-    shards = any(isinstance(parameter, DTensor) for parameter in parameters)  # which SGD's fused form does not take
-    fused = not shards and all(
-        parameter.device.type in ("cpu", "cuda") for parameter in parameters
-    )  # one pass over each
-    foreach = True if shards else None
+    # One pass over each; SGD's fused form does not take shards.
+    foreach = True if any(isinstance(parameter, DTensor) for parameter in parameters) else None
+    fused = not foreach and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if solver.name == "adam":
         betas = (solver.betas[0], solver.betas[1])
         return torch.optim.Adam(
