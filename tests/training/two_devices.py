@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from emphasis import CCE, DM
+from emphasis.datasets import ImageFiles
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
@@ -23,13 +25,27 @@ ADAM = Solver(iterations=12, batch_size=9, learning_rate=0.01, name="adam", weig
 PLAIN = Solver(iterations=12, batch_size=9, learning_rate=0.05)
 
 
-def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER):
-    """Every parameter and buffer, and the accuracies, after so many steps; in the middle to a file and on from it."""
+class Counted(ImageFiles):
+    """Images that count how often they are decoded."""
+
+    times = 0
+
+    def read(self, row):
+        type(self).times += 1
+        return super().read(row)
+
+
+def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, folder=None):
+    """Every parameter and buffer, and the accuracies, after so many steps; in the middle to a file and on from it.
+
+    With a folder, images are decoded from it meanwhile.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(4, (1, 60), generator=generator)
     statistics = images.float().div(255).mean((0, 2, 3)), images.float().div(255).std((0, 2, 3))
-    task = Task(images, labels, labels[0], images, labels[0], 4, statistics=statistics, augment=True)
+    inputs = images if folder is None else Counted(folder, [f"{row}.png" for row in range(60)], 8)
+    task = Task(inputs, labels, labels[0], images, labels[0], 4, statistics=statistics, augment=True)
     fabric = make_fabric(execution)
     rate = 1.0 if iterations == 1 else solver.learning_rate  # the step is then the gradient
     solver = Solver(**{**vars(solver), "iterations": iterations, "learning_rate": rate})
@@ -63,6 +79,23 @@ def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER):
     return found
 
 
+def decode(folder, ddp):
+    """Streamed images train to the bits of images in memory, and each rank decodes its own part of a batch."""
+    images = torch.randint(256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    objective = Objective(DM(lam=0.5, beta=8), "batch")
+    kept = trained(ddp, objective, SOLVER.iterations)
+    rank = torch.distributed.get_rank()
+    own = folder / str(rank)
+    own.mkdir()
+    for row, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(own / f"{row}.png")
+    Counted.times = 0
+    streamed = trained(ddp, objective, SOLVER.iterations, folder=own)
+    assert all(torch.equal(here, there) for here, there in zip(streamed, kept, strict=True))
+    expected = 2 * 60 + (5, 4)[rank] * SOLVER.iterations  # two evaluations, and its part of each batch
+    assert Counted.times == expected, Counted.times
+
+
 def main():
     torch.set_num_threads(1)
     one, ddp, fsdp = Execution("cpu"), *(Execution("cpu", devices=2, strategy=how) for how in ("ddp", "fsdp"))
@@ -77,6 +110,7 @@ def main():
                 both, same = trained(how, objective, iterations)
                 torch.testing.assert_close(both, alone, rtol=tolerance, atol=tolerance)
                 torch.testing.assert_close(same, curves, rtol=1e-3, atol=1e-3)
+    decode(Path(sys.argv[1]), ddp)
     for solver in (SOLVER, ADAM, PLAIN):
         for how in (ddp, fsdp):
             trained(how, objective, SOLVER.iterations, Path(sys.argv[1], f"{solver.name}.pt"), solver)

@@ -207,6 +207,10 @@ def _train_job(
         evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
     )  # fmt: skip
     progress(first.solver.iterations, first.solver.iterations)  # which it may not have reached: all have diverged
+    if fabric.world_size > 1:  # each has decoded its own part
+        met: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(met, state.broken)
+        state.broken = set().union(*met)
     rows = _rows(job, state, task, {
         **passes(stack.network if isinstance(stack, LearnerStack) else None, state.iteration,
                  first.solver.batch_size, task.num_train),

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 
 def random_crop_flip(
-    images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True, size: int | None = None
-) -> Tensor:
+    images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True, size: int | None = None,
+    part: tuple[int, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Pad each image with zeros, cut a window at random, and mirror every other one.
 
     Args:
@@ -18,6 +19,8 @@ def random_crop_flip(
         padding: Pixels on every side, >= 0.
         flip: Whether half of the images, at random, are mirrored left to right.
         size: Pixels per side of the window, out of square images; None: as large as an image.
+        part: If the images are a part of a batch: how many the batch has, and which of them (N,) these are. They are
+            cut and mirrored as in the whole.
 
     Returns:
         (N, channels, H, W) or (N, channels, size, size), of the images' dtype.
@@ -33,7 +36,8 @@ def random_crop_flip(
     if size is not None and not (height == width and 1 <= size <= height + 2 * padding):
         raise ValueError(f"size={size} is not allowed for images of {height} x {width}, padded by {padding}")
     room = 2 * padding + (0 if size is None else height - size)
-    tops, lefts, flipped = draw_offsets(len(images), generator, room=room, flip=flip)
+    number, rows = (len(images), slice(None)) if part is None else part
+    tops, lefts, flipped = (drawn[rows] for drawn in draw_offsets(number, generator, room=room, flip=flip))
     return crop_flip(images, tops, lefts, flipped, padding=padding, size=size)
 
 

@@ -161,10 +161,12 @@ def train(
         after_step: Called after each step and its evaluation; progress and checkpoints go here.
 
     Raises:
-        DamagedFileError: An image cannot be decoded, and such are not skipped; or none of a batch can.
+        DamagedFileError: An image cannot be decoded, and such are not skipped; or none of a batch, or of this rank's
+            part of it, can.
     """
     batches = task.batches(seeds, solver, task.places_device)
-    fetched = task.fetch(batches.indices(iteration) for iteration in range(state.iteration, solver.iterations))
+    mine = _own_part(fabric)
+    fetched = task.fetch(batches.indices(iteration)[:, mine] for iteration in range(state.iteration, solver.iterations))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
         # A recipe may ask for the bare formula, to show what it does; the outcome is then reported, not warned of.
@@ -186,6 +188,11 @@ def train(
                 if bool((state.diverged_at >= 0).all()):
                     break
             after_step(state)
+
+
+def _own_part(fabric: Fabric) -> slice:
+    """Return which of a batch's examples this rank decodes and learns from."""
+    return slice(fabric.global_rank, None, fabric.world_size)
 
 
 def _options(objectives: Sequence[Objective], state: State, solver: Solver, group: Any) -> list[Options]:
@@ -242,12 +249,15 @@ def _step(
     if task.augment:
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
         padding, size = (0, task.crop) if task.crop else (4, None)
-        flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size)
+        part = None
+        if fabric.world_size > 1:
+            number = len(inputs) * solver.batch_size
+            rows = torch.arange(number, device=fabric.device).view(len(inputs), -1)
+            part = number, rows[:, _own_part(fabric)].flatten()
+        flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size, part=part)
         inputs = flat.view(*inputs.shape[:2], *flat.shape[1:])
     if state.draws:
         torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + fabric.global_rank)
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    inputs, places = inputs[:, mine], places[:, mine]
     if not options:
         return _learner_step(state, task.prepared(inputs), places, solver, fabric)
     labels = task.labels.gather(1, places)
