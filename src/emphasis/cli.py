@@ -207,7 +207,7 @@ def _report(options: argparse.Namespace) -> int:
         elif options.format is not None:
             print(report.render(summary, options.format), end="")
         else:
-            names = report.write_report(folder, summary)
+            names = report.write_report(folder, summary, options.data)
             report.print_report(summary, Console())
             print(f"Written to {folder}: {', '.join(names)}")
     return 0

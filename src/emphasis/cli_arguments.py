@@ -179,6 +179,9 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/ or results/")
     report.add_argument("--format", choices=("text", "csv", "html"), help="print this alone, and write nothing")
     report.add_argument("--out", type=Path, metavar="FILE", help="write it to this file (needs --format)")
+    report.add_argument(
+        "--data", type=Path, metavar="DIR", help="where data sets are, whose suspect labels the page then leads to"
+    )
 
     commands.add_parser(
         "recipes", help="list the recipes", description="List every recipe, what it costs and how it is run.",

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from emphasis.cli import main
+from emphasis.experiments.data import forget_loaded
 from emphasis.experiments.drawings import curve, draw
 from emphasis.experiments.page import page, run_command
 from emphasis.experiments.reading import load_recipe, recipe_to_tables
@@ -287,3 +288,28 @@ def test_numbers_as_text():
     assert percent(math.nan, math.nan) == "-"
     assert signed(-0.01) == "+0.0"
     assert signed(-1.25) == "-1.2"
+
+
+def test_a_report_leads_to_suspect_labels_if_it_is_told_where_the_data_is(tmp_path, monkeypatch, capsys):
+    data, folder = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    rng = np.random.default_rng(0)
+    rows = [f"{rng.normal(3.0 * kind)},{rng.normal(-3.0 * kind)},{kind}" for kind in (0, 1) for _ in range(40)]
+    (data / "points.csv").write_text("a,b,label\n" + "\n".join(rows) + "\n")
+    recipe = tmp_path / "points.toml"
+    recipe.write_text(
+        'extends = "digits"\nname = "points"\nfigures = []\nseeds = 1\n'
+        '[dataset]\nname = "table"\nfile = "points.csv"\nlabel = "label"\n'
+        "[solver]\niterations = 40\nbatch_size = 16\n[evaluation]\nevery = 10\ntrace = true\n"
+    )
+    how = ["--methods", "CCE", "DM 0.5/8 integral", "--no-progress", "--workers", "1", "--out", str(folder)]
+    assert main(["run", str(recipe), "--data", str(data), *how]) == 0
+    link = 'href="suspects/audit.html'
+    assert link in (folder / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setenv("EMPHASIS_DATA", str(tmp_path / "elsewhere"))
+    capsys.readouterr()
+    for more, leads in (([], False), (["--data", str(data)], True)):
+        forget_loaded()
+        assert main(["report", str(folder), *more]) == 0
+        assert ("suspects/audit.html" in " ".join(capsys.readouterr().out.split())) == leads
+        assert (link in (folder / "report.html").read_text(encoding="utf-8")) == leads
