@@ -47,9 +47,12 @@ def loss_and_derivative(
     scale: Tensor | None = None
     still: Tensor | float = 1.0
     if reduction == "mean":
-        counted = (labels != ignore_index).to(torch.float32)
-        total = (counted if factor is None else torch.where(labels != ignore_index, factor, 0.0)).sum()
-        scale = torch.where(total == 0.0, 1.0, 1.0 / total)
+        counts = labels != ignore_index
+        if factor is None:  # few launches: of a small loss they are the whole cost
+            scale = counts.sum(dtype=torch.float32).clamp(min=1.0).reciprocal()
+        else:
+            total = torch.where(counts, factor, 0.0).sum()
+            scale = torch.where(total == 0.0, 1.0, 1.0 / total)
         if defer:
             still = scale.log2().floor().exp2()
             scale = scale / still
@@ -64,7 +67,10 @@ def loss_and_derivative(
     )
     if own is not None:
         losses = torch.where(own == 0.0, 0.0, losses)
-    return losses.view(labels.shape) if reduction == "none" else losses.sum() * still, still
+    if reduction == "none":
+        return losses.view(labels.shape), still
+    loss = losses.sum()
+    return loss * still if isinstance(still, Tensor) else loss, still
 
 
 def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | None) -> tuple[Tensor, State]:  # noqa: ARG001
