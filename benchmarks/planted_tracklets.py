@@ -115,7 +115,8 @@ def of_method(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for short, name in METRICS.items():
         values = [row[name] for row in sorted(rows, key=lambda row: row["seed"])]
         found[short] = [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, values]
-    return {**found, "outcomes": [row["outcome"] for row in rows], "devices": sorted({row["device"] for row in rows})}
+    made = {f"{name}s": sorted({str(row[name]) for row in rows}) for name in ("device", "revision")}
+    return {**found, "outcomes": [row["outcome"] for row in rows], **made}
 
 
 if __name__ == "__main__":

@@ -39,10 +39,12 @@ class Cae(Baseline):
         query         q = mean over t of B(W_q h_t), h_t the outputs of an LSTM over the snippet's x_t;
         embedding     e(q, s) = sum_t a_t v_t, a_t = softmax over the frames t of s of q k_t;
         similarity    P = sigmoid(w . B((e(q, s) - e(q, s'))^2) + b) of probe s, whose query q is, and gallery s';
-        verification  L_ver = (mean of -log P + negatives mean of -log(1 - P)) / (1 + negatives), the first mean over
-                      the batch's ordered pairs of snippets of one person, the second over those of two; 0 without both;
+        verification  L_ver = (mean of -log P + negatives mean of -log(1 - P)) / (1 + negatives);
         matching      L_id = mean over frames of -log softmax(V v_t / temperature)_y, V as in `InstanceMatching`;
         loss          L_id + lam L_ver.
+
+    The first mean of L_ver is over the batch's ordered pairs of snippets of one person, the second over those of two;
+    without both kinds it is 0.
 
     A batch should show persons more than once (in a recipe, solver.videos = 2), for else it verifies nothing. The
     derivatives are large: released with a learning rate of 1e-3, and pairs of videos alone.
