@@ -100,7 +100,7 @@ def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path,
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=subprocess.DEVNULL)
         while process.poll() is None:
-            written = max((path.stat().st_mtime for path in folder.glob("cells/*.pt")), default=0.0)
+            written = max((path.stat().st_mtime for path in folder.glob("cells/[!.]*.pt")), default=0.0)
             if written > seen:
                 break
             time.sleep(0.01)

@@ -336,7 +336,7 @@ def test_two_workers_of_which_one_is_killed_give_the_rows_of_one_process(two, tm
     recipe, alone = two
     folder = tmp_path / "run"
     process = subprocess.Popen([*COMMAND, recipe, *IN_TWO, "--out", str(folder)], stdout=subprocess.PIPE, text=True)
-    _wait_for(lambda: list(folder.glob("cells/*.pt")))
+    _wait_for(lambda: list(folder.glob("cells/[!.]*.pt")))
     os.kill(_workers(process.pid)[0], signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
@@ -352,7 +352,7 @@ def test_workers_end_with_a_parent_that_is_killed_and_the_run_goes_on(two, tmp_p
     recipe, alone = two
     folder = tmp_path / "run"
     process = subprocess.Popen([*COMMAND, recipe, *IN_TWO, "--out", str(folder)], stdout=subprocess.DEVNULL)
-    _wait_for(lambda: list(folder.glob("cells/*.pt")))
+    _wait_for(lambda: list(folder.glob("cells/[!.]*.pt")))
     workers = _workers(process.pid)
     assert workers
     process.kill()
