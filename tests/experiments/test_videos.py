@@ -229,7 +229,7 @@ def test_a_perceptron_and_a_validation_part_are_refused_with_the_reason(small, t
     split = datasets.load("mars", small[1], resize=20, size=18)
     assert split.videos is not None
     assert split.train_inputs.shape == (748, 3, 20, 20)
-    with pytest.raises(ValueError, match="frames of one video would be on both sides"):
+    with pytest.raises(ValueError, match="videos, whose frames would be on both sides"):
         holdout(split)
     with pytest.raises(DataNotFoundError, match="MARS, all of its lists"):
         datasets.load("mars", tmp_path)
