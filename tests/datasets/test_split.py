@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
 
-from emphasis.datasets import Split, holdout, load_digits, subset
-from emphasis.datasets.split import draw_stratified
+from emphasis.datasets import Gallery, Split, holdout, load_digits, subset
+from emphasis.datasets.split import draw_stratified, take_training
 
 
 def numbered(labels, images=False):
@@ -153,3 +154,24 @@ def test_every_fold_is_a_cut_like_the_first(labels, share, seed, fold):
 def test_a_fold_that_is_not_there_is_an_error():
     with pytest.raises(ValueError, match=r"fold=5 is not allowed; a share of 0\.2 has the folds 0 to 4"):
         holdout(numbered([0] * 20), 0.2, 0, 5)
+
+
+def test_videos_and_galleries_that_do_not_fit_are_refused():
+    images, labels = np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 0, 1, 1, 1, 1])
+    gallery = Gallery(person=np.array([3, 3, 4]), camera=np.array([1, 2, 1]), query=np.array([0]))
+    video = np.array([0, 0, 1, 2, 2, 2])
+    split = Split(images, labels, images, video, 2, videos=video, gallery=gallery)
+    assert split.gallery is gallery
+    left = take_training(split, np.array([1, 2, 5]))
+    assert left.videos.tolist() == [0, 1, 2]
+    for changed, message in (
+        ({"videos": video[::-1].copy()}, "videos are not in order; all frames of a video must follow each other"),
+        ({"videos": video[1:]}, "5 videos were given for 6 training inputs"),
+        ({"test_labels": video[::-1].copy()}, "test_labels are not in order"),
+        ({"test_labels": np.minimum(video, 1)}, "test_labels are not each of the gallery's 3 videos"),
+        ({"test_labels": video + 1}, "test_labels are not each of the gallery's 3 videos"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(split, **changed)
+    with pytest.raises(ValueError, match="not for videos, whose frames would be on both sides"):
+        holdout(split)

@@ -163,8 +163,7 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
     """
     if split.videos is not None:
         raise ValueError(
-            f"validation={share} is not for videos, whose frames would be on both sides; use 0, and settings that need no "
-            "search"
+            f"validation={share} is not for videos, whose frames would be on both sides; use 0, and no search"
         )
     if not 0.0 < share < 1.0:
         raise ValueError(f"share={share} is not allowed; use a number between 0 and 1")
