@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +16,7 @@ from emphasis.experiments.data import load_split, make_task, network_options
 from emphasis.experiments.jobs import make_jobs, make_stack
 from emphasis.experiments.reading import load_recipe
 from emphasis.models import build
+from killed import kill_after_a_checkpoint
 
 SMALL = """
 extends = "table3"
@@ -96,17 +93,7 @@ def test_one_command_trains_on_noisy_labels_and_names_the_broken_image(small, fi
 def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = command(small, folder, *SKIP, "--checkpoint-seconds", "0.01", methods=("CCE", "Boot-hard", "DM"))
-    seen = 0.0
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=subprocess.DEVNULL)
-        while process.poll() is None:
-            written = max((path.stat().st_mtime for path in folder.glob("cells/[!.]*.pt")), default=0.0)
-            if written > seen:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "killed too late to test anything"
-        seen = time.time()
+    kill_after_a_checkpoint(arguments, folder)
     assert main([*arguments, "--workers", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "going on from iteration" in said

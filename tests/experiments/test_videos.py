@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from emphasis.datasets import DataNotFoundError, holdout
 from emphasis.datasets.mars import load_mars
 from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.store import probabilities
+from killed import kill_after_a_checkpoint
 from planted_mars import write_planted_mars
 
 SMALL = """
@@ -143,17 +140,7 @@ def test_frames_that_do_not_show_their_person_are_those_the_network_doubts(small
 def test_a_run_killed_twice_ends_alike(small, finished, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = command(small, folder, "--checkpoint-seconds", "0.01", methods=("DM",))
-    seen = 0.0
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=subprocess.DEVNULL)
-        while process.poll() is None:
-            written = max((path.stat().st_mtime for path in folder.glob("cells/[!.]*.pt")), default=0.0)
-            if written > seen:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "killed too late to test anything"
-        seen = time.time()
+    kill_after_a_checkpoint(arguments, folder)
     assert main(arguments) == 0
     assert "going on from iteration" in capsys.readouterr().out
     assert results(folder) == results(finished)[1:]
