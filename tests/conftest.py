@@ -1,8 +1,11 @@
+import random
 import sys
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for reference.py, under --import-mode=importlib
 
@@ -11,6 +14,14 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, de
 hypothesis.settings.load_profile("suite")
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Start each test with the same random numbers, whichever tests its process has run before."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # scikit-learn draws from it
+    torch.manual_seed(0)
 
 
 @pytest.fixture
