@@ -186,7 +186,7 @@ def killed_until(kills: int, kind: Callable[..., dict[str, Any]], base: Path, it
             **about, "resumed_from_a_checkpoint": log_of(folder).read_text().count("going on from iteration"),
             "networks": len(found["lines"]), **{f"same_{name}": found[name] == alone[name] for name in alone},
         })  # fmt: skip
-        print(runs[-1], flush=True)
+        print(runs[-1], *sorted({*found["files"]} ^ {*alone["files"]}), flush=True)
     good = all(one[f"same_{name}"] for one in runs for name in alone)
     return {
         "kills": sum(one["kills"] for one in runs), "all_the_same": good, "runs": runs, "seed": seed, "processes": 2,

@@ -14,7 +14,7 @@ from emphasis.experiments.store import (
     finished_rows,
     probabilities,
     read_rows,
-    remove_checkpoints_of_finished_jobs,
+    remove_leftovers,
     rows_of_recipe,
     stored_recipe,
     write_job,
@@ -39,13 +39,21 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     assert not list(folder.glob(f"{CELLS}/*.jsonl"))
 
 
-def test_a_finished_job_leaves_no_checkpoint_not_even_half_of_one(tmp_path):
+def test_a_finished_job_leaves_no_lock_and_no_checkpoint_not_even_half_of_one(tmp_path):
     (tmp_path / CELLS).mkdir()
-    for name in ("done.jsonl", "done.pt", ".done.partial.pt", "begun.pt", ".begun.partial.pt"):
+    for name in (
+        "done.jsonl",
+        "done.pt",
+        ".done.partial.pt",
+        "done.lock",
+        "begun.pt",
+        ".begun.partial.pt",
+        "begun.lock",
+    ):
         (tmp_path / CELLS / name).touch()
-    remove_checkpoints_of_finished_jobs(tmp_path)
+    remove_leftovers(tmp_path)
     left = sorted(path.name for path in (tmp_path / CELLS).iterdir())
-    assert left == [".begun.partial.pt", "begun.pt", "done.jsonl"]
+    assert left == [".begun.partial.pt", "begun.lock", "begun.pt", "done.jsonl"]
 
 
 def test_the_recipe_comes_back_as_it_was(tmp_path):

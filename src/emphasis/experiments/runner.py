@@ -23,7 +23,7 @@ from emphasis.experiments.store import (
     Row,
     claim,
     finished_rows,
-    remove_checkpoints_of_finished_jobs,
+    remove_leftovers,
     rows_of_recipe,
     write_results,
 )  # fmt: skip
@@ -122,7 +122,7 @@ def run(
         rows = rows_of_recipe(folder, recipe)
         if writes:
             write_results(folder, rows)
-            remove_checkpoints_of_finished_jobs(folder)
+            remove_leftovers(folder)
     return rows
 
 

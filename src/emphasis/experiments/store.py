@@ -102,10 +102,13 @@ def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDA
     (folder / CELLS / f"{job}.pt").unlink(missing_ok=True)
 
 
-def remove_checkpoints_of_finished_jobs(folder: Path) -> None:
-    """Remove checkpoints that a kill left behind: between a job's last two moves, or half written."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left of jobs that are finished: a checkpoint, whole or half written, or the job's lock.
+
+    Who holds such a lock looks whether the job is finished before it does anything, and so does who makes it anew.
+    """
     for path in (folder / CELLS).glob("[!.]*.jsonl"):
-        for name in (f"{path.stem}.pt", f".{path.stem}.partial.pt"):
+        for name in (f"{path.stem}.pt", f".{path.stem}.partial.pt", f"{path.stem}.lock"):
             path.with_name(name).unlink(missing_ok=True)
 
 
