@@ -391,3 +391,10 @@ def test_a_fit_that_is_interrupted_says_how_to_go_on(customers, monkeypatch, cap
     options = ["--drop", "id", "--no-progress", "--no-compare", "--folds", "2", "--set", "n_estimators=2"]
     assert main(["fit", "customers.csv", "--label", "churned", *options]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_torchrun_is_for_run_alone(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["search", "digits", "--method", "CCE", "--set", "solver.momentum=0.9"]) == 2
+    assert capsys.readouterr().err == "emphasis: torchrun is for emphasis run; start emphasis search without it\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import sys
 import warnings
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with warnings.catch_warnings():  # of digits that neither a drawing nor four places show
                 warnings.simplefilter("ignore", EmphasisWarning)
                 return _show(options, rest)
+        if options.command != "run" and "LOCAL_WORLD_SIZE" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError(f"torchrun is for emphasis run; start emphasis {options.command} without it")
         if rest:
             raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
         commands = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,8 +142,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="seconds between checkpoints (default: %(default)g)",
     )  # fmt: skip
     how.add_argument(
-        "--devices", type=int, metavar="N", default=1,
-        help="split each batch over N devices of this machine, for networks that train alone (default: %(default)s)",
+        "--devices", type=int, metavar="N", default=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        help="split each batch over N devices of this machine (default: 1, or torchrun's --nproc-per-node)",
     )  # fmt: skip
     how.add_argument(
         "--strategy", choices=("ddp", "fsdp"), default="ddp",

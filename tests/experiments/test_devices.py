@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from emphasis.cli import main
+from emphasis.training.loop import number_of_ranks
+from emphasis.training.settings import Execution
 
 RECIPE = 'extends = "digits"\nname = "devices"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'  # next to none
 OPTIONS = ["--methods", "DM 0.5/8 integral", "--iterations", "150", "--threads", "1", "--workers", "1", "--accelerator",
@@ -90,10 +93,65 @@ def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path, str
     assert not list(folder.glob("cells/*.pt"))
 
 
+STACKS_AND_METHODS = """
+extends = "digits"
+name = "ranks"
+figures = []
+seeds = 2
+methods = [
+    { name = "CCE", weighting = { family = "CCE" } },
+    { name = "DM", weighting = { family = "DM", lam = 0.5, beta = 8.0 }, normalization = "batch" },
+    { name = "Co-teaching", training = { name = "co-teaching", forget_rate = 0.4 } },
+    { name = "D2L", training = { name = "d2l" } },
+]
+"""
+
+
+def _curves(folder):
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return {(row["method"], row["seed"]): row["curves"] for row in rows}
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_perceptrons_in_stacks_and_other_methods_train_on_two_devices_as_on_one(tmp_path, torchrun):
+    """Two of one machine; or one of each of two machines, both of which are this one."""
+    recipe = tmp_path / "ranks.toml"
+    recipe.write_text(STACKS_AND_METHODS)
+    command = ["run", str(recipe), "--iterations", "60", *OPTIONS[4:], "--set", "evaluation.every=20"]
+    assert main([*command, "--out", str(tmp_path / "alone")]) == 0
+    program = [sys.executable, "-W", "error", "-m"]
+    both = ["emphasis", *command, "--out", str(tmp_path / "both")]
+    if torchrun:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            where = ["--master-addr", "127.0.0.1", "--master-port", str(one.getsockname()[1])]
+        where += ["--nnodes", "2", "--nproc-per-node", "1", "-m", *both]
+        starts = [[*program, "torch.distributed.run", "--node-rank", rank, *where] for rank in "01"]
+    else:
+        starts = [[*program, *both, "--devices", "2"]]
+    processes = [subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for one in starts]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert not any(process.returncode for process in processes), said
+    assert sum(one.count("Written to") for one in said) == 1
+    expected = _curves(tmp_path / "alone")
+    assert len(expected) == 8
+    for name, curves in _curves(tmp_path / "both").items():
+        for curve, values in curves.items():
+            np.testing.assert_allclose(values[:2], expected[name][curve][:2], rtol=0.0, atol=2e-5)
+            np.testing.assert_allclose(values, expected[name][curve], rtol=0.0, atol=0.02, err_msg=f"{name} {curve}")
+
+
+def test_torchrun_and_devices_must_agree(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert number_of_ranks(Execution(devices=4)) == 8
+    with pytest.raises(ValueError, match=r"devices=2 is not allowed where torchrun has started 4 processes .* use 4"):
+        number_of_ranks(Execution(devices=2))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--methods", "CCE", "--devices", "2"], "trained with others in one stack"),
         (["--methods", "CCE", "--devices", "0"], "use a whole number >= 1"),
         (["--methods", "CCE", "--strategy", "fsdp"], "strategy='fsdp' is not allowed; give devices >= 2 with it"),
         (["--methods", "CCE", "--devices", "2", "--workers", "2"], "do not go together"),

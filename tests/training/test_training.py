@@ -339,8 +339,9 @@ def test_a_step_on_a_gpu_waits_for_nothing(kind):
     assert state.iteration == solver.iterations
 
 
-def test_two_devices_take_the_step_of_one_and_go_on_from_a_checkpoint_to_the_same_bits(tmp_path):
-    """Gradients to 1e-6, DDP and FSDP, batch norm and uneven parts included: see two_devices.py."""
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("two_devices.py")), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("script", ["two_devices.py", "two_ranks.py"])
+def test_two_devices_take_the_step_of_one_and_go_on_from_a_checkpoint_to_the_same_bits(tmp_path, script):
+    """Gradients to 1e-6, DDP and FSDP, batch norm and uneven parts, every method, stacks: see the scripts."""
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name(script)), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

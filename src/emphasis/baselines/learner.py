@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
 from emphasis.models.layers import last_linear, last_pool
+from emphasis.torch.distributed import gathered, part_of
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
@@ -25,10 +27,15 @@ class Learner(nn.Module):
 
     Called with inputs it returns the first network's logits (N, C).
 
+    Over several ranks each network works on its rank's share of the examples, and the method sees what all of them
+    made of the whole batch, on every rank: so any method, whatever of a batch it looks at, does what it does on one.
+
     Args:
         method: From `emphasis.baselines.make`.
         network: With C outputs, or C + method.extra_outputs.
         peer: A second network, started differently, if `method.networks` is 2.
+        process_group: The ranks that work on each batch, all of which call alike, with the same inputs and states of
+            torch's generators, and average their gradients, as DDP and FSDP do; None: this process alone.
 
     Attributes:
         surveyed: How many examples the method has looked at without a derivative, a pass over the data being n.
@@ -41,11 +48,13 @@ class Learner(nn.Module):
     surveyed: Tensor
     recalled: Tensor
 
-    def __init__(self, method: Baseline, network: nn.Module, peer: nn.Module | None = None) -> None:
+    def __init__(
+        self, method: Baseline, network: nn.Module, peer: nn.Module | None = None, process_group: Any = None
+    ) -> None:
         super().__init__()
         if (peer is not None) != (method.networks == 2):
             raise ValueError(f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two")
-        self.method, self.network, self.peer = method, network, peer
+        self.method, self.network, self.peer, self.process_group = method, network, peer, process_group
         self.register_buffer("surveyed", torch.tensor(0))
         self.register_buffer("recalled", torch.tensor(0.0, dtype=torch.float64))
         for one in filter(None, (network, peer)):
@@ -53,7 +62,9 @@ class Learner(nn.Module):
         self.kept: nn.Module | None = None
         if "copy" in method.needs:
             self.kept = copy.deepcopy(network).requires_grad_(False)
-        self._seen: dict[str, Tensor] = {}
+        self._seen: dict[str, tuple[Tensor, int]] = {}
+        self._number = 0  # of examples in the latest call, on all ranks
+        self._calls = 0  # of networks in this step
         for what, layer_of in (("features", last_linear), ("maps", last_pool)):
             if what in method.needs:
                 # First of all: what the method itself does to the layer's input comes after.
@@ -76,6 +87,7 @@ class Learner(nn.Module):
             DivergedError: Logits are not finite (on the CPU; elsewhere the loss is not).
             ValueError: The network has fewer outputs than the method needs.
         """
+        self._calls = 0
         network = self._counted(self.network)
         peer = None if self.peer is None else self._counted(self.peer)
         step = Step(
@@ -120,7 +132,8 @@ class Learner(nn.Module):
     def _noted(self, what: str) -> Tensor:
         if what not in self._seen:
             raise ValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
-        return self._seen[what]
+        own, number = self._seen[what]
+        return own if self.process_group is None else gathered(own, number, self.process_group)
 
     def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's call, which takes note of examples that are looked at without a derivative."""
@@ -128,12 +141,23 @@ class Learner(nn.Module):
         def called(inputs: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 self.surveyed += len(inputs)
-            logits = self._checked(network(inputs))
+            logits = self._checked(self._over_ranks(network, inputs))
             if logits.device.type == "cpu":
                 _require_finite(logits)
             return logits
 
         return called
+
+    def _over_ranks(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Return the network's logits of all inputs, of which each rank's network sees its part."""
+        self._number = len(inputs)
+        if self.process_group is None:
+            own: Tensor = network(inputs)
+            return own
+        self._calls += 1
+        with _own_draws(self.process_group, inputs.device, self._calls):
+            own = network(inputs[part_of(self.process_group)])
+        return gathered(own, len(inputs), self.process_group)
 
     def _checked(self, logits: Tensor) -> Tensor:
         """Return the logits, of which there must be as many columns as the method needs."""
@@ -150,7 +174,7 @@ class Learner(nn.Module):
         return self.kept
 
     def _note(self, what: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen[what] = inputs[0]
+        self._seen[what] = inputs[0], self._number
 
     @torch.no_grad()
     def _survey(self, batches: Iterable[Tensor]) -> Survey:
@@ -158,13 +182,22 @@ class Learner(nn.Module):
         self.network.eval()
         logits, features = [], []
         for inputs in batches:
-            logits.append(self._checked(self.network(inputs)).float())
+            logits.append(self._checked(self._over_ranks(self.network, inputs)).float())
             _require_finite(logits[-1])
             if "features" in self.method.needs:
                 features.append(self.features().float())
         self.network.train(training)
         self.surveyed += sum(map(len, logits))
         return Survey(torch.cat(logits), torch.cat(features) if features else None)
+
+
+@contextmanager
+def _own_draws(group: Any, device: torch.device, call: int) -> Iterator[None]:
+    """Let each rank draw for itself, dropout say, in each call anew; then all go on as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed = int(torch.randint(2**60, ()))
+        torch.manual_seed(seed + call * torch.distributed.get_world_size(group) + torch.distributed.get_rank(group))
+        yield
 
 
 def _require_finite(logits: Tensor) -> None:

@@ -53,7 +53,9 @@ class Masking(Baseline):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(problem.seed)
             self.generator = nn.Linear(_NOISE, classes * classes)
-            self.discriminator = nn.Sequential(nn.Linear(classes * classes, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1))
+            if not self.free:
+                layers = nn.Linear(classes * classes, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
+                self.discriminator = nn.Sequential(*layers)
         with torch.no_grad():
             self.generator.weight.mul_(0.1)
             self.generator.bias.copy_(first_matrix(self.prior, keep).log().flatten())

@@ -24,6 +24,7 @@ from emphasis.experiments.runner import run
 from emphasis.experiments.search import Vary, describe, final_accuracy, search
 from emphasis.experiments.store import RESULTS, SEARCH, finished_rows
 from emphasis.experiments.summary import percent
+from emphasis.training.loop import number_of_ranks
 from emphasis.training.settings import Execution
 
 _SHOWN = 10  # trials of a search
@@ -47,7 +48,7 @@ def run_in_console(
     Raises:
         JobError: A job failed; what the others found is written and shown first.
     """
-    first = execution.devices == 1 or is_first_process()
+    first = number_of_ranks(execution) == 1 or is_first_process()
     console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
     several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
@@ -118,9 +119,8 @@ def default_workers(execution: Execution) -> int:
     """Return as many processes as there are cores on the CPU, one on an accelerator or with several devices."""
     import torch
 
-    if execution.devices > 1:
+    if number_of_ranks(execution) > 1:
         return 1
-
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not accelerated)
     return os.cpu_count() or 1 if on_cpu else 1

@@ -15,10 +15,9 @@ from lightning_fabric import Fabric
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
 from emphasis.experiments.data import check_names, load_split, network_options
-from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, is_stackable, make_jobs, run_job, threads_of
+from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
-from emphasis.experiments.settings import Cell, Training
 from emphasis.experiments.store import (
     Row,
     claim,
@@ -27,7 +26,7 @@ from emphasis.experiments.store import (
     rows_of_recipe,
     write_results,
 )  # fmt: skip
-from emphasis.training.loop import make_fabric
+from emphasis.training.loop import make_fabric, number_of_ranks
 from emphasis.training.settings import Execution
 
 JobProgress = Callable[[Job, int, int], None]
@@ -79,7 +78,7 @@ def run(
     cells = list(recipe.cells())
     check_names(cells)
     how = replace(execution or Execution(), precision=recipe.precision)
-    ranks = _ranks(how, workers, cells)
+    ranks = _ranks(how, workers)
     writes = ranks is None or ranks.is_global_zero
     if writes:
         claim(folder, recipe, force)
@@ -171,21 +170,14 @@ def _run_here(
     raise_failures(failed)
 
 
-def _ranks(execution: Execution, workers: int, cells: Sequence[Cell]) -> Fabric | None:
-    """Return the processes that train each network together, started or joined; None if there is one device.
+def _ranks(execution: Execution, workers: int) -> Fabric | None:
+    """Return the processes that train each network together, started or joined; None if there is one.
 
     Raises:
-        ValueError: There are workers besides, or networks that cannot be trained so.
+        ValueError: There are workers besides.
     """
-    if execution.devices == 1:
+    if number_of_ranks(execution) == 1:
         return None
     if workers > 1:
         raise ValueError(f"devices={execution.devices} and workers={workers} do not go together; use one of them")
-    for cell in cells:
-        if is_stackable(cell) or isinstance(cell.objective, Training):
-            why = "with others in one stack" if is_stackable(cell) else "by a method that sees one device's batch alone"
-            raise ValueError(
-                f"devices={execution.devices} splits each batch over devices, and {cell.method!r} is trained {why}; "
-                "leave --devices out, or choose others with --methods"
-            )
     return make_fabric(execution)

@@ -170,6 +170,42 @@ def whole_log_sum(log_sum: Tensor, group: Any) -> Tensor:
     return peak + _sum_over_ranks((log_sum - peak).exp(), group).log()
 
 
+def part_of(group: Any) -> slice:
+    """Return which rows of a batch are this rank's, where ranks take them in turn: every W-th of W ranks'."""
+    return slice(dist.get_rank(group), None, dist.get_world_size(group))
+
+
+def gathered(own: Tensor, number: int, group: Any) -> Tensor:
+    """Return all rows of a batch, (number, ...), on every rank, in order.
+
+    Its derivative is for a loss that each rank computes of all rows alike, under a wrapper that averages gradients over
+    ranks, as DDP and FSDP do: the own rows' derivative, times the number of ranks.
+
+    Args:
+        own: This rank's rows, those of `part_of`; there may be none.
+        number: Of rows of all ranks together.
+        group: A process group.
+    """
+    rows: Tensor = _Gathered.apply(own, number, group)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, number: int, group: Any) -> Tensor:
+        ctx.group = group
+        ranks = dist.get_world_size(group)
+        padded = own.new_zeros(-(-number // ranks), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(ranks)]
+        dist.all_gather(parts, padded, group)
+        return torch.stack(parts, 1).flatten(0, 1)[:number]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[part_of(ctx.group)] * dist.get_world_size(ctx.group), None, None
+
+
 def _group_of(over: Any) -> Any:
     return over.process_group if isinstance(over, Accumulation) else over
 

@@ -17,8 +17,9 @@ from emphasis.datasets.errors import DamagedFileError
 from emphasis.metrics import accuracy, largest_share
 from emphasis.models.stacked import StackOfOne
 from emphasis.retrieval import RANKS
-from emphasis.training.features import find, spread
+from emphasis.training.features import Described, find, spread
 from emphasis.training.fetching import Fetched
+from emphasis.training.ranks import dealt, exchanged
 from emphasis.training.task import Task
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
@@ -40,7 +41,7 @@ class Evaluation:
         p: (S, n) float32, the probability of the label trained on; NaN likewise, and where an image is broken.
         predicted: (S, n) int64, the class of the largest logit on the training examples; -1 where an image is broken.
         finite: (S,) bool, networks that have not diverged, all of whose logits here were finite.
-        broken: Files of images that could not be decoded; they count nowhere.
+        broken: Files of images that could not be decoded, of those that this rank looked at; they count nowhere.
     """
 
     curves: dict[str, NDArray[np.float64]]
@@ -51,7 +52,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.bool_]) -> Evaluation:
+def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.bool_], group: Any = None) -> Evaluation:
     """Return the accuracies and probabilities of S `networks`, which are in evaluation mode meanwhile.
 
     Args:
@@ -59,6 +60,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         networks: S.
         task: The data, on the module's device.
         alive: (S,) networks that have not diverged so far; the others' numbers are NaN.
+        group: The ranks that share the work, all of which call this and get the same; None: this process alone.
 
     Raises:
         DamagedFileError: An image cannot be decoded, and such are not skipped; or no test image, or none of a video.
@@ -68,22 +70,26 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     module.eval()
     copies = networks // len(task.labels)
     size = examples_at_once(task, networks)
-    finite = torch.ones(networks, dtype=torch.bool, device=task.labels.device)
     broken = set[str]()
-    tests = _classify(module, task, size, finite, broken) if task.gallery is None else _find(module, task, size, broken)
+    if task.gallery is None:
+        tests, tests_finite = _classify(module, task, size, broken, group)
+    else:
+        tests, tests_finite = _find(module, task, size, broken, group), np.ones(networks, dtype=bool)
 
-    fitted, probabilities, whole = [], [], []
     parts = torch.split(task.looked_at, size)
+    own = dealt(parts, group)
     seeds = 1 if task.index is None else len(task.labels)  # without an index they share their inputs
-    for part, batch in zip(parts, task.fetch(part.expand(seeds, -1) for part in parts), strict=True):
-        logits = module(task.prepared(batch.inputs)).float()
-        labels = task.labels[:, part.to(task.labels.device)].repeat(copies, 1)
-        finite &= logits.isfinite().flatten(1).all(1)
-        fitted.append(logits.argmax(2))
-        probabilities.append(_probabilities(logits, labels))
-        whole.append(_whole(batch))
-        broken.update(batch.names)
+
+    def looks() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        for part, batch in zip(own, task.fetch(part.expand(seeds, -1) for part in own), strict=True):
+            logits = module(task.prepared(batch.inputs)).float()
+            labels = task.labels[:, part.to(task.labels.device)].repeat(copies, 1)
+            broken.update(batch.names)
+            yield logits.argmax(2), _probabilities(logits, labels), _finite(logits), _whole(batch)
+
+    fitted, probabilities, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
+    finite = torch.stack(finites).all(0).cpu().numpy() & tests_finite
     module.train(training)
 
     # Method by method, (S / K, K, n): the seeds' labels then broadcast, and are not copied for every network.
@@ -91,7 +97,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     given, true, noisy = (v.cpu().numpy()[:, looked_at] for v in (task.labels, task.seed_true_labels, task.noisy))
     by_method = (copies, *given.shape)
     fit, probability = trained.reshape(by_method), p.reshape(by_method)
-    seen = np.broadcast_to(torch.cat(whole, 1).numpy(), given.shape)
+    seen = np.broadcast_to(torch.cat(wholes, 1).numpy(), given.shape)
     curves = {
         "largest_share": largest_share(trained, task.num_classes),
         **tests,
@@ -101,30 +107,35 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         "p_noisy": _masked_mean(probability, seen & noisy).ravel(),
     }
     fit[:, ~seen], probability[:, ~seen] = -1, math.nan
-    known = alive & finite.cpu().numpy() & np.isfinite(curves["test_accuracy"])
+    known = alive & finite & np.isfinite(curves["test_accuracy"])
     p[~known] = math.nan
     shown = {name: np.where(known, values, math.nan) for name, values in curves.items()}
     return Evaluation(shown, p, trained, known, frozenset(broken))
 
 
-def _classify(module: nn.Module, task: Task, size: int, finite: Tensor, broken: set[str]) -> dict[str, Any]:
-    """Return the curves that are of the test part; note in `finite` and `broken` what is not as it should be."""
-    predicted, whole = [], []
-    for batch in task.fetch_test(size):
-        logits = module(task.prepared(batch.inputs))
-        finite &= logits.isfinite().flatten(1).all(1)
-        predicted.append(logits.argmax(2))
-        whole.append(_whole(batch))
-        broken.update(batch.names)
-    kept = torch.cat(whole, 1)[0].numpy()
+def _classify(
+    module: nn.Module, task: Task, size: int, broken: set[str], group: Any
+) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Return the curves that are of the test part, and whose logits are finite; note bad images in `broken`."""
+    parts = torch.split(torch.arange(len(task.test_inputs)), size)
+
+    def looks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in task.fetch_test(dealt(parts, group)):
+            logits = module(task.prepared(batch.inputs))
+            broken.update(batch.names)
+            yield logits.argmax(2), _finite(logits), _whole(batch)
+
+    predicted, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
+    kept = torch.cat(wholes, 1)[0].numpy()
     if not kept.any():
         raise DamagedFileError(f"none of {len(kept)} test images can be decoded")
     tested = torch.cat(predicted, 1).cpu().numpy()[:, kept]
     labels = task.test_labels.cpu().numpy()[kept]
-    return {"test_accuracy": accuracy(tested, labels), "largest_share": largest_share(tested, task.num_classes)}
+    found = {"test_accuracy": accuracy(tested, labels), "largest_share": largest_share(tested, task.num_classes)}
+    return found, torch.stack(finites).all(0).cpu().numpy()
 
 
-def _find(module: nn.Module, task: Task, size: int, broken: set[str]) -> dict[str, Any]:
+def _find(module: nn.Module, task: Task, size: int, broken: set[str], group: Any) -> dict[str, Any]:
     """Return the curves that are of the gallery, NaN if the network has diverged; note in `broken` bad images."""
     assert task.gallery is not None
     stack = next((one for one in module.modules() if isinstance(one, StackOfOne)), None)
@@ -138,19 +149,23 @@ def _find(module: nn.Module, task: Task, size: int, broken: set[str]) -> dict[st
     if method is not None and method.test_frames:
         first, length = (np.unique(video, return_index=True)[1], np.bincount(video))
         rows = np.unique(spread(first, length, method.test_frames))
-    met: list[NDArray[np.int64]] = []
+    parts = torch.split(torch.from_numpy(rows), size)
+    own = dealt(parts, group)
+    met: list[NDArray[np.integer[Any]]] = []
 
     def frames() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        done = 0
-        for batch in task.fetch_test(size, torch.from_numpy(rows)):
-            kept = _whole(batch)[0].numpy()
+        for part, batch in zip(own, task.fetch_test(own), strict=True):
+            kept = _whole(batch)[0]
             broken.update(batch.names)
-            met.append(video[rows[done : done + len(kept)]][kept])
-            done += len(kept)
-            yield task.prepared(batch.inputs)[0][torch.from_numpy(kept)], met[-1]
+            yield task.prepared(batch.inputs)[0][kept], video[part[kept].numpy()]
+
+    def of_all(described: Described) -> Described:
+        for values, tracklet in exchanged(described, len(parts), group):
+            met.append(tracklet)
+            yield values, tracklet
 
     try:
-        found = find(network, method, frames(), task.gallery)
+        found = find(network, method, frames(), task.gallery, of_all)
     except DivergedError:
         return dict.fromkeys(("test_accuracy", *RETRIEVAL_CURVES), np.array([math.nan]))
     except ValueError as error:
@@ -177,6 +192,11 @@ def examples_at_once(task: Task, networks: int) -> int:
 def _whole(batch: Fetched) -> Tensor:
     """Return which images of a batch were decoded, (K, B) bool on the CPU."""
     return torch.ones(batch.places.shape, dtype=torch.bool) if batch.broken is None else ~batch.broken
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Return which networks' logits (S, B, C) are all finite, (S,)."""
+    return logits.isfinite().flatten(1).all(1)
 
 
 def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,6 +20,8 @@ _VIDEOS_AT_ONCE = 256
 
 Frames = Iterable[tuple[Tensor, Ints]]
 """Frames (B, ...) as a network takes them, on any device, and the tracklet (B,) of each."""
+Described = Iterator[tuple[Tensor, Ints]]
+"""What is kept of the frames of each batch, (B, E) float32 on the CPU, and the tracklet (B,) of each."""
 
 
 def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -> NDArray[np.float32]:
@@ -41,7 +43,10 @@ def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -
     return normalised(mean_by_tracklet(parts, num_tracklets)).astype(np.float32)
 
 
-def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: Gallery) -> Retrieval:
+def find(
+    network: nn.Module, method: Baseline | None, batches: Frames, gallery: Gallery,
+    of_all: Callable[[Described], Described] = lambda own: own,
+) -> Retrieval:  # fmt: skip
     """Return how well a network finds the gallery's persons.
 
     By cosine similarity of the means of frames' features, unless the method that trained it has another way.
@@ -51,6 +56,8 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
         method: That trained it, if it was more than a weighting.
         batches: The frames of all videos, video by video.
         gallery: The videos.
+        of_all: Where `batches` are some of the frames, and others are with others: makes of what is kept of these what
+            is kept of all.
 
     Raises:
         DivergedError: What the network makes of a frame, or the method of videos, is not finite.
@@ -59,9 +66,10 @@ def find(network: nn.Module, method: Baseline | None, batches: Frames, gallery: 
     about = gallery.person, gallery.camera, gallery.query
     compares = method is not None and type(method).compare is not Baseline.compare
     if method is None or not (compares or method.test_frames):
-        parts = ((_finite(one).numpy(), tracklet) for one, tracklet in _described(network, batches, method))
+        described = of_all(_described(network, batches, method))
+        parts = ((_finite(one).numpy(), tracklet) for one, tracklet in described)
         return retrieve(mean_by_tracklet(parts, len(gallery.person)), *about)
-    held = [(_finite(one), tracklet) for one, tracklet in _described(network, batches, method)]
+    held = [(_finite(one), tracklet) for one, tracklet in of_all(_described(network, batches, method))]
     tracklet = np.concatenate([tracklet for _, tracklet in held])
     first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
     if (empty := np.flatnonzero(first == last)).size:
@@ -83,8 +91,7 @@ def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> Iterator[tuple[Tensor, Ints]]:
-    """Yield what is kept of the frames, float32 on the CPU, and the tracklet of each."""
+def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> Described:
     seen: dict[str, Tensor] = {}
     layers: dict[str, nn.Module] = {"features": last_linear(network)}
     if method is not None and "maps" in method.needs:

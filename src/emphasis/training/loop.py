@@ -1,7 +1,8 @@
 """The one training loop, on Lightning Fabric: a stack of networks, which may be one, on any device.
 
-Over several devices each step's batch is split: every rank evaluates for itself and learns from its part, and the loss,
-batch norm and the gradients are the whole batch's. A rank has the whole state (DDP) or a shard of it (FSDP).
+Over several devices each step's batch is split: every rank learns from its part, and the loss, batch norm and the
+gradients are the whole batch's. Evaluations are shared out as well. A rank has the whole state (DDP) or a shard of it
+(FSDP).
 
 The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise,
 batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
@@ -12,6 +13,7 @@ tensor there, which is read at the next evaluation.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -24,6 +26,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -32,17 +35,18 @@ from emphasis.baselines.learner import DivergedError
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.models.stacked import Stack
 from emphasis.torch._options import Options
+from emphasis.torch.distributed import part_of
 from emphasis.torch.functional import resolve
 from emphasis.torch.stacked import stacked_derivative
 from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
 from emphasis.training.fetching import Fetched
-from emphasis.training.methods import LearnerStack, backward
+from emphasis.training.methods import LearnerStack, backward, whole_batch
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.optimizers import make_optimizer, set_for_step
-from emphasis.training.settings import Execution, Objective, Solver
-from emphasis.training.sharding import sharded
+from emphasis.training.settings import Execution, Objective, Solver, check
+from emphasis.training.sharding import held, sharded
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
@@ -96,7 +100,10 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
     module: nn.Module = stack
     dropouts = [part for part in stack.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
     draws = isinstance(stack, LearnerStack) or any(part.p > 0.0 for part in dropouts)
-    if fabric.world_size > 1:
+    group = _group(fabric)
+    if group is not None and isinstance(stack, LearnerStack):
+        stack.share_out(group, fabric.device)
+    elif group is not None:
         module = synchronised_norms(module, fabric.device)
     shards = isinstance(fabric.strategy, ModelParallelStrategy)  # which have to be contiguous
     if not shards and any(parameter.ndim == 4 for parameter in module.parameters()):
@@ -117,20 +124,45 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
 
 
 def make_fabric(execution: Execution) -> Fabric:
-    """Return Fabric on the devices; for more than one it starts this program's other processes, or joins torchrun's."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
-    nodes = int(os.environ.get("WORLD_SIZE", local)) // local if execution.devices > 1 else 1
-    strategy: Any = execution.strategy if execution.devices > 1 else "auto"
-    if strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
-        strategy = ModelParallelStrategy(sharded, execution.devices * nodes, tensor_parallel_size=1)
+    """Return Fabric on the devices; for more than one it starts this program's other processes, or joins torchrun's.
+
+    Raises:
+        ValueError: See `number_of_ranks`.
+    """
+    ranks = number_of_ranks(execution)
+    strategy: Any = "auto"
+    if ranks > 1 and execution.strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
+        strategy = ModelParallelStrategy(sharded, ranks, tensor_parallel_size=1)
+    elif ranks > 1:  # what is in buffers is the same on all ranks, or comes out the same
+        known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+        since = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
+        kept: dict[str, Any] = {since: False}
+        strategy = DDPStrategy(**kept)
     fabric = Fabric(
-        accelerator=execution.accelerator, devices=execution.devices, num_nodes=nodes, precision=execution.precision,  # type: ignore[arg-type]
-        strategy=strategy,
+        accelerator=execution.accelerator, devices=execution.devices, num_nodes=ranks // execution.devices,
+        precision=execution.precision, strategy=strategy,  # type: ignore[arg-type]
     )  # fmt: skip
-    if execution.devices > 1:
+    if ranks > 1:
         logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
         fabric.launch()
     return fabric
+
+
+def number_of_ranks(execution: Execution) -> int:
+    """Return how many processes train each network together: one for each device, on all of torchrun's machines.
+
+    Raises:
+        ValueError: There are more or fewer devices than processes that torchrun has started here, or a network that is
+            to be shared out has only one.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
+    if here != execution.devices:
+        raise ValueError(f"devices={execution.devices} is not allowed where torchrun has started {here} processes on "
+                         f"this machine; use {here}, or --nproc-per-node {execution.devices}")  # fmt: skip
+    ranks = int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else here
+    alone = execution.strategy == "fsdp" and ranks == 1
+    check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which a network is shared out")
+    return ranks
 
 
 def train(
@@ -165,15 +197,15 @@ def train(
             part of it, can.
     """
     batches = task.batches(seeds, solver, task.places_device)
-    mine = _own_part(fabric)
+    group = _group(fabric)
+    mine = slice(None) if group is None else part_of(group)
     fetched = task.fetch(batches.indices(iteration)[:, mine] for iteration in range(state.iteration, solver.iterations))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
         # A recipe may ask for the bare formula, to show what it does; the outcome is then reported, not warned of.
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
-            _evaluate(state, task, record_trace)
-        group = torch.distributed.group.WORLD if fabric.world_size > 1 else None
+            _evaluate(state, task, record_trace, group)
         options = _options(objectives, state, solver, group)
         changing = any(one.schedule for one in objectives)
         while state.iteration < solver.iterations:
@@ -184,15 +216,15 @@ def train(
             ended = ended or _step(state, task, next(fetched), options, seeds, solver, fabric)
             due = state.iteration % evaluate_every == 0 or state.iteration == solver.iterations
             if due or ended:
-                _evaluate(state, task, record_trace)
+                _evaluate(state, task, record_trace, group)
                 if bool((state.diverged_at >= 0).all()):
                     break
             after_step(state)
 
 
-def _own_part(fabric: Fabric) -> slice:
-    """Return which of a batch's examples this rank decodes and learns from."""
-    return slice(fabric.global_rank, None, fabric.world_size)
+def _group(fabric: Fabric) -> Any:
+    """Return the ranks that a batch is spread over, each of which decodes its part; None: there is one process."""
+    return torch.distributed.group.WORLD if fabric.world_size > 1 else None
 
 
 def _options(objectives: Sequence[Objective], state: State, solver: Solver, group: Any) -> list[Options]:
@@ -241,23 +273,26 @@ def _step(
     fabric: Fabric,
 ) -> bool:
     """Take one step of the optimiser with every network; return whether all are known to have diverged."""
-    places, inputs = batch.places, batch.inputs
+    places, inputs, group = batch.places, batch.inputs, _group(fabric)
     if batch.broken is not None:
         if bool(batch.broken.all(1).any()):
             raise DamagedFileError(f"no image of a batch can be decoded, from {batch.names[0]} to {batch.names[-1]}")
         state.broken.update(batch.names)
+    if not options and group is not None:
+        places, inputs = whole_batch((places, inputs), solver.batch_size, group)
     if task.augment:
         generator = torch.Generator(fabric.device).manual_seed(step_seed(seeds[0], state.iteration, _AUGMENTATION))
         padding, size = (0, task.crop) if task.crop else (4, None)
         part = None
-        if fabric.world_size > 1:
+        if options and group is not None:
             number = len(inputs) * solver.batch_size
             rows = torch.arange(number, device=fabric.device).view(len(inputs), -1)
-            part = number, rows[:, _own_part(fabric)].flatten()
+            part = number, rows[:, part_of(group)].flatten()
         flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size, part=part)
         inputs = flat.view(*inputs.shape[:2], *flat.shape[1:])
     if state.draws:
-        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + fabric.global_rank)
+        own = fabric.global_rank if options else 0  # a method draws alike on all ranks
+        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + own)
     if not options:
         return _learner_step(state, task.prepared(inputs), places, solver, fabric)
     labels = task.labels.gather(1, places)
@@ -312,17 +347,19 @@ def _note_diverged(state: State, logits: Tensor, group: Any) -> bool:
     if state.num_networks == 1:  # all is lost, and training ends
         return True
     for parameter in state.module.parameters():
-        parameter[bad] = 0.0
-        for value in state.optimizer.state.get(parameter, {}).values():
+        slots = state.optimizer.state.get(parameter, {}).values()
+        own, lost = held(parameter, bad)
+        own[lost] = 0.0
+        for value in slots:
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value[bad] = 0.0
+                held(value, bad)[0][lost] = 0.0
     return True
 
 
-def _evaluate(state: State, task: Task, record_trace: bool) -> None:
+def _evaluate(state: State, task: Task, record_trace: bool, group: Any) -> None:
     """Append one point to each curve."""
     alive = (state.diverged_at < 0).cpu().numpy()
-    found = evaluate(state.module, state.num_networks, task, alive)
+    found = evaluate(state.module, state.num_networks, task, alive, group)
     finite = torch.from_numpy(found.finite).to(state.diverged_at.device)
     state.diverged_at = torch.where(~finite & (state.diverged_at < 0), state.iteration, state.diverged_at)
     if state.evaluated_at and state.evaluated_at[-1] == state.iteration:  # it ended where it had just been evaluated

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from emphasis.baselines import Learner
 from emphasis.models.stacked import StackOfOne
+from emphasis.torch.distributed import gathered, part_of
 from emphasis.training.evaluation import examples_at_once
+from emphasis.training.norms import synchronised_norms
 from emphasis.training.settings import Solver
 from emphasis.training.task import Task
 
@@ -26,19 +29,32 @@ class LearnerStack(StackOfOne):
     def __init__(self, learner: Learner) -> None:
         super().__init__(learner)
 
+    def share_out(self, group: Any, device: torch.device) -> None:
+        """Share out the networks' work, not the method's, among ranks; before Fabric sets the module up."""
+        learner = self.network
+        learner.process_group = group
+        learner.network = synchronised_norms(learner.network, device)
+        if learner.peer is not None:
+            learner.peer = synchronised_norms(learner.peer, device)
+
     def loss(self, inputs: Tensor, places: Tensor, progress: float) -> Tensor:
         """Return what a step minimises, from inputs (1, N, ...) of the examples at places (1, N)."""
         return self.network.loss(inputs.squeeze(0), places.squeeze(0), progress)
 
     def begin_epoch(self, number: int, progress: float, optimizer: torch.optim.Optimizer, task: Task) -> None:
         """Let the method do what is due before an epoch."""
-        size = examples_at_once(task, 1)
+        group = self.network.process_group
+        mine, ranks = (slice(None), 1) if group is None else (part_of(group), torch.distributed.get_world_size(group))
+        size = ranks * examples_at_once(task, 1)
 
         def batches(indices: Tensor | None) -> Iterator[Tensor]:
             places = torch.arange(task.num_train) if indices is None else indices
             parts = torch.split(places.to(task.places_device), size)
-            for batch in task.fetch(part.unsqueeze(0) for part in parts):
-                yield task.prepared(batch.inputs).squeeze(0)
+            for part, batch in zip(parts, task.fetch(part[None, mine] for part in parts), strict=True):
+                inputs = batch.inputs
+                if group is not None:
+                    (inputs,) = whole_batch((inputs,), len(part), group)
+                yield task.prepared(inputs).squeeze(0)
 
         self.network.begin_epoch(number, progress, optimizer, batches)
 
@@ -54,10 +70,24 @@ class LearnerStack(StackOfOne):
 def backward(
     module: LearnerStack, inputs: Tensor, places: Tensor, iteration: int, solver: Solver, fabric: Fabric
 ) -> Tensor:
-    """Add the derivative of one step's loss to the parameters' gradients; return the loss."""
+    """Add the derivative of one step's loss to the parameters' gradients; return the loss.
+
+    Raises:
+        ValueError: There are several ranks, and parameters on which the loss does not depend: DDP waits for all.
+    """
     loss = module.loss(inputs, places, iteration / solver.iterations)
     fabric.backward(loss)
+    if fabric.world_size > 1:
+        idle = [name for name, one in module.named_parameters() if one.requires_grad and one.grad is None]
+        if idle:
+            raise ValueError(f"the loss of {type(module.network.method).__name__} does not depend on its parameter "
+                             f"{idle[0]}, which several devices need; add 0.0 * parameter.sum() to it")  # fmt: skip
     return loss.detach()
+
+
+def whole_batch(own: Sequence[Tensor], number: int, group: Any) -> list[Tensor]:
+    """Return whole batches (1, number, ...), of each of which this rank has (1, B, ...), its part."""
+    return [gathered(one.squeeze(0), number, group).unsqueeze(0) for one in own]
 
 
 def passes(learner: Learner | None, iterations: int, batch_size: int, num_train: int) -> dict[str, float | int]:

@@ -27,9 +27,10 @@ from emphasis.training.settings import Solver
 def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
     """Return the optimiser that `solver` describes, for its first step."""
     parameters = list(parameters)
-    # One pass over each; SGD's fused form does not take shards.
-    foreach = True if any(isinstance(parameter, DTensor) for parameter in parameters) else None
-    fused = not foreach and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    # One pass over each; SGD's fused form does not take shards, and the other not shards beside what is whole.
+    sharded = [isinstance(parameter, DTensor) for parameter in parameters]
+    foreach = all(sharded) if any(sharded) else None
+    fused = foreach is None and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if solver.name == "adam":
         betas = (solver.betas[0], solver.betas[1])
         return torch.optim.Adam(

@@ -160,8 +160,6 @@ class Execution:
         check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
         check(self.devices >= 1, "devices", self.devices, "use a whole number >= 1")
         check(self.strategy in STRATEGIES, "strategy", self.strategy, f"use one of {', '.join(STRATEGIES)}")
-        alone = self.strategy == "fsdp" and self.devices == 1
-        check(not alone, "strategy", self.strategy, "give devices >= 2 with it, over which a network is shared out")
 
 
 def check(holds: bool, name: str, value: object, cure: str) -> None:

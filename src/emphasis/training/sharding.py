@@ -10,25 +10,50 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
-from emphasis.models.stacked import StackOfOne
+from emphasis.baselines import Learner
+from emphasis.models.stacked import Stack, StackedMLP
 
 
-def sharded(stack: StackOfOne, mesh: DeviceMesh) -> StackOfOne:
+def sharded(stack: Stack, mesh: DeviceMesh) -> Stack:
     """Return the stack, changed in place, with its parameters, gradients and optimiser's state cut over the ranks.
 
     A layer with a matrix is put together when its turn comes, and what else there is, such as norms, at the beginning.
+    A stack of perceptrons is cut between networks, and put together as one. What a method has besides its networks is
+    kept whole: each rank computes all of its derivative.
 
     Args:
         stack: The same on all ranks; its parameters are contiguous.
         mesh: Of Fabric's `ModelParallelStrategy`, all of whose ranks are in "data_parallel".
     """
     over = mesh["data_parallel"]
-    network = stack.network  # not the stack, whose output is a view of the network's
-    for layer in network.modules():
-        if layer is not network and any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
-            fully_shard(layer, mesh=over)
-    fully_shard(network, mesh=over, reshard_after_forward=True)  # after evaluations as well
+    for network in _networks(stack):
+        for layer in network.modules():
+            matrices = any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
+            if matrices and layer is not network and not isinstance(network, StackedMLP):
+                fully_shard(layer, mesh=over)
+        fully_shard(network, mesh=over, reshard_after_forward=True)  # after evaluations as well
     return stack
+
+
+def _networks(stack: Stack) -> list[nn.Module]:
+    """Return what is called, or copied from what is; not a stack of one, whose output is a view of its network's."""
+    if isinstance(stack, StackedMLP):
+        return [stack]
+    if isinstance(stack.network, Learner):
+        learner = stack.network
+        return [one for one in (learner.network, learner.peer, learner.kept) if one is not None]
+    return [stack.network]
+
+
+def held(value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what this rank holds of a parameter or its like, (S, ...), and of `rows`, (S,); all ranks must call this.
+
+    Both share memory with what is given, if nothing is cut.
+    """
+    if not isinstance(value, DTensor):
+        return value, rows
+    cut = distribute_tensor(rows, value.device_mesh, value.placements)
+    return value.to_local(), cut.to_local()
 
 
 def whole(tree: Any, keep: bool = True) -> Any:

@@ -111,11 +111,10 @@ class Task:
         """Yield the inputs of training examples at each of `places` (K, B), or (1, B) if seeds share them."""
         return fetch(self.inputs, places, self.index, self.labels.device)
 
-    def fetch_test(self, size: int, rows: Tensor | None = None) -> Generator[Fetched]:
-        """Yield the test inputs at `rows`, or all, in order, (1, B, ...), `size` at a time."""
-        rows = torch.arange(len(self.test_inputs)) if rows is None else rows
-        parts = (part.unsqueeze(0) for part in torch.split(rows.to(self.places_device), size))
-        return fetch(self.test_inputs, parts, None, self.labels.device)
+    def fetch_test(self, parts: Iterable[Tensor]) -> Generator[Fetched]:
+        """Yield the test inputs at the rows of each part (B,), (1, B, ...)."""
+        places = (part.unsqueeze(0).to(self.places_device) for part in parts)
+        return fetch(self.test_inputs, places, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Return inputs (K, B, ...) as networks take them: images cropped, normalised, float32, channels last.
