@@ -35,17 +35,16 @@ class Counted(ImageFiles):
         return super().read(row)
 
 
-def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, folder=None):
+def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, files=None):
     """Every parameter and buffer, and the accuracies, after so many steps; in the middle to a file and on from it.
 
-    With a folder, images are decoded from it meanwhile.
+    With files, images are decoded from them meanwhile.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(4, (1, 60), generator=generator)
     statistics = images.float().div(255).mean((0, 2, 3)), images.float().div(255).std((0, 2, 3))
-    inputs = images if folder is None else Counted(folder, [f"{row}.png" for row in range(60)], 8)
-    task = Task(inputs, labels, labels[0], images, labels[0], 4, statistics=statistics, augment=True)
+    task = Task(files or images, labels, labels[0], images, labels[0], 4, statistics=statistics, augment=True)
     fabric = make_fabric(execution)
     rate = 1.0 if iterations == 1 else solver.learning_rate  # the step is then the gradient
     solver = Solver(**{**vars(solver), "iterations": iterations, "learning_rate": rate})
@@ -79,18 +78,23 @@ def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, fo
     return found
 
 
+def counted_files(folder, images):
+    """The images (N, 3, 8, 8) as files of a new folder."""
+    folder.mkdir()
+    for row, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(folder / f"{row}.png")
+    return Counted(folder, [f"{row}.png" for row in range(len(images))], 8)
+
+
 def decode(folder, ddp):
     """Streamed images train to the bits of images in memory, and each rank decodes its own part of a batch."""
     images = torch.randint(256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     objective = Objective(DM(lam=0.5, beta=8), "batch")
     kept = trained(ddp, objective, SOLVER.iterations)
     rank = torch.distributed.get_rank()
-    own = folder / str(rank)
-    own.mkdir()
-    for row, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(image).save(own / f"{row}.png")
+    files = counted_files(folder / str(rank), images)
     Counted.times = 0
-    streamed = trained(ddp, objective, SOLVER.iterations, folder=own)
+    streamed = trained(ddp, objective, SOLVER.iterations, files=files)
     assert all(torch.equal(here, there) for here, there in zip(streamed, kept, strict=True))
     expected = 2 * 60 + (5, 4)[rank] * SOLVER.iterations  # two evaluations, and its part of each batch
     assert Counted.times == expected, Counted.times

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from emphasis import CCE, DM
 from emphasis.baselines import Baseline, Learner, Problem, make, names
-from emphasis.datasets import DamagedFileError, Gallery, ImageFiles
+from emphasis.datasets import DamagedFileError, Gallery
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP
 from emphasis.torch.distributed import gathered, part_of
@@ -27,6 +26,7 @@ from emphasis.training.ranks import dealt, exchanged
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.sharding import whole
 from emphasis.training.task import Task
+from two_devices import Counted, counted_files
 
 ONE, *TWO = Execution("cpu"), *(Execution("cpu", devices=2, strategy=how) for how in ("ddp", "fsdp"))
 # A second network, a copy and features, layers and videos, layers alone, no sum over examples, a survey.
@@ -134,26 +134,13 @@ def every_method(folder):
             fabric.barrier()
 
 
-class Counted(ImageFiles):
-    """Images that count how often they are decoded."""
-
-    times = 0
-
-    def read(self, row):
-        type(self).times += 1
-        return super().read(row)
-
-
 def streamed(folder):
     """A method sees decoded images as it does images in memory, and each image is decoded by one rank."""
     rank, execution = torch.distributed.get_rank(), TWO[0]
-    own = folder / f"images {rank}"
-    own.mkdir()
-    for row, image in enumerate(images()[0].permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(image).save(own / f"{row}.png")
+    decoded = counted_files(folder / f"images {rank}", images()[0])
     found = []
     for name, surveyed in (("mixup-bootstrapping", 3), ("co-teaching", 0)):
-        for files in (None, Counted(own, [f"{row}.png" for row in range(ROWS)], 8)):
+        for files in (None, decoded):
             Counted.times = 0
             fabric, task = make_fabric(execution), image_task(files)
             state = learner_state(name, task, fabric, execution, SOLVER, dropout=0.5)

@@ -347,10 +347,9 @@ def _note_diverged(state: State, logits: Tensor, group: Any) -> bool:
     if state.num_networks == 1:  # all is lost, and training ends
         return True
     for parameter in state.module.parameters():
-        slots = state.optimizer.state.get(parameter, {}).values()
         own, lost = held(parameter, bad)
         own[lost] = 0.0
-        for value in slots:
+        for value in state.optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 held(value, bad)[0][lost] = 0.0
     return True
