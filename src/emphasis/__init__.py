@@ -8,6 +8,7 @@
 Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`.
 """
 
+from emphasis.errors import EmphasisError
 from emphasis.weighting import (
     CCE,
     DM,
@@ -43,6 +44,7 @@ __all__ = [
     "MSE",
     "SCE",
     "Beta",
+    "EmphasisError",
     "EmphasisWarning",
     "Exponential",
     "Focal",

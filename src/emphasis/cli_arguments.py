@@ -12,6 +12,7 @@ from typing import Any
 
 import emphasis
 from emphasis import cli_texts
+from emphasis.errors import EmphasisError
 from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
 _DESCRIPTION = """\
@@ -36,7 +37,7 @@ examples:
   emphasis tune customers.csv --label churned   lambda and beta for them"""
 
 
-class UsageError(Exception):
+class UsageError(EmphasisError):
     """A mistake of the user's; the message is the one line to show."""
 
 

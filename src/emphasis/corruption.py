@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import Array, checked_parameter
 
 Sampling = Literal["exact", "independent"]
@@ -139,7 +140,7 @@ def superclass_swap(
     """
     groups = np.asarray(superclass)
     if groups.ndim != 1:
-        raise ValueError(f"superclass has shape {groups.shape}: it must be (C,), one entry per class")
+        raise EmphasisValueError(f"superclass has shape {groups.shape}: it must be (C,), one entry per class")
     given, classes = _checked_labels(labels, groups.size)
     rate = checked_parameter("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
@@ -147,7 +148,7 @@ def superclass_swap(
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         if members.size < 2:
-            raise ValueError(f"superclass {group} has one class, {members[0]}; it needs two: merge it")
+            raise EmphasisValueError(f"superclass {group} has one class, {members[0]}; it needs two: merge it")
         one, other = (int(c) for c in rng.choice(members, 2, replace=False))
         moves |= {one: other, other: one}
     return _sampled(given, _flip_matrix(moves, rate, classes), rate, sampling, rng)
@@ -168,7 +169,7 @@ def from_transition_matrix(
     """
     matrix = np.asarray(transition_matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"transition_matrix has shape {matrix.shape}: it must be square, [true, noisy]")
+        raise EmphasisValueError(f"transition_matrix has shape {matrix.shape}: it must be square, [true, noisy]")
     matrix = _checked_rows("transition_matrix", matrix, _ROW_SUM_TOLERANCE)
     given, _ = _checked_labels(labels, len(matrix))
     return _sampled(given, matrix, None, sampling, _generator(seed))
@@ -197,7 +198,7 @@ def instance_dependent(
         ValueError: If r exceeds the share of examples with difficulty > 0.
     """
     if (probabilities is None) == (difficulty is None):
-        raise TypeError("instance_dependent needs either probabilities=(N, C) or difficulty=(N,)")
+        raise EmphasisTypeError("instance_dependent needs either probabilities=(N, C) or difficulty=(N,)")
     modelled = probabilities is not None
     name, source = ("probabilities", probabilities) if modelled else ("difficulty", difficulty)
     values = np.array(source, dtype=np.float64)
@@ -206,7 +207,7 @@ def instance_dependent(
     given, classes = _checked_labels(labels, num_classes)
     shape = (given.size, classes) if modelled else given.shape
     if values.shape != shape:
-        raise ValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
+        raise EmphasisValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
     rate = checked_parameter("instance_dependent", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
 
@@ -214,7 +215,7 @@ def instance_dependent(
         values = _checked_rows(name, values, _SOFTMAX_TOLERANCE)
         values[np.arange(given.size), given] = 0.0
     elif (bad := ~((values >= 0.0) & (values < np.inf))).any():
-        raise ValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
+        raise EmphasisValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
     hardness = values.sum(axis=1) if modelled else values  # 1 - p_y, without cancellation
     order = rng.permutation(given.size)
     edges = np.cumsum(_flip_probabilities(hardness, rate)[order]) + rng.random()
@@ -239,7 +240,7 @@ def given_labels(labels: Array, noisy_labels: Array, *, num_classes: int | None 
     given, classes = _checked_labels(labels, num_classes)
     noisy, _ = _checked_labels(noisy_labels, classes)
     if noisy.shape != given.shape:
-        raise ValueError(f"noisy_labels are of shape {noisy.shape}, labels of {given.shape}; give one for each")
+        raise EmphasisValueError(f"noisy_labels are of shape {noisy.shape}, labels of {given.shape}; give one for each")
     return _described(given, noisy, classes, None)
 
 
@@ -257,12 +258,12 @@ def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -
     is_positive = given == positive
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
     if not positives.size or not negatives.size:
-        raise ValueError(f"labels must hold positive={positive!r} and others; they hold {np.unique(given)[:9]}")
+        raise EmphasisValueError(f"labels must hold positive={positive!r} and others; they hold {np.unique(given)[:9]}")
     # More than there are is an error however many more; the bound keeps n / ratio finite.
     wanted = round(min(positives.size / ratio, given.size)) if ratio else given.size
     if not 1 <= wanted <= negatives.size:
         lowest = positives.size / negatives.size
-        raise ValueError(
+        raise EmphasisValueError(
             f"ratio={ratio:g}: {positives.size} positives and {negatives.size} negatives allow "
             f"{lowest:g} to {positives.size}"
         )
@@ -285,7 +286,7 @@ def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None
     factor = checked_parameter("long_tail", "imbalance_factor", imbalance_factor, 1.0)
     counts = np.bincount(given, minlength=classes)
     if not counts.all():
-        raise ValueError(f"class {counts.argmin()} of {classes} has no example: renumber without gaps")
+        raise EmphasisValueError(f"class {counts.argmin()} of {classes} has no example: renumber without gaps")
     log_profile = -np.log(factor) * np.arange(classes) / (classes - 1)
     log_most = np.min(np.log(counts) - log_profile)
     sizes = np.clip(np.rint(np.exp(log_most + log_profile)), 1, counts).astype(np.int64)
@@ -298,7 +299,7 @@ def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None
 def _sampled(given: _Ints, matrix: _Floats, rate: float | None, sampling: str, rng: np.random.Generator) -> Corruption:
     """Draw noisy labels for `given` from a valid `matrix`: the one sampler of class-conditional noise."""
     if sampling not in get_args(Sampling):
-        raise ValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
+        raise EmphasisValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
     noisy = given.copy()
     by_class = _by_class(given, len(matrix))
     offset = rng.random()
@@ -349,7 +350,7 @@ def _flip_probabilities(hardness: _Floats, rate: float) -> _Floats:
     scaled = hardness / (hardness.max() or 1.0)
     reachable = np.count_nonzero(scaled) / scaled.size
     if rate > reachable * (1.0 + _ROUNDING):
-        raise ValueError(f"noise_rate={rate:g} exceeds {reachable:g}, the share with difficulty > 0: lower it")
+        raise EmphasisValueError(f"noise_rate={rate:g} exceeds {reachable:g}, the share with difficulty > 0: lower it")
     if rate == 0.0:
         return np.zeros_like(scaled)
     # With the k hardest at 1 the others carry N r - k; the first k that leaves them below 1 is the right one.
@@ -369,37 +370,37 @@ def _checked_labels(labels: Array, num_classes: int | None, least: int = 2) -> t
     """Return a copy of `labels` as int64 and the number of classes, or raise an error that names the cure."""
     array = np.asarray(labels)
     if array.ndim != 1:
-        raise ValueError(f"labels have shape {array.shape}, not (N,); of one-hot rows take argmax(axis=1)")
+        raise EmphasisValueError(f"labels have shape {array.shape}, not (N,); of one-hot rows take argmax(axis=1)")
     if not array.size:
-        raise ValueError("labels are empty: at least one label is needed")
+        raise EmphasisValueError("labels are empty: at least one label is needed")
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"labels are {array.dtype}, not integers; pass labels.astype(int)")
+        raise EmphasisTypeError(f"labels are {array.dtype}, not integers; pass labels.astype(int)")
     low, high = int(array.min()), int(array.max())
     if low < 0:
-        raise ValueError(f"labels hold {low}: classes are numbered from 0; leave ignored examples out first")
+        raise EmphasisValueError(f"labels hold {low}: classes are numbered from 0; leave ignored examples out first")
     classes = high + 1 if num_classes is None else _checked_integer("num_classes", num_classes, least)
     if classes < least:
-        raise ValueError(f"labels hold only class {high}; pass num_classes >= {least}")
+        raise EmphasisValueError(f"labels hold only class {high}; pass num_classes >= {least}")
     if high >= classes:
-        raise ValueError(f"labels hold {high}, outside [0, {classes - 1}] of num_classes={classes}")
+        raise EmphasisValueError(f"labels hold {high}, outside [0, {classes - 1}] of num_classes={classes}")
     return array.astype(np.int64), classes
 
 
 def _checked_integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}={value!r} is not allowed; {name} must be an integer >= {least}")
+        raise EmphasisTypeError(f"{name}={value!r} is not allowed; {name} must be an integer >= {least}")
     if value < least:
-        raise ValueError(f"{name}={value} is not allowed; {name} must be an integer >= {least}")
+        raise EmphasisValueError(f"{name}={value} is not allowed; {name} must be an integer >= {least}")
     return int(value)
 
 
 def _checked_rows(name: str, matrix: _Floats, tolerance: float) -> _Floats:
     """Return `matrix` with its rows normalised, or raise ValueError if they are no distributions."""
     for row, column in np.argwhere(~((matrix >= 0.0) & (matrix < np.inf)))[:1]:
-        raise ValueError(f"{name}[{row}, {column}]={matrix[row, column]:g} must be a probability in [0, 1]")
+        raise EmphasisValueError(f"{name}[{row}, {column}]={matrix[row, column]:g} must be a probability in [0, 1]")
     sums = matrix.sum(axis=1, keepdims=True)
     for row in np.flatnonzero(np.abs(sums - 1.0) > tolerance)[:1]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"row {row} of {name} sums to {float(sums[row, 0])!r}, not to 1 within {tolerance:g}; "
             "rows are [true, noisy]: transpose, or divide by the row sums"
         )

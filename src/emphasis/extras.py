@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from emphasis.errors import EmphasisError
+
 EXTRAS = {
     "torch": ("torch",),
     "jax": ("jax",),
@@ -22,7 +24,7 @@ EXTRAS = {
 """The modules that each extra brings, by the name to import."""
 
 
-class MissingExtraError(ModuleNotFoundError):
+class MissingExtraError(EmphasisError, ModuleNotFoundError):
     """A package of an extra is not installed; the message is one line that names the extra."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 
 try:
@@ -78,12 +79,16 @@ def _loss(
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
     if labels is None:
-        raise ValueError("the batch has no 'labels'; emphasis weighs examples by the probability of their label")
+        raise EmphasisValueError(
+            "the batch has no 'labels'; emphasis weighs examples by the probability of their label"
+        )
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     if causal is None:
         name = type(outputs).__name__
         if logits.dim() > 2 and name in ("dict", "tuple", "list"):
-            raise ValueError("say causal=True if logits are for the next token, or causal=False; the output does not")
+            raise EmphasisValueError(
+                "say causal=True if logits are for the next token, or causal=False; the output does not"
+            )
         causal = "CausalLM" in name
     if causal:  # to shift the labels copies less than to cut the logits
         labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
@@ -69,11 +70,11 @@ def emphasis_loss(
     options = _options(as_weighting(weighting, _JaxFunctionWeighting), normalization, reduction, max_margin)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}; soft labels are for emphasis.torch")
+        raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}; soft labels are for emphasis.torch")
     if logits.ndim < 1 or logits.shape[-1] < 2 or labels.shape != logits.shape[:-1]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"logits must be (..., C) with C >= 2 and labels (...), got shapes {logits.shape} and {labels.shape}"
         )
     valid = labels != ignore_index
@@ -88,7 +89,7 @@ def emphasis_loss(
         if given is not None:
             weight = jnp.asarray(given, factor.dtype)
             if weight.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {weight.shape}")
+                raise EmphasisValueError(f"{name} must have shape {shape}, got {weight.shape}")
             _check((weight >= 0) & jnp.isfinite(weight), weight, f"{name} is finite and >= 0")
             factor = factor * (weight[index] if name == "class_weight" else weight)
     return _loss(options, logits, index, factor)
@@ -131,7 +132,7 @@ class _JaxFunctionWeighting(FunctionWeighting):
 def _check(holds: jax.Array, values: jax.Array, rule: str) -> None:
     """Raise ValueError unless the rule holds for every example; not while tracing."""
     if not isinstance(holds, jax.core.Tracer) and not bool(holds.all()):
-        raise ValueError(f"{rule}, got {np.asarray(values)[~np.asarray(holds)].flat[0]!s}")
+        raise EmphasisValueError(f"{rule}, got {np.asarray(values)[~np.asarray(holds)].flat[0]!s}")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

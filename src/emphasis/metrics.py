@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisValueError
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Outcome = Literal["learned", "collapsed", "never learned", "diverged"]
@@ -81,7 +83,7 @@ def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: 
         ValueError: No evaluation, or curves of different lengths.
     """
     if len(accuracies) == 0 or len(accuracies) != len(shares):
-        raise ValueError(f"need two curves of one length >= 1, got {len(accuracies)} and {len(shares)} points")
+        raise EmphasisValueError(f"need two curves of one length >= 1, got {len(accuracies)} and {len(shares)} points")
     if not np.isfinite(accuracies[-1]):
         return "diverged"
     chance, ceiling = 1.0 / num_classes, chance_ceiling(num_classes, num_examples)

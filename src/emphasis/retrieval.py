@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emphasis.errors import EmphasisValueError
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
@@ -76,13 +78,13 @@ class Retrieval:
             ValueError: No query has a match, or `rank` is not allowed.
         """
         if rank < 1:
-            raise ValueError(f"rank={rank} is not allowed; the first entry has rank 1")
+            raise EmphasisValueError(f"rank={rank} is not allowed; the first entry has rank 1")
         return float(np.mean(self.first_match[self._matched()] <= rank))
 
     def _matched(self) -> NDArray[np.bool_]:
         matched: NDArray[np.bool_] = self.first_match > 0
         if not matched.any():
-            raise ValueError(
+            raise EmphasisValueError(
                 f"none of {len(matched)} queries has a match, its person in another camera, in the gallery"
             )
         return matched
@@ -106,15 +108,17 @@ def judge(
     query_person, query_camera, person, camera = map(np.asarray, (query_person, query_camera, person, camera))
     if not (query_person.shape + person.shape == query_camera.shape + camera.shape == similarity.shape):
         shapes = ", ".join(str(array.shape) for array in (query_person, query_camera, person, camera))
-        raise ValueError(
+        raise EmphasisValueError(
             f"similarity {similarity.shape} and persons and cameras {shapes} do not fit; give (Q, G), twice (Q,), "
             "twice (G,)"
         )
     if np.isnan(similarity).any():
         row, column = np.argwhere(np.isnan(similarity))[0]
-        raise ValueError(f"the similarity of query {row} and gallery entry {column} is NaN; check the features")
+        raise EmphasisValueError(f"the similarity of query {row} and gallery entry {column} is NaN; check the features")
     if (wrong := np.flatnonzero(query_person <= DISTRACTOR)).size:
-        raise ValueError(f"query {wrong[0]} has person={query_person[wrong[0]]}; a query must show a person, 1 or more")
+        raise EmphasisValueError(
+            f"query {wrong[0]} has person={query_person[wrong[0]]}; a query must show a person, 1 or more"
+        )
 
     same = query_person[:, None] == person
     match = same & (query_camera[:, None] != camera)
@@ -148,7 +152,7 @@ def retrieve(features: Floats, person: ArrayLike, camera: ArrayLike, query: Arra
     unit = normalised(features)
     person, camera, query = map(np.asarray, (person, camera, query))
     if not len(query):
-        raise ValueError("there are no queries; give the rows of one or more")
+        raise EmphasisValueError("there are no queries; give the rows of one or more")
     starts = range(0, len(query), _QUERIES_AT_ONCE)
     return judge_all((unit[query[at : at + _QUERIES_AT_ONCE]] @ unit.T for at in starts), person, camera, query)
 
@@ -174,7 +178,9 @@ def judge_all(similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLi
         parts.append(judge(part, person[rows], camera[rows], person, camera))
         done += len(part)
     if not 0 < done == len(query):
-        raise ValueError(f"similarities of {done} queries were given for {len(query)}; give as many, one or more")
+        raise EmphasisValueError(
+            f"similarities of {done} queries were given for {len(query)}; give as many, one or more"
+        )
     return Retrieval(
         np.concatenate([part.average_precision for part in parts]), np.concatenate([part.first_match for part in parts])
     )
@@ -187,10 +193,12 @@ def normalised(features: Floats) -> Floats:
         ValueError: They are no such array, or a row is not finite.
     """
     if features.ndim != 2:
-        raise ValueError(f"features of shape {features.shape} are not allowed; give (T, D), a row for each video")
+        raise EmphasisValueError(
+            f"features of shape {features.shape} are not allowed; give (T, D), a row for each video"
+        )
     norms = np.sqrt(np.einsum("td,td->t", features, features, dtype=np.float64))  # squares of float32 fit float64
     if (wrong := np.flatnonzero(~np.isfinite(norms))).size:
-        raise ValueError(
+        raise EmphasisValueError(
             f"the features of {wrong.size} of {len(norms)} videos are not finite, those of video {wrong[0]} first; "
             "has their network diverged?"
         )
@@ -211,18 +219,20 @@ def mean_by_tracklet(parts: Iterable[tuple[Floats, Ints]], num_tracklets: int) -
     sums = np.zeros((num_tracklets, 0))
     for features, tracklet in parts:
         if features.ndim != 2 or tracklet.shape != features.shape[:1]:
-            raise ValueError(f"features {features.shape} and tracklets {tracklet.shape} do not fit; give (B, D), (B,)")
+            raise EmphasisValueError(
+                f"features {features.shape} and tracklets {tracklet.shape} do not fit; give (B, D), (B,)"
+            )
         order = np.argsort(tracklet, kind="stable")
         rows, starts, own = np.unique(tracklet[order], return_index=True, return_counts=True)
         if not rows.size:
             continue
         if rows[0] < 0 or rows[-1] >= num_tracklets:
             wrong = rows[0] if rows[0] < 0 else rows[-1]
-            raise ValueError(f"tracklet {wrong} is not allowed; there are {num_tracklets}, from 0")
+            raise EmphasisValueError(f"tracklet {wrong} is not allowed; there are {num_tracklets}, from 0")
         if not sums.shape[1]:
             sums = np.zeros((num_tracklets, features.shape[1]))
         sums[rows] += np.add.reduceat(features[order], starts, axis=0, dtype=np.float64)
         counts[rows] += own
     if (empty := np.flatnonzero(counts == 0)).size:
-        raise ValueError(f"{empty.size} of {num_tracklets} tracklets have no frame, tracklet {empty[0]} first")
+        raise EmphasisValueError(f"{empty.size} of {num_tracklets} tracklets have no frame, tracklet {empty[0]} first")
     return sums / counts[:, None]

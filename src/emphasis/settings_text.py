@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from emphasis.errors import EmphasisValueError
+
 
 def toml_value(text: str) -> Any:
     """Return the value that a text stands for in TOML, or the text itself, without spaces around, if it is none."""
@@ -29,5 +31,5 @@ def named_value(text: str, form: str, example: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ValueError(f"--set {text!r} is not allowed; write {form}, such as {example}")
+        raise EmphasisValueError(f"--set {text!r} is not allowed; write {form}, such as {example}")
     return name.strip(), toml_value(value)

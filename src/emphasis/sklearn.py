@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 
 try:
@@ -137,13 +138,15 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: As `fit`, or `classes` are missing or not as before, or `y` holds another label.
         """
         if self.class_weight == "balanced":
-            raise ValueError('class_weight="balanced" needs all rows at once; give partial_fit a weight for each class')
+            raise EmphasisValueError(
+                'class_weight="balanced" needs all rows at once; give partial_fit a weight for each class'
+            )
         first = not hasattr(self, "network_")
         X, y, weight = _checked(self, X, y, sample_weight, reset=first)
         _check_partial_fit_first_call(self, classes)
         if (unknown := ~np.isin(y, self.classes_)).any():
             known = self.classes_.tolist()
-            raise ValueError(f"y holds {y[unknown].tolist()[0]!r}, which is not among the classes {known!r}")
+            raise EmphasisValueError(f"y holds {y[unknown].tolist()[0]!r}, which is not among the classes {known!r}")
         labels = np.searchsorted(self.classes_, y)
         if first:
             _start(self, X.dtype, labels, weight)
@@ -178,7 +181,7 @@ def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, rese
     for name, (holds, allowed) in rules.items():
         value = getattr(model, name)
         if not isinstance(value, Real) or not holds(value):
-            raise ValueError(f"{name}={value!r} is not allowed; use {allowed}")
+            raise EmphasisValueError(f"{name}={value!r} is not allowed; use {allowed}")
     X, y = validate_data(model, X, y, reset=reset, **_INPUTS)
     check_classification_targets(y)
     return X, y, _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
@@ -188,7 +191,7 @@ def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> N
     """Give the model a new network, its optimiser, the loss and random numbers."""
     classes = model.classes_
     if len(classes) < 2:
-        raise ValueError(f"y holds one class, {classes.tolist()[0]!r}; a classifier needs two classes or more")
+        raise EmphasisValueError(f"y holds one class, {classes.tolist()[0]!r}; a classifier needs two classes or more")
     factors: Any = None
     if model.class_weight == "balanced":  # scikit-learn's formula, a weight of 2 being a row twice
         total = np.bincount(labels, weight)
@@ -205,7 +208,9 @@ def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> N
         wide = dtype == np.float64 and device.type != "mps"  # which has no float64
         model.network_ = network.to(device, torch.float64 if wide else torch.float32)
     except (AssertionError, RuntimeError, TypeError) as error:  # each of them, depending on what torch lacks
-        raise ValueError(f'device={model.device!r} cannot be used here; use "cpu" or "auto" ({error})') from None
+        raise EmphasisValueError(
+            f'device={model.device!r} cannot be used here; use "cpu" or "auto" ({error})'
+        ) from None
     weighting = DEFAULT_WEIGHTING if model.weighting is None else model.weighting
     options: dict[str, Any] = {"normalization": model.normalization, "max_margin": model.max_margin}
     model._loss = EmphasisLoss(weighting, class_weight=factors, **options).to(device)
@@ -254,7 +259,7 @@ def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: 
 
 def _check_finite(model: EmphasisClassifier, *tensors: torch.Tensor) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise ValueError(
+        raise EmphasisValueError(
             f"training diverged in epoch {model.n_iter_ + 1} (NaN or infinite logits or network weights); lower "
             f"learning_rate={model.learning_rate!r}, or scale the inputs: make_pipeline(StandardScaler(), ...)"
         )
@@ -275,7 +280,9 @@ def _logits(model: EmphasisClassifier, X: Any, check: bool = False) -> torch.Ten
     starts = range(0, X.shape[0], _ROWS_AT_ONCE)
     logits = torch.cat([model.network_(_tensor(X[start : start + _ROWS_AT_ONCE], like)).cpu() for start in starts])
     if not bool(logits.isfinite().all()):
-        raise ValueError("NaN or infinite logits: training had diverged, or X is far beyond what it was trained on")
+        raise EmphasisValueError(
+            "NaN or infinite logits: training had diverged, or X is far beyond what it was trained on"
+        )
     return logits
 
 

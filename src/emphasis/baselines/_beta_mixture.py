@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emphasis.errors import EmphasisValueError
+
 _INSIDE = 1e-4  # the densities are infinite or 0 at 0 and 1
 
 
@@ -66,7 +68,7 @@ def fit(values: Tensor, iterations: int = 10) -> BetaMixture:
         ValueError: A value lies outside [0, 1] or is NaN.
     """
     if not bool(((values >= 0.0) & (values <= 1.0)).all()):
-        raise ValueError("values outside [0, 1] cannot be beta-distributed; scale them first")
+        raise EmphasisValueError("values outside [0, 1] cannot be beta-distributed; scale them first")
     x = values.double().clamp(_INSIDE, 1.0 - _INSIDE)
     alpha = torch.tensor([1.0, 2.0], dtype=torch.float64, device=x.device)
     mixture = BetaMixture(alpha, alpha.flip(0), torch.full_like(alpha, 0.5))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from emphasis.errors import EmphasisValueError
+
 
 def as_transition_matrix(matrix: Sequence[Sequence[float]] | Tensor, num_classes: int) -> Tensor:
     """Return a transition matrix as a tensor (C, C).
@@ -16,11 +18,17 @@ def as_transition_matrix(matrix: Sequence[Sequence[float]] | Tensor, num_classes
     """
     found = torch.as_tensor(matrix, dtype=torch.get_default_dtype())
     if found.shape != (num_classes, num_classes):
-        raise ValueError(f"matrix of shape {tuple(found.shape)} is not allowed; give ({num_classes}, {num_classes})")
+        raise EmphasisValueError(
+            f"matrix of shape {tuple(found.shape)} is not allowed; give ({num_classes}, {num_classes})"
+        )
     if not bool(((found >= 0.0) & (found <= 1.0)).all()):
-        raise ValueError("matrix has entries outside [0, 1]; row i is the distribution of the labels given to class i")
+        raise EmphasisValueError(
+            "matrix has entries outside [0, 1]; row i is the distribution of the labels given to class i"
+        )
     if not torch.allclose(found.sum(1), torch.ones(num_classes), atol=1e-4):
-        raise ValueError(f"matrix has rows that sum to {[round(float(s), 4) for s in found.sum(1)]}; each must be 1")
+        raise EmphasisValueError(
+            f"matrix has rows that sum to {[round(float(s), 4) for s in found.sum(1)]}; each must be 1"
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, check_range
+from emphasis.errors import EmphasisValueError
 
 ACTIVE, PASSIVE = ("NCE", "NFL"), ("RCE", "NRCE", "MAE", "NMAE")
 _A = 4.0  # |A|, what -log 0 is read as
@@ -41,7 +42,7 @@ class ActivePassive(Baseline):
         super().__init__(problem)
         for name, value, known in (("active", active, ACTIVE), ("passive", passive, PASSIVE)):
             if value not in known:
-                raise ValueError(f"{name}={value!r} is not allowed; use one of {', '.join(known)}")
+                raise EmphasisValueError(f"{name}={value!r} is not allowed; use one of {', '.join(known)}")
         for name, number in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_range(name, number, 0.0, float("inf"), ends="[)")
         self.active, self.passive = active, passive

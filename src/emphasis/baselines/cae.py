@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
 
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
@@ -83,8 +84,10 @@ class Cae(Baseline):
         check_range("negatives", negatives, 0.0, float("inf"), ends="[)")
         self.matching = InstanceMatching(problem.num_classes, width, momentum=momentum, temperature=temperature)
         if problem.clip < 2:
-            raise ValueError(f"cae attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
-                             "(in a recipe, solver.clip; released: 8)")  # fmt: skip
+            raise EmphasisValueError(
+                f"cae attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
+                "(in a recipe, solver.clip; released: 8)"
+            )
         self.width, self.stride, self.top, self.lam, self.negatives = width, stride, top, lam, negatives
         self.seed = problem.seed
 
@@ -109,8 +112,10 @@ class Cae(Baseline):
         """
         videos, rest = divmod(len(step.labels), self.clip)
         if rest or videos < 2:
-            raise ValueError(f"a batch of {len(step.labels)} frames does not consist of clips of {self.clip} frames, "
-                             "two or more; use a larger multiple of it (in a recipe, solver.batch_size)")  # fmt: skip
+            raise EmphasisValueError(
+                f"a batch of {len(step.labels)} frames does not consist of clips of {self.clip} frames, "
+                "two or more; use a larger multiple of it (in a recipe, solver.batch_size)"
+            )
         features = step.features.reshape(videos, self.clip, -1)
         values, keys = self._values(features), self._keys(features)
         # (V, V, width): of each video's frames in the columns, weighted by the queries of the rows.

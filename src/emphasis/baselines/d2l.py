@@ -18,6 +18,7 @@ from emphasis.baselines.protocol import (
     one_hot,
     soft_cross_entropy,
 )  # fmt: skip
+from emphasis.errors import EmphasisValueError
 
 _BATCH = 128  # neighbours are looked for among this many examples, as published
 
@@ -57,7 +58,9 @@ class D2L(Baseline):
         self.window, self.neighbours = window, neighbours
         self.looked_at = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
         if len(self.looked_at) <= neighbours:
-            raise ValueError(f"neighbours={neighbours} is not allowed with {len(self.looked_at)} examples; use fewer")
+            raise EmphasisValueError(
+                f"neighbours={neighbours} is not allowed with {len(self.looked_at)} examples; use fewer"
+            )
         self.register_buffer("recent", torch.zeros(window))
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("lowest", torch.tensor(math.inf))

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
 
 
@@ -73,8 +74,10 @@ class Drsa(Baseline):
         features = attentions * width
         self.matching = InstanceMatching(problem.num_classes, features, momentum=momentum, temperature=temperature)
         if problem.clip < 2:
-            raise ValueError(f"drsa attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
-                             "(in a recipe, solver.clip; published: 6)")  # fmt: skip
+            raise EmphasisValueError(
+                f"drsa attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
+                "(in a recipe, solver.clip; published: 6)"
+            )
         self.attentions, self.hidden, self.width = attentions, hidden, width
         self.lam, self.seed = lam, problem.seed
 
@@ -98,7 +101,9 @@ class Drsa(Baseline):
             ValueError: The batch does not consist of whole clips.
         """
         if len(step.labels) % self.clip:
-            raise ValueError(f"a batch of {len(step.labels)} frames does not consist of clips of {self.clip} frames")
+            raise EmphasisValueError(
+                f"a batch of {len(step.labels)} frames does not consist of clips of {self.clip} frames"
+            )
         frames, log_attention = self.look(step.maps)
         videos = self.videos(frames.reshape(-1, self.clip, self.attentions * self.width))
         labels = step.labels[:: self.clip]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, check_range
+from emphasis.errors import EmphasisValueError
 
 
 class Forgetting(Baseline):
@@ -36,7 +37,7 @@ class Forgetting(Baseline):
         """
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise ValueError("Forgetting puts dropout before the last nn.Linear, of which the network has none")
+            raise EmphasisValueError("Forgetting puts dropout before the last nn.Linear, of which the network has none")
         linear[-1].register_forward_pre_hook(self._drop)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

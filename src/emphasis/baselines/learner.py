@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
 from emphasis.torch.distributed import gathered, part_of
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
 
-class DivergedError(ValueError):
+class DivergedError(EmphasisValueError):
     """The network's logits are NaN or infinite: the training is lost."""
 
 
@@ -53,7 +54,9 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         if (peer is not None) != (method.networks == 2):
-            raise ValueError(f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two")
+            raise EmphasisValueError(
+                f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two"
+            )
         self.method, self.network, self.peer, self.process_group = method, network, peer, process_group
         self.register_buffer("surveyed", torch.tensor(0))
         self.register_buffer("recalled", torch.tensor(0.0, dtype=torch.float64))
@@ -131,7 +134,7 @@ class Learner(nn.Module):
 
     def _noted(self, what: str) -> Tensor:
         if what not in self._seen:
-            raise ValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
+            raise EmphasisValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
         own, number = self._seen[what]
         return own if self.process_group is None else gathered(own, number, self.process_group)
 
@@ -164,13 +167,15 @@ class Learner(nn.Module):
         needed = self.method.num_classes + self.method.extra_outputs
         if logits.ndim != 2 or logits.shape[1] < needed:
             name, classes = type(self.method).__name__, self.method.num_classes
-            raise ValueError(f"{name} needs a network of {needed} outputs ({classes} classes and "
+            raise EmphasisValueError(f"{name} needs a network of {needed} outputs ({classes} classes and "
                              f"{needed - classes} more), got {tuple(logits.shape[1:])}")  # fmt: skip
         return logits
 
     def _kept(self) -> nn.Module:
         if self.kept is None:
-            raise ValueError(f'{type(self.method).__name__} must name "copy" among its needs to keep parameters')
+            raise EmphasisValueError(
+                f'{type(self.method).__name__} must name "copy" among its needs to keep parameters'
+            )
         return self.kept
 
     def _note(self, what: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

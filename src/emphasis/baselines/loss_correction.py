@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from emphasis.baselines._transition import as_transition_matrix, at_anchor_points
 from emphasis.baselines._two_trainings import TwoTrainings
 from emphasis.baselines.protocol import Epoch, Need, Problem, Step, check_flag, check_range
+from emphasis.errors import EmphasisValueError
 
 
 class LossCorrection(TwoTrainings):
@@ -55,11 +56,15 @@ class LossCorrection(TwoTrainings):
         self.backward, self.restart, self.quantile = backward, restart, quantile
         given = torch.eye(self.num_classes) if matrix is None else as_transition_matrix(matrix, self.num_classes)
         if backward and torch.linalg.matrix_rank(given) < self.num_classes:
-            raise ValueError("matrix is singular, and backward correction needs its inverse; use backward=False")
+            raise EmphasisValueError(
+                "matrix is singular, and backward correction needs its inverse; use backward=False"
+            )
         never = problem.labels[given.to(problem.labels.device).amax(0)[problem.labels] == 0.0]
         if len(never) and not backward:
-            raise ValueError(f"matrix never gives the label {int(never[0])}, which {len(never)} examples have; let it "
-                             "be given now and then")  # fmt: skip
+            raise EmphasisValueError(
+                f"matrix never gives the label {int(never[0])}, which {len(never)} examples have; let it "
+                "be given now and then"
+            )
         self.register_buffer("transition", given)
         self.register_buffer("correcting", torch.tensor(matrix is not None))
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
+from emphasis.errors import EmphasisValueError
 
 STRUCTURES = ("full", "pair")
 _NOISE = 8  # dimensions of the generator's input
@@ -108,11 +109,15 @@ def structure_matrix(structure: str | Sequence[Sequence[int]], num_classes: int)
     """
     if isinstance(structure, str):
         if structure not in STRUCTURES:
-            raise ValueError(f"structure={structure!r} is unknown; use {' or '.join(STRUCTURES)}, or C rows of 0 and 1")
+            raise EmphasisValueError(
+                f"structure={structure!r} is unknown; use {' or '.join(STRUCTURES)}, or C rows of 0 and 1"
+            )
         eye = torch.eye(num_classes)
         return torch.ones_like(eye) if structure == "full" else eye + eye.roll(1, 1)
     found = torch.as_tensor(structure, dtype=torch.float32)
     good = found.shape == (num_classes, num_classes) and bool(((found == 0.0) | (found == 1.0)).all())
     if not good or not bool((found.diagonal() == 1.0).all()):
-        raise ValueError(f"structure must be {num_classes} rows of {num_classes} numbers 0 or 1, the diagonal 1")
+        raise EmphasisValueError(
+            f"structure must be {num_classes} rows of {num_classes} numbers 0 or 1, the diagonal 1"
+        )
     return found

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from emphasis.baselines.mentornet_pd import kept_at_random
 from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, check_whole
 from emphasis.baselines.self_paced import moved
+from emphasis.errors import EmphasisValueError
 
 _TIMES = 100  # training is told apart in this many parts
 
@@ -78,11 +79,11 @@ class MentornetDd(Baseline):
         for one in updates:
             check_range("updates", one, 0.0, 1.0, ends="()")
         if not updates or list(updates) != sorted(set(updates)):
-            raise ValueError(
+            raise EmphasisValueError(
                 f"updates={updates!r} is not allowed; give rising shares of training, such as (0.21, 0.75)"
             )
         if problem.annotate is None:
-            raise ValueError(
+            raise EmphasisValueError(
                 "mentornet-dd learns from examples whose true labels are known; give Problem(annotate=...)"
             )
         self.percentile, self.updates, self.decay, self.steps = percentile, tuple(updates), decay, steps

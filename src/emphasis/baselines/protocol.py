@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emphasis.errors import EmphasisValueError
+
 Need = Literal["features", "maps", "copy", "survey", "true labels"]
 """features: what the last linear layer sees. maps: what the global average pool before it sees. copy: a second set of
 the network's parameters, to go back to. survey: the outputs for many training examples at the start of an epoch. true
@@ -42,14 +44,16 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
-            raise ValueError(f"num_classes={self.num_classes} is not allowed; use a whole number >= 2")
+            raise EmphasisValueError(f"num_classes={self.num_classes} is not allowed; use a whole number >= 2")
         if self.labels.ndim != 1 or self.labels.dtype != torch.int64 or not len(self.labels):
-            raise ValueError(
+            raise EmphasisValueError(
                 f"labels of shape {tuple(self.labels.shape)} and {self.labels.dtype} are not allowed; give (n,) int64"
             )
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
-            raise ValueError(f"labels from {low} to {high} are not allowed; {self.num_classes} classes are 0 and up")
+            raise EmphasisValueError(
+                f"labels from {low} to {high} are not allowed; {self.num_classes} classes are 0 and up"
+            )
 
     def generator(self) -> torch.Generator:
         """Return a generator of random numbers on the CPU, the same whenever asked."""
@@ -242,7 +246,9 @@ def check_range(name: str, value: float, low: float, high: float, *, ends: str =
     above = number and (value >= low if ends[0] == "[" else value > low)
     below = number and (value <= high if ends[1] == "]" else value < high)
     if not (above and below):
-        raise ValueError(f"{name}={value!r} is not allowed; use a number in {ends[0]}{low:g}, {high:g}{ends[1]}")
+        raise EmphasisValueError(
+            f"{name}={value!r} is not allowed; use a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        )
 
 
 def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
@@ -254,7 +260,7 @@ def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None
     given: object = value
     if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
         upto = f" to {high:g}" if high < math.inf else " or more"
-        raise ValueError(f"{name}={value!r} is not allowed; use a whole number, {low}{upto}")
+        raise EmphasisValueError(f"{name}={value!r} is not allowed; use a whole number, {low}{upto}")
 
 
 def check_flag(name: str, value: bool) -> None:
@@ -265,4 +271,4 @@ def check_flag(name: str, value: bool) -> None:
     """
     given: object = value
     if not isinstance(given, bool):
-        raise ValueError(f"{name}={value!r} is not allowed; use true or false")
+        raise EmphasisValueError(f"{name}={value!r} is not allowed; use true or false")

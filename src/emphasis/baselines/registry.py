@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import emphasis.baselines as package
 from emphasis.baselines.protocol import Baseline, Problem
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting import FunctionWeighting, did_you_mean
 
 _HELPERS = ("learner", "protocol", "registry")
@@ -54,7 +55,7 @@ def find(name: str) -> type[Baseline]:
     if ":" in name:
         return _of_ones_own(name, _text_of(name))
     if name not in _own():
-        raise ValueError(
+        raise EmphasisValueError(
             f"method {name!r} is unknown{did_you_mean(name, names())}; known: {', '.join(names())}, or one of your own "
             "as FILE.py:CLASS"
         )
@@ -81,7 +82,7 @@ def _text_of(name: str) -> str:
     try:
         return Path(where).read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"method {name!r} cannot be read: {error}; paths count from {Path.cwd()}") from error
+        raise EmphasisValueError(f"method {name!r} cannot be read: {error}; paths count from {Path.cwd()}") from error
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -104,10 +105,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in known:
             takes = ", ".join(known) or "none"
-            raise ValueError(f"{name} has no option {option!r}{did_you_mean(option, known)}; it takes {takes}")
+            raise EmphasisValueError(f"{name} has no option {option!r}{did_you_mean(option, known)}; it takes {takes}")
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in options:
-            raise ValueError(f"{name} needs the option {option!r}")
+            raise EmphasisValueError(f"{name} needs the option {option!r}")
 
 
 def make(name: str, problem: Problem, **options: Any) -> Baseline:
@@ -156,7 +157,9 @@ def view(name: str, num_classes: int = 10, **options: Any) -> View:
     """
     if not find(name).has_view():
         drawn = ", ".join(one for one, kind in _own().items() if kind.has_view())
-        raise ValueError(f"{name} has no derivative view: what it does depends on more than p; these have: {drawn}")
+        raise EmphasisValueError(
+            f"{name} has no derivative view: what it does depends on more than p; these have: {drawn}"
+        )
     words, examples = find(name).example(num_classes)
     examples = {} if examples.keys() & options.keys() else examples
     method = make(name, Problem(torch.zeros(1, dtype=torch.int64), num_classes), **examples, **options).double()
@@ -192,9 +195,9 @@ def _of_ones_own(name: str, text: str) -> type[Baseline]:
     try:
         found = getattr(_run_file(where, text) if text else importlib.import_module(where), attribute)
     except Exception as error:  # whatever a file of the user's may raise when it is run
-        raise ValueError(f"method {name!r} cannot be read: {type(error).__name__}: {error}") from error
+        raise EmphasisValueError(f"method {name!r} cannot be read: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, Baseline)):
-        raise ValueError(f"method {name!r} is no subclass of emphasis.baselines.Baseline")
+        raise EmphasisValueError(f"method {name!r} is no subclass of emphasis.baselines.Baseline")
     return found
 
 
@@ -219,5 +222,5 @@ def _only_method(module: Any, name: str) -> type[Baseline]:
         if inspect.isclass(value) and issubclass(value, Baseline) and value.__module__ == module.__name__
     ]  # fmt: skip
     if len(found) != 1:
-        raise TypeError(f"{name}.py defines {len(found)} methods; a file of emphasis.baselines defines one")
+        raise EmphasisTypeError(f"{name}.py defines {len(found)} methods; a file of emphasis.baselines defines one")
     return found[0]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.objective import Objective, checked_classes, numbers_among
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
@@ -95,11 +96,11 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         own = Objective(DEFAULT_WEIGHTING if weighting is None else weighting, *options)
         for name, cure in _CURES.items():
             if name in given:
-                raise ValueError(f"{name}={given[name]!r} is not allowed; {cure}")
+                raise EmphasisValueError(f"{name}={given[name]!r} is not allowed; {cure}")
         sets = arguments.get("eval_set")
         sets = [] if sets is None else sets if isinstance(sets, list) else [sets]
         if y is None or not all(isinstance(pair, tuple) for pair in sets):
-            raise TypeError(
+            raise EmphasisTypeError(
                 "give X and y, and eval_set as (X, y), as arrays or tables: a Pool or a file is not allowed"
             )
         classes, numbers = checked_classes(y)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.objective import FloatArray, Objective, checked_classes, initial_score, numbers_among
+from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
@@ -112,7 +113,7 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         parameters = self.get_params()
         for name, cure in _CURES.items():
             if parameters.get(name):
-                raise ValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
+                raise EmphasisValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
         metrics = arguments.get("eval_metric") or "logloss"
         arguments["eval_metric"] = [_metric(one) for one in (metrics if isinstance(metrics, list) else [metrics])]
         if (labels := arguments.get("eval_y")) is not None:  # LightGBM numbers those of eval_set alone
@@ -176,7 +177,9 @@ def _metric(metric: str | Callable[..., Any]) -> str | Callable[..., Any]:
         name = metric.removeprefix("multi_").removeprefix("binary_")
         if name not in _METRICS:
             allowed = ", ".join(map(repr, (*_METRICS, *_RANKINGS)))
-            raise ValueError(f"eval_metric={metric!r} is not allowed; use {allowed}, or a function of y_true and p")
+            raise EmphasisValueError(
+                f"eval_metric={metric!r} is not allowed; use {allowed}, or a function of y_true and p"
+            )
         metric = _METRICS[name]
     of_probabilities, weighted = metric, len(inspect.signature(metric).parameters) > 2
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisOverflowError, EmphasisValueError
 from emphasis.weighting import DM, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting.options import Normalization, check_options
 
@@ -91,7 +92,7 @@ class Objective:
         raw_prediction = np.asarray(raw_prediction, dtype=np.float64)
         labels = _class_numbers(y_true, raw_prediction)
         if not math.isfinite(raw_prediction.sum()) and not np.isfinite(raw_prediction).all():
-            raise ValueError(_NOT_FINITE)
+            raise EmphasisValueError(_NOT_FINITE)
         if raw_prediction.ndim == 1:
             sign = np.where(labels == 1, 1.0, -1.0)
             half, curvature, p, _ = self._pushes(sign * raw_prediction, sample_weight)
@@ -115,7 +116,7 @@ class Objective:
         What CatBoost asks for. Under "batch" an example would need to know the others: see `check_single_examples`.
         """
         if not math.isfinite(raw_prediction.sum()):
-            raise ValueError(_NOT_FINITE)
+            raise EmphasisValueError(_NOT_FINITE)
         q = raw_prediction.copy()
         log_rest = _to_direction(q, label)
         half, curvature, p, rest = (float(x) for x in self._pushes(raw_prediction[label] - log_rest, None))
@@ -130,7 +131,7 @@ class Objective:
     def check_single_examples(self) -> None:
         """Raise ValueError under "batch", which `of_example` cannot do."""
         if self.normalization == "batch":
-            raise ValueError(
+            raise EmphasisValueError(
                 'normalization="batch" needs all examples at once, which CatBoost does not give where there are more '
                 'than two classes; use "integral" or None'
             )
@@ -147,9 +148,9 @@ class Objective:
                 log_w -= max(log_w.max(), -_LARGEST_LOG)
             half = 0.5 * np.exp(log_w)
         if np.isnan(half).any():
-            raise ValueError(f"{self.weighting!r} is negative or NaN somewhere; weights are >= 0")
+            raise EmphasisValueError(f"{self.weighting!r} is negative or NaN somewhere; weights are >= 0")
         if not math.isfinite(half.sum()):
-            raise OverflowError(
+            raise EmphasisOverflowError(
                 f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'
             )
         share = 1.0 if sample_weight is None else _checked_weight(sample_weight, len(margin))
@@ -173,7 +174,7 @@ def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return the sorted classes, and each example's number among them; ValueError if there is one class only."""
     classes, numbers = np.unique(np.asarray(y_true), return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y holds {len(classes)} class; a classifier needs two or more")
+        raise EmphasisValueError(f"y holds {len(classes)} class; a classifier needs two or more")
     return classes, numbers
 
 
@@ -181,7 +182,7 @@ def numbers_among(classes: NDArray[Any], labels: Any) -> NDArray[np.intp]:
     """Return the class numbers of an evaluation set's labels; ValueError if one is not among the classes."""
     labels = np.asarray(labels)
     if (unknown := ~np.isin(labels, classes)).any():
-        raise ValueError(f"the evaluation set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
+        raise EmphasisValueError(f"the evaluation set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
     numbers: NDArray[np.intp] = np.searchsorted(classes, labels)
     return numbers
 
@@ -204,7 +205,9 @@ def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
         weight = weight.astype(np.float32)  # as boosters keep them
     counts = np.bincount(numbers, weight, len(classes)).astype(np.float64)
     if not counts.all():
-        raise ValueError(f"class {classes[counts == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out")
+        raise EmphasisValueError(
+            f"class {classes[counts == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out"
+        )
     log_share: FloatArray = np.log(counts / counts.sum())
     return log_share
 
@@ -212,9 +215,9 @@ def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
 def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:
     labels = np.asarray(y_true)
     if raw_prediction.ndim not in (1, 2) or (raw_prediction.ndim == 2 and raw_prediction.shape[1] < 2):
-        raise ValueError(f"raw_prediction must be (N,) or (N, C) with C >= 2, got shape {raw_prediction.shape}")
+        raise EmphasisValueError(f"raw_prediction must be (N,) or (N, C) with C >= 2, got shape {raw_prediction.shape}")
     if labels.shape != raw_prediction.shape[:1]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"y_true must have shape {raw_prediction.shape[:1]} for raw_prediction of shape {raw_prediction.shape}, "
             f"got {labels.shape}"
         )
@@ -222,14 +225,16 @@ def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:
     numbers = labels.astype(np.intp)
     wrong = (numbers != labels) | (numbers < 0) | (numbers >= num_classes)
     if wrong.any():
-        raise ValueError(f"y_true holds {labels[wrong].tolist()[0]!r}; class numbers are whole, 0 to {num_classes - 1}")
+        raise EmphasisValueError(
+            f"y_true holds {labels[wrong].tolist()[0]!r}; class numbers are whole, 0 to {num_classes - 1}"
+        )
     return numbers
 
 
 def _checked_weight(sample_weight: Any, examples: int) -> FloatArray:
     weight = np.asarray(sample_weight, dtype=np.float64)
     if weight.shape != (examples,):
-        raise ValueError(f"sample_weight must have shape ({examples},), got {weight.shape}")
+        raise EmphasisValueError(f"sample_weight must have shape ({examples},), got {weight.shape}")
     if not (weight >= 0.0).all() or not np.isfinite(weight).all():
-        raise ValueError("sample_weight holds a negative number, NaN or infinity; use finite numbers >= 0")
+        raise EmphasisValueError("sample_weight holds a negative number, NaN or infinity; use finite numbers >= 0")
     return weight

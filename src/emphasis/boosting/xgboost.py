@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.objective import FloatArray, Objective, initial_score
+from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
@@ -106,7 +107,7 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
             ValueError: A parameter is not allowed; `objective` was given.
         """
         if self.objective not in ("binary:logistic", "multi:softprob"):
-            raise ValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
+            raise EmphasisValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
         own = Objective(self.weighting, self.normalization, self.max_margin)
         given = self.objective, self.base_score
         try:

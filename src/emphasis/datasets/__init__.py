@@ -22,6 +22,7 @@ from emphasis.datasets.mnist import load_mnist
 from emphasis.datasets.root import data_root
 from emphasis.datasets.split import Gallery, Split, holdout, subset
 from emphasis.datasets.table import load_table
+from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
 from emphasis.weighting import did_you_mean
 
@@ -76,7 +77,7 @@ def options(name: str) -> dict[str, Any]:
         ValueError: There is no such data set.
     """
     if name not in _LOADERS:
-        raise ValueError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
+        raise EmphasisValueError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
     parameters = inspect.signature(_LOADERS[name]).parameters.values()
     keywords = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
     return {p.name: ... if p.default is p.empty else p.default for p in keywords}
@@ -101,10 +102,12 @@ def load(
     known = options(name)
     for key in settings:
         if key not in known:
-            raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}")
+            raise EmphasisValueError(
+                f"{name} has no option {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}"
+            )
         _check_type(name, key, settings[key], known[key])
     if lacking := [key for key, default in known.items() if default is ... and key not in settings]:
-        raise ValueError(f"{name} needs the option {lacking[0]!r}; it takes {', '.join(known)}")
+        raise EmphasisValueError(f"{name} needs the option {lacking[0]!r}; it takes {', '.join(known)}")
     return _LOADERS[name](data_root(root), progress, **settings)
 
 
@@ -121,4 +124,4 @@ def _check_type(name: str, key: str, value: Any, default: Any) -> None:
     else:
         right, kind = isinstance(value, (str, os.PathLike)) or (default is None and value is None), "a text"
     if not right:
-        raise ValueError(f"{name}: {key}={value!r} is not allowed; it must be {kind}")
+        raise EmphasisValueError(f"{name}: {key}={value!r} is not allowed; it must be {kind}")

@@ -24,6 +24,7 @@ from emphasis.datasets.human_labels import load_human_labels
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.safe_pickle import loads
 from emphasis.datasets.split import Split, take_training
+from emphasis.errors import EmphasisValueError
 
 LabelKind = Literal["fine", "coarse"]
 _SIDE = 32
@@ -142,7 +143,7 @@ def load_cifar100(
         ValueError: `labels` is neither.
     """
     if labels not in get_args(LabelKind):
-        raise ValueError(f"labels={labels!r} is not allowed; use 'fine' (100 classes) or 'coarse' (20)")
+        raise EmphasisValueError(f"labels={labels!r} is not allowed; use 'fine' (100 classes) or 'coarse' (20)")
     names = cifar_names.CIFAR100_FINE if labels == "fine" else cifar_names.CIFAR100_COARSE
     split = _as_split(*_read(CIFAR100, root, progress, download), labels, names)
     if human_labels:

@@ -20,6 +20,7 @@ from emphasis.datasets.errors import DamagedFileError, shortened
 from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Split
+from emphasis.errors import EmphasisValueError
 
 CLASSES = 14
 LINES = {
@@ -76,7 +77,7 @@ def load_clothing1m(
         ValueError: An option is not allowed.
     """
     if test not in ("test", "val"):
-        raise ValueError(f'test={test!r} is not allowed; use "test" or "val"')
+        raise EmphasisValueError(f'test={test!r} is not allowed; use "test" or "val"')
     check_sizes(resize, size)
     skip, skip_broken = skips("missing", missing), skips("broken", broken)
     found = [folder for folder in _FOLDERS if find(root / folder, LINES)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.datasets.split import Split
+from emphasis.errors import EmphasisValueError
 
 _NUM_EXAMPLES = 1797
 _NUM_CLASSES = 10
@@ -28,7 +29,7 @@ def load_digits(test_size: int = 500, seed: int = 0) -> Split:
         ValueError: `test_size` is out of range.
     """
     if not _NUM_CLASSES <= test_size <= _NUM_EXAMPLES - _NUM_CLASSES:
-        raise ValueError(
+        raise EmphasisValueError(
             f"test_size={test_size} is not allowed; digits has {_NUM_EXAMPLES} examples of {_NUM_CLASSES} classes, "
             f"so use {_NUM_CLASSES} to {_NUM_EXAMPLES - _NUM_CLASSES}"
         )

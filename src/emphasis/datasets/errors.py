@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from emphasis.errors import EmphasisError
 
-class DataError(Exception):
+
+class DataError(EmphasisError):
     """Data cannot be read; the message says which, why and what to do."""
 
 

@@ -12,6 +12,7 @@ from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
 from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
 from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
+from emphasis.errors import EmphasisValueError
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _SHOWN = 10  # unreadable files named in an error
@@ -53,10 +54,10 @@ def load_image_folder(
         ValueError: An option is out of range, there are less than two classes, or train and test differ in theirs.
     """
     if size < 1 or channels not in MODES:
-        raise ValueError(f"size={size}, channels={channels} is not allowed; use size >= 1 and channels 1 or 3")
+        raise EmphasisValueError(f"size={size}, channels={channels} is not allowed; use size >= 1 and channels 1 or 3")
     skip = skips("broken", broken)
     if skip and not stream:
-        raise ValueError('broken="skip" is not allowed without stream=true; mend or remove what cannot be read')
+        raise EmphasisValueError('broken="skip" is not allowed without stream=true; mend or remove what cannot be read')
     base = root / folder
     if not base.is_dir():
         raise DataNotFoundError(f"image folder {str(base)!r} does not exist; name it with the option 'folder'")
@@ -70,7 +71,7 @@ def load_image_folder(
     if all(path.is_dir() for path in divided):
         names = _classes(divided[0])
         if strange := sorted(set(_classes(divided[1])) - set(names)):
-            raise ValueError(f"{divided[1]} has the class {strange[0]!r}, which {divided[0]} lacks")
+            raise EmphasisValueError(f"{divided[1]} has the class {strange[0]!r}, which {divided[0]} lacks")
         train, train_labels = _files(divided[0], names)
         test, test_labels = _files(divided[1], names, may_lack=True)
         images = images_of([*train, *test])
@@ -79,9 +80,11 @@ def load_image_folder(
             sources=_relative(train, base),
         )  # fmt: skip
     if any(path.is_dir() for path in divided):
-        raise ValueError(f"{base} has only one of the folders 'train' and 'test'; it needs both or neither")
+        raise EmphasisValueError(f"{base} has only one of the folders 'train' and 'test'; it needs both or neither")
     if not 0.0 <= test_share < 1.0:
-        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part")
+        raise EmphasisValueError(
+            f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part"
+        )
     names = _classes(base)
     paths, labels = _files(base, names)
     tested = draw_stratified(labels, max(round(test_share * len(paths)), 1), seed) if test_share else np.arange(0)
@@ -100,7 +103,7 @@ def _relative(paths: list[Path], base: Path) -> tuple[str, ...]:
 def _classes(base: Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if len(names) < 2:
-        raise ValueError(
+        raise EmphasisValueError(
             f"{base} has {len(names)} folders; classification needs one folder for each of 2 or more classes"
         )
     return names

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError
+from emphasis.errors import EmphasisValueError
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 MODES = {1: "L", 3: "RGB"}
@@ -121,9 +122,11 @@ def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.ui
     with Image.open(path) as image:
         # Pillow only warns of it, and filters of warnings are shared by all threads.
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise ValueError(f"its {image.width} x {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")
+            raise EmphasisValueError(
+                f"its {image.width} x {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}"
+            )
         if image.mode not in _EIGHT_BITS:  # PIL would clip 16 bits to 8 rather than scale them
-            raise ValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
+            raise EmphasisValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
         upright = ImageOps.exif_transpose(image)
         full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
         plain = full.convert(MODES[channels])
@@ -141,7 +144,7 @@ def skips(option: str, value: str) -> bool:
         ValueError: It says neither.
     """
     if value not in ("stop", "skip"):
-        raise ValueError(f'{option}={value!r} is not allowed; use "stop" or "skip"')
+        raise EmphasisValueError(f'{option}={value!r} is not allowed; use "stop" or "skip"')
     return value == "skip"
 
 
@@ -152,4 +155,4 @@ def check_sizes(resize: int, size: int) -> None:
         ValueError: There is nothing to cut out, or more than there is.
     """
     if not 1 <= size <= resize:
-        raise ValueError(f"resize={resize}, size={size} is not allowed; use 1 <= size <= resize")
+        raise EmphasisValueError(f"resize={resize}, size={size} is not allowed; use 1 <= size <= resize")

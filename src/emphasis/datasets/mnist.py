@@ -21,6 +21,7 @@ from emphasis.datasets.download import download as fetch
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Split
+from emphasis.errors import EmphasisValueError
 
 _SIDE = 28
 _TRAIN = 60_000
@@ -86,7 +87,7 @@ def _read_compact(path: Path) -> list[NDArray[Any]]:
             content = np.frombuffer(file.read(), np.uint8)
         count, rest = divmod(content.size, _SIDE**2 + 1)
         if rest or count <= _TRAIN:
-            raise ValueError(f"{content.size} bytes")
+            raise EmphasisValueError(f"{content.size} bytes")
     except (OSError, lzma.LZMAError, EOFError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged ({error}); get it again") from error
     images, labels = content[:-count].reshape(count, _SIDE, _SIDE).copy(), content[-count:]

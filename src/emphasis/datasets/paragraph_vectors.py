@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 
 _TOKEN = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
@@ -50,9 +51,9 @@ class ParagraphVectors:
     def __post_init__(self) -> None:
         for name in ("size", "epochs", "negative", "min_count", "workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; use a whole number >= 1")
+                raise EmphasisValueError(f"{name}={getattr(self, name)} is not allowed; use a whole number >= 1")
         if not 0.0 <= self.sample < 1.0:
-            raise ValueError(f"sample={self.sample} is not allowed; use a number in [0, 1)")
+            raise EmphasisValueError(f"sample={self.sample} is not allowed; use a number in [0, 1)")
 
 
 def tokenize(text: str) -> list[str]:
@@ -93,7 +94,9 @@ def train_paragraph_vectors(
     )  # fmt: skip
     model.build_vocab(documents)
     if not len(model.wv):
-        raise ValueError(f"no word occurs {settings.min_count} times in the {len(texts)} documents; lower min_count")
+        raise EmphasisValueError(
+            f"no word occurs {settings.min_count} times in the {len(texts)} documents; lower min_count"
+        )
     model.train(documents, total_examples=len(documents), epochs=settings.epochs, callbacks=[Report()])
     vectors = np.empty((len(texts), settings.size), dtype=np.float32)
     vectors[order] = model.dv.vectors

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from emphasis.datasets.errors import DamagedFileError, UnsafeFileError
+from emphasis.errors import EmphasisValueError
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Stand in for `_codecs.encode`, which newer pickles of protocol 2 use to write bytes, always as latin1."""
     if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes are encoded as {encoding!r}, not latin1")
+        raise EmphasisValueError(f"bytes are encoded as {encoding!r}, not latin1")
     return text.encode("latin1")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.image_files import ImageFiles
+from emphasis.errors import EmphasisValueError
 
 Inputs = NDArray[Any] | ImageFiles
 """What a `Split` holds: vectors or images in memory, or images that are decoded when they are asked for."""
@@ -74,32 +75,42 @@ class Split:
     def __post_init__(self) -> None:
         train, test = self.train_inputs, self.test_inputs
         if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-            raise ValueError(f"training inputs are {_kind(train)}, but test inputs {_kind(test)}")
+            raise EmphasisValueError(f"training inputs are {_kind(train)}, but test inputs {_kind(test)}")
         if (train.ndim, train.dtype.name) not in ((2, "float32"), (4, "uint8")):
-            raise ValueError(f"inputs are {_kind(train)}; use (N, D) float32, or uint8 images (N, channels, H, W)")
+            raise EmphasisValueError(
+                f"inputs are {_kind(train)}; use (N, D) float32, or uint8 images (N, channels, H, W)"
+            )
         if train.ndim == 2 and not all(np.isfinite(np.asarray(part)).all() for part in (train, test)):
-            raise ValueError("inputs hold NaN or infinite values; fill or remove them")
+            raise EmphasisValueError("inputs hold NaN or infinite values; fill or remove them")
         if not 0 <= self.crop <= (min(train.shape[2:]) if train.ndim == 4 else 0):
-            raise ValueError(f"crop={self.crop} is not allowed for inputs {_kind(train)}; use 0, or at most their side")
+            raise EmphasisValueError(
+                f"crop={self.crop} is not allowed for inputs {_kind(train)}; use 0, or at most their side"
+            )
         labels = {"train_labels": (self.train_labels, train), "test_labels": (self.test_labels, test)}
         labels |= {f"human_labels[{name!r}]": (given, train) for name, given in self.human_labels.items()}
         for name, (given, inputs) in labels.items():
             if given.shape != inputs.shape[:1] or given.dtype != np.int64:
-                raise ValueError(f"{name} are {given.shape} {given.dtype}; {len(inputs)} inputs need int64 of one axis")
+                raise EmphasisValueError(
+                    f"{name} are {given.shape} {given.dtype}; {len(inputs)} inputs need int64 of one axis"
+                )
             if name == "test_labels" and self.gallery is not None:
                 _check_videos(name, given)
                 if not np.array_equal(np.unique(given), np.arange(len(self.gallery.person))):
-                    raise ValueError(f"test_labels are not each of the gallery's {len(self.gallery.person)} videos")
+                    raise EmphasisValueError(
+                        f"test_labels are not each of the gallery's {len(self.gallery.person)} videos"
+                    )
             elif not 0 <= given.min(initial=0) <= given.max(initial=0) < self.num_classes:
-                raise ValueError(
+                raise EmphasisValueError(
                     f"{name} reach from {given.min()} to {given.max()}, but num_classes={self.num_classes}"
                 )
         if self.videos is not None:
             if self.videos.shape != self.train_labels.shape:
-                raise ValueError(f"{len(self.videos)} videos were given for {len(train)} training inputs; give as many")
+                raise EmphasisValueError(
+                    f"{len(self.videos)} videos were given for {len(train)} training inputs; give as many"
+                )
             _check_videos("videos", self.videos)
         if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names were given for {self.num_classes} classes")
+            raise EmphasisValueError(f"{len(self.class_names)} class_names were given for {self.num_classes} classes")
 
     def __repr__(self) -> str:
         human = f", human labels {', '.join(self.human_labels)}" if self.human_labels else ""
@@ -121,7 +132,9 @@ class Split:
         """
         inputs = self.train_inputs
         if inputs.dtype != np.uint8 or not len(inputs):
-            raise ValueError(f"inputs {inputs.shape} {inputs.dtype} have no channels; statistics need uint8 images")
+            raise EmphasisValueError(
+                f"inputs {inputs.shape} {inputs.dtype} have no channels; statistics need uint8 images"
+            )
         images = inputs.sample(_SAMPLED) if isinstance(inputs, ImageFiles) else inputs
         counts = np.zeros((images.shape[1], 256), dtype=np.int64)
         for start in range(0, len(images), _CHUNK):
@@ -137,7 +150,7 @@ class Split:
 
 def _check_videos(name: str, video: NDArray[np.int64]) -> None:
     if np.any(np.diff(video) < 0):
-        raise ValueError(f"{name} are not in order; all frames of a video must follow each other")
+        raise EmphasisValueError(f"{name} are not in order; all frames of a video must follow each other")
 
 
 def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> tuple[Split, NDArray[np.int64]]:
@@ -162,13 +175,15 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
             there is no such fold; or the data are videos, whose frames are too much alike to be held out one by one.
     """
     if split.videos is not None:
-        raise ValueError(
+        raise EmphasisValueError(
             f"validation={share} is not for videos, whose frames would be on both sides; use 0, and no search"
         )
     if not 0.0 < share < 1.0:
-        raise ValueError(f"share={share} is not allowed; use a number between 0 and 1")
+        raise EmphasisValueError(f"share={share} is not allowed; use a number between 0 and 1")
     if not 0 <= fold < folds_of(share):
-        raise ValueError(f"fold={fold} is not allowed; a share of {share} has the folds 0 to {folds_of(share) - 1}")
+        raise EmphasisValueError(
+            f"fold={fold} is not allowed; a share of {share} has the folds 0 to {folds_of(share) - 1}"
+        )
     held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed, fold)
     kept = np.setdiff1d(np.arange(len(split.train_labels)), held)
     rest = take_training(split, kept)
@@ -193,7 +208,9 @@ def subset(split: Split, train_size: int, seed: int = 0) -> Split:
     """
     size, classes = len(split.train_labels), len(np.unique(split.train_labels))
     if not classes <= train_size <= size:
-        raise ValueError(f"train_size={train_size} is not allowed; use {classes} (one of each class) to {size} (all)")
+        raise EmphasisValueError(
+            f"train_size={train_size} is not allowed; use {classes} (one of each class) to {size} (all)"
+        )
     if train_size == size:
         return split
     left_out = draw_stratified(split.train_labels, size - train_size, seed)
@@ -226,7 +243,7 @@ def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int =
     present, members = np.unique(labels, return_inverse=True)
     most = len(labels) - len(present)
     if not 1 <= size <= most:
-        raise ValueError(
+        raise EmphasisValueError(
             f"{size} of {len(labels)} examples of {len(present)} classes cannot be drawn; "
             + (f"1 to {most} leave one of each class" if most >= 1 else "each class needs two examples or more")
         )

@@ -13,6 +13,7 @@ from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
 from emphasis.datasets.split import Split, draw_stratified
 from emphasis.datasets.table_encoder import fit_encoder, numeric_first, text_of
+from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 from emphasis.weighting import did_you_mean
 
@@ -64,12 +65,14 @@ def load_table(
         ValueError: An option or a column is unfit; the message says which and what to do.
     """
     if not 0.0 <= test_share < 1.0:
-        raise ValueError(f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part")
+        raise EmphasisValueError(
+            f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part"
+        )
     table = read_table(root / file, missing)
     for name in (label, *categorical, *drop):
         require_column(table, name, root / file)
     if label in drop:
-        raise ValueError(f"the label column {label!r} cannot be dropped")
+        raise EmphasisValueError(f"the label column {label!r} cannot be dropped")
     whole, names = classes_of(table[label], label, max_levels)
     if test_file is None and not test_share:
         train = test = table
@@ -86,7 +89,7 @@ def load_table(
         train_labels, test_labels = whole, _known_classes(test[label], names, root / test_file, label)
     features = [name for name in table.columns if name != label and name not in drop]
     if not features:
-        raise ValueError(f"{root / file} has no column besides the label {label!r} to learn from")
+        raise EmphasisValueError(f"{root / file} has no column besides the label {label!r} to learn from")
     encoder = fit_encoder(train, features, categorical, max_levels)
     return Split(encoder.transform(train), train_labels, encoder.transform(test), test_labels, len(names), names)
 
@@ -112,9 +115,9 @@ def read_table(path: Path, missing: Sequence[str] = ()) -> Any:
         raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
     table.columns = [str(name) for name in table.columns]
     if twice := table.columns[table.columns.duplicated()].tolist():
-        raise ValueError(f"{path} has two columns {twice[0]!r}; rename one")
+        raise EmphasisValueError(f"{path} has two columns {twice[0]!r}; rename one")
     if not len(table):
-        raise ValueError(f"{path} has no rows")
+        raise EmphasisValueError(f"{path} has no rows")
     return table
 
 
@@ -141,7 +144,7 @@ def require_column(table: Any, name: str, path: Path) -> None:
     """Raise ValueError that names a similar column if the table of `path` has none of this name."""
     if name not in table.columns:
         listed = shortened([repr(column) for column in table.columns], _COLUMNS_SHOWN)
-        raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, table.columns)}; it has {listed}")
+        raise EmphasisValueError(f"{path} has no column {name!r}{did_you_mean(name, table.columns)}; it has {listed}")
 
 
 def classes_of(column: Any, label: str, max_levels: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -153,9 +156,11 @@ def classes_of(column: Any, label: str, max_levels: int) -> tuple[NDArray[np.int
     texts = _label_texts(column, label)
     levels = sorted(set(texts), key=numeric_first)
     if len(levels) < 2:
-        raise ValueError(f"the label column {label!r} is {levels[0]!r} in every row; classification needs 2 classes")
+        raise EmphasisValueError(
+            f"the label column {label!r} is {levels[0]!r} in every row; classification needs 2 classes"
+        )
     if len(levels) > max_levels:
-        raise ValueError(
+        raise EmphasisValueError(
             f"the label column {label!r} has {len(levels)} distinct values in {len(texts)} rows, more than "
             f"max_levels={max_levels}; name another column, or raise max_levels"
         )
@@ -167,7 +172,7 @@ def _known_classes(column: Any, names: tuple[str, ...], path: Path, label: str) 
     code = {level: place for place, level in enumerate(names)}
     texts = _label_texts(column, label)
     if strange := [text for text in texts if text not in code]:
-        raise ValueError(f"{path} has the label {strange[0]!r}, which the training table lacks")
+        raise EmphasisValueError(f"{path} has the label {strange[0]!r}, which the training table lacks")
     return np.array([code[text] for text in texts], dtype=np.int64)
 
 
@@ -175,11 +180,15 @@ def _label_texts(column: Any, label: str) -> list[str]:
     import pandas as pd
 
     if absent := int(column.isna().sum()):
-        raise ValueError(f"the label column {label!r} is empty in {absent} of {len(column)} rows; fill or remove them")
+        raise EmphasisValueError(
+            f"the label column {label!r} is empty in {absent} of {len(column)} rows; fill or remove them"
+        )
     if pd.api.types.is_float_dtype(column.dtype):
         values = column.to_numpy(dtype=np.float64)
         if (broken := values[values != np.floor(values)]).size or np.isinf(values).any():
             example = broken[0] if broken.size else np.inf
-            raise ValueError(f"the label column {label!r} holds {example:g}: classes are texts or whole numbers")
+            raise EmphasisValueError(
+                f"the label column {label!r} holds {example:g}: classes are texts or whole numbers"
+            )
         return [str(int(value)) for value in values]
     return [text_of(value) for value in column]

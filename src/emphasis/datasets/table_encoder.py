@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting import did_you_mean
 
 
@@ -45,7 +46,7 @@ class NumericColumn:
         with np.errstate(over="ignore"):
             standardised = (np.where(absent, self.median, values) / self.scale - self.mean) / self.deviation
         if np.abs(standardised).max(initial=0.0) > np.finfo(np.float32).max:
-            raise ValueError(
+            raise EmphasisValueError(
                 f"column {self.name!r} reaches {np.nanmax(np.abs(values)):g} outside the training part, beyond what a "
                 "float32 holds"
             )
@@ -103,7 +104,7 @@ class TableEncoder:
             ValueError: A column is absent, or holds what it cannot be read as.
         """
         if absent := [column.name for column in self.columns if column.name not in table.columns]:
-            raise ValueError(
+            raise EmphasisValueError(
                 f"the table lacks {'the column' if len(absent) == 1 else 'the columns'} "
                 f"{', '.join(map(repr, absent))}{did_you_mean(absent[0], table.columns)}"
             )
@@ -181,10 +182,10 @@ def _fit_levels(column: Any, name: str, max_levels: int) -> LevelsColumn:
     if column.isna().all():
         raise _nothing_but_missing(name)
     if any(isinstance(value, bytes) or (hasattr(value, "__len__") and not isinstance(value, str)) for value in column):
-        raise ValueError(f"column {name!r} holds lists, bytes or other nested values; leave it out with drop")
+        raise EmphasisValueError(f"column {name!r} holds lists, bytes or other nested values; leave it out with drop")
     seen = set(_names(column))
     if len(seen) > max_levels:
-        raise ValueError(
+        raise EmphasisValueError(
             f"column {name!r} has {len(seen)} distinct values in {len(column)} rows, more than max_levels={max_levels}:"
             f" if it is a name or identifier leave it out with drop, if it holds numbers name what is none in missing, "
             f"else raise max_levels"
@@ -202,9 +203,9 @@ def _finite(column: Any, name: str) -> NDArray[np.float64]:
     try:
         values: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"column {name!r} holds numbers in one part and not in the other ({error})") from error
+        raise EmphasisValueError(f"column {name!r} holds numbers in one part and not in the other ({error})") from error
     if (infinite := np.isinf(values)).any():
-        raise ValueError(
+        raise EmphasisValueError(
             f"column {name!r} holds {values[infinite][0]} in {infinite.sum()} rows; make it finite or empty"
         )
     return values
@@ -214,11 +215,15 @@ def _is_numeric(column: Any, name: str) -> bool:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        raise ValueError(f"column {name!r} holds dates or durations; turn it into numbers, or leave it out with drop")
+        raise EmphasisValueError(
+            f"column {name!r} holds dates or durations; turn it into numbers, or leave it out with drop"
+        )
     if types.is_complex_dtype(column.dtype):
-        raise ValueError(f"column {name!r} holds complex numbers; leave it out with drop")
+        raise EmphasisValueError(f"column {name!r} holds complex numbers; leave it out with drop")
     return bool(types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype))
 
 
 def _nothing_but_missing(name: str) -> ValueError:
-    return ValueError(f"column {name!r} holds nothing but missing values in the training part; leave it out with drop")
+    return EmphasisValueError(
+        f"column {name!r} holds nothing but missing values in the training part; leave it out with drop"
+    )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting._numerics import log_sigmoid
 
 _COUNTS_AT_ONCE = 2**22  # of predictions, class by class
@@ -64,20 +65,21 @@ def find_suspects(
         ValueError: Arrays do not fit together, there are no labels, or an example was never seen.
     """
     if len(margins) == 0 or len(margins) != len(predicted):
-        raise ValueError(f"need as many rows of predictions as of margins, and one at least: got {len(predicted)} and "
-                         f"{len(margins)}")  # fmt: skip
+        raise EmphasisValueError(
+            f"need as many rows of predictions as of margins, and one at least: got {len(predicted)} and {len(margins)}"
+        )
     n = len(labels)
     if not n:
-        raise ValueError("there are no labels to rank: every example was ignored, or never recorded")
+        raise EmphasisValueError("there are no labels to rank: every example was ignored, or never recorded")
     total, seen = np.zeros(n), np.zeros(n, dtype=np.int64)
     for margin, choice in zip(margins, predicted, strict=True):
         if margin.shape != (n,) or choice.shape != (n,):
-            raise ValueError(f"{n} labels, but rows of {margin.shape} margins and {choice.shape} predictions")
+            raise EmphasisValueError(f"{n} labels, but rows of {margin.shape} margins and {choice.shape} predictions")
         known = ~np.isnan(margin)
         total += np.where(known, margin, 0.0)
         seen += known
     if not seen.all():
-        raise ValueError(f"{np.count_nonzero(seen == 0)} of {n} examples were never seen, the first of them "
+        raise EmphasisValueError(f"{np.count_nonzero(seen == 0)} of {n} examples were never seen, the first of them "
                          f"{int(np.argmin(seen))}; record another epoch, or leave them out")  # fmt: skip
     score = total / seen
     suggested, outvoted = _votes(margins, predicted, np.asarray(labels), num_classes)

@@ -14,6 +14,7 @@ from matplotlib.text import Annotation, Text
 
 from emphasis.diagnostics.figures import FORMATS
 from emphasis.diagnostics.inks import DARK
+from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 
 Theme = Literal["auto", "light", "dark"]
@@ -35,9 +36,11 @@ def save(figure: Figure, path: Path, theme: Theme = "light", dpi: int = 150) -> 
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise ValueError(f"cannot draw to {path.name!r}; use a name that ends in {', '.join('.' + f for f in FORMATS)}")
+        raise EmphasisValueError(
+            f"cannot draw to {path.name!r}; use a name that ends in {', '.join('.' + f for f in FORMATS)}"
+        )
     if theme not in get_args(Theme):
-        raise ValueError(f"theme={theme!r} is not allowed; use one of {', '.join(get_args(Theme))}")
+        raise EmphasisValueError(f"theme={theme!r} is not allowed; use one of {', '.join(get_args(Theme))}")
     if theme == "dark":
         darken(figure)
     follows = theme == "auto" and suffix == "svg"

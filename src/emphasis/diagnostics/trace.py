@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing, write_text
 from emphasis.torch import EmphasisLoss
 from emphasis.torch._autograd import log_weight_of, margin_and_others
@@ -47,7 +48,7 @@ _STEP = ("effective_share", "mean_weight", "emphasis_variance")
 _LARGEST = 65504.0  # of float16
 
 
-class TraceError(ValueError):
+class TraceError(EmphasisValueError):
     """A folder that holds no trace, or one that cannot be gone on with; the message names the cure."""
 
 
@@ -81,7 +82,7 @@ class EmphasisTrace:
         resume: bool = False,
     ) -> None:
         if isinstance(num_examples, bool) or not hasattr(num_examples, "__index__") or num_examples < 1:
-            raise ValueError(f"num_examples={num_examples!r} is not allowed; use a whole number >= 1")
+            raise EmphasisValueError(f"num_examples={num_examples!r} is not allowed; use a whole number >= 1")
         num_examples = int(num_examples)
         self.folder = Path(folder)
         self.num_examples = num_examples
@@ -99,7 +100,9 @@ class EmphasisTrace:
         self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
         for name, mask in self._subsets.items():
             if mask.shape != (num_examples,):
-                raise ValueError(f"subset {name!r} has shape {tuple(mask.shape)}; its mask must be ({num_examples},)")
+                raise EmphasisValueError(
+                    f"subset {name!r} has shape {tuple(mask.shape)}; its mask must be ({num_examples},)"
+                )
         self._columns = [*_STEP, *(f"{what} {name}" for name in self._subsets for what in ("share of", "part of"))]
         self._num_classes = 0
         self._row: dict[str, Tensor] = {}
@@ -143,14 +146,16 @@ class EmphasisTrace:
         """
         indices, labels = torch.as_tensor(indices), torch.as_tensor(labels)
         if labels.is_floating_point() or indices.is_floating_point():
-            raise ValueError(f"indices and labels must be integers, got {indices.dtype} and {labels.dtype}")
+            raise EmphasisValueError(f"indices and labels must be integers, got {indices.dtype} and {labels.dtype}")
         if logits.ndim == 1:
             logits = torch.stack((torch.zeros_like(logits), logits), 1)
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or indices.shape != labels.shape:
-            raise ValueError(f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
+            raise EmphasisValueError(f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
                              f"{tuple(logits.shape)} and {tuple(labels.shape)}")  # fmt: skip
         if self._num_classes not in (0, logits.shape[1]):
-            raise ValueError(f"logits of {logits.shape[1]} classes, but the rows before are of {self._num_classes}")
+            raise EmphasisValueError(
+                f"logits of {logits.shape[1]} classes, but the rows before are of {self._num_classes}"
+            )
         device = logits.device
         indices, labels = indices.to(device, torch.int64), labels.to(device, torch.int64)
         if device.type == "cpu":
@@ -194,13 +199,15 @@ class EmphasisTrace:
             return
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= self.num_examples:
-            raise ValueError(f"indices reach from {low} to {high}; they must be in [0, {self.num_examples})")
+            raise EmphasisValueError(f"indices reach from {low} to {high}; they must be in [0, {self.num_examples})")
         wrong = (labels != self.ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))
         if bool(wrong.any()):
-            raise ValueError(f"label {int(labels[wrong][0])} is not in [0, {logits.shape[1]})")
+            raise EmphasisValueError(f"label {int(labels[wrong][0])} is not in [0, {logits.shape[1]})")
         bad = ~logits.isfinite().all(1)
         if bool(bad.any()):
-            raise ValueError(f"logits of example {int(indices[bad][0])} are NaN or infinite; the network has diverged")
+            raise EmphasisValueError(
+                f"logits of example {int(indices[bad][0])} are NaN or infinite; the network has diverged"
+            )
 
     def _new_row(self, device: torch.device, num_classes: int) -> dict[str, Tensor]:
         n = self.num_examples
@@ -313,7 +320,7 @@ def read_trace(folder: str | Path) -> Trace:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] != _FORMAT:
-            raise ValueError(f"format {about['format']}")
+            raise EmphasisValueError(f"format {about['format']}")
     except FileNotFoundError:
         raise TraceError(f"{folder} holds no trace ({ABOUT} is missing); a trace's first row writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

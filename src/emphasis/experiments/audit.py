@@ -29,6 +29,7 @@ from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataError
 from emphasis.diagnostics.suspects import Suspects, find_suspects, found_and_right, margin_of
 from emphasis.diagnostics.trace import ABOUT, read_trace
+from emphasis.errors import EmphasisValueError
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import corrupted, load_split
 from emphasis.experiments.jobs import Say
@@ -197,8 +198,10 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
     cell = next(cell for cell in recipe.cells() if cell.seed == seed)
     row = finished_rows(folder)[cell.key]
     if row["diverged_at"] is not None:
-        raise ValueError(f"the network diverged at iteration {row['diverged_at']:,}: use another --weighting, or a "
-                         "smaller --set solver.learning_rate")  # fmt: skip
+        raise EmphasisValueError(
+            f"the network diverged at iteration {row['diverged_at']:,}: use another --weighting, or a "
+            "smaller --set solver.learning_rate"
+        )
     return _read(recipe.title, cell, row, split, folder)
 
 

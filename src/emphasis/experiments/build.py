@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from emphasis.errors import EmphasisValueError
 from emphasis.experiments.settings import Training
 from emphasis.training.settings import Objective
 from emphasis.weighting import did_you_mean, from_dict
@@ -20,7 +21,7 @@ OBJECTIVE = ("weighting", "normalization", "max_margin", "schedule", "training")
 """The settings of an objective, in a recipe and in a result."""
 
 
-class RecipeError(ValueError):
+class RecipeError(EmphasisValueError):
     """A recipe that cannot be read; the message says where and what to do."""
 
 

@@ -15,6 +15,7 @@ from emphasis import corruption, datasets, models
 from emphasis.datasets import DataNotFoundError, ImageFiles, Progress, Split, data_root, holdout, load, subset
 from emphasis.datasets.download import silent
 from emphasis.datasets.split import take_training
+from emphasis.errors import EmphasisValueError
 from emphasis.experiments.settings import Cell, Dataset, Noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.training.task import Task
@@ -35,7 +36,7 @@ def check_names(cells: Sequence[Cell]) -> None:
             takes = known(name)
             for option in options:
                 if option not in takes:
-                    raise ValueError(
+                    raise EmphasisValueError(
                         f"{what} {name} has no option {option!r}{did_you_mean(option, list(takes))}; "
                         f"it takes {', '.join(takes) or 'none'}"
                     )
@@ -79,7 +80,9 @@ def load_split(
             held = take_training(whole, np.setdiff1d(np.arange(len(whole.train_labels)), kept))
             found = corrupted(held, noise, _VALIDATION_SEED)
             if len(found.index) != len(held.train_labels):
-                raise ValueError(f'noise kind {noise.kind} leaves examples out; use validation_labels = "true" with it')
+                raise EmphasisValueError(
+                    f'noise kind {noise.kind} leaves examples out; use validation_labels = "true" with it'
+                )
             split = replace(split, test_labels=found.labels)
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
 
@@ -99,7 +102,7 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
     if noise.kind == "human":
         if noise.labels not in split.human_labels:
             known = ", ".join(split.human_labels) or "none with this data"
-            raise ValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
+            raise EmphasisValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
         return corruption.given_labels(labels, split.human_labels[noise.labels], num_classes=classes)
     if noise.kind == "symmetric":
         return corruption.symmetric(labels, noise.rate, num_classes=classes, seed=seed)
@@ -111,7 +114,7 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
         return corruption.superclass_swap(labels, noise.rate, seed=seed)
     if noise.kind == "pn_ratio":
         if classes != 2:
-            raise ValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
+            raise EmphasisValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
         return corruption.pn_ratio(labels, noise.ratio, seed=seed)
     if noise.kind == "long_tail":
         return corruption.long_tail(labels, noise.ratio, num_classes=classes, seed=seed)

@@ -19,6 +19,7 @@ from emphasis.diagnostics.figures import (
     new_figure,
     probability_curves,
 )  # fmt: skip
+from emphasis.errors import EmphasisValueError
 from emphasis.experiments.drawings import FITS, curve, marked, modes_by_rate, panel_of
 from emphasis.experiments.report import find_folder, read_summary
 from emphasis.experiments.settings import Training
@@ -50,7 +51,9 @@ def paper_figure(name: str) -> PaperFigure:
     """
     key = name.lower().removeprefix("figure").strip(" -")
     if key not in FIGURES:
-        raise ValueError(f"there is no figure {name!r}{did_you_mean(key, FIGURES)}; known: {', '.join(FIGURES)}")
+        raise EmphasisValueError(
+            f"there is no figure {name!r}{did_you_mean(key, FIGURES)}; known: {', '.join(FIGURES)}"
+        )
     return FIGURES[key]
 
 
@@ -82,7 +85,9 @@ def draw_figure(name: str, run: str | None = None) -> tuple[Figure, Path | None]
                           "--scaled a smaller one, or give another's with --run")  # fmt: skip
     summary = read_summary(folder)
     if not any(entry.rows for entry in summary.entries):
-        raise ValueError(f"nothing is trained yet in {folder}; 'emphasis run {figure.recipes[0]}' goes on with it")
+        raise EmphasisValueError(
+            f"nothing is trained yet in {folder}; 'emphasis run {figure.recipes[0]}' goes on with it"
+        )
     return marked(summary, figure.draw(summary)), folder
 
 
@@ -111,7 +116,7 @@ def _of_family(summary: Summary, *wanted: type[Weighting]) -> list[Entry]:
         and not getattr(entry.cell.objective.weighting, "vanishing", False)
     ]  # fmt: skip
     if not any(entry.is_dm for entry in found):
-        raise ValueError(f"the run {summary.recipe.name} has no network with DM yet")
+        raise EmphasisValueError(f"the run {summary.recipe.name} has no network with DM yet")
     return found
 
 
@@ -139,8 +144,10 @@ def _modes(summary: Summary) -> Figure:
     """Return figure 2c: the emphasis mode that did best at each noise rate, and the paper's."""
     rates, ours, _ = modes_by_rate(summary)
     if len(rates) < 2 or not np.isfinite(ours).any():
-        raise ValueError(f"the run {summary.recipe.name} has not two noise rates with DMs of one emphasis mode each; "
-                         "use 'emphasis run figure2c', or table9 with several conditions")  # fmt: skip
+        raise EmphasisValueError(
+            f"the run {summary.recipe.name} has not two noise rates with DMs of one emphasis mode each; "
+            "use 'emphasis run figure2c', or table9 with several conditions"
+        )
     return mode_by_noise(rates, ours, paper=[mode_for(rate) for rate in rates],
                          paper_label="paper (CIFAR-10, ResNet-56)", label="this run")  # fmt: skip
 

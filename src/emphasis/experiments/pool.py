@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from emphasis.errors import EmphasisError
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, run_job, threads_of
 from emphasis.training.settings import Execution
 
@@ -25,7 +26,7 @@ _TRIES = 3  # of a job whose worker was killed: by the system when memory ran ou
 _STEPS_BETWEEN_REPORTS = 20
 
 
-class JobError(Exception):
+class JobError(EmphasisError):
     """A job failed in its worker; the message says which and why."""
 
 

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
+from emphasis.errors import EmphasisValueError
 from emphasis.experiments.data import check_names, load_split, network_options
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
@@ -74,7 +75,7 @@ def run(
         JobError: A job failed; the others are finished first.
     """
     if workers < 1:
-        raise ValueError(f"workers={workers} is not allowed; use a whole number >= 1")
+        raise EmphasisValueError(f"workers={workers} is not allowed; use a whole number >= 1")
     cells = list(recipe.cells())
     check_names(cells)
     how = replace(execution or Execution(), precision=recipe.precision)
@@ -179,5 +180,7 @@ def _ranks(execution: Execution, workers: int) -> Fabric | None:
     if number_of_ranks(execution) == 1:
         return None
     if workers > 1:
-        raise ValueError(f"devices={execution.devices} and workers={workers} do not go together; use one of them")
+        raise EmphasisValueError(
+            f"devices={execution.devices} and workers={workers} do not go together; use one of them"
+        )
     return make_fabric(execution)

@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from emphasis.errors import EmphasisError
 from emphasis.experiments.reading import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.settings import Cell, digest
@@ -35,7 +36,7 @@ RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "tabl
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
 
 
-class FolderError(Exception):
+class FolderError(EmphasisError):
     """A folder that this run must not write to, or cannot read; the message names the cure."""
 
 

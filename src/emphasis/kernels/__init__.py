@@ -5,8 +5,10 @@
 normalisation, a weighting without a table). logits are (outer, classes, ...), an example is one (outer, ...).
 """
 
+from emphasis.errors import EmphasisValueError
 
-class ExampleError(ValueError):
+
+class ExampleError(EmphasisValueError):
     """An example that has no loss: its label is not allowed, or one of its logits is not finite.
 
     Attributes:

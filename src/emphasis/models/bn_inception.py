@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import (
     Branches,
     Classifier,
@@ -150,7 +151,7 @@ def bn_inception(input_shape: Sequence[int], num_classes: int, *, dropout: float
     channels = image_channels("googlenet-v2", input_shape, _TOTAL_STRIDE)
     height, width = input_shape[1:]
     if height % _TOTAL_STRIDE or width % _TOTAL_STRIDE:
-        raise ValueError(
+        raise EmphasisValueError(
             f"googlenet-v2 halves its images five times, so their sides must be multiples of {_TOTAL_STRIDE}, "
             f"as 224 x 224; got {height} x {width}"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import (
     Branches,
     Classifier,
@@ -90,7 +91,7 @@ def googlenet(
     """
     check_dropout(dropout)
     if not isinstance(batch_norm, bool):
-        raise ValueError(f"batch_norm={batch_norm!r} is not allowed; it must be true or false")
+        raise EmphasisValueError(f"batch_norm={batch_norm!r} is not allowed; it must be true or false")
     channels = image_channels("googlenet-v1", input_shape, 4)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=conv_norm_relu(channels, _STEM_WIDTH, 3, batch_norm=batch_norm)

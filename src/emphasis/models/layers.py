@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from emphasis.errors import EmphasisValueError
+
 
 class Classifier(nn.Module):
     """A body that turns examples into features, dropout, and a last linear layer `fc` that turns them into logits.
@@ -67,7 +69,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError("the network has no last nn.Linear, whose input would be its features; add one")
+        raise EmphasisValueError("the network has no last nn.Linear, whose input would be its features; add one")
     return layers[-1]
 
 
@@ -88,7 +90,9 @@ def last_pool(network: nn.Module) -> nn.Module:
     """
     pools = [module for module in network.modules() if isinstance(module, GlobalAveragePool | nn.AdaptiveAvgPool2d)]
     if not pools:
-        raise ValueError("the network has no global average pool, whose input would be its maps; use one of images")
+        raise EmphasisValueError(
+            "the network has no global average pool, whose input would be its maps; use one of images"
+        )
     return pools[-1]
 
 
@@ -111,13 +115,15 @@ def image_channels(model: str, input_shape: Sequence[int], smallest: int) -> int
         ValueError: The shape is not that of an image, or a side is under `smallest` pixels.
     """
     if len(input_shape) != 3:
-        raise ValueError(
+        raise EmphasisValueError(
             f"{model} takes images, input_shape=(channels, height, width), not {tuple(input_shape)}; "
             "use the model 'mlp' for vectors"
         )
     channels, height, width = input_shape
     if min(height, width) < smallest:
-        raise ValueError(f"{model} needs images of at least {smallest} x {smallest} pixels, got {height} x {width}")
+        raise EmphasisValueError(
+            f"{model} needs images of at least {smallest} x {smallest} pixels, got {height} x {width}"
+        )
     return channels
 
 
@@ -129,7 +135,9 @@ def check_dropout(dropout: float) -> None:
     """
     rate: object = dropout
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
-        raise ValueError(f"dropout={dropout!r} is not allowed; it is the share of features zeroed, 0 <= dropout < 1")
+        raise EmphasisValueError(
+            f"dropout={dropout!r} is not allowed; it is the share of features zeroed, 0 <= dropout < 1"
+        )
 
 
 def check_widths(name: str, widths: Sequence[int], shortest: int) -> None:
@@ -141,4 +149,6 @@ def check_widths(name: str, widths: Sequence[int], shortest: int) -> None:
     listed: object = widths
     whole = isinstance(listed, list | tuple) and all(type(width) is int and width >= 1 for width in listed)
     if not whole or len(widths) < shortest:
-        raise ValueError(f"{name}={widths!r} is not allowed; give at least {shortest} whole numbers >= 1, as [64, 128]")
+        raise EmphasisValueError(
+            f"{name}={widths!r} is not allowed; give at least {shortest} whole numbers >= 1, as [64, 128]"
+        )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import check_dropout, check_widths
 from emphasis.weighting import did_you_mean
 
@@ -38,7 +39,7 @@ def mlp(
     check_dropout(dropout)
     if activation not in _ACTIVATIONS:
         hint = did_you_mean(str(activation), _ACTIVATIONS)
-        raise ValueError(f"activation={activation!r} is unknown{hint}; known: {', '.join(_ACTIVATIONS)}")
+        raise EmphasisValueError(f"activation={activation!r} is unknown{hint}; known: {', '.join(_ACTIVATIONS)}")
     sizes = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [] if len(input_shape) == 1 else [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(sizes):

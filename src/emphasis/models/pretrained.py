@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emphasis.errors import EmphasisFileNotFoundError, EmphasisValueError
+
 _HEAD = ("fc.weight", "fc.bias")
 _NAMES_SHOWN = 3
 IMAGENET_STATISTICS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 """Mean and standard deviation of red, green and blue, as pixels in [0, 1], that networks of torchvision expect."""
 
 
-class PretrainedError(ValueError):
+class PretrainedError(EmphasisValueError):
     """A file of parameters cannot be read or does not fit the network."""
 
 
@@ -78,7 +80,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> bool:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of parameters {path}")
+        raise EmphasisFileNotFoundError(f"there is no file of parameters {path}")
     if path.suffix == ".safetensors":
         safetensors: Any = importlib.import_module("safetensors")
         load_file: Any = importlib.import_module("safetensors.torch").load_file

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting import did_you_mean
 
 if TYPE_CHECKING:
@@ -48,16 +49,16 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int,
     for option in options:
         if option not in defaults:
             takes = f"it takes {', '.join(defaults)}" if defaults else "it takes no options"
-            raise ValueError(f"{name} has no option {option!r}{did_you_mean(option, defaults)}; {takes}")
+            raise EmphasisValueError(f"{name} has no option {option!r}{did_you_mean(option, defaults)}; {takes}")
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     if not shape or any(not _is_whole(size) or size < 1 for size in shape):
-        raise ValueError(
+        raise EmphasisValueError(
             f"input_shape={input_shape!r} is not allowed; give one example's shape, (D,) or (channels, height, width)"
         )
     if not _is_whole(num_classes) or num_classes < 2:
-        raise ValueError(f"num_classes={num_classes!r} is not allowed; it must be a whole number >= 2")
+        raise EmphasisValueError(f"num_classes={num_classes!r} is not allowed; it must be a whole number >= 2")
     if not _is_whole(seed) or not 0 <= seed <= _LARGEST_SEED:
-        raise ValueError(f"seed={seed!r} is not allowed; it must be a whole number from 0 to {_LARGEST_SEED}")
+        raise EmphasisValueError(f"seed={seed!r} is not allowed; it must be a whole number from 0 to {_LARGEST_SEED}")
 
     import torch
 
@@ -81,7 +82,9 @@ def options_of(name: str) -> dict[str, Any]:
 
 def _constructor(name: str) -> tuple[Any, Mapping[str, Any]]:
     if name not in _MODELS:
-        raise ValueError(f"model {name!r} is unknown{did_you_mean(str(name), NAMES)}; known: {', '.join(NAMES)}")
+        raise EmphasisValueError(
+            f"model {name!r} is unknown{did_you_mean(str(name), NAMES)}; known: {', '.join(NAMES)}"
+        )
     path, fixed = _MODELS[name]
     return pkgutil.resolve_name(f"emphasis.models.{path}"), fixed
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import (
     Classifier,
     GlobalAveragePool,
@@ -66,7 +67,7 @@ def cifar_resnet(input_shape: Sequence[int], num_classes: int, *, depth: int = 5
         ValueError: An argument is not allowed.
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth={depth!r} is not allowed; it must be 6n + 2, such as 20, 32, 44, 56 or 110")
+        raise EmphasisValueError(f"depth={depth!r} is not allowed; it must be 6n + 2, such as 20, 32, 44, 56 or 110")
     check_dropout(dropout)
     channels = image_channels(f"resnet{depth}", input_shape, 4)
     layers: list[nn.Module] = [conv_norm_relu(channels, _STAGE_WIDTHS[0], 3)]

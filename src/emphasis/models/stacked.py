@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from emphasis.errors import EmphasisValueError
+
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
@@ -45,7 +47,7 @@ class StackedMLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is not allowed; use one of {', '.join(ACTIVATIONS)}")
+            raise EmphasisValueError(f"activation={activation!r} is not allowed; use one of {', '.join(ACTIVATIONS)}")
         self.activation = activation
         self.num_networks = copies * len(seeds)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
+from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import replacing, write_text
 from emphasis.tabular.models import kind_of
@@ -128,23 +129,23 @@ def fit_table(
     chosen = {**kind.settings, **(settings or {})}
     resolved = kind.weighting if weighting is None else as_weighting(weighting)
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise ValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+        raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
     table = read_table(Path(path), missing)
     for name in (label, *categorical, *drop, *([weight_column] if weight_column else [])):
         require_column(table, name, Path(path))
     if label in (*drop, weight_column):
-        raise ValueError(f"the label column {label!r} can be neither dropped nor the weight column")
+        raise EmphasisValueError(f"the label column {label!r} can be neither dropped nor the weight column")
     given, classes = classes_of(table[label], label, max_levels)
     rarest = int(np.bincount(given).argmin())
     if (count := int((given == rarest).sum())) < folds:
-        raise ValueError(
+        raise EmphasisValueError(
             f"class {classes[rarest]!r} of {label!r} has {count} rows, fewer than folds={folds}; use fewer folds, or "
             "leave the class out of the table"
         )
     weights = _weights(table, weight_column)
     features = [name for name in table.columns if name not in (label, weight_column, *drop)]
     if not features:
-        raise ValueError(f"{path} has no column besides the label {label!r} to learn from")
+        raise EmphasisValueError(f"{path} has no column besides the label {label!r} to learn from")
     encoder = fit_encoder(table, features, categorical, max_levels)  # all of it first: errors come before training
     request = {
         "table": str(path), "label": label, "model": model, "settings": chosen, "weighting": resolved.to_dict(),
@@ -200,10 +201,10 @@ def _weights(table: Any, column: str | None) -> NDArray[np.float64]:
     try:
         weights: NDArray[np.float64] = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the weight column {column!r} does not hold numbers ({error})") from error
+        raise EmphasisValueError(f"the weight column {column!r} does not hold numbers ({error})") from error
     bad = ~(np.isfinite(weights) & (weights >= 0.0))
     if bad.any():
-        raise ValueError(
+        raise EmphasisValueError(
             f"the weight column {column!r} holds {weights[bad][0]} in {bad.sum()} rows; weights are finite and >= 0"
         )
     return weights
@@ -223,7 +224,7 @@ def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> st
         except (ValueError, KeyError, TypeError):
             found = None
         if found != name and not force:
-            raise ValueError(
+            raise EmphasisValueError(
                 f"{folder} holds a fit of other settings or other data; choose another folder (--out), or replace it "
                 "(--force)"
             )
@@ -231,7 +232,7 @@ def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> st
             shutil.rmtree(folder / FOLDS, ignore_errors=True)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
     elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no fit; choose another folder (--out)")
+        raise EmphasisValueError(f"{folder} is not empty and holds no fit; choose another folder (--out)")
     (folder / FOLDS).mkdir(parents=True, exist_ok=True)
     write_text(folder / FIT, json.dumps({"digest": name, **request}, indent=1, ensure_ascii=False, default=str))
     return name

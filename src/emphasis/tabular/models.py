@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.objective import DEFAULT_FOR_TREES
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, did_you_mean
 
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
@@ -41,7 +42,7 @@ class Kind:
 def kind_of(name: str) -> Kind:
     """Return the kind of a name, or ValueError that lists them."""
     if name not in KINDS:
-        raise ValueError(f"model={name!r} is unknown{did_you_mean(name, KINDS)}; use one of {', '.join(KINDS)}")
+        raise EmphasisValueError(f"model={name!r} is unknown{did_you_mean(name, KINDS)}; use one of {', '.join(KINDS)}")
     return KINDS[name]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.kernels import ExampleError
 
 
@@ -30,13 +31,13 @@ def arithmetic_dtype(logits: Tensor) -> torch.dtype:
 def check_logits(logits: Tensor) -> None:
     """Raise TypeError or ValueError unless logits are floating (N, C, ...), C >= 2."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
+        raise EmphasisTypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
     if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
     if logits.dim() < 2:
-        raise ValueError(f"logits must be (N, C), (N, C, d1, ...) or (N,), got shape {tuple(logits.shape)}")
+        raise EmphasisValueError(f"logits must be (N, C), (N, C, d1, ...) or (N,), got shape {tuple(logits.shape)}")
     if logits.shape[1] < 2:
-        raise ValueError(
+        raise EmphasisValueError(
             f"logits of shape {tuple(logits.shape)} have C={logits.shape[1]} classes; C must be >= 2. "
             "For the binary form with one logit pass shape (N,): logits.squeeze(1)"
         )
@@ -45,28 +46,28 @@ def check_logits(logits: Tensor) -> None:
 def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
     """Raise unless labels are class indices or rows of probabilities that fit the logits."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+        raise EmphasisTypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
     if labels.device != logits.device:
-        raise ValueError(
+        raise EmphasisValueError(
             f"labels are on {labels.device} and logits on {logits.device}; move one: labels.to(logits.device)"
         )
     if labels.is_complex():
-        raise TypeError(f"labels must be integers or probabilities, got {labels.dtype}")
+        raise EmphasisTypeError(f"labels must be integers or probabilities, got {labels.dtype}")
     check_ignore_index(ignore_index)
     per_example = logits.shape[:1] + logits.shape[2:]
     if labels.is_floating_point():
         if labels.shape != logits.shape:
             cure = "; class indices must be integers: labels.long()" if labels.shape == per_example else ""
-            raise ValueError(
+            raise EmphasisValueError(
                 f"floating labels are rows of probabilities and must have the logits' shape "
                 f"{tuple(logits.shape)}, got {tuple(labels.shape)}{cure}"
             )
         if labels.requires_grad:
-            raise ValueError("soft labels that require grad are not differentiated; pass labels.detach()")
+            raise EmphasisValueError("soft labels that require grad are not differentiated; pass labels.detach()")
         _check_probabilities(labels)
         return
     if labels.shape != per_example:
-        raise ValueError(
+        raise EmphasisValueError(
             f"labels must have shape {tuple(per_example)} for logits of shape {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
@@ -76,7 +77,7 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
 def check_ignore_index(ignore_index: int) -> None:
     """Raise TypeError unless `ignore_index` is an integer."""
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+        raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
 
 
 def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -90,7 +91,7 @@ def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
 
 
 def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
-    return ValueError(
+    return EmphasisValueError(
         f"label {label} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
         f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
     )
@@ -98,10 +99,12 @@ def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
 
 def _check_probabilities(labels: Tensor) -> None:
     if is_true(~((labels >= 0.0) & (labels <= 1.0 + 1e-3)).all()):
-        raise ValueError("soft labels must be probabilities in [0, 1] without NaN; normalise each row to sum to 1")
+        raise EmphasisValueError(
+            "soft labels must be probabilities in [0, 1] without NaN; normalise each row to sum to 1"
+        )
     if is_true(((labels.sum(1) - 1.0).abs() > 1e-2).any()):
         worst = (labels.sum(1) - 1.0).abs().max().item()
-        raise ValueError(f"soft labels must sum to 1 over the classes; one row is off by {worst:.3g}")
+        raise EmphasisValueError(f"soft labels must sum to 1 over the classes; one row is off by {worst:.3g}")
 
 
 def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Tensor) -> Tensor | None:
@@ -109,24 +112,26 @@ def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Te
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(weight).__name__}")
+        raise EmphasisTypeError(f"{name} must be a torch.Tensor, got {type(weight).__name__}")
     if weight.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(weight.shape)}")
+        raise EmphasisValueError(f"{name} must have shape {tuple(shape)}, got {tuple(weight.shape)}")
     if weight.device != logits.device:
-        raise ValueError(
+        raise EmphasisValueError(
             f"{name} is on {weight.device} and logits on {logits.device}; move one: {name}.to(logits.device)"
         )
     if weight.requires_grad:
-        raise ValueError(
+        raise EmphasisValueError(
             f'{name} that requires grad is not differentiated; use reduction="none" with normalization=None or '
             f'"integral" and multiply the losses by it yourself'
         )
     bad = ~((weight >= 0.0) & (weight < torch.inf))
     if is_true(bad.any()):
-        raise ValueError(f"{name} holds {weight[bad][0].item()}; weights must be finite and >= 0")
+        raise EmphasisValueError(f"{name} holds {weight[bad][0].item()}; weights must be finite and >= 0")
     dtype = arithmetic_dtype(logits)
     if is_true(weight.to(dtype).sum().isinf()):
-        raise ValueError(f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter")
+        raise EmphasisValueError(
+            f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter"
+        )
     return weight.to(dtype)
 
 
@@ -158,7 +163,7 @@ def check_finite(logits: Tensor, valid: Tensor | None) -> None:
 
 
 def _not_finite(where: tuple[int, ...]) -> ValueError:
-    return ValueError(
+    return EmphasisValueError(
         f"logits hold NaN or infinity, first for the example at index {where}: training has diverged or the "
         "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
         "a large negative number such as -1e4, not -inf"

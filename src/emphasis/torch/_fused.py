@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.kernels import ExampleError, native, operators
 from emphasis.torch import _checks
 from emphasis.torch._autograd import loss_and_gradient, weigh_examples
@@ -94,17 +95,19 @@ def check_inplace(logits: Tensor) -> None:
     """Raise ValueError if writing the derivative into the logits would destroy what somebody needs."""
     base = logits._base
     if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
-        raise ValueError(
+        raise EmphasisValueError(
             "inplace=True overwrites the logits, and these are a leaf tensor that requires grad, whose values are the "
             "parameters; pass a network's output, or inplace=False"
         )
     if base is not None and base.numel() != logits.numel():
-        raise ValueError(
+        raise EmphasisValueError(
             f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor of "
             f"shape {tuple(base.shape)} that others may read; pass the whole, or logits.contiguous(), or inplace=False"
         )
     if _rows(logits) is None:
-        raise ValueError("inplace=True needs logits that are contiguous; pass logits.contiguous(), or inplace=False")
+        raise EmphasisValueError(
+            "inplace=True needs logits that are contiguous; pass logits.contiguous(), or inplace=False"
+        )
 
 
 def _rows(logits: Tensor) -> Tensor | None:
@@ -200,7 +203,7 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return logits, labels and factor, which are no more after an in-place loss."""
     saved: tuple[Tensor, Tensor, Tensor | None] = ctx.saved_tensors
     if not saved:
-        raise RuntimeError(
+        raise EmphasisRuntimeError(
             "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
             "use inplace=False"
         )

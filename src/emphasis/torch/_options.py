@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from emphasis.errors import EmphasisOverflowError, EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
 from emphasis.weighting.margin_table import MarginTable, margin_table
 from emphasis.weighting.options import Normalization, Reduction, check_options
@@ -43,7 +44,7 @@ class Options:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.process_group is not None:
-            raise TypeError(
+            raise EmphasisTypeError(
                 "an EmphasisLoss with a process_group cannot be pickled: save its state_dict, and pass the group "
                 "again where it is loaded"
             )
@@ -78,9 +79,9 @@ class Options:
         """Raise OverflowError if the weights, or under "batch" their logarithms, cannot be held in `dtype`."""
         largest = torch.finfo(dtype).max
         if not self.unbounded and self.weighting.log_peak > 0.5 * largest:
-            raise OverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
+            raise EmphasisOverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
         if not self.unbounded and self.log_largest > math.log(largest):
-            raise OverflowError(
+            raise EmphasisOverflowError(
                 f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
                 'normalization="batch", which is finite for any beta, or a smaller beta'
             )

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from emphasis.errors import EmphasisOverflowError, EmphasisRuntimeError
 from emphasis.torch._checks import is_true
 
 
@@ -72,7 +73,9 @@ class Accumulation:
                 ratio of exp(88) in float32. Read on the CPU only; elsewhere the gradients become NaN.
         """
         if self._under_way:
-            raise RuntimeError("a step of this Accumulation is under way; use one of its own for each step at a time")
+            raise EmphasisRuntimeError(
+                "a step of this Accumulation is under way; use one of its own for each step at a time"
+            )
         given = list(parameters)
         self._under_way, self._sums = True, []
         try:
@@ -80,19 +83,19 @@ class Accumulation:
         finally:
             self._under_way = False
         if not self._sums:
-            raise RuntimeError(
+            raise EmphasisRuntimeError(
                 "no call of the loss was counted in this step: pass the Accumulation as the loss's process_group, with "
                 'reduction="mean" or normalization="batch", and call the loss inside the step, outside torch.compile'
             )
         gradients = [one.grad for one in given if one.grad is not None]
         if not gradients:
-            raise RuntimeError(
+            raise EmphasisRuntimeError(
                 "no parameter has a gradient at the end of the step: call backward inside it, synchronised, and pass "
                 "the parameters that the optimizer has"
             )
         _, unit, total = self._sums
         if is_true(~total.isfinite()):
-            raise OverflowError(
+            raise EmphasisOverflowError(
                 f"a call's weights are so much larger than those of the step's first that {total.dtype} does not hold "
                 "their ratio; use float64, or a smaller beta"
             )
@@ -106,9 +109,11 @@ class Accumulation:
         if not self._under_way:
             return peak, total
         if torch.compiler.is_compiling():
-            raise RuntimeError("call a loss under Accumulation outside torch.compile, which would count it only once")
+            raise EmphasisRuntimeError(
+                "call a loss under Accumulation outside torch.compile, which would count it only once"
+            )
         if torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(
+            raise EmphasisRuntimeError(
                 "a loss under Accumulation is computed again in a backward pass, and would count twice: call backward "
                 "once, without create_graph, and keep the loss out of activation checkpoints"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.torch import _checks
 from emphasis.torch._autograd import emphasis_of
 from emphasis.torch._fused import fused_loss, kernels_for
@@ -146,7 +147,7 @@ def apply_options(
         if kernels is not None:
             return fused_loss(logits, labels, options, ignore_index, class_weight, sample_weight, inplace, kernels)
     if inplace:
-        raise ValueError(
+        raise EmphasisValueError(
             "inplace=True needs integer labels that fit logits of shape (N, C) or (N, C, d1, ...), outside "
             "torch.compile and torch.func; use inplace=False"
         )
@@ -175,7 +176,7 @@ def apply_options(
 def _two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the binary form with one logit z as the two columns (0, z)."""
     if labels.shape != logits.shape:
-        raise ValueError(
+        raise EmphasisValueError(
             f"logits of shape {tuple(logits.shape)} are the binary form with one logit and need labels of the same "
             f"shape, got {tuple(labels.shape)}; for classes pass logits of shape (N, C)"
         )
@@ -184,5 +185,5 @@ def _two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     elif labels.dtype == torch.bool:
         labels = labels.long()
     if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
     return torch.stack((torch.zeros_like(logits), logits), 1), labels

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.kernels import ExampleError, operators
 from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, weigh_examples
@@ -125,32 +126,36 @@ def _check(
         if tensor is None and name == "bias":
             continue
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+            raise EmphasisTypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.device != hidden.device:
-            raise ValueError(f"{name} is on {tensor.device} and hidden on {hidden.device}; move one of them")
+            raise EmphasisValueError(f"{name} is on {tensor.device} and hidden on {hidden.device}; move one of them")
         if name != "labels" and not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating, got {tensor.dtype}")
+            raise EmphasisTypeError(f"{name} must be floating, got {tensor.dtype}")
         if name != "labels" and tensor.dtype != hidden.dtype:
-            raise TypeError(f"{name} is {tensor.dtype} and hidden {hidden.dtype}; use one dtype, or torch.autocast")
+            raise EmphasisTypeError(
+                f"{name} is {tensor.dtype} and hidden {hidden.dtype}; use one dtype, or torch.autocast"
+            )
     if weight.dim() != 2 or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"hidden of shape {tuple(hidden.shape)} and weight of shape {tuple(weight.shape)} do not fit; "
             "use (..., H) and (V, H), as torch.nn.Linear(H, V).weight is"
         )
     if weight.shape[0] < 2:
-        raise ValueError(f"weight of shape {tuple(weight.shape)} has V={weight.shape[0]} classes; V must be >= 2")
+        raise EmphasisValueError(
+            f"weight of shape {tuple(weight.shape)} has V={weight.shape[0]} classes; V must be >= 2"
+        )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+        raise EmphasisValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}; soft labels need emphasis_loss")
+        raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}; soft labels need emphasis_loss")
     if labels.shape != hidden.shape[:-1]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"labels must have shape {tuple(hidden.shape[:-1])} for hidden of shape {tuple(hidden.shape)}, "
             f"got {tuple(labels.shape)}"
         )
     _checks.check_ignore_index(ignore_index)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
-        raise ValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
+        raise EmphasisValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
 
 
 @dataclass(frozen=True)

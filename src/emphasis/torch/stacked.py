@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.errors import EmphasisValueError
 from emphasis.torch._autograd import margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
@@ -59,7 +60,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     """
     networks, examples, classes = logits.shape
     if networks != len(options) * len(labels) or labels.shape[1] != examples:
-        raise ValueError(
+        raise EmphasisValueError(
             f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit "
             f"{len(options)} methods; use (methods * seeds, N, C) and (seeds, N)"
         )

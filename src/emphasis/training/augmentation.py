@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.errors import EmphasisValueError
+
 
 def random_crop_flip(
     images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True, size: int | None = None,
@@ -29,12 +31,12 @@ def random_crop_flip(
         ValueError: `images` are not a batch of images, `padding` is negative, or there is no such window.
     """
     if images.ndim != 4:
-        raise ValueError(f"images must have the shape (N, channels, H, W), got {tuple(images.shape)}")
+        raise EmphasisValueError(f"images must have the shape (N, channels, H, W), got {tuple(images.shape)}")
     if padding < 0:
-        raise ValueError(f"padding={padding!r} is not allowed; it is a number of pixels >= 0")
+        raise EmphasisValueError(f"padding={padding!r} is not allowed; it is a number of pixels >= 0")
     height, width = images.shape[2:]
     if size is not None and not (height == width and 1 <= size <= height + 2 * padding):
-        raise ValueError(f"size={size} is not allowed for images of {height} x {width}, padded by {padding}")
+        raise EmphasisValueError(f"size={size} is not allowed for images of {height} x {width}, padded by {padding}")
     room = 2 * padding + (0 if size is None else height - size)
     number, rows = (len(images), slice(None)) if part is None else part
     tops, lefts, flipped = (drawn[rows] for drawn in draw_offsets(number, generator, room=room, flip=flip))

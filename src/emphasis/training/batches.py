@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emphasis.errors import EmphasisValueError
+
 Rows = NDArray[np.int64]
 Draw = Callable[[np.random.Generator], Rows]
 """Returns the examples of an epoch in the order in which they are seen, always as many."""
@@ -91,6 +93,8 @@ def step_seed(seed: int, iteration: int, purpose: int) -> int:
 def _place(iteration: int, num_examples: int, batch_size: int) -> tuple[int, slice]:
     """Return the epoch of a step, and where in it the step's examples stand."""
     if batch_size > num_examples:
-        raise ValueError(f"batch_size={batch_size} exceeds the {num_examples} training examples; use a smaller one")
+        raise EmphasisValueError(
+            f"batch_size={batch_size} exceeds the {num_examples} training examples; use a smaller one"
+        )
     epoch, batch = divmod(iteration, num_examples // batch_size)
     return epoch, slice(batch * batch_size, (batch + 1) * batch_size)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from emphasis.errors import EmphasisError
 from emphasis.files import replacing
 from emphasis.training.loop import State
 from emphasis.training.sharding import load_whole, whole
@@ -17,7 +18,7 @@ from emphasis.training.sharding import load_whole, whole
 _FORMAT = 4
 
 
-class CheckpointError(Exception):
+class CheckpointError(EmphasisError):
     """A checkpoint that cannot be used; the message says why."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emphasis.baselines.learner import DivergedError, Learner
 from emphasis.datasets.errors import DamagedFileError
+from emphasis.errors import EmphasisValueError
 from emphasis.metrics import accuracy, largest_share
 from emphasis.models.stacked import StackOfOne
 from emphasis.retrieval import RANKS
@@ -140,7 +141,9 @@ def _find(module: nn.Module, task: Task, size: int, broken: set[str], group: Any
     assert task.gallery is not None
     stack = next((one for one in module.modules() if isinstance(one, StackOfOne)), None)
     if stack is None:
-        raise ValueError("retrieval needs a network that trains alone, such as small-cnn; use one in place of mlp")
+        raise EmphasisValueError(
+            "retrieval needs a network that trains alone, such as small-cnn; use one in place of mlp"
+        )
     # As it is, without Fabric and the compiler around it: what is wanted is not what it returns.
     learner = stack.network if isinstance(stack.network, Learner) else None
     network, method = (stack.network, None) if learner is None else (learner.network, learner.method)

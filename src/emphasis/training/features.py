@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from emphasis.baselines import Baseline
 from emphasis.baselines.learner import DivergedError
 from emphasis.datasets import Gallery
+from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
 from emphasis.retrieval import Ints, Retrieval, judge_all, mean_by_tracklet, normalised, retrieve
 
@@ -73,7 +74,7 @@ def find(
     tracklet = np.concatenate([tracklet for _, tracklet in held])
     first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
     if (empty := np.flatnonzero(first == last)).size:
-        raise ValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
+        raise EmphasisValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
     frames, device = torch.cat([one for one, _ in held]), method.labels.device
     with torch.no_grad(), _evaluating(method):
         if compares:

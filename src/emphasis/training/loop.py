@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from emphasis.baselines.learner import DivergedError
 from emphasis.datasets.errors import DamagedFileError
+from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import Stack
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import part_of
@@ -157,8 +158,10 @@ def number_of_ranks(execution: Execution) -> int:
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
     if here != execution.devices:
-        raise ValueError(f"devices={execution.devices} is not allowed where torchrun has started {here} processes on "
-                         f"this machine; use {here}, or --nproc-per-node {execution.devices}")  # fmt: skip
+        raise EmphasisValueError(
+            f"devices={execution.devices} is not allowed where torchrun has started {here} processes on "
+            f"this machine; use {here}, or --nproc-per-node {execution.devices}"
+        )
     ranks = int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else here
     alone = execution.strategy == "fsdp" and ranks == 1
     check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which a network is shared out")

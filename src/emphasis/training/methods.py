@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from emphasis.baselines import Learner
+from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import StackOfOne
 from emphasis.torch.distributed import gathered, part_of
 from emphasis.training.evaluation import examples_at_once
@@ -80,8 +81,10 @@ def backward(
     if fabric.world_size > 1:
         idle = [name for name, one in module.named_parameters() if one.requires_grad and one.grad is None]
         if idle:
-            raise ValueError(f"the loss of {type(module.network.method).__name__} does not depend on its parameter "
-                             f"{idle[0]}, which several devices need; add 0.0 * parameter.sum() to it")  # fmt: skip
+            raise EmphasisValueError(
+                f"the loss of {type(module.network.method).__name__} does not depend on its parameter "
+                f"{idle[0]}, which several devices need; add 0.0 * parameter.sum() to it"
+            )
     return loss.detach()
 
 

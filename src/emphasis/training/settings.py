@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
 
 Normalization = Literal["integral", "batch"] | None
@@ -32,7 +33,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.normalization not in ("integral", "batch", None):
-            raise ValueError(f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None')
+            raise EmphasisValueError(
+                f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None'
+            )
         ends = [self.at(0.0), self.at(1.0)]  # what lies between is allowed, too
         self.weighting.max_margin(self.max_margin)
         if self.max_margin not in ("auto", None):  # 16 and 16.0 are one setting
@@ -165,4 +168,4 @@ class Execution:
 def check(holds: bool, name: str, value: object, cure: str) -> None:
     """Raise ValueError unless `holds`: "NAME=VALUE is not allowed; CURE"."""
     if not holds:
-        raise ValueError(f"{name}={value!r} is not allowed; {cure}")
+        raise EmphasisValueError(f"{name}={value!r} is not allowed; {cure}")

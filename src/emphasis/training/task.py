@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emphasis.datasets import Gallery, ImageFiles
+from emphasis.errors import EmphasisValueError
 from emphasis.training.augmentation import centre_crop, normalise
 from emphasis.training.batches import Batches, clips
 from emphasis.training.fetching import Fetched, fetch
@@ -88,11 +89,15 @@ class Task:
         if solver.clip * solver.videos == 1:
             return Batches(seeds, self.num_train, solver.batch_size, device)
         if self.videos is None:
-            raise ValueError(f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, which this "
-                             "data is not; leave them out")  # fmt: skip
+            raise EmphasisValueError(
+                f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, which this "
+                "data is not; leave them out"
+            )
         if len(seeds) > 1 or self.index is not None:
-            raise ValueError("clips of videos need a network that trains alone, on all of them; use another network, "
-                             "and no noise that leaves examples out")  # fmt: skip
+            raise EmphasisValueError(
+                "clips of videos need a network that trains alone, on all of them; use another network, "
+                "and no noise that leaves examples out"
+            )
         length, draw = clips(self.videos.numpy(), self.labels[0].cpu().numpy(), solver.clip, solver.videos)
         return Batches(seeds, length, solver.batch_size, device, draw)
 

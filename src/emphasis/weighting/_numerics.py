@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
+
 # Arrays of numpy, torch or jax: the three share no type, and importing two of them is what this package avoids.
 Array = Any
 ArrayModule = Any
@@ -65,7 +67,7 @@ def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     array = np.asarray(p, dtype=np.float64)
     bad = ~((array >= 0.0) & (array <= 1.0))
     if bad.any():
-        raise ValueError(
+        raise EmphasisValueError(
             f"p holds {array[bad].flat[0]!r}: probabilities lie in [0, 1]. "
             "Pass softmax outputs, not logits; for logits use derivative(logits, labels) or potential(margin)."
         )
@@ -75,11 +77,11 @@ def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
 def checked_parameter(owner: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high], or raise an error that names all three."""
     if isinstance(value, (bool, str)):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
+        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}") from None
+        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}") from None
     if not math.isfinite(number) or not low <= number <= high:
         allowed = "a finite number"
         if low > -math.inf and high < math.inf:
@@ -88,5 +90,5 @@ def checked_parameter(owner: str, name: str, value: float, low: float = -math.in
             allowed = f"a finite number >= {low:g}"
         elif high < math.inf:
             allowed = f"a finite number <= {high:g}"
-        raise ValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
+        raise EmphasisValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
     return number

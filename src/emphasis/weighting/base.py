@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._modes import numerical_modes
 from emphasis.weighting._numerics import (
     Array,
@@ -105,7 +106,7 @@ class Weighting:
     def log_normalizer(self) -> float:
         """`log_integral`, or ValueError if the integral is infinite and Eq. 8 therefore means nothing."""
         if self.log_integral == math.inf:
-            raise ValueError(
+            raise EmphasisValueError(
                 f"{self!r} has an infinite integral over [0, 1], so its density (Eq. 8) does not exist; "
                 'use normalization="batch" or None, or parameters that keep w integrable'
             )
@@ -138,7 +139,7 @@ class Weighting:
         """Return the emphasis variance sigma = E((w - E(w))^2) over a batch of probabilities (Definition 2)."""
         p = checked_probabilities(p)
         if p.size == 0:
-            raise ValueError("emphasis_variance needs at least one probability, got none")
+            raise EmphasisValueError("emphasis_variance needs at least one probability, got none")
         return float(np.var(self(p)))
 
     # --- derivative and loss ---------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Weighting:
             return math.inf
         if isinstance(setting, str):
             if setting != "auto":
-                raise ValueError(f'max_margin={setting!r} is not allowed; use "auto", None or a number')
+                raise EmphasisValueError(f'max_margin={setting!r} is not allowed; use "auto", None or a number')
             return math.inf if self.vanishes else AUTO_MAX_MARGIN
         return checked_parameter("max_margin", "max_margin", setting)
 
@@ -188,7 +189,7 @@ class Weighting:
         """
         margin = np.asarray(margin, dtype=np.float64)
         if np.isnan(margin).any():
-            raise ValueError("margin holds NaN; margins are real numbers")
+            raise EmphasisValueError("margin holds NaN; margins are real numbers")
         return np.asarray(self.loss(margin, np, np.asarray, self.max_margin(max_margin)))[()]
 
     def loss(
@@ -216,7 +217,7 @@ class Weighting:
         table = self.potential_table
         log_unit = table.log_scale - log_normalizer
         if log_unit > 709.0:
-            raise OverflowError(
+            raise EmphasisOverflowError(
                 f"the loss value of {self!r} exceeds float64 (w reaches exp({self.log_peak:.0f})); "
                 'use normalization="integral" or "batch", or a smaller beta'
             )
@@ -291,7 +292,7 @@ class Sum(Weighting):
 
     def __post_init__(self) -> None:
         if not self.terms or not all(isinstance(term, Weighting) for term in self.terms):
-            raise TypeError(f"Sum needs one or more weightings, got {self.terms!r}")
+            raise EmphasisTypeError(f"Sum needs one or more weightings, got {self.terms!r}")
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log of the sum of the terms."""
@@ -334,7 +335,7 @@ class Scaled(Weighting):
     def __post_init__(self) -> None:
         factor = checked_parameter("Scaled", "factor", self.factor, 0.0)
         if factor == 0.0:
-            raise ValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")
+            raise EmphasisValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")
         if isinstance(self.weighting, Scaled):
             factor *= self.weighting.factor
             object.__setattr__(self, "weighting", self.weighting.weighting)

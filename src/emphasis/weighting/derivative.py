@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import Array, log_sigmoid, logsumexp
 
 if TYPE_CHECKING:
@@ -30,20 +31,20 @@ def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, Floa
     logits = np.asarray(logits, dtype=np.float64)
     labels = np.asarray(labels)
     if logits.ndim < 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be (N, C) or (N, C, d1, ...) with C >= 2, got shape {logits.shape}")
+        raise EmphasisValueError(f"logits must be (N, C) or (N, C, d1, ...) with C >= 2, got shape {logits.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+        raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
+        raise EmphasisValueError(
             f"labels must have shape {logits.shape[:1] + logits.shape[2:]} for logits of shape {logits.shape}, "
             f"got {labels.shape}"
         )
     num_classes = logits.shape[1]
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
-        raise ValueError(f"label {labels[wrong].flat[0]} is outside 0..{num_classes - 1}")
+        raise EmphasisValueError(f"label {labels[wrong].flat[0]} is outside 0..{num_classes - 1}")
     if not np.isfinite(logits).all():
-        raise ValueError("logits hold NaN or infinity; derivatives need finite logits")
+        raise EmphasisValueError("logits hold NaN or infinity; derivatives need finite logits")
     index = np.expand_dims(labels, 1)
     others = logits.copy()
     np.put_along_axis(others, index, -np.inf, axis=1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import (
     Array,
     ArrayModule,
@@ -160,9 +161,9 @@ class DM(_Checked, Weighting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.vanishing, bool):
-            raise TypeError(f"DM: vanishing must be True or False, got {self.vanishing!r}")
+            raise EmphasisTypeError(f"DM: vanishing must be True or False, got {self.vanishing!r}")
         if self.vanishing and self.beta <= 0.0:
-            raise ValueError(
+            raise EmphasisValueError(
                 f"DM: beta={self.beta!r} is not allowed with vanishing=True: the weight w(p) - w(1) would not be "
                 "positive; use beta > 0, or vanishing=False"
             )
@@ -331,7 +332,7 @@ class SCE(_Checked, Weighting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mu == 0.0 and self._reverse == 0.0:
-            raise ValueError(f"SCE: mu={self.mu}, nu={self.nu}, A={self.A} weigh nothing; one term must be > 0")
+            raise EmphasisValueError(f"SCE: mu={self.mu}, nu={self.nu}, A={self.A} weigh nothing; one term must be > 0")
 
     @property
     def _reverse(self) -> float:

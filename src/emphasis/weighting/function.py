@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import Array, ArrayModule
 from emphasis.weighting.base import Weighting
 
@@ -34,7 +35,7 @@ class FunctionWeighting(Weighting):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"a weighting function must be callable, got {self.function!r}")
+            raise EmphasisTypeError(f"a weighting function must be callable, got {self.function!r}")
         object.__setattr__(self, "_rounding", _probe(self, self.values(_PROBE, 1.0 - _PROBE, np)))
 
     def values(self, p: Array, q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
@@ -128,7 +129,7 @@ def _takes_two(function: Callable[..., Array]) -> bool:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [x for x in parameters if x.default is inspect.Parameter.empty and x.kind in kinds]
     if len(required) > 2:
-        raise TypeError(f"{function!r} needs {len(required)} arguments; a weighting takes p, or p and 1-p")
+        raise EmphasisTypeError(f"{function!r} needs {len(required)} arguments; a weighting takes p, or p and 1-p")
     return len(required) == 2
 
 
@@ -137,7 +138,9 @@ def _probe(weighting: FunctionWeighting, values: Array) -> float:
     name = repr(weighting)
     values = np.asarray(values, dtype=np.float64)
     if values.shape not in ((), _PROBE.shape):
-        raise TypeError(f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise")
+        raise EmphasisTypeError(
+            f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise"
+        )
     values = np.broadcast_to(values, _PROBE.shape)
     # 1e-6 of the largest finite value, the size of what may be rounding in float32.
     rounding = 1e-6 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
@@ -145,14 +148,14 @@ def _probe(weighting: FunctionWeighting, values: Array) -> float:
         bad = np.flatnonzero(~(values >= -rounding))
     if bad.size:
         p = _PROBE[bad[0]]
-        raise ValueError(
+        raise EmphasisValueError(
             f"{name} is {values[bad[0]]!r} at p={p:g}; weights must be >= 0 and not NaN on [0, 1]. "
             "Clip the function at 0, or give its limit at the ends"
         )
     if not np.isfinite(values[1:-1]).all():
-        raise ValueError(f"{name} is infinite inside (0, 1); only the ends p = 0 and p = 1 may be infinite")
+        raise EmphasisValueError(f"{name} is infinite inside (0, 1); only the ends p = 0 and p = 1 may be infinite")
     if not values.any():
-        raise ValueError(f"{name} is 0 on all of [0, 1]; a weighting of 0 everywhere teaches nothing")
+        raise EmphasisValueError(f"{name} is 0 on all of [0, 1]; a weighting of 0 everywhere teaches nothing")
     return rounding
 
 
@@ -164,7 +167,7 @@ def _check_complex_step(weighting: LossWeighting) -> None:
     below = np.asarray(weighting.call(weighting.function, p - h, 1.0 - p + h))
     differences = (above - below) / (2 * h)
     if not np.allclose(step, differences, rtol=1e-4, atol=1e-4 * (1.0 + np.abs(differences).max())):
-        raise ValueError(
+        raise EmphasisValueError(
             f"{weighting!r} cannot be differentiated by a complex step (it uses abs, max or the like); "
             "pass derivative=, the function p -> L'(p)"
         )
@@ -182,7 +185,7 @@ def _import_name(function: Callable[..., Array]) -> str:
     except (ImportError, AttributeError, ValueError):
         found = None
     if found is not function:
-        raise ValueError(
+        raise EmphasisValueError(
             f"{function!r} cannot be written to a dictionary: it has no importable name. "
             "Define it with def at the top level of a module"
         )
@@ -193,7 +196,7 @@ def import_function(name: str) -> Callable[..., Array]:
     """Return the function called "module:qualified.name"."""
     module_name, separator, path = name.partition(":")
     if not separator or not module_name or module_name == "None":
-        raise ValueError(f'function name {name!r} must have the form "module:name"')
+        raise EmphasisValueError(f'function name {name!r} must have the form "module:name"')
     found: Any = importlib.import_module(module_name)
     for part in path.split("."):
         found = getattr(found, part)

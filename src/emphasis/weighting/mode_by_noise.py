@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from emphasis.errors import EmphasisValueError
+
 MODES = {0.0: 0.0, 0.2: 1 / 3, 0.4: 1 / 2, 0.6: 2 / 3, 0.8: 2 / 3}
 """The emphasis mode that did best at each noise rate (Table 9 and appendix E)."""
 
@@ -21,7 +23,7 @@ def mode_for(noise_rate: float) -> float:
         ValueError: `noise_rate` is no such number.
     """
     if not 0.0 <= noise_rate <= 1.0:
-        raise ValueError(f"noise_rate={noise_rate} is not allowed; use a number in [0, 1]")
+        raise EmphasisValueError(f"noise_rate={noise_rate} is not allowed; use a number in [0, 1]")
     return float(np.interp(noise_rate, list(MODES), list(MODES.values())))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from emphasis.errors import EmphasisValueError
+
 Normalization = Literal["integral", "batch"] | None
 Reduction = Literal["mean", "sum", "none"]
 
@@ -14,6 +16,6 @@ SATURATION = 2.0
 def check_options(normalization: Normalization, reduction: Reduction = "mean") -> None:
     """Raise ValueError that names the option which is not allowed, and what is."""
     if normalization not in (None, "integral", "batch"):
-        raise ValueError(f'normalization={normalization!r} is not allowed; use None, "integral" or "batch"')
+        raise EmphasisValueError(f'normalization={normalization!r} is not allowed; use None, "integral" or "batch"')
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction={reduction!r} is not allowed; use "mean", "sum" or "none"')
+        raise EmphasisValueError(f'reduction={reduction!r} is not allowed; use "mean", "sum" or "none"')

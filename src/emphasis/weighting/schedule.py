@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting.base import Weighting
 from emphasis.weighting.mode_by_noise import lam_for
 
@@ -46,11 +47,13 @@ class Ramp:
         end = self.start if self.end is None else self.end
         for name, value in (("start", self.start), ("end", end)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name}={value!r} is not allowed; use a finite number")
+                raise EmphasisValueError(f"{name}={value!r} is not allowed; use a finite number")
         if self.shape not in get_args(Shape):
-            raise ValueError(f"shape={self.shape!r} is not allowed; use one of {', '.join(get_args(Shape))}")
+            raise EmphasisValueError(f"shape={self.shape!r} is not allowed; use one of {', '.join(get_args(Shape))}")
         if self.shape == "constant" and end != self.start:
-            raise ValueError(f"end={self.end} is not allowed with a constant; leave it out, or use linear or cosine")
+            raise EmphasisValueError(
+                f"end={self.end} is not allowed with a constant; leave it out, or use linear or cosine"
+            )
         object.__setattr__(self, "end", end)
 
     def at(self, progress: float) -> float:
@@ -75,7 +78,7 @@ class Measured:
 
     def __post_init__(self) -> None:
         if isinstance(self.start, bool) or not isinstance(self.start, (int, float)) or not 0 <= self.start < math.inf:
-            raise ValueError(f"start={self.start!r} is not allowed; use a finite number >= 0")
+            raise EmphasisValueError(f"start={self.start!r} is not allowed; use a finite number >= 0")
 
 
 Schedule = Mapping[str, Ramp | Measured]
@@ -96,18 +99,20 @@ def scheduled(weighting: Weighting, schedule: Schedule, progress: float, noise_r
             a value.
     """
     if not 0.0 <= progress <= 1.0:
-        raise ValueError(f"progress={progress} is not allowed; use a number in [0, 1]")
+        raise EmphasisValueError(f"progress={progress} is not allowed; use a number in [0, 1]")
     own = weighting.parameters()
     unknown = [name for name in schedule if name not in own or isinstance(own[name], bool)]
     if unknown:
         known = ", ".join(name for name, value in own.items() if not isinstance(value, bool))
-        raise ValueError(f"{weighting!r} has no parameter {unknown[0]!r} to schedule; it has {known or 'none'}")
+        raise EmphasisValueError(f"{weighting!r} has no parameter {unknown[0]!r} to schedule; it has {known or 'none'}")
     values: dict[str, Any] = {}
     for name, what in schedule.items():
         if isinstance(what, Ramp):
             values[name] = what.at(progress)
         elif name != "lam":
-            raise ValueError(f"{name} cannot follow the measured noise rate, which says what lam is to be; use a Ramp")
+            raise EmphasisValueError(
+                f"{name} cannot follow the measured noise rate, which says what lam is to be; use a Ramp"
+            )
         else:
             values[name] = what.start if noise_rate is None else round(lam_for(round(noise_rate, 2)), 4)
     changed = {name: value for name, value in values.items() if value != own[name]}
@@ -125,14 +130,16 @@ def schedule_from_dict(table: Mapping[str, Any]) -> dict[str, Ramp | Measured]:
     found: dict[str, Ramp | Measured] = {}
     for name, given in table.items():
         if not isinstance(given, Mapping):
-            raise ValueError(f"the schedule of {name} must be a table such as {{ start = 0, end = 1 }}, got {given!r}")
+            raise EmphasisValueError(
+                f"the schedule of {name} must be a table such as {{ start = 0, end = 1 }}, got {given!r}"
+            )
         values = dict(given)
         kind = Measured if values.pop("measured", False) else Ramp
         allowed = [field.name for field in dataclasses.fields(kind)]
         unknown = [key for key in values if key not in allowed]
         if unknown or (kind is Ramp and "start" not in values):
             wrong = f"has no setting {unknown[0]!r}; it takes" if unknown else "needs a start; it takes"
-            raise ValueError(f"the schedule of {name} {wrong} {', '.join(allowed)}")
+            raise EmphasisValueError(f"the schedule of {name} {wrong} {', '.join(allowed)}")
         found[name] = kind(**values)
     return found
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting.base import Scaled, Sum, Weighting, WeightingLike
 from emphasis.weighting.families import (
     CCE,
@@ -44,7 +45,7 @@ def from_dict(mapping: Mapping[str, Any]) -> Weighting:
         TypeError: Not a mapping, or a parameter is of the wrong kind.
     """
     if not isinstance(mapping, Mapping):
-        raise TypeError(f"a weighting's dictionary must be a mapping, got {mapping!r}")
+        raise EmphasisTypeError(f"a weighting's dictionary must be a mapping, got {mapping!r}")
     values = dict(mapping)
     name = values.pop("family", None)
     match name:
@@ -66,7 +67,9 @@ def from_dict(mapping: Mapping[str, Any]) -> Weighting:
             return Spline(values["points"])
     if name not in FAMILIES:
         known = [*FAMILIES, "Spline", "Sum", "Scaled", "function", "from_loss"]
-        raise ValueError(f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}")
+        raise EmphasisValueError(
+            f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}"
+        )
     family = FAMILIES[name]
     _check_names(name, values, set(), set(inspect.signature(family).parameters))
     return family(**values)
@@ -90,10 +93,12 @@ def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting]
     if isinstance(weighting, str):
         return from_dict({"family": weighting})
     if inspect.isclass(weighting) and issubclass(weighting, Weighting):
-        raise TypeError(f"got the class {weighting.__name__}; make a weighting of it: {weighting.__name__}(...)")
+        raise EmphasisTypeError(
+            f"got the class {weighting.__name__}; make a weighting of it: {weighting.__name__}(...)"
+        )
     if callable(weighting):
         return of_function(weighting)
-    raise TypeError(
+    raise EmphasisTypeError(
         f"got {weighting!r} as weighting; pass one such as DM(lam=0.5, beta=12), a dictionary, a family's name, "
         "or a function p -> w"
     )
@@ -110,7 +115,9 @@ def _check_names(family: str, values: Mapping[str, Any], required: set[str], opt
     allowed = required | (optional or set())
     unknown = sorted(set(values) - allowed)
     if unknown:
-        raise ValueError(f"{family} has no parameter {unknown[0]!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
+        raise EmphasisValueError(
+            f"{family} has no parameter {unknown[0]!r}; it takes {', '.join(sorted(allowed)) or 'none'}"
+        )
     missing = sorted(required - set(values))
     if missing:
-        raise ValueError(f"{family} needs the parameter {missing[0]!r}")
+        raise EmphasisValueError(f"{family} needs the parameter {missing[0]!r}")

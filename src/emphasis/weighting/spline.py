@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from emphasis.errors import EmphasisValueError
 from emphasis.weighting._numerics import Array, ArrayModule
 from emphasis.weighting.base import Weighting
 
@@ -112,16 +113,18 @@ def _checked(points: Iterable[Iterable[float]]) -> tuple[tuple[float, float], ..
     try:
         found = tuple((float(p), float(w)) for p, w in points)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Spline: points={points!r} are not allowed; give pairs (p, w) of numbers") from error
+        raise EmphasisValueError(f"Spline: points={points!r} are not allowed; give pairs (p, w) of numbers") from error
     if len(found) < 2:
-        raise ValueError(f"Spline: {len(found)} points are not enough; give two or more")
+        raise EmphasisValueError(f"Spline: {len(found)} points are not enough; give two or more")
     x, y = zip(*found, strict=True)
     if (x[0], x[-1]) != (0.0, 1.0) or not all(a < b for a, b in pairwise(x)):
-        raise ValueError(f"Spline: p = {', '.join(f'{one:g}' for one in x)} is not allowed; let it rise from 0 to 1")
+        raise EmphasisValueError(
+            f"Spline: p = {', '.join(f'{one:g}' for one in x)} is not allowed; let it rise from 0 to 1"
+        )
     if not all(math.isfinite(one) and one >= 0.0 for one in y):
-        raise ValueError(
+        raise EmphasisValueError(
             f"Spline: w = {', '.join(f'{one:g}' for one in y)} is not allowed; weights are finite and >= 0"
         )
     if not any(y):
-        raise ValueError("Spline: w is 0 at every point; a weighting of 0 everywhere teaches nothing")
+        raise EmphasisValueError("Spline: w is 0 at every point; a weighting of 0 everywhere teaches nothing")
     return found
