@@ -1,113 +1,177 @@
-/* Sixteen floats at a time, their exponential, and double exponentials and logarithms that any compiler vectorises. */
+/* Vectors of REAL, which is float or, with REAL_IS_DOUBLE, double: as wide as the instruction set has them, 64 bytes
+ * with AVX-512, 32 with AVX2, 16 with SSE and NEON. And the exponential of such a vector. */
+#ifndef EMPHASIS_LANES_H
+#define EMPHASIS_LANES_H
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-/* Sixteen numbers at a time, in whatever vectors the processor has. */
-enum { LANES = 16 };
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t Flags __attribute__((vector_size(64))); /* -1 or 0 */
-typedef union { double value; int64_t bits; } Double;
-static const Flags PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define VECTOR_BYTES 64
+#define X86(name) JOIN(_mm512_##name##_, SUFFIX)
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#define X86(name) JOIN(_mm256_##name##_, SUFFIX)
+#else
+#define VECTOR_BYTES 16
+#define X86(name) JOIN(_mm_##name##_, SUFFIX)
+#endif
 
-static inline Lanes all(float x) { return x - (Lanes){0}; }
+#ifdef REAL_IS_DOUBLE
+typedef double REAL;
+typedef int64_t INTEGER;
+#define SUFFIX pd
+enum { MANTISSA_BITS = 52, LOWEST_POWER = -1022 };
+#else
+typedef float REAL;
+typedef int32_t INTEGER;
+#define SUFFIX ps
+enum { MANTISSA_BITS = 23, LOWEST_POWER = -126 };
+#endif
 
-static inline Lanes get(const float *x) {
+typedef REAL Lanes __attribute__((vector_size(VECTOR_BYTES)));
+typedef INTEGER Flags __attribute__((vector_size(VECTOR_BYTES))); /* -1 or 0 */
+enum { LANES = VECTOR_BYTES / sizeof(REAL) };
+
+static inline Flags places(void) { /* 0, 1, 2, ... */
+    static const INTEGER numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Flags flags;
+    memcpy(&flags, numbers, sizeof flags);
+    return flags;
+}
+
+static inline Lanes all(REAL x) { return x - (Lanes){0}; }
+
+static inline Lanes get(const REAL *x) {
     Lanes lanes;
     memcpy(&lanes, x, sizeof lanes);
     return lanes;
 }
 
-static inline void put(Lanes lanes, float *x) { memcpy(x, &lanes, sizeof lanes); }
+static inline void put(Lanes lanes, REAL *x) { memcpy(x, &lanes, sizeof lanes); }
 
 static inline Lanes choose(Flags yes, Lanes a, Lanes b) { return (Lanes)((yes & (Flags)a) | (~yes & (Flags)b)); }
 
-static inline Lanes larger(Lanes a, Lanes b) { return choose(a > b, a, b); }
-
-static inline float largest(Lanes lanes) {
-    float x[LANES];
-    put(lanes, x);
-    for (int k = 0; k < 8; k++) x[k] = x[k] > x[k + 8] ? x[k] : x[k + 8];
-    for (int k = 0; k < 4; k++) x[k] = x[k] > x[k + 4] ? x[k] : x[k + 4];
-    float even = x[0] > x[2] ? x[0] : x[2], uneven = x[1] > x[3] ? x[1] : x[3];
-    return even > uneven ? even : uneven;
-}
-
-static inline float total(Lanes lanes) {
-    float x[LANES];
-    put(lanes, x);
-    for (int k = 0; k < 8; k++) x[k] += x[k + 8];
-    for (int k = 0; k < 4; k++) x[k] += x[k + 4];
-    return (x[0] + x[2]) + (x[1] + x[3]);
-}
-
-static inline Lanes power_of_two(Lanes f) { /* 2^f, |f| <= 1/2, minimax: to 1e-7 */
-    Lanes poly = all(1.326472630e-3f);
-    poly = poly * f + 9.671513010e-3f;
-    poly = poly * f + 5.550733749e-2f;
-    poly = poly * f + 2.402224208e-1f;
-    poly = poly * f + 6.931469776e-1f;
-    return poly * f + 1.0f;
-}
-
-/* e^x for x <= 0, to 2e-7 where x > -1 and to the rounding of x elsewhere; below the smallest normal number 0 or less
- * than that number. */
-static inline Lanes exp_of(Lanes x) {
-    Lanes y = x * 1.44269504f;
-#ifdef __AVX512F__ /* has instructions for the two halves of it */
-    y = (Lanes)_mm512_max_ps((__m512)y, _mm512_set1_ps(-200.0f));
-    Lanes n = (Lanes)_mm512_roundscale_ps((__m512)y, 0);
-    return (Lanes)_mm512_scalef_ps((__m512)power_of_two(y - n), (__m512)n);
+/* n < LANES numbers, `other` in the other places, whose memory is not touched. */
+static inline Lanes get_some(const REAL *x, int n, REAL other) {
+#if VECTOR_BYTES == 64
+    return X86(mask_loadu)(all(other), (1u << n) - 1u, x);
+#elif VECTOR_BYTES == 32
+    Flags there = places() < (INTEGER)n;
+    return choose(there, X86(maskload)((const void *)x, (__m256i)there), all(other));
 #else
-    Lanes bounded = larger(y, all(-126.0f));
-    Lanes shifted = bounded + 12582912.0f; /* its low bits hold round(y) */
-    Lanes power = power_of_two(bounded - (shifted - 12582912.0f));
-    return choose(y < -126.0f, (Lanes){0}, (Lanes)((Flags)power + ((Flags)shifted << 23)));
+    REAL some[LANES];
+    for (int k = 0; k < LANES; k++) some[k] = k < n ? x[k] : other;
+    return get(some);
 #endif
 }
 
-/* e^x to 1e-11, x held within +-700. */
-static inline double exp_of_double(double x) {
-    x = x < -700.0 ? -700.0 : x > 700.0 ? 700.0 : x;
-    Double shifted = {x * 1.4426950408889634 + 6755399441055744.0};
-    double n = shifted.value - 6755399441055744.0;
-    double r = x - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10;
-    double poly = 1.0 / 3628800;
-    poly = poly * r + 1.0 / 362880;
-    poly = poly * r + 1.0 / 40320;
-    poly = poly * r + 1.0 / 5040;
-    poly = poly * r + 1.0 / 720;
-    poly = poly * r + 1.0 / 120;
-    poly = poly * r + 1.0 / 24;
-    poly = poly * r + 1.0 / 6;
-    poly = poly * r + 0.5;
-    poly = poly * r + 1.0;
-    Double power = {poly * r + 1.0};
-    power.bits += (int64_t)((uint64_t)shifted.bits << 52);
-    return power.value;
+static inline void put_some(Lanes lanes, int n, REAL *x) {
+#if VECTOR_BYTES == 64
+    X86(mask_storeu)(x, (1u << n) - 1u, lanes);
+#elif VECTOR_BYTES == 32
+    X86(maskstore)((void *)x, (__m256i)(places() < (INTEGER)n), lanes);
+#else
+    for (int k = 0; k < n; k++) x[k] = lanes[k];
+#endif
 }
 
-/* log x to 1e-13, x a positive normal number. */
-static inline double log_of(double x) {
-    Double mantissa = {x}, exponent = {x};
-    exponent.bits = (int64_t)((uint64_t)exponent.bits >> 52) | 0x4330000000000000; /* 2^52 + exponent, as a double */
-    double e = exponent.value - (4503599627370496.0 + 1023.0);
-    mantissa.bits = (mantissa.bits & 0x000fffffffffffff) | 0x3ff0000000000000;
-    double m = mantissa.value;
-    e = m > 1.4142135623730951 ? e + 1.0 : e;
-    m = m > 1.4142135623730951 ? 0.5 * m : m;
-    double f = (m - 1.0) / (m + 1.0), g = f * f;
-    double poly = 1.0 / 17;
-    poly = poly * g + 1.0 / 15;
-    poly = poly * g + 1.0 / 13;
-    poly = poly * g + 1.0 / 11;
-    poly = poly * g + 1.0 / 9;
-    poly = poly * g + 1.0 / 7;
-    poly = poly * g + 1.0 / 5;
-    poly = poly * g + 1.0 / 3;
-    return e * 0.6931471805599453 + 2.0 * f * (poly * g + 1.0);
+static inline Lanes larger(Lanes a, Lanes b) { /* b if either is NaN on x86, so NaN has to be looked for apart */
+#ifdef __x86_64__
+    return X86(max)(a, b);
+#else
+    return choose(a > b, a, b);
+#endif
 }
 
+static inline REAL largest(Lanes lanes) {
+#if VECTOR_BYTES == 64
+    return X86(reduce_max)(lanes);
+#else
+    REAL x[LANES];
+    put(lanes, x);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) x[k] = x[k] > x[k + half] ? x[k] : x[k + half];
+    return x[0];
+#endif
+}
+
+static inline REAL total(Lanes lanes) {
+#if VECTOR_BYTES == 64
+    return X86(reduce_add)(lanes);
+#else
+    REAL x[LANES];
+    put(lanes, x);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) x[k] += x[k + half];
+    return x[0];
+#endif
+}
+
+static inline int any(Flags flags) {
+#if VECTOR_BYTES == 64
+    return _mm512_test_epi32_mask((__m512i)flags, (__m512i)flags) != 0;
+#elif VECTOR_BYTES == 32
+    return !_mm256_testz_si256((__m256i)flags, (__m256i)flags);
+#else
+    INTEGER one = 0, each[LANES];
+    memcpy(each, &flags, sizeof flags);
+    for (int k = 0; k < LANES; k++) one |= each[k];
+    return one != 0;
+#endif
+}
+
+/* e^x where x < 700 for double and < 88 for float, to 1e-15 and 2e-7 or the rounding of x; 0 where that is no normal
+ * number. Lanes that would be subnormal are masked, never computed: a processor takes a hundred times as long. */
+static inline Lanes exp_of(Lanes x) {
+#ifdef REAL_IS_DOUBLE
+    const REAL magic = 6755399441055744.0; /* a sum with it has the rounded number in its low bits */
+#else
+    const REAL magic = 12582912.0f;
+#endif
+    Lanes y = x * (REAL)1.4426950408889634;
+    Lanes bounded = larger(y, all(LOWEST_POWER));
+#if VECTOR_BYTES == 64
+    Lanes n = X86(roundscale)(bounded, 0);
+    (void)magic;
+#else
+    Lanes shifted = bounded + magic, n = shifted - magic;
+#endif
+#ifdef REAL_IS_DOUBLE
+    Lanes r = larger(x, all(LOWEST_POWER * 0.6931471805599453)) - n * 6.93147180369123816490e-01;
+    r = r - n * 1.90821492927058770002e-10; /* e^r, |r| <= log(2) / 2 */
+    Lanes power = all(1.0 / 6227020800);
+    power = power * r + 1.0 / 479001600;
+    power = power * r + 1.0 / 39916800;
+    power = power * r + 1.0 / 3628800;
+    power = power * r + 1.0 / 362880;
+    power = power * r + 1.0 / 40320;
+    power = power * r + 1.0 / 5040;
+    power = power * r + 1.0 / 720;
+    power = power * r + 1.0 / 120;
+    power = power * r + 1.0 / 24;
+    power = power * r + 1.0 / 6;
+    power = power * r + 0.5;
+    power = power * r + 1.0;
+    power = power * r + 1.0;
+#else
+    Lanes f = bounded - n; /* 2^f, |f| <= 1/2, minimax: to 1e-7 */
+    Lanes power = all(1.326472630e-3f);
+    power = power * f + 9.671513010e-3f;
+    power = power * f + 5.550733749e-2f;
+    power = power * f + 2.402224208e-1f;
+    power = power * f + 6.931469776e-1f;
+    power = power * f + 1.0f;
+#endif
+#if VECTOR_BYTES == 64
+    return X86(maskz_scalef)(JOIN(JOIN(_mm512_cmp_, SUFFIX), _mask)(y, bounded, _CMP_EQ_OQ), power, n);
+#else
+    return choose(y >= (REAL)LOWEST_POWER, (Lanes)((Flags)power + ((Flags)shifted << MANTISSA_BITS)), (Lanes){0});
+#endif
+}
+#endif

@@ -4,17 +4,23 @@
  * dz_y = -w/2, dz_j = (w/2) q_j. Sums run over the others alone, so nothing cancels where p is near 1.
  * log w(u) and the loss L(u) come from a table (MarginTable in weighting/margin_table.py): no family is known here.
  *
- * logits are (outer, classes, inner), C-contiguous; an example is one (outer, inner). Arithmetic is in float,
- * what is done once per example in double.
+ * logits are (outer, classes, inner), C-contiguous; an example is one (outer, inner). Arithmetic is in float, or in
+ * double for float64 logits; what is done once per example is in double.
  */
 #define _GNU_SOURCE /* madvise */
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-#include "steps.h"
+#include "job.h"
+#include "table.h"
+
+enum { MAX_THREADS = 64 };
+static const double SUM_ERROR = 1e-2; /* of a row of probabilities */
 
 typedef struct {
     const Job *job;
@@ -26,8 +32,14 @@ typedef struct {
 
 /* --- all examples ------------------------------------------------------------------------------------------------ */
 
+static int is_double(const Job *job) { return job->dtype == FLOAT64; }
+
+static size_t real_size(const Job *job) { return is_double(job) ? sizeof(double) : sizeof(float); }
+
 static int64_t span(const Job *job) { /* examples that one step takes */
-    return job->inner > 1 ? tile_width(job) : group_size(job);
+    if (job->inner > 1) return is_double(job) ? double_tile_width(job) : float_tile_width(job);
+    int64_t rows = 65536 / job->classes; /* a group's logits stay in the cache between its sweeps */
+    return job->binary || rows > SPAN ? SPAN : rows < 1 ? 1 : rows;
 }
 
 static int64_t steps_of(const Job *job) {
@@ -35,17 +47,21 @@ static int64_t steps_of(const Job *job) {
     return job->inner > 1 ? job->outer * ((job->inner + wide - 1) / wide) : (job->outer + wide - 1) / wide;
 }
 
+static int64_t scratch_size(const Job *job) { /* numbers that a step needs room for */
+    if (job->binary) return SPAN;
+    if (job->targets) return 3 * job->classes;
+    return job->inner > 1 || (job->dtype != FLOAT32 && job->dtype != FLOAT64) ? job->classes * span(job) : 0;
+}
+
 static void *work(void *argument) {
     Share *share = argument;
     const Job *job = share->job;
-    int64_t wide = span(job);
-    int64_t needed = job->inner > 1 || job->dtype != FLOAT32 ? job->classes * wide : 0;
-    float *scratch = needed ? calloc(needed, sizeof(float)) : NULL;
+    int64_t wide = span(job), needed = scratch_size(job);
+    void *scratch = needed ? calloc(needed, real_size(job)) : NULL;
     if (needed && !scratch) share->status = NO_MEMORY;
     for (int64_t i = share->first; i < share->last && share->status == OK; i++) {
-        int64_t rows = job->outer - i * wide < wide ? job->outer - i * wide : wide;
-        share->status = job->inner > 1 ? tile(job, i, scratch, &share->where)
-                                       : group(job, i * wide, rows, scratch, &share->where);
+        int64_t first = job->inner > 1 ? i : i * wide, count = job->outer - first < wide ? job->outer - first : wide;
+        share->status = (is_double(job) ? double_step : float_step)(job, first, count, scratch, &share->where);
     }
     free(scratch);
     return NULL;
@@ -64,12 +80,13 @@ static void ask_for_huge_pages(const void *memory, size_t bytes) {
 
 static int run(const Job *job, int threads, int64_t *where) {
     size_t elements = (size_t)job->outer * job->classes * job->inner;
-    if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * (job->dtype == FLOAT32 ? 4 : 2));
+    size_t width = job->dtype == FLOAT32 ? 4 : job->dtype == FLOAT64 ? 8 : 2;
+    if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * width);
     int64_t steps = steps_of(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
     /* A thread takes about as long to start as 100,000 elements to compute. */
-    int64_t useful = 1 + (int64_t)elements / 500000;
+    int64_t useful = 1 + (int64_t)elements / (job->targets ? 100000 : 500000);
     threads = threads > useful ? (int)useful : threads;
     Share shares[MAX_THREADS];
     int started = 0, status = OK;
@@ -91,19 +108,7 @@ static int run(const Job *job, int threads, int64_t *where) {
     return status;
 }
 
-static int checked(const Job *job, int64_t examples, double *counted, int64_t *where) {
-    *counted = 0.0;
-    for (int64_t i = 0; i < examples; i++) {
-        int64_t label = job->labels[i];
-        if (label == job->ignore_index) continue;
-        if (label < 0 || label >= job->classes) {
-            *where = i;
-            return BAD_LABEL;
-        }
-        *counted += job->factor ? job->factor[i] : 1.0;
-    }
-    return OK;
-}
+/* --- checks and sums over all examples ---------------------------------------------------------------------------- */
 
 static int supported(int dtype) {
 #ifdef __FLT16_MANT_DIG__
@@ -120,90 +125,185 @@ static double power_above(double scale) { /* the power of two next above it */
     return ldexp(1.0, exponent);
 }
 
-/* Loss and derivative from a table. mean: divide both by the sum of the factors of the examples that count, the
- * derivative, if `defer`, to within a power of two, which *still is then. loss: one number per example if mean < 0,
- * else their sum. */
-int emphasis_loss_and_derivative(const void *logits, void *out, const int64_t *labels, const float *factor,
-                                 const double *table, float *loss, double *still, int64_t *where, int64_t outer,
-                                 int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int mean, int defer,
-                                 int threads) {
-    if (!supported(dtype)) return UNSUPPORTED;
-    int64_t examples = outer * inner;
-    double counted, scale = 1.0, sum = 0.0;
-    Job job = {.logits = logits, .out = out, .labels = labels, .factor = factor, .table = table, .loss = loss,
-               .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-    int status = checked(&job, examples, &counted, where);
-    if (status != OK) return status;
-    if (mean > 0 && counted != 0.0) scale = 1.0 / counted;
-    *still = defer ? power_above(scale) : 1.0;
-    job.scale = scale / *still;
-    job.loss_scale = scale;
-    if (mean >= 0 && !(job.loss = malloc(examples * sizeof(float)))) return NO_MEMORY;
-    status = run(&job, threads, where);
-    if (mean >= 0) {
-        for (int64_t i = 0; i < examples && status == OK; i++) sum += job.loss[i];
-        *loss = (float)sum;
-        free(job.loss);
+/* What a mean divides by, over `unit`, and the largest factor of an example that counts, which is the unit. */
+static int sum_of_factors(const Job *job, double *counted, double *unit, int64_t *where) {
+    int64_t examples = job->outer * job->inner;
+    double sum = 0.0, most = 0.0;
+    for (int64_t i = 0; i < examples; i++) {
+        double of_example = 1.0, factor;
+        if (job->labels) {
+            int64_t label = job->labels[i], classes = job->binary ? 2 : job->classes;
+            if (label == job->ignore_index) continue;
+            if (label < 0 || label >= classes) {
+                *where = i;
+                return BAD_LABEL;
+            }
+            if (job->class_weight) of_example = job->class_weight[label];
+        } else if (job->binary) {
+            double one = is_double(job) ? ((const double *)job->targets)[i] : ((const float *)job->targets)[i];
+            *where = i;
+            if (!(one >= 0.0 && one <= 1.0)) return BAD_PROBABILITIES;
+            if (job->class_weight) of_example = one * job->class_weight[1] + (1.0 - one) * job->class_weight[0];
+        } else {
+            double row = (is_double(job) ? double_sum_of_targets : float_sum_of_targets)(job, i, &of_example);
+            *where = i;
+            if (!(fabs(row - 1.0) <= SUM_ERROR)) return BAD_PROBABILITIES;
+        }
+        factor = job->factor ? job->factor[i] : 1.0;
+        most = factor > most ? factor : most;
+        sum += factor * of_example;
     }
+    *unit = most > 0.0 ? most : 1.0;
+    *counted = sum / *unit;
+    return OK;
+}
+
+/* Set what derivatives and losses are multiplied by, and return what a derivative is still to be multiplied by then:
+ * with `defer` a mean's division, to within a power of two, lest small shares leave float16's range. */
+static double set_scales(Job *job, int mean, int defer, double counted, double unit) {
+    double scale = mean > 0 && counted > 0.0 ? 1.0 / counted : 1.0, still = defer && mean > 0 ? power_above(scale) : 1.0;
+    job->unit = mean > 0 ? unit : 1.0;
+    job->scale = scale / still;
+    job->loss_scale = scale;
+    return still;
+}
+
+static void put_number(void *numbers, int64_t at, int dtype, double value) {
+    if (dtype == FLOAT64)
+        ((double *)numbers)[at] = value;
+    else
+        ((float *)numbers)[at] = (float)value;
+}
+
+/* loss := each example's if mean < 0, else their sum. */
+static void put_loss(const Job *job, const double *value, int mean, void *loss) {
+    int64_t examples = job->outer * job->inner;
+    double sum = 0.0;
+    for (int64_t i = 0; i < examples; i++) {
+        if (mean < 0)
+            put_number(loss, i, job->dtype, value[i]);
+        else
+            sum += value[i];
+    }
+    if (mean >= 0) put_number(loss, 0, job->dtype, sum);
+}
+
+/* log_w, of which a share is to be had, := log_w - the largest; return log of the sum of exp(log_w), the largest in *peak. */
+static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
+    double highest = -INFINITY, sum = 0.0;
+    for (int64_t i = 0; i < n; i++) highest = log_w[i] > highest ? log_w[i] : highest;
+    *peak = highest;
+    if (highest == -INFINITY) return -INFINITY;
+    for (int64_t i = 0; i < n; i++) sum += log_w[i] - highest < -700.0 ? 0.0 : exp_of_double(log_w[i] - highest);
+    return highest + log(sum);
+}
+
+static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
+    double counted, unit;
+    int status = sum_of_factors(job, &counted, &unit, where);
+    if (status != OK) return status;
+    *still = set_scales(job, mean, defer, counted, unit);
+    if (!(job->value = malloc((job->outer * job->inner + 1) * sizeof(double)))) return NO_MEMORY;
+    status = run(job, threads, where);
+    if (status == OK) put_loss(job, job->value, mean, loss);
+    free(job->value);
     return status;
 }
 
-/* The same where weights are shares of the batch's sum: all log-weights first, then the derivative. The loss is the
- * weighted cross-entropy. */
-int emphasis_batch(const void *logits, void *out, const int64_t *labels, const float *factor, const double *table,
-                   float *loss, double *still, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
-                   int64_t ignore_index, int dtype, int mean, int defer, int threads) {
-    if (!supported(dtype)) return UNSUPPORTED;
-    int64_t examples = outer * inner;
-    double counted, highest = -INFINITY, shares = 0.0, value = 0.0;
-    double *log_w = malloc(examples * (sizeof(double) + 4 * sizeof(float)));
+/* Weights are shares of the batch's sum: all log-weights first, then the derivative. The loss is the weighted
+ * cross-entropy. */
+static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
+    int64_t examples = job->outer * job->inner;
+    size_t width = real_size(job);
+    double counted, peak;
+    int status = sum_of_factors(job, &counted, &job->unit, where);
+    if (status != OK) return status;
+    double *log_w = malloc((examples + 1) * (2 * sizeof(double) + 4 * width)), *value = log_w + examples;
     if (!log_w) return NO_MEMORY;
-    float *margin = (float *)(log_w + examples), *peak = margin + examples, *sum = peak + examples;
-    float *half = sum + examples;
-    Job job = {.logits = logits, .labels = labels, .factor = factor, .table = table, .log_w = log_w, .margin = margin,
-               .peak = peak, .sum = sum, .outer = outer, .classes = classes, .inner = inner,
-               .ignore_index = ignore_index, .dtype = dtype};
-    int status = checked(&job, examples, &counted, where);
-    if (status == OK) status = run(&job, threads, where);
-    if (status == OK) {
-        *still = defer ? power_above(counted > 1.0 ? 1.0 / counted : 1.0) : 1.0;
+    char *margin = (char *)(value + examples), *peaks = margin + examples * width, *sums = peaks + examples * width;
+    char *half = sums + examples * width;
+    Job first = *job;
+    first.out = NULL, first.log_w = log_w, first.scale = first.loss_scale = 1.0;
+    if (job->labels) first.margin = margin, first.peak = peaks, first.sum = sums;
+    status = run(&first, threads, where);
+    if (status == OK && job->labels && job->factor)
+        for (int64_t i = 0; i < examples; i++) log_w[i] += log(job->factor[i] / job->unit);
+    double log_sum = log_sum_exp(log_w, examples, &peak);
+    double largest_share = log_sum == -INFINITY ? 1.0 : exp(peak - log_sum);
+    *still = defer ? power_above(largest_share) : 1.0;
+    if (status == OK && job->targets) {
+        job->log_share = log_sum == -INFINITY ? INFINITY : log_sum, job->scale = 1.0 / *still, job->value = value;
+        status = run(job, threads, where);
+    } else if (status == OK) {
+#pragma omp simd
         for (int64_t i = 0; i < examples; i++) {
-            if (factor) log_w[i] += log(factor[i]);
-            highest = log_w[i] > highest ? log_w[i] : highest;
+            double share = log_w[i] - log_sum > -700.0 ? exp_of_double(log_w[i] - log_sum) : 0.0;
+            double u = is_double(job) ? ((const double *)margin)[i] : ((const float *)margin)[i];
+            value[i] = share > 0.0 ? share * (log_one_plus_exp(u) + (u < 0.0 ? -u : 0.0)) : 0.0;
+            log_w[i] = 0.5 * share / *still;
         }
-        for (int64_t i = 0; i < examples; i++) {
-            log_w[i] = log_w[i] == -INFINITY ? 0.0 : exp_of_double(log_w[i] - highest);
-            shares += log_w[i];
-        }
-        for (int64_t i = 0; i < examples; i++) {
-            double u = margin[i], share = shares > 0.0 ? log_w[i] / shares : 0.0;
-            double own = share > 0.0 ? share * (log1p(exp(-fabs(u))) + (u < 0.0 ? -u : 0.0)) : 0.0;
-            half[i] = (float)(0.5 * share / *still);
-            value += own;
-            if (mean < 0) loss[i] = (float)own;
-        }
-        if (mean >= 0) *loss = (float)value;
-        Job write = {.logits = logits, .out = out, .labels = labels, .half = half, .peak = peak, .sum = sum,
-                     .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-        if (out) status = run(&write, threads, where);
+        for (int64_t i = 0; i < examples; i++) put_number(half, i, job->dtype, log_w[i]);
+        Job write = *job;
+        write.half = half, write.peak = peaks, write.sum = sums;
+        if (job->out) status = run(&write, threads, where);
     }
+    if (status == OK) put_loss(job, value, mean, loss);
     free(log_w);
     return status;
 }
 
-/* Margins, and what emphasis_write needs of each example. */
-int emphasis_margins(const void *logits, const int64_t *labels, float *margin, float *peak, float *sum, int64_t outer,
-                     int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads, int64_t *where) {
+/* --- what is called from Python ----------------------------------------------------------------------------------- */
+
+int emphasis_supports(int dtype) { return supported(dtype); }
+
+/* Loss and derivative of labels. mean: 1 divides both by the sum of the factors of the examples that count, 0 does not,
+ * -1 is one loss per example. *still: what `out` is still to be multiplied by, other than 1 only with `defer`. */
+int emphasis_labels(const void *logits, void *out, const int64_t *labels, const double *factor, const double *table,
+                    void *loss, double *still, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
+                    int64_t ignore_index, int dtype, int mean, int batch, int defer, int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
-    double counted;
+    Job job = {.logits = logits, .out = out, .labels = labels, .factor = factor, .table = table, .outer = outer,
+               .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype, .batch = batch};
+    return (batch ? loss_of_batch : loss_of_table)(&job, loss, still, where, mean, defer, threads);
+}
+
+/* The same of rows of probabilities, of which class_weight multiplies each class's. */
+int emphasis_targets(const void *logits, void *out, const void *targets, const double *class_weight,
+                     const double *factor, const double *table, const float *compact, void *loss, double *still,
+                     int64_t *where, int64_t rows, int64_t classes, int dtype, int mean, int batch, int defer,
+                     int threads) {
+    if (!supported(dtype)) return UNSUPPORTED;
+    Job job = {.logits = logits, .out = out, .targets = targets, .class_weight = class_weight, .factor = factor,
+               .table = table, .compact = compact, .outer = rows, .classes = classes, .inner = 1, .dtype = dtype,
+               .batch = batch};
+    return (batch ? loss_of_batch : loss_of_table)(&job, loss, still, where, mean, defer, threads);
+}
+
+/* The same of one logit for two classes: labels 0 and 1, or targets, the probabilities of class 1. */
+int emphasis_binary(const void *logits, void *out, const int64_t *labels, const void *targets,
+                    const double *class_weight, const double *factor, const double *table, void *loss, double *still,
+                    int64_t *where, int64_t examples, int64_t ignore_index, int dtype, int mean, int defer,
+                    int threads) {
+    if (!supported(dtype)) return UNSUPPORTED;
+    Job job = {.logits = logits, .out = out, .labels = labels, .targets = targets, .class_weight = class_weight,
+               .factor = factor, .table = table, .outer = examples, .classes = 1, .inner = 1,
+               .ignore_index = ignore_index, .dtype = dtype, .binary = 1};
+    return loss_of_table(&job, loss, still, where, mean, defer, threads);
+}
+
+/* Margins, and what emphasis_write needs of each example: double for float64, else float. */
+int emphasis_margins(const void *logits, const int64_t *labels, void *margin, void *peak, void *sum, int64_t *where,
+                     int64_t outer, int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads) {
+    if (!supported(dtype)) return UNSUPPORTED;
+    double counted, unit;
     Job job = {.logits = logits, .labels = labels, .margin = margin, .peak = peak, .sum = sum,
                .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-    int status = checked(&job, outer * inner, &counted, where);
+    int status = sum_of_factors(&job, &counted, &unit, where);
     return status == OK ? run(&job, threads, where) : status;
 }
 
 /* The derivative from half weights, of logits that emphasis_margins has seen. */
-int emphasis_write(const void *logits, void *out, const int64_t *labels, const float *half, float *peak, float *sum,
+int emphasis_write(const void *logits, void *out, const int64_t *labels, const void *half, void *peak, void *sum,
                    int64_t outer, int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads) {
     int64_t where;
     Job job = {.logits = logits, .out = out, .labels = labels, .half = half, .peak = peak, .sum = sum,

@@ -13,33 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
-from emphasis.torch._options import Options, options_of
+from emphasis.torch._options import Options
 from emphasis.torch.distributed import whole_peak_and_sum, whole_sum
 from emphasis.weighting.options import SATURATION
-
-
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def emphasis_of(
-    logits: Tensor,
-    labels: Tensor,
-    factor: Tensor | None,
-    valid: Tensor | None,
-    options: Options | int,
-    with_gradient: bool,
-) -> Tensor:
-    """Return the loss of checked tensors; see `EmphasisFunction` for what they are.
-
-    torch.compile takes this as one node and traces into it only after the weighting's Python has run: the options,
-    which no graph can hold, travel as their number then.
-    """
-    if isinstance(options, int):
-        options = options_of(options)
-    options.check_range(arithmetic_dtype(logits))
-    loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
-        logits, labels, factor, valid, options, with_gradient
-    )[0]
-    return loss
 
 
 def loss_and_gradient(
@@ -53,6 +31,8 @@ def loss_and_gradient(
     """Return the loss and its derivative; differentiable itself, the normaliser being a constant."""
     logits = logits.to(arithmetic_dtype(logits))
     soft = labels.is_floating_point()
+    labels = labels.to(logits.dtype) if soft else labels
+    factor = None if factor is None else factor.to(logits.dtype)
     # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
     index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
     margin, others, log_rest = margin_and_others(logits, index, 1)
@@ -107,6 +87,8 @@ class EmphasisFunction(torch.autograd.Function):
             ctx.mark_non_differentiable(gradient)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, labels, factor, valid, gradient)
+        ctx.save_for_forward(gradient)
+        ctx.per_example = output[0].dim() > 0
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -120,6 +102,15 @@ class EmphasisFunction(torch.autograd.Function):
         if grad_loss.dim():
             grad_loss = grad_loss.unsqueeze(1)
         return (grad_loss * gradient).to(logits.dtype), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+        """Return the loss's derivative along `tangent`."""
+        (gradient,) = ctx.saved_tensors
+        if tangent is None or gradient is None:
+            return None, None
+        product = gradient * tangent
+        return product.sum(1) if ctx.per_example else product.sum(), None
 
 
 def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,16 +195,23 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
     """Return the loss of each margin times its unit; weighted cross-entropy if weights are shares of the batch."""
     if options.normalization == "batch":
         return torch.where(weight > 0.0, -log_p * weight, torch.where(weight.isnan(), weight, 0.0))
-    exact = margin.detach()
-    if exact.device.type != "mps":  # which has no float64
-        exact = exact.double()
-
-    def asarray(array: Any) -> Tensor:
-        return torch.as_tensor(array, dtype=exact.dtype, device=exact.device)
-
-    value = options.weighting.loss(exact, torch, asarray, options.max_margin, options.log_normalizer)
-    value = value.to(margin.dtype)
+    value = _value(margin.detach(), options).to(margin.dtype)
     if options.unbounded:
         largest = torch.finfo(value.dtype).max * math.exp(-SATURATION)
         value = value.clamp(-largest, largest)
     return torch.where(unit == 0.0, 0.0, value * unit)
+
+
+def _value(margin: Tensor, options: Options) -> Tensor:
+    """Return L(margin), which no gradient goes through."""
+    tables = options.tables_for(margin.device, margin.dtype)
+    if margin.device.type != "mps":  # which has no float64
+        margin = margin.double()
+    if tables is not None and torch._C._get_tracing_state() is None:  # a trace cannot hold what is read of a tensor
+        return look_up(tables[0], margin)[1]
+
+    def asarray(array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=margin.dtype, device=margin.device)
+
+    value: Tensor = options.weighting.loss(margin, torch, asarray, options.max_margin, options.log_normalizer)
+    return value

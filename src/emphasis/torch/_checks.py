@@ -6,16 +6,26 @@ reading one would stall the device, so there NaN and infinity reach the loss, wh
 
 from __future__ import annotations
 
+import math
+import operator
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 from torch import Tensor
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.kernels import ExampleError
+from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
+from emphasis.kernels.backend import ExampleError
+
+if TYPE_CHECKING:
+    from emphasis.torch._options import Options
+
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def is_true(flag: Tensor) -> bool:
     """Return whether a zero-dimensional flag is set, False where its value cannot be read without a stall."""
-    if torch.compiler.is_compiling() or flag.device.type != "cpu":
+    if torch.compiler.is_compiling() or flag.device.type != "cpu" or torch._C._get_tracing_state() is not None:
         return False
     try:
         return bool(flag)
@@ -34,6 +44,12 @@ def check_logits(logits: Tensor) -> None:
         raise EmphasisTypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
     if not logits.is_floating_point():
         raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+    if logits.dtype not in DTYPES or logits.layout is not torch.strided:
+        kind = logits.dtype if logits.dtype not in DTYPES else logits.layout
+        raise EmphasisTypeError(
+            f"logits of {kind} are not computed with; use float32, float64, bfloat16 or float16 in a dense tensor, such "
+            "as logits.float()"
+        )
     if logits.dim() < 2:
         raise EmphasisValueError(f"logits must be (N, C), (N, C, d1, ...) or (N,), got shape {tuple(logits.shape)}")
     if logits.shape[1] < 2:
@@ -74,10 +90,17 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
     check_classes(labels, logits.shape[1], ignore_index)
 
 
-def check_ignore_index(ignore_index: int) -> None:
-    """Raise TypeError unless `ignore_index` is an integer."""
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+def check_ignore_index(ignore_index: int) -> int:
+    """Return `ignore_index` as a Python integer, or raise TypeError or ValueError unless it is an integer of 64 bits."""
+    if type(ignore_index) is not int:
+        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
+            raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+        ignore_index = operator.index(ignore_index)
+    if not -(2**63) <= ignore_index < 2**63:
+        raise EmphasisValueError(
+            f"ignore_index={ignore_index} is no integer of 64 bits, as labels are; use one, as -100"
+        )
+    return ignore_index
 
 
 def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -98,17 +121,19 @@ def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
 
 
 def _check_probabilities(labels: Tensor) -> None:
-    if is_true(~((labels >= 0.0) & (labels <= 1.0 + 1e-3)).all()):
-        raise EmphasisValueError(
-            "soft labels must be probabilities in [0, 1] without NaN; normalise each row to sum to 1"
-        )
-    if is_true(((labels.sum(1) - 1.0).abs() > 1e-2).any()):
-        worst = (labels.sum(1) - 1.0).abs().max().item()
-        raise EmphasisValueError(f"soft labels must sum to 1 over the classes; one row is off by {worst:.3g}")
+    wrong = ~((labels >= 0.0) & (labels <= 1.0 + 1e-3)).all(1) | ((labels.sum(1) - 1.0).abs() > 1e-2)
+    if is_true(wrong.any()):
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise _wrong_probabilities(labels[where[0], :, *where[1:]], where)
 
 
-def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Tensor) -> Tensor | None:
-    """Return a class or sample weight in the arithmetic's dtype, or raise unless it fits and is >= 0."""
+def check_weight(
+    name: str, weight: Tensor | None, shape: torch.Size, logits: Tensor, only_ratios_matter: bool
+) -> Tensor | None:
+    """Return a class or sample weight in float64, or raise unless it fits and is >= 0.
+
+    Where only ratios matter they are divided by the largest, so that no product of weights leaves a dtype's range.
+    """
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
@@ -127,27 +152,94 @@ def check_weight(name: str, weight: Tensor | None, shape: torch.Size, logits: Te
     bad = ~((weight >= 0.0) & (weight < torch.inf))
     if is_true(bad.any()):
         raise EmphasisValueError(f"{name} holds {weight[bad][0].item()}; weights must be finite and >= 0")
-    dtype = arithmetic_dtype(logits)
-    if is_true(weight.to(dtype).sum().isinf()):
-        raise EmphasisValueError(
-            f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter"
-        )
-    return weight.to(dtype)
+    weight = weight.float() if weight.device.type == "mps" else weight.double()  # MPS has no float64
+    if only_ratios_matter and weight.numel():
+        largest = weight.amax()
+        weight = weight / torch.where(largest == 0.0, 1.0, largest)
+    return weight
 
 
 def factor_of(
-    labels: Tensor, class_weight: Tensor | None, sample_weight: Tensor | None, num_classes: int, like: Tensor
+    labels: Tensor,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    num_classes: int,
+    like: Tensor,
+    only_ratios_matter: bool,
 ) -> Tensor | None:
-    """Return the examples' weights, checked, as one factor each; None for 1. `like` has their device and dtype.
+    """Return the examples' weights, checked, as one float64 factor each; None for 1. `like` has their device.
 
     labels: Integers; those outside [0, num_classes) get anything.
     """
-    factor = check_weight("sample_weight", sample_weight, labels.shape, like)
-    class_weight = check_weight("class_weight", class_weight, torch.Size((num_classes,)), like)
-    if class_weight is None:
-        return factor
-    of_label = class_weight[labels.clamp(0, num_classes - 1)]
-    return of_label if factor is None else factor * of_label
+    factor = check_weight("sample_weight", sample_weight, labels.shape, like, only_ratios_matter)
+    class_weight = check_weight("class_weight", class_weight, torch.Size((num_classes,)), like, only_ratios_matter)
+    if class_weight is not None:
+        of_label = class_weight[labels.clamp(0, num_classes - 1)]
+        factor = of_label if factor is None else factor * of_label
+    return factor
+
+
+def check_factor(factor: Tensor | None, logits: Tensor, options: Options) -> None:
+    """Raise OverflowError if a weight times an example's factor is more than the logits' dtype holds."""
+    if factor is None or options.only_ratios_matter or factor.device.type != "cpu" or not factor.numel():
+        return
+    # One mean or batch over several ranks adds the factors up; else each stands alone.
+    is_sum = options.normalization == "batch" or options.reduction == "mean"
+    log_largest = 0.0 if is_sum or options.unbounded else max(options.log_largest, 0.0)
+    dtype = arithmetic_dtype(logits) if is_sum else logits.dtype
+    reach = (factor.sum() if is_sum else factor.amax()) > torch.finfo(dtype).max * math.exp(-log_largest)
+    if is_true(reach):
+        raise EmphasisOverflowError(
+            f"class_weight and sample_weight come to {factor.amax().item():.3g}, with which {options.weighting!r} exceeds "
+            f"what {dtype} holds; scale the weights down"
+        )
+
+
+class Prepared(NamedTuple):
+    """Checked tensors in the form of the plain path.
+
+    Attributes:
+        logits: (N, C, ...), as given but for the binary form, which gets two columns.
+        labels: int64 class indices, as given; of no use with targets.
+        targets: Rows of probabilities times the classes' weights, None for class indices.
+        factor: The examples' weights in float64, None for 1.
+        valid: Which examples have a label, None for all.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    factor: Tensor | None
+    valid: Tensor | None
+
+
+def prepare(
+    logits: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    ignore_index: int,
+    only_ratios_matter: bool,
+) -> Prepared:
+    """Return the tensors checked, or raise TypeError or ValueError."""
+    if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor):
+        logits, labels = two_columns(logits, labels)
+    check_logits(logits)
+    check_labels(logits, labels, ignore_index)
+    if labels.is_floating_point():
+        per_example = logits.shape[:1] + logits.shape[2:]
+        class_weight = check_weight("class_weight", class_weight, logits.shape[1:2], logits, only_ratios_matter)
+        factor = check_weight("sample_weight", sample_weight, per_example, logits, only_ratios_matter)
+        targets = labels.to(arithmetic_dtype(logits))
+        if class_weight is not None:
+            targets = targets * class_weight.to(targets.dtype).view(-1, *[1] * (logits.dim() - 2))
+        check_finite(logits, None)
+        return Prepared(logits, labels, targets, factor, None)
+    labels = labels.long()
+    valid = labels != ignore_index
+    factor = factor_of(labels, class_weight, sample_weight, logits.shape[1], logits, only_ratios_matter)
+    check_finite(logits, valid)
+    return Prepared(logits, labels, None, factor, None if is_true(valid.all()) else valid)
 
 
 def check_finite(logits: Tensor, valid: Tensor | None) -> None:
@@ -172,7 +264,37 @@ def _not_finite(where: tuple[int, ...]) -> ValueError:
 
 def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_index: int) -> ValueError:
     """Return what a kernel found wrong with an example as the error that a user reads."""
-    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(error.example), labels.shape))
-    if error.is_label:
-        return _wrong_label(int(labels[where]), logits.shape[1], ignore_index)
+    shape = logits.shape[:1] + logits.shape[2:]
+    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(error.example), shape))
+    if error.what == "label":
+        return _wrong_label(int(labels[where]), logits.shape[1] if logits.dim() > 1 else 2, ignore_index)
+    if error.what == "probabilities":
+        return _wrong_probabilities(labels[where] if logits.dim() == 1 else labels[where[0], :, *where[1:]], where)
     return _not_finite(where)
+
+
+def _wrong_probabilities(row: Tensor, where: tuple[int, ...]) -> ValueError:
+    if not bool(((row >= 0.0) & (row <= 1.0 + 1e-3)).all()):
+        return EmphasisValueError(
+            f"soft labels must be probabilities in [0, 1] without NaN, and those of the example at index {where} are not; "
+            "normalize each row to sum to 1"
+        )
+    return EmphasisValueError(
+        f"soft labels must sum to 1 over the classes; those of the example at index {where} sum to {row.sum().item():.4g}"
+    )
+
+
+def two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the binary form with one logit z as the two columns (0, z)."""
+    if labels.shape != logits.shape:
+        raise EmphasisValueError(
+            f"logits of shape {tuple(logits.shape)} are the binary form with one logit and need labels of the same "
+            f"shape, got {tuple(labels.shape)}; for classes pass logits of shape (N, C)"
+        )
+    if labels.is_floating_point():
+        labels = torch.stack((1.0 - labels, labels), 1)
+    elif labels.dtype == torch.bool:
+        labels = labels.long()
+    if not logits.is_floating_point():
+        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
+    return torch.stack((torch.zeros_like(logits), logits), 1), labels

@@ -1,94 +1,156 @@
 """The fast path of the loss: kernels that leave the derivative where the softmax was, one buffer in all.
 
-Taken for integer labels outside torch.compile and torch.func; the plain path in `_autograd` does all else, and the
-second derivative. Both compute the same.
+Taken outside torch.func, torch.jit.trace and forward-mode differentiation; the plain path in `_autograd` does all else,
+and the second derivative. Both compute the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
-from emphasis.kernels import ExampleError, native, operators
+from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result
+from emphasis.kernels.native import NATIVE
+from emphasis.kernels.operators import OPERATORS, power_above
 from emphasis.torch import _checks
 from emphasis.torch._autograd import loss_and_gradient, weigh_examples
 from emphasis.torch._options import Options
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_is_tracing = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._are_functorch_transforms_active
 
 
-def kernels_for(logits: Tensor, labels: Tensor) -> ModuleType | None:
-    """Return the module whose kernels take these tensors, None if the plain path must."""
-    if type(labels) is not Tensor or type(logits) not in _PLAIN or labels.dtype not in _INTEGERS:
-        return None
-    if not logits.is_floating_point():
+class Call(NamedTuple):
+    """All of a loss but its tensors."""
+
+    options: Options
+    ignore_index: int
+    backend: Backend
+    inplace: bool = False
+
+
+def backend_for_labels(logits: Tensor, labels: Tensor) -> Backend | None:
+    """Return the kernels that take these class labels, None if the plain path must."""
+    if not _is_concrete(logits, labels) or labels.dtype not in _INTEGERS:
         return None
     shape = logits.shape
     if len(shape) < 2:
         return None
     per_example = shape[:1] if len(shape) == 2 else shape[:1] + shape[2:]
-    if labels.shape != per_example or shape[1] < 2 or not shape.numel() or labels.device != logits.device:
+    if labels.shape != per_example or shape[1] < 2 or not shape.numel():
         return None
-    if torch._C._are_functorch_transforms_active():
-        return None
-    return kernels_on(logits)
+    return backend_on(logits)
 
 
-def kernels_on(tensor: Tensor) -> ModuleType:
-    """Return the module whose kernels run on this device and in this dtype."""
+def takes_rows(logits: Tensor, labels: Tensor, options: Options) -> bool:
+    """Return whether the kernels for the CPU take these soft labels, or these labels of one logit."""
+    if not _is_concrete(logits, labels) or labels.shape != logits.shape or not logits.numel():
+        return False
+    if logits.dim() == 1:
+        hard = labels.dtype in _INTEGERS or labels.dtype == torch.bool
+        if options.normalization == "batch" or not (hard or labels.is_floating_point()):
+            return False
+    elif not labels.is_floating_point() or logits.shape[1] < 2:
+        return False
+    return (
+        not labels.requires_grad
+        and backend_on(logits) is NATIVE
+        and options.tables_for(logits.device, logits.dtype) is not None
+    )
+
+
+def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
+    """Return whether the tensors' memory holds what they stand for, and nobody watches what is done to them."""
+    return (
+        type(labels) is Tensor
+        and type(logits) in _PLAIN
+        and logits.dtype in _DTYPES
+        and labels.device == logits.device
+        and logits.layout is torch.strided
+        and labels.layout is torch.strided
+        and not logits.is_neg()
+        and not labels.is_neg()
+        and not logits.is_meta
+        and not _transforms()
+        and _is_tracing() is None
+        and not _dispatch_modes()
+        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(logits).tangent is None)
+    )
+
+
+def backend_on(tensor: Tensor) -> Backend:
+    """Return the kernels that run on this device and in this dtype."""
     if tensor.is_cpu:
-        return native if tensor.dtype in native.DTYPES and native.available() else operators
+        return NATIVE if NATIVE.takes(tensor.dtype) else OPERATORS
     if tensor.is_cuda:
-        return _kernels_of_gpu(tensor.dtype, tensor.device)
-    return operators
+        return _backend_on_gpu(tensor.dtype, tensor.device)
+    return OPERATORS
 
 
 @lru_cache(maxsize=64)
-def _kernels_of_gpu(dtype: torch.dtype, device: torch.device) -> ModuleType:
+def _backend_on_gpu(dtype: torch.dtype, device: torch.device) -> Backend:
     from emphasis.kernels import gpu  # imports Triton
 
-    return gpu if dtype in gpu.DTYPES and gpu.available(device) else operators
+    return gpu.GPU if gpu.GPU.takes(dtype) and gpu.available(device) else OPERATORS
 
 
 def fused_loss(
-    logits: Tensor,
-    labels: Tensor,
-    options: Options,
-    ignore_index: int,
-    class_weight: Tensor | None,
-    sample_weight: Tensor | None,
-    inplace: bool,
-    kernels: ModuleType,
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None, sample_weight: Tensor | None, call: Call
 ) -> Tensor:
-    """Return the loss of tensors that `kernels_for` has found kernels for.
+    """Return the loss of tensors that one of the functions above has found kernels for.
 
     Raises:
         TypeError, ValueError, OverflowError: As `emphasis_loss`.
     """
-    if labels.dtype != torch.int64:
+    options = call.options
+    soft = labels.is_floating_point()
+    if soft:
+        labels = labels.to(_checks.arithmetic_dtype(logits))
+    elif labels.dtype != torch.int64:
         labels = labels.long()
     factor = None
     if class_weight is not None or sample_weight is not None:
-        factor = _checks.factor_of(labels, class_weight, sample_weight, logits.shape[1], logits)
-    if kernels is operators:
-        _checks.check_classes(labels, logits.shape[1], ignore_index)
-        _checks.check_finite(logits, labels != ignore_index)
+        if soft or logits.dim() == 1:
+            classes = logits.shape[1] if logits.dim() > 1 else 2
+            per_example = logits.shape[:1] + logits.shape[2:]
+            ratios = options.only_ratios_matter
+            class_weight = _checks.check_weight("class_weight", class_weight, torch.Size((classes,)), logits, ratios)
+            factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits, ratios)
+            _checks.check_factor(_largest_factor(class_weight, factor), logits, options)
+        else:
+            factor = _checks.factor_of(
+                labels, class_weight, sample_weight, logits.shape[1], logits, options.only_ratios_matter
+            )
+            _checks.check_factor(factor, logits, options)
+            class_weight = None
+    if call.backend is OPERATORS:
+        _checks.check_classes(labels, logits.shape[1], call.ignore_index)
+        _checks.check_finite(logits, labels != call.ignore_index)
     try:
         if not (logits.requires_grad and torch.is_grad_enabled()):
-            return _compute(logits, labels, factor, options, ignore_index, None, kernels)[0]
-        if inplace:
+            return compute(logits, labels, class_weight, factor, call, "nothing").loss
+        if call.inplace:
             check_inplace(logits)
-        loss: Tensor = _apply(logits, labels, factor, (options, ignore_index, inplace, kernels))
+        loss: Tensor = _apply(logits, labels, class_weight, factor, call)
     except ExampleError as error:
-        raise _checks.example_error(error, logits, labels, ignore_index) from None
+        raise _checks.example_error(error, logits, labels, call.ignore_index) from None
     return loss
+
+
+def _largest_factor(class_weight: Tensor | None, factor: Tensor | None) -> Tensor:
+    """Return what no factor of an example and a class is above, (1,)."""
+    given = [one.amax() for one in (class_weight, factor) if one is not None and one.numel()]
+    return torch.stack(given).prod().unsqueeze(0) if given else torch.ones(1)
 
 
 def check_inplace(logits: Tensor) -> None:
@@ -104,104 +166,159 @@ def check_inplace(logits: Tensor) -> None:
             f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor of "
             f"shape {tuple(base.shape)} that others may read; pass the whole, or logits.contiguous(), or inplace=False"
         )
-    if _rows(logits) is None:
+    if _order(logits) is None:
         raise EmphasisValueError(
-            "inplace=True needs logits that are contiguous; pass logits.contiguous(), or inplace=False"
+            "inplace=True needs logits that fill their memory; pass logits.contiguous(), or inplace=False"
         )
 
 
-def _rows(logits: Tensor) -> Tensor | None:
-    """Return a contiguous view, (outer, C, ...) with one example for each (outer, ...); None if there is none."""
-    if logits.is_contiguous():
-        return logits
-    last = logits.movedim(1, -1)
-    return last.view(-1, logits.shape[1]) if last.is_contiguous() else None
+def _order(tensor: Tensor) -> list[int] | None:
+    """Return the order of the dimensions in which the tensor is contiguous, None if there is none."""
+    order = sorted(range(tensor.dim()), key=lambda d: (-tensor.stride(d), tensor.shape[d] != 1))
+    return order if tensor.permute(order).is_contiguous() else None
 
 
-def _compute(
+def compute(
     logits: Tensor,
     labels: Tensor,
+    class_weight: Tensor | None,
     factor: Tensor | None,
-    options: Options,
-    ignore_index: int,
-    out: Tensor | None,
-    kernels: ModuleType,
-) -> tuple[Tensor, Tensor | float]:
-    """Return the loss, write the derivative to `out`, and return what that is still to be multiplied by."""
-    rows = _rows(logits)
-    if rows is None:
-        rows = logits.contiguous()
-    target = None if out is None else _rows(out)
-    flat = labels if labels.is_contiguous() else labels.contiguous()
-    if rows is not logits and rows.shape[:1] + rows.shape[2:] != labels.shape:  # channels last
-        flat = flat.view(-1)
-        factor = None if factor is None else factor.reshape(-1)
-    defer = out is not None and out.dtype == torch.float16
-    of_batch = options.normalization == "batch"
-    table = None if kernels is operators or (of_batch and kernels is not native) else options.table
-    if table is not None and of_batch:
-        loss, still = native.loss_and_derivative(
-            rows, flat, factor, table, ignore_index, target, options.reduction, defer, of_batch
+    call: Call,
+    gradient_in: GradientIn,
+) -> Result:
+    """Return the loss and its derivative, of the logits' shape, for logits of any layout.
+
+    The kernels take (outer, C, inner) as it lies in memory. Logits that fill their memory in another order of their
+    dimensions are seen in that order, and the labels follow; all others are copied.
+    """
+    if logits.is_contiguous() and (logits.dim() < 3 or not labels.is_floating_point()):
+        return compute_rows(
+            logits,
+            labels if labels.is_contiguous() else labels.contiguous(),
+            class_weight,
+            factor if factor is None or factor.is_contiguous() else factor.contiguous(),
+            call,
+            gradient_in,
         )
-    elif table is not None:
-        loss, still = kernels.loss_and_derivative(
-            rows, flat, factor, table, ignore_index, target, options.reduction, defer
-        )
-    else:
-        options.check_range(_checks.arithmetic_dtype(logits))
-        valid = flat != ignore_index
-        margin, state = kernels.margins(rows, flat, ignore_index, target)
+    soft = labels.is_floating_point() and logits.dim() > 1
+    order = _order(logits)
+    if order is None or (soft and order[-1] != 1):  # rows of probabilities have their classes side by side
+        order = [d for d in range(logits.dim()) if d != 1] + [1] if soft else list(range(logits.dim()))
+        gradient_in = "new memory" if gradient_in == "the logits" else gradient_in
+    ordered = logits.permute(order).contiguous()
+    place = order.index(1) if logits.dim() > 1 else 1
+    shape = ordered.shape
+    rows = ordered.view(shape[:place].numel(), *shape[place:]) if logits.dim() > 1 else ordered
+    of_examples = [d if d == 0 else d - 1 for d in order if d != 1]
+
+    def follow(tensor: Tensor, per_class: bool) -> Tensor:
+        permuted = tensor.permute(order if per_class else of_examples).contiguous()
+        return permuted.view(rows.shape if per_class else rows.shape[:1] + rows.shape[2:])
+
+    labels, factor = follow(labels, soft), None if factor is None else follow(factor, False)
+    try:
+        loss, gradient, pending_scale = compute_rows(rows, labels, class_weight, factor, call, gradient_in)
+    except ExampleError as error:
+        examples = torch.arange(logits.numel() // (logits.shape[1] if logits.dim() > 1 else 1))
+        examples = examples.view([logits.shape[d] for d in range(logits.dim()) if d != 1]).permute(of_examples)
+        raise ExampleError(int(examples.flatten()[error.example]), error.what) from None
+    if call.options.reduction == "none":
+        loss = loss.view([shape[k] for k, d in enumerate(order) if d != 1]).permute(_inverse(of_examples))
+    if gradient is not None:
+        gradient = gradient.view(shape).permute(_inverse(order))
+    return Result(loss, gradient, pending_scale)
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def compute_rows(
+    logits: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    factor: Tensor | None,
+    call: Call,
+    gradient_in: GradientIn,
+) -> Result:
+    """Return the loss and its derivative for contiguous tensors that `Backend` takes."""
+    options, ignore_index, backend = call.options, call.ignore_index, call.backend
+    tables = options.tables_for(logits.device, logits.dtype)
+    is_batch, reduction = options.normalization == "batch", options.reduction
+    if tables is None:
+        valid = labels != ignore_index
+        margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
         loss, weight = weigh_examples(margin, factor, valid, options)
-        loss = loss if options.reduction == "none" else loss.sum()
-        still = 1.0
-        if target is not None:
-            still = options.deferred(target.dtype, margin.numel())
-            kernels.write_derivative(rows, flat, weight * (0.5 / still), state, ignore_index, target)
-    return loss.view(labels.shape) if options.reduction == "none" else loss, still
+        loss = (loss if reduction == "none" else loss.sum()).to(margin.dtype)
+        if gradient_in == "nothing":
+            return Result(loss, None, 1.0)
+        half, pending_scale = half_weight(weight, logits.dtype, is_batch or reduction == "mean")
+        half = half.to(margin.dtype)
+        return Result(loss, backend.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
+    table, compact = tables
+    if logits.dim() == 1:
+        return NATIVE.loss_of_one_logit(
+            logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
+        )
+    if labels.is_floating_point():
+        return NATIVE.loss_of_targets(
+            logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in
+        )
+    return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in)
+
+
+def half_weight(weight: Tensor, dtype: torch.dtype, is_share: bool) -> tuple[Tensor, Tensor | float]:
+    """Return half the weights and what they are still to be multiplied by.
+
+    Shares of a batch are too small for float16 until a gradient scaler has multiplied them.
+    """
+    if dtype != torch.float16 or not is_share:
+        return 0.5 * weight, 1.0
+    pending_scale = power_above(weight.amax())
+    return weight * (0.5 / pending_scale), pending_scale
 
 
 class _FusedFunction(torch.autograd.Function):
-    """(logits, labels, factor, (options, ignore_index, inplace, kernels)) -> loss."""
+    """(logits, labels, class_weight, factor, call) -> loss."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        labels: Tensor,
-        factor: Tensor | None,
-        settings: tuple[Options, int, bool, ModuleType],
+        ctx: Any, logits: Tensor, labels: Tensor, class_weight: Tensor | None, factor: Tensor | None, call: Call
     ) -> Tensor:
         """Compute loss and derivative; the logits are kept, without a copy, for a second call of `backward`."""
-        options, ignore_index, inplace, kernels = ctx.settings = settings
-        ctx.gradient = logits.detach() if inplace else torch.empty_like(logits)
-        loss, ctx.still = _compute(logits, labels, factor, options, ignore_index, ctx.gradient, kernels)
-        if inplace:
+        ctx.call = call
+        ctx.has_classes = logits.dim() > 1
+        where: GradientIn = "the logits" if call.inplace else "new memory"
+        loss, ctx.gradient, ctx.pending_scale = compute(logits.detach(), labels, class_weight, factor, call, where)
+        if call.inplace:
             # An operation that kept the logits for its own backward pass must find out that they are gone.
             torch.autograd.graph.increment_version(logits)
         else:
-            ctx.save_for_backward(logits, labels, factor)
+            ctx.save_for_backward(logits, labels, class_weight, factor)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Return grad_loss times the derivative, in the derivative's own memory."""
+        call: Call = ctx.call
         gradient, ctx.gradient = ctx.gradient, None
-        if grad_loss.dim():
+        pending_scale = ctx.pending_scale
+        if grad_loss.dim() and ctx.has_classes:
             grad_loss = grad_loss.unsqueeze(1)
         if torch.is_grad_enabled():  # create_graph=True
-            return _differentiable(ctx, grad_loss), None, None, None
-        options, ignore_index, _, kernels = ctx.settings
-        still = ctx.still
+            return _differentiable(ctx, grad_loss), None, None, None, None
         if gradient is None:  # a second call
-            logits, labels, factor = _saved(ctx)
-            gradient = torch.empty_like(logits)
-            _, still = _compute(logits, labels, factor, options, ignore_index, gradient, kernels)
-        return kernels.scale(gradient, grad_loss, still), None, None, None
+            logits, labels, class_weight, factor = _saved(ctx)
+            _, gradient, pending_scale = compute(logits, labels, class_weight, factor, call, "new memory")
+        if _transforms():  # several gradients at once (is_grads_batched): none of them may take the memory
+            ctx.gradient = gradient
+            return (gradient * (grad_loss * pending_scale)).to(gradient.dtype), None, None, None, None
+        return call.backend.scale(gradient, grad_loss, pending_scale), None, None, None, None
 
 
-def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return logits, labels and factor, which are no more after an in-place loss."""
-    saved: tuple[Tensor, Tensor, Tensor | None] = ctx.saved_tensors
+def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the tensors that the loss was given, which are no more after an in-place loss."""
+    saved: tuple[Tensor, Tensor, Tensor | None, Tensor | None] = ctx.saved_tensors
     if not saved:
         raise EmphasisRuntimeError(
             "with inplace=True there is one backward pass, and no second derivative: the logits are gone; "
@@ -212,13 +329,22 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
     """Return grad_loss times the derivative, made again by operations that have a derivative."""
-    logits, labels, factor = _saved(ctx)
-    options, ignore_index, *_ = ctx.settings
-    valid = labels != ignore_index
-    gradient = loss_and_gradient(logits, torch.where(valid, labels, 0), factor, valid, options, True)[1]
+    logits, labels, class_weight, factor = _saved(ctx)
+    options, ignore_index, *_ = ctx.call
+    columns, valid = logits, None
+    if not ctx.has_classes:
+        columns, labels = _checks.two_columns(logits, labels)
+    if labels.is_floating_point():
+        labels = labels if class_weight is None else labels * class_weight.view(-1, *[1] * (columns.dim() - 2))
+    else:
+        valid = labels != ignore_index
+        labels = torch.where(valid, labels, 0)
+        if class_weight is not None:
+            factor = class_weight[labels] if factor is None else factor * class_weight[labels]
+    gradient = loss_and_gradient(columns, labels, factor, valid, options, True)[1]
     assert gradient is not None
-    return (grad_loss * gradient).to(logits.dtype)
+    return (grad_loss * (gradient if ctx.has_classes else gradient[:, 1])).to(logits.dtype)
 
 
-# Function.apply first looks for torch.func's wrappers, of which `kernels_for` has found none: a tenth of a small batch.
+# Function.apply first looks for torch.func's wrappers, of which `_is_concrete` has found none: a tenth of a small batch.
 _apply: Callable[..., Any] = super(torch.autograd.Function, _FusedFunction).apply

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
@@ -48,7 +49,11 @@ class Options:
                 "an EmphasisLoss with a process_group cannot be pickled: save its state_dict, and pass the group "
                 "again where it is loaded"
             )
-        return {name: value for name, value in self.__dict__.items() if name != "table"}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("table", "_tables", "only_ratios_matter")
+        }
 
     @cached_property
     def table(self) -> MarginTable | None:
@@ -58,17 +63,37 @@ class Options:
         """
         if self.process_group is not None:
             return None
-        self.check_range(torch.float32)  # what kernels compute in
         log_unit = self.weighting.log_peak if self.normalization == "batch" else self.log_normalizer
         return margin_table(self.weighting, self.max_margin, log_unit)
 
-    def deferred(self, dtype: torch.dtype, examples: int) -> float:
-        """Return the power of two that a derivative in `dtype` leaves out until the loss's own gradient is there.
+    @cached_property
+    def _tables(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor | None] | None]:
+        return {}
 
-        Weights that are shares of a batch are too small for float16 until the scaler has multiplied them.
+    def tables_for(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
+        """Return `MarginTable.packed` and `compact` on a device; None if logits of this dtype need the formula itself.
+
+        Raises:
+            OverflowError: As `check_range`.
         """
-        is_share = self.normalization == "batch" or self.reduction == "mean"
-        return 0.5 ** math.floor(math.log2(max(examples, 1))) if is_share and dtype == torch.float16 else 1.0
+        try:
+            return self._tables[device, dtype]
+        except KeyError:
+            self.check_range(dtype)
+        table = self.table
+        # MPS has no float64.
+        if table is None or (dtype == torch.float64 and not table.is_exact) or device.type == "mps":
+            found = None
+        else:
+            compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
+            found = torch.from_numpy(table.packed).to(device), compact
+        self._tables[device, dtype] = found
+        return found
+
+    @cached_property
+    def only_ratios_matter(self) -> bool:
+        """Whether the loss stays the same when all class and sample weights are multiplied by one number."""
+        return self.process_group is None and (self.normalization == "batch" or self.reduction == "mean")
 
     @property
     def unbounded(self) -> bool:

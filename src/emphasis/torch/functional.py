@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisValueError
+from emphasis.kernels.native import NATIVE
 from emphasis.torch import _checks
-from emphasis.torch._autograd import emphasis_of
-from emphasis.torch._fused import fused_loss, kernels_for
-from emphasis.torch._options import Options, kept_number, make_options
+from emphasis.torch._autograd import EmphasisFunction, loss_and_gradient
+from emphasis.torch._fused import Call, backend_for_labels, fused_loss, takes_rows
+from emphasis.torch._options import Options, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
@@ -89,8 +90,12 @@ def emphasis_loss(
     Warns:
         EmphasisWarning: Once per weighting with w(1) > 0 under max_margin=None: its push never ends.
     """
-    resolved = register if torch.compiler.is_compiling() else resolve
-    options = resolved(weighting, normalization, reduction, max_margin, process_group)
+    if torch.compiler.is_compiling():
+        from emphasis.torch import _compiled  # which imports the compiler
+
+        options = _compiled.register(weighting, normalization, reduction, max_margin, process_group)
+    else:
+        options = resolve(weighting, normalization, reduction, max_margin, process_group)
     return apply_options(logits, labels, options, ignore_index, class_weight, sample_weight, inplace)
 
 
@@ -115,18 +120,6 @@ def resolve(
     return options
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def register(
-    weighting: WeightingLike,
-    normalization: Normalization,
-    reduction: Reduction,
-    max_margin: MaxMargin,
-    process_group: Any,
-) -> int:
-    """Return the number of `resolve`'s options: a constant that a compiled graph can hold."""
-    return kept_number(resolve(weighting, normalization, reduction, max_margin, process_group))
-
-
 def apply_options(
     logits: Tensor,
     labels: Tensor,
@@ -138,52 +131,56 @@ def apply_options(
 ) -> Tensor:
     """Check the tensors, and apply a kernel; or bring them into the form of the plain autograd function, and apply it.
 
-    options: A number under torch.compile, see `register`.
+    options: A number under torch.compile, see `_compiled.register`.
     """
-    if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor) and not inplace:
-        logits, labels = _two_columns(logits, labels)
-    if isinstance(options, Options) and type(ignore_index) is int:
-        kernels = kernels_for(logits, labels)
-        if kernels is not None:
-            return fused_loss(logits, labels, options, ignore_index, class_weight, sample_weight, inplace, kernels)
+    ignore_index = _checks.check_ignore_index(ignore_index)
+    if not isinstance(options, Options):
+        from emphasis.torch import _compiled
+
+        if inplace:
+            raise EmphasisValueError("inplace=True is not for torch.compile; use inplace=False")
+        return _compiled.loss(logits, labels, options, ignore_index, class_weight, sample_weight)
+    if isinstance(logits, Tensor) and isinstance(labels, Tensor):
+        backend = backend_for_labels(logits, labels)
+        if backend is not None:
+            return fused_loss(
+                logits, labels, class_weight, sample_weight, Call(options, ignore_index, backend, inplace)
+            )
+        if not inplace and takes_rows(logits, labels, options):
+            return fused_loss(logits, labels, class_weight, sample_weight, Call(options, ignore_index, NATIVE))
     if inplace:
         raise EmphasisValueError(
             "inplace=True needs integer labels that fit logits of shape (N, C) or (N, C, d1, ...), outside "
             "torch.compile and torch.func; use inplace=False"
         )
-    _checks.check_logits(logits)
-    _checks.check_labels(logits, labels, ignore_index)
-    valid = None
-    if labels.is_floating_point():
-        per_example = logits.shape[:1] + logits.shape[2:]
-        class_weight = _checks.check_weight("class_weight", class_weight, logits.shape[1:2], logits)
-        factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits)
-        labels = labels.to(_checks.arithmetic_dtype(logits))
-        if class_weight is not None:
-            labels = labels * class_weight.view(-1, *[1] * (logits.dim() - 2))
-    else:
-        labels = labels.long()
-        ignored = labels == ignore_index
-        if not _checks.is_true(~ignored.any()):
-            valid = ~ignored
-            labels = torch.where(valid, labels, 0)
-        factor = _checks.factor_of(labels, class_weight, sample_weight, logits.shape[1], logits)
-    _checks.check_finite(logits, valid)
-    loss: Tensor = emphasis_of(logits, labels, factor, valid, options, torch.is_grad_enabled())
+    return plain_loss(logits, labels, options, ignore_index, class_weight, sample_weight)
+
+
+def plain_loss(
+    logits: Tensor,
+    labels: Tensor,
+    options: Options,
+    ignore_index: int,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """Return the loss by differentiable torch operators, for tensors of any kind."""
+    given = _checks.prepare(logits, labels, class_weight, sample_weight, ignore_index, options.only_ratios_matter)
+    logits, labels, targets, factor, valid = given
+    options.check_range(logits.dtype)
+    _checks.check_factor(factor, logits, options)
+    if targets is None:
+        targets = labels if valid is None else torch.where(valid, labels, 0)
+    if torch._C._get_tracing_state() is not None:  # a traced graph holds operators alone
+        return _traced(logits, *loss_and_gradient(logits, targets, factor, valid, options, True), options.reduction)
+    loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
+        logits, targets, factor, valid, options, torch.is_grad_enabled()
+    )[0]
     return loss
 
 
-def _two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the binary form with one logit z as the two columns (0, z)."""
-    if labels.shape != logits.shape:
-        raise EmphasisValueError(
-            f"logits of shape {tuple(logits.shape)} are the binary form with one logit and need labels of the same "
-            f"shape, got {tuple(labels.shape)}; for classes pass logits of shape (N, C)"
-        )
-    if labels.is_floating_point():
-        labels = torch.stack((1.0 - labels, labels), 1)
-    elif labels.dtype == torch.bool:
-        labels = labels.long()
-    if not logits.is_floating_point():
-        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
-    return torch.stack((torch.zeros_like(logits), logits), 1), labels
+def _traced(logits: Tensor, loss: Tensor, gradient: Tensor | None, reduction: Reduction) -> Tensor:
+    """Return the loss with the derivative that it is to have, in operators that autograd differentiates."""
+    assert gradient is not None
+    linear = gradient.detach() * (logits - logits.detach())
+    return loss.detach() + (linear.sum(1) if reduction == "none" else linear.sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.kernels import ExampleError, operators
+from emphasis.kernels.backend import Backend, ExampleError, GradientIn
 from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, weigh_examples
-from emphasis.torch._fused import kernels_on
+from emphasis.torch._fused import backend_on, half_weight
 from emphasis.torch._options import Options, of_each
 from emphasis.torch.functional import resolve
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -77,14 +76,15 @@ def linear_emphasis_loss(
         TypeError, ValueError, OverflowError: As `emphasis_loss`, and shapes or dtypes that do not fit each other.
     """
     settings = (weighting, normalization, reduction, max_margin, process_group)
-    loss: Tensor = _uncompiled(
-        hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size
-    )
-    return loss
+    arguments = hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size
+    if torch.compiler.is_compiling():
+        from emphasis.torch import _compiled  # which imports the compiler
+
+        return _compiled.linear(*arguments)
+    return uncompiled(*arguments)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uncompiled(
+def uncompiled(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -97,17 +97,20 @@ def _uncompiled(
 ) -> Tensor:
     """Check everything, and apply the autograd function."""
     options = resolve(*settings)
+    ignore_index = _checks.check_ignore_index(ignore_index)
     _check(hidden, weight, bias, labels, ignore_index, chunk_size)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     tokens = labels.reshape(-1).long()
     if sample_weight is not None:
-        sample_weight = _checks.check_weight("sample_weight", sample_weight, labels.shape, hidden)
-        assert sample_weight is not None
+        if not isinstance(sample_weight, Tensor) or sample_weight.shape != labels.shape:
+            _checks.check_weight("sample_weight", sample_weight, labels.shape, hidden, False)
         sample_weight = sample_weight.reshape(-1)
     _checks.check_classes(tokens, weight.shape[0], ignore_index)
-    factor = _checks.factor_of(tokens, class_weight, sample_weight, weight.shape[0], hidden)
+    ratios = options.only_ratios_matter
+    factor = _checks.factor_of(tokens, class_weight, sample_weight, weight.shape[0], hidden, ratios)
+    _checks.check_factor(factor, hidden, options)
     rows = chunk_size or max(math.ceil(len(tokens) / _SHARE), math.ceil(_SMALLEST / weight.shape[0]))
     try:
         loss: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
@@ -153,7 +156,6 @@ def _check(
             f"labels must have shape {tuple(hidden.shape[:-1])} for hidden of shape {tuple(hidden.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    _checks.check_ignore_index(ignore_index)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise EmphasisValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
 
@@ -172,9 +174,9 @@ class _Problem:
     chunk_size: int
 
     @property
-    def kernels(self) -> ModuleType:
+    def backend(self) -> Backend:
         """Whose kernels run here."""
-        return kernels_on(self.hidden)
+        return backend_on(self.hidden)
 
     @property
     def one_sweep(self) -> bool:
@@ -234,32 +236,34 @@ class _LinearFunction(torch.autograd.Function):
 
 def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, _Gradients]:
     """Return the loss, a mean or a sum, and the gradients, in one sweep."""
-    options, factor, ignore_index, kernels = problem.options, problem.factor, problem.ignore_index, problem.kernels
+    options, factor, ignore_index, backend = problem.options, problem.factor, problem.ignore_index, problem.backend
     dtype = _checks.arithmetic_dtype(problem.hidden)
     valid = problem.labels != ignore_index
     unit: Tensor | float = 1.0
     if options.reduction == "mean":
-        counted = valid.to(dtype) if factor is None else torch.where(valid, factor, 0.0)
+        counted = valid.double() if factor is None else torch.where(valid, factor, 0.0)
         total = denominator(counted, options)
         if problem.hidden.dtype == torch.float16:  # which could not hold a derivative divided by so many tokens
             unit = 1.0 / total
         else:
             factor = counted / total
     each = of_each(options)
-    each.check_range(dtype)
-    table = each.table if kernels is not operators else None
+    tables = each.tables_for(problem.hidden.device, problem.hidden.dtype)
     losses = torch.zeros(len(problem.labels), dtype=dtype, device=problem.labels.device)
+    gradient_in: GradientIn = "the logits" if any(wanted) else "nothing"
 
     def derive(logits: Tensor, part: slice) -> None:
         labels, own = problem.labels[part], None if factor is None else factor[part]
-        out = logits if any(wanted) else None
-        if table is not None:
-            losses[part] = kernels.loss_and_derivative(logits, labels, own, table, ignore_index, out, "none", False)[0]
+        if tables is not None:
+            losses[part] = backend.loss_of_labels(
+                logits, labels, own, tables[0], ignore_index, "none", False, gradient_in
+            ).loss
             return
-        margin, state = kernels.margins(logits, labels, ignore_index, logits)
+        margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
         losses[part], weight = weigh_examples(margin, own, valid[part], each)
-        if out is not None:
-            kernels.write_derivative(logits, labels, 0.5 * weight, state, ignore_index, logits)
+        if gradient_in != "nothing":
+            half = (0.5 * weight).to(margin.dtype)
+            backend.derivative(logits, labels, half, state, ignore_index, gradient_in)
 
     gradients = _sweep(problem, wanted, derive, unit)
     return losses.sum() * unit, gradients
@@ -268,13 +272,14 @@ def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, bool, bool]) -> t
 def _loss_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
     """Return the loss, and each token's weight in it, (N,): the margins first, as a batch needs them all."""
     options = problem.options
-    options.check_range(_checks.arithmetic_dtype(problem.hidden))
+    options.check_range(problem.hidden.dtype)
     margin = torch.zeros(
         len(problem.labels), dtype=_checks.arithmetic_dtype(problem.hidden), device=problem.hidden.device
     )
 
     def derive(logits: Tensor, part: slice) -> None:
-        margin[part] = problem.kernels.margins(logits, problem.labels[part], problem.ignore_index, logits)[0]
+        labels = problem.labels[part]
+        margin[part] = problem.backend.margins(logits, labels, problem.ignore_index, "the logits").margin
 
     _sweep(problem, (False, False, False), derive)
     valid = problem.labels != problem.ignore_index
@@ -284,14 +289,14 @@ def _loss_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
 
 def _gradients_of_weights(problem: _Problem, wanted: tuple[bool, bool, bool], weight: Tensor) -> _Gradients:
     """Return the gradients of tokens with these weights, (N,)."""
-    kernels, ignore_index = problem.kernels, problem.ignore_index
-    unit = problem.options.deferred(problem.hidden.dtype, len(weight))
-    half = weight * (0.5 / unit)
+    backend, ignore_index = problem.backend, problem.ignore_index
+    half, unit = half_weight(weight, problem.hidden.dtype, problem.options.normalization == "batch")
+    half = half.to(_checks.arithmetic_dtype(problem.hidden))
 
     def derive(logits: Tensor, part: slice) -> None:
         labels = problem.labels[part]
-        state = kernels.margins(logits, labels, ignore_index, logits)[1]
-        kernels.write_derivative(logits, labels, half[part], state, ignore_index, logits)
+        state = backend.margins(logits, labels, ignore_index, "the logits").state
+        backend.derivative(logits, labels, half[part], state, ignore_index, "the logits")
 
     return _sweep(problem, wanted, derive, unit)
 
@@ -326,7 +331,7 @@ def _sweep(
         try:
             derive(logits, part)
         except ExampleError as error:
-            raise ExampleError(start + error.example, error.is_label) from None
+            raise ExampleError(start + error.example, error.what) from None
         if grad_hidden is not None:
             torch.mm(logits, weight, out=grad_hidden[part])
         if grad_weight is not None:

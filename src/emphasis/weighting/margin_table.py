@@ -1,7 +1,7 @@
 """log w and the loss as piecewise polynomials of the margin: a weighting as data, for kernels that run no Python.
 
-One small float64 table stands for any weighting, built-in or a user's: a kernel needs an arcsinh, one row of the
-table and two Horner sums per example, and no knowledge of families.
+One small float64 table stands for any weighting, built-in or a user's: a kernel needs a few bits of |u| + 1, one row
+of the table and two Horner sums per example, and no knowledge of families.
 """
 
 from __future__ import annotations
@@ -22,46 +22,61 @@ if TYPE_CHECKING:
     from emphasis.weighting.base import Weighting
 
 DEGREE = 8
-_CELLS = (256, 512, 1024, 2048, 4096)
+OCTAVES = 15  # of |u| + 1, from 1 to 2^15, more than MARGIN_REACH
+_SPLITS = (1, 2, 3, 4, 5, 6, 7)  # halvings of an octave
+_MOST_SPLITS_EXACT = 5  # more cells for the last digits of float64 would leave the cache
 _TOLERANCE = 2e-8  # of log w, less than float32, the kernels' arithmetic, can hold
+_EXACT = 1e-15  # the same for float64, times 1 + |u| + |log w|: no more than the rounding of u changes log w
+_EXACT_LOSS = 1e-13  # relative, as the potential itself is tabulated
 _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
 _EARLIEST = 15.0  # a weight that is 0 before this margin is so by intent, not because 1-p rounds to 0 in float64
 _EPS = 4e-16  # relative error of 1-p at p = 1/2
+
+COMPACT_DEGREE = 5
+COMPACT_SPLITS, COMPACT_OCTAVES = 2, 8  # 32 cells: as many as two registers hold
+COMPACT_REACH = 127.0
+_COMPACT_TOLERANCE = 3e-7
 
 
 @dataclass(frozen=True, eq=False)
 class MarginTable:
     """log w(u) - log_normalizer and L(u) / exp(log_normalizer) for margins u.
 
-    With t = arcsinh(u) in [-REACH, REACH], position = (t + REACH) * cells / (2 REACH), cell = floor(position) and
-    x = 2 (position - cell) - 1, the values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1
-    for L. Beyond the reach both go on along straight lines of `slopes` in u. Beyond
+    With |u| + 1 = m 2^e, 1 <= m < 2, each octave e has 2^splits equal cells of m. In a cell x goes from -1 to 1, and the
+    values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1 for L. Cells of u >= 0 come first,
+    octave by octave, then those of u < 0. So the cell is made of the leading bits of the number |u| + 1, and x of the
+    others, without any rounding. Beyond +-MARGIN_REACH both values go on along straight lines of `slopes` in u. Beyond
     `max_margin` the weight is 0 and the loss is `end`: a kernel applies both.
 
     Attributes:
-        coefficients: (cells, 2, DEGREE + 1) float64, C-contiguous.
+        coefficients: (2 * OCTAVES * 2**splits, 2, DEGREE + 1) float64, C-contiguous.
         slopes: (2, 2) float64: [kind][left, right].
         max_margin: The largest margin with a derivative, inf for none.
         end: The loss beyond it, exactly: 0 but for closed forms with another constant.
+        is_exact: Whether the values are right to float64 rather than float32.
+        compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log(w / (2
+            (1-p))) and L as polynomials of v = log p, for the classes that are not the likeliest: -COMPACT_REACH <= v <=
+            log 1/2. The cells are those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers, first of log(w
+            / (2 (1-p))), then of L.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
     slopes: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     max_margin: float
     end: float
+    is_exact: bool = False
+    compact: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None = None
 
-    REACH = math.asinh(MARGIN_REACH)
+    @property
+    def splits(self) -> int:
+        """How often an octave of |u| + 1 is halved."""
+        return (len(self.coefficients) // (2 * OCTAVES)).bit_length() - 1
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """All of it in one float64 array: cells, max_margin, the four slopes in order, the coefficients, end."""
-        header = np.array([len(self.coefficients), self.max_margin])
+        """All but `compact` in one float64 array: splits, max_margin, the four slopes in order, coefficients, end."""
+        header = np.array([self.splits, self.max_margin])
         return np.concatenate((header, self.slopes.ravel(), self.coefficients.ravel(), [self.end]))
-
-    @cached_property
-    def address(self) -> int:
-        """Where `packed` lies in memory."""
-        return self.packed.ctypes.data
 
     def __call__(self, margin: Array) -> tuple[Array, Array]:
         """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute."""
@@ -69,15 +84,28 @@ class MarginTable:
         ended = margin > self.max_margin
         margin = np.minimum(margin, self.max_margin)
         inside = np.clip(margin, -MARGIN_REACH, MARGIN_REACH)
-        cells = len(self.coefficients)
-        position = (np.arcsinh(inside) + self.REACH) * (cells / (2 * self.REACH))
-        cell = np.clip(np.floor(position), 0, cells - 1).astype(np.int64)
-        powers = (2.0 * (position - cell) - 1.0)[..., None] ** np.arange(DEGREE + 1)
-        values = (self.coefficients[cell] * powers[..., None, :]).sum(-1)
+        cell, x = _cell_of(np.abs(inside) + 1.0, self.splits)
+        cell = cell + np.where(inside < 0.0, OCTAVES << self.splits, 0)
+        values = (self.coefficients[cell] * (x[..., None] ** np.arange(DEGREE + 1))[..., None, :]).sum(-1)
         beyond = margin - inside
         slope = np.where(beyond[..., None] < 0, self.slopes[:, 0], self.slopes[:, 1])
         values = values + np.where(beyond == 0, 0.0, beyond)[..., None] * slope
         return np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
+
+
+def _cell_of(number: Array, splits: int) -> tuple[Array, Array]:
+    """Return the cell of each number >= 1, and where in it the number is, from -1 to 1."""
+    mantissa, exponent = np.frexp(number)  # mantissa in [1/2, 1)
+    position = (2.0 * mantissa - 1.0) * 2**splits
+    within = np.floor(position)
+    return ((exponent - 1) * 2**splits + within).astype(np.int64), 2.0 * (position - within) - 1.0
+
+
+def _starts_and_widths(octaves: int, splits: int) -> tuple[Array, Array]:
+    """Return where each cell of numbers >= 1 begins, and how wide it is."""
+    octave, within = np.divmod(np.arange(octaves << splits), 2**splits)
+    width = 2.0 ** (octave - splits)
+    return 2.0**octave + within * width, width
 
 
 def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float) -> MarginTable | None:
@@ -93,7 +121,7 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
     """
     if not weighting.log_peak < math.inf:
         return None
-    # The constant of the loss depends on max_margin; the clip is the kernel's, lest a cell have a kink.
+    # The constant of the loss depends on max_margin. The kernel clips, so that no cell has a kink.
     at = np.array([min(0.0, max_margin)])
 
     def loss(margin: Array, end: float = math.inf) -> Array:
@@ -109,35 +137,107 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
     def values(margin: Array) -> Array:
         return np.stack((log_weight(margin) - log_normalizer, loss(margin) + offset))
 
-    nodes = chebyshev.chebpts1(DEGREE + 1)
-    to_powers = np.stack(
-        [np.pad(p := chebyshev.cheb2poly(row), (0, DEGREE + 1 - len(p))) for row in np.eye(DEGREE + 1)]
-    )
-    to_coefficients = to_powers.T @ np.linalg.inv(chebyshev.chebvander(nodes, DEGREE))
-    peak = weighting.log_peak - log_normalizer
-    reach = MarginTable.REACH
     ends = np.array([-MARGIN_REACH, -MARGIN_REACH * 1.01, MARGIN_REACH, MARGIN_REACH * 1.01])
     left, left_out, right, right_out = values(ends).T
     slopes = np.stack(((left - left_out), (right_out - right)), 1) / (0.01 * MARGIN_REACH)
-    for cells in _CELLS:
-        centres = -reach + reach / cells * (2 * np.arange(cells) + 1)
-        at_nodes = values(np.sinh(centres + reach / cells * nodes[:, None]))
-        if not np.isfinite(at_nodes).all():
+    peak = weighting.log_peak - log_normalizer
+    found: MarginTable | None = None
+    for splits in _SPLITS:
+        starts, widths = _starts_and_widths(OCTAVES, splits)
+        starts, widths = np.tile(starts, 2), np.tile(widths, 2)
+        sign = np.repeat((1.0, -1.0), len(starts) // 2)
+
+        def margins(x: Array) -> Array:
+            return sign * (starts - 1.0 + 0.5 * widths * (1.0 + x[:, None]))  # noqa: B023
+
+        coefficients = _polynomials(values, margins, DEGREE)
+        if coefficients is None:
             return None
-        coefficients = np.einsum("kn,inc->cik", to_coefficients, at_nodes)
-        table = MarginTable(np.ascontiguousarray(coefficients), slopes, max_margin, end)
+        table = MarginTable(coefficients, slopes, max_margin, end)
         # Between the nodes; three places a cell see a kink wherever it lies.
-        margin = np.sinh(centres + reach / cells * np.array([-0.95, 0.13, 0.91])[:, None])
+        margin = margins(np.array([-0.95, 0.13, 0.91]))
+        margin = margin[np.abs(margin) < MARGIN_REACH]
         log_w, loss_value = values(margin)
-        got_log_w, got_loss = MarginTable(table.coefficients, slopes, math.inf, 0.0)(margin)
+        got_log_w, got_loss = MarginTable(coefficients, slopes, math.inf, 0.0)(margin)
         counts = log_w > peak - _DEEP
-        allowed = _TOLERANCE + _EPS * np.exp(np.minimum(np.abs(margin), 80.0))  # a function of p alone loses 1-p
-        good = (np.abs(got_log_w - log_w) <= allowed)[counts].all()
+        of_probability = _EPS * np.exp(np.minimum(np.abs(margin), 80.0))  # a function of p alone loses 1-p
+        log_w_error, loss_error = np.abs(got_log_w - log_w), np.abs(got_loss - loss_value)
         scale = np.abs(loss_value)
         unit = scale + 1e-6 * (1.0 + np.median(scale))
-        if good and (np.abs(got_loss - loss_value) <= _TOLERANCE * unit).all():
-            return table
-    return None
+        if (
+            not (log_w_error <= _TOLERANCE + of_probability)[counts].all()
+            or not (loss_error <= _TOLERANCE * unit).all()
+        ):
+            if found is not None or splits == _SPLITS[-1]:
+                break
+            continue
+        if found is None:
+            found = MarginTable(coefficients, slopes, max_margin, end, False, _compact(values, peak))
+        exact = log_w > peak - 700.0
+        size = 1.0 + np.abs(margin) + np.abs(log_w)
+        if (log_w_error <= _EXACT * size)[exact].all() and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
+            return MarginTable(coefficients, slopes, max_margin, end, True, found.compact)
+        if splits >= _MOST_SPLITS_EXACT:
+            break
+    return found
+
+
+def _polynomials(values: Callable[[Array], Array], at: Callable[[Array], Array], degree: int) -> Array | None:
+    """Return each cell's coefficients of powers of x, (cells, kinds, degree + 1); None if a value is not finite.
+
+    Args:
+        values: Numbers (nodes, cells) -> (kinds, nodes, cells).
+        at: x of the nodes -> the numbers there, (nodes, cells).
+        degree: Of the polynomials that interpolate at Chebyshev's nodes.
+    """
+    nodes = chebyshev.chebpts1(degree + 1)
+    to_powers = np.stack(
+        [np.pad(p := chebyshev.cheb2poly(row), (0, degree + 1 - len(p))) for row in np.eye(degree + 1)]
+    )
+    to_coefficients = to_powers.T @ np.linalg.inv(chebyshev.chebvander(nodes, degree))
+    at_nodes = values(at(nodes))
+    if not np.isfinite(at_nodes).all():
+        return None
+    # Less the value in the middle, so that rounding is that of differences.
+    middle = values(at(np.zeros(1)))
+    coefficients = np.einsum("kn,inc->cik", to_coefficients, at_nodes - middle)
+    coefficients[..., 0] += middle[:, 0].T
+    return np.ascontiguousarray(coefficients)
+
+
+def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
+    """Return `MarginTable.compact`.
+
+    Args:
+        values: Margins -> (log w, L).
+        peak: The largest log w.
+    """
+    starts, widths = _starts_and_widths(COMPACT_OCTAVES, COMPACT_SPLITS)
+
+    def log_p(x: Array) -> Array:
+        return 0.5 - math.log(2.0) - 0.5 * (starts + 0.5 * widths * (1.0 + x[:, None]))
+
+    def of_log_p(v: Array) -> Array:
+        log_q = np.log(-np.expm1(v))
+        log_w, loss = values(v - log_q)
+        return np.stack((log_w - math.log(2.0) - log_q, loss))
+
+    coefficients = _polynomials(of_log_p, log_p, COMPACT_DEGREE)
+    if coefficients is None or not (np.abs(coefficients) < np.finfo(np.float32).max).all():
+        return None
+    compact: np.ndarray[tuple[int, int], np.dtype[np.float32]] = np.ascontiguousarray(
+        coefficients.transpose(1, 2, 0).reshape(2 * (COMPACT_DEGREE + 1), -1), dtype=np.float32
+    )
+    v = log_p(np.array([-0.95, -0.4, 0.13, 0.6, 0.91])).ravel()
+    cell, x = _cell_of(1.0 - 2.0 * (math.log(2.0) + v), COMPACT_SPLITS)
+    powers = x ** np.arange(COMPACT_DEGREE + 1)[:, None]
+    got_log, got_loss = ((part[:, cell] * powers).sum(0) for part in np.split(compact.astype(np.float64), 2))
+    log_ratio, loss = of_log_p(v)
+    counts = log_ratio > peak - _DEEP
+    scale = np.abs(loss)
+    good = (np.abs(got_log - log_ratio) <= _COMPACT_TOLERANCE * (1.0 + np.abs(log_ratio)))[counts].all()
+    close = (np.abs(got_loss - loss) <= _COMPACT_TOLERANCE * (scale + 1e-3 * np.median(scale))).all()
+    return compact if good and close else None
 
 
 def _continued(weighting: Weighting) -> Callable[[Array], Array] | None:
@@ -150,7 +250,7 @@ def _continued(weighting: Weighting) -> Callable[[Array], Array] | None:
         with np.errstate(all="ignore"):
             return weighting.log_weight(log_sigmoid(margin), log_sigmoid(-margin), np) + np.zeros_like(margin)
 
-    grid = np.sinh(np.linspace(0.0, MarginTable.REACH, 2000))
+    grid = np.sinh(np.linspace(0.0, math.asinh(MARGIN_REACH), 2000))
     lines = []
     for sign in (-1.0, 1.0):
         bad = np.flatnonzero(~np.isfinite(exact(sign * grid)))

@@ -1,0 +1,108 @@
+"""What a loss asks of the kernels that compute it: `Backend`, and which of the three a tensor gets.
+
+Every function that computes a derivative returns it: there is no buffer that a caller makes and nobody writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from emphasis.errors import EmphasisValueError
+from emphasis.weighting.options import Reduction
+
+GradientIn = Literal["new memory", "the logits", "nothing"]
+"""Where the derivative goes; "nothing" for the loss alone."""
+
+
+class Result(NamedTuple):
+    """What a loss comes to.
+
+    Attributes:
+        loss: Like the labels for reduction "none", else (); float64 for float64 logits, float32 otherwise.
+        gradient: The loss's derivative, of the logits' shape and dtype, or None if none was asked for.
+        pending_scale: What the gradient is still to be multiplied by. It is 1 but for float16, which could not hold the
+            derivative of a mean before a gradient scaler has multiplied it.
+    """
+
+    loss: Tensor
+    gradient: Tensor | None
+    pending_scale: Tensor | float
+
+
+class Margins(NamedTuple):
+    """The first half of a derivative, between which and the second a caller weighs the examples.
+
+    Attributes:
+        margin: Like the labels, 0 for ignored examples; float64 for float64 logits, float32 otherwise.
+        state: What `Backend.derivative` of the same backend needs.
+    """
+
+    margin: Tensor
+    state: Any
+
+
+class ExampleError(EmphasisValueError):
+    """An example that has no loss: its label is not allowed, or one of its logits is not finite.
+
+    Attributes:
+        example: Its index in labels.flatten().
+        what: "label", "logits" or "probabilities", whichever is not allowed.
+    """
+
+    def __init__(self, example: int, what: Literal["label", "logits", "probabilities"]) -> None:
+        super().__init__(f"example {example}: {what} not allowed")
+        self.example = example
+        self.what = what
+
+
+class Backend(Protocol):
+    """One way to run the kernels.
+
+    logits are (outer, C, ...) and contiguous, labels (outer, ...) int64, contiguous, in [0, C) or `ignore_index`; an
+    example is one (outer, ...). `factor` has the labels' shape: float64 weights >= 0 of the examples, or None for 1.
+    `table` is `MarginTable.packed` on the logits' device, of a table that is exact where the logits are float64.
+    A mean divides by the sum of the factors of the examples that count. With `is_batch` weights are shares of the
+    batch's sum instead, and the loss is the weighted cross-entropy; "mean" and "sum" are the same then.
+
+    Where reading a value costs nothing, an example that is wrong raises `ExampleError`; elsewhere its loss is NaN.
+    """
+
+    name: str
+
+    def takes(self, dtype: torch.dtype) -> bool:
+        """Return whether there are kernels for logits of this dtype."""
+
+    def loss_of_labels(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        factor: Tensor | None,
+        table: Tensor,
+        ignore_index: int,
+        reduction: Reduction,
+        is_batch: bool,
+        gradient_in: GradientIn,
+    ) -> Result:
+        """Return the loss of class labels and its derivative."""
+
+    def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
+        """Return each example's margin; `gradient_in` says what will be asked of `derivative`."""
+
+    def derivative(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        half: Tensor,
+        state: Any,
+        ignore_index: int,
+        gradient_in: GradientIn,
+    ) -> Tensor:
+        """Return dz_y = -half, dz_j = half q_j of the same logits, and 0 for ignored examples; half: half the weights."""
+
+    def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
+        """Return gradient * factor * pending_scale in the gradient's memory; factor is one number, or one for each
+        example with size 1 for C.
+        """

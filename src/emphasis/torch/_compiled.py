@@ -1,0 +1,116 @@
+"""The loss under torch.compile and torch.export. Imported while something is compiled: it imports the compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emphasis.kernels.native import NATIVE
+from emphasis.torch import _checks, _ops  # noqa: F401  # the operators
+from emphasis.torch._autograd import EmphasisFunction
+from emphasis.torch._options import kept_number, options_of
+from emphasis.torch.functional import resolve
+from emphasis.torch.linear import uncompiled
+from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting.options import Normalization, Reduction
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def register(
+    weighting: WeightingLike,
+    normalization: Normalization,
+    reduction: Reduction,
+    max_margin: MaxMargin,
+    process_group: Any,
+) -> int:
+    """Return the number of `resolve`'s options: a constant that a compiled graph can hold."""
+    return kept_number(resolve(weighting, normalization, reduction, max_margin, process_group))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _setting(number: int, name: str) -> Any:
+    return getattr(options_of(number), name)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_table(number: int, device: torch.device, dtype: torch.dtype) -> bool:
+    return options_of(number).tables_for(device, dtype) is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _table(number: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    tables = options_of(number).tables_for(device, dtype)
+    assert tables is not None
+    return tables[0]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _compact(number: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    tables = options_of(number).tables_for(device, dtype)
+    return None if tables is None else tables[1]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _takes_targets(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and NATIVE.takes(dtype)
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _plain(
+    logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, number: int, with_gradient: bool
+) -> Tensor:
+    """Return the loss by torch operators: a node that is traced into after the weighting's Python has run."""
+    options = options_of(number)
+    options.check_range(logits.dtype)
+    loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
+        logits, labels, factor, valid, options, with_gradient
+    )[0]
+    return loss
+
+
+def loss(
+    logits: Tensor,
+    labels: Tensor,
+    number: int,
+    ignore_index: int,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """Return the loss: one operator of `_ops` where there is a kernel, torch operators otherwise."""
+    reduction, is_batch = _setting(number, "reduction"), _setting(number, "normalization") == "batch"
+    given = _checks.prepare(
+        logits, labels, class_weight, sample_weight, ignore_index, _setting(number, "only_ratios_matter")
+    )
+    logits, labels, targets, factor, valid = given
+    device, dtype, with_gradient = logits.device, logits.dtype, torch.is_grad_enabled()
+    if targets is None and _has_table(number, device, dtype):
+        result: Tensor = torch.ops.emphasis.loss_of_labels(
+            logits, labels, factor, _table(number, device, dtype), ignore_index, reduction, is_batch, with_gradient
+        )[0]
+        return result
+    if targets is not None and _takes_targets(device, dtype) and _has_table(number, device, dtype):
+        rows = logits.movedim(1, -1)
+        result = torch.ops.emphasis.loss_of_targets(
+            rows.reshape(-1, logits.shape[1]),
+            targets.movedim(1, -1).reshape(-1, logits.shape[1]),
+            None,
+            None if factor is None else factor.reshape(-1),
+            _table(number, device, dtype),
+            _compact(number, device, dtype),
+            reduction,
+            is_batch,
+            with_gradient,
+        )[0]
+        return result.view(rows.shape[:-1]) if reduction == "none" else result
+    if targets is None:
+        targets = labels if valid is None else torch.where(valid, labels, 0)
+    plain: Tensor = _plain(logits, targets, factor, valid, number, with_gradient)
+    return plain
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def linear(*arguments: Any) -> Tensor:
+    """Return `linear_emphasis_loss`, outside the graph."""
+    return uncompiled(*arguments)

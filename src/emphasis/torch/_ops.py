@@ -1,0 +1,156 @@
+"""The kernels as operators of PyTorch's library: what a compiled graph, a CUDA graph or an exported program holds.
+
+`torch.ops.emphasis.loss_of_labels` takes the weighting as a tensor, its table, so that nothing of Python is left in the
+graph. Its second output is the derivative, which is no derivative of anything: backward multiplies it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emphasis.kernels.backend import Backend, ExampleError, Result
+from emphasis.kernels.native import NATIVE
+from emphasis.kernels.operators import OPERATORS
+from emphasis.torch import _checks
+from emphasis.torch._fused import backend_on
+from emphasis.weighting.options import Reduction
+
+_library = torch.library.Library("emphasis", "DEF")
+_library.define(
+    "loss_of_labels(Tensor logits, Tensor labels, Tensor? factor, Tensor table, int ignore_index, str reduction, "
+    "bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "loss_of_targets(Tensor logits, Tensor targets, Tensor? class_weight, Tensor? factor, Tensor table, "
+    "Tensor? compact, str reduction, bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"
+)
+_library.define("scale_(Tensor(a!) gradient, Tensor factor, Tensor pending_scale) -> ()")
+
+
+def _three(result: Result, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the result as tensors: the gradient has no elements if none was asked for."""
+    loss, gradient, pending = result
+    scale = pending if isinstance(pending, Tensor) else torch.full((), pending, dtype=torch.float64, device=like.device)
+    return loss, like.new_empty(0) if gradient is None else gradient, scale
+
+
+def _loss_of_labels(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    table: Tensor,
+    ignore_index: int,
+    reduction: Reduction,
+    is_batch: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    backend: Backend = backend_on(logits)
+    rows, examples = logits.contiguous(), labels.contiguous()
+    if backend is OPERATORS:
+        _checks.check_classes(examples, logits.shape[1], ignore_index)
+    try:
+        result = backend.loss_of_labels(
+            rows,
+            examples,
+            None if factor is None else factor.contiguous(),
+            table,
+            ignore_index,
+            reduction,
+            is_batch,
+            "new memory" if with_gradient else "nothing",
+        )
+    except ExampleError as error:
+        raise _checks.example_error(error, logits, labels, ignore_index) from None
+    return _three(result, logits)
+
+
+def _loss_of_targets(
+    logits: Tensor,
+    targets: Tensor,
+    class_weight: Tensor | None,
+    factor: Tensor | None,
+    table: Tensor,
+    compact: Tensor | None,
+    reduction: Reduction,
+    is_batch: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    try:
+        result = NATIVE.loss_of_targets(
+            logits.contiguous(),
+            targets.contiguous(),
+            class_weight,
+            None if factor is None else factor.contiguous(),
+            table,
+            compact,
+            reduction,
+            is_batch,
+            "new memory" if with_gradient else "nothing",
+        )
+    except ExampleError as error:
+        raise _checks.example_error(error, logits, targets, 0) from None
+    return _three(result, logits)
+
+
+def _shapes(logits: Tensor, reduction: str, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = _checks.arithmetic_dtype(logits)
+    shape = logits.shape[:1] + logits.shape[2:] if reduction == "none" else ()
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_gradient else logits.new_empty(0)
+    return logits.new_empty(shape, dtype=dtype), gradient, logits.new_empty((), dtype=torch.float64)
+
+
+def _fake_labels(
+    logits: Tensor,
+    labels: Tensor,  # noqa: ARG001
+    factor: Tensor | None,  # noqa: ARG001
+    table: Tensor,  # noqa: ARG001
+    ignore_index: int,  # noqa: ARG001
+    reduction: str,
+    is_batch: bool,  # noqa: ARG001
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _shapes(logits, reduction, with_gradient)
+
+
+def _fake_targets(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduction, _, with_gradient = arguments
+    return _shapes(logits, reduction, with_gradient)
+
+
+def _scale(gradient: Tensor, factor: Tensor, pending_scale: Tensor) -> None:
+    backend = backend_on(gradient)
+    pending = 1.0 if gradient.dtype != torch.float16 else pending_scale.item() if gradient.is_cpu else pending_scale
+    backend.scale(gradient, factor, pending)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, gradient, pending_scale = output
+    ctx.mark_non_differentiable(gradient, pending_scale)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(gradient, pending_scale)
+    ctx.inputs = len(inputs)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    gradient, pending_scale = ctx.saved_tensors
+    if grad_loss.dim():
+        grad_loss = grad_loss.unsqueeze(1)
+    return (scaled(gradient, grad_loss, pending_scale), *[None] * (ctx.inputs - 1))
+
+
+def scaled(gradient: Tensor, factor: Tensor, pending_scale: Tensor) -> Tensor:
+    """Return gradient * factor * pending_scale."""
+    return (gradient * (factor * pending_scale)).to(gradient.dtype)
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("loss_of_labels", _loss_of_labels, _device)
+    _library.impl("scale_", _scale, _device)
+_library.impl("loss_of_targets", _loss_of_targets, "CPU")
+torch.library.register_fake("emphasis::loss_of_labels", _fake_labels, lib=_library)
+torch.library.register_fake("emphasis::loss_of_targets", _fake_targets, lib=_library)
+torch.library.register_autograd("emphasis::loss_of_labels", _backward, setup_context=_keep, lib=_library)
+torch.library.register_autograd("emphasis::loss_of_targets", _backward, setup_context=_keep, lib=_library)
