@@ -68,7 +68,11 @@ NAN, INF = torch.tensor([[0.0, math.nan, 0.0, 0.0]] * 3), torch.tensor([[0.0, ma
         (lambda: emphasis_loss(Z, Y, "CCE", ignore_index=None), TypeError, "ignore_index"),
         (lambda: emphasis_loss(Z, Y, "CCE", normalization=["batch"]), ValueError, '"integral" or "batch"'),
         (lambda: emphasis_loss(Z, Y, "CCE", max_margin=True), TypeError, "max_margin"),
-        (lambda: emphasis_loss(Z, Y, "CCE", sample_weight=torch.full((3,), 3e38)), ValueError, "scale"),
+        (
+            lambda: emphasis_loss(Z, Y, "CCE", sample_weight=torch.full((3,), 3e38), reduction="sum"),
+            OverflowError,
+            "scale the weights down",
+        ),
         (lambda: emphasis_loss(Z, Y, DM(lam=0.5, beta=1e300), normalization="batch"), OverflowError, "smaller beta"),
         (lambda: emphasis_loss(Z, Y, "CEC"), ValueError, "did you mean"),
         (lambda: emphasis_loss(Z, Y, DM), TypeError, r"DM\(\.\.\.\)"),

@@ -13,8 +13,22 @@ from torch import Tensor
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting.options import Reduction
 
+Wrong = Literal["label", "logits", "probabilities"]
 GradientIn = Literal["new memory", "the logits", "nothing"]
 """Where the derivative goes; "nothing" for the loss alone."""
+
+
+def is_watched() -> bool:
+    """Return whether somebody records what is done to tensors: torch.jit.trace, or a dispatch mode such as make_fx's.
+
+    What is read of a tensor, or written to its memory by address, would not be in the record.
+    """
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+
+
+def can_be_read(tensor: Tensor) -> bool:
+    """Return whether a value can be read without stalling a device, and has one value."""
+    return tensor.is_cpu and not torch._C._are_functorch_transforms_active() and not is_watched()
 
 
 class Result(NamedTuple):
@@ -52,7 +66,7 @@ class ExampleError(EmphasisValueError):
         what: "label", "logits" or "probabilities", whichever is not allowed.
     """
 
-    def __init__(self, example: int, what: Literal["label", "logits", "probabilities"]) -> None:
+    def __init__(self, example: int, what: Wrong) -> None:
         super().__init__(f"example {example}: {what} not allowed")
         self.example = example
         self.what = what
@@ -100,9 +114,10 @@ class Backend(Protocol):
         ignore_index: int,
         gradient_in: GradientIn,
     ) -> Tensor:
-        """Return dz_y = -half, dz_j = half q_j of the same logits, and 0 for ignored examples; half: half the weights."""
+        """Return dz_y = -half, dz_j = half q_j of the same logits, 0 for ignored examples; half: half the weights."""
 
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
-        """Return gradient * factor * pending_scale in the gradient's memory; factor is one number, or one for each
-        example with size 1 for C.
+        """Return gradient * factor * pending_scale in the gradient's memory.
+
+        factor: One number, or one for each example with size 1 for C.
         """

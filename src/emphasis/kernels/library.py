@@ -1,9 +1,9 @@
 """The compiled kernels for the CPU as a shared library: shipped with the package, or compiled on first use and kept.
 
 A wheel holds one library for each level of the instruction set; a checkout holds none, and any C compiler that knows
-gcc's options (gcc, clang) makes it in a few seconds, once for each version of the source. Where neither is to be had, or
-with EMPHASIS_NATIVE=0 in the environment, the loss runs on torch operators: slower, and as exact. Speed is optional, so
-nothing here raises.
+gcc's options (gcc, clang) makes it in a few seconds, once for each version of the source. Where neither is to be had,
+or with EMPHASIS_NATIVE=0 in the environment, the loss runs on torch operators: slower, and as exact. Speed is optional,
+so nothing here raises.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compile_to(path: Path, of: str | None, compiler: list[str]) -> None:
         OSError, subprocess.SubprocessError: There is no such compiler, it fails, or it does not end.
     """
     command = [*compiler, *FLAGS, *LEVELS.get(of or "", ()), "-o", str(path), *map(str, SOURCES), "-lm", "-lpthread"]
-    # Into a file, not a pipe, and in a session of its own: a compiler that hangs may have children that hold a pipe open.
+    # Into a file, not a pipe, and in a session of its own: a compiler that hangs may have children that hold a pipe.
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True

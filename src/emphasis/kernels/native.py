@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result
+from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong
 from emphasis.kernels.library import library
 from emphasis.weighting.options import Reduction
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _REDUCTIONS = {"mean": 1, "sum": 0, "none": -1}
-_WRONG = {1: "label", 2: "logits", 5: "probabilities"}
+_WRONG: dict[int, Wrong] = {1: "label", 2: "logits", 5: "probabilities"}
 _threads = torch.get_num_threads
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result
+from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, can_be_read
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
@@ -121,7 +121,8 @@ OPERATORS = OperatorsBackend()
 
 def power_above(number: Tensor) -> Tensor:
     """Return the power of two next above a positive number, 1 for 0."""
-    return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(number)) + 1.0), 1.0)
+    normal = number.clamp(min=torch.finfo(number.dtype).tiny)
+    return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(normal)) + 1.0), 1.0)
 
 
 def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +147,7 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.addcmul(rows[..., k], values, x)
     log_w, value = values.unbind(-1)
     beyond = bounded - inside
-    if not margin.is_cpu or bool(beyond.any()):
+    if not can_be_read(margin) or bool(beyond.any()):
         log_w = log_w + torch.where(beyond < 0.0, left * beyond, right * beyond)
         value = value + torch.where(beyond < 0.0, value_left * beyond, value_right * beyond)
     if max_margin < math.inf:

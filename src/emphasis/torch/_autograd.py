@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.kernels.backend import is_watched
 from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
@@ -29,7 +30,7 @@ def loss_and_gradient(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss and its derivative; differentiable itself, the normaliser being a constant."""
-    logits = logits.to(arithmetic_dtype(logits))
+    dtype, logits = logits.dtype, logits.to(arithmetic_dtype(logits))
     soft = labels.is_floating_point()
     labels = labels.to(logits.dtype) if soft else labels
     factor = None if factor is None else factor.to(logits.dtype)
@@ -48,7 +49,7 @@ def loss_and_gradient(
     if factor is not None:
         factor = factor.unsqueeze(1)
         share = factor if share is None else share * factor
-    loss, weight = weigh(margin, log_p, log_q, share, valid, options)
+    loss, weight = _weigh(margin, log_p, log_q, share, valid, options, dtype)
     if soft:
         loss = loss.sum(1, keepdim=True)
     loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
@@ -87,7 +88,7 @@ class EmphasisFunction(torch.autograd.Function):
             ctx.mark_non_differentiable(gradient)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, labels, factor, valid, gradient)
-        ctx.save_for_forward(gradient)
+        ctx.save_for_forward(logits, labels, factor, valid, gradient)  # all the same: vmap knows one set of tensors
         ctx.per_example = output[0].dim() > 0
 
     @staticmethod
@@ -106,7 +107,7 @@ class EmphasisFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
         """Return the loss's derivative along `tangent`."""
-        (gradient,) = ctx.saved_tensors
+        gradient = ctx.saved_tensors[-1]
         if tangent is None or gradient is None:
             return None, None
         product = gradient * tangent
@@ -123,44 +124,59 @@ def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, 
     return logits.gather(dim, index) - log_rest, others, log_rest
 
 
-def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
-    """Return log w, saturated if unbounded."""
+def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
+    """Return log w, saturated if unbounded at what `dtype`, the derivative's, holds."""
     log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
     if options.unbounded:
-        log_w = log_w.clamp(max=math.log(torch.finfo(log_w.dtype).max) - SATURATION)
+        log_w = log_w.clamp(max=math.log(torch.finfo(dtype).max) - SATURATION)
     return log_w
 
 
 def log_weight_of(margin: Tensor, options: Options) -> Tensor:
     """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin."""
-    return _log_weight(margin, F.logsigmoid(margin), F.logsigmoid(-margin), options)
+    return _log_weight(margin, F.logsigmoid(margin), F.logsigmoid(-margin), options, margin.dtype)
 
 
-def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options) -> Tensor:
+def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
     """Return log w, saturated if unbounded, -inf beyond the largest margin."""
-    log_w = saturated_log_weight(log_p, log_q, options)
+    log_w = saturated_log_weight(log_p, log_q, options, dtype)
     if options.max_margin < math.inf:
         log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
     return log_w
 
 
-def weigh(
-    margin: Tensor, log_p: Tensor, log_q: Tensor, share: Tensor | None, valid: Tensor | None, options: Options
+def _weigh(
+    margin: Tensor,
+    log_p: Tensor,
+    log_q: Tensor,
+    share: Tensor | None,
+    valid: Tensor | None,
+    options: Options,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Return each margin's term of the loss, and the L1 norm of its derivative as it enters the total.
 
     share and valid: of the margins' shape, or such that they broadcast to it.
     """
-    log_w = _log_weight(margin, log_p, log_q, options)
+    log_w = _log_weight(margin, log_p, log_q, options, dtype)
     weight, unit = _normalized(log_w, share, valid, options)
     return _loss(margin, log_p, weight, unit, options), weight
 
 
 def weigh_examples(
-    margin: Tensor, share: Tensor | None, valid: Tensor | None, options: Options
+    margin: Tensor, factor: Tensor | None, valid: Tensor | None, options: Options, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return what `weigh` does, for one margin per example."""
-    return weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), share, valid, options)
+    """Return each example's loss, and the L1 norm of its derivative as it enters the total.
+
+    Args:
+        margin: One for each example, like all the others.
+        factor: Weights of the examples, or None for 1.
+        valid: Which examples count, or None for all.
+        options: What to compute.
+        dtype: Of the derivative.
+    """
+    factor = None if factor is None else factor.to(margin.dtype)
+    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), factor, valid, options, dtype)
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
@@ -207,7 +223,7 @@ def _value(margin: Tensor, options: Options) -> Tensor:
     tables = options.tables_for(margin.device, margin.dtype)
     if margin.device.type != "mps":  # which has no float64
         margin = margin.double()
-    if tables is not None and torch._C._get_tracing_state() is None:  # a trace cannot hold what is read of a tensor
+    if tables is not None and not is_watched():  # else nothing may be read of the table
         return look_up(tables[0], margin)[1]
 
     def asarray(array: Any) -> Tensor:

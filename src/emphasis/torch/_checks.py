@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
-from emphasis.kernels.backend import ExampleError
+from emphasis.kernels.backend import ExampleError, can_be_read
 
 if TYPE_CHECKING:
     from emphasis.torch._options import Options
@@ -25,12 +25,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def is_true(flag: Tensor) -> bool:
     """Return whether a zero-dimensional flag is set, False where its value cannot be read without a stall."""
-    if torch.compiler.is_compiling() or flag.device.type != "cpu" or torch._C._get_tracing_state() is not None:
-        return False
-    try:
-        return bool(flag)
-    except RuntimeError:  # under vmap a value has no single truth
-        return False
+    return not torch.compiler.is_compiling() and can_be_read(flag) and bool(flag)
 
 
 def arithmetic_dtype(logits: Tensor) -> torch.dtype:
@@ -47,8 +42,8 @@ def check_logits(logits: Tensor) -> None:
     if logits.dtype not in DTYPES or logits.layout is not torch.strided:
         kind = logits.dtype if logits.dtype not in DTYPES else logits.layout
         raise EmphasisTypeError(
-            f"logits of {kind} are not computed with; use float32, float64, bfloat16 or float16 in a dense tensor, such "
-            "as logits.float()"
+            f"logits of {kind} are not supported; use float32, float64, bfloat16 or float16 in a dense tensor, such as "
+            "logits.float()"
         )
     if logits.dim() < 2:
         raise EmphasisValueError(f"logits must be (N, C), (N, C, d1, ...) or (N,), got shape {tuple(logits.shape)}")
@@ -91,14 +86,14 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
 
 
 def check_ignore_index(ignore_index: int) -> int:
-    """Return `ignore_index` as a Python integer, or raise TypeError or ValueError unless it is an integer of 64 bits."""
+    """Return `ignore_index` as a Python integer, or raise TypeError or ValueError unless it is one of 64 bits."""
     if type(ignore_index) is not int:
         if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
             raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
         ignore_index = operator.index(ignore_index)
     if not -(2**63) <= ignore_index < 2**63:
         raise EmphasisValueError(
-            f"ignore_index={ignore_index} is no integer of 64 bits, as labels are; use one, as -100"
+            f"ignore_index={ignore_index} does not fit the 64 bits of a label; use one such as -100"
         )
     return ignore_index
 
@@ -123,8 +118,8 @@ def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
 def _check_probabilities(labels: Tensor) -> None:
     wrong = ~((labels >= 0.0) & (labels <= 1.0 + 1e-3)).all(1) | ((labels.sum(1) - 1.0).abs() > 1e-2)
     if is_true(wrong.any()):
-        where = tuple(wrong.nonzero()[0].tolist())
-        raise _wrong_probabilities(labels[where[0], :, *where[1:]], where)
+        where: tuple[int, ...] = tuple(wrong.nonzero()[0].tolist())
+        raise _wrong_probabilities(labels.movedim(1, -1)[where], where)
 
 
 def check_weight(
@@ -190,8 +185,8 @@ def check_factor(factor: Tensor | None, logits: Tensor, options: Options) -> Non
     reach = (factor.sum() if is_sum else factor.amax()) > torch.finfo(dtype).max * math.exp(-log_largest)
     if is_true(reach):
         raise EmphasisOverflowError(
-            f"class_weight and sample_weight come to {factor.amax().item():.3g}, with which {options.weighting!r} exceeds "
-            f"what {dtype} holds; scale the weights down"
+            f"class_weight and sample_weight come to {factor.amax().item():.3g}, with which {options.weighting!r} "
+            f"exceeds what {dtype} holds; scale the weights down"
         )
 
 
@@ -201,7 +196,8 @@ class Prepared(NamedTuple):
     Attributes:
         logits: (N, C, ...), as given but for the binary form, which gets two columns.
         labels: int64 class indices, as given; of no use with targets.
-        targets: Rows of probabilities times the classes' weights, None for class indices.
+        targets: Rows of probabilities, None for class indices.
+        class_weight: (C,) float64, what multiplies the targets; None for 1 and for class indices.
         factor: The examples' weights in float64, None for 1.
         valid: Which examples have a label, None for all.
     """
@@ -209,6 +205,7 @@ class Prepared(NamedTuple):
     logits: Tensor
     labels: Tensor
     targets: Tensor | None
+    class_weight: Tensor | None
     factor: Tensor | None
     valid: Tensor | None
 
@@ -230,16 +227,20 @@ def prepare(
         per_example = logits.shape[:1] + logits.shape[2:]
         class_weight = check_weight("class_weight", class_weight, logits.shape[1:2], logits, only_ratios_matter)
         factor = check_weight("sample_weight", sample_weight, per_example, logits, only_ratios_matter)
-        targets = labels.to(arithmetic_dtype(logits))
-        if class_weight is not None:
-            targets = targets * class_weight.to(targets.dtype).view(-1, *[1] * (logits.dim() - 2))
         check_finite(logits, None)
-        return Prepared(logits, labels, targets, factor, None)
+        return Prepared(logits, labels, labels.to(arithmetic_dtype(logits)), class_weight, factor, None)
     labels = labels.long()
     valid = labels != ignore_index
     factor = factor_of(labels, class_weight, sample_weight, logits.shape[1], logits, only_ratios_matter)
     check_finite(logits, valid)
-    return Prepared(logits, labels, None, factor, None if is_true(valid.all()) else valid)
+    return Prepared(logits, labels, None, None, factor, None if is_true(valid.all()) else valid)
+
+
+def weighted_targets(targets: Tensor, class_weight: Tensor | None) -> Tensor:
+    """Return rows of probabilities (N, C, ...) times the classes' weights (C,)."""
+    if class_weight is None:
+        return targets
+    return targets * class_weight.to(targets.dtype).view(-1, *[1] * (targets.dim() - 2))
 
 
 def check_finite(logits: Tensor, valid: Tensor | None) -> None:
@@ -269,18 +270,19 @@ def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_in
     if error.what == "label":
         return _wrong_label(int(labels[where]), logits.shape[1] if logits.dim() > 1 else 2, ignore_index)
     if error.what == "probabilities":
-        return _wrong_probabilities(labels[where] if logits.dim() == 1 else labels[where[0], :, *where[1:]], where)
+        return _wrong_probabilities(labels[where] if logits.dim() == 1 else labels.movedim(1, -1)[where], where)
     return _not_finite(where)
 
 
 def _wrong_probabilities(row: Tensor, where: tuple[int, ...]) -> ValueError:
     if not bool(((row >= 0.0) & (row <= 1.0 + 1e-3)).all()):
         return EmphasisValueError(
-            f"soft labels must be probabilities in [0, 1] without NaN, and those of the example at index {where} are not; "
+            f"soft labels must be probabilities in [0, 1] without NaN; those of the example at index {where} are not: "
             "normalize each row to sum to 1"
         )
     return EmphasisValueError(
-        f"soft labels must sum to 1 over the classes; those of the example at index {where} sum to {row.sum().item():.4g}"
+        f"soft labels must sum to 1 over the classes; those of the example at index {where} sum to "
+        f"{row.sum().item():.4g}"
     )
 
 

@@ -83,7 +83,7 @@ def loss(
     given = _checks.prepare(
         logits, labels, class_weight, sample_weight, ignore_index, _setting(number, "only_ratios_matter")
     )
-    logits, labels, targets, factor, valid = given
+    logits, labels, targets, class_weight, factor, valid = given
     device, dtype, with_gradient = logits.device, logits.dtype, torch.is_grad_enabled()
     if targets is None and _has_table(number, device, dtype):
         result: Tensor = torch.ops.emphasis.loss_of_labels(
@@ -95,7 +95,7 @@ def loss(
         result = torch.ops.emphasis.loss_of_targets(
             rows.reshape(-1, logits.shape[1]),
             targets.movedim(1, -1).reshape(-1, logits.shape[1]),
-            None,
+            class_weight,
             None if factor is None else factor.reshape(-1),
             _table(number, device, dtype),
             _compact(number, device, dtype),
@@ -104,7 +104,9 @@ def loss(
             with_gradient,
         )[0]
         return result.view(rows.shape[:-1]) if reduction == "none" else result
-    if targets is None:
+    if targets is not None:
+        targets = _checks.weighted_targets(targets, class_weight)
+    else:
         targets = labels if valid is None else torch.where(valid, labels, 0)
     plain: Tensor = _plain(logits, targets, factor, valid, number, with_gradient)
     return plain

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
-from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result
+from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, is_watched
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS, power_above
 from emphasis.torch import _checks
@@ -25,9 +25,8 @@ from emphasis.torch._options import Options
 _PLAIN = (Tensor, torch.nn.Parameter)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_is_tracing = torch._C._get_tracing_state
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._are_functorch_transforms_active
+_is_vmapped, _is_batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
 
 
 class Call(NamedTuple):
@@ -82,9 +81,8 @@ def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
         and not labels.is_neg()
         and not logits.is_meta
         and not _transforms()
-        and _is_tracing() is None
-        and not _dispatch_modes()
-        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(logits).tangent is None)
+        and not is_watched()
+        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(logits).tangent is None)  # type: ignore[no-untyped-call]
     )
 
 
@@ -174,7 +172,8 @@ def check_inplace(logits: Tensor) -> None:
 
 def _order(tensor: Tensor) -> list[int] | None:
     """Return the order of the dimensions in which the tensor is contiguous, None if there is none."""
-    order = sorted(range(tensor.dim()), key=lambda d: (-tensor.stride(d), tensor.shape[d] != 1))
+    strides, shape = tensor.stride(), tensor.shape
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d], shape[d] != 1))
     return order if tensor.permute(order).is_contiguous() else None
 
 
@@ -248,7 +247,7 @@ def compute_rows(
     if tables is None:
         valid = labels != ignore_index
         margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        loss, weight = weigh_examples(margin, factor, valid, options)
+        loss, weight = weigh_examples(margin, factor, valid, options, logits.dtype)
         loss = (loss if reduction == "none" else loss.sum()).to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
@@ -310,7 +309,9 @@ class _FusedFunction(torch.autograd.Function):
         if gradient is None:  # a second call
             logits, labels, class_weight, factor = _saved(ctx)
             _, gradient, pending_scale = compute(logits, labels, class_weight, factor, call, "new memory")
-        if _transforms():  # several gradients at once (is_grads_batched): none of them may take the memory
+        if _is_vmapped(grad_loss) or _is_batched(
+            grad_loss
+        ):  # several gradients at once (is_grads_batched): none of them may take the memory
             ctx.gradient = gradient
             return (gradient * (grad_loss * pending_scale)).to(gradient.dtype), None, None, None, None
         return call.backend.scale(gradient, grad_loss, pending_scale), None, None, None, None
@@ -335,7 +336,7 @@ def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
     if not ctx.has_classes:
         columns, labels = _checks.two_columns(logits, labels)
     if labels.is_floating_point():
-        labels = labels if class_weight is None else labels * class_weight.view(-1, *[1] * (columns.dim() - 2))
+        labels = _checks.weighted_targets(labels, class_weight)
     else:
         valid = labels != ignore_index
         labels = torch.where(valid, labels, 0)
@@ -346,5 +347,5 @@ def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
     return (grad_loss * (gradient if ctx.has_classes else gradient[:, 1])).to(logits.dtype)
 
 
-# Function.apply first looks for torch.func's wrappers, of which `_is_concrete` has found none: a tenth of a small batch.
+# Function.apply looks for torch.func's wrappers, of which `_is_concrete` has found none: a tenth of a small batch.
 _apply: Callable[..., Any] = super(torch.autograd.Function, _FusedFunction).apply

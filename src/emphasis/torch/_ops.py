@@ -18,7 +18,7 @@ from emphasis.torch import _checks
 from emphasis.torch._fused import backend_on
 from emphasis.weighting.options import Reduction
 
-_library = torch.library.Library("emphasis", "DEF")
+_library: Any = torch.library.Library("emphasis", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
     "loss_of_labels(Tensor logits, Tensor labels, Tensor? factor, Tensor table, int ignore_index, str reduction, "
     "bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"

@@ -108,7 +108,7 @@ class Options:
         if not self.unbounded and self.log_largest > math.log(largest):
             raise EmphasisOverflowError(
                 f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
-                'normalization="batch", which is finite for any beta, or a smaller beta'
+                'normalization="batch", which is finite for any beta, a smaller beta, or logits of a wider dtype'
             )
 
 

@@ -18,12 +18,13 @@ class _OnTensors(FunctionWeighting):
     """Hands numpy arrays to the user's function as tensors, and its answer back as an array."""
 
     def call(self, function: Callable[..., Any], p: Any, q: Any) -> Any:
-        """Return function(p) or function(p, q) in the arrays' own kind."""
+        """Return function(p) or function(p, q) in the arrays' own kind and dtype, whatever the function returns."""
         if isinstance(p, Tensor):
-            return super().call(function, p, q)
+            value = super().call(function, p, q)
+            return value.to(p) if isinstance(value, Tensor) and not value.is_complex() else value
         with torch.no_grad():
-            value = super().call(function, torch.as_tensor(p), torch.as_tensor(q))
-        return torch.as_tensor(value).detach().cpu().numpy()
+            value = torch.as_tensor(super().call(function, torch.as_tensor(p), torch.as_tensor(q))).cpu()
+        return (value if value.is_complex() else value.double()).numpy()
 
 
 @dataclass(frozen=True, repr=False)

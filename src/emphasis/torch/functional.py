@@ -140,6 +140,10 @@ def apply_options(
         if inplace:
             raise EmphasisValueError("inplace=True is not for torch.compile; use inplace=False")
         return _compiled.loss(logits, labels, options, ignore_index, class_weight, sample_weight)
+    if torch._C._get_tracing_state() is not None and not inplace:
+        with warnings.catch_warnings():  # that the trace holds for inputs of these shapes alone, as every trace does
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            return plain_loss(logits, labels, options, ignore_index, class_weight, sample_weight)
     if isinstance(logits, Tensor) and isinstance(labels, Tensor):
         backend = backend_for_labels(logits, labels)
         if backend is not None:
@@ -166,21 +170,24 @@ def plain_loss(
 ) -> Tensor:
     """Return the loss by differentiable torch operators, for tensors of any kind."""
     given = _checks.prepare(logits, labels, class_weight, sample_weight, ignore_index, options.only_ratios_matter)
-    logits, labels, targets, factor, valid = given
+    logits, labels, targets, class_weight, factor, valid = given
     options.check_range(logits.dtype)
     _checks.check_factor(factor, logits, options)
-    if targets is None:
+    if targets is not None:
+        targets = _checks.weighted_targets(targets, class_weight)
+    else:
         targets = labels if valid is None else torch.where(valid, labels, 0)
-    if torch._C._get_tracing_state() is not None:  # a traced graph holds operators alone
-        return _traced(logits, *loss_and_gradient(logits, targets, factor, valid, options, True), options.reduction)
+    if torch._C._get_tracing_state() is not None:
+        return _traced(logits, targets, factor, valid, options)
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
         logits, targets, factor, valid, options, torch.is_grad_enabled()
     )[0]
     return loss
 
 
-def _traced(logits: Tensor, loss: Tensor, gradient: Tensor | None, reduction: Reduction) -> Tensor:
-    """Return the loss with the derivative that it is to have, in operators that autograd differentiates."""
+def _traced(logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, options: Options) -> Tensor:
+    """Return the loss and its derivative in operators that autograd differentiates, all that a trace can hold."""
+    loss, gradient = loss_and_gradient(logits, labels, factor, valid, options, True)
     assert gradient is not None
     linear = gradient.detach() * (logits - logits.detach())
-    return loss.detach() + (linear.sum(1) if reduction == "none" else linear.sum())
+    return loss.detach() + (linear.sum(1) if options.reduction == "none" else linear.sum())

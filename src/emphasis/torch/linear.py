@@ -80,7 +80,8 @@ def linear_emphasis_loss(
     if torch.compiler.is_compiling():
         from emphasis.torch import _compiled  # which imports the compiler
 
-        return _compiled.linear(*arguments)
+        loss: Tensor = _compiled.linear(*arguments)
+        return loss
     return uncompiled(*arguments)
 
 
@@ -98,7 +99,7 @@ def uncompiled(
     """Check everything, and apply the autograd function."""
     options = resolve(*settings)
     ignore_index = _checks.check_ignore_index(ignore_index)
-    _check(hidden, weight, bias, labels, ignore_index, chunk_size)
+    _check(hidden, weight, bias, labels, chunk_size)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -121,9 +122,7 @@ def uncompiled(
     return loss.view(labels.shape) if options.reduction == "none" else loss
 
 
-def _check(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int, chunk_size: int | None
-) -> None:
+def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int | None) -> None:
     """Raise unless all but the labels' values fits."""
     for name, tensor in {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}.items():
         if tensor is None and name == "bias":
@@ -260,7 +259,7 @@ def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, bool, bool]) -> t
             ).loss
             return
         margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        losses[part], weight = weigh_examples(margin, own, valid[part], each)
+        losses[part], weight = weigh_examples(margin, own, valid[part], each, logits.dtype)
         if gradient_in != "nothing":
             half = (0.5 * weight).to(margin.dtype)
             backend.derivative(logits, labels, half, state, ignore_index, gradient_in)
@@ -283,7 +282,7 @@ def _loss_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
 
     _sweep(problem, (False, False, False), derive)
     valid = problem.labels != problem.ignore_index
-    loss, weight = weigh_examples(margin, problem.factor, valid, options)
+    loss, weight = weigh_examples(margin, problem.factor, valid, options, problem.hidden.dtype)
     return loss if options.reduction == "none" else loss.sum(), weight
 
 

@@ -72,7 +72,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     log_w = torch.empty_like(margin)
     for number, one in enumerate(options):
         one.check_range(dtype)
-        log_w[number] = saturated_log_weight(log_p[number], log_q[number], one)
+        log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)

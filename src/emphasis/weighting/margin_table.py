@@ -26,7 +26,7 @@ OCTAVES = 15  # of |u| + 1, from 1 to 2^15, more than MARGIN_REACH
 _SPLITS = (1, 2, 3, 4, 5, 6, 7)  # halvings of an octave
 _MOST_SPLITS_EXACT = 5  # more cells for the last digits of float64 would leave the cache
 _TOLERANCE = 2e-8  # of log w, less than float32, the kernels' arithmetic, can hold
-_EXACT = 1e-15  # the same for float64, times 1 + |u| + |log w|: no more than the rounding of u changes log w
+_EXACT = 2e-15  # the same for float64, times 1 + |u| + |log w|: about what the rounding of u changes log w
 _EXACT_LOSS = 1e-13  # relative, as the potential itself is tabulated
 _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
 _EARLIEST = 15.0  # a weight that is 0 before this margin is so by intent, not because 1-p rounds to 0 in float64
@@ -42,8 +42,8 @@ _COMPACT_TOLERANCE = 3e-7
 class MarginTable:
     """log w(u) - log_normalizer and L(u) / exp(log_normalizer) for margins u.
 
-    With |u| + 1 = m 2^e, 1 <= m < 2, each octave e has 2^splits equal cells of m. In a cell x goes from -1 to 1, and the
-    values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1 for L. Cells of u >= 0 come first,
+    With |u| + 1 = m 2^e, 1 <= m < 2, each octave e has 2^splits equal cells of m. In a cell x goes from -1 to 1, and
+    the values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1 for L. Cells of u >= 0 come first,
     octave by octave, then those of u < 0. So the cell is made of the leading bits of the number |u| + 1, and x of the
     others, without any rounding. Beyond +-MARGIN_REACH both values go on along straight lines of `slopes` in u. Beyond
     `max_margin` the weight is 0 and the loss is `end`: a kernel applies both.
@@ -54,10 +54,10 @@ class MarginTable:
         max_margin: The largest margin with a derivative, inf for none.
         end: The loss beyond it, exactly: 0 but for closed forms with another constant.
         is_exact: Whether the values are right to float64 rather than float32.
-        compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log(w / (2
-            (1-p))) and L as polynomials of v = log p, for the classes that are not the likeliest: -COMPACT_REACH <= v <=
-            log 1/2. The cells are those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers, first of log(w
-            / (2 (1-p))), then of L.
+        compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log rho, with
+            rho = w / (2 (1-p)), and L as polynomials of v = log p, for the classes that are not the likeliest and
+            v >= -COMPACT_REACH. The cells are those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers,
+            first of log rho, then of L.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
@@ -153,7 +153,6 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
         coefficients = _polynomials(values, margins, DEGREE)
         if coefficients is None:
             return None
-        table = MarginTable(coefficients, slopes, max_margin, end)
         # Between the nodes; three places a cell see a kink wherever it lies.
         margin = margins(np.array([-0.95, 0.13, 0.91]))
         margin = margin[np.abs(margin) < MARGIN_REACH]
