@@ -153,3 +153,22 @@ def weightings(draw) -> Weighting:
             return SCE(mu=draw(positive), nu=draw(positive), A=-draw(positive))
         case _:
             return Focal(draw(st.floats(0.0, 5.0)))
+
+
+def loss_reference(logits, labels, weighting, normalization, reduction, ignore_index, weight, max_margin):
+    """Gradient and loss in float64 numpy from Eq. 7, of the very logits given."""
+    valid = labels != ignore_index
+    counted = np.where(valid, weight, 0.0)
+    raw = weighting.derivative(logits, np.where(valid, labels, 0), max_margin) * np.expand_dims(counted, 1)
+    others = np.where(
+        np.arange(logits.shape[1]).reshape(-1, *[1] * (labels.ndim - 1)) == labels[:, None], -np.inf, logits
+    )
+    own = np.take_along_axis(logits, np.where(valid, labels, 0)[:, None], 1)[:, 0]
+    margin = np.where(valid, own - np.logaddexp.reduce(others, 1), 0.0)
+    if normalization == "batch":
+        total = np.abs(raw).sum() or 1.0
+        share = np.abs(raw).sum(1) / total
+        return raw / total, share * np.logaddexp(0.0, -margin)
+    scale = weighting.integral if normalization == "integral" else 1.0
+    scale *= (counted.sum() or 1.0) if reduction == "mean" else 1.0
+    return raw / scale, counted * weighting.potential(margin, max_margin) / scale

@@ -13,7 +13,7 @@ from emphasis import CCE, DM, GCE, MAE
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS
 from emphasis.torch import EmphasisLoss, _fused, emphasis_loss, from_function
-from reference import CASE_IDS, CASES, MARGINS, weightings
+from reference import CASE_IDS, CASES, MARGINS, loss_reference, weightings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*max_margin=None:emphasis.EmphasisWarning")
 PUBLISHED = DM(lam=0.5, beta=12)
@@ -36,25 +36,6 @@ def gradient(logits, labels, weighting, *, seed=None, **options):
     loss = emphasis_loss(logits, labels, weighting, **options)
     seed = torch.ones_like(loss) if seed is None else seed
     return torch.autograd.grad(loss, logits, seed)[0], loss.detach()
-
-
-def reference(logits, labels, weighting, normalization, reduction, ignore_index, weight, max_margin):
-    """Gradient and loss in float64 numpy from Eq. 7, of the very logits given."""
-    valid = labels != ignore_index
-    counted = np.where(valid, weight, 0.0)
-    raw = weighting.derivative(logits, np.where(valid, labels, 0), max_margin) * np.expand_dims(counted, 1)
-    others = np.where(
-        np.arange(logits.shape[1]).reshape(-1, *[1] * (labels.ndim - 1)) == labels[:, None], -np.inf, logits
-    )
-    own = np.take_along_axis(logits, np.where(valid, labels, 0)[:, None], 1)[:, 0]
-    margin = np.where(valid, own - np.logaddexp.reduce(others, 1), 0.0)
-    if normalization == "batch":
-        total = np.abs(raw).sum() or 1.0
-        share = np.abs(raw).sum(1) / total
-        return raw / total, share * np.logaddexp(0.0, -margin)
-    scale = weighting.integral if normalization == "integral" else 1.0
-    scale *= (counted.sum() or 1.0) if reduction == "mean" else 1.0
-    return raw / scale, counted * weighting.potential(margin, max_margin) / scale
 
 
 @given(
@@ -81,7 +62,7 @@ def test_gradient_and_loss_equal_the_float64_reference(
     weight = rng.integers(0, 3, labels.shape).astype(np.float32)
     if dtype == torch.float16 and weighting.log_peak > math.log(6e4):
         normalization = "batch"  # float16 holds no gradient of 65,520
-    expected, terms = reference(
+    expected, terms = loss_reference(
         logits.double().numpy(), labels, weighting, normalization, reduction, -100, weight, "auto"
     )
     got, loss = gradient(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emphasis import CCE, DM, GCE, MAE, Beta, from_function
-from emphasis.weighting.margin_table import MarginTable, margin_table
+from emphasis.weighting.margin_table import COMPACT_REACH, OCTAVES, margin_table
 from reference import CASE_IDS, CASES, weightings
 
 MARGINS = np.concatenate((np.linspace(-40, 40, 4001), np.array([1e2, -1e2, 1e3, -1e3, 1e4, -1e4, 3e4, -3e4])))
@@ -30,6 +30,41 @@ def test_table_holds_weight_and_loss_to_more_than_float32(weighting):
     np.testing.assert_allclose(log_w[matters], expected_log_w[matters], atol=6e-8)
     scale = np.abs(expected_loss) + 1e-6 * (1.0 + np.median(np.abs(expected_loss)))
     assert (np.abs(loss - expected_loss) <= 6e-8 * scale).all()
+
+
+@pytest.mark.parametrize("weighting", [case[0] for case in CASES], ids=CASE_IDS)
+def test_table_that_is_exact_holds_weight_and_loss_to_float64(weighting):
+    table = margin_table(weighting, math.inf, 0.0)
+    if weighting.log_peak == math.inf:
+        return
+    assert table.is_exact
+    log_w, loss = table(MARGINS)
+    expected_log_w, expected_loss = exact_log_weight(weighting, MARGINS), weighting.potential(MARGINS)
+    matters = expected_log_w > weighting.log_peak - 700.0
+    size = 1.0 + np.abs(MARGINS) + np.abs(expected_log_w)
+    assert (np.abs(log_w - expected_log_w) <= 2e-15 * size)[matters].all()
+    assert (np.abs(loss - expected_loss) <= 1e-13 * (1.0 + np.abs(expected_loss))).all()
+
+
+@pytest.mark.parametrize("weighting", [case[0] for case in CASES], ids=CASE_IDS)
+def test_compact_table_holds_the_less_likely_classes_to_float32(weighting):
+    table = margin_table(weighting, math.inf, 0.0)
+    if table is None:
+        return
+    log_p = np.linspace(-COMPACT_REACH, -math.log(2.0), 4001)
+    number = 1.0 - 2.0 * (math.log(2.0) + log_p)
+    octave = np.floor(np.log2(number))
+    position = 4.0 * (number / 2.0**octave - 1.0)
+    cell, x = (4 * octave + np.floor(position)).astype(int), 2.0 * (position % 1.0) - 1.0
+    log_rho, loss = (
+        sum(row[cell].astype(np.float64) * x**k for k, row in enumerate(half)) for half in np.split(table.compact, 2)
+    )
+    log_q = np.log(-np.expm1(log_p))
+    expected = exact_log_weight(weighting, log_p - log_q) - math.log(2.0) - log_q
+    matters = expected > weighting.log_peak - 87.0
+    np.testing.assert_allclose(log_rho[matters], expected[matters], rtol=1e-6, atol=1e-6)
+    value = weighting.potential(log_p - log_q)
+    np.testing.assert_allclose(loss, value, rtol=1e-6, atol=1e-6 * (1.0 + np.median(np.abs(value))))
 
 
 @given(weightings(), st.floats(-3.0, 20.0))
@@ -82,11 +117,10 @@ def test_normaliser_is_subtracted_in_log_space(weighting):
 
 def test_packed_form_holds_everything():
     table = margin_table(DM(lam=0.5, beta=12), 16.6, 1.0)
-    packed, cells = table.packed, len(table.coefficients)
+    packed = table.packed
     assert packed.dtype == np.float64
-    assert packed[0] == cells
+    assert len(table.coefficients) == 2 * OCTAVES * 2 ** packed[0]
     assert packed[1] == 16.6
     assert packed[-1] == table.end == 0.0
     np.testing.assert_array_equal(packed[2:6], table.slopes.ravel())
     np.testing.assert_array_equal(packed[6:-1], table.coefficients.ravel())
-    assert pytest.approx(math.asinh(2e4), rel=1e-15) == MarginTable.REACH

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, can_be_read
+from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong, can_be_read
+from emphasis.weighting._numerics import Array, ArrayModule
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
 
 _HEADER = 6
+_FEW = 32  # classes below which torch's softmax takes one number at a time
 _ONE = 0x3FF0000000000000  # the bits of 1.0
 
 
@@ -41,53 +44,39 @@ class OperatorsBackend:
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
         margin, state = self.margins(logits, labels, ignore_index, gradient_in)
-        valid = labels != ignore_index
+        ignored = state[2]
         log_w, value = look_up(table, margin.double())
-        factor = torch.where(valid, 1.0 if factor is None else factor, 0.0).double()
-        pending: Tensor | float = 1.0
-        if is_batch:
-            share = torch.softmax((log_w + factor.log()).flatten(), 0).nan_to_num().view(labels.shape)
-            losses = torch.where(share > 0.0, share * F.softplus(-margin), 0.0)
-            largest = share.amax()
-        else:
-            share = log_w.exp()
-            largest = factor.amax()
-            if reduction == "mean":
-                factor = factor / torch.where(largest == 0.0, 1.0, largest)
-                total = factor.sum()
-                largest = 1.0 / torch.where(total == 0.0, 1.0, total)
-                factor = factor * largest
-            share = share * factor
-            losses = torch.where(factor == 0.0, 0.0, value * factor)
-        dtype = margin.dtype
-        loss = (losses if reduction == "none" else losses.sum()).to(dtype)
+        if ignored is not None:
+            valid = ~ignored.squeeze(1)
+            factor = valid.to(log_w.dtype) if factor is None else factor.masked_fill(~valid, 0.0)
+        losses, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
+        loss = (losses if reduction == "none" else losses.sum()).to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
-        if logits.dtype == torch.float16 and (is_batch or reduction == "mean"):
-            pending = power_above(largest)
-            share = share / pending
-        gradient = self.derivative(logits, labels, (0.5 * share).to(dtype), state, ignore_index, gradient_in)
-        return Result(loss, gradient, pending)
+        if logits.dtype != torch.float16:
+            weight, pending_scale = weight * pending_scale, 1.0
+        half = (0.5 * weight).to(margin.dtype)
+        return Result(loss, self.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
         """Return each example's margin: as `Backend`."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        valid = labels != ignore_index
-        index = torch.where(valid, labels, 0).unsqueeze(1)
+        ignored = _check(logits, labels, ignore_index)
+        index = (labels if ignored is None else labels.masked_fill(ignored, 0)).unsqueeze(1)
         own = logits.gather(1, index).squeeze(1).to(dtype)
         others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
         others.scatter_(1, index, -math.inf)
         peak = others.amax(1)
-        torch.softmax(others, 1, out=others)
-        # The largest of them is exp(0) / sum.
-        margin = own - peak + others.amax(1).log()
-        if margin.is_cpu and not margin.isfinite().all():
-            bad = ~margin.isfinite() & valid
-            if bad.any():
-                raise ExampleError(int(bad.flatten().nonzero()[0]), "logits")
-        if valid.is_cpu and bool(valid.all()):
+        if logits.shape[1] < _FEW:
+            total = others.sub_(peak.unsqueeze(1)).exp_().sum(1)
+            others.div_(total.unsqueeze(1))
+            margin = own.sub_(peak).sub_(total.log_())
+        else:
+            torch.softmax(others, 1, out=others)
+            margin = own.sub_(peak).add_(others.amax(1).log_())  # the largest of them is exp(0) / sum
+        if ignored is None:
             return Margins(margin, (others, index, None))
-        return Margins(margin.masked_fill_(~valid, 0.0), (others, index, ~valid.unsqueeze(1)))
+        return Margins(margin.masked_fill_(ignored, 0.0), (others, index, ignored.unsqueeze(1)))
 
     def derivative(
         self,
@@ -111,9 +100,10 @@ class OperatorsBackend:
 
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
         """Return gradient * factor * pending_scale in place: as `Backend`."""
-        return gradient.mul_(
-            factor if isinstance(pending_scale, float) and pending_scale == 1.0 else factor * pending_scale
-        )
+        if isinstance(pending_scale, float) and factor.is_cpu and factor.dim() == 0:
+            number = factor.item() * pending_scale
+            return gradient if number == 1.0 else gradient.mul_(number)
+        return gradient.mul_(factor * pending_scale)
 
 
 OPERATORS = OperatorsBackend()
@@ -125,39 +115,102 @@ def power_above(number: Tensor) -> Tensor:
     return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(normal)) + 1.0), 1.0)
 
 
+def _check(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor | None:
+    """Return which examples are ignored, None for none of them; raise ExampleError where values can be read."""
+    if not can_be_read(logits):
+        return labels == ignore_index
+    classes = logits.shape[1]
+    lowest, highest = labels.aminmax()
+    least, most = logits.detach().aminmax()
+    labels_are_classes = lowest.item() >= 0 and highest.item() < classes
+    is_finite = math.isfinite(least.item()) and math.isfinite(most.item())
+    if labels_are_classes and is_finite and not 0 <= ignore_index < classes:
+        return None
+    ignored = labels == ignore_index
+    wrong = ((labels < 0) | (labels >= classes)) & ~ignored
+    what: Wrong = "label"
+    if not wrong.any():
+        wrong, what = ~logits.detach().isfinite().all(1) & ~ignored, "logits"
+    if wrong.any():
+        raise ExampleError(int(wrong.flatten().nonzero()[0]), what)
+    return ignored if ignored.any() else None
+
+
+def _weighted(
+    log_w: Tensor, value: Tensor, margin: Tensor, factor: Tensor | None, reduction: Reduction, is_batch: bool
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Return each example's loss, its weight, and what that is still to be multiplied by."""
+    if is_batch:
+        log_w = log_w if factor is None else log_w + factor.log()
+        share = torch.softmax(log_w.flatten(), 0).nan_to_num().view(log_w.shape)
+        pending_scale = power_above(share.amax())
+        return share * -F.logsigmoid(margin), share / pending_scale, pending_scale
+    weight = log_w.exp_()
+    if factor is None:
+        scale = 1.0 / margin.numel() if reduction == "mean" else 1.0
+        return value * scale, weight, scale
+    if reduction != "mean":
+        return torch.where(factor == 0.0, 0.0, value * factor), weight * factor, 1.0
+    largest = factor.amax()
+    factor = factor / torch.where(largest == 0.0, 1.0, largest)
+    total = factor.sum()
+    scale_of_mean = 1.0 / torch.where(total == 0.0, 1.0, total)
+    pending_scale = power_above(scale_of_mean)
+    losses = torch.where(factor == 0.0, 0.0, value * (factor * scale_of_mean))
+    return losses, weight * (factor * (scale_of_mean / pending_scale)), pending_scale
+
+
 def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (log w, L) of margins: `MarginTable.__call__` in torch.
+    """Return (log w, L) of margins: `MarginTable.__call__`.
 
     Args:
         table: `MarginTable.packed`.
         margin: float64, any shape; NaN stays NaN.
     """
-    header = table[:_HEADER].tolist() if table.is_cpu else _header_of(table)
-    splits, max_margin, left, right, value_left, value_right = header
-    splits = int(splits)
-    bounded = margin.clamp(max=max_margin) if max_margin < math.inf else margin
-    inside = bounded.clamp(-MARGIN_REACH, MARGIN_REACH)
-    bits = (inside.abs() + 1.0).view(torch.int64)
-    cell = ((bits >> (52 - splits)) - (1023 << splits)) + (inside < 0.0) * (OCTAVES << splits)
-    x = (((bits << splits) & (2**52 - 1)) | _ONE).view(torch.float64) * 2.0 - 3.0
-    rows = table[_HEADER:-1].view(-1, 2, DEGREE + 1)[cell.clamp(0, 2 * (OCTAVES << splits) - 1)]
-    x = x.unsqueeze(-1)
-    values = rows[..., DEGREE]
-    for k in range(DEGREE - 1, -1, -1):
-        values = torch.addcmul(rows[..., k], values, x)
-    log_w, value = values.unbind(-1)
+    parts = _parts_of(table)
+    if can_be_read(margin):  # numpy is called in less time than torch, which for a small batch is all there is
+        log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
+        return torch.from_numpy(log_w), torch.from_numpy(value)
+    return _look_up(parts, parts.coefficients, margin, torch)
+
+
+class _Parts(NamedTuple):
+    """A table taken apart; coefficients: (2 * (DEGREE + 1), cells)."""
+
+    splits: int
+    max_margin: float
+    slopes: tuple[float, float, float, float]
+    end: float
+    coefficients: Tensor
+
+
+@lru_cache(maxsize=256)
+def _parts_of(table: Tensor) -> _Parts:
+    splits, max_margin, *slopes = table[:_HEADER].tolist()
+    coefficients = table[_HEADER:-1].view(-1, 2 * (DEGREE + 1)).t().contiguous()
+    return _Parts(int(splits), max_margin, tuple(slopes), float(table[-1]), coefficients)
+
+
+def _look_up(parts: _Parts, coefficients: Array, margin: Array, xp: ArrayModule) -> tuple[Array, Array]:
+    cells, first = OCTAVES << parts.splits, 1023 << parts.splits
+    bounded = xp.clip(margin, -math.inf, parts.max_margin)
+    inside = xp.clip(bounded, -MARGIN_REACH, MARGIN_REACH)
+    bits = (xp.abs(inside) + 1.0).view(xp.int64)
+    cell = (bits >> (52 - parts.splits)) + xp.where(inside < 0.0, cells - first, -first)
+    x = (((bits << parts.splits) & (2**52 - 1)) | _ONE).view(xp.float64) * 2.0 - 3.0
+    rows = coefficients[:, xp.clip(cell, 0, 2 * cells - 1)]
+    square = x * x
+    fourth = square * square
+    powers = [xp.ones_like(x), x, square, square * x, fourth]
+    powers = xp.stack([*powers, *[one * fourth for one in powers[1:]]])
+    log_w, value = (rows.reshape(2, DEGREE + 1, *x.shape) * powers).sum(1)
     beyond = bounded - inside
-    if not can_be_read(margin) or bool(beyond.any()):
-        log_w = log_w + torch.where(beyond < 0.0, left * beyond, right * beyond)
-        value = value + torch.where(beyond < 0.0, value_left * beyond, value_right * beyond)
-    if max_margin < math.inf:
-        ended = margin > max_margin
-        log_w, value = torch.where(ended, -math.inf, log_w), torch.where(ended, table[-1], value)
+    if xp is not np or beyond.any():
+        left, right, value_left, value_right = parts.slopes
+        log_w = log_w + xp.where(beyond < 0.0, left * beyond, right * beyond)
+        value = value + xp.where(beyond < 0.0, value_left * beyond, value_right * beyond)
+    if parts.max_margin < math.inf:
+        ended = margin > parts.max_margin
+        if xp is not np or ended.any():
+            log_w, value = xp.where(ended, -math.inf, log_w), xp.where(ended, parts.end, value)
     return log_w, value
-
-
-@lru_cache(maxsize=64)
-def _header_of(table: Tensor) -> list[float]:
-    """Return the header of a table on another device, read once."""
-    header: list[float] = table[:_HEADER].tolist()
-    return header

@@ -143,8 +143,9 @@ static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_to
 }
 
 static int64_t index_of_largest(const REAL *x, int64_t n) {
-    REAL most = x[0];
-    for (int64_t start = 0; start < n; start += LANES) most = fmax(most, largest(block(x, start, n, x[0])));
+    Lanes lanes = all(x[0]);
+    for (int64_t start = 0; start < n; start += LANES) lanes = larger(block(x, start, n, x[0]), lanes);
+    REAL most = largest(lanes);
     for (int64_t start = 0; start < n; start += LANES)
         if (any(block(x, start, n, x[0]) == most))
             for (int64_t k = start; k < n && k < start + LANES; k++)
@@ -166,10 +167,15 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
         *where = at;
         return status;
     }
-    row.margin = (double)row.x[row.top] - (double)row.peak - log((double)row.sum);
-    double log_p = -log1p(exp(-row.margin)), log_q = log_p - row.margin; /* the margin is >= -log(C - 1) */
-    double p = exp(log_p), q = exp(log_q);
-    row.log_p_of_peak = log_q - log((double)row.sum);
+#ifdef REAL_IS_DOUBLE
+    double log_sum = log(row.sum);
+#else
+    double log_sum = log_of(row.sum);
+#endif
+    row.margin = (double)row.x[row.top] - (double)row.peak - log_sum;
+    double log_p = -log_one_plus_exp(row.margin) + (row.margin < 0.0 ? row.margin : 0.0), log_q = log_p - row.margin;
+    double p = exp_of_double(log_p), q = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
+    row.log_p_of_peak = log_q - log_sum;
     row.p_of_e = q / (double)row.sum;
 
     double factor, log_w, loss, x, value = 0.0;

@@ -125,10 +125,11 @@ def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, 
 
 
 def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
-    """Return log w, saturated if unbounded at what `dtype`, the derivative's, holds."""
+    """Return log w, saturated if unbounded: its sums stay finite, and `dtype`, the derivative's, holds it."""
     log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
     if options.unbounded:
-        log_w = log_w.clamp(max=math.log(torch.finfo(dtype).max) - SATURATION)
+        summed = math.log(torch.finfo(log_w.dtype).max) - SATURATION
+        log_w = log_w.clamp(max=min(summed, math.log(torch.finfo(dtype).max)))
     return log_w
 
 
@@ -223,7 +224,7 @@ def _value(margin: Tensor, options: Options) -> Tensor:
     tables = options.tables_for(margin.device, margin.dtype)
     if margin.device.type != "mps":  # which has no float64
         margin = margin.double()
-    if tables is not None and not is_watched():  # else nothing may be read of the table
+    if tables is not None and not (is_watched() or torch._C._are_functorch_transforms_active()):
         return look_up(tables[0], margin)[1]
 
     def asarray(array: Any) -> Tensor:

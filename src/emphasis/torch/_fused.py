@@ -131,9 +131,6 @@ def fused_loss(
             )
             _checks.check_factor(factor, logits, options)
             class_weight = None
-    if call.backend is OPERATORS:
-        _checks.check_classes(labels, logits.shape[1], call.ignore_index)
-        _checks.check_finite(logits, labels != call.ignore_index)
     try:
         if not (logits.requires_grad and torch.is_grad_enabled()):
             return compute(logits, labels, class_weight, factor, call, "nothing").loss

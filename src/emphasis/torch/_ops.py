@@ -13,7 +13,6 @@ from torch import Tensor
 
 from emphasis.kernels.backend import Backend, ExampleError, Result
 from emphasis.kernels.native import NATIVE
-from emphasis.kernels.operators import OPERATORS
 from emphasis.torch import _checks
 from emphasis.torch._fused import backend_on
 from emphasis.weighting.options import Reduction
@@ -27,14 +26,24 @@ _library.define(
     "loss_of_targets(Tensor logits, Tensor targets, Tensor? class_weight, Tensor? factor, Tensor table, "
     "Tensor? compact, str reduction, bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"
 )
-_library.define("scale_(Tensor(a!) gradient, Tensor factor, Tensor pending_scale) -> ()")
 
 
 def _three(result: Result, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result as tensors: the gradient has no elements if none was asked for."""
+    """Return the result as tensors, with no elements where there is no gradient, or nothing for it to be multiplied by."""
     loss, gradient, pending = result
-    scale = pending if isinstance(pending, Tensor) else torch.full((), pending, dtype=torch.float64, device=like.device)
+    if not _has_pending_scale(like):
+        scale = like.new_empty(0)
+    else:
+        scale = (
+            pending.float()
+            if isinstance(pending, Tensor)
+            else torch.full((), pending, dtype=torch.float32, device=like.device)
+        )
     return loss, like.new_empty(0) if gradient is None else gradient, scale
+
+
+def _has_pending_scale(logits: Tensor) -> bool:
+    return logits.dtype == torch.float16 or logits.device.type != "cpu"
 
 
 def _loss_of_labels(
@@ -49,8 +58,6 @@ def _loss_of_labels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend: Backend = backend_on(logits)
     rows, examples = logits.contiguous(), labels.contiguous()
-    if backend is OPERATORS:
-        _checks.check_classes(examples, logits.shape[1], ignore_index)
     try:
         result = backend.loss_of_labels(
             rows,
@@ -99,7 +106,8 @@ def _shapes(logits: Tensor, reduction: str, with_gradient: bool) -> tuple[Tensor
     dtype = _checks.arithmetic_dtype(logits)
     shape = logits.shape[:1] + logits.shape[2:] if reduction == "none" else ()
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_gradient else logits.new_empty(0)
-    return logits.new_empty(shape, dtype=dtype), gradient, logits.new_empty((), dtype=torch.float64)
+    scale = logits.new_empty((), dtype=torch.float32) if _has_pending_scale(logits) else logits.new_empty(0)
+    return logits.new_empty(shape, dtype=dtype), gradient, scale
 
 
 def _fake_labels(
@@ -120,12 +128,6 @@ def _fake_targets(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tens
     return _shapes(logits, reduction, with_gradient)
 
 
-def _scale(gradient: Tensor, factor: Tensor, pending_scale: Tensor) -> None:
-    backend = backend_on(gradient)
-    pending = 1.0 if gradient.dtype != torch.float16 else pending_scale.item() if gradient.is_cpu else pending_scale
-    backend.scale(gradient, factor, pending)
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, gradient, pending_scale = output
     ctx.mark_non_differentiable(gradient, pending_scale)
@@ -138,17 +140,12 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
     gradient, pending_scale = ctx.saved_tensors
     if grad_loss.dim():
         grad_loss = grad_loss.unsqueeze(1)
-    return (scaled(gradient, grad_loss, pending_scale), *[None] * (ctx.inputs - 1))
-
-
-def scaled(gradient: Tensor, factor: Tensor, pending_scale: Tensor) -> Tensor:
-    """Return gradient * factor * pending_scale."""
-    return (gradient * (factor * pending_scale)).to(gradient.dtype)
+    factor = grad_loss * pending_scale if pending_scale.numel() else grad_loss
+    return ((gradient * factor).to(gradient.dtype), *[None] * (ctx.inputs - 1))
 
 
 for _device in ("CPU", "CUDA"):
     _library.impl("loss_of_labels", _loss_of_labels, _device)
-    _library.impl("scale_", _scale, _device)
 _library.impl("loss_of_targets", _loss_of_targets, "CPU")
 torch.library.register_fake("emphasis::loss_of_labels", _fake_labels, lib=_library)
 torch.library.register_fake("emphasis::loss_of_targets", _fake_targets, lib=_library)

@@ -44,10 +44,10 @@ class EmphasisLoss(nn.Module):
         self.ignore_index = ignore_index
         self.max_margin = max_margin
         self.inplace = inplace
-        weight = (
-            None if class_weight is None else torch.as_tensor(class_weight).to(torch.get_default_dtype(), copy=True)
-        )
-        self.register_buffer("class_weight", weight)
+        weight = class_weight
+        if weight is not None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
+            weight = torch.as_tensor(weight, dtype=torch.float32)  # whatever the default dtype is
+        self.register_buffer("class_weight", None if weight is None else weight.detach().clone())
 
     @property
     def weighting(self) -> Weighting:

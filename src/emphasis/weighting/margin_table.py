@@ -26,7 +26,8 @@ OCTAVES = 15  # of |u| + 1, from 1 to 2^15, more than MARGIN_REACH
 _SPLITS = (1, 2, 3, 4, 5, 6, 7)  # halvings of an octave
 _MOST_SPLITS_EXACT = 5  # more cells for the last digits of float64 would leave the cache
 _TOLERANCE = 2e-8  # of log w, less than float32, the kernels' arithmetic, can hold
-_EXACT = 2e-15  # the same for float64, times 1 + |u| + |log w|: about what the rounding of u changes log w
+_EXACT = 2e-15  # the same for float64, times 1 + |u| + |log w|: a few times what the rounding of u changes log w,
+_BEST = 5e-16  # and what no further cell improves
 _EXACT_LOSS = 1e-13  # relative, as the potential itself is tabulated
 _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
 _EARLIEST = 15.0  # a weight that is 0 before this margin is so by intent, not because 1-p rounds to 0 in float64
@@ -174,9 +175,10 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
             found = MarginTable(coefficients, slopes, max_margin, end, False, _compact(values, peak))
         exact = log_w > peak - 700.0
         size = 1.0 + np.abs(margin) + np.abs(log_w)
-        if (log_w_error <= _EXACT * size)[exact].all() and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
-            return MarginTable(coefficients, slopes, max_margin, end, True, found.compact)
-        if splits >= _MOST_SPLITS_EXACT:
+        error = (log_w_error / size)[exact].max()
+        if error <= _EXACT and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
+            found = MarginTable(coefficients, slopes, max_margin, end, True, found.compact)
+        if (found.is_exact and error <= _BEST) or splits >= _MOST_SPLITS_EXACT:
             break
     return found
 
@@ -234,7 +236,9 @@ def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[
     log_ratio, loss = of_log_p(v)
     counts = log_ratio > peak - _DEEP
     scale = np.abs(loss)
-    good = (np.abs(got_log - log_ratio) <= _COMPACT_TOLERANCE * (1.0 + np.abs(log_ratio)))[counts].all()
+    good = (np.abs(got_log - log_ratio) <= _COMPACT_TOLERANCE * (1.0 + np.minimum(np.abs(log_ratio), 20.0)))[
+        counts
+    ].all()
     close = (np.abs(got_loss - loss) <= _COMPACT_TOLERANCE * (scale + 1e-3 * np.median(scale))).all()
     return compact if good and close else None
 
