@@ -29,7 +29,7 @@ _library.define(
 
 
 def _three(result: Result, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result as tensors, with no elements where there is no gradient, or nothing for it to be multiplied by."""
+    """Return the result as tensors, without elements where there is no gradient or nothing to multiply it by."""
     loss, gradient, pending = result
     if not _has_pending_scale(like):
         scale = like.new_empty(0)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
@@ -82,11 +83,12 @@ class Options:
             self.check_range(dtype)
         table = self.table
         # MPS has no float64.
-        if table is None or (dtype == torch.float64 and not table.is_exact) or device.type == "mps":
+        if table is None or (dtype == torch.float64 and not table.is_exact) or device.type in ("mps", "meta"):
             found = None
         else:
-            compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
-            found = torch.from_numpy(table.packed).to(device), compact
+            with _disable_current_modes():  # what is kept is no tensor of an export's
+                compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
+                found = torch.from_numpy(table.packed).to(device), compact
         self._tables[device, dtype] = found
         return found
 
