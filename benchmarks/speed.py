@@ -8,6 +8,9 @@ what slows the machine down for a while slows both. Printed, and written to resu
 range over the repeats. Peak memory is of one pass in a process of its own. Before anything is timed, contenders that
 should compute the same gradient are checked to do so.
 
+With ATEN_CPU_CAPABILITY=avx2 or =default in the environment torch and the kernels both keep to a smaller instruction
+set, and the results have its name.
+
 DEVICE.jsonl has a line for each contender, case and number of threads, DEVICE-machine.json what it ran on, README.md
 the tables; docs/images/speed.png is drawn from them, by `--plot` too, which measures nothing. `--only` keeps what is
 stored of the other cases if it is from the same machine. `--quick` is for trying it out: three short repeats without
@@ -34,6 +37,7 @@ from emphasis.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SHORTEST = 0.02  # seconds that a block lasts at least: the clock and the loop are nothing to it
+DEVICES = ("cpu", "cpu-avx2", "cpu-default", "cuda")
 BUSY = 0.5  # load above which other work disturbs
 
 
@@ -108,12 +112,12 @@ def store(folder: Path, device: str, rows: list[Row], described: dict[str, Any])
 
 def report(folder: Path, images: Path) -> None:
     """Write README.md of what is stored in the folder, and draw it."""
-    stored = {device: load(folder, device) for device in ("cpu", "cuda")}
+    stored = {device: load(folder, device) for device in DEVICES}
     write_text(folder / "README.md", page(stored))
     for device, (rows, _) in stored.items():
         if rows:
             images.mkdir(parents=True, exist_ok=True)
-            draw(rows, images / ("speed.png" if device == "cpu" else f"speed-{device}.png"))
+            draw(rows, images / f"{device.replace('cpu', 'speed').replace('cuda', 'speed-cuda')}.png")
 
 
 def main() -> None:
@@ -130,7 +134,7 @@ def main() -> None:
     images = ROOT / "docs" / "images" if out.resolve() == ROOT / "results" / "speed" else out
 
     if options.plot:
-        if not any(load(out, device)[0] for device in ("cpu", "cuda")):
+        if not any(load(out, device)[0] for device in DEVICES):
             parser.error(f"nothing is stored in {out}; measure first")
         report(out, images)
         return
@@ -150,7 +154,9 @@ def main() -> None:
 
     measured = revision() or "-"
     described = {**machine(device), "notes": notes(device)}
-    rows, stored_machine = load(out, device) if options.only else ([], {})
+    capability = os.environ.get("ATEN_CPU_CAPABILITY")
+    name = f"cpu-{capability}" if device == "cpu" and capability else device
+    rows, stored_machine = load(out, name) if options.only else ([], {})
     if stored_machine != described:
         rows = []
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY:
@@ -164,7 +170,7 @@ def main() -> None:
         new = [{**row, "revision": measured} for row in new]
         print(tables(new, device), flush=True)
         rows = sorted([row for row in rows if row["case"] != case.name] + new, key=lambda row: place[row["case"]])
-        store(out, device, rows, described)
+        store(out, name, rows, described)
     report(out, images)
     print(f"written to {out}; drawn in {images}")
 

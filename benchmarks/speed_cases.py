@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis import CCE, DM
+from emphasis.kernels.operators import OPERATORS
 from emphasis.models import build
-from emphasis.torch import EmphasisLoss, emphasis_loss, linear_emphasis_loss
+from emphasis.torch import EmphasisLoss, _fused, emphasis_loss, linear_emphasis_loss
 
 try:
     from liger_kernel.transformers import LigerCrossEntropyLoss  # type: ignore[import-not-found, unused-ignore]
@@ -40,6 +41,7 @@ class Case:
         shape: Of the logits.
         repeats: How often by default.
         dtype: Of the logits.
+        labels: Class indices, rows of probabilities, or class indices of one logit for two classes.
         copies: Whether a copy of the logits is timed beside, for the bandwidth.
         compiles: Whether losses under torch.compile are timed beside.
     """
@@ -52,6 +54,11 @@ class Case:
     dtype: torch.dtype = torch.float32
     copies: bool = False
     compiles: bool = False
+    labels: Literal["classes", "probabilities", "one logit"] = "classes"
+
+    @property
+    def num_classes(self) -> int:
+        return 2 if self.labels == "one logit" else self.shape[1]
 
     @property
     def logits_bytes(self) -> int:
@@ -87,6 +94,28 @@ def cases(device: str) -> list[Case]:
     chosen = [Case(f"{rows}x{classes}", f"{rows} x {classes:,}", "logits", (rows, classes), 15)
               for rows, classes in flat]  # fmt: skip
     chosen.append(Case("segmentation", "segmentation, 8 x 21 x 256 x 256", "logits", (8, 21, 256, 256), 15))
+    if device == "cpu":
+        chosen.append(Case("4096x1000", "4,096 x 1,000", "logits", (4096, 1000), 15, compiles=True))
+        chosen += [
+            Case(f"soft-{rows}x{classes}", f"soft labels, {rows} x {classes:,}", "logits", (rows, classes), 15,
+                 labels="probabilities")
+            for rows, classes in flat[:3]
+        ]  # fmt: skip
+        chosen += [
+            Case(
+                f"float64-{rows}x{classes}",
+                f"float64, {rows} x {classes:,}",
+                "logits",
+                (rows, classes),
+                15,
+                torch.float64,
+            )
+            for rows, classes in flat[:3]
+        ]
+        chosen += [
+            Case(f"one-logit-{rows}", f"one logit, {rows:,}", "logits", (rows,), 15, labels="one logit")
+            for rows in (256, 65_536)
+        ]
     if device == "cuda":
         chosen += [
             Case("4096x1000", "4,096 x 1,000", "logits", (4096, 1000), 15, compiles=True),
@@ -145,7 +174,9 @@ class Output(torch.autograd.Function):
 
 def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
     original = torch.randn(case.shape, device=device, dtype=case.dtype)
-    labels = torch.randint(case.shape[1], case.shape[:1] + case.shape[2:], device=device)
+    labels = torch.randint(case.num_classes, case.shape[:1] + case.shape[2:], device=device)
+    if case.labels == "probabilities":
+        labels = torch.softmax(torch.randn_like(original), 1)
     buffer = original.clone()
     anchor = torch.zeros((), device=device, requires_grad=True)
 
@@ -166,12 +197,26 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
 
         return Contender(name, prepare, run, gradients, computes)
 
-    yield contender("F.cross_entropy", F.cross_entropy, "cross-entropy")
+    if case.labels == "one logit":
+        probability = labels.to(case.dtype)
+        yield contender(
+            "F.binary_cross_entropy_with_logits",
+            lambda logits, _: F.binary_cross_entropy_with_logits(logits, probability),
+            "cross-entropy",
+        )
+    else:
+        yield contender("F.cross_entropy", F.cross_entropy, "cross-entropy")
     yield contender("CCE", EmphasisLoss(CCE()), "cross-entropy")
-    yield contender("DM", lambda logits, labels: emphasis_loss(logits, labels, WEIGHTING), "DM")
-    yield contender("DM, in place", EmphasisLoss(WEIGHTING, inplace=True), "DM")
+    yield contender("DM", dm, "DM")
+    if case.labels == "one logit":
+        return
     yield contender("DM, batch", EmphasisLoss(WEIGHTING, normalization="batch"), "DM, batch")
+    if case.labels == "probabilities":
+        return
+    yield contender("DM, in place", EmphasisLoss(WEIGHTING, inplace=True), "DM")
     yield contender("DM by autograd", dm_by_autograd, "DM")
+    if device.type == "cpu":
+        yield contender("DM, no compiler", without_compiled_kernels, "DM")
     if case.compiles:
         yield contender("F.cross_entropy, compiled", torch.compile(F.cross_entropy), "cross-entropy")
         yield contender("DM, compiled", torch.compile(EmphasisLoss(WEIGHTING)), "DM")
@@ -180,6 +225,21 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
     if case.copies:
         copy = torch.empty_like(original)
         yield Contender("copy", prepare, lambda: copy.copy_(original), computes="copy")
+
+
+def dm(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return DM as the library computes it."""
+    return emphasis_loss(logits, labels, WEIGHTING)
+
+
+def without_compiled_kernels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return DM as the library computes it where there is no C compiler."""
+    chosen = _fused.backend_on
+    _fused.backend_on = lambda _: OPERATORS
+    try:
+        return dm(logits, labels)
+    finally:
+        _fused.backend_on = chosen
 
 
 def dm_by_autograd(logits: Tensor, labels: Tensor) -> Tensor:

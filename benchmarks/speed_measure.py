@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from speed_cases import Case, Contender, contenders
 
-from emphasis.kernels.native import compiler_command
-from emphasis.torch._fused import kernels_on
+from emphasis.kernels.compiler import compiler_command
+from emphasis.kernels.library import level
+from emphasis.torch._fused import backend_on
 
 SMALLEST_MEASURED = 8 * 10**6  # bytes of logits: the memory of less drowns in the allocator's own
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}  # of gradients that should be the same
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 3e-2}  # of gradients that should be the same
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _check_gradients(case: Case, rivals: Sequence[Contender]) -> None:
         for one, other in zip(gradients, expected, strict=True):
             if one is None or other is None:
                 raise RuntimeError(f"{case.name}: {rival.name} or {first} has left no gradient")
-            error = float((one.float() - other.float()).norm() / other.float().norm())
+            error = float((one.double() - other.double()).norm() / other.double().norm())
             if not error < _TOLERANCE[case.dtype]:
                 raise RuntimeError(f"{case.name}: the gradient of {rival.name} is {error:.1g} away from {first}'s")
 
@@ -198,7 +199,8 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "vector instructions that torch uses": torch.backends.cpu.get_cpu_capability(),
         "C compiler": _compiler(),
-        "kernels of emphasis": kernels_on(torch.empty(1, 2, device=device)).__name__.rpartition(".")[2],
+        "kernels of emphasis": backend_on(torch.empty(1, 2, device=device)).name,
+        "instruction set of the kernels": level() if device == "cpu" else "-",
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -244,7 +246,7 @@ def _compiler() -> str:
     if command is None:
         return "none"
     try:
-        done = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "-"
     return done.stdout.splitlines()[0]

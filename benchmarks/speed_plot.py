@@ -25,6 +25,8 @@ _LOOKS: dict[str, tuple[str, str, bool]] = {
     "F.linear, then DM": ("#56B4E9", "D", True),
     "DM by autograd": ("#D55E00", "^", True),
     "DM, compiled": ("#009E73", "s", True),
+    "DM, no compiler": ("#CC79A7", "v", True),
+    "F.binary_cross_entropy_with_logits": ("#999999", "|", True),
     "F.cross_entropy, compiled": ("#767676", "x", True),
     "Liger, in place": ("#AA4499", "v", True),
     "the same, chunked": ("#000000", "D", False),

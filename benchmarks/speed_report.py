@@ -17,6 +17,12 @@ _REFERENCES = {
     "linear": "ratio to `F.linear_cross_entropy`",
     "step": "ratio to `F.cross_entropy`",
 }
+_DEVICES = {
+    "cpu": "CPU",
+    "cpu-avx2": "CPU, torch and kernels with AVX2 alone",
+    "cpu-default": "CPU, torch and kernels without AVX",
+    "cuda": "GPU",
+}
 _INTRODUCTION = """\
 # Speed and memory
 
@@ -32,7 +38,9 @@ faster. Gradients were compared before anything was timed.
   `normalization="batch"`.
 - DM by autograd: what one would write without the library, `F.cross_entropy(..., reduction="none")` times a weight
   that is held constant.
-- "compiled": under `torch.compile`, where the loss takes its plain path.
+- "no compiler": where the kernels cannot be had, on torch operators.
+- "compiled": under `torch.compile`, whose graph holds the kernels as one operator.
+- Soft labels are random rows of probabilities. One logit: `F.binary_cross_entropy_with_logits` is the reference.
 - `F.linear_cross_entropy`: PyTorch's, by default and with `LinearCrossEntropyOptions`: its own choice of chunks, or 128
   tokens at a time.
 - Cross-entropy in a loop: plain PyTorch, 256 tokens at a time, with a backward pass for each.
@@ -59,7 +67,7 @@ def page(stored: Mapping[str, tuple[Sequence[Row], Mapping[str, Any]]]) -> str:
     parts = [_INTRODUCTION.format(device="` and `".join(devices) if len(devices) == 1 else "DEVICE")]
     for device in devices:
         rows, machine = stored[device]
-        parts.append(f"## {'GPU' if device == 'cuda' else 'CPU'}\n")
+        parts.append(f"## {_DEVICES[device]}\n")
         revisions = sorted({row["revision"] for row in rows})
         facts = {**machine, "revision": ", ".join(revisions)}
         parts.append("".join(f"- {name}: {value}\n" for name, value in facts.items() if name != "notes"))
