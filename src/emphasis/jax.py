@@ -11,6 +11,7 @@ jax.grad(lambda params: emphasis_loss(apply(params, x), labels, DM(lam=0.5, beta
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -28,7 +29,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.jax", "jax", error) from None
 
-_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def emphasis_loss(
@@ -68,16 +69,21 @@ def emphasis_loss(
 
     Raises:
         TypeError, ValueError: Shapes, dtypes or options do not fit; class_weight or sample_weight is differentiated.
-            Outside of tracing also labels out of range, NaN or infinite logits, and weights that are negative, not
-            finite, or whose sum overflows. While JAX traces (jit, vmap, scan) values are not read: NaN, infinity and
-            negative weights make the loss NaN, and a label out of range has the gradient of no class.
-        OverflowError: w exceeds the logits' type or the arithmetic's (a large beta with normalization=None, say).
+            Outside of tracing also labels out of range, NaN or infinite logits, negative, NaN or infinite weights.
+        OverflowError: w exceeds the logits' type (a large beta with normalization=None, say); outside of tracing also
+            w times class_weight and sample_weight, where more than their ratios matters.
+
+        While JAX traces (jit, vmap, scan) values are not read: NaN, infinity and negative weights make the loss NaN,
+        and a label out of range has the gradient of no class.
     """
     options = _options(as_weighting(weighting, _JaxFunctionWeighting), normalization, reduction, max_margin)
     logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
     if logits.dtype.name not in _DTYPES:
-        cure = "pass logits.astype(jnp.float32)" if "float" in logits.dtype.name else "pass the network's raw outputs"
-        raise EmphasisTypeError(f"logits must be floating ({', '.join(_DTYPES)}), got {logits.dtype}; {cure}")
+        raise EmphasisTypeError(
+            f"logits of {logits.dtype} are not supported; use {', '.join(_DTYPES)}, such as logits.astype(jnp.float32)"
+        )
     options.check_range(logits.dtype)
     valid, index = _labels(labels, logits, ignore_index)
     bad = ~jnp.isfinite(logits).all(-1) & valid
@@ -120,7 +126,7 @@ class _Options:
         if not self.unbounded and self.log_largest > math.log(float(jnp.finfo(dtype).max)):
             raise EmphasisOverflowError(
                 f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
-                'normalization="batch", which is finite for any beta, or a smaller beta'
+                'normalization="batch", which is finite for any beta, a smaller beta, or logits of a wider dtype'
             )
 
 
@@ -176,10 +182,13 @@ def _first(flags: Any) -> tuple[int, ...]:
 
 def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax.Array]:
     """Return which labels are valid, and the labels with 0 in place of the others."""
-    if not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool):
+    if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
         raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+    ignore_index = operator.index(ignore_index)
     if not -(2**63) <= ignore_index < 2**63:
-        raise EmphasisValueError(f"ignore_index must be an integer of at most 64 bits, got {ignore_index}")
+        raise EmphasisValueError(
+            f"ignore_index={ignore_index} does not fit the 64 bits of a label; use one such as -100"
+        )
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)  # 64 bits, where JAX would cut them to 32
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -225,14 +234,23 @@ def _factor(
         of_example = _parts("sample_weight", sample_weight, index.shape, dtype)
         mantissa, exponent = mantissa * of_example[0], exponent + of_example[1]
     mantissa = jnp.where(valid, mantissa, 0.0)
-    if _is_true(jnp.isinf(jnp.ldexp(mantissa, exponent).sum())):
-        raise EmphasisValueError(
-            f"class_weight times sample_weight sums to more than {dtype} holds; scale the weights down, only their "
-            "ratios matter"
-        )
     if options.is_relative:
         exponent = exponent - jnp.where(mantissa == 0.0, -(2**16), exponent).max(initial=-(2**16))
+    elif not isinstance(mantissa, jax.core.Tracer):
+        _check_product(options, mantissa, exponent, logits.dtype)
     return jnp.ldexp(mantissa, exponent)
+
+
+def _check_product(options: _Options, mantissa: Any, exponent: Any, dtype: Any) -> None:
+    """Raise OverflowError if a weight times an example's factor is more than the logits' type holds."""
+    log_largest = 0.0 if options.unbounded else max(options.log_largest, 0.0)
+    with np.errstate(over="ignore"):
+        largest = np.ldexp(np.asarray(mantissa, np.float64), np.asarray(exponent)).max(initial=0.0)
+    if largest > float(jnp.finfo(dtype).max) * math.exp(-log_largest):
+        raise EmphasisOverflowError(
+            f"class_weight and sample_weight come to {largest:.3g}, with which {options.weighting!r} exceeds what "
+            f"{dtype} holds; scale the weights down"
+        )
 
 
 def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -253,12 +271,6 @@ def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[j
     bad = ~((given >= 0.0) & np.isfinite(given))
     if bad.any():
         raise EmphasisValueError(f"{name} holds {given[_first(bad)]}; weights must be finite and >= 0")
-    with np.errstate(over="ignore"):
-        overflows = given.sum() > float(jnp.finfo(dtype).max)
-    if overflows:
-        raise EmphasisValueError(
-            f"{name} sums to more than {dtype} holds; scale the weights down, only their ratios matter"
-        )
     of_numpy = np.frexp(given)
     return jnp.asarray(of_numpy[0], dtype), jnp.asarray(of_numpy[1], jnp.int32)
 
