@@ -11,13 +11,14 @@ jax.grad(lambda params: emphasis_loss(apply(params, x), labels, DM(lam=0.5, beta
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
@@ -27,6 +28,8 @@ try:
     import jax.numpy as jnp
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.jax", "jax", error) from None
+
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def emphasis_loss(
@@ -47,61 +50,84 @@ def emphasis_loss(
     at least, in float64 for float64 (which JAX has to be told to enable).
 
     Args:
-        logits: (..., C), floating, finite, C >= 2.
+        logits: (..., C), bfloat16, float16, float32 or float64, finite, C >= 2.
         labels: (...) integers in [0, C) or `ignore_index`.
-        weighting: A weighting, its dictionary, a family's name, or a function p -> w or (p, 1-p) -> w in jax.numpy.
+        weighting: A weighting, its dictionary, a family's name, or a function p -> w or (p, 1-p) -> w in jax.numpy,
+            whose values are cast to the arithmetic's type.
         normalization: None, "integral" (w divided by its integral, Eq. 8) or "batch" (weights divided by their sum,
             a constant for differentiation).
         reduction: "mean" over class_weight * sample_weight of the valid examples, "sum" or "none", (...). Under
             "batch" the weights are the mean already.
-        ignore_index: Label of examples to leave out.
+        ignore_index: Label of examples to leave out: an integer of at most 64 bits.
         class_weight: (C,) >= 0, multiplies w by the label's weight.
-        sample_weight: (...) >= 0, multiplies w; 0 leaves an example out.
+        sample_weight: (...) >= 0, multiplies w; 0 leaves an example out. "mean" and "batch" depend on ratios of
+            weights alone, whatever their scale.
         max_margin: No derivative beyond this margin: a number, None, or "auto": 16.6 if w(1) > 0 and none otherwise.
 
     Returns:
         The loss in the arithmetic's type. 0, with a gradient of 0, for no valid example.
 
     Raises:
-        TypeError, ValueError: Shapes, dtypes or options do not fit; outside of tracing also labels out of range,
-            negative weights, NaN or infinite logits. Traced values are not read: they make the loss NaN, and a label
-            out of range has the gradient of no class.
+        TypeError, ValueError: Shapes, dtypes or options do not fit; class_weight or sample_weight is differentiated.
+            Outside of tracing also labels out of range, NaN or infinite logits, negative, NaN or infinite weights.
+        OverflowError: w exceeds the logits' type (a large beta with normalization=None, say); outside of tracing also
+            w times class_weight and sample_weight, where more than their ratios matters.
+
+        While JAX traces (jit, vmap, scan) values are not read: NaN, infinity and negative weights make the loss NaN,
+        and a label out of range has the gradient of no class.
     """
     options = _options(as_weighting(weighting, _JaxFunctionWeighting), normalization, reduction, max_margin)
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits = jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise EmphasisTypeError(f"logits must be floating, got {logits.dtype}; pass the network's raw outputs")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}; soft labels are for emphasis.torch")
-    if logits.ndim < 1 or logits.shape[-1] < 2 or labels.shape != logits.shape[:-1]:
-        raise EmphasisValueError(
-            f"logits must be (..., C) with C >= 2 and labels (...), got shapes {logits.shape} and {labels.shape}"
+    if logits.dtype.name not in _DTYPES:
+        raise EmphasisTypeError(
+            f"logits of {logits.dtype} are not supported; use {', '.join(_DTYPES)}, such as logits.astype(jnp.float32)"
         )
-    valid = labels != ignore_index
-    factor = valid.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    index = jnp.where(valid, labels, 0)
-    _check(~valid | ((labels >= 0) & (labels < logits.shape[-1])), labels, f"labels are 0 to {logits.shape[-1] - 1}")
-    _check(jnp.isfinite(logits).all(-1) | ~valid, logits, "logits are finite numbers")
-    for name, given, shape in (
-        ("class_weight", class_weight, logits.shape[-1:]),
-        ("sample_weight", sample_weight, labels.shape),
-    ):
-        if given is not None:
-            weight = jnp.asarray(given, factor.dtype)
-            if weight.shape != shape:
-                raise EmphasisValueError(f"{name} must have shape {shape}, got {weight.shape}")
-            _check((weight >= 0) & jnp.isfinite(weight), weight, f"{name} is finite and >= 0")
-            factor = factor * (weight[index] if name == "class_weight" else weight)
-    return _loss(options, logits, index, factor)
+    options.check_range(logits.dtype)
+    valid, index = _labels(labels, logits, ignore_index)
+    bad = ~jnp.isfinite(logits).all(-1) & valid
+    if _is_true(bad.any()):
+        raise EmphasisValueError(
+            f"logits hold NaN or infinity, first for the example at index {_first(bad)}: training has diverged or the "
+            "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
+            "a large negative number such as -1e4, not -inf"
+        )
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    return _loss(options, logits, index, _factor(options, class_weight, sample_weight, valid, index, logits, dtype))
 
 
 @dataclass(frozen=True)
 class _Options:
+    """Options checked, and what follows from them; log_largest: of the largest weight, -inf if the batch bounds it."""
+
     weighting: Weighting
     normalization: Normalization
     reduction: Reduction
     max_margin: float
     log_normalizer: float
+    log_largest: float
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether weights saturate."""
+        return self.weighting.log_peak == math.inf
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether only ratios of the examples' weights matter."""
+        return self.normalization == "batch" or self.reduction == "mean"
+
+    def check_range(self, dtype: Any) -> None:
+        """Raise OverflowError if `dtype` cannot hold the weights, or the arithmetic their logarithms."""
+        largest = float(jnp.finfo(jnp.promote_types(dtype, jnp.float32)).max)
+        if not self.unbounded and self.weighting.log_peak > 0.5 * largest:
+            raise EmphasisOverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
+        if not self.unbounded and self.log_largest > math.log(float(jnp.finfo(dtype).max)):
+            raise EmphasisOverflowError(
+                f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
+                'normalization="batch", which is finite for any beta, a smaller beta, or logits of a wider dtype'
+            )
 
 
 @lru_cache(maxsize=256)
@@ -112,10 +138,10 @@ def _options(
     check_options(normalization, reduction)
     reach = weighting.max_margin(max_margin)
     if normalization == "batch":
-        return _Options(weighting, normalization, reduction, reach, 0.0)
+        return _Options(weighting, normalization, reduction, reach, 0.0, -math.inf)
     log_normalizer = weighting.log_normalizer if normalization == "integral" else 0.0
     weighting.prepare(reach)
-    return _Options(weighting, normalization, reduction, reach, log_normalizer)
+    return _Options(weighting, normalization, reduction, reach, log_normalizer, weighting.log_peak - log_normalizer)
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,15 +150,145 @@ class _JaxFunctionWeighting(FunctionWeighting):
 
     def call(self, function: Any, p: Any, q: Any) -> Any:
         if isinstance(p, jax.Array):
-            return super().call(function, p, q)
+            return self._values(function, p, q)
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            return np.asarray(super().call(function, jnp.asarray(p), jnp.asarray(q)))
+            return np.asarray(self._values(function, jnp.asarray(p), jnp.asarray(q)))
+
+    def _values(self, function: Any, p: jax.Array, q: jax.Array) -> jax.Array:
+        """Return what the function makes of p, in p's type."""
+        value = super().call(function, p, q)
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise EmphasisTypeError(f"{self!r} returned {value!r}; a weighting function returns an array") from None
+        if value.shape not in ((), p.shape):
+            raise EmphasisTypeError(
+                f"{self!r} returned shape {value.shape} for p of shape {p.shape}; it must work elementwise"
+            )
+        if jnp.iscomplexobj(value):
+            raise EmphasisTypeError(f"{self!r} returned {value.dtype}; weights are real numbers")
+        return value.astype(p.dtype)
 
 
-def _check(holds: jax.Array, values: jax.Array, rule: str) -> None:
-    """Raise ValueError unless the rule holds for every example; not while tracing."""
-    if not isinstance(holds, jax.core.Tracer) and not bool(holds.all()):
-        raise EmphasisValueError(f"{rule}, got {np.asarray(values)[~np.asarray(holds)].flat[0]!s}")
+def _is_true(flag: Any) -> bool:
+    """Return whether a flag is set, False while it is traced."""
+    return not isinstance(flag, jax.core.Tracer) and bool(flag)
+
+
+def _first(flags: Any) -> tuple[int, ...]:
+    """Return the index of the first flag that is set."""
+    return tuple(int(i) for i in np.argwhere(np.asarray(flags))[0])
+
+
+def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax.Array]:
+    """Return which labels are valid, and the labels with 0 in place of the others."""
+    if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
+        raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
+    ignore_index = operator.index(ignore_index)
+    if not -(2**63) <= ignore_index < 2**63:
+        raise EmphasisValueError(
+            f"ignore_index={ignore_index} does not fit the 64 bits of a label; use one such as -100"
+        )
+    if not isinstance(labels, jax.Array):
+        labels = np.asarray(labels)  # 64 bits, where JAX would cut them to 32
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}; soft labels are for emphasis.torch")
+    if logits.ndim < 1 or logits.shape[-1] < 2 or labels.shape != logits.shape[:-1]:
+        raise EmphasisValueError(
+            f"logits must be (..., C) with C >= 2 and labels (...), got shapes {logits.shape} and {labels.shape}"
+        )
+    bits = jnp.iinfo(labels.dtype)
+    ignored = labels == ignore_index if bits.min <= ignore_index <= bits.max else np.zeros(labels.shape, bool)
+    num_classes = logits.shape[-1]
+    wrong = ~ignored & ((labels < 0) | (labels > min(num_classes - 1, bits.max)))
+    if _is_true(wrong.any()):
+        raise EmphasisValueError(
+            f"label {labels[_first(wrong)]} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
+            f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
+        )
+    index = jnp.where(ignored, 0, labels)
+    return ~ignored, index.astype(jnp.int32) if bits.bits < 32 else index  # 8 bits cannot tell class 0 from 256
+
+
+def _factor(
+    options: _Options,
+    class_weight: Any,
+    sample_weight: Any,
+    valid: Any,
+    index: jax.Array,
+    logits: jax.Array,
+    dtype: Any,
+) -> jax.Array:
+    """Return class_weight * sample_weight of the valid examples, of the others 0; if relative, in a unit of its own.
+
+    Numbers are kept as mantissa and exponent until there is a unit, so that no product and no sum can overflow or
+    vanish, whatever the weights' scale.
+    """
+    if class_weight is None and sample_weight is None:
+        return jnp.asarray(valid, dtype)
+    mantissa, exponent = jnp.ones(index.shape, dtype), jnp.zeros(index.shape, jnp.int32)
+    if class_weight is not None:
+        of_class = _parts("class_weight", class_weight, logits.shape[-1:], dtype)
+        mantissa, exponent = of_class[0][index], of_class[1][index]
+    if sample_weight is not None:
+        of_example = _parts("sample_weight", sample_weight, index.shape, dtype)
+        mantissa, exponent = mantissa * of_example[0], exponent + of_example[1]
+    mantissa = jnp.where(valid, mantissa, 0.0)
+    if options.is_relative:
+        exponent = exponent - jnp.where(mantissa == 0.0, -(2**16), exponent).max(initial=-(2**16))
+    elif not isinstance(mantissa, jax.core.Tracer):
+        _check_product(options, mantissa, exponent, logits.dtype)
+    return jnp.ldexp(mantissa, exponent)
+
+
+def _check_product(options: _Options, mantissa: Any, exponent: Any, dtype: Any) -> None:
+    """Raise OverflowError if a weight times an example's factor is more than the logits' type holds."""
+    log_largest = 0.0 if options.unbounded else max(options.log_largest, 0.0)
+    with np.errstate(over="ignore"):
+        largest = np.ldexp(np.asarray(mantissa, np.float64), np.asarray(exponent)).max(initial=0.0)
+    if largest > float(jnp.finfo(dtype).max) * math.exp(-log_largest):
+        raise EmphasisOverflowError(
+            f"class_weight and sample_weight come to {largest:.3g}, with which {options.weighting!r} exceeds what "
+            f"{dtype} holds; scale the weights down"
+        )
+
+
+def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Return weights >= 0 as mantissa and exponent: the mantissa is 0 or in [1/2, 1]."""
+    if np.iscomplexobj(given):
+        raise EmphasisTypeError(f"{name} must be an array of real numbers, got {given!r}")
+    if not isinstance(given, jax.core.Tracer):
+        try:
+            given = np.asarray(given, np.float64)
+        except (TypeError, ValueError):
+            raise EmphasisTypeError(f"{name} must be an array of real numbers, got {given!r}") from None
+    if given.shape != shape:
+        raise EmphasisValueError(f"{name} must have shape {shape}, got {given.shape}")
+    if isinstance(given, jax.core.Tracer):
+        weight = _constant(name, given.astype(dtype))
+        mantissa, exponent = jnp.frexp(jnp.where(weight >= 0.0, weight, math.nan))
+        return mantissa, exponent
+    bad = ~((given >= 0.0) & np.isfinite(given))
+    if bad.any():
+        raise EmphasisValueError(f"{name} holds {given[_first(bad)]}; weights must be finite and >= 0")
+    of_numpy = np.frexp(given)
+    return jnp.asarray(of_numpy[0], dtype), jnp.asarray(of_numpy[1], jnp.int32)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _constant(name: str, weight: jax.Array) -> jax.Array:  # noqa: ARG001
+    """Return the weight itself, and raise where JAX differentiates by it: its derivative would be a silent 0."""
+    return weight
+
+
+def _differentiated(name: str, *_: Any) -> Any:
+    raise EmphasisValueError(
+        f'{name} is not differentiated; use reduction="none" with normalization=None or "integral" and multiply the '
+        "losses by it yourself, or jax.lax.stop_gradient"
+    )
+
+
+_constant.defjvp(_differentiated)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -142,7 +298,7 @@ def _loss(options: _Options, logits: jax.Array, labels: jax.Array, factor: jax.A
 
 def _backward(_: _Options, kept: tuple[jax.Array, jax.Array], of_loss: jax.Array) -> tuple[jax.Array, None, None]:
     gradient, like = kept
-    return (gradient * (of_loss[..., None] if of_loss.ndim else of_loss)).astype(like.dtype), None, None
+    return (gradient * jnp.asarray(of_loss)[..., None]).astype(like.dtype), None, None
 
 
 def _loss_and_gradient(
@@ -156,31 +312,38 @@ def _loss_and_gradient(
     present = factor != 0.0  # NaN is, and reaches the loss
     margin = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - log_rest, 0.0)
     log_p, log_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
-    log_w = options.weighting.log_weight(log_p, log_q, jnp) - options.log_normalizer
+    log_w = jnp.asarray(options.weighting.log_weight(log_p, log_q, jnp), margin.dtype) - options.log_normalizer
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
-    largest = float(jnp.finfo(factor.dtype).max) * math.exp(-SATURATION)
-    if options.weighting.log_peak == math.inf:
-        log_w = jnp.minimum(log_w, math.log(largest))
+    if options.unbounded:  # by the smaller of the two types: the derivative goes back into the logits' own
+        log_w = jnp.minimum(log_w, math.log(min(_largest(like.dtype), _largest(margin.dtype))))
     if options.normalization == "batch":
         log_share = log_w + jnp.log(factor)
-        peak = jax.lax.stop_gradient(jnp.max(log_share, initial=-1e30))
-        total = jax.lax.stop_gradient(jnp.exp(log_share - peak).sum())
-        weight = jnp.exp(log_share - peak) / jnp.where(total == 0.0, 1.0, total)
+        peak = jax.lax.stop_gradient(log_share.max(initial=-math.inf))
+        share = jnp.exp(log_share - jnp.where(peak == -math.inf, 0.0, peak))
+        total = jax.lax.stop_gradient(share.sum())
+        weight = share / jnp.where(total == 0.0, 1.0, total)
         loss = jnp.where(weight == 0.0, 0.0, -log_p * weight)
     else:
-        total = factor.sum() if options.reduction == "mean" else jnp.ones(())
+        total = factor.sum() if options.reduction == "mean" else jnp.ones((), factor.dtype)
         unit = factor / jnp.where(total == 0.0, 1.0, total)
         weight = jnp.where(unit == 0.0, 0.0, jnp.exp(log_w) * unit)
+        largest = _largest(margin.dtype)
 
         def asarray(table: Any) -> jax.Array:  # an unbounded weighting's holds more than float32 does
             return jnp.asarray(np.clip(table, -largest, largest), margin.dtype)
 
         value = options.weighting.loss(margin, jnp, asarray, options.max_margin, options.log_normalizer)
-        loss = jnp.where(unit == 0.0, 0.0, jnp.clip(value, -largest, largest) * unit)
+        value = jnp.clip(value, -largest, largest) if options.unbounded else value
+        loss = jnp.where(unit == 0.0, 0.0, value * unit)
     half = 0.5 * weight[..., None]
     gradient = jnp.where(own, -half, jnp.exp(others - log_rest[..., None]) * half)
     gradient = jnp.where(present[..., None], gradient, 0.0)
     return loss if options.reduction == "none" else loss.sum(), (gradient, like)
+
+
+def _largest(dtype: Any) -> float:
+    """Return where the weights of an unbounded weighting saturate."""
+    return float(jnp.finfo(dtype).max) * math.exp(-SATURATION)
 
 
 _loss.defvjp(_loss_and_gradient, _backward)
