@@ -15,6 +15,9 @@ from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What image files may be, whatever they are called: Pillow knows fifty more, and hands some to other programs."""
+
 MODES = {1: "L", 3: "RGB"}
 """What Pillow calls images of so many channels."""
 
@@ -119,7 +122,7 @@ def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.ui
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         # Pillow only warns of it, and filters of warnings are shared by all threads.
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise EmphasisValueError(
