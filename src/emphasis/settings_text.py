@@ -28,6 +28,11 @@ def encodable(text: str) -> str:
     return _HALF.sub(_written_out, text)
 
 
+def one_line(error: Exception) -> str:
+    """Return what an error of another library says, in one line."""
+    return " ".join(str(error).split())
+
+
 def _written_out(found: re.Match[str]) -> str:
     return found.group().encode("unicode_escape").decode("ascii")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError, UnsafeFileError
 from emphasis.errors import EmphasisValueError
+from emphasis.settings_text import one_line
 
 _BLOCK = 1 << 20  # bytes
 LARGEST = 4 << 30
@@ -68,7 +69,7 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
     except (UnsafeFileError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # decompressors and the reader of headers can fail in any way
-        raise DamagedFileError(f"{path} is cut off or no tar archive ({error}); get it again") from error
+        raise DamagedFileError(f"{path} is cut off or no tar archive ({one_line(error)}); get it again") from error
 
 
 def read_npz(path: Path, most: int = LARGEST) -> dict[str, NDArray[Any]]:
@@ -86,7 +87,7 @@ def read_npz(path: Path, most: int = LARGEST) -> dict[str, NDArray[Any]]:
                     raise EmphasisValueError(f"it unpacks to more than {most:,} bytes")
                 return {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members}
         except Exception as error:  # a damaged archive can fail in any way
-            raise DamagedFileError(f"{path} is damaged ({error}); get it again") from error
+            raise DamagedFileError(f"{path} is damaged ({one_line(error)}); get it again") from error
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
+from emphasis.settings_text import one_line
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -81,8 +82,8 @@ class ImageFiles:
         except MemoryError:  # not the file's fault
             raise
         except Exception as error:  # decoders fail in many ways
-            raise DamagedFileError(f"image {path} cannot be read ({error}); replace it, take it off the list, or pass "
-                                   'over such images with the option broken = "skip"') from error  # fmt: skip
+            raise DamagedFileError(f"image {path} cannot be read ({one_line(error)}); replace it, take it off the "
+                                   'list, or pass over such images with the option broken = "skip"') from error  # fmt: skip
 
     def stamp(self) -> bytes:
         """Return names, sizes and times of the files, which differ where a file has changed."""

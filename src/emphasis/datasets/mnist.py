@@ -65,7 +65,7 @@ def load_mnist(root: Path, progress: Progress, *, download: bool = False) -> Spl
                         download=True,
                     )
                 paths[name] = fetch(RemoteFile(f"{_MIRROR}{name}.gz", f"{name}.gz", ("md5", md5)), root, progress)
-        parts = [_read_idx(path, FILES[name][0]) for name, path in paths.items() if path]
+        parts = [read_idx(path, FILES[name][0]) for name, path in paths.items() if path]
     images, labels = ([part for part in parts if part.ndim == ndim] for ndim in (3, 1))
     train, test = images[0][:, None], images[1][:, None]
     return Split(
@@ -98,7 +98,7 @@ def _read_compact(path: Path) -> list[NDArray[Any]]:
     return [images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:]]
 
 
-def _read_idx(path: Path, md5: str) -> NDArray[Any]:
+def read_idx(path: Path, md5: str) -> NDArray[Any]:
     """Return the array of an idx file whose content has the md5."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

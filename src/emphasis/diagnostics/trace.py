@@ -38,6 +38,7 @@ from torch import Tensor
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
+from emphasis.settings_text import one_line
 from emphasis.torch import EmphasisLoss
 from emphasis.torch._autograd import log_weight_of, margin_and_others
 from emphasis.torch.functional import resolve
@@ -328,7 +329,7 @@ class Trace:
         try:
             found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # a damaged file can fail in any way
-            raise TraceError(f"{path} cannot be read ({error}); record the trace anew") from error
+            raise TraceError(f"{path} cannot be read ({one_line(error)}); record the trace anew") from error
         fits = len(found.shape) == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
         if not isinstance(found, np.ndarray) or found.dtype.kind not in kinds or not fits:
             raise TraceError(f"{path} is not what {ABOUT} says of it; record the trace anew")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from emphasis.datasets.archives import read_npz
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisError, EmphasisValueError
+from emphasis.experiments.build import RecipeError
 from emphasis.experiments.reading import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.rows import fault_of
@@ -101,7 +102,10 @@ def stored_recipe(folder: Path) -> Recipe:
         raise FolderError(f"{folder} holds no run of emphasis ({RUN} is missing)") from None
     except JSONFileError as error:
         raise FolderError(str(error)) from error
-    return recipe_from_tables(tables, str(path))
+    try:
+        return recipe_from_tables(tables, str(path))
+    except RecipeError as error:
+        raise RecipeError(f"{error}; if a later version of emphasis wrote the file, update") from error
 
 
 def job_name(cells: Iterable[Cell]) -> str:

@@ -20,6 +20,7 @@ from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
 from emphasis.files import replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
+from emphasis.settings_text import one_line
 from emphasis.tabular.models import KINDS, Predict, kind_of
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
@@ -60,7 +61,7 @@ class SavedModel:
         try:
             probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(rows), np.float64)
         except Exception as error:  # of a library that is given what its model was not made for
-            raise DamagedFileError(f"the model cannot predict ({error}); fit again with --force") from error
+            raise DamagedFileError(f"the model cannot predict ({one_line(error)}); fit again with --force") from error
         if probabilities.shape != (len(rows), len(self.classes)):
             raise DamagedFileError(f"the model predicts {probabilities.shape[1:]} numbers a row for "
                                    f"{len(self.classes)} classes; fit again with --force")  # fmt: skip
@@ -139,11 +140,12 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         raise DamagedFileError(f"{place / MANIFEST} is damaged or was changed by hand: its checksum is that of another "
                                "content; fit again with --force")  # fmt: skip
     try:
-        kind = kind_of(manifest["kind"])
+        label, name = _texts([manifest["label"], manifest["kind"]])
+        kind = kind_of(name)
         encoder = TableEncoder.from_dict(manifest["encoder"])
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = place / kind.file, manifest["sha256"]
-        (label,), settings = _texts([manifest["label"]]), manifest["settings"]
+        settings = manifest["settings"]
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{place / MANIFEST} is damaged ({error}); fit again with --force") from error
     if not path.is_file() or file_digest(path, "sha256") != digest:
@@ -153,8 +155,8 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # the library that reads it can fail in any way
-        raise DamagedFileError(f"{path} cannot be read ({error}); fit again with --force") from error
-    return SavedModel(label, classes, encoder, manifest["kind"], weighting, predict)
+        raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
+    return SavedModel(label, classes, encoder, name, weighting, predict)
 
 
 def _texts(values: Any) -> tuple[str, ...]:
