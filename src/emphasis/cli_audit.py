@@ -10,9 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
@@ -20,6 +18,7 @@ from emphasis.experiments import audit as audits
 from emphasis.experiments.audit_page import audit_page
 from emphasis.experiments.own_data import ROBUST, recipe_of
 from emphasis.experiments.recipe import Recipe
+from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.settings_text import named_value
 from emphasis.training.settings import Execution
 
@@ -54,16 +53,16 @@ def audit(options: argparse.Namespace) -> int:
         _export(options, found)
     _print(found, folder, console)
     if options.suspects is not None:
-        console.print(Text(f"The ranking: {options.suspects}"))
+        console.print(plain(f"The ranking: {options.suspects}"))
     if options.export is not None:
-        console.print(Text(f"The table with cleaned labels and weights: {options.export}"))
+        console.print(plain(f"The table with cleaned labels and weights: {options.export}"))
     return 0
 
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
     recipe = recipe_asked_for(options)
     weighting = ROBUST if options.weighting is None else weighting_of_text(options.weighting)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
+    columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), PlainColumn("left"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
         task = bar.add_task("preparing the data", total=None)
@@ -76,7 +75,7 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit,
         found = audits.audit(
             one, split, folder, root=options.data, execution=Execution(options.accelerator), force=options.force,
             progress=lambda _, done, total: bar.update(task, description="training", completed=done, total=total),
-            say=lambda message: console.print(Text(message)),
+            say=lambda message: console.print(plain(message)),
         )  # fmt: skip
     return found, folder
 
@@ -150,9 +149,9 @@ def _export(options: argparse.Namespace, found: audits.Audit) -> None:
 
 def _print(found: audits.Audit, folder: Path, console: Console) -> None:
     numbers, s = found.numbers, found.suspects
-    console.print(Text(f"{found.title}: {numbers['suspects']:,} of {numbers['examples']:,} labels "
+    console.print(plain(f"{found.title}: {numbers['suspects']:,} of {numbers['examples']:,} labels "
                        f"({100 * numbers['estimated_noise_rate']:.1f} %) look wrong", style="bold"))  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")
     for name in ("Row", "Given", "Suggested", "Score"):
         table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
     for place in s.order[:_SHOWN]:
@@ -161,9 +160,9 @@ def _print(found: audits.Audit, folder: Path, console: Console) -> None:
                       f"{s.score[place]:.2f}")  # fmt: skip
     console.print(table)
     if "auroc" in numbers:
-        console.print(Text(
+        console.print(plain(
             f"Known here: {100 * numbers['true_noise_rate']:.1f} % are wrong; precision of the suspects "
             f"{numbers['precision']:.3f}, recall {numbers['recall']:.3f}; AUROC of the ranking {numbers['auroc']:.4f}, "
             f"average precision {numbers['average_precision']:.4f}"
         ))  # fmt: skip
-    console.print(Text(f"Written to {folder}: {audits.PAGE}, {audits.SUSPECTS}, {audits.AUDIT}"))
+    console.print(plain(f"Written to {folder}: {audits.PAGE}, {audits.SUSPECTS}, {audits.AUDIT}"))

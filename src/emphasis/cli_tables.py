@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import read_table, write_table
 from emphasis.datasets.table_encoder import LevelsColumn, text_of
 from emphasis.extras import MissingExtraError
+from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.settings_text import named_value
 from emphasis.tabular.fit import Fit, fit_table
 from emphasis.tabular.report import TITLES, metrics
@@ -29,7 +28,7 @@ def fit(options: argparse.Namespace) -> int:
     console = Console()
     weighting = None if options.weighting is None else weighting_of_text(options.weighting)
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     with _errors_in_one_line(), Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
         settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
@@ -77,7 +76,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _print(found: Fit, console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=0, title=f"Held-out rows, {found.request['folds']} folds",
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=f"Held-out rows, {found.request['folds']} folds",
                   title_justify="left")  # fmt: skip
     table.add_column("Learned with")
     for title in TITLES.values():
@@ -89,8 +88,8 @@ def _print(found: Fit, console: Console) -> None:
         difference = said["difference"]
         table.add_row("difference", *(f"{difference[m]['mean']:+.3f} +- {difference[m]['std']:.3f}" for m in TITLES))
     console.print(table)
-    console.print(Text("Judged by the labels as given, wrong ones included."), style="dim")
-    console.print(Text(f"Written to {found.folder}: report.html, {found.predictions_name}, metrics.json, model"))
+    console.print(plain("Judged by the labels as given, wrong ones included."), style="dim")
+    console.print(plain(f"Written to {found.folder}: report.html, {found.predictions_name}, metrics.json, model"))
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from emphasis.cli_arguments import UsageError
 from emphasis.cli_audit import recipe_asked_for
@@ -21,6 +19,7 @@ from emphasis.experiments.search import parse_vary
 from emphasis.experiments.summary import percent
 from emphasis.experiments.tune_page import tune_page
 from emphasis.files import write_text
+from emphasis.rich_text import PlainTable, plain
 from emphasis.training.settings import Execution
 
 _SHOWN = 8  # trials
@@ -42,7 +41,7 @@ def tune(options: argparse.Namespace) -> int:
             trials=options.trials, folds=options.folds, seeds=options.seeds, iterations=options.iterations,
             root=options.data, execution=execution, workers=options.workers or default_workers(execution),
             force=options.force, progress=bar.update, loading=bar.load,
-            say=lambda message: console.print(Text(message)),
+            say=lambda message: console.print(plain(message)),
         )  # fmt: skip
     command = ["emphasis", *sys.argv[1:]]
     if found.audit is not None:
@@ -54,9 +53,9 @@ def tune(options: argparse.Namespace) -> int:
 
 def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
     how = "as told" if found.told else "estimated"
-    console.print(Text(f"{found.title}: {100 * found.noise_rate:.1f} % of the labels wrong, {how}", style="bold"))
-    console.print(Text(f"The best: {found.python}", style="bold"))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="Accuracy on held-out labels, wrong ones and all",
+    console.print(plain(f"{found.title}: {100 * found.noise_rate:.1f} % of the labels wrong, {how}", style="bold"))
+    console.print(plain(f"The best: {found.python}", style="bold"))
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="Accuracy on held-out labels, wrong ones and all",
                   title_justify="left")  # fmt: skip
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")
@@ -65,4 +64,4 @@ def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
         table.add_row(tuning.described(trial), percent(trial.mean, trial.std), str(trial.folds))
     table.add_row("cross-entropy", percent(*found.baseline), str(found.folds))
     console.print(table)
-    console.print(Text(f"Written to {folder}: {tuning.PAGE}, {tuning.TUNE}"))
+    console.print(plain(f"Written to {folder}: {tuning.PAGE}, {tuning.TUNE}"))

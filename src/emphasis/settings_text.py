@@ -1,13 +1,40 @@
-"""Settings as texts: NAME=VALUE of a command line, the value in TOML, and tables as a recipe has them."""
+"""Settings as texts: NAME=VALUE of a command line, values and tables in TOML; and texts of others, to be shown."""
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from emphasis.errors import EmphasisValueError
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text with what a terminal obeys rather than shows written out: \x1b for the escape character.
+
+    Control characters but for tabs and ends of lines, those that turn the direction of writing, and halves of
+    characters, which stand in file names for bytes that are no UTF-8.
+    """
+    return _UNSEEN.sub(_written_out, text)
+
+
+def encodable(text: str) -> str:
+    """Return a text that can be written as UTF-8: halves of characters are written out."""
+    return _HALF.sub(_written_out, text)
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of another library says, in one line."""
+    return " ".join(str(error).split())
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode("ascii")
 
 
 def toml_value(text: str) -> Any:

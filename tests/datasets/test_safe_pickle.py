@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -87,3 +88,75 @@ def test_a_corrupted_pickle_is_read_or_refused_but_never_another_error(place, by
     corrupted[place] = byte
     with contextlib.suppress(DamagedFileError, UnsafeFileError):
         loads(bytes(corrupted), "batch")
+
+
+class Made:
+    """Pickled as a call, and what is then told to the object that it makes."""
+
+    def __init__(self, function, arguments, state):
+        self.how = function, arguments, state
+
+    def __reduce__(self):
+        return self.how
+
+
+def dtype_of(code, state=(None, None, None, -1, -1, 0)):
+    return Made(np.dtype, (code, False, True), (3, "|", *state))
+
+
+def array_of(dtype, content, shape=(1,)):
+    return Made(np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
+
+
+OBJECT_FIELD = dtype_of("V8", (None, ("a",), {"a": (dtype_of("O8"), 0)}, 8, 1, 0))  # a pointer of chosen bytes
+FAR_FIELD = dtype_of("V8", (None, ("a",), {"a": (dtype_of("i8"), 1 << 20)}, 8, 1, 0))  # read and written far beyond
+PART = dtype_of("V8", ((dtype_of("u1"), (1 << 40,)), None, None, 8, 1, 0))
+UNSAFE_FOR_MEMORY = {
+    "object field": array_of(OBJECT_FIELD, b"A" * 8),
+    "objects": array_of(dtype_of("O8"), b"A" * 8),
+    "far field": array_of(FAR_FIELD, b"A" * 8),
+    "subarray": array_of(PART, b"A" * 8),
+    "fields of plain name": array_of(dtype_of("u1", (None, ("a",), {"a": (dtype_of("O8"), 0)}, 8, 1, 0)), b"A"),
+    "too few bytes": array_of(dtype_of("u1"), b"A", (1 << 40,)),
+    "length below 0": array_of(dtype_of("u1"), b"A", (-1, -1)),
+    "dtype for content": array_of(b"A", dtype_of("u1")),
+}
+
+
+@pytest.mark.parametrize("made", UNSAFE_FOR_MEMORY.values(), ids=UNSAFE_FOR_MEMORY)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_arrays_whose_type_or_shape_numpy_would_believe_are_refused(made, protocol):
+    content = pickle.dumps({"data": made}, protocol)
+    with pytest.raises(DamagedFileError, match="batch is cut off or no pickle"):
+        loads(content, "batch")
+
+
+DEEP = 1_000_000
+HUNGRY = {
+    "deep tuple as a key": b"\x80\x02})" + b"\x85" * DEEP + b"Ns.",  # to hash it overflows the stack
+    "deep lists": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "a list that doubles": b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (k + 1, k, k) for k in range(40)) + b".",
+    "a tuple that doubles": b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (k, k, k + 1) for k in range(40)) + b".",
+    "text that claims to be long": b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"a.",
+    "a place in memory far away": b"\x80\x02Nr\xff\xff\xff\x7f",
+    "the same bytes copied": b"\x80\x02]X\x10'\x00\x00" + b"a" * 10000 + b"q\x000"
+    + b"(" + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 10000 + b"e.",
+    "an array without content": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HUNGRY.values(), ids=HUNGRY)
+def test_nothing_is_made_that_is_larger_or_deeper_than_plain_data(content):
+    tracemalloc.start()
+    with pytest.raises((DamagedFileError, UnsafeFileError)):
+        loads(content, "batch")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * len(content) + 1_000_000
+
+
+@pytest.mark.parametrize("instruction", [b"0", b"2", b"P1\n", b"ios\nsystem\n", b"o", b"\x81", b"\x92", b"\x82\x01"])
+def test_instructions_that_plain_data_does_not_need_are_refused(instruction):
+    with pytest.raises((UnsafeFileError, DamagedFileError), match=r"instruction|no pickle"):
+        loads(b"\x80\x02(NN" + instruction + b".", "batch")

@@ -179,3 +179,42 @@ def test_a_port_that_is_taken_is_said(capsys):
     assert f"cannot serve at port {port}" in capsys.readouterr().err
     assert main(["design", "--no-browser", "--port", "99999"]) == 2
     assert "cannot serve at port 99999" in capsys.readouterr().err
+
+
+def ask(address, host, **headers):
+    """Return the status of a request, by its first line; websockets are asked for with headers."""
+    port = int(address.rsplit(":", 1)[1].strip("/"))
+    with socket.create_connection(("localhost", port)) as connection:
+        lines = [
+            "GET {} HTTP/1.1".format("/ws" if headers else "/"),
+            f"Host: {host.format(port=port)}",
+            "Connection: close",
+        ]
+        if headers:
+            lines[-1] = "Connection: Upgrade"
+            lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                      "Sec-WebSocket-Protocol: bokeh, token"]  # fmt: skip
+            lines += [f"{name}: {value.format(port=port)}" for name, value in headers.items()]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
+def test_the_page_answers_by_this_computers_names(address, host):
+    assert ask(address, host) == 200
+    # Refused for its token, which only a page has, and not for its origin.
+    assert ask(address, host, Origin=f"http://{host.lower()}") != 403
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:{port}", "evil.example", "localhost.evil.example:{port}", "0.0.0.0:{port}"]
+)
+def test_a_page_whose_name_was_made_to_lead_here_gets_nothing(address, host):
+    assert ask(address, host) == 404
+    assert ask(address, host, Origin=f"http://{host}") == 404
+    assert ask(address, host, Origin="http://localhost:{port}") == 404
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://evil.example:{port}", "http://localhost:1", "null"])
+def test_websockets_of_other_origins_are_refused(address, origin):
+    assert ask(address, "localhost:{port}", Origin=origin) == 403

@@ -184,8 +184,33 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(TraceError, match=r"margin-00000\.npy cannot be read"):
         _ = read_trace(tmp_path).margins
     about.write_text(about.read_text()[:20])
-    with pytest.raises(TraceError, match=r"trace\.json cannot be read"):
+    with pytest.raises(TraceError, match=r"trace\.json: not valid JSON"):
         read_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 9}, r"is of format 9, this version reads 1"),
+        ({"num_classes": 10**9}, "'num_classes' is absent or not what it must be"),
+        ({"rows": True}, "'rows' is absent"),
+        ({"columns": [1]}, "'columns' is absent"),
+        ({"weighting": None}, "'weighting' is absent"),
+        ({"num_examples": N + 1}, r"margin-00000\.npy is not what trace\.json says of it"),
+        ({"rows": 2}, r"margin-00001\.npy cannot be read"),
+        ({"columns": ["a"]}, r"steps-00000\.npy is not what trace\.json says of it"),
+        ({"num_classes": 2}, r"labels\.npy holds the label 2"),
+    ],
+)
+def test_a_trace_that_contradicts_itself_is_named(change, said, tmp_path):
+    with EmphasisTrace(tmp_path, N, W) as trace:
+        for batch in batches(epochs=1):
+            trace.record(*batch)
+    about = json.loads((tmp_path / "trace.json").read_text())
+    (tmp_path / "trace.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises(TraceError, match=said):
+        read = read_trace(tmp_path)
+        _ = read.margins, read.steps, read.labels
 
 
 def test_a_million_examples_take_one_row_of_memory(tmp_path):

@@ -15,8 +15,11 @@ from emphasis.baselines import find
 from emphasis.cli import main
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import load_split, make_task
+from emphasis.experiments.own_code import with_sources
 from emphasis.experiments.reading import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.runner import run
 from emphasis.experiments.search import Vary, search
+from emphasis.experiments.store import stored_recipe
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
 HEAD = TINY.split("[[methods]]")[0].replace('seeds = 2', 'seeds = 2\ncompare = ["DM"]').replace(
@@ -126,16 +129,37 @@ def test_a_run_that_is_killed_goes_on_and_ends_alike(finished, tmp_path):
         ('training = { name = "elr", lamb = 3 }', "elr has no option 'lamb'"),
         ('training = { name = "co-teaching" }\nweighting = { family = "CCE" }', "'weighting' or 'training', not both"),
         ("", "the setting 'weighting' is missing"),
-        ('training = { name = "nowhere.py:Own" }', "nowhere.py:Own' cannot be read"),
-        ('training = { name = "json:loads" }', "is no subclass of emphasis.baselines.Baseline"),
-        ('training = { name = "emphasis.baselines:Missing" }', "cannot be read"),
     ],
 )
 def test_a_mistake_in_a_row_is_named(row, said):
     with pytest.raises((RecipeError, ValueError), match=said.replace("(", r"\(")):
-        parse_recipe(
-            f'{HEAD}[[methods]]\nname = "CCE"\nweighting = {{ family = "CCE" }}\n[[methods]]\nname = "DM"\n{row}\n'
-        )
+        with_row(row)
+
+
+def with_row(row):
+    return parse_recipe(
+        f'{HEAD}[[methods]]\nname = "CCE"\nweighting = {{ family = "CCE" }}\n[[methods]]\nname = "DM"\n{row}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('training = { name = "nowhere.py:Own" }', "nowhere.py:Own' cannot be read"),
+        ('training = { name = "json:loads" }', "is no subclass of emphasis.baselines.Baseline"),
+        ('training = { name = "emphasis.baselines:Missing" }', "cannot be read"),
+        ('training = { name = "own.py:Own", shard = 1 }', "own.py:Own has no option 'shard'; did you mean 'share'"),
+        ('weighting = { family = "function", function = "nowhere:f" }', "function 'nowhere:f' cannot be imported"),
+        ('weighting = { family = "function", function = "json:loads" }', "'json:loads' is no weighting: TypeError"),
+    ],
+)
+def test_a_mistake_in_code_of_ones_own_is_named_before_anything_is_written(row, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    recipe = with_row(row)
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_hyperparameter_out_of_bounds_is_named_before_anything_is_written(tmp_path, capsys):
@@ -151,14 +175,15 @@ def test_a_method_of_ones_own_is_trained_again_when_its_file_changes(tmp_path, m
     row = '[[methods]]\nname = "DM"\ntraining = { name = "own.py:Own", share = 0.3 }\n'
     text = HEAD + '[[methods]]\nname = "CCE"\nweighting = { family = "CCE" }\n' + row
     (tmp_path / "mine.toml").write_text(text)
-    keys = [cell.key for cell in parse_recipe(text).cells()]
+    keys = [cell.key for cell in with_sources(parse_recipe(text)).cells()]
     assert main(["run", "mine.toml", *HOW, "--out", "run", "--seeds", "1"]) == 0
     first = rows_of(tmp_path / "run")
     assert [one["key"] for one in first] == [keys[0], keys[2]]
     cce, own = (one["final_test_accuracy"] for one in first)
     assert own == pytest.approx(cce, abs=0.005)  # its loss is cross-entropy, its network starts like the others
     (tmp_path / "own.py").write_text(OWN.replace("return -", "return -0.001 * "))
-    after = [cell.key for cell in parse_recipe(text).cells()]
+    assert [cell.key for cell in stored_recipe(tmp_path / "run").cells()] == [keys[0], keys[2]]
+    after = [cell.key for cell in with_sources(parse_recipe(text)).cells()]
     assert after[:2] == keys[:2]
     assert not set(after[2:]) & set(keys[2:])
 

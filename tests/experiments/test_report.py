@@ -264,8 +264,8 @@ def test_a_run_is_found_by_name_in_runs_then_in_results(tmp_path, capsys, monkey
 
 def test_damaged_results_are_named(tmp_path):
     folder = _folder(tmp_path, recipe(), make_rows(recipe(), plain))
-    (folder / "results.jsonl").write_text('{"key": ')
-    with pytest.raises(FolderError, match=r"results\.jsonl cannot be read"):
+    (folder / "results.jsonl").write_text(lines(make_rows(recipe(), plain)) + '{"key": ')
+    with pytest.raises(FolderError, match=r"results\.jsonl, line 17: not valid JSON"):
         read_summary(folder)
 
 
@@ -276,7 +276,7 @@ def test_the_command_on_the_page_makes_the_same_cells():
         {"seeds": 2, "solver.iterations": 300, "noise.rate": 0.6, "solver.schedule.policy": "constant"}
     )
     assert run_command(changed) == (
-        'emphasis run digits --methods "CCE" "MAE" --seeds 2 --set noise.rate=0.6 --set solver.iterations=300 '
+        "emphasis run digits --methods CCE MAE --seeds 2 --set noise.rate=0.6 --set solver.iterations=300 "
         "--set solver.schedule.policy=constant"
     )
     assert run_command(load_recipe("table9").scaled_down()) == "emphasis run table9 --scaled"

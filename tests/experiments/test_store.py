@@ -12,6 +12,7 @@ from emphasis.experiments.store import (
     FolderError,
     claim,
     finished_rows,
+    lines,
     probabilities,
     read_rows,
     remove_leftovers,
@@ -116,7 +117,7 @@ def test_lines_of_other_settings_do_not_count(tmp_path):
 def test_damaged_lines_are_named(tmp_path):
     claim(tmp_path, recipe())
     (tmp_path / CELLS / "a.jsonl").write_text("{")
-    with pytest.raises(FolderError, match=r"a\.jsonl cannot be read .* delete it and run again"):
+    with pytest.raises(FolderError, match=r"a\.jsonl, line 1: not valid JSON.* delete the file and run again"):
         finished_rows(tmp_path)
 
 
@@ -154,6 +155,7 @@ def test_what_a_killed_writer_left_half_written_is_no_result(tmp_path):
 
     folder = tmp_path / "run"
     claim(folder, load_recipe("digits"))
-    (folder / CELLS / "abc.jsonl").write_text('{"key": "k"}\n')
-    (folder / CELLS / ".def.partial.jsonl").write_text('{"key": "other"}\n{"ke')
-    assert set(finished_rows(folder)) == {"k"}
+    rows = make_rows(recipe(), plain)
+    (folder / CELLS / "abc.jsonl").write_text(lines(rows[:1]))
+    (folder / CELLS / ".def.partial.jsonl").write_text(lines(rows[1:2]) + '{"ke')
+    assert set(finished_rows(folder)) == {rows[0]["key"]}

@@ -171,9 +171,16 @@ def test_a_damaged_model_is_named(wine, tmp_path):
             load_model(tmp_path / "fit")
     (folder / "model.ubj").write_bytes(whole)
     text = (folder / "manifest.json").read_text()
-    for broken in (text[:50], "{}", text.replace('"format": 1', '"format": 9')):
+    later, other = text.replace('"format": 2', '"format": 9'), text.replace('"barolo"', '"chianti"')
+    assert text not in (later, other)
+    for broken, said in (
+        (text[:50], "not valid JSON"),
+        ("{}", "is of format None"),
+        (later, "is of format 9, this version reads 2"),
+        (other, "changed by hand: its checksum"),
+    ):
         (folder / "manifest.json").write_text(broken)
-        with pytest.raises(DamagedFileError, match=r"manifest\.json"):
+        with pytest.raises(DamagedFileError, match=rf"manifest\.json.*{said}"):
             load_model(tmp_path / "fit")
     with pytest.raises(DataNotFoundError, match="holds no model"):
         load_model(tmp_path / "nowhere")

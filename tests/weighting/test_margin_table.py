@@ -38,17 +38,18 @@ def test_table_that_is_exact_holds_weight_and_loss_to_float64(weighting):
     if weighting.log_peak == math.inf:
         return
     assert table.is_exact
-    log_w, loss = table(MARGINS)
-    expected_log_w, expected_loss = exact_log_weight(weighting, MARGINS), weighting.potential(MARGINS)
+    margins = MARGINS[np.abs(MARGINS) < 2e4]
+    log_w, loss = table(margins)
+    expected_log_w, expected_loss = exact_log_weight(weighting, margins), weighting.potential(margins)
     matters = expected_log_w > weighting.log_peak - 700.0
-    size = 1.0 + np.abs(MARGINS) + np.abs(expected_log_w)
+    size = 1.0 + np.abs(margins) + np.abs(expected_log_w)
     assert (np.abs(log_w - expected_log_w) <= 2e-15 * size)[matters].all()
     assert (np.abs(loss - expected_loss) <= 1e-13 * (1.0 + np.abs(expected_loss))).all()
 
 
 @pytest.mark.parametrize("weighting", [case[0] for case in CASES], ids=CASE_IDS)
 def test_compact_table_holds_the_less_likely_classes_to_float32(weighting):
-    table = margin_table(weighting, math.inf, 0.0)
+    table = margin_table(weighting, weighting.max_margin("auto"), 0.0)
     if table is None:
         return
     log_p = np.linspace(-COMPACT_REACH, -math.log(2.0), 4001)
@@ -63,7 +64,7 @@ def test_compact_table_holds_the_less_likely_classes_to_float32(weighting):
     expected = exact_log_weight(weighting, log_p - log_q) - math.log(2.0) - log_q
     matters = expected > weighting.log_peak - 87.0
     np.testing.assert_allclose(log_rho[matters], expected[matters], rtol=1e-6, atol=1e-6)
-    value = weighting.potential(log_p - log_q)
+    value = weighting.potential(log_p - log_q, "auto")
     np.testing.assert_allclose(loss, value, rtol=1e-6, atol=1e-6 * (1.0 + np.median(np.abs(value))))
 
 

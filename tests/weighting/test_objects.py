@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -21,15 +22,26 @@ from emphasis import (
     Beta,
     Focal,
     Normal,
+    Spline,
     Uniform,
     from_dict,
     from_function,
     from_loss,
 )
+from emphasis.errors import EmphasisError
 from emphasis.weighting import AUTO_MAX_MARGIN, FAMILIES, EmphasisWarning, Scaled, Sum, as_weighting
+from emphasis.weighting.serialise import imported, is_named, named_from_dict
 from reference import CASES, minus_log, polynomial, polynomial_q, weightings
 
 P = np.linspace(0.01, 0.99, 50)
+
+
+def nested(depth):
+    """A dictionary of scalings within each other."""
+    table = {"family": "CCE"}
+    for _ in range(depth):
+        table = {"family": "Scaled", "factor": 2.0, "weighting": table}
+    return table
 
 
 # --- text, dictionaries, equality ---------------------------------------------------------------
@@ -92,7 +104,7 @@ def test_importable_functions_can_be_written_down():
         from_loss(minus_log),
         from_loss(minus_log, minus_one_over),
     ):
-        assert from_dict(weighting.to_dict()) == weighting
+        assert from_dict(weighting.to_dict(), trusted=True) == weighting
     assert repr(from_loss(minus_log, minus_one_over)) == "from_loss(minus_log, derivative=minus_one_over)"
     with pytest.raises(ValueError, match="no importable name"):
         from_function(lambda p: p).to_dict()
@@ -100,6 +112,52 @@ def test_importable_functions_can_be_written_down():
 
 def minus_one_over(p):
     return -1 / p
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A module of one's own whose import leaves a trace."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_module.py").write_text("imported = True\ndef weight(p):\n    return p\n")
+    yield "evil_module:weight"
+    sys.modules.pop("evil_module", None)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda table: table,
+        lambda table: {"family": "Scaled", "factor": 2.0, "weighting": table},
+        lambda table: {"family": "Sum", "terms": [{"family": "CCE"}, table]},
+    ],
+)
+@pytest.mark.parametrize("key", ["function", "loss", "derivative"])
+def test_a_dictionary_imports_only_where_it_is_trusted(around, key, evil):
+    names = {"function": evil} if key == "function" else {"loss": "reference:minus_log", key: evil}
+    table = around({"family": "function" if key == "function" else "from_loss", **names})
+    for door in (from_dict, as_weighting):
+        with pytest.raises(ValueError, match=r"would run code; call emphasis\.from_dict\(\.\.\., trusted=True\)"):
+            door(table)
+    named = named_from_dict(table)
+    assert "evil_module" not in sys.modules
+    assert is_named(named)
+    assert named.to_dict() == table
+    assert evil in repr(named)
+    with pytest.raises(EmphasisError, match="was read and not imported"):
+        named(0.5)
+    assert pickle.loads(pickle.dumps(named)) == named
+    if key != "derivative":  # which is not the loss's
+        imported(named)(0.5)
+    else:
+        from_dict(table, trusted=True)
+    assert "evil_module" in sys.modules
+
+
+def test_a_weighting_of_the_package_is_not_named_and_stays_itself():
+    for weighting in (CCE(), 2 * CCE() + MAE(), Spline(((0, 1), (1, 0)))):
+        assert not is_named(weighting)
+        assert imported(weighting) is weighting
+        assert named_from_dict(weighting.to_dict()) == weighting
 
 
 # --- algebra ------------------------------------------------------------------------------------
@@ -212,6 +270,20 @@ def test_a_jump_warns_that_digits_are_lost():
         (lambda: from_dict({"family": "GCE", "p": 1}), ValueError, "no parameter 'p'; it takes q"),
         (lambda: from_dict({"family": "Sum"}), ValueError, "needs the parameter 'terms'"),
         (lambda: from_dict({"family": "function", "function": "polynomial"}), ValueError, "module:name"),
+        (lambda: from_dict({"family": "function", "function": 3}), ValueError, "module:name"),
+        (lambda: from_dict({"family": "function", "function": "os:"}, trusted=True), ValueError, "module:name"),
+        (
+            lambda: from_dict({"family": "function", "function": "no.such:f"}, trusted=True),
+            ValueError,
+            "ModuleNotFound",
+        ),
+        (lambda: from_dict({"family": ["CCE"]}), ValueError, "is unknown"),
+        (lambda: from_dict({"family": "Sum", "terms": 3}), TypeError, "must be a list"),
+        (lambda: from_dict({"family": "Sum", "terms": [3]}), TypeError, "must be a mapping"),
+        (lambda: from_dict({"family": "Scaled", "factor": "x", "weighting": {"family": "CCE"}}), TypeError, "factor"),
+        (lambda: from_dict(nested(60)), ValueError, "nested more than 50 deep"),
+        (lambda: from_dict({"family": "GCE", "q": 10**400}), ValueError, "q=1000.* not allowed"),
+        (lambda: from_dict({"family": "Spline", "points": [[0, 10**400], [1, 1]]}), ValueError, "pairs"),
         (lambda: from_dict(3), TypeError, "mapping"),
         (lambda: as_weighting(3), TypeError, "pass one such as DM"),
         (lambda: as_weighting(DM), TypeError, r"DM\(\.\.\.\)"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError, UnsafeFileError
+from emphasis.errors import EmphasisValueError
+from emphasis.settings_text import one_line
 
 _BLOCK = 1 << 20  # bytes
+LARGEST = 4 << 30
+"""Bytes that the wanted part of an archive may hold when it is unpacked; no data set here has a tenth of it."""
 
 Digest = tuple[str, str]
 """Algorithm as hashlib calls it, and the hexadecimal digest: ("md5", "c58f...")."""
@@ -43,37 +47,70 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
     Every member is looked at, wanted or not: one bad name condemns the archive.
 
     Raises:
-        UnsafeFileError: A member is a link or device, or its name is absolute or climbs out with "..".
+        UnsafeFileError: A member is a link or device, or its name is absolute or climbs out with "..", or the wanted
+            ones are larger than any data set.
         DamagedFileError: The archive is cut off or no archive.
     """
+    left = LARGEST
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 _check_member(path, member)
                 if member.isfile() and wanted(member.name):
+                    left -= member.size
+                    if left < 0:
+                        raise UnsafeFileError(f"{path} is refused: it unpacks to more than {LARGEST:,} bytes")
                     file = archive.extractfile(member)
                     assert file is not None  # of a regular file it never is
                     yield member.name, file.read()
             # The archive ends before the compressed stream does, and only its very end holds the checksum.
             while archive.fileobj is not None and archive.fileobj.read(_BLOCK):
                 pass
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        raise DamagedFileError(f"{path} is cut off or no tar archive ({error}); get it again") from error
+    except (UnsafeFileError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # decompressors and the reader of headers can fail in any way
+        raise DamagedFileError(f"{path} is cut off or no tar archive ({one_line(error)}); get it again") from error
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, most: int = LARGEST) -> dict[str, NDArray[Any]]:
     """Return the arrays of a numpy archive by name; arrays of Python objects are refused, as they could run code.
 
     Raises:
-        DamagedFileError: The archive is cut off or none, or holds objects.
+        DamagedFileError: The archive is cut off or none, or holds objects, or more than `most` bytes.
+        OSError: It cannot be opened.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (AttributeError, OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}); get it again") from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                if sum(member.file_size for member in members) > most:
+                    raise EmphasisValueError(f"it unpacks to more than {most:,} bytes")
+                return {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members}
+        except Exception as error:  # a damaged archive can fail in any way
+            raise DamagedFileError(f"{path} is damaged ({one_line(error)}); get it again") from error
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """Return an array of numbers, truth values or texts, for which no more memory is taken than it has bytes."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise EmphasisValueError(f"{member.filename} is of version {version} of numpy's format")
+        shape, fortran, dtype = _HEADERS[version](file)
+        if dtype.kind not in "biufcSU":
+            raise EmphasisValueError(f"{member.filename} is of type {dtype}, not of numbers or texts")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise EmphasisValueError(f"{member.filename} of shape {shape} has not as many bytes")
+        content = bytearray()
+        while block := file.read(_BLOCK):
+            content += block
+        return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+
+
+_HEADERS: dict[Any, Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def _check_member(path: Path, member: tarfile.TarInfo) -> None:

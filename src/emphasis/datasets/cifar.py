@@ -235,7 +235,7 @@ def _read_compact(root: Path, stem: str, labels: Iterable[str]) -> tuple[_Part, 
         try:
             strips = [_decoded(arrays[name]) for name in sorted(arrays) if name.startswith("strip")]
             columns = {name: arrays[name] for name in labels}
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # decoders can fail in any way
             raise DamagedFileError(f"{path} is damaged ({error}); get it again") from error
         columns |= {name: arrays[name] for name in ("exact",) if name in arrays}
         images = np.concatenate([np.empty((0, 3, _SIDE, _SIDE), np.uint8), *strips])
@@ -248,6 +248,8 @@ def _decoded(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
     with Image.open(io.BytesIO(content.tobytes()), formats=["WEBP"]) as strip:
+        if strip.width != _SIDE or strip.height % _SIDE:
+            raise EmphasisValueError(f"a strip of images has {strip.width} x {strip.height} pixels")
         pixels = np.asarray(strip.convert("RGB"))
     return np.ascontiguousarray(pixels.reshape(-1, _SIDE, _SIDE, 3).transpose(0, 3, 1, 2))
 

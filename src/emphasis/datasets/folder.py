@@ -14,7 +14,7 @@ from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
 from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
 from emphasis.errors import EmphasisValueError
 
-_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 _SHOWN = 10  # unreadable files named in an error
 
 

@@ -9,19 +9,29 @@ https://github.com/UCSC-REAL/cifar-10-100n (CC BY-NC 4.0). Row i belongs to trai
 
 from __future__ import annotations
 
-import pickle
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.datasets.archives import read_npz
+from emphasis.datasets.archives import check_digest, read_npz
 from emphasis.datasets.errors import DamagedFileError, UnsafeFileError
 from emphasis.datasets.root import find, not_found
-from emphasis.datasets.safe_pickle import ALLOWED
+from emphasis.datasets.safe_pickle import load
+from emphasis.errors import EmphasisValueError
 
 _FILES = {"cifar10": ("cifar10n.npz", "CIFAR-10_human.pt"), "cifar100": ("cifar100n.npz", "CIFAR-100_human.pt")}
+DIGESTS = {
+    "CIFAR-10_human.pt": ("sha256", "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310"),
+    "CIFAR-100_human.pt": ("sha256", "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"),
+}
+"""Of the official files."""
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # with which files of torch begin that are no zip archives
+_LARGEST = 1 << 28  # bytes of a pickle of labels
 _NAMES = {
     "cifar10": ("clean_label", "aggre_label", "worse_label", "random_label1", "random_label2", "random_label3"),
     "cifar100-fine": ("clean_label", "noisy_label"),
@@ -34,7 +44,7 @@ def load_human_labels(root: Path, kind: str, true_labels: NDArray[np.int64]) -> 
 
     Args:
         root: The data folder, with the compact `cifar10n.npz` / `cifar100n.npz` or the official `CIFAR-10_human.pt` /
-            `CIFAR-100_human.pt` (which needs torch), there or in a folder `data`.
+            `CIFAR-100_human.pt`, there or in a folder `data`.
         kind: "cifar10", "cifar100-fine" or "cifar100-coarse".
         true_labels: (N,) the labels of the images, which the file's own copy must equal: it is the only proof that
             rows belong together.
@@ -67,16 +77,38 @@ def load_human_labels(root: Path, kind: str, true_labels: NDArray[np.int64]) -> 
 
 
 def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
-    import torch
+    """Return the arrays of an official file, read without torch, whose reader of arrays takes numpy's at their word."""
+    check_digest(path, DIGESTS[path.name])
+    return read_torch_arrays(path)
 
-    # torch knows the names under which this numpy would write arrays; the file may be from an older numpy.
-    names = [(value, f"{module}.{name}") for (module, name), value in ALLOWED.items() if module != "_codecs"]
-    dtypes = [type(np.dtype(code)) for code in ("u1", "i1", "i2", "i4", "i8")]
+
+def read_torch_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the numpy arrays of a dictionary that `torch.save` has written, in either of its formats.
+
+    Raises:
+        UnsafeFileError: It names what could run code.
+        DamagedFileError: It is cut off, or holds something else, such as tensors.
+    """
     try:
-        with torch.serialization.safe_globals([*names, *dtypes]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(name): np.asarray(column) for name, column in content.items()}
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(f"{path} is refused: {str(error).splitlines()[0]}") from error
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                (member,) = (one for one in archive.infolist() if one.filename.rpartition("/")[2] == "data.pkl")
+                if member.file_size > _LARGEST:
+                    raise EmphasisValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+                content = archive.read(member)
+            found = load(io.BytesIO(content), len(content), str(path))
+        else:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                if load(file, size, str(path)) != _MAGIC:
+                    raise EmphasisValueError("it is no file of torch")
+                load(file, size, str(path))  # of which version
+                load(file, size, str(path))  # on what machine
+                found = load(file, size, str(path))
+        if not isinstance(found, dict):
+            raise EmphasisValueError("it holds no dictionary")
+        return {str(name): np.asarray(column) for name, column in found.items()}
+    except UnsafeFileError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         raise DamagedFileError(f"{path} is damaged ({error}); get it again") from error

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
+from emphasis.settings_text import one_line
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What image files may be, whatever they are called: Pillow knows fifty more, and hands some to other programs."""
+
 MODES = {1: "L", 3: "RGB"}
 """What Pillow calls images of so many channels."""
 
@@ -78,8 +82,10 @@ class ImageFiles:
         except MemoryError:  # not the file's fault
             raise
         except Exception as error:  # decoders fail in many ways
-            raise DamagedFileError(f"image {path} cannot be read ({error}); replace it, take it off the list, or pass "
-                                   'over such images with the option broken = "skip"') from error  # fmt: skip
+            raise DamagedFileError(
+                f"image {path} cannot be read ({one_line(error)}); replace it, take it off the list, or pass over such "
+                'images with the option broken = "skip"'
+            ) from error
 
     def stamp(self) -> bytes:
         """Return names, sizes and times of the files, which differ where a file has changed."""
@@ -119,7 +125,7 @@ def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.ui
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         # Pillow only warns of it, and filters of warnings are shared by all threads.
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise EmphasisValueError(

@@ -24,6 +24,7 @@ from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.paragraph_vectors import ParagraphVectors, cached_paragraph_vectors
 from emphasis.datasets.root import not_found
 from emphasis.datasets.split import Split
+from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
 
 ARCHIVE = RemoteFile(
@@ -34,6 +35,9 @@ ARCHIVE = RemoteFile(
 )
 _FOLDER, _COMPACT = "aclImdb", "imdb.jsonl.bz2"
 _FILES = [f"{_FOLDER}/", ARCHIVE.name, _COMPACT]
+LARGEST_TEXT = 1 << 28
+"""Bytes of all reviews; the official ones are a quarter of it."""
+
 _MEMBER = re.compile(r"(?:.*/)?(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt")
 _PLACE = {("train", 1): 0, ("train", 0): 1, ("test", 1): 2, ("test", 0): 3, ("train", -1): 4}
 _LABEL = {"pos": 1, "neg": 0, "unsup": -1}
@@ -139,12 +143,16 @@ def load_imdb_vectors(
 
 def _read_compact(path: Path) -> Reviews:
     try:
-        lines = bz2.decompress(path.read_bytes()).decode("utf-8").split("\n")
+        with bz2.open(path) as file:
+            content = file.read(LARGEST_TEXT + 1)
+        if len(content) > LARGEST_TEXT:
+            raise EmphasisValueError(f"it unpacks to more than {LARGEST_TEXT:,} bytes")
+        lines = content.decode("utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         return _reviews([(row["split"], row["label"], row["text"]) for row in rows], str(path))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DamagedFileError):
-            raise
+    except DamagedFileError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(f"{path} is cut off or damaged ({error!r}); get it again") from error
 
 
@@ -165,7 +173,7 @@ def _sorted(files: Iterable[tuple[str, bytes]]) -> Reviews:
 def _reviews(rows: list[tuple[str, int, str]], where: str) -> Reviews:
     parts: dict[tuple[str, bool], list[tuple[str, int]]] = {}
     for part, label, text in rows:
-        if (part, label) not in _PLACE:
+        if (part, label) not in _PLACE or not isinstance(text, str):
             raise DamagedFileError(f"{where} is damaged: a review has split {part!r} and label {label!r}")
         parts.setdefault((part, label >= 0), []).append((text, label))
     train, test, unlabelled = (parts.get(key, []) for key in (("train", True), ("test", True), ("train", False)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from emphasis.errors import EmphasisValueError
 
 _SIDE = 28
 _TRAIN = 60_000
+_LARGEST = 1 << 26  # bytes of all images and labels
 _COMPACT = "mnist.bin.xz"
 _FOLDERS = ("", "MNIST/raw/", "mnist/")
 _MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -63,7 +65,7 @@ def load_mnist(root: Path, progress: Progress, *, download: bool = False) -> Spl
                         download=True,
                     )
                 paths[name] = fetch(RemoteFile(f"{_MIRROR}{name}.gz", f"{name}.gz", ("md5", md5)), root, progress)
-        parts = [_read_idx(path, FILES[name][0]) for name, path in paths.items() if path]
+        parts = [read_idx(path, FILES[name][0]) for name, path in paths.items() if path]
     images, labels = ([part for part in parts if part.ndim == ndim] for ndim in (3, 1))
     train, test = images[0][:, None], images[1][:, None]
     return Split(
@@ -84,7 +86,9 @@ def _official(root: Path, name: str) -> Path | None:
 def _read_compact(path: Path) -> list[NDArray[Any]]:
     try:
         with lzma.open(path) as file:
-            content = np.frombuffer(file.read(), np.uint8)
+            content = np.frombuffer(file.read(_LARGEST + 1), np.uint8)
+        if content.size > _LARGEST:
+            raise EmphasisValueError(f"it unpacks to more than {_LARGEST:,} bytes")
         count, rest = divmod(content.size, _SIDE**2 + 1)
         if rest or count <= _TRAIN:
             raise EmphasisValueError(f"{content.size} bytes")
@@ -94,14 +98,30 @@ def _read_compact(path: Path) -> list[NDArray[Any]]:
     return [images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:]]
 
 
-def _read_idx(path: Path, md5: str) -> NDArray[Any]:
-    """Return the array of an idx file: two zero bytes, type 8 (uint8), number of axes, their lengths, the values."""
+def read_idx(path: Path, md5: str) -> NDArray[Any]:
+    """Return the array of an idx file whose content has the md5."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_LARGEST + 1)  # of more the md5 is another, too
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DamagedFileError(f"{path} is cut off or damaged ({error}); get it again") from error
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise DamagedFileError(f"{path} is damaged: the md5 of its content is {found}, not {md5}; get it again")
-    axes = content[3]
-    shape = np.frombuffer(content, ">u4", axes, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
+    return parse_idx(content, path)
+
+
+def parse_idx(content: bytes, path: Path) -> NDArray[Any]:
+    """Return the array of an idx file's content: two zero bytes, 8 (uint8), number of axes, their lengths, the values.
+
+    Raises:
+        DamagedFileError: It is none, or not as long as it says.
+    """
+    try:
+        axes = content[3]
+        shape = np.frombuffer(content, ">u4", axes, 4).tolist()
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+        if content[:3] != b"\0\0\x08" or math.prod(shape) != values.size:
+            raise EmphasisValueError(f"shape {shape} and {values.size} bytes")
+        return values.reshape(shape).copy()
+    except (IndexError, ValueError) as error:
+        raise DamagedFileError(f"{path} is no idx file of bytes ({error}); get it again") from error

@@ -192,7 +192,7 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
 
 def folds_of(share: float) -> int:
     """Return how many parts of a share in (0, 1) a whole has: 5 of 0.2."""
-    return int(1.0 / share + 1e-9)
+    return int(1.0 / max(share, 1e-9) + 1e-9)
 
 
 def subset(split: Split, train_size: int, seed: int = 0) -> Split:

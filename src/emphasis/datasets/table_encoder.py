@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,14 +119,23 @@ class TableEncoder:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TableEncoder:
-        """Return the encoder of `to_dict`; KeyError or TypeError if it is none."""
+        """Return the encoder of `to_dict`, KeyError, TypeError or ValueError if it is none."""
         columns: list[NumericColumn | LevelsColumn] = []
         for one in content["columns"]:
             values = dict(one)
             if values.pop("kind") == "numbers":
                 columns.append(NumericColumn(**values))
+                known = all(_is_number(values[key]) for key in ("median", "scale", "mean", "deviation"))
+                right = (
+                    known and isinstance(values["gaps"], bool) and values["scale"] > 0.0 and values["deviation"] > 0.0
+                )
             else:
                 columns.append(LevelsColumn(values["name"], tuple(values["levels"])))
+                right = all(isinstance(level, str) or level is None for level in values["levels"])
+            if not right or not isinstance(values["name"], str):
+                raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+        if not columns or len({column.name for column in columns}) < len(columns):
+            raise EmphasisValueError("an encoder needs one column at least, and each once")
         return cls(tuple(columns))
 
 
@@ -149,6 +159,10 @@ def fit_encoder(table: Any, features: Sequence[str], categorical: Sequence[str],
             for name in features
         )
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def text_of(value: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emphasis.diagnostics.figures import new_figure
+from emphasis.diagnostics.figures import literal, new_figure
 from emphasis.diagnostics.inks import COLORS, FILLS
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid
@@ -28,7 +28,7 @@ def score_figure(score: NDArray[np.float64], groups: Mapping[str, NDArray[np.boo
     axis = figure.subplots()
     edges = np.linspace(min(score.min(), -1e-6), max(score.max(), 1e-6), _BINS + 1)
     colors = FILLS[: len(groups)]
-    labels = [f"{name} ({np.count_nonzero(mask):,})" for name, mask in groups.items()]
+    labels = [f"{literal(name)} ({np.count_nonzero(mask):,})" for name, mask in groups.items()]
     axis.hist([score[mask] for mask in groups.values()], edges.tolist(), stacked=True, color=colors, label=labels)
     axis.axvline(0.0, color=COLORS[4], linewidth=1.2, linestyle=(0, (5, 1.5)))
     axis.set(xlabel="score: mean margin of the label over training, log(p / (1 - p))", ylabel="examples")

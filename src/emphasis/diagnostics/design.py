@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,12 @@ try:
         Toggle,
     )  # fmt: skip
     from bokeh.plotting import figure
-    from bokeh.server.server import Server
+    from bokeh.server.server import BaseServer
+    from bokeh.server.tornado import BokehTornado
+    from bokeh.server.util import bind_sockets
+    from tornado.httpserver import HTTPServer
+    from tornado.ioloop import IOLoop
+    from tornado.routing import HostMatches, Rule, RuleRouter
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.diagnostics.design", "design", error) from None
 
@@ -53,6 +59,7 @@ _RANGES = {  # of the sliders: lowest, highest, step, first
 _FIRST_POINTS = ((0.0, 0.2), (0.2, 0.6), (0.45, 1.0), (0.75, 0.5), (1.0, 0.0))
 _P = np.linspace(0.0, 1.0, 401)
 _MARGINS = np.linspace(-8.0, 12.0, 401)
+_NAMES = ("localhost", "127.0.0.1", "[::1]")  # of this computer
 _COLORS = (COLORS[0], GREY, *COLORS[1:4], *COLORS[5:], COLORS[4])
 _TWO = _COLORS[2]
 
@@ -312,10 +319,35 @@ def _copy_button(area: TextAreaInput) -> Button:
     return button
 
 
-def serve(histograms: Histograms | None = None, port: int = 0, host: str = "localhost") -> Server:
+class LocalServer(BaseServer):  # type: ignore[misc]
+    """A server of pages that answers this computer alone, and only by its own name.
+
+    A page of elsewhere whose name was made to lead here (DNS rebinding) still says its name in the header Host, and is
+    refused like the websockets of other origins.
+
+    Args:
+        make: Fills the document of each visitor.
+        port: Where; 0 chooses a free one.
+    """
+
+    def __init__(self, make: Callable[[Any], None], port: int) -> None:
+        with socket.socket() as probe:  # sockets would be left open where the port is taken
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((_NAMES[0], port))
+        sockets, port = bind_sockets(_NAMES[0], port)
+        pages = BokehTornado(
+            {"/": Application(FunctionHandler(make))}, extra_websocket_origins=[f"{name}:{port}" for name in _NAMES]
+        )
+        names = HostMatches(f"({'|'.join(map(re.escape, _NAMES))})")
+        http = HTTPServer(RuleRouter([Rule(names, pages)]))
+        http.add_sockets(sockets)
+        super().__init__(IOLoop.current(), pages, http)
+
+
+def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
     """Return a started server of design pages, one for each visitor; `server.port` says where, 0 chooses a free port.
 
-    It answers this computer alone, and sends everything the page needs itself: no network is used.
+    It sends everything the page needs itself: no network is used.
 
     Raises:
         OSError: The port is taken.
@@ -325,16 +357,12 @@ def serve(histograms: Histograms | None = None, port: int = 0, host: str = "loca
         document.title = "Emphasis by design"
         document.add_root(Design(histograms).layout)
 
-    with socket.socket() as probe:  # the server would leave its own socket open where the port is taken
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-    application = Application(FunctionHandler(make))
-    server = Server({"/": application}, port=port, address=host, allow_websocket_origin=None)
+    server = LocalServer(make, port)
     server.start()
     return server
 
 
-def run_until_stopped(server: Server, show: Callable[[], None]) -> None:
+def run_until_stopped(server: LocalServer, show: Callable[[], None]) -> None:
     """Serve until Ctrl-C; `show` is called once it answers."""
     server.io_loop.add_callback(show)
     try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from emphasis.diagnostics.inks import ALARM, COLORS, FILLS, GREY
 from emphasis.metrics import mean_and_std
+from emphasis.settings_text import visible
 from emphasis.weighting import Weighting
 
 _CLEAN, _NOISY, _EDF = COLORS[0], COLORS[1], COLORS[4]
@@ -132,7 +133,7 @@ def accuracy_curves(
         axis.set(ylim=(low, high), xlim=(0, last), xticks=(0, last // 2, last))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.tick_params(labelleft=True)
-        axis.set_title(panel.title, loc="left", fontweight="bold")
+        axis.set_title(literal(panel.title), loc="left", fontweight="bold")
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
     figure.supxlabel("iteration", fontsize=10)
@@ -180,7 +181,7 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
         places = heights
     for (end, name, color), place in zip(ordered, places, strict=True):
         axis.annotate(
-            name,
+            literal(name),
             xy=(right, end),
             xycoords="data",
             xytext=(1.035, (place - axis.get_ylim()[0]) / np.ptp(axis.get_ylim())),
@@ -214,7 +215,7 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
             _line(axis, panel.noisy, _NOISY, (0, (5, 1.5)))
         axis.set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
         axis.xaxis.set_major_formatter("{x:,.0f}")
-        axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
         _say(axis, panel.note)
     handles = [
@@ -244,7 +245,7 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
         axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
         axis.set(xlim=(0, 1), ylim=(0, 1.05), yticks=(0, 0.05, 0.25, 0.5, 1.0), xticks=(0, 0.5, 1))
         axis.set_yticklabels(("0", "5 %", "25 %", "50 %", "100 %"))
-        axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
         over = axis.twinx()  # the EDF keeps its shape on a linear scale of its own
         over.set(ylim=(0, np.sqrt(1.05)), yticks=())  # its 1 stands where the bars' 100 % does
         if panel.weighting is not None:
@@ -308,7 +309,7 @@ def _multiples(count: int, columns: int, width: float, height: float) -> tuple[F
 def _say(axis: Any, note: str) -> None:
     """Write what failed into the middle of a panel."""
     if note:
-        axis.text(0.5, 0.42, note.replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color=ALARM,
+        axis.text(0.5, 0.42, literal(note).replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color=ALARM,
                   ha="center", va="center", fontweight="bold", transform=axis.transAxes,
                   bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 2})  # fmt: skip
 
@@ -340,7 +341,7 @@ def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: b
         density = weighting.density if normalized and weighting.log_integral < np.inf else weighting
         values = density(grid)
         axis.plot(grid, np.where(np.isfinite(values), values, np.nan), color=color, linestyle=style,
-                  linewidth=2, label=repr(weighting))  # fmt: skip
+                  linewidth=2, label=literal(repr(weighting)))  # fmt: skip
         for mode in weighting.modes:
             peak = float(density(mode))
             if np.isfinite(peak):
@@ -350,13 +351,22 @@ def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: b
     axis.grid(alpha=0.25, linewidth=0.6)
 
 
+def literal(text: str) -> str:
+    """Return a text of the user's for a figure that shows it as it is.
+
+    Else matplotlib sets what is between two dollars as a formula, and leaves labels out that begin with "_".
+    """
+    shown = visible(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """Return the figure as the bytes of a PNG file of 256 colours, a third of the size and looking the same."""
     from PIL import Image  # which matplotlib needs, too
 
     drawn, file = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi)
-    image = Image.open(drawn).convert("RGB")
+    image = Image.open(drawn, formats=["PNG"]).convert("RGB")
     image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 

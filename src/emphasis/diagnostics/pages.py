@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from emphasis.settings_text import encodable
+
 
 def page_environment(package: str) -> Environment:
     """Return the environment of a package's templates, which may include "page.css"."""
     loaders = [PackageLoader(package), PackageLoader("emphasis.diagnostics")]
     return Environment(
-        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_writable,
+    )  # fmt: skip
+
+
+def _writable(value: Any) -> Any:
+    """Return what a template shows as it can be written: names of files may hold what is no text."""
+    return encodable(value) if type(value) is str else value
 
 
 def shown(value: Any) -> str:

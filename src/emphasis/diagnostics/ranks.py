@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.figures import new_figure
+from emphasis.diagnostics.figures import literal, new_figure
 from emphasis.diagnostics.inks import COLORS, GREY
 
 _MARKERS = "osD^vP*X"
@@ -28,10 +28,10 @@ def rank_figure(ranks: Mapping[str, Sequence[float]], tasks: Sequence[str], mark
     values = np.array(list(ranks.values()), dtype=np.float64)
     for number, task in enumerate(tasks):
         axis.plot(values[:, number], places, _MARKERS[number % len(_MARKERS)], color=_LIGHT, markersize=5,
-                  markerfacecolor="none", label=task)  # fmt: skip
+                  markerfacecolor="none", label=literal(task))  # fmt: skip
     colors = [_MARKED if name in marked else _DARK for name in ranks]
     axis.scatter(values.mean(1), places, marker="|", s=150, linewidths=3, color=colors, label="mean", zorder=3)
-    axis.set_yticks(places, labels=list(ranks))
+    axis.set_yticks(places, labels=list(map(literal, ranks)))
     for label, color in zip(axis.get_yticklabels(), colors, strict=True):
         label.set(color=color, fontweight="bold" if color == _MARKED else "normal")
     axis.set(xlim=(0.5, len(ranks) + 0.5), ylim=(len(ranks) - 0.4, -0.6), xlabel="rank (1 is best)")

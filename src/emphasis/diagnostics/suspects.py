@@ -76,6 +76,11 @@ def find_suspects(
         if margin.shape != (n,) or choice.shape != (n,):
             raise EmphasisValueError(f"{n} labels, but rows of {margin.shape} margins and {choice.shape} predictions")
         known = ~np.isnan(margin)
+        if np.isinf(margin).any():
+            raise EmphasisValueError("a margin is infinite; it must be finite, or NaN where an example was not seen")
+        strange = choice[known & ((choice < 0) | (choice >= num_classes))]
+        if strange.size:
+            raise EmphasisValueError(f"the class {strange[0]} was predicted; classes are in [0, {num_classes})")
         total += np.where(known, margin, 0.0)
         seen += known
     if not seen.all():

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ from torch import Tensor
 
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing, write_text
+from emphasis.json_files import JSONFileError, read_json
+from emphasis.settings_text import one_line
 from emphasis.torch import EmphasisLoss
 from emphasis.torch._autograd import log_weight_of, margin_and_others
 from emphasis.torch.functional import resolve
@@ -46,6 +48,20 @@ ABOUT = "trace.json"
 _FORMAT = 1
 _STEP = ("effective_share", "mean_weight", "emphasis_variance")
 _LARGEST = 65504.0  # of float16
+
+
+def _whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+_ABOUT: dict[str, Callable[[Any], bool]] = {  # what trace.json must say
+    "num_examples": _whole(1, 2**48),
+    "num_classes": _whole(1, 2**22),  # counts by class are kept in memory
+    "rows": _whole(1, 10**5),
+    "weighting": lambda value: isinstance(value, (str, dict)),
+    "columns": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "ignore_index": _whole(-(2**63), 2**63 - 1),
+}
 
 
 class TraceError(EmphasisValueError):
@@ -277,36 +293,46 @@ class Trace:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """The labels recorded, (n,)."""
-        return self._load("labels.npy")
+        found = self._load("labels.npy", "iu", (self.about["num_examples"],))
+        wrong = (found != self.about["ignore_index"]) & ((found < 0) | (found >= self.about["num_classes"]))
+        if wrong.any():
+            raise TraceError(f"{self.folder / 'labels.npy'} holds the label {found[wrong][0]}; record the trace anew")
+        return found
 
     @cached_property
     def margins(self) -> list[NDArray[np.float16]]:
         """The margins, a row (n,) each time."""
-        return self._rows("margin")
+        return self._rows("margin", "f")
 
     @cached_property
     def shares(self) -> list[NDArray[np.float16]]:
         """The weight of each example over its batch's mean weight, a row (n,) each time."""
-        return self._rows("share")
+        return self._rows("share", "f")
 
     @cached_property
     def predicted(self) -> list[NDArray[Any]]:
         """The classes predicted, a row (n,) each time."""
-        return self._rows("predicted")
+        return self._rows("predicted", "iu")
 
     @cached_property
     def steps(self) -> NDArray[np.float32]:
         """The numbers of every step, (T, k); `columns` names them."""
-        return np.concatenate(self._rows("steps"))
+        return np.concatenate(self._rows("steps", "f", (None, len(self.columns))))
 
-    def _rows(self, name: str) -> list[NDArray[Any]]:
-        return [self._load(f"{name}-{row:05d}.npy") for row in range(self.about["rows"])]
+    def _rows(self, name: str, kinds: str, shape: tuple[int | None, ...] = ()) -> list[NDArray[Any]]:
+        shape = shape or (self.about["num_examples"],)
+        return [self._load(f"{name}-{row:05d}.npy", kinds, shape) for row in range(self.about["rows"])]
 
-    def _load(self, name: str) -> NDArray[Any]:
+    def _load(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """Return an array, mapped; it must be of one of numpy's `kinds`, and of the shape, where None is any length."""
+        path = self.folder / name
         try:
-            found: NDArray[Any] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise TraceError(f"{self.folder / name} cannot be read ({error}); record the trace anew") from error
+            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a damaged file can fail in any way
+            raise TraceError(f"{path} cannot be read ({one_line(error)}); record the trace anew") from error
+        fits = len(found.shape) == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in kinds or not fits:
+            raise TraceError(f"{path} is not what {ABOUT} says of it; record the trace anew")
         return found
 
 
@@ -318,13 +344,17 @@ def read_trace(folder: str | Path) -> Trace:
     """
     path = Path(folder) / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != _FORMAT:
-            raise EmphasisValueError(f"format {about['format']}")
+        about = read_json(path)
     except FileNotFoundError:
         raise TraceError(f"{folder} holds no trace ({ABOUT} is missing); a trace's first row writes it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TraceError(f"{path} cannot be read ({error}); record the trace anew") from error
+    except JSONFileError as error:
+        raise TraceError(f"{error}; record the trace anew") from error
+    if about.get("format") != _FORMAT:
+        raise TraceError(f"{path} is of format {about.get('format')!r}, this version reads {_FORMAT}; update emphasis, "
+                         "or record the trace anew")  # fmt: skip
+    for name, holds in _ABOUT.items():
+        if name not in about or not holds(about[name]):
+            raise TraceError(f"{path}: {name!r} is absent or not what it must be; record the trace anew")
     return Trace(Path(folder), about)
 
 

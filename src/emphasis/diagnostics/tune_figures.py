@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.figures import new_figure
+from emphasis.diagnostics.figures import literal, new_figure
 from emphasis.diagnostics.inks import COLORS
 
 _MARKERS = "osD^vP"
@@ -42,7 +42,7 @@ def trials_figure(
         for whole in (True, False):
             some = [trial for trial in trials if trial.whole == whole]
             axis.plot([one.x for one in some], [100 * one.accuracy for one in some], marker, color=color, markersize=6,
-                      markerfacecolor=color if whole else "none", label=name if whole else None)  # fmt: skip
+                      markerfacecolor=color if whole else "none", label=literal(name) if whole else None)  # fmt: skip
     axis.plot([best.x], [100 * best.accuracy], "o", color=COLORS[4], markersize=13, markerfacecolor="none",
               markeredgewidth=1.6, label="chosen")  # fmt: skip
     if np.isfinite(baseline):

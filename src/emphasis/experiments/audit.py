@@ -40,8 +40,10 @@ from emphasis.experiments.settings import Cell
 from emphasis.experiments.store import CELLS, RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
 from emphasis.experiments.summary import Summary
 from emphasis.files import write_text
+from emphasis.settings_text import encodable
 from emphasis.training.settings import Execution
-from emphasis.weighting import Weighting, from_dict
+from emphasis.weighting import Weighting
+from emphasis.weighting.serialise import is_named, named_from_dict
 
 SUSPECTS, AUDIT, PAGE = "suspects.csv", "audit.json", "audit.html"
 _METHOD = "audit"
@@ -61,7 +63,7 @@ class Audit:
         at: (E,) when the looks were.
         unit: What `at` counts.
         margins: (E, n).
-        weighting: Trained with; None if it is not known.
+        weighting: Trained with; None if it is not known, or known by name only.
         wrong: (n,) which labels are wrong, if that is known.
         sources: n texts, where the examples come from; or none.
         pictures: (n, ...) uint8 images or vectors that are pictures; None if they are none.
@@ -209,6 +211,9 @@ def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> A
     """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
 
     None if no such network kept one (evaluation.trace), or it or its data is not there any more.
+
+    Raises:
+        FolderError: What it kept is damaged.
     """
     for condition in summary.recipe.condition_names:
         best = summary.best(condition, dm=True)
@@ -223,15 +228,26 @@ def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> A
         except DataError:
             return None
         title = ": ".join(filter(None, (summary.recipe.title, condition, cell.method)))
-        return _read(title, cell, row, split, folder)
+        try:
+            return _read(title, cell, row, split, folder)
+        except _OtherDataError:
+            return None
     return None
+
+
+class _OtherDataError(FolderError):
+    """The data has changed since the network was trained on it."""
 
 
 def _read(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: Path) -> Audit:
     """Rank the labels by what a network of a run, which has not diverged, made of them."""
     kept = probabilities(folder, dict(row))
+    file = folder / CELLS / f"{row['job']}.npz"
+    if len(kept.get("trace", ())) != len(row["curves"]["iteration"]):
+        raise FolderError(f"{file} has another number of looks than the line of its network; delete {row['job']}.* and "
+                          "run again")  # fmt: skip
     rows = np.asarray(kept["index"], dtype=np.int64)
-    labels = _labels(split, cell, rows, kept["noisy"])
+    labels = _labels(split, cell, rows, kept["noisy"], file)
     margins = [margin_of(p) for p in kept["trace"][1:]]  # the first look is at the untrained network
     noisy = np.asarray(kept["noisy"], dtype=bool)
     return Audit(
@@ -243,7 +259,7 @@ def _read(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         at=row["curves"]["iteration"][1:],
         unit="iteration",
         margins=margins,
-        weighting=getattr(cell.objective, "weighting", None),
+        weighting=_with_values(getattr(cell.objective, "weighting", None)),
         wrong=noisy if cell.noise.kind not in ("none", "pn_ratio", "long_tail") else None,
         sources=tuple(split.sources[r] for r in rows) if split.sources else (),
         pictures=_pictures(split, rows),
@@ -259,12 +275,21 @@ def _how(cell: Cell, row: Mapping[str, Any], looks: int) -> str:
     )
 
 
-def _labels(split: Split, cell: Cell, rows: NDArray[np.int64], noisy: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the labels trained on, noise of the cell's seed included."""
+def _labels(split: Split, cell: Cell, rows: NDArray[np.int64], noisy: NDArray[Any], file: Path) -> NDArray[np.int64]:
+    """Return the labels trained on, noise of the cell's seed included.
+
+    Raises:
+        FolderError: They are not those that `file` was made of.
+    """
     found = corrupted(split, cell.noise, cell.seed)
-    assert np.array_equal(found.index, rows)
-    assert np.array_equal(found.labels != split.train_labels[rows], noisy)
+    if not np.array_equal(found.index, rows) or not np.array_equal(found.labels != split.train_labels[rows], noisy):
+        raise _OtherDataError(f"{file} is of other data than is there now; run again with --force")
     return found.labels
+
+
+def _with_values(weighting: Weighting | None) -> Weighting | None:
+    """Return a weighting, or None if there is none or it is known by name only."""
+    return None if weighting is None or is_named(weighting) else weighting
 
 
 def _pictures(split: Split, rows: NDArray[np.int64]) -> NDArray[Any] | None:
@@ -279,6 +304,8 @@ def _pictures(split: Split, rows: NDArray[np.int64]) -> NDArray[Any] | None:
 def audit_trace(folder: Path) -> Audit:
     """Rank the labels of a trace that a loop of one's own has recorded.
 
+    Functions that it names are not imported: the page then shows the name, and not what was emphasised.
+
     Raises:
         TraceError: There is none, or it is damaged.
         ValueError: Some examples were never seen.
@@ -288,6 +315,7 @@ def audit_trace(folder: Path) -> Audit:
     rows = np.flatnonzero(labels != trace.about["ignore_index"])
     margins = [np.asarray(row)[rows] for row in trace.margins]
     said = trace.about["weighting"]
+    weighting = named_from_dict(said) if isinstance(said, dict) else None
     return Audit(
         title=f"The trace in {folder}",
         labels=labels[rows],
@@ -299,8 +327,8 @@ def audit_trace(folder: Path) -> Audit:
         at=range(1, len(margins) + 1),
         unit="row of the trace",
         margins=margins,
-        weighting=from_dict(said) if isinstance(said, dict) else None,
-        about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps"
+        weighting=_with_values(weighting),
+        about=f"A trace of {len(margins)} rows, {len(trace.steps):,} steps, with {weighting or said}"
         + (
             f"; {len(labels) - len(rows):,} of {len(labels):,} examples were ignored or never recorded."
             if len(rows) < len(labels)
@@ -337,7 +365,7 @@ def suspects_csv(found: Audit) -> str:
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
         writer.writerow([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row])
-    return text.getvalue()
+    return encodable(text.getvalue())
 
 
 def suspects_table(found: Audit) -> dict[str, list[Any]]:

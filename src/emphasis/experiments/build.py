@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -12,10 +13,13 @@ from typing import Any, TypeVar
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.settings import Training
 from emphasis.training.settings import Objective
-from emphasis.weighting import did_you_mean, from_dict
+from emphasis.weighting import did_you_mean
 from emphasis.weighting.schedule import schedule_from_dict
+from emphasis.weighting.serialise import named_from_dict
 
 T = TypeVar("T")
+
+_LARGEST = 2**1000  # whole numbers that are numbers to float, too
 
 OBJECTIVE = ("weighting", "normalization", "max_margin", "schedule", "training")
 """The settings of an objective, in a recipe and in a result."""
@@ -40,6 +44,8 @@ def build(kind: type[T], table: Any, where: str) -> T:
     unknown = [key for key in table if key not in fields]
     if unknown and "options" in fields:
         table = {**{k: v for k, v in table.items() if k in fields}, "options": {k: table[k] for k in unknown}}
+        for key in unknown:
+            _check_plain(table["options"][key], f"{where}: {key}")
     elif unknown:
         raise RecipeError(f"{where}: unknown setting {unknown[0]!r}{did_you_mean(unknown[0], list(fields))}")
     for name, field in fields.items():
@@ -56,7 +62,7 @@ def build(kind: type[T], table: Any, where: str) -> T:
 def build_objective(table: Mapping[str, Any], where: str) -> Objective | Training:
     """Return the objective that `weighting`, `schedule` and the like of a table describe, or `training`.
 
-    TOML has no null, so "none" stands for None.
+    TOML has no null, so "none" stands for None. Functions that the weighting names are not imported.
     """
     if table.get("training") is not None:
         if table.get("weighting") is not None:
@@ -74,7 +80,7 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective | Trainin
         raise RecipeError(f"{where}: schedule must be a table such as {{ lam = {{ start = 0, end = 1 }} }}, "
                           f"got {schedule!r}")  # fmt: skip
     try:
-        settings["weighting"] = from_dict(settings["weighting"])
+        settings["weighting"] = named_from_dict(settings["weighting"])
         if schedule is not None:
             settings["schedule"] = schedule_from_dict(schedule)
         return Objective(**settings)
@@ -108,11 +114,22 @@ def convert(kind: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where} must be a table, got {value!r}")
         return {key: convert(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _LARGEST else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         article = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
         raise RecipeError(f"{where} must be {article.get(kind.__name__, kind.__name__)}, got {value!r}")
     return value
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Raise RecipeError unless a value is what JSON knows as well: TOML has dates and times besides."""
+    if isinstance(value, (list, tuple, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            _check_plain(inner, where)
+    elif value is not None and not isinstance(value, (str, int, float)):
+        raise RecipeError(
+            f"{where} must be a text, a number, true or false, or a list or table of these, got {value!r}"
+        )
 
 
 def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Job
+from emphasis.experiments.own_code import with_sources
 from emphasis.experiments.pool import JobError
 from emphasis.experiments.reading import load_recipe, recipe_names
 from emphasis.experiments.recipe import Recipe
@@ -24,6 +25,7 @@ from emphasis.experiments.runner import run
 from emphasis.experiments.search import Vary, describe, final_accuracy, search
 from emphasis.experiments.store import RESULTS, SEARCH, finished_rows
 from emphasis.experiments.summary import percent
+from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.training.loop import number_of_ranks
 from emphasis.training.settings import Execution
 
@@ -52,16 +54,17 @@ def run_in_console(
     console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
     several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
-    console.print(Text.assemble((recipe.title, "bold"), f": {several}{len(recipe.methods)} methods, "
-                                f"{recipe.seeds} seeds: {networks} networks"))  # fmt: skip
+    about = f": {several}{len(recipe.methods)} methods, {recipe.seeds} seeds: {networks} networks"
+    console.print(plain(recipe.title, "bold") + plain(about))
     failure: JobError | None = None
+    recipe = with_sources(recipe)
     began = time.monotonic()
     with _Bars(recipe, folder, console, show_progress) as bars:
         try:
             run(
                 recipe, folder, root=root, download=download, execution=execution, threads=threads, force=force,
                 workers=workers or default_workers(execution), checkpoint_seconds=checkpoint_seconds,
-                progress=bars.update, loading=bars.load, say=lambda message: console.print(Text(message)),
+                progress=bars.update, loading=bars.load, say=lambda message: console.print(plain(message)),
             )  # fmt: skip
         except JobError as error:
             failure = error
@@ -70,7 +73,7 @@ def run_in_console(
     if first and any(entry.rows for entry in summary.entries):
         names = write_report(folder, summary, root)
         print_report(summary, console)
-        console.print(Text(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
+        console.print(plain(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
     if failure is not None:
         raise failure
 
@@ -81,24 +84,25 @@ def search_in_console(
 ) -> None:  # fmt: skip
     """Search, and print the trials from best to worst and what the best gives. See `search.search` for the rest."""
     console = Console()
-    about = f"{settings['trials']} trials of {settings['method']}, {recipe.seeds} seeds each, varying "
-    console.print(Text.assemble((recipe.title, "bold"), ": ", about, ", ".join(vary.name for vary in space)))
+    varied = ", ".join(vary.name for vary in space)
+    about = f": {settings['trials']} trials of {settings['method']}, {recipe.seeds} seeds each, varying {varied}"
+    console.print(plain(recipe.title, "bold") + plain(about))
     with JobBar(console, show_progress) as bar:
         found = search(
             recipe, folder, space=space, workers=workers or default_workers(execution), execution=execution,
-            progress=bar.update, loading=bar.load, say=lambda message: console.print(Text(message)), **settings,
+            progress=bar.update, loading=bar.load, say=lambda message: console.print(plain(message)), **settings,
         )  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD, padding=0, title=f"Validation accuracy, {settings['validation']:.0%} held out",
-                  title_justify="left")  # fmt: skip
+    title = f"Validation accuracy, {settings['validation']:.0%} held out"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")
     for trial in sorted(found.trials, key=lambda one: -one.mean)[:_SHOWN]:
         table.add_row(describe(trial.settings), percent(trial.mean, trial.std))
     console.print(table)
     if found.rows:
-        console.print(Text(f"{describe(found.best.settings)}, trained on all training data: test accuracy "
+        console.print(plain(f"{describe(found.best.settings)}, trained on all training data: test accuracy "
                            f"{percent(*final_accuracy(found.rows))} % (n = {len(found.rows)})"))  # fmt: skip
-    console.print(Text(f"Written to {folder}: {SEARCH}"))
+    console.print(plain(f"Written to {folder}: {SEARCH}"))
 
 
 def with_noise_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -135,7 +139,7 @@ class JobBar:
     """One bar, of the job that last said something; it vanishes at the end."""
 
     def __init__(self, console: Console, show: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
+        columns = (PlainColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
         self._task = self._progress.add_task("preparing the data", total=None)
 
@@ -160,8 +164,8 @@ class _Bars:
 
     def __init__(self, recipe: Recipe, folder: Path, console: Console, show: bool) -> None:
         self._recipe, self._folder = recipe, folder
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[steps]}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        columns = (PlainColumn("{task.description}"), BarColumn(bar_width=None), PlainColumn("{task.fields[steps]}"),
+                   TimeElapsedColumn(), PlainColumn("left"), TimeRemainingColumn())  # fmt: skip
         self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
         self._overall = self._progress.add_task("preparing the data", total=None, steps="")
         self._total = 0
@@ -213,7 +217,7 @@ def print_recipes() -> None:
         if recipe.scaled is not None:
             about.append((f"scaled: {_networks(recipe.scaled_down())}", ""))
             what += [(f"scaled: {recipe.scaled.cost}", ""), (f"emphasis run {name} --scaled", "cyan")]
-        table.add_row(*(Text("\n").join(Text(line, style=style) for line, style in lines) for lines in (about, what)))
+        table.add_row(*(Text("\n").join(plain(line, style=style) for line, style in lines) for lines in (about, what)))
         table.add_row()
     console.print(table)
 

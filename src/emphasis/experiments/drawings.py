@@ -25,6 +25,7 @@ from emphasis.experiments.settings import Training
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import Entry, Summary, family_of, metric_title
 from emphasis.weighting import Weighting
+from emphasis.weighting.serialise import is_named
 
 _MANY = 8  # methods beyond this number do not fit one panel
 _MANY_PANELS = 10
@@ -188,8 +189,9 @@ def _has_mode(entry: Entry) -> bool:
 
 
 def _weighting(entry: Entry) -> Weighting | None:
-    """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none."""
-    return None if isinstance(entry.cell.objective, Training) else entry.cell.objective.at(1.0)
+    """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none, or named."""
+    objective = entry.cell.objective
+    return None if isinstance(objective, Training) or is_named(objective.weighting) else objective.at(1.0)
 
 
 def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:

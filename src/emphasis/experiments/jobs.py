@@ -24,6 +24,8 @@ import emphasis
 from emphasis.baselines import Learner, Problem, make
 from emphasis.datasets.errors import shortened
 from emphasis.experiments.data import load_split, make_task, network_options
+from emphasis.experiments.own_code import with_code
+from emphasis.experiments.rows import BINS
 from emphasis.experiments.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.metrics import outcome
@@ -40,7 +42,6 @@ Say = Callable[[str], None]
 _PEER_SEED = 2**20  # apart from every first network's
 RETRY_SECONDS = 1.0  # between two looks at a job that another process is at
 _SHOWN = 10  # broken images named
-_BINS = 20  # of the histogram of p that each line keeps
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Job:
 
     @property
     def objectives(self) -> list[Objective]:
-        """One per weighting; none of a method that is more than a weighting."""
+        """One per weighting, functions that it names imported; none of a method that is more than a weighting."""
         found = [cell.objective for cell in self.cells[:: len(self.seeds)]]
-        return [one for one in found if not isinstance(one, Training)]
+        return [with_code(one) for one in found if not isinstance(one, Training)]
 
     @property
     def title(self) -> str:
@@ -309,7 +310,7 @@ def _rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list[Row
                 "diverged_batch": _batch_rows(cell, task, number % len(job.seeds), diverged_at),
                 "curves": {"iteration": state.evaluated_at, **{k: v.round(5).tolist() for k, v in own.items()}},
                 "p_histogram": {
-                    name: np.histogram(state.p[number][mask], _BINS, (0.0, 1.0))[0].tolist()
+                    name: np.histogram(state.p[number][mask], BINS, (0.0, 1.0))[0].tolist()
                     for name, mask in (("clean", ~looked_at), ("noisy", looked_at))
                 },
                 "broken_images": sorted(state.broken),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,9 +54,10 @@ def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] 
         settings=_settings(summary),
         config=json.dumps(recipe_to_tables(recipe), indent=2, ensure_ascii=False),
         command=command,
+        folder=shlex.quote(recipe.name),
         files=[name for name in beside if not name.startswith(SUSPECTS)],
         suspects=next((name for name in beside if name.startswith(SUSPECTS)), ""),
-        further=command.split()[2] if command and recipe.status != "data-unavailable" else "",
+        further=shlex.quote(shlex.split(command)[2]) if command and recipe.status != "data-unavailable" else "",
         install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
         provenance=_provenance(summary),
         ranked=ranked,
@@ -69,7 +71,7 @@ def run_command(recipe: Recipe) -> str:
     """Return the command that makes the recipe's results; "" if it takes settings beyond options of the command."""
     base, scaled = recipe.name.removesuffix("-scaled"), recipe.name.endswith("-scaled")
     known = base in recipe_names()
-    command = f"emphasis run {base if known else base + '.toml'}" + (" --scaled" if scaled else "")
+    command = f"emphasis run {shlex.quote(base if known else base + '.toml')}" + (" --scaled" if scaled else "")
     if not known:
         return command
     try:
@@ -81,7 +83,7 @@ def run_command(recipe: Recipe) -> str:
     except RecipeError:  # of another version of the package, say
         return ""
     for name, value in settings.items():
-        command += f" --{name} {value}" if name in ("seeds", "precision") else f" --set {name}={_quote(value)}"
+        command += f" --{name} {value}" if name in ("seeds", "precision") else f" --set {name}={_quoted_value(value)}"
     return command if same else ""
 
 
@@ -91,7 +93,7 @@ def _limit(own: Recipe, recipe: Recipe, command: str) -> tuple[Recipe, str]:
         names = [one.name for one in getattr(recipe, what)]
         if names != [one.name for one in getattr(own, what)]:
             own = own.limited(**{what: names})
-            command += f" --{option} " + " ".join(f'"{name}"' for name in names)
+            command += f" --{option} " + shlex.join(names)
     return own, command
 
 
@@ -114,9 +116,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _quote(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return f"'{text}'" if " " in text else text
+def _quoted_value(value: Any) -> str:
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def _extras(recipe: Recipe) -> list[str]:

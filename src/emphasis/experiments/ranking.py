@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from emphasis.experiments.store import Row
 from emphasis.experiments.summary import Entry, Gain, Spread, Summary, number, paired, spread
+from emphasis.rich_text import PlainTable, plain
 
 _HEADS = ("method", "mean_rank", "std", "conditions", "condition", "rank", "rank_std", "n")
 
@@ -91,19 +90,18 @@ def compared(ranked: Sequence[Ranked]) -> list[str]:
 def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
     """Return the ranks, and one table of differences per method compared with, for the terminal."""
     conditions = list(ranked[0].ranks) if ranked else []
-    headings = [Text(one) for one in conditions]
     scaled = ", scaled" if summary.scaled else ""
-    ranks = _table("Method", Text("Mean rank"), *headings)
+    ranks = _table("Method", "Mean rank", *conditions)
     for one in ranked:
         ranks.add_row(one.method, rank_text(one.mean), *(rank_text(one.ranks[name]) for name in conditions))
-    groups = [Group(Text(f"Ranks, 1 is best{scaled}", style="bold"), ranks)]
+    groups = [Group(plain(f"Ranks, 1 is best{scaled}", style="bold"), ranks)]
     for other in compared(ranked):
-        table = _table("Method", *headings)
+        table = _table("Method", *conditions)
         for one in ranked:
             if other in one.gains:
                 table.add_row(one.method, *(_led(one.gains[other][name]) for name in conditions))
         groups.append(
-            Group(Text(f"{other} minus the method, points{scaled} (seeds in which it leads)", style="bold"), table)
+            Group(plain(f"{other} minus the method, points{scaled} (seeds in which it leads)", style="bold"), table)
         )
     return groups
 
@@ -166,8 +164,8 @@ def _compute(rows: Sequence[Row]) -> str:
     return ", ".join(parts)
 
 
-def _table(first: str, *headings: Text) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(first: str, *headings: str) -> PlainTable:
+    table = PlainTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first)
     for heading in headings:
         table.add_column(heading, justify="right")

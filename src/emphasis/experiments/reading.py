@@ -13,6 +13,7 @@ from typing import Any
 from emphasis.experiments.build import RecipeError, build, merged
 from emphasis.experiments.recipe import Recipe, Table
 from emphasis.experiments.settings import digest
+from emphasis.json_files import too_deep
 from emphasis.weighting import did_you_mean
 
 
@@ -33,6 +34,8 @@ def load_recipe(name: str) -> Recipe:
             text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{name}: not valid TOML: it is not UTF-8") from error
     else:
         text = _text_of(name)
     return parse_recipe(text, name)
@@ -56,8 +59,13 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
 def _tables_of(text: str, where: str) -> Table:
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        deep = too_deep(tables)
+    except RecursionError:
+        deep = True
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise RecipeError(f"{where}: not valid TOML: {error}") from error
+    if deep:
+        raise RecipeError(f"{where}: its lists and tables are nested too deep")
     if "extends" not in tables:
         return tables
     base = tables.pop("extends")
@@ -68,7 +76,7 @@ def _tables_of(text: str, where: str) -> Table:
 
 
 def recipe_from_tables(tables: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Return the recipe that tables describe, all of it checked."""
+    """Return the recipe that tables describe, all of it checked but for code of one's own that it names."""
     recipe = build(Recipe, tables, where)
     quoted = {row.name: row.values for row in recipe.reported}
     known = [*(method.name for method in recipe.methods), *quoted]
@@ -80,9 +88,12 @@ def recipe_from_tables(tables: Mapping[str, Any], where: str = "recipe") -> Reci
             if len(values) != len(recipe.conditions):
                 raise RecipeError(f"{where}: {place}: {name} has {len(values)} figures for {len(recipe.conditions)} "
                                   "conditions; give one for each, nan where there is none")  # fmt: skip
-    for variant in (recipe, recipe.scaled_down()) if recipe.scaled else (recipe,):
-        for _ in variant.cells():
-            pass
+    try:
+        for variant in (recipe, recipe.scaled_down()) if recipe.scaled else (recipe,):
+            for _ in variant.cells():
+                pass
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
     return recipe
 
 

@@ -38,6 +38,7 @@ _Named = TypeVar("_Named", "Condition", "Method")
 PARTS: dict[str, type] = {
     "dataset": Dataset, "noise": Noise, "network": Network, "solver": Solver, "evaluation": Evaluation,
 }  # fmt: skip
+_MOST = 100_000  # networks of a recipe: a slip of the pen must not fill the memory
 FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
 
@@ -173,6 +174,10 @@ class Recipe:
         check(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
         for figure in self.figures:
             check(figure in FIGURES, "figures", figure, f"use any of {', '.join(FIGURES)}")
+        for metric in (self.metric, *self.paper):
+            check(metric.startswith(("best_", "final_")), "metric", metric, "use one that begins with best_ or final_")
+        networks = sum(condition.seeds or self.seeds for condition in self.conditions) * len(self.methods)
+        check(networks <= _MOST, "seeds", self.seeds, f"they make {networks:,} networks, and {_MOST:,} is the most")
         names = [method.name for method in self.methods]
         columns = [condition.name for condition in self.conditions]
         for what, values in (("methods", names), ("conditions", columns)):

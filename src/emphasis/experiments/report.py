@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from emphasis.experiments.audit import PAGE, audit_of_best, write_audit
 from emphasis.experiments.audit_page import audit_page
@@ -29,6 +28,7 @@ from emphasis.experiments.store import (
 from emphasis.experiments.summary import Summary, findings, summarise
 from emphasis.experiments.table import caption, csv_text, result_tables
 from emphasis.files import replacing, write_text
+from emphasis.rich_text import plain
 
 PLACES = ("runs", "results")
 FORMATS = ("text", "csv", "html")
@@ -118,7 +118,7 @@ def write_report(folder: Path, summary: Summary, root: Path | None = None) -> li
 def print_report(summary: Summary, console: Console) -> None:
     """Print title, tables, what the numbers are, and the finding."""
     badge = " [scaled]" if summary.scaled else ""
-    console.print(Text(summary.recipe.title + badge, style="bold"))
+    console.print(plain(summary.recipe.title + badge, style="bold"))
     for table in result_tables(summary, console.width):
         console.print()
         console.print(table)
@@ -127,6 +127,6 @@ def print_report(summary: Summary, console: Console) -> None:
         console.print()
         console.print(group)
     console.print()
-    console.print(Text(caption(summary), style="dim"))
+    console.print(plain(caption(summary), style="dim"))
     for line in [*findings(summary), *verdict(summary, ranked)]:
-        console.print(Text(line))
+        console.print(plain(line))

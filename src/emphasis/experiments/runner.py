@@ -17,6 +17,7 @@ from emphasis.datasets.download import silent
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.data import check_names, load_split, network_options
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
+from emphasis.experiments.own_code import check_code, with_sources
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.store import (
@@ -76,8 +77,10 @@ def run(
     """
     if workers < 1:
         raise EmphasisValueError(f"workers={workers} is not allowed; use a whole number >= 1")
+    check_names(cells := list(recipe.cells()))
+    check_code(cells)
+    recipe = with_sources(recipe)
     cells = list(recipe.cells())
-    check_names(cells)
     how = replace(execution or Execution(), precision=recipe.precision)
     ranks = _ranks(how, workers)
     writes = ranks is None or ranks.is_global_zero

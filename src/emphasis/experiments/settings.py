@@ -94,13 +94,26 @@ class Network:
 
 @dataclass(frozen=True)
 class Training:
-    """A method of `emphasis.baselines` in place of a weighting: its name, and its hyperparameters."""
+    """A method of `emphasis.baselines` in place of a weighting.
+
+    Attributes:
+        name: The package's name for it, or that of one's own, such as "FILE.py:CLASS", which is not imported here.
+        options: Its hyperparameters.
+        source: A digest of the code of a method of one's own, which whoever runs it fills in.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     def __post_init__(self) -> None:
-        baselines.check_options(self.name, self.options)
+        if not is_own(self.name):
+            baselines.check_options(self.name, self.options)
+
+
+def is_own(name: str) -> bool:
+    """Return whether a method's name is of one's own, "FILE.py:CLASS" or "module:CLASS"."""
+    return ":" in name
 
 
 @dataclass(frozen=True)
@@ -171,8 +184,8 @@ class Cell:
 
     def config(self) -> dict[str, Any]:
         """Return, as plain data, what determines the numbers; a method of one's own by its source, too."""
-        source = baselines.source_of(self.objective.name) if isinstance(self.objective, Training) else ""
-        own = {"source": digest(source)} if source else {}
+        source = self.objective.source if isinstance(self.objective, Training) else ""
+        own = {"source": source} if source else {}
         return {**self.shared(), **objective_as_dict(self.objective), **own, "seed": self.seed}
 
     @cached_property

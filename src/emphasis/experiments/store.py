@@ -13,6 +13,7 @@ again, whatever else a recipe asks for later, and lines of other settings may li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,15 +25,21 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from emphasis.errors import EmphasisError
+from emphasis.datasets.archives import read_npz
+from emphasis.datasets.errors import DamagedFileError
+from emphasis.errors import EmphasisError, EmphasisValueError
+from emphasis.experiments.build import RecipeError
 from emphasis.experiments.reading import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipe import Recipe
+from emphasis.experiments.rows import fault_of
 from emphasis.experiments.settings import Cell, digest
 from emphasis.files import replacing, write_text
+from emphasis.json_files import JSONFileError, read_json, read_json_lines
 
 Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
+_LARGEST = 64 << 30  # bytes of what a job keeps of its networks
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
 
 
@@ -48,7 +55,9 @@ def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
     """
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()  # looked at once: others may start
     if RUN in names:
-        other = _read_run(folder).get("name")
+        other = None
+        with contextlib.suppress(JSONFileError, FileNotFoundError):  # a damaged one counts as another's
+            other = read_json(folder / RUN).get("name")
         if force:
             clear(folder)
         elif other != recipe.name:
@@ -80,14 +89,23 @@ def clear(folder: Path) -> None:
 
 
 def stored_recipe(folder: Path) -> Recipe:
-    """Return the recipe whose runs `folder` holds.
+    """Return the recipe whose runs `folder` holds; code that it names stays a name.
 
     Raises:
         FolderError: There is none, or it is damaged.
+        RecipeError: It says something that cannot be, or is of another version of the package.
     """
-    if not (folder / RUN).exists():
-        raise FolderError(f"{folder} holds no run of emphasis ({RUN} is missing)")
-    return recipe_from_tables(_read_run(folder), str(folder / RUN))
+    path = folder / RUN
+    try:
+        tables = read_json(path)
+    except FileNotFoundError:
+        raise FolderError(f"{folder} holds no run of emphasis ({RUN} is missing)") from None
+    except JSONFileError as error:
+        raise FolderError(str(error)) from error
+    try:
+        return recipe_from_tables(tables, str(path))
+    except RecipeError as error:
+        raise RecipeError(f"{error}; if a later version of emphasis wrote the file, update") from error
 
 
 def job_name(cells: Iterable[Cell]) -> str:
@@ -147,12 +165,17 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a JSON Lines file; null is NaN in a curve's numbers, and None elsewhere.
 
     Raises:
-        FolderError: It is damaged.
+        FolderError: It is damaged, or a row lacks what readers need; the message names file and line.
     """
+    rows = []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read ({error}); delete it and run again") from error
+        for where, row in read_json_lines(path):
+            if fault := fault_of(row):
+                raise FolderError(f"{where}: {fault}; delete the file and run again")
+            rows.append(row)
+    except (JSONFileError, FileNotFoundError) as error:
+        raise FolderError(f"{error}; delete the file and run again") from error
+    return rows
 
 
 def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
@@ -165,20 +188,26 @@ def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
     """
     path = folder / CELLS / f"{row['job']}.npz"
     try:
-        with np.load(path) as arrays:
-            network, seed = list(arrays["keys"]).index(row["key"]), list(arrays["seeds"]).index(row["seed"])
-            found = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
-            return found | {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
-    except (OSError, ValueError, KeyError) as error:
+        arrays = read_npz(path, _LARGEST)
+        network, seed = arrays["keys"].tolist().index(row["key"]), arrays["seeds"].tolist().index(row["seed"])
+        found = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
+        found |= {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
+        _check_arrays(found)
+    except (DamagedFileError, OSError, ValueError, LookupError, AttributeError) as error:
         raise FolderError(f"{path} cannot be read ({error}); delete {row['job']}.* and run again") from error
+    return found
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
-    try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        run = None
-    return run if isinstance(run, dict) else {}
+def _check_arrays(found: dict[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless the arrays are of one network, one value for each of n examples."""
+    kinds = {"noisy": "b", "index": "iu", "p": "f", "trace": "f", "predicted": "iu"}
+    n = len(found["p"])
+    for name, values in found.items():
+        looks = values.shape[:1] if name in ("trace", "predicted") else ()
+        if values.dtype.kind not in kinds[name] or values.shape != (*looks, n):
+            raise EmphasisValueError(f"{name} is of shape {values.shape} and type {values.dtype}")
+    if "trace" in found and found["trace"].shape != found["predicted"].shape:
+        raise EmphasisValueError(f"{len(found['trace'])} looks, but {len(found['predicted'])} of predictions")
 
 
 def without_nan(value: Any) -> Any:

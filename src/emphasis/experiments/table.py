@@ -13,10 +13,11 @@ from typing import Literal
 
 from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from emphasis.experiments.summary import METRICS, NOT_SCALED, Entry, Summary, metric_title, signed
+from emphasis.rich_text import PlainTable, plain
+from emphasis.settings_text import visible
 
 _NAMES = 24  # the width that names of methods are wrapped to
 _HEADING = 14
@@ -37,7 +38,7 @@ class _Column:
     @property
     def width(self) -> int:
         texts = [line for lines in self.cells.values() for line, _ in lines]
-        return max(map(len, [*texts, *textwrap.wrap(self.heading, _HEADING)]), default=1)
+        return max(map(len, [*texts, *textwrap.wrap(visible(self.heading), _HEADING)]), default=1)
 
 
 def result_tables(summary: Summary, width: int) -> list[Group]:
@@ -183,7 +184,7 @@ def _names(summary: Summary) -> dict[str, list[str]]:
     """Return every row's name, in lines."""
     recipe = summary.recipe
     names = [*(method.name for method in recipe.methods), *(row.name for row in recipe.reported)]
-    return {name: textwrap.wrap(name, _NAMES) or [""] for name in names}
+    return {name: textwrap.wrap(visible(name), _NAMES) or [""] for name in names}
 
 
 def _first_width(summary: Summary, with_paper: bool) -> int:
@@ -206,18 +207,18 @@ def _tables(summary: Summary, title: str, columns: Sequence[_Column], width: int
     for number, block in enumerate(blocks):
         part = f", {number + 1} of {len(blocks)}" if len(blocks) > 1 else ""
         scaled = ", scaled" if summary.scaled else ""
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column(Text("\n".join(_head(summary, with_paper))), width=first, no_wrap=True)
+        table = PlainTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column(plain("\n".join(_head(summary, with_paper))), width=first, no_wrap=True)
         for column in block:
-            heading = Text("\n".join(textwrap.wrap(column.heading, _HEADING)))
+            heading = plain("\n".join(textwrap.wrap(visible(column.heading), _HEADING)))
             justify: Literal["left", "right"] = "left" if column.heading == "Status" else "right"
             table.add_column(heading, width=column.width, no_wrap=True, justify=justify)
         _fill(table, summary, block)
-        groups.append(Group(Text(f"{title}{scaled}{part}", style="bold"), table))
+        groups.append(Group(plain(f"{title}{scaled}{part}", style="bold"), table))
     return groups
 
 
-def _fill(table: Table, summary: Summary, block: Sequence[_Column]) -> None:
+def _fill(table: PlainTable, summary: Summary, block: Sequence[_Column]) -> None:
     quoted: dict[str, list[str]] = {}
     for row in summary.recipe.reported:
         quoted.setdefault(row.group, []).append(row.name)
@@ -225,8 +226,8 @@ def _fill(table: Table, summary: Summary, block: Sequence[_Column]) -> None:
     for group in [*summary.groups.values(), *quoted.values()]:
         for name in group:
             cells = [_styled(column.cells.get(name, [])) for column in block]
-            table.add_row(Text("\n".join(names[name])), *cells, end_section=name == group[-1])
+            table.add_row(plain("\n".join(names[name])), *cells, end_section=name == group[-1])
 
 
 def _styled(lines: Sequence[tuple[str, str]]) -> Text:
-    return Text("\n").join(Text(line, style=style) for line, style in lines)
+    return Text("\n").join(plain(line, style=style) for line, style in lines)

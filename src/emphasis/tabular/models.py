@@ -115,8 +115,9 @@ def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
     from emphasis.models.mlp import mlp
 
     chosen = {name: settings[name] for name in ("hidden", "activation", "dropout") if name in settings}
-    network = mlp((features,), classes, **chosen).eval()
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    with torch.device("meta"):  # no memory is taken before the file proves to hold as much
+        network = mlp((features,), classes, **chosen).eval()
+    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), assign=True)
 
     @torch.no_grad()
     def predict(rows: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import emphasis
+from emphasis.datasets.archives import file_digest
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.table_encoder import TableEncoder
+from emphasis.errors import EmphasisTypeError
 from emphasis.files import replacing, write_text
-from emphasis.tabular.models import KINDS, Kind, Predict
-from emphasis.weighting import Weighting, from_dict
+from emphasis.json_files import JSONFileError, read_json
+from emphasis.settings_text import one_line
+from emphasis.tabular.models import KINDS, Predict, kind_of
+from emphasis.weighting import Weighting
+from emphasis.weighting.serialise import named_from_dict
 
 FOLDER, MANIFEST = "model", "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +39,7 @@ class SavedModel:
         classes: The classes' names, in the order of the probabilities.
         encoder: Of the other columns.
         kind: "xgboost", "lightgbm", "catboost" or "net".
-        weighting: What it learned with.
+        weighting: What it learned with; by name only, without values, if it was a function of the user's.
         predict_rows: Encoded rows (N, D) -> probabilities (N, C).
     """
 
@@ -48,8 +55,16 @@ class SavedModel:
 
         Raises:
             ValueError: A column is absent or unfit.
+            DamagedFileError: The model is not that of its manifest.
         """
-        probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(self.encoder.transform(table)), np.float64)
+        rows = self.encoder.transform(table)
+        try:
+            probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(rows), np.float64)
+        except Exception as error:  # of a library that is given what its model was not made for
+            raise DamagedFileError(f"the model cannot predict ({one_line(error)}); fit again with --force") from error
+        if probabilities.shape != (len(rows), len(self.classes)):
+            raise DamagedFileError(f"the model predicts {probabilities.shape[1:]} numbers a row for "
+                                   f"{len(self.classes)} classes; fit again with --force")  # fmt: skip
         return probabilities
 
     def predict(self, table: Any) -> NDArray[Any]:
@@ -76,7 +91,7 @@ def save_model(
     with replacing(place / file) as partial:
         KINDS[kind].save(classifier, partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": _FORMAT,
         "emphasis": emphasis.__version__,
         "kind": kind,
@@ -88,11 +103,21 @@ def save_model(
         "classes": list(classes),
         "encoder": encoder.to_dict(),
     }
+    manifest = json.loads(json.dumps(manifest))  # as it is read
+    manifest[_CHECKSUM] = checksum(manifest)
     write_text(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of all that a manifest says besides; the model file's digest is among it."""
+    said = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     """Return the model of a folder that `fit_table` has written, or of the folder "model" within it.
+
+    No code that it names is run.
 
     Raises:
         DataNotFoundError: There is none.
@@ -103,19 +128,39 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     if not (place / MANIFEST).is_file():
         raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
     try:
-        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != _FORMAT:
-            raise DamagedFileError(
-                f"{place / MANIFEST} is of format {manifest['format']!r}, this version reads {_FORMAT}; update emphasis"
-            )
-        kind: Kind = KINDS[manifest["kind"]]
+        manifest = read_json(place / MANIFEST)
+    except JSONFileError as error:
+        raise DamagedFileError(f"{error}; fit again with --force") from error
+    if manifest.get("format") != _FORMAT:
+        raise DamagedFileError(
+            f"{place / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
+            "emphasis, or fit again with --force"
+        )
+    if manifest.get(_CHECKSUM) != checksum(manifest):
+        raise DamagedFileError(f"{place / MANIFEST} is damaged or was changed by hand: its checksum is that of another "
+                               "content; fit again with --force")  # fmt: skip
+    try:
+        label, name = _texts([manifest["label"], manifest["kind"]])
+        kind = kind_of(name)
         encoder = TableEncoder.from_dict(manifest["encoder"])
-        classes, weighting = tuple(manifest["classes"]), from_dict(manifest["weighting"])
+        classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = place / kind.file, manifest["sha256"]
-        label, settings = manifest["label"], manifest["settings"]
-    except (ValueError, KeyError, TypeError) as error:
+        settings = manifest["settings"]
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{place / MANIFEST} is damaged ({error}); fit again with --force") from error
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if not path.is_file() or file_digest(path, "sha256") != digest:
         raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
-    predict = kind.load(path, settings, len(encoder.feature_names), len(classes))
-    return SavedModel(label, classes, encoder, manifest["kind"], weighting, predict)
+    try:
+        predict = kind.load(path, settings, len(encoder.feature_names), len(classes))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # the library that reads it can fail in any way
+        raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
+    return SavedModel(label, classes, encoder, name, weighting, predict)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Return a list's texts, or raise TypeError."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise EmphasisTypeError(f"{values!r} are no texts")
+    return tuple(values)

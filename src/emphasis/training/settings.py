@@ -9,6 +9,7 @@ from typing import Literal
 
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
+from emphasis.weighting.serialise import is_named
 
 Normalization = Literal["integral", "batch"] | None
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -20,7 +21,7 @@ class Objective:
     """A weighting and how `emphasis.torch.emphasis_loss` is to use it.
 
     Attributes:
-        weighting: w(p).
+        weighting: w(p); one that is known by name only is not checked.
         normalization: "integral", "batch" or None.
         max_margin: No derivative beyond this margin: a number, "auto" or None.
         schedule: Parameters of the weighting that change during training, and how.
@@ -36,12 +37,14 @@ class Objective:
             raise EmphasisValueError(
                 f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None'
             )
-        ends = [self.at(0.0), self.at(1.0)]  # what lies between is allowed, too
-        self.weighting.max_margin(self.max_margin)
+        # What lies between the ends of a schedule is allowed, too.
+        known = [] if is_named(self.weighting) else [self.weighting, self.at(0.0), self.at(1.0)]
+        if known or self.max_margin != "auto":
+            self.weighting.max_margin(self.max_margin)
         if self.max_margin not in ("auto", None):  # 16 and 16.0 are one setting
             object.__setattr__(self, "max_margin", float(self.max_margin))
         if self.normalization == "integral":
-            _ = [one.log_normalizer for one in (self.weighting, *ends)]  # raises if the integral is infinite
+            _ = [one.log_normalizer for one in known]  # raises if the integral is infinite
 
     def at(self, progress: float, noise_rate: float | None = None) -> Weighting:
         """Return the weighting at a progress in [0, 1], given the noise rate measured so far; see `scheduled`."""

@@ -82,6 +82,8 @@ def checked_parameter(owner: str, name: str, value: float, low: float = -math.in
         number = float(value)
     except (TypeError, ValueError):
         raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}") from None
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not math.isfinite(number) or not low <= number <= high:
         allowed = "a finite number"
         if low > -math.inf and high < math.inf:

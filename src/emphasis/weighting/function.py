@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisRuntimeError, EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import Array, ArrayModule
 from emphasis.weighting.base import Weighting
 
@@ -93,6 +93,40 @@ class LossWeighting(FunctionWeighting):
     def __repr__(self) -> str:
         derivative = "" if self.slope is None else f", derivative={_display_name(self.slope)}"
         return f"from_loss({_display_name(self.function)}{derivative})"
+
+
+@dataclass(frozen=True, repr=False)
+class NamedWeighting(Weighting):
+    """A weighting that is known by name only: a file names a user's functions, and reading it imported nothing.
+
+    It prints and goes back to the same dictionary, and raises where its values are asked for.
+
+    Args:
+        family: "function" or "from_loss".
+        names: The parameters of its dictionary: "module:name" for each function.
+    """
+
+    family: str
+    names: tuple[tuple[str, str], ...]
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
+        """Raise EmphasisRuntimeError: the function was not imported."""
+        raise EmphasisRuntimeError(
+            f"{self!r} was read and not imported, so it has no values; emphasis.from_dict(..., trusted=True) imports it"
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the functions' names."""
+        return dict(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the dictionary that it was read from."""
+        return {"family": self.family, **self.parameters()}
+
+    def __repr__(self) -> str:
+        first, *others = self.names
+        maker = "from_function" if self.family == "function" else self.family
+        return f"{maker}({', '.join([first[1], *(f'{key}={name}' for key, name in others)])})"
 
 
 def from_function(function: Callable[..., Array]) -> FunctionWeighting:
@@ -182,7 +216,7 @@ def _import_name(function: Callable[..., Array]) -> str:
     name = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', '?')}"
     try:
         found = import_function(name)
-    except (ImportError, AttributeError, ValueError):
+    except ValueError:
         found = None
     if found is not function:
         raise EmphasisValueError(
@@ -193,11 +227,24 @@ def _import_name(function: Callable[..., Array]) -> str:
 
 
 def import_function(name: str) -> Callable[..., Array]:
-    """Return the function called "module:qualified.name"."""
-    module_name, separator, path = name.partition(":")
-    if not separator or not module_name or module_name == "None":
-        raise EmphasisValueError(f'function name {name!r} must have the form "module:name"')
-    found: Any = importlib.import_module(module_name)
-    for part in path.split("."):
-        found = getattr(found, part)
+    """Return the function called "module:qualified.name", which runs the module's code.
+
+    Raises:
+        ValueError: There is none, or its module cannot be imported.
+    """
+    check_function_name(name)
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a module of the user's may raise when it is run
+        raise EmphasisValueError(f"function {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     return found  # type: ignore[no-any-return]
+
+
+def check_function_name(name: Any) -> None:
+    """Raise ValueError unless `name` is a text "module:name"."""
+    module_name, separator, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not (separator and module_name and path) or module_name == "None":
+        raise EmphasisValueError(f'function name {name!r} must have the form "module:name"')

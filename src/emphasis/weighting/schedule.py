@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -46,7 +47,7 @@ class Ramp:
     def __post_init__(self) -> None:
         end = self.start if self.end is None else self.end
         for name, value in (("start", self.start), ("end", end)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
                 raise EmphasisValueError(f"{name}={value!r} is not allowed; use a finite number")
         if self.shape not in get_args(Shape):
             raise EmphasisValueError(f"shape={self.shape!r} is not allowed; use one of {', '.join(get_args(Shape))}")
@@ -77,7 +78,11 @@ class Measured:
     start: float = 0.5
 
     def __post_init__(self) -> None:
-        if isinstance(self.start, bool) or not isinstance(self.start, (int, float)) or not 0 <= self.start < math.inf:
+        if (
+            isinstance(self.start, bool)
+            or not isinstance(self.start, (int, float))
+            or not 0 <= self.start <= sys.float_info.max
+        ):
             raise EmphasisValueError(f"start={self.start!r} is not allowed; use a finite number >= 0")
 
 

@@ -112,7 +112,7 @@ def _end_slope(h0: float, h1: float, d0: float, d1: float) -> float:
 def _checked(points: Iterable[Iterable[float]]) -> tuple[tuple[float, float], ...]:
     try:
         found = tuple((float(p), float(w)) for p, w in points)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise EmphasisValueError(f"Spline: points={points!r} are not allowed; give pairs (p, w) of numbers") from error
     if len(found) < 2:
         raise EmphasisValueError(f"Spline: {len(found)} points are not enough; give two or more")
