@@ -37,7 +37,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         root = Path(self.root)
         compiler = load_compiler(root)
-        folder = Path(self.directory) / "kernels"
+        folder = root / "build" / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         command = compiler.compiler_command()
         try:
