@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.kernels.backend import Backend, ExampleError, GradientIn
+from emphasis.kernels.backend import ExampleError, can_be_read, is_watched
 from emphasis.torch import _checks
-from emphasis.torch._autograd import denominator, weigh_examples
-from emphasis.torch._fused import backend_on, half_weight
-from emphasis.torch._options import Options, of_each
-from emphasis.torch.functional import resolve
+from emphasis.torch._linear import LinearFunction
+from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
 
-_SHARE = 20  # of the tokens in a chunk: 1/16 of the logits, less what the matrix products need themselves
-_SMALLEST = 2**21  # logits in a chunk: products smaller than this are slow, and the memory is nothing
+# Tokens in a chunk: the products of fewer take longer, as each reads all of the weight; so does one of few logits.
+_TOKENS = 512
+_SHARE = 8  # of the tokens in a chunk, if these are few: an eighth of the logits is held
+_SMALLEST = 2**22  # logits in a chunk, whatever their share: little memory
 
 
 def linear_emphasis_loss(
@@ -44,8 +43,14 @@ def linear_emphasis_loss(
     """Return `emphasis_loss(hidden @ weight.T + bias, labels, weighting, ...)` without ever holding those logits.
 
     A chunk of tokens at a time, logits become derivatives in their own memory and then their share of the gradients:
-    the same three matrix products as without chunks, and no fourth. Gradients of hidden, weight and bias are exact,
-    and made in the forward pass, so that the extra memory is one chunk and the gradients themselves.
+    the same three matrix products as without chunks, and no fourth. Gradients of hidden, weight and bias are made in
+    the forward pass, so that the extra memory is one chunk and the gradients themselves.
+
+    On the CPU, tokens that are ignored or have weight 0 take part in no product, and those whose derivatives are
+    negligible not in the two products for the gradients: together they have at most an eighth of the dtype's eps
+    (1.5e-8 in float32, 1e-3 in bfloat16) of the sum of all w, and of all w |h|, which is less than rounding changes.
+    The gradient of such a token's hidden state is 0. On other devices finding these tokens would make the host wait
+    for the device, so all tokens take part; where many are ignored, pass the others alone: hidden[labels != -100].
 
     With `MAE()` and normalization=None this is "dynamic fine-tuning" (DFT), whose loss is p.detach() * cross-entropy
     token by token: both have the derivative p (1-p) (e_y - q), up to sign, w = 2 p (1-p) (Eq. 6).
@@ -57,23 +62,25 @@ def linear_emphasis_loss(
         labels: hidden.shape[:-1], integers in [0, V) or `ignore_index`.
         weighting: As in `emphasis_loss`.
         bias: (V,) or None.
-        normalization: "batch" needs every token's weight before the first derivative, and so makes the logits a second
-            time in the backward pass.
-        reduction: As in `emphasis_loss`, over all tokens that count. "none" makes the logits a second time as well, as
-            its gradients need what comes from above.
+        normalization: As in `emphasis_loss`.
+        reduction: As in `emphasis_loss`, over all tokens that count. "none" makes the logits a second time in the
+            backward pass, as its gradients need what comes from above.
         ignore_index: Label of tokens to leave out, such as padding and prompts.
         class_weight: (V,) >= 0.
         sample_weight: Of the labels' shape, >= 0.
         max_margin: As in `emphasis_loss`.
         process_group: As in `emphasis_loss`: the mean is over the tokens of all ranks.
-        chunk_size: Tokens at a time; by default a twentieth of them, more where that would be slow for little memory.
+        chunk_size: Tokens at a time. By default 512, or an eighth of them if that is less; more where a chunk's logits
+            would be few (less than 16 MiB in float32).
 
     Returns:
         The loss, float32 for half types. One backward pass makes the gradients final; a second one computes anew.
-        Not differentiable twice, and not inside torch.func; torch.compile breaks its graph here.
+        Not differentiable twice. torch.compile breaks its graph here; inside torch.func, under forward-mode
+        differentiation and while a trace is recorded, the logits are made whole.
 
     Raises:
-        TypeError, ValueError, OverflowError: As `emphasis_loss`, and shapes or dtypes that do not fit each other.
+        TypeError, ValueError, OverflowError: As `emphasis_loss`, and shapes or dtypes that do not fit each other. The
+            hidden states of tokens that take no part are not looked at.
     """
     settings = (weighting, normalization, reduction, max_margin, process_group)
     arguments = hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size
@@ -97,10 +104,17 @@ def uncompiled(
     chunk_size: int | None,
 ) -> Tensor:
     """Check everything, and apply the autograd function."""
+    loss: Tensor
     options = resolve(*settings)
     ignore_index = _checks.check_ignore_index(ignore_index)
-    _check(hidden, weight, bias, labels, chunk_size)
-    if torch.is_autocast_enabled(hidden.device.type):
+    if torch._C._get_tracing_state() is None:  # to a trace, which holds for one shape, comparing shapes is a warning
+        _check(hidden, weight, bias, labels, chunk_size)
+    if _is_transformed(hidden, weight, bias):
+        logits = F.linear(hidden, weight, bias).reshape(-1, weight.shape[0])
+        of_tokens = None if sample_weight is None else sample_weight.reshape(-1)
+        loss = apply_options(logits, labels.reshape(-1), options, ignore_index, class_weight, of_tokens)
+        return loss.view(labels.shape) if options.reduction == "none" else loss
+    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:  # as of F.linear
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     tokens = labels.reshape(-1).long()
@@ -112,14 +126,44 @@ def uncompiled(
     ratios = options.only_ratios_matter
     factor = _checks.factor_of(tokens, class_weight, sample_weight, weight.shape[0], hidden, ratios)
     _checks.check_factor(factor, hidden, options)
-    rows = chunk_size or max(math.ceil(len(tokens) / _SHARE), math.ceil(_SMALLEST / weight.shape[0]))
+    index = _taking_part(tokens, factor, ignore_index)
+    tokens, factor = tokens[index], None if factor is None else factor[index]
+    rows = chunk_size or max(min(math.ceil(len(index) / _SHARE), _TOKENS), math.ceil(_SMALLEST / weight.shape[0]))
+    of_problem = options, ignore_index, rows
     try:
-        loss: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
-            hidden.reshape(-1, hidden.shape[-1]), weight, bias, tokens, factor, (options, ignore_index, rows)
+        loss = LinearFunction.apply(  # type: ignore[no-untyped-call]
+            hidden.reshape(-1, hidden.shape[-1]),
+            weight,
+            bias,
+            index,
+            tokens,
+            factor,
+            of_problem,
+            torch.is_grad_enabled(),
         )
     except ExampleError as error:
-        raise _checks.example_error(error, weight.t(), labels, ignore_index) from None
+        logits = weight[0, 0].expand(*labels.shape[:1], len(weight), *labels.shape[1:])  # their shape
+        raise _checks.example_error(error, logits, labels, ignore_index) from None
     return loss.view(labels.shape) if options.reduction == "none" else loss
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Return whether more is asked than numbers and one gradient: torch.func, forward mode, traces, dispatch modes."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or is_watched()
+        or any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors)  # type: ignore[no-untyped-call]
+    )
+
+
+def _taking_part(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Tensor:
+    """Return the places of the labels that count, or of all where finding these out would make the host wait."""
+    if not can_be_read(labels):
+        return torch.arange(len(labels), device=labels.device)
+    counts = labels != ignore_index
+    if factor is not None:
+        counts &= factor != 0.0
+    return counts.nonzero().squeeze(1)
 
 
 def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int | None) -> None:
@@ -157,187 +201,3 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, 
         )
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise EmphasisValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What does not change: hidden (N, H), weight (V, H), bias (V,), labels (N,), factor (N,) and the options."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    labels: Tensor
-    factor: Tensor | None
-    options: Options
-    ignore_index: int
-    chunk_size: int
-
-    @property
-    def backend(self) -> Backend:
-        """Whose kernels run here."""
-        return backend_on(self.hidden)
-
-    @property
-    def one_sweep(self) -> bool:
-        """Whether a token's derivative is known without the other tokens and what comes from above."""
-        return self.options.normalization != "batch" and self.options.reduction != "none"
-
-
-@dataclass
-class _Gradients:
-    """Gradients of hidden, weight and bias, None where not asked for; each still to be multiplied by `unit`."""
-
-    hidden: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    unit: Tensor | float
-
-    def times(self, upstream: Tensor | float, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
-        """Return the gradients times upstream, in their own memory if it is of that dtype."""
-        by = upstream * self.unit
-        is_one = not (isinstance(by, Tensor) and by.device.type != "cpu") and float(by) == 1.0
-        every = (self.hidden, self.weight, self.bias)
-        return tuple(None if g is None else (g if is_one else g.mul_(by)).to(dtype) for g in every)
-
-
-class _LinearFunction(torch.autograd.Function):
-    """(hidden, weight, bias, labels, factor, (options, ignore_index, chunk_size)) -> loss; see `_Problem`."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        """Compute the loss and, in the same sweep if it can be, the gradients."""
-        *tensors, ctx.settings = inputs
-        ctx.save_for_backward(*tensors)
-        problem = _Problem(*tensors, *ctx.settings)
-        ctx.gradients = ctx.weight = None
-        if problem.one_sweep:
-            loss, ctx.gradients = _loss_and_gradients(problem, ctx.needs_input_grad[:3])
-        else:
-            loss, ctx.weight = _loss_and_weights(problem)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients times what comes from above."""
-        problem = _Problem(*ctx.saved_tensors, *ctx.settings)
-        wanted = ctx.needs_input_grad[:3]
-        gradients, ctx.gradients = ctx.gradients, None
-        if not problem.one_sweep:
-            gradients, grad_loss = (
-                _gradients_of_weights(problem, wanted, ctx.weight * grad_loss),
-                grad_loss.new_ones(()),
-            )
-        elif gradients is None:  # a second call
-            gradients = _loss_and_gradients(problem, wanted)[1]
-        return (*gradients.times(grad_loss, problem.hidden.dtype), None, None, None)
-
-
-def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, _Gradients]:
-    """Return the loss, a mean or a sum, and the gradients, in one sweep."""
-    options, factor, ignore_index, backend = problem.options, problem.factor, problem.ignore_index, problem.backend
-    dtype = _checks.arithmetic_dtype(problem.hidden)
-    valid = problem.labels != ignore_index
-    unit: Tensor | float = 1.0
-    if options.reduction == "mean":
-        counted = valid.double() if factor is None else torch.where(valid, factor, 0.0)
-        total = denominator(counted, options)
-        if problem.hidden.dtype == torch.float16:  # which could not hold a derivative divided by so many tokens
-            unit = 1.0 / total
-        else:
-            factor = counted / total
-    each = of_each(options)
-    tables = each.tables_for(problem.hidden.device, problem.hidden.dtype)
-    losses = torch.zeros(len(problem.labels), dtype=dtype, device=problem.labels.device)
-    gradient_in: GradientIn = "the logits" if any(wanted) else "nothing"
-
-    def derive(logits: Tensor, part: slice) -> None:
-        labels, own = problem.labels[part], None if factor is None else factor[part]
-        if tables is not None:
-            losses[part] = backend.loss_of_labels(
-                logits, labels, own, tables[0], ignore_index, "none", False, gradient_in
-            ).loss
-            return
-        margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        losses[part], weight = weigh_examples(margin, own, valid[part], each, logits.dtype)
-        if gradient_in != "nothing":
-            half = (0.5 * weight).to(margin.dtype)
-            backend.derivative(logits, labels, half, state, ignore_index, gradient_in)
-
-    gradients = _sweep(problem, wanted, derive, unit)
-    return losses.sum() * unit, gradients
-
-
-def _loss_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
-    """Return the loss, and each token's weight in it, (N,): the margins first, as a batch needs them all."""
-    options = problem.options
-    options.check_range(problem.hidden.dtype)
-    margin = torch.zeros(
-        len(problem.labels), dtype=_checks.arithmetic_dtype(problem.hidden), device=problem.hidden.device
-    )
-
-    def derive(logits: Tensor, part: slice) -> None:
-        labels = problem.labels[part]
-        margin[part] = problem.backend.margins(logits, labels, problem.ignore_index, "the logits").margin
-
-    _sweep(problem, (False, False, False), derive)
-    valid = problem.labels != problem.ignore_index
-    loss, weight = weigh_examples(margin, problem.factor, valid, options, problem.hidden.dtype)
-    return loss if options.reduction == "none" else loss.sum(), weight
-
-
-def _gradients_of_weights(problem: _Problem, wanted: tuple[bool, bool, bool], weight: Tensor) -> _Gradients:
-    """Return the gradients of tokens with these weights, (N,)."""
-    backend, ignore_index = problem.backend, problem.ignore_index
-    half, unit = half_weight(weight, problem.hidden.dtype, problem.options.normalization == "batch")
-    half = half.to(_checks.arithmetic_dtype(problem.hidden))
-
-    def derive(logits: Tensor, part: slice) -> None:
-        labels = problem.labels[part]
-        state = backend.margins(logits, labels, ignore_index, "the logits").state
-        backend.derivative(logits, labels, half[part], state, ignore_index, "the logits")
-
-    return _sweep(problem, wanted, derive, unit)
-
-
-def _sweep(
-    problem: _Problem,
-    wanted: tuple[bool, bool, bool],
-    derive: Callable[[Tensor, slice], None],
-    unit: Tensor | float = 1.0,
-) -> _Gradients:
-    """Make the logits of one chunk of tokens after the other, have them turned into derivatives, and add those up.
-
-    Args:
-        problem: What to go through.
-        wanted: Which gradients; for none of them `derive` may leave anything in the logits.
-        derive: Takes the logits of the tokens of a slice and leaves their derivatives in the same memory.
-        unit: Passed on.
-    """
-    hidden, weight, bias = problem.hidden, problem.weight, problem.bias
-    dtype = _checks.arithmetic_dtype(hidden)
-    grad_hidden = torch.empty_like(hidden) if wanted[0] else None
-    grad_weight = torch.zeros_like(weight, dtype=dtype) if wanted[1] else None
-    grad_bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=dtype)
-    buffer = hidden.new_empty(min(problem.chunk_size, len(hidden)), len(weight))
-    for start in range(0, len(hidden), problem.chunk_size):
-        part = slice(start, min(start + problem.chunk_size, len(hidden)))
-        logits = buffer[: part.stop - start]
-        if bias is None:
-            torch.mm(hidden[part], weight.t(), out=logits)
-        else:
-            torch.addmm(bias, hidden[part], weight.t(), out=logits)
-        try:
-            derive(logits, part)
-        except ExampleError as error:
-            raise ExampleError(start + error.example, error.what) from None
-        if grad_hidden is not None:
-            torch.mm(logits, weight, out=grad_hidden[part])
-        if grad_weight is not None:
-            if dtype == hidden.dtype:
-                grad_weight.addmm_(logits.t(), hidden[part])
-            else:
-                grad_weight.add_(logits.t() @ hidden[part])
-        if grad_bias is not None:
-            grad_bias.add_(logits.sum(0, dtype=dtype))
-    return _Gradients(grad_hidden, grad_weight, grad_bias, unit)
