@@ -82,8 +82,10 @@ class ImageFiles:
         except MemoryError:  # not the file's fault
             raise
         except Exception as error:  # decoders fail in many ways
-            raise DamagedFileError(f"image {path} cannot be read ({one_line(error)}); replace it, take it off the "
-                                   'list, or pass over such images with the option broken = "skip"') from error  # fmt: skip
+            raise DamagedFileError(
+                f"image {path} cannot be read ({one_line(error)}); replace it, take it off the list, or pass over it "
+                'with the option broken = "skip"'
+            ) from error
 
     def stamp(self) -> bytes:
         """Return names, sizes and times of the files, which differ where a file has changed."""
