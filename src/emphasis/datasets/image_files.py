@@ -83,8 +83,8 @@ class ImageFiles:
             raise
         except Exception as error:  # decoders fail in many ways
             raise DamagedFileError(
-                f"image {path} cannot be read ({one_line(error)}); replace it, take it off the list, or pass over such "
-                'images with the option broken = "skip"'
+                f"image {path} cannot be read ({one_line(error)}); replace it, take it off the list, or pass over it "
+                'with the option broken = "skip"'
             ) from error
 
     def stamp(self) -> bytes:

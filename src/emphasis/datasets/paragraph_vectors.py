@@ -116,7 +116,9 @@ def cached_paragraph_vectors(
     path = folder / f"paragraph-vectors-{_digest(texts, settings)}.npy"
     try:
         vectors: NDArray[np.float32] = np.load(path)
-    except (FileNotFoundError, ValueError, EOFError):  # absent, or damaged: train
+        if vectors.shape != (len(texts), settings.size) or vectors.dtype != np.float32:
+            raise EmphasisValueError(f"{path} is of other documents")
+    except Exception:  # absent, or damaged in any way: train
         vectors = train_paragraph_vectors(texts, settings, progress)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:

@@ -222,7 +222,10 @@ def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> A
         row = best.rows[0]
         if not (folder / CELLS / f"{row['job']}.npz").exists():  # results kept apart from their run
             return None
-        cell = dataclasses.replace(best.cell, seed=row["seed"])
+        options = {name: value for name, value in best.cell.dataset.options.items() if name != "download"}
+        cell = dataclasses.replace(
+            best.cell, seed=row["seed"], dataset=dataclasses.replace(best.cell.dataset, options=options)
+        )
         try:
             split = load_split(cell.dataset, cell.noise, root)
         except DataError:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import emphasis
+from emphasis.datasets.archives import read_npz
+from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import replacing, write_text
+from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.models import kind_of
 from emphasis.tabular.saved import FOLDER, save_model
 from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
@@ -163,7 +165,7 @@ def fit_table(
     total, done = folds * len(methods) + 1, 0
     for number, (train, test) in enumerate(splits):
         fold[test] = number
-        kept = _kept_fold(place / FOLDS / f"{number}.npz", digest, list(methods))
+        kept = _kept_fold(place / FOLDS / f"{number}.npz", digest, list(methods), (len(test), len(classes)))
         for name, one in methods.items():
             progress(f"fold {number + 1} of {folds}: {name}", done, total)
             if kept is None:
@@ -220,8 +222,8 @@ def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> st
     name = digest.hexdigest()
     if (folder / FIT).is_file():
         try:
-            found = json.loads((folder / FIT).read_text(encoding="utf-8"))["digest"]
-        except (ValueError, KeyError, TypeError):
+            found = read_json(folder / FIT).get("digest")
+        except JSONFileError:
             found = None
         if found != name and not force:
             raise EmphasisValueError(
@@ -238,15 +240,17 @@ def _claim(folder: Path, request: dict[str, Any], table: Any, force: bool) -> st
     return name
 
 
-def _kept_fold(path: Path, digest: str, methods: list[str]) -> dict[str, NDArray[np.float64]] | None:
+def _kept_fold(
+    path: Path, digest: str, methods: list[str], shape: tuple[int, int]
+) -> dict[str, NDArray[np.float64]] | None:
     """Return a finished fold's probabilities; None if it is not there, or damaged: it is then trained anew."""
     try:
-        with path.open("rb") as file, np.load(file) as content:
-            if str(content["digest"]) != digest:
-                return None
-            return {name: content[f"method {at}"] for at, name in enumerate(methods)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = read_npz(path)
+        found = {name: content[f"method {at}"] for at, name in enumerate(methods)}
+        same = str(content["digest"]) == digest
+    except (OSError, DamagedFileError, KeyError):
         return None
+    return found if same and all(p.shape == shape and p.dtype == np.float64 for p in found.values()) else None
 
 
 def _importances(classifier: Any, encoder: TableEncoder) -> dict[str, float]:
