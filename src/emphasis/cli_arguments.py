@@ -58,10 +58,7 @@ def family_weighting(family: str, options: Sequence[str]) -> Weighting:
             f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}"
         )
     defaults = {one.name: one.default for one in inspect.signature(FAMILIES[name]).parameters.values()}
-    try:
-        return from_dict({"family": name, **_own_options(name, defaults, options)})
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+    return from_dict({"family": name, **_own_options(name, defaults, options)})
 
 
 def shown_weighting(name: str, options: Sequence[str]) -> Weighting:
@@ -73,13 +70,10 @@ def shown_weighting(name: str, options: Sequence[str]) -> Weighting:
     if ":" not in name and name not in baselines.names():
         known = [*FAMILIES, *(one for one in baselines.names() if baselines.find(one).has_view())]
         raise UsageError(f"unknown family {name!r}{did_you_mean(name, known, str)}; known: {', '.join(known)}")
-    try:
-        defaults = {key: value for key, value in baselines.options_of(name).items() if key != "matrix"}
-        given = _own_options(name, {"num_classes": 10, **defaults}, options)
-        changed = {key: value for key, value in given.items() if key == "num_classes" or value != defaults[key]}
-        return baselines.view(name, **changed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    defaults = {key: value for key, value in baselines.options_of(name).items() if key != "matrix"}
+    given = _own_options(name, {"num_classes": 10, **defaults}, options)
+    changed = {key: value for key, value in given.items() if key == "num_classes" or value != defaults[key]}
+    return baselines.view(name, **changed)
 
 
 def _own_options(name: str, defaults: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -213,6 +207,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="draw these too, with their defaults; DM if left out; --vs alone: none",
     )
     show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
+    parser.set_defaults(debug=False)
+    for one in (parser, *commands.choices.values()):
+        one.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show errors' tracebacks")
     return parser
 
 

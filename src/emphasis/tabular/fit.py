@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.files import replacing, write_text
-from emphasis.tabular.models import kind_of
+from emphasis.files import naming_refusals, replacing, write_text
+from emphasis.tabular.models import Kind, kind_of
 from emphasis.tabular.saved import FOLDER, save_model
 from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
 
@@ -40,6 +40,7 @@ except ModuleNotFoundError as error:
 
 FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
 BASELINE = "cross-entropy"
+_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost")  # whose own errors say what is wrong with a setting
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -154,7 +155,8 @@ def fit_table(
         "emphasis": emphasis.__version__,
     }  # fmt: skip
     place = Path(folder)
-    digest = _claim(place, request, table, force)
+    with naming_refusals("write to", place):
+        digest = _claim(place, request, table, force)
 
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
     fold = np.empty(len(given), dtype=np.int64)
@@ -168,8 +170,8 @@ def fit_table(
             progress(f"fold {number + 1} of {folds}: {name}", done, total)
             if kept is None:
                 own = fit_encoder(table.iloc[train], features, categorical, max_levels)
-                classifier = kind.make(one, chosen, seed)
-                classifier.fit(own.transform(table.iloc[train]), given[train], sample_weight=weights[train])
+                rows = own.transform(table.iloc[train])
+                classifier = _trained(kind, one, chosen, seed, rows, given[train], weights[train])
                 probabilities[name][test] = classifier.predict_proba(own.transform(table.iloc[test]))
             else:
                 probabilities[name][test] = kept[name]
@@ -179,11 +181,11 @@ def fit_table(
                 arrays = {f"method {at}": probabilities[name][test] for at, name in enumerate(methods)}
                 np.savez(file, digest=np.array(digest), **arrays)
     progress("the model, on all rows", done, total)
-    final = kind.make(resolved, chosen, seed)
-    final.fit(encoder.transform(table), given, sample_weight=weights)
-    save_model(
-        place, final, kind=model, settings=chosen, weighting=resolved, label=label, classes=classes, encoder=encoder
-    )
+    final = _trained(kind, resolved, chosen, seed, encoder.transform(table), given, weights)
+    with naming_refusals("write to", place):
+        save_model(
+            place, final, kind=model, settings=chosen, weighting=resolved, label=label, classes=classes, encoder=encoder
+        )
     fit = Fit(
         place, request, table, classes, given, fold, probabilities, resolved, encoder, weights,
         _importances(final, encoder),
@@ -193,6 +195,30 @@ def fit_table(
     write_report(fit)
     progress("done", total, total)
     return fit
+
+
+def _trained(
+    kind: Kind, weighting: Weighting, settings: Mapping[str, Any], seed: int, rows: Any, given: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> Any:  # fmt: skip
+    """Return a classifier that has learned.
+
+    Raises:
+        EmphasisValueError: Its library refuses a setting or the data.
+    """
+    try:
+        classifier = kind.make(weighting, settings, seed)
+    except TypeError as error:  # a setting by a name that it does not have
+        raise EmphasisValueError(f"--set: {error}") from error
+    try:
+        classifier.fit(rows, given, sample_weight=weights)
+    except EmphasisError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        raise EmphasisValueError(str(error)) from error
+    return classifier
 
 
 def _weights(table: Any, column: str | None) -> NDArray[np.float64]:

@@ -145,7 +145,12 @@ def make_fabric(execution: Execution) -> Fabric:
     )  # fmt: skip
     if ranks > 1:
         logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
-        fabric.launch()
+        try:
+            fabric.launch()
+        except BaseException:  # before all have joined, so that nobody can tell those that were started here
+            for process in getattr(fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
     return fabric
 
 
