@@ -19,6 +19,8 @@ from emphasis.cli_arguments import UsageError, joined_numbers, make_parser, show
 from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
+_MOST = 1024  # threads or processes; many more than a machine has take it down
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
@@ -26,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 2 after a mistake; 1 after a fault of the package, with its traceback; 128 and the signal's number after Ctrl-C,
     SIGTERM or SIGHUP; 141 where nobody reads the output any more.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of a terminal without these letters; a file's name may be any bytes
-            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     with contextlib.ExitStack() as stack:
-        if sys.stdout is None:  # closed by whoever started this
-            sys.stdout = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-            stack.callback(setattr, sys, "stdout", None)
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if isinstance(stream, io.TextIOWrapper):  # its terminal may lack a letter, a file's name may be any bytes
+                stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+            elif stream is None:  # closed by whoever started this
+                setattr(sys, name, stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")))
+                stack.callback(setattr, sys, name, None)
         parser = make_parser()
         options, rest = parser.parse_known_args(joined_numbers(sys.argv[1:] if arguments is None else arguments))
         options.folder = None
@@ -143,8 +146,8 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
 
     for name in ("threads", "workers"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} is not allowed; use a whole number >= 1")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UsageError(f"--{name} {value} is not allowed; use a whole number, 1 to {_MOST:,}")
     return {
         "root": options.data,
         "download": options.download,

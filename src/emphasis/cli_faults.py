@@ -46,10 +46,6 @@ def exit_code(error: BaseException, options: argparse.Namespace) -> int:
         error: What it ended with.
         options: Of the command; its `folder` is where the run is, if there is one.
     """
-    if (lost := _lost_output()) is not None:
-        if isinstance(lost, BrokenPipeError):  # as in `emphasis show DM | head -1`: nothing more to say
-            return NO_READER
-        return _mistake(f"cannot write to the standard output: {lost.strerror or lost}", error, options)
     if isinstance(error, SystemExit):
         if isinstance(error.__context__, BrokenPipeError):  # rich has met it
             return NO_READER
@@ -61,7 +57,7 @@ def exit_code(error: BaseException, options: argparse.Namespace) -> int:
         goes_on = _GOES_ON.get(options.command)
         line = f"emphasis: stopped{by}{f'; {goes_on}' if goes_on else ''}"
         if process.is_first():
-            print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr)  # not beside a terminal's ^C
+            _say(f"\n{line}" if sys.stderr.isatty() else line)  # not beside a terminal's ^C
         return STOPPED + number
     if isinstance(error, ModuleNotFoundError):
         error = _named(error, options.command)
@@ -69,13 +65,21 @@ def exit_code(error: BaseException, options: argparse.Namespace) -> int:
         return _mistake(str(error), error, options, prefix="")
     if isinstance(error, EmphasisError):
         return _mistake(str(error), error, options)
+    if (refusal := _refused_output()) is not None:
+        if isinstance(refusal, BrokenPipeError):  # as in `emphasis show DM | head -1`: nothing more to say
+            return NO_READER
+        return _mistake(f"cannot write to the standard output: {refusal.strerror}", error, options)
     return _fault(error, options)
 
 
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code still tells
+        print(text, file=sys.stderr, flush=True)
+
+
 def _mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
-    if options.debug:
-        traceback.print_exception(error)
-    print(f"{prefix}{' '.join(message.split())}", file=sys.stderr)
+    shown = "".join(traceback.format_exception(error)) if options.debug else ""
+    _say(f"{shown}{prefix}{' '.join(message.split())}")
     return MISTAKE
 
 
@@ -91,23 +95,24 @@ def _named(error: ModuleNotFoundError, command: str) -> ModuleNotFoundError:
 def _fault(error: BaseException, options: argparse.Namespace) -> int:
     """Show the traceback, and write it to the run's folder if there is one."""
     text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr, end="")
     where = _written(text, options.folder)
     said = f"it is also written to {where}; report it with this file" if where else "report it with this traceback"
-    print(f"emphasis: this error was not foreseen: {said} to {_maintainers()}", file=sys.stderr)
+    _say(f"{text}emphasis: this error was not foreseen: {said} to {_maintainers()}")
     return FAULT
 
 
 def _written(text: str, folder: Path | None) -> Path | None:
     """Return the log in the run's folder that now has `text`; None if there is no such folder, or no room."""
-    places = [] if folder is None else [folder, folder / "search", folder / "audit"]
-    if folder is None or not any((place / name).is_file() for place in places for name in _MARKERS):
+    if folder is None:
         return None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     about = f"{now}, emphasis {emphasis.__version__}, Python {platform.python_version()}, {platform.platform()}"
-    with contextlib.suppress(OSError), (folder / ERROR_LOG).open("a", encoding="utf-8", errors="replace") as file:
-        file.write(f"{about}\nemphasis {' '.join(sys.argv[1:])}\n{text}\n")
-        return folder / ERROR_LOG
+    with contextlib.suppress(OSError):
+        places = [folder, folder / "search", folder / "audit"]
+        if any((place / name).is_file() for place in places for name in _MARKERS):
+            with (folder / ERROR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{about}\nemphasis {' '.join(sys.argv[1:])}\n{text}\n")
+            return folder / ERROR_LOG
     return None
 
 
@@ -122,14 +127,17 @@ def _maintainers() -> str:
     return "the maintainers of emphasis"
 
 
-def _lost_output() -> OSError | None:
+def _refused_output() -> OSError | None:
     """Return why the standard output takes nothing more, and let the interpreter end in peace; None if it does."""
     try:
-        sys.stdout.flush()
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # a stream without a file
+        return None
+    try:
+        os.write(number, b"\n")
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # of a stream without a file
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
         return error
     return None

@@ -30,15 +30,23 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except EmphasisError:
         raise
-    except Exception as error:  # libraries that write files themselves fail in ways of their own when the disk is full
-        known = isinstance(error, OSError) and error.errno is not None
-        reason = error if known else _refusal(partial)
-        if not isinstance(reason, OSError):
+    except Exception as error:  # libraries fail in ways of their own when the disk is full
+        if (reason := _reason(error) or _refusal(partial)) is None:
             raise
         raise refused("write", path, reason) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> OSError | None:
+    """Return what the system said, itself or as the cause of a library's error; None if it is not known."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    found: BaseException | None = error
+    while found is not None and not is_full(found):
+        found = found.__cause__ or found.__context__
+    return found if isinstance(found, OSError) else None
 
 
 def _refusal(path: Path) -> OSError | None:
@@ -55,8 +63,9 @@ def _refusal(path: Path) -> OSError | None:
 
 def refused(action: str, path: Path, error: OSError) -> EmphasisOSError:
     """Return the error that says what could not be done to a file, and why."""
-    cure = "; free some space, and try again" if error.errno in _FULL else ""
-    return EmphasisOSError(f"cannot {action} {path}: {error.strerror or error}{cure}", error.errno)
+    cure = "; free some space" if error.errno in _FULL else ""
+    reason = os.strerror(error.errno) if error.errno else error
+    return EmphasisOSError(f"cannot {action} {path}: {reason}{cure}", error.errno)
 
 
 @contextmanager
@@ -80,19 +89,38 @@ def is_full(error: BaseException) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    r"""Write `text` to `path`, whole or not at all.
+
+    A file's name may have bytes that are no letters, which Python reads as lone surrogates and UTF-8 does not have:
+    they are written as \udcff, as JSON and Python write them.
+    """
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def cache_dir() -> Path:
     """Return the user's cache folder for this package, which may not exist yet.
 
     $XDG_CACHE_HOME/emphasis where that is set, else the platform's: ~/.cache, ~/Library/Caches or %LOCALAPPDATA%.
+    Relative paths in the environment are ignored: they would mean another folder in each working directory.
+
+    Raises:
+        EmphasisOSError: The user has no home folder.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("XDG_CACHE_HOME", "")
     if not base and sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    if base:
+        base = os.environ.get("LOCALAPPDATA", "")
+    if base and Path(base).is_absolute():
         return Path(base) / "emphasis"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "emphasis"
+    return _home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "emphasis"
+
+
+def _home() -> Path:
+    with suppress(RuntimeError, KeyError):  # neither the environment nor the system's list of users knows one
+        if (home := Path.home()).is_absolute():
+            return home
+        if sys.platform != "win32":
+            import pwd
+
+            return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    raise EmphasisOSError("there is no home folder for cached files; set HOME, or XDG_CACHE_HOME, to an absolute path")

@@ -76,8 +76,8 @@ def _compiled(compiler: str) -> Path:
     flags = [*_FLAGS, *_PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), ())]
     text = "\n".join([source.read_text() for source in _SOURCES])
     key = _digest("\n".join([text, *flags, compiler, platform.machine(), platform.system()]).encode())
-    folder = cache_dir() / "kernels"
     try:
+        folder = cache_dir() / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         # A library that is not whole would take the process down: its name says what must be in it.
         for kept in folder.glob(f"rows-{key}-*.so"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import traceback
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ except ModuleNotFoundError as error:
 
 FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
 BASELINE = "cross-entropy"
-_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost")  # whose own errors say what is wrong with a setting
+_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # which check settings when they fit
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -131,6 +132,8 @@ def fit_table(
     resolved = kind.weighting if weighting is None else as_weighting(weighting)
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+    if not 0 <= seed < 2**32:
+        raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
     table = read_table(Path(path), missing)
     for name in (label, *categorical, *drop, *([weight_column] if weight_column else [])):
         require_column(table, name, Path(path))
@@ -215,9 +218,12 @@ def _trained(
     except EmphasisError:
         raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        where = traceback.walk_tb(error.__traceback__)
+        library = [frame.f_globals.get("__name__", "") for frame, _ in where][-1].partition(".")[0]
+        if library not in _LIBRARIES:
             raise
-        raise EmphasisValueError(str(error)) from error
+        said = str(error).partition("Stack trace")[0]
+        raise EmphasisValueError(f"{library} refuses the settings or the table: {said}") from error
     return classifier
 
 
