@@ -3,75 +3,68 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import math
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emphasis import cli_faults, process
 from emphasis.cli_arguments import UsageError, joined_numbers, make_parser, shown_weighting
-from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.settings_text import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
-_NEEDS = {
-    "run": "experiments", "report": "experiments", "recipes": "experiments", "search": "search", "show": "plot",
-    "fit": "fit", "predict": "fit", "audit": "experiments", "design": "design", "tune": "search",
-    "figure": "experiments",
-}  # fmt: skip
+_MOST = 1024  # threads or processes; many more than a machine has take it down
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 after a mistake, or 130 after Ctrl-C."""
-    given = joined_numbers(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser()
-    try:
-        options, rest = parser.parse_known_args(given)
-        if options.command is None:
-            parser.print_help()
-            return 0
-        if options.command == "show":
-            with warnings.catch_warnings():  # of digits that neither a drawing nor four places show
-                warnings.simplefilter("ignore", EmphasisWarning)
-                return _show(options, rest)
-        if options.command != "run" and "LOCAL_WORLD_SIZE" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UsageError(f"torchrun is for emphasis run; start emphasis {options.command} without it")
-        if rest:
-            raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
-        commands = {
-            "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
-            "audit": _audit, "design": _design, "tune": _tune, "figure": _figure,
-        }  # fmt: skip
-        return commands[options.command](options)
-    except UsageError as error:
-        print(f"emphasis: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        needed = _NEEDS.get(given[0] if given else "", "")
-        missing = (error.name or "").partition(".")[0]
-        more = {"plot": ("torch",), "design": ("experiments",)}  # show draws methods with torch, design a run's p
-        other = ("text", "table", "search", *more.get(needed, ()))
-        own = next((extra for extra in other if missing in EXTRAS[extra]), needed)
-        said = missing_extra(f"emphasis {given[0]}", needed if needed == "fit" else own, error) if needed else error
-        if not isinstance(said, MissingExtraError):
-            raise
-        print(said, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resume = (
-            "; the same command goes on from the last checkpoint, if one was written"
-            if given[0] in ("run", "search", "fit", "audit", "tune")
-            else ""
-        )
-        print(f"\nemphasis: stopped{resume}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of the pipe has gone: nothing more to say
-        return 0
+    """Run the command line and return its exit code.
+
+    0; 2 after a mistake; 1 after a fault of the package, with its traceback; 128 and the signal's number after Ctrl-C,
+    SIGTERM or SIGHUP; 141 where nobody reads the output any more.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if isinstance(stream, io.TextIOWrapper):  # its terminal may lack a letter, a file's name may be any bytes
+                stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+            elif stream is None:  # closed by whoever started this
+                setattr(sys, name, stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")))
+                stack.callback(setattr, sys, name, None)
+        parser = make_parser()
+        options, rest = parser.parse_known_args(joined_numbers(sys.argv[1:] if arguments is None else arguments))
+        options.folder = None
+        stack.enter_context(process.stopping_on_signals())
+        try:
+            if options.command is None:
+                parser.print_help()
+                return 0
+            code = _perform(options, rest)
+            sys.stdout.flush()
+        except BaseException as error:
+            return cli_faults.exit_code(error, options)
+        return code
+
+
+def _perform(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    if options.command == "show":
+        with warnings.catch_warnings():  # of digits that neither a drawing nor four places show
+            warnings.simplefilter("ignore", EmphasisWarning)
+            return _show(options, rest)
+    if options.command != "run" and "LOCAL_WORLD_SIZE" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"torchrun is for emphasis run; start emphasis {options.command} without it")
+    if rest:
+        raise UsageError(f"unknown option {rest[0]}; see emphasis {options.command} --help")
+    commands = {
+        "run": _run, "report": _report, "recipes": _recipes, "search": _search, "fit": _fit, "predict": _predict,
+        "audit": _audit, "design": _design, "tune": _tune, "figure": _figure,
+    }  # fmt: skip
+    return commands[options.command](options)
 
 
 def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -82,12 +75,7 @@ def _show(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from emphasis.diagnostics.figures import edf_figure
         from emphasis.diagnostics.themes import save
 
-        try:
-            save(edf_figure(weightings), options.out)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        except OSError as error:
-            raise UsageError(f"cannot draw to {options.out}: {error.strerror}") from error
+        save(edf_figure(weightings), options.out)
     from emphasis.diagnostics import terminal
 
     if options.out is None:
@@ -106,17 +94,13 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"--checkpoint-seconds {options.checkpoint_seconds} is not allowed; use seconds >= 0")
     from emphasis.experiments.console import run_in_console, with_noise_rate
 
-    with _errors_in_one_line():
-        recipe = _recipe(options, options.methods)
-        if options.noise_rate is not None:
-            recipe = with_noise_rate(recipe, options.noise_rate)
-        run_in_console(
-            recipe,
-            options.out or Path("runs") / recipe.name,
-            checkpoint_seconds=options.checkpoint_seconds,
-            force=options.force,
-            **_how(options),
-        )
+    recipe = _recipe(options, options.methods)
+    if options.noise_rate is not None:
+        recipe = with_noise_rate(recipe, options.noise_rate)
+    options.folder = options.out or Path("runs") / recipe.name
+    run_in_console(
+        recipe, options.folder, checkpoint_seconds=options.checkpoint_seconds, force=options.force, **_how(options)
+    )
     return 0
 
 
@@ -124,20 +108,20 @@ def _search(options: argparse.Namespace) -> int:
     from emphasis.experiments.console import search_in_console
     from emphasis.experiments.search import DEFAULT_SPACE, parse_vary
 
-    with _errors_in_one_line():
-        recipe = _recipe(options, [])
-        search_in_console(
-            recipe,
-            options.out or Path("runs") / f"{recipe.name}-search",
-            method=options.method,
-            space=[parse_vary(text) for text in options.vary] or DEFAULT_SPACE,
-            trials=options.trials,
-            batch=options.batch,
-            validation=options.validation,
-            noisy_validation=options.noisy_validation,
-            retrain=not options.no_retrain,
-            **_how(options),
-        )
+    recipe = _recipe(options, [])
+    options.folder = options.out or Path("runs") / f"{recipe.name}-search"
+    search_in_console(
+        recipe,
+        options.folder,
+        method=options.method,
+        space=[parse_vary(text) for text in options.vary] or DEFAULT_SPACE,
+        trials=options.trials,
+        batch=options.batch,
+        validation=options.validation,
+        noisy_validation=options.noisy_validation,
+        retrain=not options.no_retrain,
+        **_how(options),
+    )
     return 0
 
 
@@ -162,8 +146,8 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
 
     for name in ("threads", "workers"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} is not allowed; use a whole number >= 1")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UsageError(f"--{name} {value} is not allowed; use a whole number, 1 to {_MOST:,}")
     return {
         "root": options.data,
         "download": options.download,
@@ -179,18 +163,6 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Turn what may go wrong in an experiment, all of it foreseen, into the one line to show."""
-    from emphasis.experiments.pool import JobError
-    from emphasis.experiments.store import FolderError
-
-    try:
-        yield
-    except (FolderError, JobError, ValueError, OSError) as error:  # RecipeError, DataError, TraceError are among them
-        raise UsageError(" ".join(str(error).split())) from error
-
-
 def _report(options: argparse.Namespace) -> int:
     if options.out is not None and options.format is None:
         raise UsageError("--out needs --format text, csv or html")
@@ -199,20 +171,20 @@ def _report(options: argparse.Namespace) -> int:
     from emphasis.experiments import report
     from emphasis.files import write_text
 
-    with _errors_in_one_line():
-        folder = report.find_folder(options.run)
-        summary = report.read_summary(folder)
-        if options.out is not None:
-            write_text(options.out, report.render(summary, options.format))
-            print(f"written to {options.out}")
-        elif options.format == "text":
-            report.print_report(summary, Console())
-        elif options.format is not None:
-            print(report.render(summary, options.format), end="")
-        else:
-            names = report.write_report(folder, summary, options.data)
-            report.print_report(summary, Console())
-            print(f"Written to {folder}: {', '.join(names)}")
+    folder = report.find_folder(options.run)
+    options.folder = folder if options.format is None else None  # which writes nothing there
+    summary = report.read_summary(folder)
+    if options.out is not None:
+        write_text(options.out, report.render(summary, options.format))
+        print(f"written to {options.out}")
+    elif options.format == "text":
+        report.print_report(summary, Console())
+    elif options.format is not None:
+        print(report.render(summary, options.format), end="")
+    else:
+        names = report.write_report(folder, summary, options.data)
+        report.print_report(summary, Console())
+        print(f"Written to {folder}: {', '.join(names)}")
     return 0
 
 
@@ -231,15 +203,13 @@ def _predict(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from emphasis.cli_audit import audit
 
-    with _errors_in_one_line():
-        return audit(options)
+    return audit(options)
 
 
 def _tune(options: argparse.Namespace) -> int:
     from emphasis.cli_tune import tune
 
-    with _errors_in_one_line():
-        return tune(options)
+    return tune(options)
 
 
 def _figure(options: argparse.Namespace) -> int:
@@ -252,10 +222,9 @@ def _figure(options: argparse.Namespace) -> int:
             source = str(run) if run else f"needs: emphasis run {figure.recipes[0]}" if figure.recipes else "no run"
             print(f"  {name:<3} {figure.caption} ({source})")
         return 0
-    with _errors_in_one_line():
-        drawn, run = draw_figure(options.name, options.run)
-        out = options.out or Path(f"figure-{options.name}.svg")
-        save(drawn, out, options.theme)
+    drawn, run = draw_figure(options.name, options.run)
+    out = options.out or Path(f"figure-{options.name}.svg")
+    save(drawn, out, options.theme)
     print(f"drawn to {out}" + (f" from {run}" if run else ""))
     return 0
 
@@ -269,8 +238,7 @@ def _design(options: argparse.Namespace) -> int:
     if options.run is not None:
         from emphasis.experiments.report import find_folder, histograms_of
 
-        with _errors_in_one_line():
-            histograms = histograms_of(find_folder(options.run))
+        histograms = histograms_of(find_folder(options.run))
     try:
         server = serve(histograms, options.port)
     except (OSError, OverflowError) as error:

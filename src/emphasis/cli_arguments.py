@@ -7,11 +7,11 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import emphasis
 from emphasis import cli_texts
+from emphasis.cli_paths import a_name, a_path
 from emphasis.errors import EmphasisError
 from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
 
@@ -58,10 +58,7 @@ def family_weighting(family: str, options: Sequence[str]) -> Weighting:
             f"unknown family {family!r}{did_you_mean(family, FAMILIES, str)}; known: {', '.join(FAMILIES)}"
         )
     defaults = {one.name: one.default for one in inspect.signature(FAMILIES[name]).parameters.values()}
-    try:
-        return from_dict({"family": name, **_own_options(name, defaults, options)})
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+    return from_dict({"family": name, **_own_options(name, defaults, options)})
 
 
 def shown_weighting(name: str, options: Sequence[str]) -> Weighting:
@@ -73,13 +70,10 @@ def shown_weighting(name: str, options: Sequence[str]) -> Weighting:
     if ":" not in name and name not in baselines.names():
         known = [*FAMILIES, *(one for one in baselines.names() if baselines.find(one).has_view())]
         raise UsageError(f"unknown family {name!r}{did_you_mean(name, known, str)}; known: {', '.join(known)}")
-    try:
-        defaults = {key: value for key, value in baselines.options_of(name).items() if key != "matrix"}
-        given = _own_options(name, {"num_classes": 10, **defaults}, options)
-        changed = {key: value for key, value in given.items() if key == "num_classes" or value != defaults[key]}
-        return baselines.view(name, **changed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    defaults = {key: value for key, value in baselines.options_of(name).items() if key != "matrix"}
+    given = _own_options(name, {"num_classes": 10, **defaults}, options)
+    changed = {key: value for key, value in given.items() if key == "num_classes" or value != defaults[key]}
+    return baselines.view(name, **changed)
 
 
 def _own_options(name: str, defaults: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
         "run", help="train networks by a recipe and report", description=cli_texts.RUN_DESCRIPTION,
         epilog=cli_texts.RUN_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    run.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
+    run.add_argument("recipe", type=a_name, help="a recipe's name (digits), or the path of your own .toml file")
     what = run.add_argument_group("what is run")
     what.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="these rows alone")
     what.add_argument("--noise-rate", type=float, metavar="R", help="share of wrong labels, 0 to 1 (digits: 0.4)")
@@ -156,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
         "search", help="search a method's settings on held-out data", description=cli_texts.SEARCH_DESCRIPTION,
         epilog=cli_texts.SEARCH_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    search.add_argument("recipe", help="a recipe's name (digits), or the path of your own .toml file")
+    search.add_argument("recipe", type=a_name, help="a recipe's name (digits), or the path of your own .toml file")
     what = search.add_argument_group("what is searched")
     what.add_argument("--method", required=True, metavar="METHOD", help="the recipe's method to start from")
     what.add_argument(
@@ -178,11 +172,11 @@ def make_parser() -> argparse.ArgumentParser:
         "report", help="set a run's results beside the paper's", description=cli_texts.REPORT_DESCRIPTION,
         epilog=cli_texts.REPORT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    report.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/ or results/")
+    report.add_argument("run", type=a_name, metavar="RUN", help="a run's folder, or its name in runs/ or results/")
     report.add_argument("--format", choices=("text", "csv", "html"), help="print this alone, and write nothing")
-    report.add_argument("--out", type=Path, metavar="FILE", help="write it to this file (needs --format)")
+    report.add_argument("--out", type=a_path, metavar="FILE", help="write it to this file (needs --format)")
     report.add_argument(
-        "--data", type=Path, metavar="DIR", help="where data sets are, whose suspect labels the page then leads to"
+        "--data", type=a_path, metavar="DIR", help="where data sets are, whose suspect labels the page then leads to"
     )
 
     commands.add_parser(
@@ -212,7 +206,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FAMILY",
         help="draw these too, with their defaults; DM if left out; --vs alone: none",
     )
-    show.add_argument("--out", type=Path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
+    show.add_argument("--out", type=a_path, metavar="FILE", help="draw to this .png, .svg or .pdf instead")
+    parser.set_defaults(debug=False)
+    for one in (parser, *commands.choices.values()):
+        one.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show errors' tracebacks")
     return parser
 
 
@@ -222,7 +219,7 @@ def _add_tables(commands: Any, raw: Any) -> None:
         "fit", help="train a classifier on your own table", description=cli_texts.FIT_DESCRIPTION,
         epilog=cli_texts.FIT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    fit.add_argument("table", type=Path, help="a CSV file with a header, or Parquet (.parquet, .pq)")
+    fit.add_argument("table", type=a_path, help="a CSV file with a header, or Parquet (.parquet, .pq)")
     table = fit.add_argument_group("the table")
     table.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
     _add_columns(table)
@@ -239,7 +236,7 @@ def _add_tables(commands: Any, raw: Any) -> None:
     what.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
     what.add_argument("--seed", type=int, default=0, metavar="N", help="of folds and models (default: %(default)s)")
     how = fit.add_argument_group("how it runs")
-    how.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/TABLE)")
+    how.add_argument("--out", type=a_path, metavar="DIR", help="folder to write (default: runs/TABLE)")
     how.add_argument("--force", action="store_true", help="replace another fit in the folder")
     how.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -247,10 +244,10 @@ def _add_tables(commands: Any, raw: Any) -> None:
         "predict", help="apply a fitted model to a table", description=cli_texts.PREDICT_DESCRIPTION,
         epilog=cli_texts.PREDICT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    predict.add_argument("model", type=Path, metavar="FOLDER", help="a fit's folder, such as runs/customers")
-    predict.add_argument("table", type=Path, help="CSV or Parquet, with the columns that the model was fitted on")
+    predict.add_argument("model", type=a_path, metavar="FOLDER", help="a fit's folder, such as runs/customers")
+    predict.add_argument("table", type=a_path, help="CSV or Parquet, with the columns that the model was fitted on")
     _add_missing(predict)
-    predict.add_argument("--out", type=Path, metavar="FILE",
+    predict.add_argument("--out", type=a_path, metavar="FILE",
                          help="a .csv or .parquet file (default: TABLE-predicted, beside the table)")  # fmt: skip
 
 
@@ -271,14 +268,16 @@ def _add_audit(commands: Any, raw: Any) -> None:
         "audit", help="find labels that look wrong", description=cli_texts.AUDIT_DESCRIPTION,
         epilog=cli_texts.AUDIT_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    audit.add_argument("what", metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace")
+    audit.add_argument(
+        "what", type=a_name, metavar="DATA", help="a table, a folder of images, a recipe's name or file, or a trace"
+    )
     _add_data(audit)
     how = audit.add_argument_group("how it runs")
     how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: "DM lam=0.5 beta=8")')
     _add_training(how)
-    how.add_argument("--suspects", type=Path, metavar="FILE",
+    how.add_argument("--suspects", type=a_path, metavar="FILE",
                      help="also write the ranking to this file (.csv, .parquet)")  # fmt: skip
-    how.add_argument("--export", type=Path, metavar="FILE",
+    how.add_argument("--export", type=a_path, metavar="FILE",
                      help="also write the table (.csv, .parquet), labels cleaned, with weights")  # fmt: skip
     _add_place(how, "audit")
 
@@ -289,7 +288,9 @@ def _add_tune(commands: Any, raw: Any) -> None:
         "tune", help="choose lambda and beta for labels that nobody has checked",
         description=cli_texts.TUNE_DESCRIPTION, epilog=cli_texts.TUNE_EXAMPLES, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    tune.add_argument("what", metavar="DATA", help="a table, a folder of images, or a recipe's name or file")
+    tune.add_argument(
+        "what", type=a_name, metavar="DATA", help="a table, a folder of images, or a recipe's name or file"
+    )
     _add_data(tune)
     search = tune.add_argument_group("the search")
     search.add_argument("--assume-rate", type=float, metavar="R",
@@ -328,8 +329,8 @@ def _add_training(how: Any) -> None:
 
 def _add_place(how: Any, name: str) -> None:
     """Add what `audit` and `tune` ask about the machine and the folder."""
-    how.add_argument("--out", type=Path, metavar="DIR", help=f"folder to write (default: runs/NAME-{name})")
-    how.add_argument("--data", type=Path, metavar="DIR", help="where data sets are (recipes)")
+    how.add_argument("--out", type=a_path, metavar="DIR", help=f"folder to write (default: runs/NAME-{name})")
+    how.add_argument("--data", type=a_path, metavar="DIR", help="where data sets are (recipes)")
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
     how.add_argument("--force", action="store_true", help="train anew, whatever the folder holds")
     how.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -341,7 +342,7 @@ def _add_design(commands: Any, raw: Any) -> None:
         "design", help="draw a weighting in the browser", description=cli_texts.DESIGN_DESCRIPTION,
         epilog="examples:\n  emphasis design\n  emphasis design --run digits", formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    design.add_argument("--run", metavar="RUN", help="lay the p of a run's examples under the curves")
+    design.add_argument("--run", type=a_name, metavar="RUN", help="lay the p of a run's examples under the curves")
     design.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)")
     design.add_argument("--no-browser", action="store_true", help="do not open it, only say where it is")
 
@@ -354,9 +355,9 @@ def _add_figure(commands: Any, raw: Any) -> None:
     )  # fmt: skip
     figure.add_argument("name", nargs="?", help="1b, 2a, 2b, 2c, or 5 to 11; left out: list them")
     figure.add_argument(
-        "--run", metavar="RUN", help="a run's folder, or its name in runs/ or results/ (default: found)"
+        "--run", type=a_name, metavar="RUN", help="a run's folder, or its name in runs/ or results/ (default: found)"
     )
-    figure.add_argument("--out", type=Path, metavar="FILE", help="a .svg, .png or .pdf (default: figure-NAME.svg)")
+    figure.add_argument("--out", type=a_path, metavar="FILE", help="a .svg, .png or .pdf (default: figure-NAME.svg)")
     figure.add_argument("--theme", choices=("auto", "light", "dark"), default="auto",
                         help="auto (default): an SVG follows the reader's own setting, others are light")  # fmt: skip
 
@@ -373,10 +374,10 @@ def _add_common(what: Any, how: Any, folder: str) -> None:
     )  # fmt: skip
     what.add_argument("--precision", metavar="P", help="32-true, bf16-mixed or 16-mixed")
     how.add_argument(
-        "--data", type=Path, metavar="DIR", help="where data sets are (default: $EMPHASIS_DATA, or a cache)"
+        "--data", type=a_path, metavar="DIR", help="where data sets are (default: $EMPHASIS_DATA, or a cache)"
     )
     how.add_argument("--download", action="store_true", help="fetch data that is not there from its official address")
-    how.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the run (default: runs/{folder})")
+    how.add_argument("--out", type=a_path, metavar="DIR", help=f"folder of the run (default: runs/{folder})")
     how.add_argument("--accelerator", default="auto", metavar="A", help="auto (default), cpu, cuda or mps")
     how.add_argument("--compile", action="store_true", help="compile the networks with torch.compile")
     how.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; one on an accelerator)")

@@ -39,7 +39,7 @@ def audit(options: argparse.Namespace) -> int:
             if getattr(options, name) not in (None, []):
                 flag = "set" if name == "settings" else name.replace("_", "-")
                 raise UsageError(f"--{flag} has no meaning for a trace: {path} holds what was trained")
-        folder = options.out or path
+        folder = options.folder = options.out or path
         found = audits.audit_trace(path)
     else:
         found, folder = _train(options, console)
@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit,
             iterations=options.iterations, root=options.data,
             loading=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
-        folder = options.out or Path("runs") / one.name
+        folder = options.folder = options.out or Path("runs") / one.name
         found = audits.audit(
             one, split, folder, root=options.data, execution=Execution(options.accelerator), force=options.force,
             progress=lambda _, done, total: bar.update(task, description="training", completed=done, total=total),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import read_table, write_table
 from emphasis.datasets.table_encoder import LevelsColumn, text_of
-from emphasis.extras import MissingExtraError
 from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.settings_text import named_value
 from emphasis.tabular.fit import Fit, fit_table
@@ -27,14 +24,15 @@ def fit(options: argparse.Namespace) -> int:
     """Fit a table, print what was found, and return the exit code."""
     console = Console()
     weighting = None if options.weighting is None else weighting_of_text(options.weighting)
+    options.folder = options.out or Path("runs") / options.table.stem
     columns = (
         PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
-    with _errors_in_one_line(), Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
+    with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
         settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
         task = bar.add_task("reading the table", total=None)
         found = fit_table(
-            options.table, label=options.label, folder=options.out or Path("runs") / options.table.stem,
+            options.table, label=options.label, folder=options.folder,
             model=options.model, weighting=weighting, compare=not options.no_compare, folds=options.folds,
             seed=options.seed, settings=settings, drop=options.drop, categorical=options.categorical,
             missing=options.missing, max_levels=options.max_levels, weight_column=options.weight_column,
@@ -54,14 +52,13 @@ def predict(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet")
     if out.resolve() == options.table.resolve():
         raise UsageError("--out is the table itself; choose another file")
-    with _errors_in_one_line():
-        model = load_model(options.model)
-        table = read_table(options.table, options.missing)
-        p = model.predict_proba(table)
-        names = np.array(model.classes)
-        lines = {"row": np.arange(len(p)), "predicted": names[p.argmax(1)]}
-        frame = pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(model.classes)})
-        write_table(frame, out)
+    model = load_model(options.model)
+    table = read_table(options.table, options.missing)
+    p = model.predict_proba(table)
+    names = np.array(model.classes)
+    lines = {"row": np.arange(len(p)), "predicted": names[p.argmax(1)]}
+    frame = pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(model.classes)})
+    write_table(frame, out)
     for column in model.encoder.columns:
         if isinstance(column, LevelsColumn) and (count := column.unknown(table[column.name])):
             print(f"note: column {column.name!r} holds values in {count} rows that the model has never seen")
@@ -90,17 +87,3 @@ def _print(found: Fit, console: Console) -> None:
     console.print(table)
     console.print(plain("Judged by the labels as given, wrong ones included."), style="dim")
     console.print(plain(f"Written to {found.folder}: report.html, {found.predictions_name}, metrics.json, model"))
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Turn what may go wrong, with a table or in a library that does not like a parameter, into one line."""
-    try:
-        yield
-    except MissingExtraError:
-        raise
-    except Exception as error:
-        own = type(error).__module__.partition(".")[0] in ("lightgbm", "catboost", "_catboost")
-        if not own and not isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
-            raise
-        raise UsageError(" ".join(str(error).split())) from error

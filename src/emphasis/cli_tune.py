@@ -33,7 +33,7 @@ def tune(options: argparse.Namespace) -> int:
         raise UsageError(f"--workers {options.workers} is not allowed; use a whole number >= 1")
     console, execution = Console(), Execution(options.accelerator)
     recipe = recipe_asked_for(options)
-    folder = options.out or Path("runs") / f"{recipe.name}-tune"
+    folder = options.folder = options.out or Path("runs") / f"{recipe.name}-tune"
     with JobBar(console, not options.no_progress) as bar:
         found = tuning.tune(
             recipe, folder, condition=options.only or "", noise_rate=options.noise_rate,

@@ -27,3 +27,14 @@ class EmphasisRuntimeError(EmphasisError, RuntimeError):
 
 class EmphasisFileNotFoundError(EmphasisError, FileNotFoundError):
     """A file that is needed is not there."""
+
+
+class EmphasisOSError(EmphasisError, OSError):
+    """The system refuses a file: the disk is full, permission is denied, a folder is in its place, ...
+
+    `errno` is the system's own.
+    """
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno

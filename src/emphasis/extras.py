@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from emphasis.errors import EmphasisError
 
+_EXPERIMENTS = ("torch", "sklearn", "scipy", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib",
+                "plotext")  # fmt: skip
 EXTRAS = {
     "torch": ("torch",),
     "jax": ("jax",),
@@ -14,10 +16,10 @@ EXTRAS = {
     "transformers": ("torch", "transformers"),
     "lightning": ("torch", "lightning"),
     "plot": ("matplotlib", "plotext"),
-    "experiments": ("torch", "sklearn", "scipy", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib"),
+    "experiments": _EXPERIMENTS,
     "text": ("gensim",),
     "table": ("pandas", "pyarrow"),
-    "search": ("optuna",),
+    "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
     "fit": ("pandas", "pyarrow", "sklearn", "xgboost", "matplotlib", "rich", "jinja2"),
 }

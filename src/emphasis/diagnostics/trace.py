@@ -35,8 +35,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emphasis.errors import EmphasisValueError
-from emphasis.files import replacing, write_text
+from emphasis.errors import EmphasisError, EmphasisValueError
+from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.settings_text import one_line
 from emphasis.torch import EmphasisLoss
@@ -111,7 +111,7 @@ class EmphasisTrace:
             self._options = resolve(weighting, None, "sum", max_margin, None)
         try:
             self._said: Any = self._options.weighting.to_dict()
-        except (TypeError, ValueError):  # a function without a name to import it by
+        except EmphasisError:  # a function without a name to import it by
             self._said = repr(self._options.weighting)
         self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
         for name, mask in self._subsets.items():
@@ -129,7 +129,8 @@ class EmphasisTrace:
     def _open(self, resume: bool) -> int:
         """Return how many rows are there already."""
         if not (self.folder / ABOUT).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with naming_refusals("write to", self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             return 0
         if not resume:
             raise TraceError(f"{self.folder} holds a trace already; choose another folder, delete it, or resume=True")

@@ -39,7 +39,7 @@ from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.settings import Cell
 from emphasis.experiments.store import CELLS, RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
 from emphasis.experiments.summary import Summary
-from emphasis.files import write_text
+from emphasis.files import naming_refusals, write_text
 from emphasis.settings_text import encodable
 from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting
@@ -349,15 +349,13 @@ def write_audit(found: Audit, folder: Path, page: Callable[[Audit], str]) -> Non
     """Write suspects.csv, audit.json and the page into `folder`.
 
     Raises:
-        FolderError: It cannot be written to.
+        EmphasisOSError: It cannot be written to.
     """
-    try:
+    with naming_refusals("write to", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SUSPECTS, suspects_csv(found))
-        write_text(folder / AUDIT, json.dumps(without_nan(found.numbers), indent=1) + "\n")
-        write_text(folder / PAGE, page(found))
-    except OSError as error:
-        raise FolderError(f"cannot write to {folder}: {error.strerror}") from error
+    write_text(folder / SUSPECTS, suspects_csv(found))
+    write_text(folder / AUDIT, json.dumps(without_nan(found.numbers), indent=1) + "\n")
+    write_text(folder / PAGE, page(found))
 
 
 def suspects_csv(found: Audit) -> str:

@@ -14,10 +14,12 @@ from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRe
 from rich.table import Table
 from rich.text import Text
 
+from emphasis import process
+from emphasis.errors import EmphasisOSError
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Job
 from emphasis.experiments.own_code import with_sources
-from emphasis.experiments.pool import JobError
+from emphasis.experiments.pool import JobError, UnforeseenJobError
 from emphasis.experiments.reading import load_recipe, recipe_names
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.report import print_report, read_summary, write_report
@@ -48,15 +50,16 @@ def run_in_console(
     """Run `recipe`, write its report, and print it. See `runner.run` for the arguments.
 
     Raises:
-        JobError: A job failed; what the others found is written and shown first.
+        JobError, UnforeseenJobError: A job failed; what the others found is written and shown first.
+        EmphasisOSError: The folder cannot be written to; what was found is shown first.
     """
-    first = number_of_ranks(execution) == 1 or is_first_process()
+    first = number_of_ranks(execution) == 1 or process.is_first()
     console = Console(quiet=not first)
     networks = sum(1 for _ in recipe.cells())
     several = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
     about = f": {several}{len(recipe.methods)} methods, {recipe.seeds} seeds: {networks} networks"
     console.print(plain(recipe.title, "bold") + plain(about))
-    failure: JobError | None = None
+    failure: JobError | UnforeseenJobError | EmphasisOSError | None = None
     recipe = with_sources(recipe)
     began = time.monotonic()
     with _Bars(recipe, folder, console, show_progress) as bars:
@@ -66,14 +69,18 @@ def run_in_console(
                 workers=workers or default_workers(execution), checkpoint_seconds=checkpoint_seconds,
                 progress=bars.update, loading=bars.load, say=lambda message: console.print(plain(message)),
             )  # fmt: skip
-        except JobError as error:
+        except (JobError, UnforeseenJobError) as error:
             failure = error
     console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)
     summary = read_summary(folder)
     if first and any(entry.rows for entry in summary.entries):
-        names = write_report(folder, summary, root)
+        try:
+            written = [RESULTS, *write_report(folder, summary, root)]
+        except EmphasisOSError as error:  # what was found can be shown all the same
+            failure, written = failure or error, []
         print_report(summary, console)
-        console.print(plain(f"Written to {folder}: {', '.join([RESULTS, *names])}"))
+        if written:
+            console.print(plain(f"Written to {folder}: {', '.join(written)}"))
     if failure is not None:
         raise failure
 
@@ -128,11 +135,6 @@ def default_workers(execution: Execution) -> int:
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not accelerated)
     return os.cpu_count() or 1 if on_cpu else 1
-
-
-def is_first_process() -> bool:
-    """Return whether this is the first of the processes that train each network together; it alone prints."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 class JobBar:

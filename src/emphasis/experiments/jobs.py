@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,13 +24,15 @@ from emphasis.baselines import Learner, Problem, make
 from emphasis.datasets.errors import shortened
 from emphasis.experiments.data import load_split, make_task, network_options
 from emphasis.experiments.own_code import with_code
+from emphasis.experiments.resuming import Checkpoints
 from emphasis.experiments.rows import BINS
 from emphasis.experiments.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.store import CELLS, Row, finished_rows, job_name, write_job
+from emphasis.files import naming_refusals
 from emphasis.metrics import outcome
 from emphasis.models import build, options_of
 from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
-from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from emphasis.process import stop_if_asked, stopping_later
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Objective
@@ -135,7 +136,7 @@ def run_job(
     first = ranks is None or ranks.is_global_zero
     try:
         if first:
-            with contextlib.suppress(Timeout):
+            with naming_refusals("lock", path), contextlib.suppress(Timeout):
                 lock.acquire(blocking=False)
         held = lock.is_locked
         finished = held and {cell.key for cell in job.cells} <= finished_rows(folder).keys()
@@ -169,58 +170,46 @@ def _train_job(
         else make_stack(job, task.input_shape, task.num_classes, root)
     )
     state = initial_state(stack, first.solver, fabric, execution)
-    checkpoint = folder / CELLS / f"{job.name}.pt"
     # Another device or a compiled network rounds otherwise: what one began, another must not end.
     identity = f"{job.name} on {fabric.device.type}{', compiled' if execution.compile else ''}"
     identity += f", {fabric.world_size} ranks" if fabric.world_size > 1 else ""
-    shards = execution.strategy == "fsdp"
-    identity += " with shards" if shards else ""
-    earlier = 0.0
-    _check_shared(checkpoint, checkpoint.exists(), fabric)  # shards are read by all together
-    try:
-        extra = load_checkpoint(checkpoint, state, fabric, identity)
-        earlier = float(extra["seconds"])
-        torch.set_num_threads(extra["threads"])  # so that it ends as it would have, bit for bit
-        say(f"{job.title}: going on from iteration {state.iteration:,} of {first.solver.iterations:,}")
-    except FileNotFoundError:
-        pass
-    except CheckpointError as error:
-        say(f"{error}; starting from the beginning")
-    _check_shared(checkpoint, state.iteration, fabric)
-    began = last_saved = time.monotonic()
+    identity += " with shards" if execution.strategy == "fsdp" else ""
+    steps = first.solver.iterations
+    path = folder / CELLS / f"{job.name}.pt"
+    checkpoints = Checkpoints(path, job.title, identity, steps, checkpoint_seconds, fabric, execution, say)
+    checkpoints.resume(state)
 
     def after_step(state: State) -> None:
-        nonlocal last_saved
-        progress(state.iteration, first.solver.iterations)
-        now = time.monotonic()
-        due = now - last_saved >= checkpoint_seconds and fabric.is_global_zero
-        if shards:  # of which all ranks give theirs
-            due = fabric.broadcast(due)
-        # None after the last step: its evaluation's probabilities are not part of a checkpoint.
-        if due and state.iteration < first.solver.iterations:
-            extra = {"seconds": earlier + now - began, "threads": torch.get_num_threads()}
-            save_checkpoint(checkpoint, state, fabric, identity, extra)
-            last_saved = time.monotonic()
+        progress(state.iteration, steps)
+        checkpoints.after_step(state)
 
-    progress(state.iteration, first.solver.iterations)
-    train(
-        state, task, job.objectives, job.seeds, first.solver, fabric,
-        evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
-    )  # fmt: skip
-    progress(first.solver.iterations, first.solver.iterations)  # which it may not have reached: all have diverged
+    progress(state.iteration, steps)
+    with stopping_later():
+        train(
+            state, task, job.objectives, job.seeds, first.solver, fabric,
+            evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
+        )  # fmt: skip
+        progress(steps, steps)  # which it may not have reached: all have diverged
+        _record(job, state, task, folder, say, fabric, {
+            **passes(stack.network if isinstance(stack, LearnerStack) else None, state.iteration,
+                     first.solver.batch_size, task.num_train),
+            "true_labels_asked": sum(asked), "seconds": round(checkpoints.seconds, 2),
+            "threads": torch.get_num_threads(),
+            "device": device_name(fabric.device), "compiled": execution.compile, "devices": fabric.world_size,
+            "strategy": execution.strategy if fabric.world_size > 1 else None,
+            "revision": revision(), "versions": versions(),
+        })  # fmt: skip
+    if fabric.is_global_zero:
+        stop_if_asked()
+
+
+def _record(job: Job, state: State, task: Task, folder: Path, say: Say, fabric: Fabric, about: dict[str, Any]) -> None:
+    """Write what was found, and say what went wrong."""
     if fabric.world_size > 1:  # each has decoded its own part
         met: list[Any] = [None] * fabric.world_size
         torch.distributed.all_gather_object(met, state.broken)
         state.broken = set().union(*met)
-    rows = _rows(job, state, task, {
-        **passes(stack.network if isinstance(stack, LearnerStack) else None, state.iteration,
-                 first.solver.batch_size, task.num_train),
-        "true_labels_asked": sum(asked), "seconds": round(earlier + time.monotonic() - began, 2),
-        "threads": torch.get_num_threads(),
-        "device": device_name(fabric.device), "compiled": execution.compile, "devices": fabric.world_size,
-        "strategy": execution.strategy if fabric.world_size > 1 else None,
-        "revision": revision(), "versions": versions(),
-    })  # fmt: skip
+    rows = _rows(job, state, task, about)
     if state.broken:
         say(f"{job.title}: {len(state.broken):,} images cannot be decoded and were passed over: "
             f"{shortened(sorted(state.broken), _SHOWN)}")  # fmt: skip
@@ -231,12 +220,6 @@ def _train_job(
                 f"{row['diverged_at']:,}, after the batch of training examples {few}, ...")  # fmt: skip
     if fabric.is_global_zero:
         write_job(folder, job.name, rows, _arrays(job, state, task))
-
-
-def _check_shared(checkpoint: Path, found: int, fabric: Fabric) -> None:
-    """Raise CheckpointError on a rank that has not found in a checkpoint what the first has."""
-    if fabric.broadcast(found) != found:
-        raise CheckpointError(f"{checkpoint} is not the same on all machines; they must share {checkpoint.parents[1]}")
 
 
 def make_stack(job: Job, input_shape: Sequence[int], num_classes: int, root: Path | None = None) -> Stack:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -20,14 +21,36 @@ import torch
 
 from emphasis.errors import EmphasisError
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, run_job, threads_of
+from emphasis.files import is_full
+from emphasis.process import Stopped, deaf_children, stopping_later, stopping_on_signals
 from emphasis.training.settings import Execution
 
 _TRIES = 3  # of a job whose worker was killed: by the system when memory ran out, say
 _STEPS_BETWEEN_REPORTS = 20
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # which is a RuntimeError of torch's
 
 
 class JobError(EmphasisError):
-    """A job failed in its worker; the message says which and why."""
+    """A job failed for a reason that is known; the message says which and why."""
+
+
+class UnforeseenJobError(Exception):
+    """A job failed in a way that was not foreseen; the message says which, the notes hold the tracebacks."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed.
+
+    Attributes:
+        message: In one line.
+        traceback: Of an error that was not foreseen; "" of one that was.
+        is_everyones: Whether every other job would fail alike.
+    """
+
+    message: str
+    traceback: str = ""
+    is_everyones: bool = False
 
 
 def run_in_processes(
@@ -48,14 +71,15 @@ def run_in_processes(
     A job that a process outside this pool is at goes back to the end of the line for a second.
 
     Raises:
-        JobError: A job raised, or its worker was killed three times; the others are run to their ends first.
+        JobError, UnforeseenJobError: A job raised, or its worker was killed three times; the others are run to their
+            ends first, unless the disk is full.
     """
     # Not fork: a parent with threads of torch's own cannot be forked safely. One pipe a worker, since a queue's
     # lock would stay taken for ever by a worker killed while it holds it.
     context = multiprocessing.get_context("spawn")
     waiting = deque((job, 1, 0.0) for job in jobs)  # the job, which try it is, and when it is due
     working: list[_Worker] = []
-    failed: list[str] = []
+    failed: list[Failure] = []
     passed: set[str] = set()
 
     def put_off(job: Job, attempt: int) -> None:
@@ -67,12 +91,13 @@ def run_in_processes(
         process = context.Process(
             target=_work, args=(theirs, folder, root, execution, checkpoint_seconds, threads, share), daemon=True
         )
-        process.start()
+        with deaf_children():  # the parent ends them itself
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
     try:
-        while waiting or any(worker.job for worker in working):
+        while (waiting or any(worker.job for worker in working)) and not any(one.is_everyones for one in failed):
             idle = [worker for worker in working if worker.job is None]
             while waiting and waiting[0][2] <= time.monotonic() and (idle or len(working) < workers):
                 if not idle:
@@ -102,26 +127,36 @@ def run_in_processes(
                         say(f"{worker.job.title}: its process {how}; starting again")
                         waiting.append((worker.job, worker.attempt + 1, 0.0))
                     else:
-                        failed.append(f"{worker.job.title}: its process {how}, {_TRIES} times")
+                        failed.append(Failure(f"{worker.job.title}: its process {how}, {_TRIES} times"))
     finally:
-        for worker in working:
-            worker.process.terminate()
-        for worker in working:
-            worker.process.join()
+        _end(working, progress, say, put_off)
     raise_failures(failed)
 
 
-def describe_failure(job: Job, error: Exception) -> str:
-    """Return what went wrong with a job, and where in the code."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{job.title}: {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+def describe_failure(job: Job, error: Exception) -> Failure:
+    """Return what went wrong with a job, with the traceback unless it was foreseen."""
+    if isinstance(error, EmphasisError):
+        return Failure(f"{job.title}: {error}", is_everyones=is_full(error))
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY in str(error):
+        first = str(error).partition(". ")[0]
+        return Failure(f"{job.title}: not enough memory{f' ({first})' if first else ''}; use a smaller "
+                       "solver.batch_size, or fewer --workers")  # fmt: skip
+    return Failure(f"{job.title}: {type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
-def raise_failures(failed: Sequence[str]) -> None:
-    """Raise JobError if any job failed."""
-    if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise JobError(f"{failed[0]}{more}; the same command goes on with the rest")
+def raise_failures(failed: Sequence[Failure]) -> None:
+    """Raise JobError if any job failed, UnforeseenJobError if any did in a way that was not foreseen."""
+    if not failed:
+        return
+    faults = [one for one in failed if one.traceback]
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    message = f"{(faults or failed)[0].message}{more}; the same command goes on with the rest"
+    if not faults:
+        raise JobError(message)
+    fault = UnforeseenJobError(message)
+    for one in faults:
+        fault.add_note(f"\n{one.message}\n{one.traceback}")
+    raise fault
 
 
 def say_passed(job: Job, passed: set[str], say: Say) -> None:
@@ -141,12 +176,33 @@ class _Worker:
     attempt: int = 0
 
 
+def _end(
+    working: Sequence[_Worker],
+    progress: Callable[[Job, int, int], None],
+    say: Say,
+    put_off: Callable[[Job, int], None],
+) -> None:
+    """Ask the workers to end, and wait for the checkpoints that they then write; at a second Ctrl-C end them."""
+    try:
+        with stopping_later():
+            for worker in working:
+                worker.process.terminate()
+            while any(worker.process.is_alive() for worker in working):
+                for worker in working:
+                    _messages(worker, progress, say, put_off)
+                wait([worker.process.sentinel for worker in working if worker.process.is_alive()], 0.1)
+    except BaseException:
+        for worker in working:
+            worker.process.kill()
+        raise
+
+
 def _messages(
     worker: _Worker,
     progress: Callable[[Job, int, int], None],
     say: Say,
     put_off: Callable[[Job, int], None],
-) -> list[str]:
+) -> list[Failure]:
     """Pass on what a worker has said; return its errors."""
     errors = []
     with contextlib.suppress(EOFError, OSError):  # it has gone, perhaps in the middle of a message
@@ -187,18 +243,22 @@ def _work(
         if done == total or steps % _STEPS_BETWEEN_REPORTS == 1:
             pipe.send(("progress", done, total))
 
-    while True:
-        job = pipe.recv()
-        torch.set_num_threads(threads or threads_of(job, share))
+    with stopping_on_signals():
         try:
-            finished = run_job(
-                job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, progress=report,
-                say=lambda message: pipe.send(("say", message)),
-            )  # fmt: skip
-        except Exception as error:  # whatever it is, the parent must hear of it
-            pipe.send(("error", describe_failure(job, error)))
-        else:
-            pipe.send(("done" if finished else "busy",))
+            while True:
+                job = pipe.recv()
+                torch.set_num_threads(threads or threads_of(job, share))
+                try:
+                    finished = run_job(
+                        job, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds,
+                        progress=report, say=lambda message: pipe.send(("say", message)),
+                    )  # fmt: skip
+                except Exception as error:  # whatever it is, the parent must hear of it
+                    pipe.send(("error", describe_failure(job, error)))
+                else:
+                    pipe.send(("done" if finished else "busy",))
+        except Stopped as stop:
+            sys.exit(128 + stop.number)
 
 
 def _end_with_parent() -> None:

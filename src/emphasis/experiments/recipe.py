@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from emphasis.errors import EmphasisError
 from emphasis.experiments.build import OBJECTIVE, RecipeError, build, build_objective, convert, overridden
 from emphasis.experiments.settings import (
     Cell,
@@ -312,7 +313,7 @@ class Recipe:
                     columns = tuple(replace(column, seeds=0) for column in columns)
                 try:
                     recipe = replace(recipe, conditions=columns, **{name: value})
-                except ValueError as error:
+                except EmphasisError as error:
                     raise RecipeError(f"{self.name}: {error}") from error
             elif part in PARTS and rest:
                 table: Table = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -14,12 +15,14 @@ from lightning_fabric import Fabric
 
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisOSError, EmphasisValueError
 from emphasis.experiments.data import check_names, load_split, network_options
+from emphasis.experiments.ending import ending_together, lost_rank
 from emphasis.experiments.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
 from emphasis.experiments.own_code import check_code, with_sources
 from emphasis.experiments.pool import describe_failure, raise_failures, run_in_processes, say_passed
 from emphasis.experiments.recipe import Recipe
+from emphasis.experiments.settings import Cell
 from emphasis.experiments.store import (
     Row,
     claim,
@@ -28,6 +31,7 @@ from emphasis.experiments.store import (
     rows_of_recipe,
     write_results,
 )  # fmt: skip
+from emphasis.files import naming_refusals
 from emphasis.training.loop import make_fabric, number_of_ranks
 from emphasis.training.settings import Execution
 
@@ -73,7 +77,9 @@ def run(
     Raises:
         FolderError: `folder` holds something else.
         DataNotFoundError: The data is not there.
-        JobError: A job failed; the others are finished first.
+        JobError: A job failed; the others are finished first, unless the disk is full.
+        UnforeseenJobError: Likewise, in a way that was not foreseen.
+        EmphasisOSError: The folder cannot be written to.
     """
     if workers < 1:
         raise EmphasisValueError(f"workers={workers} is not allowed; use a whole number >= 1")
@@ -83,50 +89,72 @@ def run(
     cells = list(recipe.cells())
     how = replace(execution or Execution(), precision=recipe.precision)
     ranks = _ranks(how, workers)
-    writes = ranks is None or ranks.is_global_zero
-    if writes:
-        claim(folder, recipe, force)
-    if ranks is not None:
-        ranks.barrier()
+    with ending_together(ranks):
+        writes = ranks is None or ranks.is_global_zero
+        if writes:
+            with naming_refusals("write to", folder):
+                claim(folder, recipe, force)
+        if ranks is not None:
+            ranks.barrier()
+        try:
+            _run_jobs(
+                cells, folder, root=root, download=download, execution=how, checkpoint_seconds=checkpoint_seconds,
+                workers=workers, threads=threads, progress=progress, loading=loading, say=say, ranks=ranks,
+            )  # fmt: skip
+        except BaseException:  # whatever failed, what is finished is there to be seen
+            if writes:
+                with contextlib.suppress(EmphasisOSError):  # it may be that the disk is full
+                    _write_finished(folder, recipe)
+            raise
+        return _write_finished(folder, recipe) if writes else rows_of_recipe(folder, recipe)
+
+
+def _write_finished(folder: Path, recipe: Recipe) -> list[Row]:
+    rows = rows_of_recipe(folder, recipe)
+    write_results(folder, rows)
+    with naming_refusals("write to", folder):
+        remove_leftovers(folder)
+    return rows
+
+
+def _run_jobs(
+    cells: Sequence[Cell], folder: Path, *, root: Path | None, download: bool, execution: Execution,
+    checkpoint_seconds: float, workers: int, threads: int | None, progress: JobProgress, loading: Loading, say: Say,
+    ranks: Fabric | None,
+) -> None:  # fmt: skip
+    """Train the cells that `folder` does not hold; see `run`."""
     for at in {cell.solver.schedule.at for cell in cells if cell.solver.schedule.at[-1:] >= (cell.solver.iterations,)}:
         say(f"the learning rate does not fall at all of {list(at)}: training ends before; set solver.schedule.at too")
     finished = finished_rows(folder)
     jobs = make_jobs([cell for cell in cells if cell.key not in finished])
     # Of all jobs, so that a run which goes on with the last of them has as many threads, and the same bits, as before.
     workers = min(workers, len(make_jobs(cells)))
-    share = max(1, (os.cpu_count() or 1) // (workers * how.devices))
+    share = max(1, (os.cpu_count() or 1) // (workers * execution.devices))
     if not jobs:
         say(f"{folder} holds all of this already; showing it (--force trains it again)")
-    elif finished.keys() & {cell.key for cell in cells}:
+        return
+    if finished.keys() & {cell.key for cell in cells}:
         say(f"{folder} holds {len({c.key for c in cells} & finished.keys())} of {len(cells)} networks already")
-    try:
-        if jobs:
-            # Before any worker starts: so that data which is missing, or slow to make, is met once.
-            if ranks is not None and not writes:
-                ranks.barrier()
-            for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-                for note in load_split(first.dataset, first.noise, root, loading, download).notes:
-                    say(note)
-            for job in jobs:
-                network_options(job.cells[0], root)
-            if ranks is not None and writes:
-                ranks.barrier()
-        if workers == 1 or len(jobs) <= 1:
-            _run_here(
-                jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, threads=threads,
-                share=share, progress=progress, say=say, ranks=ranks,
-            )  # fmt: skip
-        else:
-            run_in_processes(
-                jobs, folder, root=root, execution=how, checkpoint_seconds=checkpoint_seconds, workers=workers,
-                threads=threads, share=share, progress=progress, say=say,
-            )  # fmt: skip
-    finally:  # whatever failed, what is finished is there to be seen
-        rows = rows_of_recipe(folder, recipe)
-        if writes:
-            write_results(folder, rows)
-            remove_leftovers(folder)
-    return rows
+    # Before any worker starts: so that data which is missing, or slow to make, is met once.
+    if ranks is not None and not ranks.is_global_zero:
+        ranks.barrier()
+    for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
+        for note in load_split(first.dataset, first.noise, root, loading, download).notes:
+            say(note)
+    for job in jobs:
+        network_options(job.cells[0], root)
+    if ranks is not None and ranks.is_global_zero:
+        ranks.barrier()
+    if workers == 1 or len(jobs) <= 1:
+        _run_here(
+            jobs, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, threads=threads,
+            share=share, progress=progress, say=say, ranks=ranks,
+        )  # fmt: skip
+    else:
+        run_in_processes(
+            jobs, folder, root=root, execution=execution, checkpoint_seconds=checkpoint_seconds, workers=workers,
+            threads=threads, share=share, progress=progress, say=say,
+        )  # fmt: skip
 
 
 def _run_here(
@@ -145,7 +173,7 @@ def _run_here(
     """Run the jobs one by one, those last that another process is at.
 
     Raises:
-        JobError: A job raised; the others are run first.
+        JobError, UnforeseenJobError: A job raised; the others are run first, unless the disk is full.
     """
     waiting = deque(jobs)
     passed: set[str] = set()
@@ -167,8 +195,8 @@ def _run_here(
                     time.sleep(RETRY_SECONDS)
                 continue
         except Exception as error:  # one job's failure must not keep the others from running
-            failed.append(describe_failure(job, error))
-            if ranks is not None:  # the others may wait for this one for ever, unless it ends
+            failed.append(describe_failure(job, lost_rank(error) if ranks is not None else error))
+            if ranks is not None or failed[-1].is_everyones:  # other ranks may wait for this one for ever
                 break
         since = 0
     raise_failures(failed)

@@ -181,6 +181,9 @@ def search(
     for name, value in (("trials", trials), ("batch", batch), ("folds", folds)):
         if value < 1:
             raise RecipeError(f"{name}={value} is not allowed; use a whole number >= 1")
+    names = [vary.name for vary in space]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{max(names, key=names.count)} is varied twice; give all its values at once")
     base = recipe.limited([condition] if condition else [], [method])
     if len(base.conditions) > 1:
         known = ", ".join(map(repr, recipe.condition_names))
@@ -261,6 +264,8 @@ def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:
     parts |= {part: overridden(getattr(method, part), here.get(part, {})) for part in ("network", "solver")}
     for full, value in values.items():
         part, _, key = full.partition(".")
+        if key and parts[part] is None:
+            raise RecipeError(f"{full} cannot be varied: {method.name} has no {part}")
         parts[part] = {**parts[part], key: value} if key else value
     return replace(method, name=name, at={}, only=(), **parts)
 

@@ -33,7 +33,7 @@ from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.search import Found, Trial, Vary, describe, final_accuracy, search
 from emphasis.experiments.store import claim, without_nan
-from emphasis.files import write_text
+from emphasis.files import naming_refusals, write_text
 from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting, from_dict, lam_for
 
@@ -186,7 +186,8 @@ def tune(
     if force or has_changed(folder / "search", searched):
         if not force:
             say("the data has changed since the last time: beginning anew")
-        claim(folder / "search", searched, force=True)
+        with naming_refusals("write to", folder):
+            claim(folder / "search", searched, force=True)
     found_wrong: Audit | None = None
     if assumed_rate is None:
         found_wrong = audit(audited, split, folder / AUDIT, root=root, execution=execution, force=force,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +28,11 @@ from emphasis.datasets.archives import read_npz
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.files import replacing, write_text
+from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
-from emphasis.tabular.models import kind_of
+from emphasis.tabular.models import Kind, kind_of
 from emphasis.tabular.saved import FOLDER, save_model
 from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
 
@@ -42,6 +43,7 @@ except ModuleNotFoundError as error:
 
 FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
 BASELINE = "cross-entropy"
+_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # which check settings when they fit
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -132,6 +134,8 @@ def fit_table(
     resolved = kind.weighting if weighting is None else as_weighting(weighting)
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+    if not 0 <= seed < 2**32:
+        raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
     table = read_table(Path(path), missing)
     for name in (label, *categorical, *drop, *([weight_column] if weight_column else [])):
         require_column(table, name, Path(path))
@@ -156,7 +160,8 @@ def fit_table(
         "emphasis": emphasis.__version__,
     }  # fmt: skip
     place = Path(folder)
-    digest = _claim(place, request, table, force)
+    with naming_refusals("write to", place):
+        digest = _claim(place, request, table, force)
 
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
     fold = np.empty(len(given), dtype=np.int64)
@@ -170,8 +175,8 @@ def fit_table(
             progress(f"fold {number + 1} of {folds}: {name}", done, total)
             if kept is None:
                 own = fit_encoder(table.iloc[train], features, categorical, max_levels)
-                classifier = kind.make(one, chosen, seed)
-                classifier.fit(own.transform(table.iloc[train]), given[train], sample_weight=weights[train])
+                rows = own.transform(table.iloc[train])
+                classifier = _trained(kind, one, chosen, seed, rows, given[train], weights[train])
                 probabilities[name][test] = classifier.predict_proba(own.transform(table.iloc[test]))
             else:
                 probabilities[name][test] = kept[name]
@@ -181,11 +186,11 @@ def fit_table(
                 arrays = {f"method {at}": probabilities[name][test] for at, name in enumerate(methods)}
                 np.savez(file, digest=np.array(digest), **arrays)
     progress("the model, on all rows", done, total)
-    final = kind.make(resolved, chosen, seed)
-    final.fit(encoder.transform(table), given, sample_weight=weights)
-    save_model(
-        place, final, kind=model, settings=chosen, weighting=resolved, label=label, classes=classes, encoder=encoder
-    )
+    final = _trained(kind, resolved, chosen, seed, encoder.transform(table), given, weights)
+    with naming_refusals("write to", place):
+        save_model(
+            place, final, kind=model, settings=chosen, weighting=resolved, label=label, classes=classes, encoder=encoder
+        )
     fit = Fit(
         place, request, table, classes, given, fold, probabilities, resolved, encoder, weights,
         _importances(final, encoder),
@@ -195,6 +200,33 @@ def fit_table(
     write_report(fit)
     progress("done", total, total)
     return fit
+
+
+def _trained(
+    kind: Kind, weighting: Weighting, settings: Mapping[str, Any], seed: int, rows: Any, given: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> Any:  # fmt: skip
+    """Return a classifier that has learned.
+
+    Raises:
+        EmphasisValueError: Its library refuses a setting or the data.
+    """
+    try:
+        classifier = kind.make(weighting, settings, seed)
+    except TypeError as error:  # a setting by a name that it does not have
+        raise EmphasisValueError(f"--set: {error}") from error
+    try:
+        classifier.fit(rows, given, sample_weight=weights)
+    except EmphasisError:
+        raise
+    except Exception as error:
+        where = traceback.walk_tb(error.__traceback__)
+        library = [frame.f_globals.get("__name__", "") for frame, _ in where][-1].partition(".")[0]
+        if library not in _LIBRARIES:
+            raise
+        said = str(error).partition("Stack trace")[0]
+        raise EmphasisValueError(f"{library} refuses the settings or the table: {said}") from error
+    return classifier
 
 
 def _weights(table: Any, column: str | None) -> NDArray[np.float64]:

@@ -52,10 +52,14 @@ def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) 
     return EmphasisXGBClassifier(weighting=weighting, random_state=seed, **settings)
 
 
+def _save_xgboost(model: Any, path: Path) -> None:
+    path.write_bytes(model.get_booster().save_raw("ubj"))  # its own writer does not see that the last block is refused
+
+
 def _load_xgboost(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
     import xgboost
 
-    booster = xgboost.Booster(model_file=path)
+    booster = xgboost.Booster(model_file=bytearray(path.read_bytes()))  # whatever bytes its name has
 
     def predict(rows: Any) -> Any:
         return _two_columns(booster.predict(xgboost.DMatrix(rows)))
@@ -106,7 +110,8 @@ def _make_net(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> A
 def _save_net(model: Any, path: Path) -> None:
     import torch
 
-    torch.save(model.network_.state_dict(), path)
+    with path.open("wb") as file:
+        torch.save(model.network_.state_dict(), file)
 
 
 def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Predict:
@@ -137,7 +142,7 @@ def _two_columns(probability: Any) -> Any:
 KINDS = {
     "xgboost": Kind(
         "fit", DEFAULT_FOR_TREES, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
-        _make_xgboost, _save_by_method, _load_xgboost,
+        _make_xgboost, _save_xgboost, _load_xgboost,
     ),
     "lightgbm": Kind(
         "lightgbm", DEFAULT_FOR_TREES,

@@ -50,8 +50,8 @@ def save_checkpoint(path: Path, state: State, fabric: Fabric, run: str, extra: d
         "broken": sorted(state.broken),
     }
     if fabric.is_global_zero:
-        with replacing(path) as partial:
-            torch.save(content, partial)
+        with replacing(path) as partial, partial.open("wb") as file:  # torch leaves its own open when the disk is full
+            torch.save(content, file)
 
 
 def load_checkpoint(path: Path, state: State, fabric: Fabric, run: str) -> dict[str, Any]:

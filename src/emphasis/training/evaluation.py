@@ -171,7 +171,7 @@ def _find(module: nn.Module, task: Task, size: int, broken: set[str], group: Any
         found = find(network, method, frames(), task.gallery, of_all)
     except DivergedError:
         return dict.fromkeys(("test_accuracy", *RETRIEVAL_CURVES), np.array([math.nan]))
-    except ValueError as error:
+    except EmphasisValueError as error:
         lacking = np.setdiff1d(video, np.concatenate(met))
         if not lacking.size:
             raise

@@ -28,6 +28,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -139,13 +140,22 @@ def make_fabric(execution: Execution) -> Fabric:
         since = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
         kept: dict[str, Any] = {since: False}
         strategy = DDPStrategy(**kept)
-    fabric = Fabric(
-        accelerator=execution.accelerator, devices=execution.devices, num_nodes=ranks // execution.devices,
-        precision=execution.precision, strategy=strategy,  # type: ignore[arg-type]
-    )  # fmt: skip
+    try:
+        fabric = Fabric(
+            accelerator=execution.accelerator, devices=execution.devices, num_nodes=ranks // execution.devices,
+            precision=execution.precision, strategy=strategy,  # type: ignore[arg-type]
+        )  # fmt: skip
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        where = f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
+        raise EmphasisValueError(f"{where} cannot be used here: {error}") from error
     if ranks > 1:
         logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
-        fabric.launch()
+        try:
+            fabric.launch()
+        except BaseException:  # before all have joined, so that nobody can tell those that were started here
+            for process in getattr(fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
     return fabric
 
 

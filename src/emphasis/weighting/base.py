@@ -121,7 +121,7 @@ class Weighting:
         """Return the share of the EDF in [a, b], in [0, 1]; 0 <= a <= b <= 1 (ValueError otherwise)."""
         a = checked_parameter("mass", "a", a, 0.0, 1.0)
         b = checked_parameter("mass", "b", b, a, 1.0)
-        return math.exp(self._log_mass(a, b) - self.log_normalizer) if a < b else 0.0
+        return math.exp(min(self._log_mass(a, b) - self.log_normalizer, 0.0)) if a < b else 0.0
 
     @cached_property
     def edf_variance(self) -> float:
@@ -132,7 +132,7 @@ class Weighting:
                 lambda log_p, log_q: self.log_weight(log_p, log_q, np) + k * log_p, f"p^{k} times {self!r}"
             )
 
-        mean, square = (math.exp(log_moment(k) - self.log_normalizer) for k in (1, 2))
+        mean, square = (math.exp(min(log_moment(k) - self.log_normalizer, 0.0)) for k in (1, 2))
         return square - mean * mean
 
     def emphasis_variance(self, p: Array) -> float:
