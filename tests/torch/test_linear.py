@@ -354,6 +354,7 @@ H, W, _, Y = problem(torch.float32)
         (lambda: linear_emphasis_loss(H, W, Y.float(), "CCE"), TypeError, "integers"),
         (lambda: linear_emphasis_loss(H, W.double(), Y, "CCE"), TypeError, "one dtype"),
         (lambda: linear_emphasis_loss(H.long(), W, Y, "CCE"), TypeError, "floating"),
+        (lambda: linear_emphasis_loss(H.to(torch.float8_e5m2), W, Y, "CCE"), TypeError, "float8"),
         (lambda: linear_emphasis_loss(H, W[:1], Y, "CCE"), ValueError, "V=1"),
         (lambda: linear_emphasis_loss(H, W, Y, "CCE", bias=W[0]), ValueError, r"shape \(11,\)"),
         (lambda: linear_emphasis_loss(H, W, Y + 11, "CCE"), ValueError, r"outside 0\.\.10"),

@@ -268,7 +268,9 @@ class _Gradients:
             self.weight.addmm_(derivative.t(), rows)
         elif self.weight is not None:  # sums of halves in float32: some classes at a time, for little memory
             classes = max(_MOVED // rows.shape[1], math.ceil(len(self.weight) / _PARTS))
-            for sums, columns in zip(self.weight.split(classes), derivative.split(classes, 1), strict=True):
+            for sums, columns in zip(
+                torch.split(self.weight, classes), torch.split(derivative, classes, 1), strict=True
+            ):
                 sums.add_(columns.t() @ rows)
         if self.bias is not None:
             self.bias.add_(derivative.sum(0, dtype=self.bias.dtype))
@@ -334,7 +336,7 @@ def _without(derivative: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
     kept = len(derivative) - len(left_out)
     holes, movers = (~stays[:kept]).nonzero().squeeze(1), stays[kept:].nonzero().squeeze(1) + kept
     few = max(1, _MOVED // derivative.shape[1])
-    for empty, full in zip(holes.split(few), movers.split(few), strict=True):
+    for empty, full in zip(torch.split(holes, few), torch.split(movers, few), strict=True):
         derivative[empty] = derivative[full]
     places[holes] = movers
     return derivative[:kept], places[:kept]

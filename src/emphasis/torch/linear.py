@@ -108,20 +108,16 @@ def uncompiled(
     options = resolve(*settings)
     ignore_index = _checks.check_ignore_index(ignore_index)
     if torch._C._get_tracing_state() is None:  # to a trace, which holds for one shape, comparing shapes is a warning
-        _check(hidden, weight, bias, labels, chunk_size)
+        _check(hidden, weight, bias, labels, sample_weight, chunk_size)
+    sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
     if _is_transformed(hidden, weight, bias):
         logits = F.linear(hidden, weight, bias).reshape(-1, weight.shape[0])
-        of_tokens = None if sample_weight is None else sample_weight.reshape(-1)
-        loss = apply_options(logits, labels.reshape(-1), options, ignore_index, class_weight, of_tokens)
+        loss = apply_options(logits, labels.reshape(-1), options, ignore_index, class_weight, sample_weight)
         return loss.view(labels.shape) if options.reduction == "none" else loss
     if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:  # as of F.linear
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     tokens = labels.reshape(-1).long()
-    if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor) or sample_weight.shape != labels.shape:
-            _checks.check_weight("sample_weight", sample_weight, labels.shape, hidden, False)
-        sample_weight = sample_weight.reshape(-1)
     _checks.check_classes(tokens, weight.shape[0], ignore_index)
     ratios = options.only_ratios_matter
     factor = _checks.factor_of(tokens, class_weight, sample_weight, weight.shape[0], hidden, ratios)
@@ -166,7 +162,14 @@ def _taking_part(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Te
     return counts.nonzero().squeeze(1)
 
 
-def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int | None) -> None:
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    sample_weight: Tensor | None,
+    chunk_size: int | None,
+) -> None:
     """Raise unless all but the labels' values fits."""
     for name, tensor in {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}.items():
         if tensor is None and name == "bias":
@@ -177,6 +180,8 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, 
             raise EmphasisValueError(f"{name} is on {tensor.device} and hidden on {hidden.device}; move one of them")
         if name != "labels" and not tensor.is_floating_point():
             raise EmphasisTypeError(f"{name} must be floating, got {tensor.dtype}")
+        if name == "hidden" and tensor.dtype not in _checks.DTYPES:
+            raise EmphasisTypeError(f"hidden of {tensor.dtype} is not supported; use float32 or bfloat16, say")
         if name != "labels" and tensor.dtype != hidden.dtype:
             raise EmphasisTypeError(
                 f"{name} is {tensor.dtype} and hidden {hidden.dtype}; use one dtype, or torch.autocast"
@@ -199,5 +204,7 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, 
             f"labels must have shape {tuple(hidden.shape[:-1])} for hidden of shape {tuple(hidden.shape)}, "
             f"got {tuple(labels.shape)}"
         )
+    if sample_weight is not None and not (isinstance(sample_weight, Tensor) and sample_weight.shape == labels.shape):
+        _checks.check_weight("sample_weight", sample_weight, labels.shape, hidden, False)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise EmphasisValueError(f"chunk_size={chunk_size!r} is not allowed; use a number of tokens >= 1, or None")
