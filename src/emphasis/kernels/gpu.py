@@ -1,11 +1,13 @@
-"""The kernels for GPUs, `triton_rows`, as a `Backend`: where there is Triton, on NVIDIA's GPUs and AMD's.
+"""The kernels for GPUs, `triton_rows`, as a `Backend`: where there is Triton.
 
-Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN.
+Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small loss
+takes as long as the host needs to start it, so there is nothing here but a few launches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from emphasis.kernels import triton_rows as kernels
 from emphasis.kernels.backend import GradientIn, Margins, Result
+from emphasis.kernels.triton_launch import start
 from emphasis.kernels.triton_tiles import triton
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
@@ -26,11 +29,14 @@ _EASILY, _AT_MOST = 8192, 32768
 _CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
 # Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
 _SPAN, _MOST_PROGRAMS = 4096, 4096
-# Examples whose factors one program adds up while a launch takes, and programs that do if there are more.
+# Examples whose factors one program adds up as fast as it starts, and programs that do if there are more.
 _FEW, _ADDERS = 8192, 64
-_PARTIAL = {"SPAN": 512}  # numbers at a time where sums of programs are added up
 _TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
+_SUMS = {"SPAN": 512}  # numbers at a time where the sums of programs are added up
 _OPTIONS = {"enable_fp_fusion": True}  # the default of some versions of Triton, and a warning in others
+_FACTORS = {"SPAN": 1024, **_OPTIONS}
+_ALL_SUMS = {**_SUMS, **_OPTIONS}
+_SCALE = {"SPAN": _SPAN, "num_warps": 8, **_OPTIONS}
 
 
 def available(device: torch.device) -> bool:
@@ -43,9 +49,9 @@ class GpuBackend:
 
     name = "gpu"
 
-    def __init__(self, wrap: Callable[[Any], Any] | None = None) -> None:
-        """Args: wrap: What makes a kernel one that can be traced."""
-        self._wrap = wrap
+    def __init__(self, start: Callable[[Any, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None]) -> None:
+        """Make a backend whose kernels are started by start(kernel, grid, arguments, options)."""
+        self._start = start
 
     def takes(self, dtype: torch.dtype) -> bool:
         """Return whether there are kernels for logits of this dtype."""
@@ -63,108 +69,68 @@ class GpuBackend:
         gradient_in: GradientIn,
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
+        device, examples = logits.device, labels.numel()
         gradient = _gradient(logits, gradient_in)
-        loss = logits.new_empty(labels.shape if reduction == "none" else (), dtype=torch.float32)
+        loss = torch.empty(labels.shape if reduction == "none" else (), dtype=torch.float32, device=device)
         defers = logits.dtype == torch.float16 and gradient is not None and (is_batch or reduction == "mean")
-        pending = logits.new_empty((), dtype=torch.float64) if defers else None
-        if is_batch:
-            self._batch(logits, labels, factor, table, ignore_index, gradient, loss, pending)
+        pending = torch.empty((), dtype=torch.float64, device=device) if defers else None
+        (tiles, chunks), sizes, tile = _layout(logits, once=is_batch)
+        given = logits, labels, factor, table, ignore_index
+        if is_batch:  # a state for each example, and 2 numbers for all, 3 for each program and 1 for each example
+            state = torch.empty((3, examples), dtype=torch.float32, device=device)
+            work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
+            self._start(kernels.margins, (tiles,), (*given, state, work, *sizes), {**tile, **_TABLE})
+            whole, each = (None, loss) if reduction == "none" else (loss, None)
+            self._start(kernels.add_up, (1,), (work, whole, pending, tiles), _ALL_SUMS)
+            if gradient is not None or each is not None:
+                arguments = logits, labels, None, work, state, ignore_index, gradient, each, pending, *sizes
+                self._start(kernels.write, (tiles, 1 if gradient is None else chunks), arguments, tile)
         else:
-            self._table(logits, labels, factor, table, ignore_index, gradient, loss, pending, reduction)
+            parts, sums = 0, None
+            if reduction == "sum":
+                sums = torch.zeros(1 + tiles, dtype=torch.float64, device=device)
+            elif reduction == "mean":
+                parts = 1 if examples <= _FEW else _ADDERS
+                sums = torch.empty(1 + 2 * parts + tiles, dtype=torch.float64, device=device)
+                self._start(kernels.count, (parts,), (labels, factor, ignore_index, sums, examples), _FACTORS)
+            options = {**tile, **_TABLE, **_SUMS, "PARTS": parts, "WHOLE": chunks == 1}
+            self._start(kernels.fused, (tiles,), (*given, gradient, loss, sums, pending, *sizes), options)
         return Result(loss, gradient, 1.0 if pending is None else pending)
-
-    def _table(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        factor: Tensor | None,
-        table: Tensor,
-        ignore_index: int,
-        gradient: Tensor | None,
-        loss: Tensor,
-        pending: Tensor | None,
-        reduction: Reduction,
-    ) -> None:
-        """Compute loss and derivative where each weight stands for itself."""
-        (tiles, chunks), sizes, tile = _layout(logits, once=False)
-        examples, parts, work = sizes[0], 0, None
-        if reduction == "sum":
-            work = logits.new_zeros(1 + tiles, dtype=torch.float64)
-        elif reduction == "mean":
-            parts = 1 if examples <= _FEW else _ADDERS
-            work = logits.new_empty(1 + 2 * parts + tiles, dtype=torch.float64)
-            self._launch(kernels.count, (parts,), labels, factor, ignore_index, work, examples, SPAN=1024, **_OPTIONS)
-        arguments = logits, labels, factor, table, ignore_index, gradient, loss, work, pending, *sizes
-        self._launch(kernels.fused, (tiles,), *arguments, PARTS=parts, WHOLE=chunks == 1, **_PARTIAL, **_TABLE, **tile)
-
-    def _batch(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        factor: Tensor | None,
-        table: Tensor,
-        ignore_index: int,
-        gradient: Tensor | None,
-        loss: Tensor,
-        pending: Tensor | None,
-    ) -> None:
-        """Compute loss and derivative where weights are shares of the batch's sum."""
-        (tiles, chunks), sizes, tile = _layout(logits, once=True)
-        state = logits.new_empty((3, *labels.shape), dtype=torch.float32)
-        work = logits.new_empty(2 + 3 * tiles + sizes[0], dtype=torch.float64)
-        whole, parts, log_weights = work, work[2:], work[2 + 3 * tiles :]
-        arguments: tuple[Any, ...] = logits, labels, factor, table, ignore_index, state, log_weights, parts, *sizes
-        self._launch(kernels.margins, (tiles,), *arguments, **_TABLE, **tile)
-        of_all, of_each = (loss, None) if loss.dim() == 0 else (None, loss)
-        self._launch(kernels.add_up, (1,), parts, whole, of_all, pending, tiles, **_PARTIAL, **_OPTIONS)
-        if gradient is None and of_each is None:
-            return
-        arguments = logits, labels, log_weights, whole, state, ignore_index, gradient, of_each, pending, *sizes
-        self._launch(kernels.write, (tiles, 1 if gradient is None else chunks), *arguments, **tile)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
         """Return each example's margin: as `Backend`."""
         (tiles, _), sizes, tile = _layout(logits, once=True)
-        state = logits.new_empty((3, *labels.shape), dtype=torch.float32)
-        arguments = logits, labels, None, None, ignore_index, state, None, None, *sizes
-        self._launch(kernels.margins, (tiles,), *arguments, **_TABLE, **tile)
+        state = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
+        arguments = logits, labels, None, None, ignore_index, state, None, *sizes
+        self._start(kernels.margins, (tiles,), arguments, {**tile, **_TABLE})
         return Margins(state[0], state)
 
     def derivative(
         self, logits: Tensor, labels: Tensor, half: Tensor, state: Any, ignore_index: int, gradient_in: GradientIn
     ) -> Tensor:
         """Return the derivative from half weights: as `Backend`."""
-        grid, sizes, tile = _layout(logits, once=True)
         gradient = _gradient(logits, gradient_in)
         assert gradient is not None
+        grid, sizes, tile = _layout(logits, once=True)
         arguments = logits, labels, half.contiguous(), None, state, ignore_index, gradient, None, None, *sizes
-        self._launch(kernels.write, grid, *arguments, **tile)
+        self._start(kernels.write, grid, arguments, tile)
         return gradient
 
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
-        """Return gradient * factor * pending_scale in place: as `Backend`; a launch without memory traffic if that is 1."""
+        """Return gradient * factor * pending_scale in place: as `Backend`.
+
+        For one number, also one expanded to every example, that is a launch, without memory traffic if it is 1.
+        """
         pending = pending_scale if isinstance(pending_scale, Tensor) else None
         if any(factor.stride()):
             return gradient.mul_(factor if pending is None else factor * pending)
         size = gradient.numel()
-        programs = min(-(-size // _SPAN), _MOST_PROGRAMS)
-        self._launch(
-            kernels.scale, (programs,), gradient, factor, pending, size, SPAN=_SPAN, num_warps=8, **_OPTIONS
-        )
+        grid = (min(-(-size // _SPAN), _MOST_PROGRAMS),)
+        self._start(kernels.scale, grid, (gradient, factor, pending, size), _SCALE)
         return gradient
 
-    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        """Start a kernel where the first tensor is."""
-        tensor: Tensor = arguments[0]
-        wrapped = kernel if self._wrap is None else self._wrap(kernel)
-        if wrapped is not kernel or not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
-            wrapped[grid](*arguments, **options)
-        else:
-            with torch.cuda.device(tensor.device):
-                kernel[grid](*arguments, **options)
 
-
-GPU = GpuBackend()
+GPU = GpuBackend(start)
 
 
 def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
@@ -174,33 +140,44 @@ def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
     return logits if gradient_in == "the logits" else torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-def _power_from(number: int) -> int:
-    """Return the power of two that is not below a positive number."""
-    return 1 << (int(number) - 1).bit_length()
+# --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int, int], dict[str, Any]]:
+def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int, int], Mapping[str, Any]]:
     """Return how many tiles there are of examples and of classes, the sizes a kernel is told, and the tile.
 
     Args:
         logits: (outer, C, ...).
         once: The kernel need not come back to the logits.
     """
-    outer, classes = logits.shape[:2]
-    inner = logits.shape[2:].numel()
+    outer, classes, *rest = logits.shape
+    classes, inner = int(classes), 1
+    for size in rest:
+        inner *= int(size)
+    tile = _tile(classes, inner, logits.element_size(), once)
+    examples, columns = tile["EXAMPLES"], tile["CLASSES"]
+    tiles = outer * -(-inner // examples) if inner > 1 else -(-outer // examples)
+    return (tiles, -(-classes // columns)), (outer * inner, classes, inner), tile
+
+
+@lru_cache(maxsize=1024)
+def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]:
     power = _power_from(classes)
-    row = classes * logits.element_size()
+    row = classes * itemsize
     # 16 or 32 numbers for each thread.
     if inner > 1:
         columns = min(power, 32)
-        tile, warps = min(2048 // columns, 256, _power_from(inner)), 2
+        examples, warps = min(2048 // columns, 256, _power_from(inner)), 2
     elif power <= _EASILY or (not once and power <= _AT_MOST and row > _CACHED):
         # Every thread of a row does what there is to do for an example, so a thread has few examples.
-        columns, tile = power, max(1, min(512 // power, 128 if power <= 32 else 4))
+        columns, examples = power, max(1, min(512 // power, 128 if power <= 32 else 4))
         warps = 4 if power <= 32 else 32 if power > _EASILY else max(1, min(8, power // 512))
     else:
-        columns, tile = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
+        columns, examples = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
         warps = columns // 512
-    tiles = outer * -(-inner // tile) if inner > 1 else -(-outer // tile)
-    structure = {"EXAMPLES": tile, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
-    return (tiles, -(-classes // columns)), (outer * inner, classes, inner), structure
+    return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
+
+
+def _power_from(number: int) -> int:
+    """Return the least power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()

@@ -40,7 +40,7 @@ VARYING = ["examples", "ignore_index", "size", "tiles"]  # a kernel compiled ane
 
 @jit(do_not_specialize=VARYING)
 def count(labels, factor, ignore_index, work, examples, SPAN: tl.constexpr):
-    """Leave in `work` a 0, each program's largest factor of an example that counts, and their sum over that one."""
+    """Leave in `work` a 0, each program's largest factor of an example that counts, and each one's sum over that one."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     start, step = program.to(tl.int64) * SPAN, programs.to(tl.int64) * SPAN
     most = tl.zeros([SPAN], tl.float64)
@@ -169,13 +169,15 @@ def fused(
 
 @jit(do_not_specialize=VARYING)
 def margins(
-    logits, labels, factor, table, ignore_index, state, log_weights, parts, examples, classes, inner,
+    logits, labels, factor, table, ignore_index, state, work, examples, classes, inner,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
-    """The first half of `fused`: each example's margin and, NaN for a wrong one, peak, and total, one after the other.
+    """The first half of `fused`.
 
-    table: None for the margins alone. Else log_weights gets log(factor w), and `parts` what `add_up` needs.
+    state: Gets all margins, all peaks, both NaN for a wrong example, and all totals.
+    table: None for these alone, and then there is no work. Else `work` gets, after room for 2 numbers, what `add_up` needs
+        of each program, and then the examples' log-weights.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
@@ -193,8 +195,14 @@ def margins(
             of_each = tl.load(factor + example, mask=there, other=1.0)
             log_w += tl.where(of_each == 0.0, float("-inf"), tl.log(tl.where(of_each == 0.0, 1.0, of_each)))
         log_w = tl.where(wrong, float("nan"), tl.where(ignored, float("-inf"), log_w))
-        tl.store(log_weights + example, log_w, mask=there)
-        store_parts(parts, tl.where(there, log_w, float("-inf")), softplus_of_minus(margin))
+        tl.store(log_weights_in(work) + example, log_w, mask=there)
+        store_parts(work + 2, tl.where(there, log_w, float("-inf")), softplus_of_minus(margin))
+
+
+@jit
+def log_weights_in(work):
+    """Return where they are: after 2 numbers for all programs, and 3 for each."""
+    return work + 2 + 3 * tl.num_programs(0)
 
 
 @jit
@@ -218,13 +226,14 @@ def weight_over(log_w, most):
 
 
 @jit(do_not_specialize=VARYING)
-def add_up(parts, whole, loss, pending, tiles, SPAN: tl.constexpr):
-    """Add up what as many programs left in `parts` as there are tiles: one program.
+def add_up(work, loss, pending, tiles, SPAN: tl.constexpr):
+    """Add up what as many programs of `margins` left in `work` as there are tiles: one program.
 
-    whole: Gets the largest log-weight of all, and one over the sum of all weights over that one, 0 if there are none.
+    work: Gets first the largest log-weight of all, and one over the sum of all weights over that one, 0 if none counts.
     loss: None, or room for the loss of all.
     pending: None, or room for a power of two, the next above the largest share.
     """
+    parts = work + 2
     most = tl.full([SPAN], float("-inf"), tl.float64)
     for first in range(0, tiles, SPAN):
         part = first + tl.arange(0, SPAN)
@@ -240,8 +249,8 @@ def add_up(parts, whole, loss, pending, tiles, SPAN: tl.constexpr):
         losses += weight * tl.load(parts + 2 * tiles + part, mask=there, other=0.0)
     total = tl.sum(weights, 0)
     share = tl.where(total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total))
-    tl.store(whole, peak)
-    tl.store(whole + 1, share)
+    tl.store(work, peak)
+    tl.store(work + 1, share)
     if loss is not None:
         tl.store(loss, (tl.sum(losses, 0) * share).to(tl.float32))
     if pending is not None:
@@ -250,21 +259,23 @@ def add_up(parts, whole, loss, pending, tiles, SPAN: tl.constexpr):
 
 @jit(do_not_specialize=VARYING)
 def write(
-    logits, labels, halves, whole, state, ignore_index, out, loss, pending, examples, classes, inner,
+    logits, labels, halves, work, state, ignore_index, out, loss, pending, examples, classes, inner,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
     """The second half of `fused`, one chunk of classes a program.
 
-    halves: Half the weights. Or log-weights, if `whole` is what `add_up` left of these: weights are shares then, and
-        `loss` gets each example's, unless None; out may be None, too.
+    halves: Half the weights. Or None with `work`, whose log-weights `add_up` has seen: weights are shares of their sum then,
+        and `loss` gets each example's, unless None; out may be None, too.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
     peaks = state + examples
     peak = tl.load(peaks + example, mask=there, other=0.0)
-    half = tl.load(halves + example, mask=there, other=0.0)
-    if whole is not None:
-        share = weight_over(half, tl.load(whole)) * tl.load(whole + 1)
+    if work is None:
+        half = tl.load(halves + example, mask=there, other=0.0)
+    else:
+        log_w = tl.load(log_weights_in(work) + example, mask=there, other=float("-inf"))
+        share = weight_over(log_w, tl.load(work)) * tl.load(work + 1)
         if loss is not None:
             margin = tl.load(state + example, mask=there, other=0.0).to(tl.float64)
             value = tl.where(share == 0.0, 0.0, share * softplus_of_minus(margin)).to(tl.float32)
