@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from emphasis.kernels import triton_rows as kernels
+from emphasis.kernels import triton_targets as of_targets
 from emphasis.kernels.backend import GradientIn, Margins, Result
 from emphasis.kernels.triton_launch import start
 from emphasis.kernels.triton_tiles import triton
 from emphasis.weighting._potential import MARGIN_REACH
-from emphasis.weighting.margin_table import DEGREE, OCTAVES
+from emphasis.weighting.margin_table import (
+    COMPACT_DEGREE,
+    COMPACT_OCTAVES,
+    COMPACT_REACH,
+    COMPACT_SPLITS,
+    DEGREE,
+    OCTAVES,
+)
 from emphasis.weighting.options import Reduction
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,11 +35,18 @@ _EASILY, _AT_MOST = 8192, 32768
 # Where it reads twice: classes at a time, if the rows of all the programs at work (four or five on a processor, or one)
 # are to be still in a cache the second time; and bytes of a row up to which that is so of the smaller chunk.
 _CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
+_MOST_TARGETS = 1024  # the same of rows of probabilities
 # Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
 _SPAN, _MOST_PROGRAMS = 4096, 4096
 # Examples whose factors one program adds up as fast as it starts, and programs that do if there are more.
 _FEW, _ADDERS = 8192, 64
 _TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
+_COMPACT = {
+    "CELLS": COMPACT_OCTAVES << COMPACT_SPLITS,
+    "COMPACT_TERMS": COMPACT_DEGREE + 1,
+    "COMPACT_SPLITS": COMPACT_SPLITS,
+    "COMPACT_REACH": COMPACT_REACH,
+}
 _SUMS = {"SPAN": 512}  # numbers at a time where the sums of programs are added up
 _OPTIONS = {"enable_fp_fusion": True}  # the default of some versions of Triton, and a warning in others
 _FACTORS = {"SPAN": 1024, **_OPTIONS}
@@ -49,9 +64,13 @@ class GpuBackend:
 
     name = "gpu"
 
-    def __init__(self, start: Callable[[Any, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None]) -> None:
-        """Make a backend whose kernels are started by start(kernel, grid, arguments, options)."""
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[Any, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None],
+        empty_number: Callable[[torch.dtype, torch.device], Tensor],
+    ) -> None:
+        """Make a backend that starts kernels by start(kernel, grid, arguments, options), with room for one number."""
+        self._start, self._empty_number = start, empty_number
 
     def takes(self, dtype: torch.dtype) -> bool:
         """Return whether there are kernels for logits of this dtype."""
@@ -71,9 +90,7 @@ class GpuBackend:
         """Return the loss of class labels and its derivative: as `Backend`."""
         device, examples = logits.device, labels.numel()
         gradient = _gradient(logits, gradient_in)
-        loss = torch.empty(labels.shape if reduction == "none" else (), dtype=torch.float32, device=device)
-        defers = logits.dtype == torch.float16 and gradient is not None and (is_batch or reduction == "mean")
-        pending = torch.empty((), dtype=torch.float64, device=device) if defers else None
+        loss, pending = self._loss_and_pending(logits, labels.shape, gradient, reduction, is_batch)
         (tiles, chunks), sizes, tile = _layout(logits, once=is_batch)
         given = logits, labels, factor, table, ignore_index
         if is_batch:  # a state for each example, and 2 numbers for all, 3 for each program and 1 for each example
@@ -96,6 +113,62 @@ class GpuBackend:
             options = {**tile, **_TABLE, **_SUMS, "PARTS": parts, "WHOLE": chunks == 1}
             self._start(kernels.fused, (tiles,), (*given, gradient, loss, sums, pending, *sizes), options)
         return Result(loss, gradient, 1.0 if pending is None else pending)
+
+    def loss_of_targets(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weight: Tensor | None,
+        factor: Tensor | None,
+        table: Tensor,
+        compact: Tensor | None,
+        reduction: Reduction,
+        is_batch: bool,
+        gradient_in: GradientIn,
+    ) -> Result:
+        """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN instead of errors."""
+        device, (examples, classes) = logits.device, logits.shape
+        gradient = _gradient(logits, gradient_in)
+        loss, pending = self._loss_and_pending(logits, (examples,), gradient, reduction, is_batch)
+        tile = _tile_of_targets(int(classes))
+        tiles = -(-examples // tile["EXAMPLES"])
+        given = logits, targets, class_weight, factor, table, compact
+        sizes, parts, work, whole, each = (examples, classes), 0, None, loss, loss
+        if is_batch:
+            work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
+            whole, each = (None, loss) if reduction == "none" else (loss, None)
+            options = {**tile, **_TABLE, **_COMPACT}
+            self._start(of_targets.targets_log_weights, (tiles,), (*given, work, *sizes), options)
+            self._start(kernels.add_up, (1,), (work, whole, pending, tiles), _ALL_SUMS)
+            if gradient is None and each is None:
+                return Result(loss, None, 1.0)
+        elif reduction == "sum":
+            work = torch.zeros(1 + tiles, dtype=torch.float64, device=device)
+        elif reduction == "mean":
+            parts = min(_ADDERS, _power_from(tiles))
+            work = torch.empty(1 + 2 * parts + tiles, dtype=torch.float64, device=device)
+            arguments = targets, class_weight, factor, work, *sizes
+            self._start(of_targets.count_targets, (parts,), arguments, tile)
+        options = {**tile, **_TABLE, **_COMPACT, **_SUMS, "PARTS": parts, "BATCH": is_batch}
+        self._start(of_targets.targets_fused, (tiles,), (*given, gradient, each, work, pending, *sizes), options)
+        return Result(loss, gradient, 1.0 if pending is None else pending)
+
+    def _loss_and_pending(
+        self,
+        logits: Tensor,
+        shape: tuple[int, ...],
+        gradient: Tensor | None,
+        reduction: Reduction,
+        is_batch: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return room for a loss, and for what the gradient is still to be multiplied by where float16 asks for that."""
+        loss = (
+            torch.empty(shape, dtype=torch.float32, device=logits.device)
+            if reduction == "none"
+            else self._empty_number(torch.float32, logits.device)
+        )
+        defers = logits.dtype == torch.float16 and gradient is not None and (is_batch or reduction == "mean")
+        return loss, self._empty_number(torch.float64, logits.device) if defers else None
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
         """Return each example's margin: as `Backend`."""
@@ -130,7 +203,7 @@ class GpuBackend:
         return gradient
 
 
-GPU = GpuBackend(start)
+GPU = GpuBackend(start, lambda dtype, device: torch.empty((), dtype=dtype, device=device))
 
 
 def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
@@ -176,6 +249,14 @@ def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]
         columns, examples = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
         warps = columns // 512
     return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
+
+
+@lru_cache(maxsize=1024)
+def _tile_of_targets(classes: int) -> dict[str, Any]:
+    """Return the tile for rows of probabilities: 2 numbers for each thread, for each of them takes a look at a table."""
+    columns = min(_power_from(classes), _MOST_TARGETS)
+    examples = max(1, 512 // columns)
+    return {"EXAMPLES": examples, "CLASSES": columns, "num_warps": examples * columns // 64, **_OPTIONS}
 
 
 def _power_from(number: int) -> int:

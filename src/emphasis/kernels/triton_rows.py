@@ -192,11 +192,17 @@ def margins(
     if table is not None:
         log_w, _ = look_up(table, margin, TERMS, OCTAVES, REACH)
         if factor is not None:
-            of_each = tl.load(factor + example, mask=there, other=1.0)
-            log_w += tl.where(of_each == 0.0, float("-inf"), tl.log(tl.where(of_each == 0.0, 1.0, of_each)))
+            log_w += log_of_factor(factor, example, there)
         log_w = tl.where(wrong, float("nan"), tl.where(ignored, float("-inf"), log_w))
         tl.store(log_weights_in(work) + example, log_w, mask=there)
         store_parts(work + 2, tl.where(there, log_w, float("-inf")), softplus_of_minus(margin))
+
+
+@jit
+def log_of_factor(factor, example, there):
+    """Return the logarithm of the examples' factors."""
+    of_each = tl.load(factor + example, mask=there, other=1.0)
+    return tl.where(of_each == 0.0, float("-inf"), tl.log(tl.where(of_each == 0.0, 1.0, of_each)))
 
 
 @jit
