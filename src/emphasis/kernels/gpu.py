@@ -1,7 +1,7 @@
 """The kernels for GPUs, `triton_rows`, as a `Backend`: where there is Triton.
 
-Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small loss
-takes as long as the host needs to start it, so there is nothing here but a few launches.
+Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small
+loss takes as long as the host needs to start it, so there is nothing here but a few launches.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
 _MOST_TARGETS = 1024  # the same of rows of probabilities
 # Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
 _SPAN, _MOST_PROGRAMS = 4096, 4096
-# Examples whose factors one program adds up as fast as it starts, and programs that do if there are more.
+# Examples whose factors one program adds up as fast as it starts, and programs that do for more, or for rows.
 _FEW, _ADDERS = 8192, 64
 _TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
 _COMPACT = {
@@ -126,14 +126,16 @@ class GpuBackend:
         is_batch: bool,
         gradient_in: GradientIn,
     ) -> Result:
-        """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN instead of errors."""
+        """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN for errors."""
         device, (examples, classes) = logits.device, logits.shape
         gradient = _gradient(logits, gradient_in)
         loss, pending = self._loss_and_pending(logits, (examples,), gradient, reduction, is_batch)
         tile = _tile_of_targets(int(classes))
         tiles = -(-examples // tile["EXAMPLES"])
         given = logits, targets, class_weight, factor, table, compact
-        sizes, parts, work, whole, each = (examples, classes), 0, None, loss, loss
+        sizes, parts = (examples, classes), 0
+        work: Tensor | None = None
+        each: Tensor | None = loss
         if is_batch:
             work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
             whole, each = (None, loss) if reduction == "none" else (loss, None)
@@ -145,7 +147,7 @@ class GpuBackend:
         elif reduction == "sum":
             work = torch.zeros(1 + tiles, dtype=torch.float64, device=device)
         elif reduction == "mean":
-            parts = min(_ADDERS, _power_from(tiles))
+            parts = _ADDERS
             work = torch.empty(1 + 2 * parts + tiles, dtype=torch.float64, device=device)
             arguments = targets, class_weight, factor, work, *sizes
             self._start(of_targets.count_targets, (parts,), arguments, tile)
@@ -161,7 +163,7 @@ class GpuBackend:
         reduction: Reduction,
         is_batch: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return room for a loss, and for what the gradient is still to be multiplied by where float16 asks for that."""
+        """Return room for a loss, and for the pending scale where float16 needs one."""
         loss = (
             torch.empty(shape, dtype=torch.float32, device=logits.device)
             if reduction == "none"
@@ -253,7 +255,7 @@ def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]
 
 @lru_cache(maxsize=1024)
 def _tile_of_targets(classes: int) -> dict[str, Any]:
-    """Return the tile for rows of probabilities: 2 numbers for each thread, for each of them takes a look at a table."""
+    """Return the tile for rows of probabilities: 2 numbers for each thread, for each needs a look at a table."""
     columns = min(_power_from(classes), _MOST_TARGETS)
     examples = max(1, 512 // columns)
     return {"EXAMPLES": examples, "CLASSES": columns, "num_warps": examples * columns // 64, **_OPTIONS}

@@ -1,8 +1,8 @@
-"""The kernels for GPUs as operators that a compiler looks into: what a compiled graph on a GPU holds are their launches.
+"""The kernels for GPUs as operators that a compiler looks into: a compiled graph on a GPU holds their launches.
 
-`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative (no elements if none
-was asked for) and what that is still to be multiplied by. Outside a compiler they are `GPU`. An exported program holds
-them by name.
+`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative (no elements if
+none was asked for) and what that is still to be multiplied by. Outside a compiler they are `GPU`. An exported program
+holds them by name.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The kernels for class labels on GPUs, in Triton: compiled on first use for each dtype and layout, never for a
-hyperparameter. `gpu` launches them.
+"""The kernels for class labels on GPUs, in Triton; `gpu` launches them.
+
+They are compiled on first use for each dtype and layout, never for a hyperparameter.
 
 Nothing is read on the host, so nothing waits for the device: what is wrong with an example (its label, a logit that is
 not finite) makes its loss and derivative NaN. Where a tile holds all classes the logits are read once, else twice, the
@@ -40,7 +41,7 @@ VARYING = ["examples", "ignore_index", "size", "tiles"]  # a kernel compiled ane
 
 @jit(do_not_specialize=VARYING)
 def count(labels, factor, ignore_index, work, examples, SPAN: tl.constexpr):
-    """Leave in `work` a 0, each program's largest factor of an example that counts, and each one's sum over that one."""
+    """Leave in `work` a 0, each program's largest factor of examples that count, and their sum over that one."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     start, step = program.to(tl.int64) * SPAN, programs.to(tl.int64) * SPAN
     most = tl.zeros([SPAN], tl.float64)
@@ -176,8 +177,8 @@ def margins(
     """The first half of `fused`.
 
     state: Gets all margins, all peaks, both NaN for a wrong example, and all totals.
-    table: None for these alone, and then there is no work. Else `work` gets, after room for 2 numbers, what `add_up` needs
-        of each program, and then the examples' log-weights.
+    table: None for these alone, and then there is no work. Else `work` gets, after room for 2 numbers, what `add_up`
+        needs of each program, and then the examples' log-weights.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
@@ -270,8 +271,8 @@ def write(
 ):  # fmt: skip
     """The second half of `fused`, one chunk of classes a program.
 
-    halves: Half the weights. Or None with `work`, whose log-weights `add_up` has seen: weights are shares of their sum then,
-        and `loss` gets each example's, unless None; out may be None, too.
+    halves: Half the weights. Or None with `work`, whose log-weights `add_up` has seen: weights are shares of their sum
+        then, and `loss` gets each example's, unless None; out may be None, too.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)

@@ -5,8 +5,8 @@ whose 1-p may be too small to divide by, is set apart: with q the softmax over t
 
     dz_j = q_j ((1-p_top) S + t_top w_top / 2) - t_j rho_j,    dz_top = p_top S - t_top w_top / 2.
 
-log rho and the loss of a class that is not the likeliest come from `MarginTable.compact`, and where that ends or is none
-from the whole table. Launches are those of `triton_rows`; logits and derivatives are (N, C).
+log rho and the loss of a class that is not the likeliest come from `MarginTable.compact`, or where that ends, or there
+is none, from the whole table. Launches are those of `triton_rows`; logits and derivatives are (N, C).
 """
 
 # What a kernel takes is Triton's to check: only what it is compiled for is annotated.
@@ -14,7 +14,14 @@ from the whole table. Launches are those of `triton_rows`; logits and derivative
 
 from __future__ import annotations
 
-from emphasis.kernels.triton_rows import VARYING, add_up_losses, log_of_factor, log_weights_in, store_parts, unit_and_scale
+from emphasis.kernels.triton_rows import (
+    VARYING,
+    add_up_losses,
+    log_of_factor,
+    log_weights_in,
+    store_parts,
+    unit_and_scale,
+)
 from emphasis.kernels.triton_tiles import (
     exp_of,
     jit,
@@ -137,13 +144,15 @@ def others_of_row(
 ):  # fmt: skip
     """Return, of the classes that are not the likeliest, exp(z - peak), t, log p, log rho and loss.
 
-    Where t is 0 all but the first is any number. And return the sum of each row's probabilities, all of them, and how many
-    are none.
+    Where t is 0 all but the first is any number. And return the sum of each row's probabilities, all of them, and how
+    many are none.
     """
     given, weighted, allowed = load_targets(targets, class_weight, base, there, first, classes, CLASSES)
     column = (first + tl.arange(0, CLASSES))[None, :]
     t = tl.where(column == top[:, None], 0.0, weighted)
-    others = load_others(logits, base, top, there, there, first, classes, 1, CLASSES, False, "evict_last") - peak[:, None]
+    others = (
+        load_others(logits, base, top, there, there, first, classes, 1, CLASSES, False, "evict_last") - peak[:, None]
+    )
     e = tl.exp(others)
     log_p = tl.where(t == 0.0, -0.6931471805599453, others + log_p_of_peak[:, None])
     if compact is None:
@@ -210,14 +219,11 @@ def targets_fused(
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
         e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first, classes,
-            TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
+            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
         )  # fmt: skip
         terms = tl.where(t == 0.0, 0.0, t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None])
-        if BATCH:
-            losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each
-        else:
-            losses = t * losses
+        losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each if BATCH else t * losses
         sums += tl.sum(terms, 1)
         value += tl.sum(tl.where(t == 0.0, 0.0, losses), 1)
         probability += given
@@ -226,10 +232,7 @@ def targets_fused(
     if class_weight is not None:
         t_of_top *= tl.load(class_weight + top)
     weight = tl.where(t_of_top > 0.0, t_of_top * exp_of(log_w + shift) * scale * of_each / power, 0.0)
-    if BATCH:
-        value = (value + weight * loss_of_top) * power
-    else:
-        value = (value + t_of_top * loss_of_top) * of_each
+    value = (value + weight * loss_of_top) * power if BATCH else (value + t_of_top * loss_of_top) * of_each
     is_wrong = (wrong > 0) | (tl.abs(probability - 1.0) > 0.01) | (~finite)
     value = tl.where(is_wrong, float("nan"), value)
     if BATCH or work is None:
@@ -262,7 +265,7 @@ def targets_log_weights(
     """Leave in `work`, as `margins` does, the log of each row's sum of t w, and what `add_up` needs."""
     example, base, there = place(examples, classes, 1, EXAMPLES, False)
     top, peak, total, margin, finite = read_row(logits, base, there, classes, EXAMPLES, CLASSES)
-    log_w, loss_of_top = look_up(table, margin, TERMS, OCTAVES, REACH)
+    log_w, _loss_of_top = look_up(table, margin, TERMS, OCTAVES, REACH)
     log_p = -softplus_of_minus(margin)
     log_q = log_p - margin
     p_of_e = (exp_of(log_q) / total).to(tl.float32)
@@ -276,9 +279,9 @@ def targets_log_weights(
     probability = tl.zeros([EXAMPLES], tl.float32)
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
-        e, t, log_p_of_each, log_rho, loss, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first, classes,
-            TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+        e, t, log_p_of_each, log_rho, _losses, given, odd = others_of_row(
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
+            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
         )  # fmt: skip
         log_rho = tl.where(t == 0.0, float("-inf"), log_rho)
         higher = tl.maximum(most, tl.max(log_rho, 1))

@@ -5,7 +5,7 @@ inner > 1 a tile's examples are neighbours in memory, with inner = 1 its classes
 """
 
 # What a kernel takes is Triton's to check: only what it is compiled for is annotated.
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, implicit-reexport
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ except ImportError:  # `gpu.available` can be asked where there is no Triton
     triton = tl = None
 
     def jit(function: Any = None, **_: Any) -> Any:
+        """Return the function as it is."""
         return function or jit
 
 
@@ -84,7 +85,9 @@ def load_others(
 
 
 @jit
-def store_all(out, base, label, there, at_label, value, first, classes, inner, CLASSES: tl.constexpr, SPATIAL: tl.constexpr):  # fmt: skip
+def store_all(
+    out, base, label, there, at_label, value, first, classes, inner, CLASSES: tl.constexpr, SPATIAL: tl.constexpr
+):
     """Write the derivative: at_label for the label, value for the others."""
     column = (first + tl.arange(0, CLASSES))[None, :]
     value = tl.where(column == label[:, None], at_label[:, None], value).to(out.dtype.element_ty)
