@@ -130,22 +130,21 @@ def test_the_loss_on_these_kernels_is_that_on_torch_operators(shape, normalizati
     labels = on_the_device(rng.integers(0, shape[1], shape[:1] + shape[2:]))
     labels.view(-1)[2] = IGNORED
     weight = on_the_device(rng.integers(0, 3, labels.shape), torch.float32)
-    for reduction in ("mean", "sum", "none"):
-        for upstream in (1.0, 64.0, None):
-            results = []
-            for backend in (GPU, OPERATORS):
-                monkeypatch.setattr(_fused, "backend_on", lambda tensor, backend=backend: backend)
-                logits = values.clone().requires_grad_() * 1.0
-                options = {"normalization": normalization, "reduction": reduction, "sample_weight": weight}
-                loss = emphasis_loss(logits, labels, DM(lam=0.5, beta=4), inplace=inplace, **options)
-                seed = torch.linspace(0, 2, loss.numel()).view(loss.shape) if upstream is None else upstream
-                seed = torch.ones_like(loss) * seed if upstream else seed.to(loss)
-                results.append((loss.detach(), torch.autograd.grad(loss, logits, seed)[0]))
-            (loss, got), (expected_loss, wanted) = results
-            assert got.dtype == dtype
-            torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
-            rtol = 2e-5 if dtype == torch.float32 else 2.02 * torch.finfo(dtype).eps
-            torch.testing.assert_close(got, wanted, rtol=rtol, atol=1e-7 if dtype != torch.float16 else 4e-6)
+    for reduction, upstream in (("mean", 1.0), ("mean", 64.0), ("sum", 0.5), ("none", None)):
+        results = []
+        for backend in (GPU, OPERATORS):
+            monkeypatch.setattr(_fused, "backend_on", lambda tensor, backend=backend: backend)
+            logits = values.clone().requires_grad_() * 1.0
+            options = {"normalization": normalization, "reduction": reduction, "sample_weight": weight}
+            loss = emphasis_loss(logits, labels, DM(lam=0.5, beta=4), inplace=inplace, **options)
+            seed = torch.linspace(0, 2, loss.numel()) if upstream is None else torch.tensor(upstream)
+            seed = seed.to(loss).view(loss.shape)
+            results.append((loss.detach(), torch.autograd.grad(loss, logits, seed)[0]))
+        (loss, got), (expected_loss, wanted) = results
+        assert got.dtype == dtype
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+        rtol = 2e-5 if dtype == torch.float32 else 2.02 * torch.finfo(dtype).eps
+        torch.testing.assert_close(got, wanted, rtol=rtol, atol=1e-7 if dtype != torch.float16 else 4e-6)
 
 
 @on_device

@@ -144,8 +144,8 @@ def others_of_row(
 ):  # fmt: skip
     """Return, of the classes that are not the likeliest, exp(z - peak), t, log p, log rho and loss.
 
-    Where t is 0 all but the first is any number. And return the sum of each row's probabilities, all of them, and how
-    many are none.
+    Where t is 0, log rho is -inf and the loss 0. And return the sum of each row's probabilities, all of them, and how many
+    are none.
     """
     given, weighted, allowed = load_targets(targets, class_weight, base, there, first, classes, CLASSES)
     column = (first + tl.arange(0, CLASSES))[None, :]
@@ -162,6 +162,8 @@ def others_of_row(
             log_rho, loss = ratios(compact, log_p, CELLS, COMPACT_TERMS, COMPACT_SPLITS)
         else:
             log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
+    log_rho = tl.where(t == 0.0, float("-inf"), log_rho)
+    loss = tl.where(t == 0.0, 0.0, loss)
     return e, t, log_p, log_rho, loss, tl.sum(given, 1), tl.sum(tl.where(allowed, 0, 1), 1)
 
 
@@ -222,10 +224,10 @@ def targets_fused(
             logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
             classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
         )  # fmt: skip
-        terms = tl.where(t == 0.0, 0.0, t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None])
+        terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
         losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each if BATCH else t * losses
         sums += tl.sum(terms, 1)
-        value += tl.sum(tl.where(t == 0.0, 0.0, losses), 1)
+        value += tl.sum(losses, 1)
         probability += given
         wrong += odd
     t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
@@ -249,7 +251,7 @@ def targets_fused(
                 logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
                 classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
             )  # fmt: skip
-            terms = tl.where(t == 0.0, 0.0, t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None])
+            terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
             store_all(out, base, top, there, at_top, e * share[:, None] - terms, first, classes, 1, CLASSES, False)
     if (not BATCH) and work is not None:
         add_up_losses(work, work + 1 + 2 * PARTS, scale, loss, SPAN)
@@ -283,7 +285,6 @@ def targets_log_weights(
             logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
             classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
         )  # fmt: skip
-        log_rho = tl.where(t == 0.0, float("-inf"), log_rho)
         higher = tl.maximum(most, tl.max(log_rho, 1))
         finite_peak = tl.where(higher == float("-inf"), 0.0, higher)
         terms = 2.0 * t * (1.0 - e * p_of_e[:, None]) * tl.exp(log_rho - finite_peak[:, None])
