@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emphasis.kernels.triton_tiles import triton
+
 _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 _MOST_COMPILED = 4096
+# Before 3.3 what Triton has compiled takes other arguments than the function that it was compiled from.
+_IS_KNOWN = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 
 
 def start(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -44,7 +48,7 @@ def _start_here(
         compiled[(*grid, 1, 1)](*arguments, *constants)
         return
     compiled = kernel[grid](*arguments, **options)
-    if compiled is not None and not addresses % 16:  # Triton's interpreter compiles nothing
+    if compiled is not None and _IS_KNOWN and not addresses % 16:  # Triton's interpreter compiles nothing
         if len(_compiled) >= _MOST_COMPILED:
             _compiled.clear()
         _compiled[tuple(key)] = compiled, tuple(options[name] for name in kernel.arg_names[len(arguments) :])
