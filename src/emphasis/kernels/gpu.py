@@ -1,98 +1,266 @@
-"""The kernels for GPUs behind the same functions as the others: `triton_rows`, where there is Triton.
+"""The kernels for GPUs, `triton_rows`, as a `Backend`: where there is Triton.
 
-Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN.
+Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small
+loss takes as long as the host needs to start it, so there is nothing here but a few launches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from emphasis.kernels import triton_rows
-from emphasis.weighting.margin_table import MarginTable
+from emphasis.kernels import triton_rows as kernels
+from emphasis.kernels import triton_targets as of_targets
+from emphasis.kernels.backend import GradientIn, Margins, Result
+from emphasis.kernels.triton_launch import start
+from emphasis.kernels.triton_tiles import triton
+from emphasis.weighting._potential import MARGIN_REACH
+from emphasis.weighting.margin_table import (
+    COMPACT_DEGREE,
+    COMPACT_OCTAVES,
+    COMPACT_REACH,
+    COMPACT_SPLITS,
+    DEGREE,
+    OCTAVES,
+)
+from emphasis.weighting.options import Reduction
 
-State = triton_rows.State
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-available = triton_rows.available
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Classes that a program holds in registers with room for a second program on the processor, and with none.
+_EASILY, _AT_MOST = 8192, 32768
+# Where it reads twice: classes at a time, if the rows of all the programs at work (four or five on a processor, or one)
+# are to be still in a cache the second time; and bytes of a row up to which that is so of the smaller chunk.
+_CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
+_MOST_TARGETS = 1024  # the same of rows of probabilities
+# Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
+_SPAN, _MOST_PROGRAMS = 4096, 4096
+# Examples whose factors one program adds up as fast as it starts, and programs that do for more, or for rows.
+_FEW, _ADDERS = 8192, 64
+_TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
+_COMPACT = {
+    "CELLS": COMPACT_OCTAVES << COMPACT_SPLITS,
+    "COMPACT_TERMS": COMPACT_DEGREE + 1,
+    "COMPACT_SPLITS": COMPACT_SPLITS,
+    "COMPACT_REACH": COMPACT_REACH,
+}
+_SUMS = {"SPAN": 512}  # numbers at a time where the sums of programs are added up
+_OPTIONS = {"enable_fp_fusion": True}  # the default of some versions of Triton, and a warning in others
+_FACTORS = {"SPAN": 1024, **_OPTIONS}
+_ALL_SUMS = {**_SUMS, **_OPTIONS}
+_SCALE = {"SPAN": _SPAN, "num_warps": 8, **_OPTIONS}
 
 
-def _examples(tensor: Tensor, outer: int) -> Tensor:
-    return tensor.reshape(outer, -1)
+def available(device: torch.device) -> bool:
+    """Return whether the kernels run on this device: on a GPU, or anywhere under Triton's interpreter."""
+    return triton is not None and (device.type == "cuda" or not isinstance(kernels.fused, triton.JITFunction))
 
 
-def _rows(logits: Tensor) -> Tensor:
-    return logits.view(logits.shape[0], logits.shape[1], -1)
+class GpuBackend:
+    """Kernels in Triton. Arithmetic is in float32, and what is done once per example in float64."""
 
+    name = "gpu"
 
-@lru_cache(maxsize=64)
-def _on_device(table: MarginTable, device: torch.device) -> Tensor:
-    return torch.from_numpy(table.packed).to(device)
+    def __init__(
+        self,
+        start: Callable[[Any, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None],
+        empty_number: Callable[[torch.dtype, torch.device], Tensor],
+    ) -> None:
+        """Make a backend that starts kernels by start(kernel, grid, arguments, options), with room for one number."""
+        self._start, self._empty_number = start, empty_number
 
+    def takes(self, dtype: torch.dtype) -> bool:
+        """Return whether there are kernels for logits of this dtype."""
+        return dtype in _DTYPES
 
-def loss_and_derivative(
-    logits: Tensor,
-    labels: Tensor,
-    factor: Tensor | None,
-    table: MarginTable,
-    ignore_index: int,
-    out: Tensor | None,
-    reduction: str,
-    defer: bool,
-) -> tuple[Tensor, Tensor | float]:
-    """Return the loss, and write its derivative to `out`: as in `native`, with NaN instead of errors."""
-    outer = logits.shape[0]
-    own = None if factor is None else _examples(factor, outer)
-    scale: Tensor | None = None
-    still: Tensor | float = 1.0
-    if reduction == "mean":
-        counts = labels != ignore_index
-        if factor is None:  # few launches: of a small loss they are the whole cost
-            scale = counts.sum(dtype=torch.float32).clamp(min=1.0).reciprocal()
+    def loss_of_labels(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        factor: Tensor | None,
+        table: Tensor,
+        ignore_index: int,
+        reduction: Reduction,
+        is_batch: bool,
+        gradient_in: GradientIn,
+    ) -> Result:
+        """Return the loss of class labels and its derivative: as `Backend`."""
+        device, examples = logits.device, labels.numel()
+        gradient = _gradient(logits, gradient_in)
+        loss, pending = self._loss_and_pending(logits, labels.shape, gradient, reduction, is_batch)
+        (tiles, chunks), sizes, tile = _layout(logits, once=is_batch)
+        given = logits, labels, factor, table, ignore_index
+        if is_batch:  # a state for each example, and 2 numbers for all, 3 for each program and 1 for each example
+            state = torch.empty((3, examples), dtype=torch.float32, device=device)
+            work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
+            self._start(kernels.margins, (tiles,), (*given, state, work, *sizes), {**tile, **_TABLE})
+            whole, each = (None, loss) if reduction == "none" else (loss, None)
+            self._start(kernels.add_up, (1,), (work, whole, pending, tiles), _ALL_SUMS)
+            if gradient is not None or each is not None:
+                arguments = logits, labels, None, work, state, ignore_index, gradient, each, pending, *sizes
+                self._start(kernels.write, (tiles, 1 if gradient is None else chunks), arguments, tile)
         else:
-            total = torch.where(counts, factor, 0.0).sum()
-            scale = torch.where(total == 0.0, 1.0, 1.0 / total)
-        if defer:
-            still = scale.log2().floor().exp2()
-            scale = scale / still
-    losses = triton_rows.loss_and_derivative(
-        _rows(logits),
-        _examples(labels, outer),
-        own,
-        scale,
-        _on_device(table, logits.device),
-        ignore_index,
-        None if out is None else _rows(out),
-    )
-    if own is not None:
-        losses = torch.where(own == 0.0, 0.0, losses)
-    if reduction == "none":
-        return losses.view(labels.shape), still
-    loss = losses.sum()
-    return loss * still if isinstance(still, Tensor) else loss, still
+            parts, sums = 0, None
+            if reduction == "sum":
+                sums = torch.zeros(1 + tiles, dtype=torch.float64, device=device)
+            elif reduction == "mean":
+                parts = 1 if examples <= _FEW else _ADDERS
+                sums = torch.empty(1 + 2 * parts + tiles, dtype=torch.float64, device=device)
+                self._start(kernels.count, (parts,), (labels, factor, ignore_index, sums, examples), _FACTORS)
+            options = {**tile, **_TABLE, **_SUMS, "PARTS": parts, "WHOLE": chunks == 1}
+            self._start(kernels.fused, (tiles,), (*given, gradient, loss, sums, pending, *sizes), options)
+        return Result(loss, gradient, 1.0 if pending is None else pending)
+
+    def loss_of_targets(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weight: Tensor | None,
+        factor: Tensor | None,
+        table: Tensor,
+        compact: Tensor | None,
+        reduction: Reduction,
+        is_batch: bool,
+        gradient_in: GradientIn,
+    ) -> Result:
+        """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN for errors."""
+        device, (examples, classes) = logits.device, logits.shape
+        gradient = _gradient(logits, gradient_in)
+        loss, pending = self._loss_and_pending(logits, (examples,), gradient, reduction, is_batch)
+        tile = _tile_of_targets(int(classes))
+        tiles = -(-examples // tile["EXAMPLES"])
+        given = logits, targets, class_weight, factor, table, compact
+        sizes, parts = (examples, classes), 0
+        work: Tensor | None = None
+        each: Tensor | None = loss
+        if is_batch:
+            work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
+            whole, each = (None, loss) if reduction == "none" else (loss, None)
+            options = {**tile, **_TABLE, **_COMPACT}
+            self._start(of_targets.targets_log_weights, (tiles,), (*given, work, *sizes), options)
+            self._start(kernels.add_up, (1,), (work, whole, pending, tiles), _ALL_SUMS)
+            if gradient is None and each is None:
+                return Result(loss, None, 1.0)
+        elif reduction == "sum":
+            work = torch.zeros(1 + tiles, dtype=torch.float64, device=device)
+        elif reduction == "mean":
+            parts = _ADDERS
+            work = torch.empty(1 + 2 * parts + tiles, dtype=torch.float64, device=device)
+            arguments = targets, class_weight, factor, work, *sizes
+            self._start(of_targets.count_targets, (parts,), arguments, tile)
+        options = {**tile, **_TABLE, **_COMPACT, **_SUMS, "PARTS": parts, "BATCH": is_batch}
+        self._start(of_targets.targets_fused, (tiles,), (*given, gradient, each, work, pending, *sizes), options)
+        return Result(loss, gradient, 1.0 if pending is None else pending)
+
+    def _loss_and_pending(
+        self,
+        logits: Tensor,
+        shape: tuple[int, ...],
+        gradient: Tensor | None,
+        reduction: Reduction,
+        is_batch: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return room for a loss, and for the pending scale where float16 needs one."""
+        loss = (
+            torch.empty(shape, dtype=torch.float32, device=logits.device)
+            if reduction == "none"
+            else self._empty_number(torch.float32, logits.device)
+        )
+        defers = logits.dtype == torch.float16 and gradient is not None and (is_batch or reduction == "mean")
+        return loss, self._empty_number(torch.float64, logits.device) if defers else None
+
+    def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
+        """Return each example's margin: as `Backend`."""
+        (tiles, _), sizes, tile = _layout(logits, once=True)
+        state = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
+        arguments = logits, labels, None, None, ignore_index, state, None, *sizes
+        self._start(kernels.margins, (tiles,), arguments, {**tile, **_TABLE})
+        return Margins(state[0], state)
+
+    def derivative(
+        self, logits: Tensor, labels: Tensor, half: Tensor, state: Any, ignore_index: int, gradient_in: GradientIn
+    ) -> Tensor:
+        """Return the derivative from half weights: as `Backend`."""
+        gradient = _gradient(logits, gradient_in)
+        assert gradient is not None
+        grid, sizes, tile = _layout(logits, once=True)
+        arguments = logits, labels, half.contiguous(), None, state, ignore_index, gradient, None, None, *sizes
+        self._start(kernels.write, grid, arguments, tile)
+        return gradient
+
+    def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
+        """Return gradient * factor * pending_scale in place: as `Backend`.
+
+        For one number, also one expanded to every example, that is a launch, without memory traffic if it is 1.
+        """
+        pending = pending_scale if isinstance(pending_scale, Tensor) else None
+        if any(factor.stride()):
+            return gradient.mul_(factor if pending is None else factor * pending)
+        size = gradient.numel()
+        grid = (min(-(-size // _SPAN), _MOST_PROGRAMS),)
+        self._start(kernels.scale, grid, (gradient, factor, pending, size), _SCALE)
+        return gradient
 
 
-def margins(logits: Tensor, labels: Tensor, ignore_index: int, out: Tensor | None) -> tuple[Tensor, State]:  # noqa: ARG001
-    """Return each example's margin, and what `write_derivative` needs: as in `native`, with NaN instead of errors."""
-    margin, state = triton_rows.margins(_rows(logits), _examples(labels, logits.shape[0]), ignore_index)
-    return margin.view(labels.shape), state
+GPU = GpuBackend(start, lambda dtype, device: torch.empty((), dtype=dtype, device=device))
 
 
-def write_derivative(
-    logits: Tensor, labels: Tensor, half: Tensor, state: State, ignore_index: int, out: Tensor
-) -> None:
-    """Write dz_y = -half, dz_j = half * q_j to `out`: as in `native`."""
-    outer = logits.shape[0]
-    rows, target = _rows(logits), _rows(out)
-    triton_rows.write_derivative(rows, _examples(labels, outer), _examples(half, outer), state, ignore_index, target)
+def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
+    """Return memory for a derivative, which the kernels fill whole."""
+    if gradient_in == "nothing":
+        return None
+    return logits if gradient_in == "the logits" else torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-def scale(gradient: Tensor, factor: Tensor, still: Tensor | float) -> Tensor:
-    """Return gradient * factor * still in place: as in `native`, without memory traffic if that is 1."""
-    if isinstance(still, Tensor) or still != 1.0:
-        factor = factor * still
-    if any(factor.stride()):
-        return gradient.mul_(factor)
-    triton_rows.scale_in_place(gradient, factor)
-    return gradient
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int, int], Mapping[str, Any]]:
+    """Return how many tiles there are of examples and of classes, the sizes a kernel is told, and the tile.
+
+    Args:
+        logits: (outer, C, ...).
+        once: The kernel need not come back to the logits.
+    """
+    outer, classes, *rest = logits.shape
+    classes, inner = int(classes), 1
+    for size in rest:
+        inner *= int(size)
+    tile = _tile(classes, inner, logits.element_size(), once)
+    examples, columns = tile["EXAMPLES"], tile["CLASSES"]
+    tiles = outer * -(-inner // examples) if inner > 1 else -(-outer // examples)
+    return (tiles, -(-classes // columns)), (outer * inner, classes, inner), tile
+
+
+@lru_cache(maxsize=1024)
+def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]:
+    power = _power_from(classes)
+    row = classes * itemsize
+    # 16 or 32 numbers for each thread.
+    if inner > 1:
+        columns = min(power, 32)
+        examples, warps = min(2048 // columns, 256, _power_from(inner)), 2
+    elif power <= _EASILY or (not once and power <= _AT_MOST and row > _CACHED):
+        # Every thread of a row does what there is to do for an example, so a thread has few examples.
+        columns, examples = power, max(1, min(512 // power, 128 if power <= 32 else 4))
+        warps = 4 if power <= 32 else 32 if power > _EASILY else max(1, min(8, power // 512))
+    else:
+        columns, examples = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
+        warps = columns // 512
+    return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
+
+
+@lru_cache(maxsize=1024)
+def _tile_of_targets(classes: int) -> dict[str, Any]:
+    """Return the tile for rows of probabilities: 2 numbers for each thread, for each needs a look at a table."""
+    columns = min(_power_from(classes), _MOST_TARGETS)
+    examples = max(1, 512 // columns)
+    return {"EXAMPLES": examples, "CLASSES": columns, "num_warps": examples * columns // 64, **_OPTIONS}
+
+
+def _power_from(number: int) -> int:
+    """Return the least power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()

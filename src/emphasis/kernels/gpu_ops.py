@@ -1,0 +1,105 @@
+"""The kernels for GPUs as operators that a compiler looks into: a compiled graph on a GPU holds their launches.
+
+`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative (no elements if
+none was asked for) and what that is still to be multiplied by. Outside a compiler they are `GPU`. An exported program
+holds them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from emphasis.kernels.backend import Result
+from emphasis.kernels.gpu import GpuBackend
+from emphasis.kernels.triton_launch import start
+from emphasis.kernels.triton_rows import add_up, count, fused, margins, write
+from emphasis.kernels.triton_targets import count_targets, targets_fused, targets_log_weights
+
+
+def _backend(*traced: Any) -> GpuBackend:
+    """Return a backend that starts these kernels, or lets who is tracing know that they are to be started.
+
+    Args:
+        traced: What `wrap_triton` makes of them: called where a cache of compiled graphs looks for kernels, in the
+            operator itself, for that their text is a part of its key.
+    """
+    known = {id(getattr(one, "kernel", one)): one for one in traced}
+
+    def begin(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        one = known[id(kernel)]
+        if one is kernel:
+            start(kernel, grid, arguments, options)
+        else:
+            one[grid](*arguments, **{name: value for name, value in options.items() if name != "enable_fp_fusion"})
+
+    # A tensor without dimensions would be filled by one more kernel before it is overwritten.
+    return GpuBackend(begin, lambda dtype, device: torch.empty(1, dtype=dtype, device=device).view(()))
+
+
+def _three(result: Result, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    loss, gradient, pending = result
+    scale = pending if isinstance(pending, Tensor) else torch.ones((), dtype=torch.float64, device=logits.device)
+    return loss, logits.new_empty(0) if gradient is None else gradient, scale
+
+
+@triton_op("emphasis::loss_of_labels_on_gpu", mutates_args=())
+def loss_of_labels_on_gpu(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | None,
+    table: Tensor,
+    ignore_index: int,
+    reduction: str,
+    is_batch: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss of class labels, its derivative and the scale: as `Backend.loss_of_labels`, for any strides."""
+    backend = _backend(
+        wrap_triton(count), wrap_triton(fused), wrap_triton(margins), wrap_triton(add_up), wrap_triton(write)
+    )
+    result = backend.loss_of_labels(
+        logits.contiguous(),
+        labels.contiguous(),
+        None if factor is None else factor.contiguous(),
+        table,
+        ignore_index,
+        reduction,  # type: ignore[arg-type]
+        is_batch,
+        "new memory" if with_gradient else "nothing",
+    )
+    return _three(result, logits)
+
+
+@triton_op("emphasis::loss_of_targets_on_gpu", mutates_args=())
+def loss_of_targets_on_gpu(
+    logits: Tensor,
+    targets: Tensor,
+    class_weight: Tensor | None,
+    factor: Tensor | None,
+    table: Tensor,
+    compact: Tensor | None,
+    reduction: str,
+    is_batch: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of rows of probabilities: as `NativeBackend.loss_of_targets`, for any strides."""
+    backend = _backend(
+        wrap_triton(count_targets), wrap_triton(targets_fused), wrap_triton(targets_log_weights), wrap_triton(add_up)
+    )
+    result = backend.loss_of_targets(
+        logits.contiguous(),
+        targets.contiguous(),
+        class_weight,
+        None if factor is None else factor.contiguous(),
+        table,
+        compact,
+        reduction,  # type: ignore[arg-type]
+        is_batch,
+        "new memory" if with_gradient else "nothing",
+    )
+    return _three(result, logits)

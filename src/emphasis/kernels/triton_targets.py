@@ -1,0 +1,307 @@
+"""The kernels for rows of probabilities t_k instead of labels, on GPUs. `gpu` launches them.
+
+With rho = w / (2 (1-p)) of each class, the derivative is dz_j = p_j sum_k t_k rho_k - t_j rho_j. The likeliest class,
+whose 1-p may be too small to divide by, is set apart: with q the softmax over the others and S their sum of t rho,
+
+    dz_j = q_j ((1-p_top) S + t_top w_top / 2) - t_j rho_j,    dz_top = p_top S - t_top w_top / 2.
+
+log rho and the loss of a class that is not the likeliest come from `MarginTable.compact`, or where that ends, or there
+is none, from the whole table. Launches are those of `triton_rows`; logits and derivatives are (N, C).
+"""
+
+# What a kernel takes is Triton's to check: only what it is compiled for is annotated.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+from emphasis.kernels.triton_rows import (
+    VARYING,
+    add_up_losses,
+    log_of_factor,
+    log_weights_in,
+    store_parts,
+    unit_and_scale,
+)
+from emphasis.kernels.triton_tiles import (
+    exp_of,
+    jit,
+    load_others,
+    log_one_plus,
+    look_up,
+    margin_of,
+    place,
+    power_above,
+    read_own,
+    softplus_of_minus,
+    store_all,
+    sums_of_others,
+    tl,
+)
+
+# --- rows of probabilities --------------------------------------------------------------------------------------------
+
+
+@jit
+def load_targets(targets, class_weight, base, there, first, classes, CLASSES: tl.constexpr):
+    """Return the probabilities, 0 for what is none; the same times the classes' weights; and whether each is one."""
+    column = (first + tl.arange(0, CLASSES))[None, :]
+    given = tl.load(targets + base[:, None] + column, mask=there[:, None] & (column < classes), other=0.0)
+    allowed = (given >= 0.0) & (given <= 1.001)
+    given = tl.where(allowed, given, 0.0)
+    weighted = given
+    if class_weight is not None:
+        weighted *= tl.load(class_weight + column, mask=column < classes, other=0.0).to(given.dtype)
+    return given, weighted, allowed
+
+
+@jit(do_not_specialize=VARYING)
+def count_targets(
+    targets, class_weight, factor, work, examples, classes, EXAMPLES: tl.constexpr, CLASSES: tl.constexpr
+):
+    """`count`, where an example counts as much as the sum of its probabilities times the classes' weights."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    tiles = tl.cdiv(examples, EXAMPLES)
+    unit = tl.full([], 1.0, tl.float64)
+    if factor is not None:
+        most = tl.zeros([EXAMPLES], tl.float64)
+        for tile in range(program, tiles, programs):
+            example = (tile * EXAMPLES + tl.arange(0, EXAMPLES)).to(tl.int64)
+            most = tl.maximum(most, tl.load(factor + example, mask=example < examples, other=0.0))
+        unit = tl.max(most, 0)
+    total = tl.zeros([EXAMPLES], tl.float64)
+    for tile in range(program, tiles, programs):
+        example = (tile * EXAMPLES + tl.arange(0, EXAMPLES)).to(tl.int64)
+        there = example < examples
+        sums = tl.zeros([EXAMPLES, CLASSES], tl.float32)
+        for first in range(0, classes, CLASSES):
+            sums += load_targets(targets, class_weight, example * classes, there, first, classes, CLASSES)[1]
+        row = tl.sum(sums, 1).to(tl.float64)
+        if factor is not None:
+            row *= tl.load(factor + example, mask=there, other=0.0) / tl.where(unit == 0.0, 1.0, unit)
+        total += row
+    tl.store(work + 1 + program, unit)
+    tl.store(work + 1 + programs + program, tl.sum(total, 0))
+    tl.store(work, 0.0, mask=program == 0)
+
+
+# --- a row ------------------------------------------------------------------------------------------------------------
+
+
+@jit
+def likeliest(logits, base, there, classes, EXAMPLES: tl.constexpr, CLASSES: tl.constexpr):
+    """Return the class with the largest logit."""
+    best = tl.full([EXAMPLES], float("-inf"), tl.float32)
+    top = tl.zeros([EXAMPLES], tl.int32)
+    for first in range(0, classes, CLASSES):
+        column = (first + tl.arange(0, CLASSES))[None, :]
+        mask = there[:, None] & (column < classes)
+        z = tl.load(logits + base[:, None] + column, mask=mask, other=float("-inf")).to(tl.float32)
+        highest, at = tl.max(z, 1, return_indices=True)
+        top = tl.where(highest > best, first + at, top)
+        best = tl.maximum(best, highest)
+    return top
+
+
+@jit
+def read_row(logits, base, there, classes, EXAMPLES: tl.constexpr, CLASSES: tl.constexpr):
+    """Return the likeliest class, peak and total of the others, its margin, and whether all logits are finite."""
+    top = likeliest(logits, base, there, classes, EXAMPLES, CLASSES)
+    own = read_own(logits, base, top, there, 1)
+    peak, total = sums_of_others(logits, base, top, there, there, classes, 1, EXAMPLES, CLASSES, False)
+    margin, finite = margin_of(own, there, peak, total)
+    return top, peak, total, margin, finite
+
+
+@jit
+def ratios(compact, log_p, CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr):
+    """Return log rho and the loss of float32 log p, by `MarginTable.compact`."""
+    number = tl.maximum(1.0 - 2.0 * 0.6931471805599453 - 2.0 * log_p, 1.0)
+    bits = number.to(tl.int32, bitcast=True)
+    cell = ((bits >> (23 - COMPACT_SPLITS)) - (127 << COMPACT_SPLITS)) & (CELLS - 1)
+    x = (((bits << COMPACT_SPLITS) & 0x007FFFFF) | 0x3F800000).to(tl.float32, bitcast=True) * 2.0 - 3.0
+    log_rho = tl.load(compact + (COMPACT_TERMS - 1) * CELLS + cell)
+    loss = tl.load(compact + (2 * COMPACT_TERMS - 1) * CELLS + cell)
+    for k in tl.static_range(2, COMPACT_TERMS + 1):
+        log_rho = log_rho * x + tl.load(compact + (COMPACT_TERMS - k) * CELLS + cell)
+        loss = loss * x + tl.load(compact + (2 * COMPACT_TERMS - k) * CELLS + cell)
+    return log_rho, loss
+
+
+@jit
+def ratios_exactly(table, log_p, p, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr):
+    """Return log rho and the loss by the whole table."""
+    log_q = log_one_plus(-tl.minimum(p, 0.5).to(tl.float64))
+    log_w, loss = look_up(table, log_p.to(tl.float64) - log_q, TERMS, OCTAVES, REACH)
+    return (log_w - 0.6931471805599453 - log_q).to(tl.float32), loss.to(tl.float32)
+
+
+@jit
+def others_of_row(
+    logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first, classes,
+    TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
+    CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
+    CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Return, of the classes that are not the likeliest, exp(z - peak), t, log p, log rho and loss.
+
+    Where t is 0, log rho is -inf and the loss 0. And return the sum of each row's probabilities, all of them, and how many
+    are none.
+    """
+    given, weighted, allowed = load_targets(targets, class_weight, base, there, first, classes, CLASSES)
+    column = (first + tl.arange(0, CLASSES))[None, :]
+    t = tl.where(column == top[:, None], 0.0, weighted)
+    others = (
+        load_others(logits, base, top, there, there, first, classes, 1, CLASSES, False, "evict_last") - peak[:, None]
+    )
+    e = tl.exp(others)
+    log_p = tl.where(t == 0.0, -0.6931471805599453, others + log_p_of_peak[:, None])
+    if compact is None:
+        log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
+    else:
+        if (tl.min(tl.min(log_p, 1), 0) >= -COMPACT_REACH) & (tl.load(table + 1) >= 0.0):
+            log_rho, loss = ratios(compact, log_p, CELLS, COMPACT_TERMS, COMPACT_SPLITS)
+        else:
+            log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
+    log_rho = tl.where(t == 0.0, float("-inf"), log_rho)
+    loss = tl.where(t == 0.0, 0.0, loss)
+    return e, t, log_p, log_rho, loss, tl.sum(given, 1), tl.sum(tl.where(allowed, 0, 1), 1)
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+
+
+@jit(do_not_specialize=VARYING)
+def targets_fused(
+    logits, targets, class_weight, factor, table, compact, out, loss, work, pending, examples, classes,
+    TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
+    CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
+    PARTS: tl.constexpr, SPAN: tl.constexpr, BATCH: tl.constexpr,
+    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Loss and derivative, with `work` and `pending` as in `fused`.
+
+    BATCH: `work` and `pending` are what `add_up` left of the log-weights of `targets_log_weights`: weights are shares.
+    """
+    example, base, there = place(examples, classes, 1, EXAMPLES, False)
+    top, peak, total, margin, finite = read_row(logits, base, there, classes, EXAMPLES, CLASSES)
+    log_w, loss_of_top = look_up(table, margin, TERMS, OCTAVES, REACH)
+    loss_of_top = loss_of_top.to(tl.float64)
+    log_p = -softplus_of_minus(margin)
+    log_q = log_p - margin
+    q = exp_of(log_q)
+    p_of_e = (q / total).to(tl.float32)
+    log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
+    unit, scale = 1.0, 1.0
+    if PARTS > 0:
+        unit, scale = unit_and_scale(work, PARTS)
+    power = 1.0
+    if pending is not None:
+        if BATCH:
+            power = tl.load(pending)
+        else:
+            power = power_above(scale)
+            tl.store(pending, power, mask=tl.program_id(0) == 0)
+    shift = tl.zeros([EXAMPLES], tl.float64)
+    of_each = tl.full([EXAMPLES], 1.0, tl.float64)
+    if BATCH:
+        highest = tl.load(work)
+        shift -= tl.where(highest == float("-inf"), 0.0, highest)
+        scale = tl.load(work + 1)
+        loss_of_top = -log_p
+        if factor is not None:
+            shift += log_of_factor(factor, example, there)
+    elif factor is not None:
+        of_each = tl.load(factor + example, mask=there, other=0.0) / unit
+    scale_of_each = (scale * of_each / power).to(tl.float32)
+    shift_of_each = shift.to(tl.float32)
+
+    sums = tl.zeros([EXAMPLES], tl.float64)  # of t rho, of the losses, and of the probabilities
+    value = tl.zeros([EXAMPLES], tl.float64)
+    probability = tl.zeros([EXAMPLES], tl.float32)
+    wrong = tl.zeros([EXAMPLES], tl.int32)
+    for first in range(0, classes, CLASSES):
+        e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
+            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+        )  # fmt: skip
+        terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
+        losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each if BATCH else t * losses
+        sums += tl.sum(terms, 1)
+        value += tl.sum(losses, 1)
+        probability += given
+        wrong += odd
+    t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
+    if class_weight is not None:
+        t_of_top *= tl.load(class_weight + top)
+    weight = tl.where(t_of_top > 0.0, t_of_top * exp_of(log_w + shift) * scale * of_each / power, 0.0)
+    value = (value + weight * loss_of_top) * power if BATCH else (value + t_of_top * loss_of_top) * of_each
+    is_wrong = (wrong > 0) | (tl.abs(probability - 1.0) > 0.01) | (~finite)
+    value = tl.where(is_wrong, float("nan"), value)
+    if BATCH or work is None:
+        if loss is not None:
+            tl.store(loss + example, value.to(tl.float32), mask=there)
+    else:
+        tl.store(work + 1 + 2 * PARTS + tl.program_id(0), tl.sum(tl.where(there, value, 0.0), 0))
+    if out is not None:
+        share = tl.where(is_wrong, float("nan"), ((q * sums + 0.5 * weight) / total).to(tl.float32))
+        p = exp_of(log_p)
+        at_top = tl.where(is_wrong, float("nan"), (p * sums - 0.5 * weight).to(tl.float32))
+        for first in range(0, classes, CLASSES):
+            e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
+                logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
+                classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+            )  # fmt: skip
+            terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
+            store_all(out, base, top, there, at_top, e * share[:, None] - terms, first, classes, 1, CLASSES, False)
+    if (not BATCH) and work is not None:
+        add_up_losses(work, work + 1 + 2 * PARTS, scale, loss, SPAN)
+
+
+@jit(do_not_specialize=VARYING)
+def targets_log_weights(
+    logits, targets, class_weight, factor, table, compact, work, examples, classes,
+    TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
+    CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
+    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Leave in `work`, as `margins` does, the log of each row's sum of t w, and what `add_up` needs."""
+    example, base, there = place(examples, classes, 1, EXAMPLES, False)
+    top, peak, total, margin, finite = read_row(logits, base, there, classes, EXAMPLES, CLASSES)
+    log_w, _loss_of_top = look_up(table, margin, TERMS, OCTAVES, REACH)
+    log_p = -softplus_of_minus(margin)
+    log_q = log_p - margin
+    p_of_e = (exp_of(log_q) / total).to(tl.float32)
+    log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
+    t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
+    if class_weight is not None:
+        t_of_top *= tl.load(class_weight + top)
+    most = tl.where(t_of_top > 0.0, log_w, float("-inf")).to(tl.float32)
+    weights = tl.zeros([EXAMPLES], tl.float32)
+    losses = tl.zeros([EXAMPLES], tl.float32)
+    probability = tl.zeros([EXAMPLES], tl.float32)
+    wrong = tl.zeros([EXAMPLES], tl.int32)
+    for first in range(0, classes, CLASSES):
+        e, t, log_p_of_each, log_rho, _losses, given, odd = others_of_row(
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
+            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+        )  # fmt: skip
+        higher = tl.maximum(most, tl.max(log_rho, 1))
+        finite_peak = tl.where(higher == float("-inf"), 0.0, higher)
+        terms = 2.0 * t * (1.0 - e * p_of_e[:, None]) * tl.exp(log_rho - finite_peak[:, None])
+        lower = tl.exp(most - finite_peak)
+        weights = weights * lower + tl.sum(terms, 1)
+        losses = losses * lower - tl.sum(terms * log_p_of_each, 1)
+        most = higher
+        probability += given
+        wrong += odd
+    finite_peak = tl.where(most == float("-inf"), 0.0, most).to(tl.float64)
+    of_top = tl.where(t_of_top > 0.0, t_of_top * exp_of(log_w - finite_peak), 0.0)
+    weight = weights + of_top
+    value = (losses - of_top * log_p) / tl.where(weight == 0.0, 1.0, weight)
+    log_weight = tl.where(weight == 0.0, float("-inf"), finite_peak + tl.log(tl.where(weight == 0.0, 1.0, weight)))
+    if factor is not None:
+        log_weight += log_of_factor(factor, example, there)
+    is_wrong = (wrong > 0) | (tl.abs(probability - 1.0) > 0.01) | (~finite)
+    log_weight = tl.where(is_wrong & there, float("nan"), tl.where(there, log_weight, float("-inf")))
+    tl.store(log_weights_in(work) + example, log_weight, mask=there)
+    store_parts(work + 2, log_weight, value)
