@@ -78,11 +78,11 @@ def of_values(tree: Any, draw: random.Random) -> Any:
             case 0:
                 del holder[key]
             case 1 | 2 | 3:
-                holder[key] = copy.deepcopy(draw.choice(VALUES))
+                holder[key] = other(holder[key], draw)
             case 4:
-                other = draw.choice(places)
+                elsewhere = draw.choice(places)
                 value = tree
-                for step in other:
+                for step in elsewhere:
                     value = value[step]
                 holder[key] = copy.deepcopy(value)
             case 5 if isinstance(holder, dict):
@@ -93,6 +93,21 @@ def of_values(tree: Any, draw: random.Random) -> Any:
                 for _ in range(draw.choice((1, 5, 100, 900))):
                     holder[key] = draw.choice(([holder[key]], {"a": holder[key]}))
     return tree
+
+
+def other(value: Any, draw: random.Random) -> Any:
+    """Return another value, in half of the cases one of the same kind, which may be allowed."""
+    if draw.random() < 0.5:
+        match value:
+            case bool():
+                return not value
+            case int():
+                return draw.choice((0, 1, 2, 3, 7, value + 1, value // 2, 2 * value))
+            case float():
+                return draw.choice((0.0, 0.3, 1.0, value / 2, 2 * value, 10.0 ** draw.randrange(-9, 9)))
+            case str():
+                return draw.choice([one for one in VALUES if isinstance(one, str)])
+    return copy.deepcopy(draw.choice(VALUES))
 
 
 def _places(tree: Any) -> list[tuple[Any, ...]]:

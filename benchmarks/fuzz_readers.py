@@ -12,6 +12,7 @@ import pickle
 import random
 import shutil
 import tarfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,7 @@ schedule = { lam = { start = 0, end = 1, shape = "cosine" } }
 name = "ELR"
 training = { name = "elr", lam = 2.0 }
 """
-OFTEN, SELDOM = 1.0, 0.04  # shares of the cases that a reader sees; drawing figures takes long
+SELDOM = 0.1  # share of the cases that are drawn as well, which takes long
 
 
 def make_corpus(base: Path) -> None:
@@ -242,12 +243,15 @@ def recipes(case: Case) -> None:
     text = case.damaged("recipe.toml", damage.of_bytes)
     if case.draw.random() < 0.7:  # a value of the recipe, or a line more, that says something else
         lines = (case.base / "recipe.toml").read_text().splitlines()
-        place = case.draw.randrange(1, len(lines))
-        key = lines[place].partition("=")[0].strip() or "name"
-        value = case.draw.choice(damage.VALUES)
+        place = case.draw.choice([place for place, line in enumerate(lines) if "=" in line])
+        key, _, before = lines[place].partition("=")
+        key = key.strip() or "name"
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            before = tomllib.loads(f"value = {before}")["value"]
+        value = damage.other(before, case.draw)
         said = json.dumps(value) if not isinstance(value, dict) else "{" + ", ".join(
             f"{name} = {json.dumps(inner)}" for name, inner in value.items()) + "}"  # fmt: skip
-        lines[place : place + case.draw.choice((0, 1))] = [f"{key} = {said}"]
+        lines[place : place + case.draw.choice((0, 1, 1, 1))] = [f"{key} = {said}"]
         text = "\n".join(lines).encode()
     path.write_bytes(text)
     load_recipe(str(path))
