@@ -7,7 +7,6 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import emphasis
