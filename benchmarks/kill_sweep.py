@@ -1,4 +1,4 @@
-"""Runs whose processes are killed: kill -9 takes one of them at random moments.
+"""Runs whose processes are killed: kill -9 takes one of them after a random number of writes.
 
     python benchmarks/kill_sweep.py                 # 20 kills of each kind, some twelve minutes on two cores; Linux
     python benchmarks/kill_sweep.py --only ranks    # of one kind; the report keeps what it says of the other
@@ -9,7 +9,8 @@ The recipe is `digits` with networks that train one by one. Two kinds of runs ar
     ranks    two processes train each network together (--devices 2); a random one is killed, the command must end by
              itself, and is given again
 
-Each run must end with the lines (but for seconds and revision) and the arrays of one that was left alone, each network
+The moments are counted in files that a run has written since it was started again, whole ones and half-written ones, so
+that they do not depend on how fast the machine is. Each run must end with the lines (but for seconds and revision) and the arrays of one that was left alone, each network
 recorded once, and no checkpoint and no lock left. Prints, and writes to results/kill_sweep.json, what became of it.
 """
 
@@ -43,6 +44,7 @@ from emphasis.files import write_text
 RECIPE = 'extends = "digits"\nname = "killed"\nfigures = []\nseeds = 1\n[network]\ndropout = 0.1\n'
 OPTIONS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu", "--checkpoint-seconds", "0.05"]
 JOINED = b"All distributed processes registered"  # what the log says once both ranks have found each other
+WRITES = 40  # at most, before a kill
 PATIENCE = 60.0  # seconds for ranks to find each other, and for a command to end whose rank was killed
 
 
@@ -75,12 +77,31 @@ def end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def sweep(folder: Path, kills: int, iterations: int, longest: float, draw: random.Random) -> dict[str, Any]:
+def written(folder: Path) -> set[tuple[str, int, int]]:
+    """Return the files of a run with what tells that they have been written again."""
+    found = set()
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has just been moved
+                about = os.stat(os.path.join(place, name))
+                found.add((name, about.st_ino, about.st_mtime_ns))
+    return found
+
+
+def wait_for_writes(folder: Path, number: int, running: Callable[[], bool]) -> None:
+    """Wait until as many files have been written, or nothing runs any more."""
+    before, seen = written(folder), set[tuple[str, int, int]]()
+    while len(seen) < number and running():
+        time.sleep(0.001)
+        seen |= written(folder) - before
+
+
+def sweep(folder: Path, kills: int, iterations: int, draw: random.Random) -> dict[str, Any]:
     """Run a sweep of two processes to its end, killing at most so many of them; of one, if none is to be killed."""
     killed = 0
     running = [start(folder, iterations) for _ in range(2 if kills else 1)]
     while killed < kills:
-        time.sleep(draw.uniform(0.0, longest))
+        wait_for_writes(folder, draw.randrange(WRITES), lambda: all(map(is_alive, running)))
         chosen = draw.randrange(2)
         os.kill(running[chosen], signal.SIGKILL)
         if end(running[chosen]) == 0:  # it had finished, and so had everything
@@ -94,12 +115,12 @@ def sweep(folder: Path, kills: int, iterations: int, longest: float, draw: rando
     return {"kills": killed}
 
 
-def ranks(folder: Path, kills: int, iterations: int, longest: float, draw: random.Random) -> dict[str, Any]:
+def ranks(folder: Path, kills: int, iterations: int, draw: random.Random) -> dict[str, Any]:
     """Give the command for two ranks until it has finished, killing at most so many of them."""
     killed, slowest = [0, 0], 0.0
     while True:
         chosen = draw.randrange(2) if sum(killed) < kills else None
-        code, seconds = give(command(folder, iterations, "--devices", "2"), folder, chosen, draw.uniform(0.0, longest))
+        code, seconds = give(command(folder, iterations, "--devices", "2"), folder, chosen, draw.randrange(WRITES))
         if code == 0:  # it had finished before
             return {"kills": sum(killed), "kills_by_rank": killed, "slowest_end_seconds": round(slowest, 2)}
         if chosen is None:
@@ -108,8 +129,8 @@ def ranks(folder: Path, kills: int, iterations: int, longest: float, draw: rando
         slowest = max(slowest, seconds)
 
 
-def give(arguments: list[str], folder: Path, victim: int | None, moment: float) -> tuple[int, float]:
-    """Give a command, and kill a rank so long after they have joined; return how it ended, and after how long."""
+def give(arguments: list[str], folder: Path, victim: int | None, writes: int) -> tuple[int, float]:
+    """Give a command, and kill a rank after so many writes; return how it ended, and after how long."""
     with log_of(folder).open("ab") as log:
         before = log.tell()
         running = subprocess.Popen([sys.executable, "-m", "emphasis", *arguments], stdout=log, stderr=log)
@@ -118,7 +139,7 @@ def give(arguments: list[str], folder: Path, victim: int | None, moment: float) 
     if victim is None:
         running.wait()
     else:
-        time.sleep(moment)
+        wait_for_writes(folder, writes, lambda: all(map(is_alive, pids)))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[victim], signal.SIGKILL)
     began = time.monotonic()
@@ -173,14 +194,12 @@ def killed_until(kills: int, kind: Callable[..., dict[str, Any]], base: Path, it
     """Return the report of as many kills of one kind."""
     draw = random.Random(seed)
     (base / "recipe.toml").write_text(RECIPE, encoding="utf-8")
-    began = time.monotonic()
-    kind(base / "alone", 0, iterations, 0.0, draw)
-    longest = 0.2 * (time.monotonic() - began)
+    kind(base / "alone", 0, iterations, draw)
     alone = found_in(base / "alone")
     runs: list[dict[str, Any]] = []
     while (left := kills - sum(one["kills"] for one in runs)) > 0:
         folder = base / f"run-{len(runs)}"
-        about = kind(folder, left, iterations, longest, draw)
+        about = kind(folder, left, iterations, draw)
         found = found_in(folder)
         runs.append({
             **about, "resumed_from_a_checkpoint": log_of(folder).read_text().count("going on from iteration"),

@@ -177,14 +177,14 @@ def _train_job(
     steps = first.solver.iterations
     path = folder / CELLS / f"{job.name}.pt"
     checkpoints = Checkpoints(path, job.title, identity, steps, checkpoint_seconds, fabric, execution, say)
-    checkpoints.resume(state)
 
     def after_step(state: State) -> None:
         progress(state.iteration, steps)
         checkpoints.after_step(state)
 
-    progress(state.iteration, steps)
     with stopping_later():
+        checkpoints.resume(state)
+        progress(state.iteration, steps)
         train(
             state, task, job.objectives, job.seeds, first.solver, fabric,
             evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
