@@ -3,8 +3,8 @@
     python benchmarks/fault_sweep.py                  # 60 kills and 12 full disks, some fifteen minutes; Linux
     python benchmarks/fault_sweep.py --only tune full # of these alone; the report keeps what it says of the others
 
-Killed by kill -9, ten times each: `run`, `fit`, `audit`, `tune`, `search`, and the ranks of `run --devices 2`. A command
-is killed once it has written a random number of files, whole or half, and is given again until it has finished.
+Killed by kill -9, ten times each: `run`, `fit`, `audit`, `tune`, `search`, and the ranks of `run --devices 2`. A
+command is killed once it has written a random number of files, whole or half, and is given again until it has finished.
 
 Full, with three sizes of disk each: `run`, `fit`, `audit` and `tune` write to a tmpfs that is too small (mounting needs
 root). The command must say so in one line; the disk is then made larger, and the same command given again.
@@ -77,8 +77,11 @@ def start(name: str, folder: Path) -> int:
 
 def finished_in(folder: Path) -> set[tuple[str, int, int]]:
     """Return what is finished in a folder, and when it was written: jobs of networks, and folds."""
-    return {one for one in written(folder) if not one[0].startswith(".")
-            and (one[0].endswith(".jsonl") and one[0] != "results.jsonl" or one[0].removesuffix(".npz").isdigit())}  # fmt: skip
+    return {one for one in written(folder) if not one[0].startswith(".") and _is_finished(one[0])}
+
+
+def _is_finished(name: str) -> bool:
+    return (name.endswith(".jsonl") and name != "results.jsonl") or name.removesuffix(".npz").isdigit()
 
 
 def results_of(folder: Path) -> dict[str, Any]:

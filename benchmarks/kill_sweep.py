@@ -10,7 +10,8 @@ The recipe is `digits` with networks that train one by one. Two kinds of runs ar
              itself, and is given again
 
 The moments are counted in files that a run has written since it was started again, whole ones and half-written ones, so
-that they do not depend on how fast the machine is. Each run must end with the lines (but for seconds and revision) and the arrays of one that was left alone, each network
+that they do not depend on how fast the machine is. Each run must end with the lines (but for seconds and revision) and
+the arrays of one that was left alone, each network
 recorded once, and no checkpoint and no lock left. Prints, and writes to results/kill_sweep.json, what became of it.
 """
 
@@ -83,7 +84,7 @@ def written(folder: Path) -> set[tuple[str, int, int]]:
     for place, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):  # it has just been moved
-                about = os.stat(os.path.join(place, name))
+                about = (Path(place) / name).stat()
                 found.add((name, about.st_ino, about.st_mtime_ns))
     return found
 

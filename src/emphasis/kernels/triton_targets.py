@@ -144,8 +144,8 @@ def others_of_row(
 ):  # fmt: skip
     """Return, of the classes that are not the likeliest, exp(z - peak), t, log p, log rho and loss.
 
-    Where t is 0, log rho is -inf and the loss 0. And return the sum of each row's probabilities, all of them, and how many
-    are none.
+    Where t is 0, log rho is -inf and the loss 0. And return the sum of each row's probabilities, all of them, and how
+    many are none.
     """
     given, weighted, allowed = load_targets(targets, class_weight, base, there, first, classes, CLASSES)
     column = (first + tl.arange(0, CLASSES))[None, :]
