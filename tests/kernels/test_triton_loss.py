@@ -149,7 +149,7 @@ def test_the_loss_on_these_kernels_is_that_on_torch_operators(shape, normalizati
 
 @on_device
 def test_the_linear_form_on_these_kernels_is_that_on_torch_operators(monkeypatch):
-    from emphasis.torch import linear, linear_emphasis_loss
+    from emphasis.torch import _linear, linear_emphasis_loss
 
     rng = np.random.default_rng(12)
     hidden, weight = (
@@ -161,7 +161,7 @@ def test_the_linear_form_on_these_kernels_is_that_on_torch_operators(monkeypatch
         for reduction in ("mean", "none"):
             results = []
             for backend in (GPU, OPERATORS):
-                monkeypatch.setattr(linear, "backend_on", lambda tensor, backend=backend: backend)
+                monkeypatch.setattr(_linear, "backend_on", lambda tensor, backend=backend: backend)
                 loss = linear_emphasis_loss(
                     hidden, weight, labels, GCE(0.7), normalization=normalization, reduction=reduction, chunk_size=4
                 )

@@ -283,7 +283,8 @@ def test_the_estimator_is_the_cpus_and_leaves_the_devices_generator_alone(dtype)
     np.testing.assert_allclose(found[1].predict_proba(given), found[0].predict_proba(given), rtol=rtol, atol=rtol)
     assert np.mean(found[1].predict(given) == split.test_labels) > 0.65
     drops = EmphasisClassifier(PUBLISHED, device="auto", dropout=0.3, early_stopping=True, **settings)
-    assert drops.fit(inputs, labels).score(given, split.test_labels) > 0.65
+    # 40 draws on a CPU end between 0.58 and 0.83; chance is 0.1.
+    assert drops.fit(inputs, labels).score(given, split.test_labels) > 0.5
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 

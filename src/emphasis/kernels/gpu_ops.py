@@ -1,8 +1,7 @@
 """The kernels for GPUs as operators that a compiler looks into: a compiled graph on a GPU holds their launches.
 
-`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative (no elements if
-none was asked for) and what that is still to be multiplied by. Outside a compiler they are `GPU`. An exported program
-holds them by name.
+`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative and what that is
+still to be multiplied by. Outside a compiler they are `GPU`. An exported program holds them by name.
 """
 
 from __future__ import annotations
@@ -42,9 +41,21 @@ def _backend(*traced: Any) -> GpuBackend:
 
 
 def _three(result: Result, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the result as tensors, without elements where there is no gradient or nothing to multiply it by."""
     loss, gradient, pending = result
-    scale = pending if isinstance(pending, Tensor) else torch.ones((), dtype=torch.float64, device=logits.device)
-    return loss, logits.new_empty(0) if gradient is None else gradient, scale
+    return (
+        loss,
+        logits.new_empty(0) if gradient is None else gradient,
+        pending if isinstance(pending, Tensor) else logits.new_empty(0),
+    )
+
+
+def _of_no_example(logits: Tensor, reduction: str, with_gradient: bool) -> Result:
+    """Return the result where there is nothing to start a kernel for."""
+    shape = logits.shape[:1] + logits.shape[2:] if reduction == "none" else ()
+    return Result(
+        logits.new_zeros(shape, dtype=torch.float32), torch.empty_like(logits) if with_gradient else None, 1.0
+    )
 
 
 @triton_op("emphasis::loss_of_labels_on_gpu", mutates_args=())
@@ -59,6 +70,8 @@ def loss_of_labels_on_gpu(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss of class labels, its derivative and the scale: as `Backend.loss_of_labels`, for any strides."""
+    if logits.numel() == 0:
+        return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(
         wrap_triton(count), wrap_triton(fused), wrap_triton(margins), wrap_triton(add_up), wrap_triton(write)
     )
@@ -88,6 +101,8 @@ def loss_of_targets_on_gpu(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same of rows of probabilities: as `NativeBackend.loss_of_targets`, for any strides."""
+    if logits.numel() == 0:
+        return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(
         wrap_triton(count_targets), wrap_triton(targets_fused), wrap_triton(targets_log_weights), wrap_triton(add_up)
     )
