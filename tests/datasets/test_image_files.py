@@ -119,3 +119,25 @@ def test_skipping_needs_a_stream(folder):
         datasets.load("image-folder", folder, broken="skip")
     with pytest.raises(ValueError, match="broken='mend' is not allowed"):
         datasets.load("image-folder", folder, broken="mend", stream=True)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched) (w) file closefile showpage\n"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_file_of_each_kind_that_is_meant_is_read_whatever_it_is_called(kind, tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (9, 9), (200, 100, 50)).save(path, kind)
+    assert read_image(path, 4, 3, cut=False).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "PCX", "TGA", "ICNS", "PDF", "JPEG2000", "EPS"])
+def test_a_file_of_another_kind_is_refused_whatever_it_is_called(kind, tmp_path, monkeypatch):
+    path = tmp_path / "image.png"
+    if kind == "EPS":
+        path.write_bytes(EPS)
+        monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a program was started"))
+    else:
+        Image.new("RGB", (16, 16)).save(path, kind)
+    with pytest.raises(DamagedFileError, match=r"image .*image\.png cannot be read \(cannot identify image file"):
+        ImageFiles(tmp_path, ("image.png",), 8).read(0)

@@ -188,3 +188,26 @@ def test_the_real_reviews(shared_data):
     assert np.bincount(reviews.train_labels).tolist() == [12_500, 12_498]
     assert np.bincount(reviews.test_labels).tolist() == [12_500, 12_500]
     assert reviews.train_texts[0].startswith("If you like adult comedy cartoons, like South Park")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"split":' * 100_000,
+        '{"split": "train", "label": [1], "text": "a"}',
+        '{"split": "train", "label": 1, "text": ["a"]}',
+        "[]",
+        "3",
+    ],
+)
+def test_a_line_that_is_no_review_is_a_clear_error(line, tmp_path):
+    (tmp_path / "imdb.jsonl.bz2").write_bytes(bz2.compress(line.encode()))
+    with pytest.raises(DamagedFileError, match="damaged"):
+        load_reviews(tmp_path)
+
+
+def test_no_more_is_unpacked_than_all_reviews_may_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr("emphasis.datasets.imdb.LARGEST_TEXT", 1000)
+    write_compact(tmp_path, compact_rows() * 9)
+    with pytest.raises(DamagedFileError, match="unpacks to more than 1,000 bytes"):
+        load_reviews(tmp_path)

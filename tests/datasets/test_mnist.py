@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -96,3 +97,40 @@ def test_the_real_compact_file_rebuilds_the_official_files_bit_for_bit(shared_da
     assert {name: hashlib.md5(content).hexdigest() for name, content in as_official(split).items()} == {
         name: md5 for name, (md5, _) in mnist.FILES.items()
     }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x08\x01\xff\xff\xff\xff" + bytes(40),
+        b"\0\0\x08\x03" + bytes(4),
+        b"\0\0\x09\x01\0\0\0\x01a",
+        b"\0\0\x08\xff" + bytes(40),
+        b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03abcde",
+    ],
+)
+def test_a_file_that_is_no_array_of_bytes_is_a_clear_error_although_its_md5_is_right(content, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="is no idx file of bytes"):
+        mnist.read_idx(path, hashlib.md5(content).hexdigest())
+
+
+def test_no_more_is_unpacked_than_a_data_set_may_hold(official, tmp_path):
+    for name, content in official.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    bomb = bytes(1 << 28)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bomb, 1))
+    tracemalloc.start()
+    with pytest.raises(DamagedFileError, match="md5 of its content"):
+        datasets.load("mnist", tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * (1 << 26)
+    for name in official:
+        (tmp_path / f"{name}.gz").unlink()
+    (tmp_path / "mnist.bin.xz").write_bytes(lzma.compress(bomb, preset=0))
+    with pytest.raises(DamagedFileError, match="unpacks to more than 67,108,864 bytes"):
+        datasets.load("mnist", tmp_path)

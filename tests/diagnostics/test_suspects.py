@@ -71,6 +71,9 @@ def test_a_label_that_no_other_outvotes_is_no_suspect_however_low_its_score():
         ([], [], "one at least"),
         ([np.zeros(3)], [], "as many rows"),
         ([np.zeros(2)], [np.zeros(2, int)], "3 labels"),
+        ([np.array([0.0, np.inf, 0.0])], [np.zeros(3, int)], "a margin is infinite"),
+        ([np.zeros(3)], [np.array([0, C, 0])], r"the class 4 was predicted; classes are in \[0, 4\)"),
+        ([np.zeros(3)], [np.array([0, -1, 0])], "the class -1 was predicted"),
         ([np.array([0.0, np.nan, 0.0])], [np.zeros(3, int)], "1 of 3 examples were never seen, the first of them 1"),
     ],
 )

@@ -16,6 +16,7 @@ from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.models import KINDS
 from emphasis.tabular.report import command, metrics, suspects
+from emphasis.tabular.saved import checksum
 
 QUICK = {
     "xgboost": {"n_estimators": 15},
@@ -184,6 +185,45 @@ def test_a_damaged_model_is_named(wine, tmp_path):
             load_model(tmp_path / "fit")
     with pytest.raises(DataNotFoundError, match="holds no model"):
         load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("model", ["xgboost", "net"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"kind": "svm"}, "is damaged"),
+        ({"kind": 1.5}, "is damaged"),
+        ({"classes": ["a", "b", "c", "d"]}, r"cannot be read|predicts \(3,\) numbers a row for 4 classes"),
+        ({"classes": "abc"}, "is damaged"),
+        ({"encoder": {"columns": []}}, "is damaged"),
+        ({"encoder": {"columns": [{"kind": "levels", "name": "place", "levels": ["north"]}]}}, "cannot"),
+        ({"encoder": {"columns": [{"kind": "numbers", "name": "x", "median": "a"}]}}, "is damaged"),
+        ({"weighting": {"family": "SVM"}}, "is damaged"),
+        ({"label": None}, "is damaged"),
+        ({"sha256": "0"}, "is absent, cut short or not that of"),
+    ],
+)
+def test_a_manifest_that_was_changed_by_hand_is_checked_although_its_checksum_is_right(
+    model, change, match, wine, tmp_path
+):
+    table, _ = wine
+    fitted(tmp_path, written(tmp_path, table), model, folds=2, compare=False)
+    path = tmp_path / "fit" / "model" / "manifest.json"
+    manifest = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}))
+    with pytest.raises(DamagedFileError, match=match):
+        load_model(tmp_path / "fit").predict(table)
+
+
+def test_a_network_takes_no_memory_before_its_file_proves_to_hold_as_much(wine, tmp_path):
+    table, _ = wine
+    fitted(tmp_path, written(tmp_path, table), "net", folds=2, compare=False)
+    path = tmp_path / "fit" / "model" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["hidden"] = [10**9]
+    path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}))
+    with pytest.raises(DamagedFileError, match=r"model\.pt cannot be read .*size mismatch"):
+        load_model(tmp_path / "fit")
 
 
 @pytest.mark.parametrize(

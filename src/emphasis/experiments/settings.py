@@ -108,7 +108,8 @@ class Training:
 
     def __post_init__(self) -> None:
         if not is_own(self.name):
-            baselines.check_options(self.name, self.options)
+            told = {"source": self.source} if self.source else {}
+            baselines.check_options(self.name, {**self.options, **told})
 
 
 def is_own(name: str) -> bool:

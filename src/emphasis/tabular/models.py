@@ -56,10 +56,11 @@ def _save_xgboost(model: Any, path: Path) -> None:
     path.write_bytes(model.get_booster().save_raw("ubj"))  # its own writer does not see that the last block is refused
 
 
-def _load_xgboost(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
+def _load_xgboost(path: Path, _settings: Mapping[str, Any], features: int, _classes: int) -> Predict:
     import xgboost
 
     booster = xgboost.Booster(model_file=bytearray(path.read_bytes()))  # whatever bytes its name has
+    _check_features(booster.num_features(), features)
 
     def predict(rows: Any) -> Any:
         return _two_columns(booster.predict(xgboost.DMatrix(rows)))
@@ -77,10 +78,11 @@ def _save_lightgbm(model: Any, path: Path) -> None:
     path.write_text(model.booster_.model_to_string(), encoding="utf-8")
 
 
-def _load_lightgbm(path: Path, _settings: Mapping[str, Any], _features: int, _classes: int) -> Predict:
+def _load_lightgbm(path: Path, _settings: Mapping[str, Any], features: int, _classes: int) -> Predict:
     import lightgbm
 
     booster = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+    _check_features(booster.num_feature(), features)
 
     def predict(rows: Any) -> Any:
         return _two_columns(booster.predict(rows))
@@ -133,6 +135,12 @@ def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
 
 def _save_by_method(model: Any, path: Path) -> None:
     model.save_model(str(path))
+
+
+def _check_features(found: int, features: int) -> None:
+    """Raise ValueError unless a model was trained on so many features: boosters take fewer for missing."""
+    if found != features:
+        raise EmphasisValueError(f"it was trained on {found} features, not {features}")
 
 
 def _two_columns(probability: Any) -> Any:
