@@ -256,6 +256,15 @@ def test_the_commands_say_hostile_labels_as_they_are(tmp_path, capsys):
     assert set(written["given"]) == {HTML, SCRIPT, STYLE}
 
 
+def test_an_error_says_hostile_names_as_they_are(tmp_path, capsys):
+    tables = recipe_to_tables(recipe()) | {"name": OBEYED, "network": {"name": 3}}
+    (tmp_path / "run.json").write_text(json.dumps(tables))
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert visible(OBEYED) in said
+    assert not ESCAPE.search(said)
+
+
 def test_a_file_name_that_is_no_text_is_written_out(tmp_path):
     base = tmp_path / "images"
     rng = np.random.default_rng(0)

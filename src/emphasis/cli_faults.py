@@ -21,6 +21,7 @@ import emphasis
 from emphasis import process
 from emphasis.errors import EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
+from emphasis.settings_text import visible
 
 MISTAKE, FAULT, STOPPED, NO_READER = 2, 1, 128, 141  # exit codes; a signal's number is added to the third
 ERROR_LOG = "error.log"
@@ -79,7 +80,7 @@ def _say(text: str) -> None:
 
 def _mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
     shown = "".join(traceback.format_exception(error)) if options.debug else ""
-    _say(f"{shown}{prefix}{' '.join(message.split())}")
+    _say(f"{shown}{prefix}{visible(' '.join(message.split()))}")
     return MISTAKE
 
 
