@@ -8,8 +8,7 @@ import pytest
 
 from emphasis import cli, files
 from emphasis.cli import main
-from emphasis.cli_faults import ERROR_LOG
-from emphasis.errors import EmphasisOSError, EmphasisValueError
+from emphasis.errors import ERROR_LOG, EmphasisOSError, EmphasisValueError
 
 RECIPE = """
 extends = "digits"
@@ -54,6 +53,9 @@ def test_a_fault_in_a_job_keeps_its_traceback_and_the_other_jobs_their_results(w
     Path("own.py").write_text(OWN.replace("len({}[0])", "len({0: 1})"))
     Path("recipe.toml").write_text(RECIPE.replace('"Own", ', '"Own again", '))
     assert main(["run", "recipe.toml", *HOW, "--workers", workers]) == 0  # a log beside a run does not spoil it
+    assert Path("run", ERROR_LOG).exists()
+    assert main(["run", "recipe.toml", *HOW, "--workers", "1", "--methods", "CCE", "--force"]) == 0
+    assert not Path("run", ERROR_LOG).exists()
 
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, RuntimeError, KeyError, FileNotFoundError])

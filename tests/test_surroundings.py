@@ -12,7 +12,7 @@ import pytest
 from emphasis.cli import main
 from emphasis.errors import EmphasisOSError
 from emphasis.files import cache_dir
-from emphasis.kernels import native
+from emphasis.kernels import library
 
 COMMAND = [sys.executable, "-m", "emphasis"]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
@@ -153,11 +153,11 @@ def test_without_a_home_there_is_no_cache_and_the_loss_is_there_all_the_same(mon
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(EmphasisOSError, match="set HOME, or XDG_CACHE_HOME, to an absolute path"):
         cache_dir()
-    native._library.cache_clear()
+    library.library.cache_clear()
     try:
         assert emphasis_loss(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), "CCE").isfinite()
     finally:
-        native._library.cache_clear()
+        library.library.cache_clear()
 
 
 CLOCK = """
