@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import OWN, wait_for
 
 from emphasis import process
 from emphasis.cli import main
@@ -20,23 +21,13 @@ RECIPE = """
 extends = "digits"
 name = "stopped"
 figures = []
-seeds = 1
-network = { dropout = 0.1 }
-solver = { iterations = 300 }
+seeds = 2
+solver = { iterations = 30 }
 evaluation = { trace = false }
+methods = [{ name = "CCE", training = { name = "own.py:Own" } }]
 """
-METHODS = ["--methods", "CCE", "MAE"]
-OPTIONS = ["--no-progress", "--threads", "1", "--accelerator", "cpu"]
+OPTIONS = ["--no-progress", "--threads", "1", "--accelerator", "cpu", "--checkpoint-seconds", "1000"]
 GOES_ON = "the same command goes on from the last checkpoint, if one was written\n"
-
-
-def wait_for(what, running=lambda: True, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert running(), "it has ended before"
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return found
 
 
 def rows_of(folder):
@@ -45,86 +36,73 @@ def rows_of(folder):
 
 
 def iterations_of(folder):
-    return {path.name: torch.load(path, weights_only=True)["iteration"] for path in folder.glob("cells/[!.]*.pt")}
+    return [torch.load(path, weights_only=True)["iteration"] for path in folder.glob("cells/[!.]*.pt")]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The recipe, and the lines of a run that nobody has stopped."""
-    base = tmp_path_factory.mktemp("alone")
-    recipe = base / "recipe.toml"
-    recipe.write_text(RECIPE)
-    assert main(["run", str(recipe), *METHODS, *OPTIONS, "--workers", "1", "--out", str(base / "run")]) == 0
-    return str(recipe), rows_of(base / "run")
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    Path("recipe.toml").write_text(RECIPE)
+    return ["run", "recipe.toml", *OPTIONS]
 
 
-class Running:
-    """The command as a group of processes, with what it says."""
-
-    def __init__(self, folder, arguments):
-        self.log = folder.with_name("log")
-        with self.log.open("w") as out, folder.with_name("errors").open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "emphasis", *arguments, "--out", str(folder)],
-                stdout=out, stderr=errors, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        self.errors = folder.with_name("errors")
-
-    def is_running(self):
-        return self.process.poll() is None
-
-    def stopped_by(self, number, group):
-        (os.killpg if group else os.kill)(self.process.pid, number)
-        code = self.process.wait(timeout=120)
-        return code, self.errors.read_text()
-
-
-@pytest.mark.parametrize(("workers", "signals"), [(1, ("SIGTERM", "SIGHUP")), (2, ("SIGTERM", "SIGINT"))])
-def test_a_run_that_is_asked_to_end_writes_a_checkpoint_and_goes_on_the_same(workers, signals, alone, tmp_path, capsys):
-    recipe, expected = alone
-    folder = tmp_path / "run"
-    arguments = ["run", recipe, *METHODS, *OPTIONS, "--workers", str(workers)]
-    first, second = (getattr(signal, name) for name in signals)
-    group = workers > 1  # a terminal tells all of its processes, a scheduler may
-
-    running = Running(folder, [*arguments, "--checkpoint-seconds", "0"])
-    wait_for(lambda: len(list(folder.glob("cells/[!.]*.pt"))) == workers, running.is_running)
-    code, said = running.stopped_by(first, group)
-    assert (code, said) == (128 + first, f"emphasis: stopped by {signals[0]}; {GOES_ON}")
-    before = iterations_of(folder)
-    assert len(before) == workers
-
-    # No checkpoint is due in this one, but for the signal's.
-    running = Running(folder, [*arguments, "--checkpoint-seconds", "1000"])
-    wait_for(lambda: running.log.read_text().count("going on from iteration") == workers, running.is_running)
-    code, said = running.stopped_by(second, group)
-    by = "" if second == signal.SIGINT else f" by {signals[1]}"
-    assert (code, said) == (128 + second, f"emphasis: stopped{by}; {GOES_ON}")
-    after = iterations_of(folder)
-    assert after.keys() == before.keys()
-    assert all(after[name] > before[name] for name in before)
-
-    assert main([*arguments[:-1], "1", "--out", str(folder)]) == 0
-    assert capsys.readouterr().out.count("going on from iteration") == workers
-    assert rows_of(folder) == expected
+def goes_on_the_same(recipe, capsys, resumed):
+    capsys.readouterr()
+    assert main([*recipe, "--workers", "1", "--out", "run"]) == 0
+    assert capsys.readouterr().out.count("going on from iteration 1 of 30") == resumed
+    assert not list(Path("run").glob("cells/*.pt"))
+    assert main([*recipe, "--workers", "1", "--out", "alone"]) == 0
+    assert rows_of(Path("run")) == rows_of(Path("alone"))
 
 
 def ask_once(number, what):
-    """Send a signal to this process once something holds."""
+    """Send a signal to this process once something holds, and let its methods go on."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread alone")
 
     def watch():
         wait_for(what)
         os.kill(os.getpid(), number)
+        Path("go").touch()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_run_that_is_asked_to_end_writes_a_checkpoint_and_goes_on_the_same(name, recipe, capsys):
+    number = getattr(signal, name)
+    thread = ask_once(number, lambda: list(Path().glob("begun-*")))
+    assert main([*recipe, "--workers", "1", "--out", "run"]) == 128 + number
+    thread.join()
+    by = "" if name == "SIGINT" else f" by {name}"
+    assert capsys.readouterr().err == f"emphasis: stopped{by}; {GOES_ON}"
+    assert iterations_of(Path("run")) == [1]  # no other was due
+    goes_on_the_same(recipe, capsys, 1)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])  # a scheduler may tell all its processes, a terminal does
+def test_workers_that_are_asked_to_end_write_their_checkpoints(name, recipe, capsys):
+    number = getattr(signal, name)
+    with Path("log").open("w") as log, Path("errors").open("w") as errors:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "emphasis", *recipe, "--workers", "2", "--out", "run"],
+            stdout=log, stderr=errors, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    wait_for(lambda: len(list(Path().glob("begun-*"))) == 2, running)
+    os.killpg(running.pid, number)
+    Path("go").touch()
+    assert running.wait(timeout=60) == 128 + number
+    by = "" if name == "SIGINT" else f" by {name}"
+    assert Path("errors").read_text() == f"emphasis: stopped{by}; {GOES_ON}"
+    assert iterations_of(Path("run")) == [1, 1]
+    goes_on_the_same(recipe, capsys, 2)
+
+
 @pytest.mark.parametrize("name", ["fit", "audit", "tune"])
 def test_other_commands_end_by_the_signal_and_go_on(name, tmp_path, monkeypatch, capsys):
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals reach the main thread alone")
     if name == "tune":
         pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
