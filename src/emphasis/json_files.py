@@ -53,9 +53,7 @@ def _text(path: Path) -> str:
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-        if (
-            "\\ud" in text or "\\uD" in text
-        ):  # one alone stands for a byte of a file's name
+        if "\\ud" in text or "\\uD" in text:  # one alone stands for a byte of a file's name
             json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError:
         raise JSONFileError(f"{where}: its lists and tables are nested too deep") from None
