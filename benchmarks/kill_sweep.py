@@ -11,8 +11,8 @@ The recipe is `digits` with networks that train one by one. Two kinds of runs ar
 
 The moments are counted in files that a run has written since it was started again, whole ones and half-written ones, so
 that they do not depend on how fast the machine is. Each run must end with the lines (but for seconds and revision) and
-the arrays of one that was left alone, each network
-recorded once, and no checkpoint and no lock left. Prints, and writes to results/kill_sweep.json, what became of it.
+the arrays of one that was left alone, each network recorded once, and no checkpoint and no lock left. Prints what
+became of it, and writes that to results/kill_sweep.json.
 """
 
 from __future__ import annotations

@@ -183,6 +183,11 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("rich", ["design", "--run", "digits"], "emphasis design needs the extra 'experiments' (rich is missing)"),
         ("rich", ["audit", "digits"], "emphasis audit needs the extra 'experiments' (rich is missing)"),
         ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
+        ("rich", ["tune", "digits"], "emphasis tune needs the extra 'search' (rich is missing)"),
+        ("torch", ["tune", "digits"], "emphasis tune needs the extra 'search' (torch is missing)"),
+        ("optuna", ["tune", "digits"], "emphasis tune needs the extra 'search' (optuna is missing)"),
+        ("rich", ["search", "digits", "--method", "CCE"], "emphasis search needs the extra 'search' (rich is missing)"),
+        ("pandas", ["tune", __file__, "--label", "y"], "emphasis tune needs the extra 'table' (pandas is missing)"),
     ],
 )
 def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):

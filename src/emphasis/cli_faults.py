@@ -19,12 +19,11 @@ from pathlib import Path
 
 import emphasis
 from emphasis import process
-from emphasis.errors import EmphasisError
+from emphasis.errors import ERROR_LOG, EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.settings_text import visible
 
 MISTAKE, FAULT, STOPPED, NO_READER = 2, 1, 128, 141  # exit codes; a signal's number is added to the third
-ERROR_LOG = "error.log"
 
 _EXTRAS = {  # that a command may need, the one to name first
     "run": ("experiments", "table", "text"), "report": ("experiments", "table", "text"), "recipes": ("experiments",),

@@ -19,7 +19,7 @@ def a_path(text: str) -> Path:
     try:
         with naming_refusals("look at", path):
             (path / "run.json").exists()  # any name: the folder must let itself be searched
-    except (EmphasisOSError, ValueError) as error:
+    except EmphasisOSError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return path
 

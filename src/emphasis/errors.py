@@ -4,6 +4,9 @@ A message names the value that is wrong, what is allowed, and the cure. Whatever
 is a fault of the package, or of code that it was given.
 """
 
+ERROR_LOG = "error.log"
+"""The file of a run's folder that the command writes other errors to."""
+
 
 class EmphasisError(Exception):
     """Root of every error that the package foresees: bad arguments, files, settings and states."""

@@ -53,8 +53,8 @@ def _text(path: Path) -> str:
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # two such make one character; one alone can be neither shown nor written
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        if "\\ud" in text or "\\uD" in text:  # one alone stands for a byte of a file's name
+            json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError:
         raise JSONFileError(f"{where}: its lists and tables are nested too deep") from None
     except UnicodeEncodeError:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from waiting import OWN, wait_for
 
 from emphasis.cli import main
 from emphasis.training.loop import number_of_ranks
@@ -91,6 +93,40 @@ def test_two_devices_train_as_one_and_go_on_after_a_rank_is_killed(tmp_path, str
     assert "going on from iteration" in out, f"rank {rank}"
     assert _row(folder) == _row(tmp_path / "whole"), f"rank {rank}"
     assert not list(folder.glob("cells/*.pt"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize(("strategy", "asked"), [("ddp", "torchrun"), ("fsdp", "second rank")])
+def test_ranks_that_are_asked_to_end_write_a_checkpoint_and_end_together(tmp_path, strategy, asked):
+    (tmp_path / "own.py").write_text(OWN)
+    methods = 'methods = [{ name = "CCE", training = { name = "own.py:Own" } }]\n'
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("[network]", f"{methods}[network]"))
+    command = ["emphasis", "run", "recipe.toml", *OPTIONS[4:-2], "--iterations", "100000", "--out", "run", "--strategy",
+               strategy, "--checkpoint-seconds", "1000"]  # fmt: skip
+    if asked == "torchrun":
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            where = ["--master-port", str(one.getsockname()[1])]
+        command = ["torch.distributed.run", *where, "--nproc-per-node", "2", "-m", *command]
+    else:
+        command += ["--devices", "2"]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, stdout=log, stderr=log)
+    wait_for(lambda: len(list(tmp_path.glob("begun-*"))) == 2, running)
+    other = _second_rank(running.pid)
+    os.kill(other if asked == "second rank" else running.pid, signal.SIGTERM)
+    (tmp_path / "go").touch()
+    code = running.wait(timeout=60)
+    wait_for(lambda: not _is_alive(other))
+    said = (tmp_path / "log").read_text()
+    line = "emphasis: stopped by SIGTERM; the same command goes on from the last checkpoint, if one was written\n"
+    assert said.count(line) == 1, said
+    assert "not foreseen" not in said
+    if asked != "torchrun":  # which has a code, and tracebacks, of its own
+        assert code == 143
+        assert "Traceback" not in said
+    (path,) = (tmp_path / "run").glob("cells/[!.]*.pt")  # no other was due
+    assert 1 <= torch.load(path, weights_only=True)["iteration"] < 100000
 
 
 STACKS_AND_METHODS = """

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.experiments.settings import Training
 from emphasis.training.settings import Objective
 from emphasis.weighting import did_you_mean
@@ -55,7 +55,7 @@ def build(kind: type[T], table: Any, where: str) -> T:
     values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
     try:
         return kind(**values)
-    except (ValueError, TypeError) as error:
+    except EmphasisError as error:
         raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from error
 
 
@@ -84,7 +84,7 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective | Trainin
         if schedule is not None:
             settings["schedule"] = schedule_from_dict(schedule)
         return Objective(**settings)
-    except (ValueError, TypeError) as error:
+    except EmphasisError as error:
         raise RecipeError(f"{where}: {error}") from error
 
 

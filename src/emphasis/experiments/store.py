@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.archives import read_npz
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.errors import EmphasisError, EmphasisValueError
+from emphasis.errors import ERROR_LOG, EmphasisError, EmphasisValueError
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.reading import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipe import Recipe
 from emphasis.experiments.rows import fault_of
 from emphasis.experiments.settings import Cell, digest
-from emphasis.files import replacing, write_text
+from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json, read_json_lines
 
 Row = dict[str, Any]
@@ -72,11 +72,16 @@ def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Hold the lock of the files that are not one job's: two processes must not write the same one at once."""
-    if (folder / CELLS).is_dir():
-        with FileLock(folder / CELLS / ".lock"):
-            yield
-    else:  # results kept apart from their run
+    if not (folder / CELLS).is_dir():  # results kept apart from their run
         yield
+        return
+    lock = FileLock(folder / CELLS / ".lock")
+    with naming_refusals("write to", folder):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear(folder: Path) -> None:
@@ -84,7 +89,7 @@ def clear(folder: Path) -> None:
     for inner in (CELLS, SUSPECTS):
         shutil.rmtree(folder / inner, ignore_errors=True)
     for path in folder.iterdir():
-        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH) or path.suffix == ".png":
+        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG) or path.suffix == ".png":
             path.unlink()
 
 

@@ -175,6 +175,8 @@ def tune(
         ValueError: A network that the estimate needs diverged, or a setting is not allowed.
         ModuleNotFoundError: Optuna, of the extra "search", is missing.
     """
+    import optuna  # noqa: F401  (so that it is missed before anything is trained)
+
     if not 1 <= folds <= (most := folds_of(_VALIDATION)):
         raise RecipeError(f"folds={folds} is not allowed; use a whole number, 1 to {most}")
     if trials < 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emphasis.errors import EmphasisFileNotFoundError, EmphasisValueError
+from emphasis.files import refused
 
 _HEAD = ("fc.weight", "fc.bias")
 _NAMES_SHOWN = 3
@@ -92,7 +93,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what fails, fails by itself
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except OSError as error:
+        raise refused("read", path, error) from error
+    except MemoryError:
         raise
     except Exception as error:  # bytes that are no such file end the reader in any way: IndexError, struct.error, ...
         raise PretrainedError(

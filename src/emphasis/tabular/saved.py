@@ -18,7 +18,7 @@ from emphasis.datasets.archives import file_digest
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
-from emphasis.files import replacing, write_text
+from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.settings_text import one_line
 from emphasis.tabular.models import KINDS, Predict, kind_of
@@ -148,7 +148,9 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         settings = manifest["settings"]
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{place / MANIFEST} is damaged ({error}); fit again with --force") from error
-    if not path.is_file() or file_digest(path, "sha256") != digest:
+    with naming_refusals("read", path):
+        is_whole = path.is_file() and file_digest(path, "sha256") == digest
+    if not is_whole:
         raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
     try:
         predict = kind.load(path, settings, len(encoder.feature_names), len(classes))
