@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from controls import share_of_the_way
 from emphasis.baselines import Learner, Problem, find, make, names
 from emphasis.models import build
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
@@ -85,7 +86,7 @@ def test_every_method_learns_and_says_what_it_took(task, fabric, name):
     go(state, task, fabric)
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's random numbers are the caller's
     assert state.iteration == ITERATIONS
-    assert state.curves["test_accuracy"][-1][0] > 0.55  # chance is a third; its spread for N examples 0.05
+    assert share_of_the_way(state.curves["test_accuracy"][-1][0], 1 / C) > 0.3
     learner = state.module.network
     took = passes(learner, state.iteration, BATCH, N)
     assert took["networks_trained"] == learner.method.networks
