@@ -234,7 +234,7 @@ def test_a_folder_of_images_is_audited_file_by_file(tmp_path):
 def test_a_trace_of_ones_own_loop_is_audited(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     true = torch.arange(90) % 3
-    inputs = torch.randn(90, 3, generator=generator) + 6.0 * torch.nn.functional.one_hot(true, 3)
+    inputs = torch.randn(90, 3, generator=generator) + 12.0 * torch.nn.functional.one_hot(true, 3)
     labels = torch.where(torch.rand(90, generator=generator) < 0.2, (true + 1) % 3, true)
     network = torch.nn.Linear(3, 3)
     torch.nn.init.zeros_(network.weight)
