@@ -34,7 +34,6 @@ def test_the_noise_of_a_recipe_is_found(digits):
     found = json.loads((digits / "audit.json").read_text())
     assert found["examples"] == 1297
     assert found["true_noise_rate"] == pytest.approx(0.4, abs=0.005)
-    print("OBS", found["estimated_noise_rate"])
     assert found["estimated_noise_rate"] == pytest.approx(0.4, abs=0.1)
     chance = {"auroc": 0.5, "average_precision": 0.4, "precision": 0.4, "recall": found["suspects"] / 1297}
     for name, control in chance.items():
@@ -251,7 +250,6 @@ def test_a_trace_of_ones_own_loop_is_audited(tmp_path, capsys):
     rows = ranked(tmp_path / "trace")
     wrong = (labels != true).numpy()
     suspects = {int(row["row"]) for row in rows if row["suspect"] == "1"}
-    print("OBS", len(suspects ^ set(np.flatnonzero(wrong))))
     assert suspects == set(np.flatnonzero(wrong))
     assert main(["audit", str(tmp_path / "trace"), "--noise-rate", "0.3"]) == 2
     assert "--noise-rate has no meaning for a trace" in capsys.readouterr().err

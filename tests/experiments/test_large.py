@@ -87,9 +87,6 @@ def test_one_command_trains_on_noisy_labels_and_names_the_broken_image(small, fi
         assert row["curves"]["iteration"] == [0, 25, 50, 60]
         assert sum(row["p_histogram"]["clean"]) == 50
         assert row["evaluation"] == {"every": 25, "trace": False, "train_size": 50}
-    print(
-        "OBS", [(row["curves"]["test_accuracy"], row["curves"]["p_clean"], row["curves"]["fit_noisy"]) for row in rows]
-    )
     for row in rows[:2]:  # in a few steps of a tiny network
         untrained, *_, trained = row["curves"]["p_clean"]
         assert trained > 1.2 * untrained
@@ -178,7 +175,6 @@ def test_photographs_of_vehicles_are_learned_through_the_layout(tmp_path):
     given = (tmp_path / "photographs.toml", tmp_path, None)
     assert main(command(given, tmp_path / "run", "--set", "solver.schedule.at=[200]")) == 0
     (row,) = results(tmp_path / "run")
-    print("OBS", row["curves"]["test_accuracy"], row["outcome"])
     assert row["outcome"] == "learned"
 
 

@@ -71,7 +71,6 @@ def test_the_folder_holds_results_figures_and_page(finished):
         assert row["outcome"] in ("learned", "collapsed", "never learned")
     assert rows[0]["weighting"] == {"family": "CCE"}
     assert rows[2]["max_margin"] is None
-    print("OBS", [rows[number]["final_test_accuracy"] for number in (0, 1, 4, 5)])
     assert {rows[number]["outcome"] for number in (0, 1, 4, 5)} == {"learned"}
 
 

@@ -38,7 +38,6 @@ def digits(tmp_path_factory):
 
 def test_lam_follows_from_the_estimated_noise_rate_and_the_rest_from_noisy_labels(digits):
     found = told(digits)
-    print("OBS", found["noise_rate"], found["validation"]["mean"], found["cross_entropy"]["mean"])
     assert found["noise_rate"] == pytest.approx(0.4, abs=0.1)
     assert found["weighting"]["lam"] == found["lam"] == round(lam_for(found["noise_rate"]), 2)
     assert found["validation"]["mean"] > found["cross_entropy"]["mean"]
@@ -116,7 +115,6 @@ def test_a_table_of_ones_own(table, tmp_path, capsys):
     path.write_text(table.read_text())
     command = ["tune", str(path), "--label", "target", *QUICK, "--trials", "4", "--out", str(tmp_path / "run")]
     assert main(command) == 0
-    print("OBS", told(tmp_path / "run")["noise_rate"])
     assert told(tmp_path / "run")["noise_rate"] == pytest.approx(0.2, abs=0.1)
     path.write_text("\n".join(table.read_text().splitlines()[:300]) + "\n")
     capsys.readouterr()

@@ -122,7 +122,6 @@ def test_one_command_finds_persons_that_it_never_saw(small, finished):
         assert curves["mean_average_precision"][-1] > 3 * curves["mean_average_precision"][0]  # untrained
         assert row["final_mean_average_precision"] == pytest.approx(curves["mean_average_precision"][-1], abs=1e-5)
         assert row["final_cmc_1"] <= row["final_cmc_5"] <= row["final_cmc_10"] <= row["final_cmc_20"]
-        print("OBS", row["method"], [round(x, 3) for x in curves["mean_average_precision"]], row["outcome"])
         assert row["outcome"] == "learned"
         assert row["solver"]["clip"] == 3
     report = (finished / "report.html").read_text()
@@ -134,7 +133,6 @@ def test_frames_that_do_not_show_their_person_are_those_the_network_doubts(small
     wrong = small[2].wrong
     for row in results(finished):
         p = probabilities(finished, row)["p"]
-        print("OBS", p[wrong == ""].mean(), p[wrong != ""].mean())
         assert p[wrong == ""].mean() > 2 * p[wrong != ""].mean()
 
 

@@ -111,7 +111,6 @@ def test_training_finds_the_planted_persons_across_cameras(tmp_path):
     with torch.no_grad():
         p = network.eval()(train_frames).softmax(1)[torch.arange(len(labels)), labels].numpy()
     means = {kind: p[planted.wrong == kind].mean() for kind in np.unique(planted.wrong)}
-    print("OBS", means)
     assert means[""] > max(means[kind] for kind in ("background", "junk", "person"))
 
 
