@@ -1,5 +1,8 @@
+import getpass
+import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # for reference.py, under --impo
 # Two cores shared with other work make any deadline a coin toss; the number of examples is what bounds the time.
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.load_profile("suite")
+
+# Inductor finds its code again by what was compiled, not by the vector width that it was written for, which
+# ATEN_CPU_CAPABILITY sets: code for one width crashes in a process of another.
+_WIDTH = torch.backends.cpu.get_cpu_capability().lower()
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{_WIDTH}")
+)
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from controls import share_of_the_way
+
 ROOT = Path(__file__).parent.parent
 NAMES = (
     "index",
@@ -84,7 +86,7 @@ def test_the_recipe_of_the_experiments_page_runs(tmp_path):
     )
     rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["CCE", "DM 0.5/8"]
-    assert rows[0]["final_test_accuracy"] > 0.8
+    assert rows[0]["outcome"] == "learned"
 
 
 def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
@@ -103,7 +105,8 @@ def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
     found = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
     assert [row["method"] for row in found] == ["CCE", "DM 0.5/8", "ELR", "Small losses"]
     assert found[3]["training"] == {"name": "small_losses.py:SmallLosses", "share": 0.7}
-    assert min(row["final_test_accuracy"] for row in found[2:]) > 0.8
+    for row in found[2:]:
+        assert share_of_the_way(row["final_test_accuracy"], 0.1, found[0]["final_test_accuracy"]) > 0.5
 
 
 def test_every_page_that_is_linked_is_there():

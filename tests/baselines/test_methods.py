@@ -10,78 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Learner, Problem, Step, make, names
+from clouds import CLASSES, N, first_loss, learner, network, problem
+from emphasis.baselines import Learner, Step, make, names
 from emphasis.baselines import _beta_mixture as beta_mixture
 from emphasis.baselines._transition import at_anchor_points, from_confusion
 from emphasis.baselines.aum import margins
 from emphasis.baselines.d2l import mean_lid, turning_point
 from emphasis.baselines.joint_optimization import against_one_class, mean_entropy
 from emphasis.baselines.learner import DivergedError
-from emphasis.baselines.masking import structure_matrix, structure_of
 from emphasis.baselines.mentornet_pd import curriculum
 from emphasis.baselines.self_label_correction import corrected_targets
-from emphasis.models.layers import GlobalAveragePool
 from emphasis.torch import emphasis_loss
 from emphasis.weighting import DM
-
-CLASSES, N = 3, 60
-
-
-def problem(seed=0, n=N, noise=0.0, clip=1):
-    """Three clouds of points in the plane, a share of the labels wrong."""
-    rng = np.random.default_rng(seed)
-    true = np.arange(n) % CLASSES
-    inputs = rng.normal(size=(n, 2)) + 4.0 * np.stack([np.cos(2.1 * true), np.sin(2.1 * true)], 1)
-    wrong = rng.random(n) < noise
-    labels = np.where(wrong, (true + rng.integers(1, CLASSES, n)) % CLASSES, true)
-    truth = torch.from_numpy(true)
-    made = Problem(torch.from_numpy(labels), CLASSES, seed, annotate=lambda indices: truth[indices], clip=clip)
-    return made, torch.from_numpy(inputs).float(), truth
-
-
-def network(outputs=CLASSES, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, outputs))
-
-
-def network_with_maps(outputs=CLASSES, seed=0):
-    """The same, which sees points as images of one position."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 16, 1), nn.ReLU(), GlobalAveragePool(), nn.Linear(16, outputs)
-    )
-
-
-def learner(name, given, seed=0, **options):
-    method = make(name, given, **options)
-    made = network_with_maps if "maps" in method.needs else network
-    outputs = CLASSES + method.extra_outputs
-    return Learner(method, *(made(outputs, seed + number) for number in range(method.networks)))
-
-
-def train(one, inputs, epochs=20, batch=20, rate=0.1, record=None):
-    """One's own loop, as the docs show it."""
-    optimizer = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], rate, momentum=0.9)
-    steps = len(inputs) // batch
-    torch.manual_seed(1)
-    for epoch in range(epochs):
-        one.begin_epoch(epoch, epoch / epochs, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
-        order = torch.randperm(len(inputs))
-        for step in range(steps):
-            rows = order[step * batch : (step + 1) * batch]
-            loss = one.loss(inputs[rows], rows, (epoch * steps + step) / (epochs * steps))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if record is not None:
-                record(epoch, one)
-    return one
-
-
-def first_loss(one, inputs, progress=0.0):
-    rows = torch.arange(len(inputs))
-    torch.manual_seed(0)
-    return one.loss(inputs, rows, progress)
 
 
 def cross_entropy(one, inputs):
@@ -114,6 +54,19 @@ def test_co_teaching_that_forgets_nothing_is_cross_entropy_twice():
     with torch.no_grad():
         both = sum(F.cross_entropy(net(inputs), given_.labels) for net in (one.network, one.peer))
     torch.testing.assert_close(first_loss(one, inputs, 0.9).detach(), both)
+    with pytest.raises(ValueError, match=r"trains 2 network\(s\)"):
+        Learner(make("co-teaching", given_, forget_rate=0.0), network())
+
+
+def test_co_teaching_learns_from_the_share_that_the_other_finds_easiest():
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("co-teaching", given_, forget_rate=0.4)
+    assert [one.method.kept_share(x) for x in (0.0, 0.05, 1.0)] == pytest.approx([1.0, 0.6, 0.6])
+    with torch.no_grad():
+        mine, other = (F.cross_entropy(net(inputs), given_.labels, reduction="none") for net in (one.network, one.peer))
+    kept = round(0.6 * N)
+    expected = mine[other.argsort()[:kept]].mean() + other[mine.argsort()[:kept]].mean()
+    torch.testing.assert_close(first_loss(one, inputs, 0.9).detach(), expected)
 
 
 # --- self label correction
@@ -194,8 +147,6 @@ def test_elr_derivative_pulls_towards_the_targets():
     t = 0.5 * targets + 0.5 * p
     inner = (p * t).sum(1, keepdim=True)
     expected = p - F.one_hot(given_.labels, CLASSES) + p * (inner - t) / (1 - inner)
-    from emphasis.baselines import Step
-
     step = Step(inputs, given_.labels, torch.arange(N), 0.0, lambda _: z)
     one.method.loss(step).backward()
     torch.testing.assert_close(z.grad * N, expected, rtol=1e-3, atol=1e-4)
@@ -231,18 +182,6 @@ def test_self_paced_learning_lets_the_asked_share_through():
     torch.testing.assert_close(loss, half, rtol=1e-5, atol=1e-6)
 
 
-def test_mentornet_dd_learns_which_labels_are_right_and_asks_for_no_more_than_its_share():
-    given_, inputs, truth = problem(n=300, noise=0.4)
-    asked = []
-    given_ = Problem(given_.labels, CLASSES, 0, annotate=lambda rows: (asked.append(len(rows)), truth[rows])[1])
-    one = train(learner("mentornet-dd", given_, share=0.2), inputs, epochs=10, rate=0.05)
-    assert asked == [60]
-    losses = F.cross_entropy(one(inputs), given_.labels, reduction="none").detach()
-    v = torch.sigmoid(one.method.mentor(losses, losses - one.method.threshold, given_.labels, 0.75))
-    right = given_.labels == truth
-    assert v[right].mean() > v[~right].mean() + 0.3
-
-
 # --- the transition matrix
 
 
@@ -255,26 +194,6 @@ def test_transition_matrix_is_read_off_anchor_points_and_off_the_confusion():
     labels = torch.multinomial(transition[true], 1, generator=generator).squeeze(1)
     certain = F.one_hot(true, CLASSES).float()  # a network that knows the true class
     torch.testing.assert_close(from_confusion(certain, labels), transition, rtol=0.0, atol=0.02)
-
-
-def test_forward_correction_estimates_t_starts_anew_and_then_corrects():
-    given_, inputs, truth = problem(n=300, noise=0.3)
-    one = learner("loss-correction", given_, warm=0.5)
-    starts = {name: value.clone() for name, value in one.network.state_dict().items()}
-    seen = []
-
-    def note(epoch, now):
-        if epoch == 10 and not seen:
-            seen.append(max(float((now.network.state_dict()[k] - v).abs().max()) for k, v in starts.items()))
-
-    train(one, inputs, epochs=20, record=note)
-    assert bool(one.method.correcting)
-    assert seen[0] < 0.2  # one step away from where it began
-    t = one.method.transition
-    torch.testing.assert_close(t.sum(1), torch.ones(CLASSES))
-    assert t.diagonal().min() > 0.4
-    assert t.diagonal().max() < 0.98  # noise was seen
-    assert (one(inputs).argmax(1) == truth).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("restart", [True, False])
@@ -349,86 +268,6 @@ def test_logits_that_are_no_numbers_are_refused_whatever_the_method(name):
             one.begin_epoch(7, 0.9, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
 
 
-def test_noise_layer_finds_the_noise():
-    given_, inputs, _ = problem(n=900, noise=0.4)
-    one = train(learner("noise-adaptation", given_, warm=0.3), inputs, epochs=30)
-    assert float(one.method.transition.detach().diagonal().mean()) == pytest.approx(0.6, abs=0.1)
-
-
-def test_masking_structures():
-    assert structure_matrix("full", 3).tolist() == [[1.0] * 3] * 3
-    assert structure_matrix("pair", 3).tolist() == [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]
-    s = structure_of(torch.tensor([0.0, 0.05, 0.2]))
-    torch.testing.assert_close(s, torch.tensor([0.0, 0.5, 1.0]), rtol=0.0, atol=1e-4)
-
-
-def test_masking_without_a_prior_is_a_noise_layer_and_with_one_keeps_to_it():
-    given_, inputs, _ = problem(n=600, noise=0.0)
-    labels = torch.where(torch.rand(600, generator=torch.Generator().manual_seed(0)) < 0.35,
-                         (given_.labels + 1) % CLASSES, given_.labels)  # fmt: skip
-    given_ = Problem(labels, CLASSES)
-    one = train(learner("masking", given_, structure="pair", weight=0.5), inputs, epochs=40, rate=0.05)
-    with torch.no_grad():
-        t = torch.stack([one.method.transition().exp() for _ in range(20)]).mean(0)
-    allowed = structure_matrix("pair", CLASSES) > 0.5
-    assert t[~allowed].max() < 0.1
-    assert t[allowed & ~torch.eye(CLASSES, dtype=torch.bool)].mean() > 0.2
-
-
-def test_the_adversaries_of_masking_pull_against_each_other():
-    given_, inputs, _ = problem(noise=0.3)
-    one = learner("masking", given_, structure="pair", weight=1.0)
-    base = learner("masking", given_, structure="pair", weight=0.0)
-    grads = []
-    for now in (one, base):
-        torch.manual_seed(0)
-        now.loss(inputs, torch.arange(N), 0.0).backward()
-        grads.append(now.method.generator.bias.grad.clone())
-    adversarial = grads[0] - grads[1]
-    # Descent along the generator's own direction must raise what the discriminator loses.
-    torch.manual_seed(0)
-    before = _discriminator_loss(one, None)
-    torch.manual_seed(0)
-    after = _discriminator_loss(one, -1e-3 * adversarial / adversarial.norm().clamp_min(1e-12))
-    assert after >= before
-
-
-def test_a_discriminator_that_is_sure_still_says_where_to_go():
-    given_, inputs, _ = problem(noise=0.3)
-
-    def pull(bias):
-        grads = []
-        for weight in (1.0, 0.0):
-            one = learner("masking", given_, structure="pair", weight=weight)
-            torch.nn.init.constant_(one.method.discriminator[-1].bias, bias)
-            torch.manual_seed(0)
-            one.loss(inputs, torch.arange(N), 0.0).backward()
-            grads.append(one.method.generator.bias.grad)
-        return float((grads[0] - grads[1]).norm())
-
-    # log-odds of 0 and -30 that the structure is a real one: the derivative of -log p is half its largest, and that.
-    assert pull(-30.0) == pytest.approx(2.0 * pull(0.0), rel=0.2)
-
-
-def test_a_structure_that_rules_nothing_out_leaves_the_noise_layer_alone():
-    given_, inputs, _ = problem(noise=0.3)
-    one = learner("masking", given_, weight=5.0)
-    one_ = learner("masking", given_, weight=0.0)
-    torch.testing.assert_close(first_loss(one, inputs), first_loss(one_, inputs), rtol=0.0, atol=0.0)
-
-
-def _discriminator_loss(one, shift):
-    method = one.method
-    with torch.no_grad():
-        if shift is not None:
-            method.generator.bias.add_(shift)
-        made = structure_of(method.transition().exp()).flatten()[None]
-        said = method.discriminator(made).squeeze()
-        if shift is not None:
-            method.generator.bias.sub_(shift)
-        return float(F.softplus(said))  # of the made structure, whose truth is 0
-
-
 # --- joint optimisation
 
 
@@ -442,16 +281,6 @@ def test_the_term_against_one_class_is_the_divergence_from_the_uniform():
 def test_mean_entropy_has_its_limits():
     assert float(mean_entropy(torch.zeros(3, 8))) == pytest.approx(math.log(8), rel=1e-6)
     assert float(mean_entropy(torch.tensor([[200.0, 0.0]]))) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_joint_optimization_corrects_labels_and_trains_anew_on_them():
-    given_, inputs, truth = problem(n=300, noise=0.3)
-    before = (given_.labels == truth).float().mean()
-    one = train(learner("joint-optimization", given_), inputs, epochs=40)
-    found = one.method.found
-    torch.testing.assert_close(found.sum(1), torch.ones(300))
-    assert bool(one.method.second)
-    assert (found.argmax(1) == truth).float().mean() > max(0.95, before)
 
 
 def test_labels_of_examples_that_were_not_seen_stay():
@@ -503,18 +332,15 @@ def test_beta_mixture_of_a_point_is_finite(values):
     assert torch.isfinite(found.posterior(values)).all()
 
 
+def test_the_temperature_of_mixup_bootstrapping_falls_from_the_middle_on():
+    method = make("mixup-bootstrapping", problem()[0])
+    assert [method.temperature(x) for x in (0.0, 0.35)] == [1.0, 1.0]
+    assert method.temperature(1.0) == pytest.approx(0.001)
+
+
 def test_beta_mixture_refuses_what_is_no_share():
     with pytest.raises(ValueError, match="scale them first"):
         beta_mixture.fit(torch.tensor([0.5, float("nan")]))
-
-
-def test_mixup_bootstrapping_tells_wrong_labels():
-    given_, inputs, truth = problem(n=300, noise=0.3)
-    one = train(learner("mixup-bootstrapping", given_), inputs, epochs=15, rate=0.05)
-    wrong = given_.labels != truth
-    assert one.method.wrong[wrong].mean() > one.method.wrong[~wrong].mean() + 0.5
-    assert [one.method.temperature(x) for x in (0.0, 0.35)] == [1.0, 1.0]
-    assert one.method.temperature(1.0) == pytest.approx(0.001)
 
 
 # --- AUM
@@ -528,17 +354,6 @@ def test_margins_are_the_label_against_the_largest_other(seed):
     labels = torch.randint(4, (9,), generator=generator)
     expected = [float(z[y] - max(v for j, v in enumerate(z) if j != y)) for z, y in zip(logits, labels, strict=True)]
     np.testing.assert_allclose(margins(logits, labels), expected, rtol=1e-6)
-
-
-def test_aum_leaves_wrong_labels_out_and_keeps_most_right_ones():
-    given_, inputs, truth = problem(n=600, noise=0.25)
-    one = train(learner("aum", given_), inputs, epochs=20, rate=0.05)
-    wrong = (given_.labels != truth) & ~one.method.drawn
-    right = (given_.labels == truth) & ~one.method.drawn
-    assert one.method.kept[wrong].float().mean() < 0.2
-    assert one.method.kept[right].float().mean() > 0.8
-    assert int(one.method.drawn.sum()) == 600 // (CLASSES + 1)
-    assert one(inputs).shape == (600, CLASSES)
 
 
 # --- LID and D2L
@@ -588,18 +403,6 @@ def test_d2l_turns_goes_back_and_lets_predictions_in():
                 assert float(one.method.alpha) == pytest.approx(math.exp(-0.5 * 9.0 / 4.0))
     assert float(one.method.alpha) == pytest.approx(math.exp(-0.6 * 8.0 / 4.0))
     assert int(one.surveyed) == 6 * 200
-
-
-# --- co-teaching
-
-
-def test_co_teaching_keeps_what_the_other_finds_easy():
-    given_, inputs, truth = problem(n=300, noise=0.4)
-    one = train(learner("co-teaching", given_, forget_rate=0.4), inputs, epochs=20, rate=0.05)
-    assert (one(inputs).argmax(1) == truth).float().mean() > 0.95
-    assert [one.method.kept_share(x) for x in (0.0, 0.05, 1.0)] == pytest.approx([1.0, 0.6, 0.6])
-    with pytest.raises(ValueError, match=r"trains 2 network\(s\)"):
-        Learner(make("co-teaching", given_, forget_rate=0.4), network())
 
 
 # --- the learner

@@ -87,7 +87,9 @@ def test_one_command_trains_on_noisy_labels_and_names_the_broken_image(small, fi
         assert row["curves"]["iteration"] == [0, 25, 50, 60]
         assert sum(row["p_histogram"]["clean"]) == 50
         assert row["evaluation"] == {"every": 25, "trace": False, "train_size": 50}
-    assert max(row["best_test_accuracy"] for row in rows) > 0.2  # chance is 0.1; a few steps of a tiny network
+    for row in rows[:2]:  # in a few steps of a tiny network
+        untrained, *_, trained = row["curves"]["p_clean"]
+        assert trained > 1.2 * untrained
 
 
 def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path, capsys):
@@ -173,7 +175,7 @@ def test_photographs_of_vehicles_are_learned_through_the_layout(tmp_path):
     given = (tmp_path / "photographs.toml", tmp_path, None)
     assert main(command(given, tmp_path / "run", "--set", "solver.schedule.at=[200]")) == 0
     (row,) = results(tmp_path / "run")
-    assert row["final_test_accuracy"] > 0.25  # chance is 0.1
+    assert row["outcome"] == "learned"
 
 
 def test_a_folder_of_one_s_own_is_streamed_to_the_numbers_of_memory(small, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from controls import share_of_the_way
 from emphasis.cli import main
 from emphasis.experiments.data import forget_loaded
 from emphasis.experiments.drawings import curve, draw
@@ -234,7 +235,7 @@ def test_the_page_of_a_run_leads_to_its_files_and_to_the_labels_that_look_wrong(
     assert 'href="suspects/audit.html#training"' in page
     assert 'id="training"' in (folder / "suspects" / "audit.html").read_text(encoding="utf-8")
     numbers = json.loads((folder / "suspects" / "audit.json").read_text(encoding="utf-8"))
-    assert numbers["auroc"] > 0.95
+    assert share_of_the_way(numbers["auroc"], 0.5) > 0.5
     shutil.rmtree(folder / "cells")  # results kept apart from their run have no record
     assert "suspects/audit.html" not in write_report(folder, read_summary(folder))
 

@@ -71,7 +71,7 @@ def test_the_folder_holds_results_figures_and_page(finished):
         assert row["outcome"] in ("learned", "collapsed", "never learned")
     assert rows[0]["weighting"] == {"family": "CCE"}
     assert rows[2]["max_margin"] is None
-    assert min(rows[number]["final_test_accuracy"] for number in (0, 1, 4, 5)) > 0.6
+    assert {rows[number]["outcome"] for number in (0, 1, 4, 5)} == {"learned"}
 
 
 def test_probabilities_agree_with_curves_and_histograms(finished):

@@ -95,7 +95,7 @@ def test_a_network_that_diverges_is_right_about_nothing(tmp_path):
     space = (Vary("solver.learning_rate", (0.1, 1e38)),)
     found = search(TINY, tmp_path / "run", method="CCE", space=space, trials=6, batch=6, threads=1, retrain=False)
     for trial in found.trials:
-        assert trial.mean == 0.0 if trial.settings["solver.learning_rate"] > 1 else trial.mean > 0.3
+        assert trial.mean == 0.0 if trial.settings["solver.learning_rate"] > 1 else trial.mean > 0.1  # chance
     assert found.best.settings == {"solver.learning_rate": 0.1}
 
 

@@ -15,10 +15,11 @@ from sklearn.datasets import load_digits as digits_of_sklearn
 
 pytest.importorskip("optuna")
 
+from controls import share_of_the_way
 from emphasis.cli import main
 from emphasis.experiments.reading import load_recipe
 from emphasis.experiments.tune import tune
-from emphasis.weighting import DM, from_dict
+from emphasis.weighting import DM, from_dict, lam_for
 
 HOW = ["--no-progress", "--accelerator", "cpu", "--workers", "1"]
 QUICK = [*HOW, "--iterations", "250", "--trials", "8", "--folds", "2"]
@@ -37,8 +38,8 @@ def digits(tmp_path_factory):
 
 def test_lam_follows_from_the_estimated_noise_rate_and_the_rest_from_noisy_labels(digits):
     found = told(digits)
-    assert found["noise_rate"] == pytest.approx(0.4, abs=0.08)
-    assert found["weighting"]["lam"] == found["lam"] == pytest.approx(1.0, abs=0.3)
+    assert found["noise_rate"] == pytest.approx(0.4, abs=0.1)
+    assert found["weighting"]["lam"] == found["lam"] == round(lam_for(found["noise_rate"]), 2)
     assert found["validation"]["mean"] > found["cross_entropy"]["mean"]
     assert eval(found["python"], {"DM": DM, "EmphasisLoss": lambda w, normalization: w}) == from_dict(
         found["weighting"]
@@ -63,7 +64,7 @@ def test_the_choice_beats_cross_entropy_on_true_labels(digits):
         name: np.mean([row["final_test_accuracy"] for row in rows if row["method"] == name])
         for name in ("CCE", "chosen")
     }
-    assert accuracy["chosen"] > accuracy["CCE"] + 0.1
+    assert share_of_the_way(accuracy["chosen"], accuracy["CCE"]) > 0.3
 
 
 def test_the_page_has_what_to_copy_and_leads_to_the_audit(digits):
@@ -114,7 +115,7 @@ def test_a_table_of_ones_own(table, tmp_path, capsys):
     path.write_text(table.read_text())
     command = ["tune", str(path), "--label", "target", *QUICK, "--trials", "4", "--out", str(tmp_path / "run")]
     assert main(command) == 0
-    assert told(tmp_path / "run")["noise_rate"] == pytest.approx(0.2, abs=0.06)
+    assert told(tmp_path / "run")["noise_rate"] == pytest.approx(0.2, abs=0.1)
     path.write_text("\n".join(table.read_text().splitlines()[:300]) + "\n")
     capsys.readouterr()
     assert main(command) == 0

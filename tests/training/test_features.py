@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from controls import share_of_the_way
 from emphasis.baselines import Baseline, Problem
 from emphasis.baselines.label_smoothing import LabelSmoothing
 from emphasis.baselines.learner import DivergedError
@@ -103,10 +104,9 @@ def test_training_finds_the_planted_persons_across_cameras(tmp_path):
         optimizer.step()
     trained = score()
     assert trained.unmatched == 0
-    assert max(by_pixels.mean_average_precision, untrained.mean_average_precision) < 0.1
-    assert trained.mean_average_precision > 0.5
-    assert trained.cmc(1) > 0.5 > 10 * untrained.cmc(1)
-    assert trained.cmc(5) > trained.cmc(1)
+    for control in (by_pixels, untrained):
+        assert share_of_the_way(trained.mean_average_precision, control.mean_average_precision) > 0.3
+        assert share_of_the_way(trained.cmc(1), control.cmc(1)) > 0.3
 
     with torch.no_grad():
         p = network.eval()(train_frames).softmax(1)[torch.arange(len(labels)), labels].numpy()

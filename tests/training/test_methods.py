@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from controls import share_of_the_way
 from emphasis.baselines import Learner, Problem, find, make, names
 from emphasis.models import build
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
@@ -80,16 +81,18 @@ def test_a_checkpoint_resumes_bit_for_bit(tmp_path, task, fabric, name, stop):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_learns_and_says_what_it_took(task, fabric, name):
-    state = fresh(name, task, fabric)
+    rate = 0.01 if name == "cae" else SOLVER.learning_rate  # its derivatives are large
+    solver = replace(SOLVER, iterations=2 * ITERATIONS, learning_rate=rate, schedule=Schedule("step", at=(80,)))
+    state = fresh(name, task, fabric, solver)
     before = torch.random.get_rng_state()
-    go(state, task, fabric)
+    go(state, task, fabric, solver)
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's random numbers are the caller's
-    assert state.iteration == ITERATIONS
-    assert state.curves["test_accuracy"][-1][0] > 0.55  # chance is a third; its spread for N examples 0.05
+    assert state.iteration == 2 * ITERATIONS
+    assert share_of_the_way(state.curves["test_accuracy"][-1][0], 1 / C) > 0.5
     learner = state.module.network
     took = passes(learner, state.iteration, BATCH, N)
     assert took["networks_trained"] == learner.method.networks
-    assert took["passes"] == 10.0 * learner.method.networks
+    assert took["passes"] == 20.0 * learner.method.networks
     assert (took["surveys"] > 0.0) == ("survey" in learner.method.needs)
 
 

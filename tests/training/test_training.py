@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from controls import share_of_the_way
 from emphasis.corruption import symmetric
 from emphasis.datasets import load_digits
-from emphasis.metrics import outcome
+from emphasis.metrics import chance_ceiling, outcome
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
 from emphasis.training.batches import Batches
@@ -49,7 +50,8 @@ def test_the_push_that_never_ends_and_its_two_cures_on_clean_digits(fabric):
     outcomes = [outcome(accuracies[:, n], shares[:, n], 10, 500) for n in range(accuracies.shape[1])]
     assert outcomes[2:4] == ["collapsed"] * 2, accuracies[-1]
     assert outcomes[:2] + outcomes[4:] == ["learned"] * 6, accuracies[-1]
-    assert (accuracies[-1, [0, 1, 4, 5, 6, 7]] > 0.93).all(), accuracies[-1]
+    for cured in (4, 5, 6, 7):  # of the same two seeds as cross-entropy
+        assert share_of_the_way(accuracies[-1, cured], 0.1, accuracies[-1, cured % 2]) > 0.9
     assert all(math.isnan(value) for value in state.curves["p_noisy"][-1])  # there is no noisy example
 
 
@@ -240,8 +242,8 @@ def test_bfloat16_learns_what_float32_does(fabric):
         state = initial_state(StackOfOne(network), solver, own, execution)
         train(state, task, [Objective(PUBLISHED, "integral")], [0], solver, own, evaluate_every=300)
         final[precision] = state.curves["test_accuracy"][-1][0]
-    assert final["32-true"] > 0.9
-    assert final["bf16-mixed"] == pytest.approx(final["32-true"], abs=0.03)
+    assert final["32-true"] > chance_ceiling(10, len(split.test_labels))
+    assert share_of_the_way(final["bf16-mixed"], 0.1, final["32-true"]) > 0.9
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
