@@ -157,7 +157,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
             self.log(f"{part}_{what}", figure, prog_bar=True)
 
 
-class _EpochMean(Metric):
+class _EpochMean(Metric):  # type: ignore[misc]
     """The mean over an epoch, from means over batches and the logarithms of the totals that they were divided by.
 
     Logarithms, because weights of a large beta exceed any number; over several ranks there is one state of each.
