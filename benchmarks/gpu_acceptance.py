@@ -12,6 +12,7 @@ their limits, and writes all of it to JSON after each step. Exits with 0 if ever
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -52,6 +53,7 @@ LIMITS: list[tuple[str, str, str, float | None]] = [
     ("4096x32000-float32", "DM, batch", "F.cross_entropy", None),
 ]
 MEASURING, CASE = 180.0, 45.0  # seconds that measuring takes, and each of its cases
+TO_END = 15.0  # seconds that tests have to end once they are stopped
 LAUNCHES_OF = 4  # calls
 
 
@@ -67,7 +69,11 @@ def run_tests(paths: Sequence[str], seconds: float) -> dict[str, Any]:
         try:
             status: int | str = process.wait(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGINT)  # upon which pytest says how far it has come
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=TO_END)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             status = f"stopped after {seconds:.0f} s"
         found = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
@@ -142,7 +148,7 @@ def main() -> int:
     chosen = [every[name] for name in dict.fromkeys(of for of, *_ in LIMITS)]
     report: dict[str, Any] = {"revision": revision(), "machine": machine("cuda"), "measurements": [], "left out": []}
     paths = [str(path.relative_to(ROOT)) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
-    report["tests"] = run_tests(paths, end - time.monotonic() - MEASURING)
+    report["tests"] = run_tests(paths, end - time.monotonic() - MEASURING - TO_END)
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     for case in chosen:
         if time.monotonic() + CASE > end:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emphasis.kernels.native import NATIVE
-from emphasis.torch import _checks, _ops  # noqa: F401  # the operators
+from emphasis.kernels.operators import OPERATORS
+from emphasis.torch import _checks, _ops
 from emphasis.torch._autograd import EmphasisFunction
+from emphasis.torch._fused import backend_on
 from emphasis.torch._options import kept_number, options_of
 from emphasis.torch.functional import resolve
 from emphasis.torch.linear import uncompiled
@@ -53,8 +54,17 @@ def _compact(number: int, device: torch.device, dtype: torch.dtype) -> Tensor | 
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _suffix(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what an operator's name ends in: that for a GPU is traced into, down to its launches."""
+    if backend_on(torch.empty(0, device=device, dtype=dtype)).name != "gpu":
+        return ""
+    _ops.register_on_gpu()
+    return "_on_gpu"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _takes_targets(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and NATIVE.takes(dtype)
+    return backend_on(torch.empty(0, device=device, dtype=dtype)) is not OPERATORS
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
@@ -86,13 +96,15 @@ def loss(
     logits, labels, targets, class_weight, factor, valid = given
     device, dtype, with_gradient = logits.device, logits.dtype, torch.is_grad_enabled()
     if targets is None and _has_table(number, device, dtype):
-        result: Tensor = torch.ops.emphasis.loss_of_labels(
+        of_labels = getattr(torch.ops.emphasis, "loss_of_labels" + _suffix(device, dtype))
+        result: Tensor = of_labels(
             logits, labels, factor, _table(number, device, dtype), ignore_index, reduction, is_batch, with_gradient
         )[0]
         return result
     if targets is not None and _takes_targets(device, dtype) and _has_table(number, device, dtype):
         rows = logits.movedim(1, -1)
-        result = torch.ops.emphasis.loss_of_targets(
+        of_targets = getattr(torch.ops.emphasis, "loss_of_targets" + _suffix(device, dtype))
+        result = of_targets(
             rows.reshape(-1, logits.shape[1]),
             targets.movedim(1, -1).reshape(-1, logits.shape[1]),
             class_weight,

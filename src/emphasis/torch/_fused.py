@@ -51,21 +51,20 @@ def backend_for_labels(logits: Tensor, labels: Tensor) -> Backend | None:
     return backend_on(logits)
 
 
-def takes_rows(logits: Tensor, labels: Tensor, options: Options) -> bool:
-    """Return whether the kernels for the CPU take these soft labels, or these labels of one logit."""
+def backend_for_rows(logits: Tensor, labels: Tensor, options: Options) -> Backend | None:
+    """Return the kernels that take these soft labels, or these labels of one logit, None if the plain path must."""
     if not _is_concrete(logits, labels) or labels.shape != logits.shape or not logits.numel():
-        return False
+        return None
     if logits.dim() == 1:
         hard = labels.dtype in _INTEGERS or labels.dtype == torch.bool
         if options.normalization == "batch" or not (hard or labels.is_floating_point()):
-            return False
+            return None
     elif not labels.is_floating_point() or logits.shape[1] < 2:
-        return False
-    return (
-        not labels.requires_grad
-        and backend_on(logits) is NATIVE
-        and options.tables_for(logits.device, logits.dtype) is not None
-    )
+        return None
+    backend = backend_on(logits)
+    if labels.requires_grad or backend is OPERATORS or (logits.dim() == 1 and backend is not NATIVE):
+        return None
+    return None if options.tables_for(logits.device, logits.dtype) is None else backend
 
 
 def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
@@ -124,7 +123,8 @@ def fused_loss(
             ratios = options.only_ratios_matter
             class_weight = _checks.check_weight("class_weight", class_weight, torch.Size((classes,)), logits, ratios)
             factor = _checks.check_weight("sample_weight", sample_weight, per_example, logits, ratios)
-            _checks.check_factor(_largest_factor(class_weight, factor), logits, options)
+            if logits.is_cpu:
+                _checks.check_factor(_largest_factor(class_weight, factor), logits, options)
         else:
             factor = _checks.factor_of(
                 labels, class_weight, sample_weight, logits.shape[1], logits, options.only_ratios_matter
@@ -257,9 +257,11 @@ def compute_rows(
             logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
         )
     if labels.is_floating_point():
-        return NATIVE.loss_of_targets(
+        of_targets: Any = backend
+        result: Result = of_targets.loss_of_targets(
             logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in
         )
+        return result
     return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in)
 
 

@@ -6,6 +6,7 @@ graph. Its second output is the derivative, which is no derivative of anything: 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -142,6 +143,15 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
         grad_loss = grad_loss.unsqueeze(1)
     factor = grad_loss * pending_scale if pending_scale.numel() else grad_loss
     return ((gradient * factor).to(gradient.dtype), *[None] * (ctx.inputs - 1))
+
+
+@lru_cache(maxsize=1)
+def register_on_gpu() -> None:
+    """Give the operators for GPUs, which need Triton, the same derivative."""
+    from emphasis.kernels import gpu_ops
+
+    for operator in (gpu_ops.loss_of_labels_on_gpu, gpu_ops.loss_of_targets_on_gpu):
+        operator.register_autograd(_backward, setup_context=_keep)
 
 
 for _device in ("CPU", "CUDA"):

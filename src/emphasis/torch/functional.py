@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from emphasis.errors import EmphasisValueError
-from emphasis.kernels.native import NATIVE
 from emphasis.torch import _checks
 from emphasis.torch._autograd import EmphasisFunction, loss_and_gradient
-from emphasis.torch._fused import Call, backend_for_labels, fused_loss, takes_rows
+from emphasis.torch._fused import Call, backend_for_labels, backend_for_rows, fused_loss
 from emphasis.torch._options import Options, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
@@ -150,8 +149,9 @@ def apply_options(
             return fused_loss(
                 logits, labels, class_weight, sample_weight, Call(options, ignore_index, backend, inplace)
             )
-        if not inplace and takes_rows(logits, labels, options):
-            return fused_loss(logits, labels, class_weight, sample_weight, Call(options, ignore_index, NATIVE))
+        backend = None if inplace else backend_for_rows(logits, labels, options)
+        if backend is not None:
+            return fused_loss(logits, labels, class_weight, sample_weight, Call(options, ignore_index, backend))
     if inplace:
         raise EmphasisValueError(
             "inplace=True needs integer labels that fit logits of shape (N, C) or (N, C, d1, ...), outside "
