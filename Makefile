@@ -43,7 +43,7 @@ extras: $(ALONE:%=$(VENV)-%/.checked)
 $(VENV)-%/.checked: pyproject.toml constraints.txt tests/extra_alone.py $(wildcard src/emphasis/*.py src/emphasis/*/*.py)
 	@$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[$*]'
-	$(@D)/bin/python -W error -P tests/extra_alone.py $*
+	PYTHONPATH=tests $(@D)/bin/python -W error -P tests/extra_alone.py $*
 	@touch $@
 
 lint: $(VENV)/.installed-lint
