@@ -194,7 +194,13 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 )
 def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):
     program = (
-        f"import sys; sys.modules[{missing!r}] = None; from emphasis.cli import main; sys.exit(main({arguments!r}))"
+        "import sys\n"
+        "class Absent:\n"  # sys.modules[...] = None would have others find a module that is None
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"from emphasis.cli import main; sys.exit(main({arguments!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
