@@ -21,6 +21,7 @@ import numpy as np
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting._numerics import log_trust_of
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
 
 try:
@@ -312,12 +313,15 @@ def _loss_and_gradient(
     present = factor != 0.0  # NaN is, and reaches the loss
     margin = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - log_rest, 0.0)
     log_p, log_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
-    log_w = jnp.asarray(options.weighting.log_weight(log_p, log_q, jnp), margin.dtype) - options.log_normalizer
+    weighting = options.weighting.where_agreed
+    log_w = jnp.asarray(weighting.log_weight(log_p, log_q, jnp), margin.dtype) - options.log_normalizer
+    lead = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - others.max(-1), 0.0)
+    log_trust = log_trust_of(log_p, lead, options.weighting.trust, jnp)
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
     if options.unbounded:  # by the smaller of the two types: the derivative goes back into the logits' own
         log_w = jnp.minimum(log_w, math.log(min(_largest(like.dtype), _largest(margin.dtype))))
     if options.normalization == "batch":
-        log_share = log_w + jnp.log(factor)
+        log_share = log_w + log_trust + jnp.log(factor)
         peak = jax.lax.stop_gradient(log_share.max(initial=-math.inf))
         share = jnp.exp(log_share - jnp.where(peak == -math.inf, 0.0, peak))
         total = jax.lax.stop_gradient(share.sum())
@@ -326,13 +330,14 @@ def _loss_and_gradient(
     else:
         total = factor.sum() if options.reduction == "mean" else jnp.ones((), factor.dtype)
         unit = factor / jnp.where(total == 0.0, 1.0, total)
+        unit = unit * jnp.exp(log_trust)
         weight = jnp.where(unit == 0.0, 0.0, jnp.exp(log_w) * unit)
         largest = _largest(margin.dtype)
 
         def asarray(table: Any) -> jax.Array:  # an unbounded weighting's holds more than float32 does
             return jnp.asarray(np.clip(table, -largest, largest), margin.dtype)
 
-        value = options.weighting.loss(margin, jnp, asarray, options.max_margin, options.log_normalizer)
+        value = weighting.loss(margin, jnp, asarray, options.max_margin, options.log_normalizer)
         value = jnp.clip(value, -largest, largest) if options.unbounded else value
         loss = jnp.where(unit == 0.0, 0.0, value * unit)
     half = 0.5 * weight[..., None]

@@ -212,9 +212,11 @@ def _log_total(loss: EmphasisLoss, logits: Tensor, labels: Tensor, sample_weight
     if sample_weight is not None:
         log_share = log_share + sample_weight.unsqueeze(1).to(logits.dtype).log()
     if loss.options.normalization == "batch":
-        margin, _, log_rest = margin_and_others(logits, index, 1)
+        margin, others, log_rest = margin_and_others(logits, index, 1)
+        lead = logits.gather(1, index) - others.amax(1, keepdim=True)
         if soft:  # one for each class; that of the largest logit, whose 1-p may be tiny, is exact
             log_p = logits - torch.logaddexp(log_rest, logits.gather(1, index))
             margin = (log_p - torch.log(-torch.expm1(log_p))).scatter(1, index, margin)
-        log_share = log_share + log_weight_of(margin, loss.options)
+            lead = (logits - logits.gather(1, index)).scatter(1, index, lead)
+        log_share = log_share + log_weight_of(margin, lead, loss.options)
     return torch.where(valid, log_share, -math.inf).flatten().logsumexp(0)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
 from emphasis.weighting import DM, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting._numerics import log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
 FloatArray = NDArray[np.float64]
@@ -95,13 +96,14 @@ class Objective:
             raise EmphasisValueError(_NOT_FINITE)
         if raw_prediction.ndim == 1:
             sign = np.where(labels == 1, 1.0, -1.0)
-            half, curvature, p, _ = self._pushes(sign * raw_prediction, sample_weight)
+            margin = sign * raw_prediction
+            half, curvature, p, _ = self._pushes(margin, margin, sample_weight)
             return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
         rows = np.arange(len(labels))
         q = raw_prediction.T.copy()  # (C, N): sums over classes run along whole rows
         own = q[labels, rows]
-        log_rest = _to_direction(q, (labels, rows))
-        half, curvature, p, rest = self._pushes(own - log_rest, sample_weight)
+        log_rest, highest = _to_direction(q, (labels, rows))
+        half, curvature, p, rest = self._pushes(own - log_rest, own - highest, sample_weight)
         hessian = np.multiply(q, rest)
         np.multiply(np.subtract(1.0, hessian, out=hessian), q, out=hessian)
         hessian *= curvature
@@ -118,8 +120,9 @@ class Objective:
         if not math.isfinite(raw_prediction.sum()):
             raise EmphasisValueError(_NOT_FINITE)
         q = raw_prediction.copy()
-        log_rest = _to_direction(q, label)
-        half, curvature, p, rest = (float(x) for x in self._pushes(raw_prediction[label] - log_rest, None))
+        log_rest, highest = _to_direction(q, label)
+        own = raw_prediction[label]
+        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None))
         matrix = np.outer(q, q) * (-weight * curvature * rest)
         matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
         matrix.flat[:: len(q) + 1] += q * (weight * curvature)
@@ -136,13 +139,19 @@ class Objective:
                 'than two classes; use "integral" or None'
             )
 
-    def _pushes(self, margin: FloatArray, sample_weight: Any) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalised and times the sample weights."""
+    def _pushes(
+        self, margin: FloatArray, lead: FloatArray, sample_weight: Any
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalised and times the sample weights.
+
+        lead: Each label's score less the largest other one.
+        """
         shifted = np.log1p(np.exp(-np.abs(margin)))
         log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
         p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
-            log_w = self._resolved.log_weight(log_p, log_q, np) - self._log_normalizer
+            log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
+            log_w = log_w + log_trust_of(log_p, lead, self._resolved.trust, np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
                 log_w -= max(log_w.max(), -_LARGEST_LOG)
@@ -160,14 +169,14 @@ class Objective:
         return half, np.maximum(half, share * rest), p, rest
 
 
-def _to_direction(scores: FloatArray, own: Any) -> Any:
-    """Turn raw scores, classes first, into the softmax over the other classes in place; return their logsumexp."""
+def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:
+    """Turn raw scores, classes first, into the softmax over the others in place; return their logsumexp and largest."""
     scores[own] = -math.inf
     peak = scores.max(axis=0)
     np.exp(np.subtract(scores, peak, out=scores), out=scores)
     total = scores.sum(axis=0)
     scores /= total
-    return peak + np.log(total)
+    return peak + np.log(total), peak
 
 
 def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:

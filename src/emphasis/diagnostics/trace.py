@@ -179,8 +179,11 @@ class EmphasisTrace:
             self._check(indices, logits, labels)
         valid = labels != self.ignore_index
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        margin = margin_and_others(wide, torch.where(valid, labels, 0).unsqueeze(1), 1)[0].squeeze(1)
-        log_w = log_weight_of(margin, self._options)
+        index = torch.where(valid, labels, 0).unsqueeze(1)
+        margin, others, _ = margin_and_others(wide, index, 1)
+        lead = wide.gather(1, index) - others.amax(1, keepdim=True)
+        margin, lead = margin.squeeze(1), lead.squeeze(1)
+        log_w = log_weight_of(margin, lead, self._options)
         if self._class_weight is not None:
             log_w = log_w + self._class_weight.to(device)[torch.where(valid, labels, 0)].log()
         if sample_weight is not None:

@@ -51,10 +51,12 @@ class Margins(NamedTuple):
 
     Attributes:
         margin: Like the labels, 0 for ignored examples; float64 for float64 logits, float32 otherwise.
+        lead: Of the same shape and dtype, the label's logit less the largest other one; anything for ignored examples.
         state: What `Backend.derivative` of the same backend needs.
     """
 
     margin: Tensor
+    lead: Tensor
     state: Any
 
 

@@ -178,7 +178,7 @@ class GpuBackend:
         state = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
         arguments = logits, labels, None, None, ignore_index, state, None, *sizes
         self._start(kernels.margins, (tiles,), arguments, {**tile, **_TABLE})
-        return Margins(state[0], state)
+        return Margins(state[0], state[0] + state[2].log(), state)
 
     def derivative(
         self, logits: Tensor, labels: Tensor, half: Tensor, state: Any, ignore_index: int, gradient_in: GradientIn

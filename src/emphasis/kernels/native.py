@@ -199,7 +199,7 @@ class NativeBackend:
         )
         if status:
             _raise(status, where.value)
-        return Margins(margin, (peak, total))
+        return Margins(margin, margin + total.log(), (peak, total))
 
     def derivative(
         self, logits: Tensor, labels: Tensor, half: Tensor, state: Any, ignore_index: int, gradient_in: GradientIn

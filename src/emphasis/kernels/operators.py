@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong, can_be_read
-from emphasis.weighting._numerics import Array, ArrayModule
+from emphasis.weighting._numerics import Array, ArrayModule, log_trust_of
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
 
-_HEADER = 6
+_HEADER = 8
 _FEW = 32  # classes below which torch's softmax takes one number at a time
 _ONE = 0x3FF0000000000000  # the bits of 1.0
 
@@ -43,9 +43,9 @@ class OperatorsBackend:
         gradient_in: GradientIn,
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
-        margin, state = self.margins(logits, labels, ignore_index, gradient_in)
+        margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
         ignored = state[2]
-        log_w, value = look_up(table, margin.double())
+        log_w, value = look_up(table, margin.double(), lead)
         if ignored is not None:
             valid = ~ignored.squeeze(1)
             factor = valid.to(log_w.dtype) if factor is None else factor.masked_fill(~valid, 0.0)
@@ -70,13 +70,15 @@ class OperatorsBackend:
         if logits.shape[1] < _FEW:
             total = others.sub_(peak.unsqueeze(1)).exp_().sum(1)
             others.div_(total.unsqueeze(1))
-            margin = own.sub_(peak).sub_(total.log_())
+            lead = own.sub_(peak)
+            margin = lead - total.log_()
         else:
             torch.softmax(others, 1, out=others)
-            margin = own.sub_(peak).add_(others.amax(1).log_())  # the largest of them is exp(0) / sum
+            lead = own.sub_(peak)
+            margin = lead + others.amax(1).log_()  # the largest of them is exp(0) / sum
         if ignored is None:
-            return Margins(margin, (others, index, None))
-        return Margins(margin.masked_fill_(ignored, 0.0), (others, index, ignored.unsqueeze(1)))
+            return Margins(margin, lead, (others, index, None))
+        return Margins(margin.masked_fill_(ignored, 0.0), lead, (others, index, ignored.unsqueeze(1)))
 
     def derivative(
         self,
@@ -160,18 +162,24 @@ def _weighted(
     return losses, weight * (factor * (scale_of_mean / pending_scale)), pending_scale
 
 
-def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+def look_up(table: Tensor, margin: Tensor, lead: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return (log w, L) of margins: `MarginTable.__call__`.
 
     Args:
         table: `MarginTable.packed`.
         margin: float64, any shape; NaN stays NaN.
+        lead: Of the margins' shape, the label's logit less the largest other one; None for values as where it is >= 0.
     """
     parts = _parts_of(table)
     if can_be_read(margin):  # numpy is called in less time than torch, which for a small batch is all there is
-        log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
-        return torch.from_numpy(log_w), torch.from_numpy(value)
-    return _look_up(parts, parts.coefficients, margin, torch)
+        found = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
+        log_w, value = torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    else:
+        log_w, value = _look_up(parts, parts.coefficients, margin, torch)
+    if parts.trust[0] == 0.0 or lead is None:
+        return log_w, value
+    log_trust = log_trust_of(-value, lead.to(log_w.dtype), parts.trust, torch)
+    return log_w + log_trust, value * log_trust.exp()
 
 
 class _Parts(NamedTuple):
@@ -180,15 +188,16 @@ class _Parts(NamedTuple):
     splits: int
     max_margin: float
     slopes: tuple[float, float, float, float]
+    trust: tuple[float, float]
     end: float
     coefficients: Tensor
 
 
 @lru_cache(maxsize=256)
 def _parts_of(table: Tensor) -> _Parts:
-    splits, max_margin, *slopes = table[:_HEADER].tolist()
+    splits, max_margin, *slopes, power, certainty = table[:_HEADER].tolist()
     coefficients = table[_HEADER:-1].view(-1, 2 * (DEGREE + 1)).t().contiguous()
-    return _Parts(int(splits), max_margin, tuple(slopes), float(table[-1]), coefficients)
+    return _Parts(int(splits), max_margin, tuple(slopes), (power, certainty), float(table[-1]), coefficients)
 
 
 def _look_up(parts: _Parts, coefficients: Array, margin: Array, xp: ArrayModule) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ typedef struct {
     double margin;         /* of the likeliest */
     double log_p_of_peak, p_of_e; /* log p of the class at the peak; p / e */
     double scale, shift;          /* t rho is multiplied by scale, log rho is added shift */
+    REAL power;                   /* of p / p_max, by which rho is multiplied */
 } Row;
 
 static inline Lanes block(const REAL *x, int64_t start, int64_t classes, REAL other) {
@@ -63,7 +64,7 @@ static inline Lanes polynomial(const float *rows, Flags cell, Lanes x) {
 #endif
 
 /* log rho, shifted, and the loss of the classes from `start` on that count, none of them the likeliest. */
-static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
+static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
     const Job *job = row->job;
 #ifndef REAL_IS_DOUBLE
     Lanes log_p = block(row->x, start, job->classes, row->peak) - row->peak + (REAL)row->log_p_of_peak;
@@ -87,6 +88,15 @@ static inline void look_up_block(const Row *row, int64_t start, Flags counts, La
         (*log_rho)[k] = (REAL)(log_w - LOG_2 - log_q + row->shift);
         (*loss)[k] = (REAL)(job->batch ? -log_p : value);
     }
+}
+
+/* The same, times (p / p_max)^(power p_max^certainty). */
+static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
+    look_up_block_of_agreed(row, start, counts, log_rho, loss);
+    if (row->power == 0) return;
+    Lanes trust = row->power * (block(row->x, start, row->job->classes, row->x[row->top]) - row->x[row->top]);
+    *log_rho += trust;
+    if (!row->job->batch) *loss *= exp_of(trust);
 }
 
 /* t_rho := t rho scale of the other classes; return their sum, *value += the sum of t loss, or under "batch" of w loss. */
@@ -177,6 +187,7 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
     double p = exp_of_double(log_p), q = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
     row.log_p_of_peak = log_q - log_sum;
     row.p_of_e = q / (double)row.sum;
+    row.power = (REAL)(job->table[POWER] * exp_of_double(job->table[CERTAINTY] * log_p));
 
     double factor, log_w, loss, x, value = 0.0;
     int32_t cell;
@@ -228,7 +239,7 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
             }
         }
         if (!needed) continue;
-        weigh_margins(job, first, n, margin, factor, half, value);
+        weigh_margins(job, first, n, margin, margin, factor, half, value);
         for (int64_t t = 0; t < n; t++) {
             gradient[t] += own ? -half[t] : half[t];
             job->value[first + t] += value[t];

@@ -49,12 +49,20 @@ static void store(const REAL *x, int64_t n, int dtype, void *target, int64_t at)
 /* --- what is done once per example -------------------------------------------------------------------------------- */
 
 /* half := half the weights of margins, value := their losses; both times factor and the job's scales. Examples whose
- * log-weights are asked for get these instead. */
-static void weigh_margins(const Job *job, int64_t first, int64_t n, const double *margin, const double *factor,
-                          REAL *half, double *value) {
+ * log-weights are asked for get these instead. lead: how far the label's logit is above the largest other one. */
+static void weigh_margins(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
+                          const double *factor, REAL *half, double *value) {
     double log_w[SPAN], loss[SPAN], x[SPAN];
     int32_t cell[SPAN];
     look_up(job->table, n, margin, log_w, loss, cell, x);
+    if (job->table[POWER] != 0.0) {
+#pragma omp simd
+        for (int64_t t = 0; t < n; t++) {
+            double trust = log_trust(job->table, -loss[t], lead[t]);
+            log_w[t] += trust;
+            loss[t] *= trust < -700.0 ? 0.0 : exp_of_double(trust);
+        }
+    }
     if (job->log_w) {
         memcpy(job->log_w + first, log_w, n * sizeof(double));
         return;
@@ -79,13 +87,13 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
         memcpy(half, (const REAL *)job->half + first, n * sizeof(REAL));
         return;
     }
-    double margin[SPAN], factor[SPAN], x[SPAN];
+    double margin[SPAN], lead[SPAN], factor[SPAN], x[SPAN];
     for (int64_t t = 0; t < n; t++) {
-        margin[t] = (double)own[t] - (double)peak[t];
+        lead[t] = (double)own[t] - (double)peak[t];
         x[t] = sum[t];
     }
 #pragma omp simd
-    for (int64_t t = 0; t < n; t++) margin[t] -= log_of(x[t]);
+    for (int64_t t = 0; t < n; t++) margin[t] = lead[t] - log_of(x[t]);
     if (job->margin) {
         for (int64_t t = 0; t < n; t++) {
             ((REAL *)job->margin)[first + t] = (REAL)margin[t];
@@ -95,7 +103,7 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
     }
     if (!job->table) return;
     factors_of(job, first, n, factor);
-    weigh_margins(job, first, n, margin, factor, half, job->log_w ? NULL : job->value + first);
+    weigh_margins(job, first, n, margin, lead, factor, half, job->log_w ? NULL : job->value + first);
 }
 
 static void ignore(const Job *job, int64_t example) {

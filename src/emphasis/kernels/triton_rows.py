@@ -21,6 +21,7 @@ from emphasis.kernels.triton_tiles import (
     exp_of,
     jit,
     load_others,
+    log_trust_of,
     look_up,
     margin_of,
     place,
@@ -128,7 +129,9 @@ def fused(
         peak, total = sums_of_others(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
     margin, finite = margin_of(own, allowed, peak, total)
     log_w, value = look_up(table, margin, TERMS, OCTAVES, REACH)
-    weight = exp_of(log_w)
+    log_trust = log_trust_of(table, -value, own, peak)
+    weight = exp_of(log_w + log_trust)
+    value *= exp_of(log_trust)
     unit, scale = 1.0, 1.0
     if PARTS > 0:
         unit, scale = unit_and_scale(work, PARTS)
@@ -191,7 +194,8 @@ def margins(
     tl.store(peaks + example, tl.where(wrong, float("nan"), peak), mask=there)
     tl.store(peaks + examples + example, total, mask=there)
     if table is not None:
-        log_w, _ = look_up(table, margin, TERMS, OCTAVES, REACH)
+        log_w, value = look_up(table, margin, TERMS, OCTAVES, REACH)
+        log_w += log_trust_of(table, -value, own, peak)
         if factor is not None:
             log_w += log_of_factor(factor, example, there)
         log_w = tl.where(wrong, float("nan"), tl.where(ignored, float("-inf"), log_w))

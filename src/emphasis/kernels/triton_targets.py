@@ -136,8 +136,16 @@ def ratios_exactly(table, log_p, p, TERMS: tl.constexpr, OCTAVES: tl.constexpr, 
 
 
 @jit
+def trust_of_row(table, log_p, log_p_of_peak):
+    """Return the power of p / p_max that multiplies rho of a row, and log(p / p_max) at the peak of the others."""
+    power = tl.load(table + 6) * exp_of(tl.load(table + 7) * log_p)
+    return power.to(tl.float32), (log_p_of_peak.to(tl.float64) - log_p).to(tl.float32)
+
+
+@jit
 def others_of_row(
-    logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first, classes,
+    logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power, lead_of_peak,
+    first, classes,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -162,8 +170,9 @@ def others_of_row(
             log_rho, loss = ratios(compact, log_p, CELLS, COMPACT_TERMS, COMPACT_SPLITS)
         else:
             log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
-    log_rho = tl.where(t == 0.0, float("-inf"), log_rho)
-    loss = tl.where(t == 0.0, 0.0, loss)
+    trust = power[:, None] * (others + lead_of_peak[:, None])
+    log_rho = tl.where(t == 0.0, float("-inf"), log_rho + trust)
+    loss = tl.where(t == 0.0, 0.0, loss * tl.exp(trust))
     return e, t, log_p, log_rho, loss, tl.sum(given, 1), tl.sum(tl.where(allowed, 0, 1), 1)
 
 
@@ -191,6 +200,7 @@ def targets_fused(
     q = exp_of(log_q)
     p_of_e = (q / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
+    power, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
     unit, scale = 1.0, 1.0
     if PARTS > 0:
         unit, scale = unit_and_scale(work, PARTS)
@@ -221,8 +231,9 @@ def targets_fused(
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
         e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
-            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+            lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
+            COMPACT_REACH, CLASSES,
         )  # fmt: skip
         terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
         losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each if BATCH else t * losses
@@ -248,8 +259,9 @@ def targets_fused(
         at_top = tl.where(is_wrong, float("nan"), (p * sums - 0.5 * weight).to(tl.float32))
         for first in range(0, classes, CLASSES):
             e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
-                logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
-                classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+                logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+                lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
+                COMPACT_REACH, CLASSES,
             )  # fmt: skip
             terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
             store_all(out, base, top, there, at_top, e * share[:, None] - terms, first, classes, 1, CLASSES, False)
@@ -272,6 +284,7 @@ def targets_log_weights(
     log_q = log_p - margin
     p_of_e = (exp_of(log_q) / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
+    power, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
     t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
     if class_weight is not None:
         t_of_top *= tl.load(class_weight + top)
@@ -282,8 +295,9 @@ def targets_log_weights(
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
         e, t, log_p_of_each, log_rho, _losses, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, first,
-            classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS, COMPACT_REACH, CLASSES,
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+            lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
+            COMPACT_REACH, CLASSES,
         )  # fmt: skip
         higher = tl.maximum(most, tl.max(log_rho, 1))
         finite_peak = tl.where(higher == float("-inf"), 0.0, higher)

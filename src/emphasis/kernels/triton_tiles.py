@@ -185,7 +185,7 @@ def look_up(table, margin, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl
     cells = tl.full([], OCTAVES, tl.int64) << splits
     cell = tl.where(inside < 0.0, cell + cells, cell)
     x = (((bits << splits) & 0x000FFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True) * 2.0 - 3.0
-    row = table + 6 + cell * (2 * TERMS)
+    row = table + 8 + cell * (2 * TERMS)
     log_w = tl.load(row + (TERMS - 1))
     loss = tl.load(row + (2 * TERMS - 1))
     for k in tl.static_range(2, TERMS + 1):
@@ -194,5 +194,13 @@ def look_up(table, margin, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl
     beyond = margin - inside
     log_w += beyond * tl.where(beyond < 0.0, tl.load(table + 2), tl.load(table + 3))
     loss += beyond * tl.where(beyond < 0.0, tl.load(table + 4), tl.load(table + 5))
-    end = tl.load(table + 6 + cells * (4 * TERMS))
+    end = tl.load(table + 8 + cells * (4 * TERMS))
     return tl.where(ended, float("-inf"), log_w), tl.where(ended, end, loss)
+
+
+@jit
+def log_trust_of(table, log_p, own, peak):
+    """Return the log of what MarginTable.trust multiplies weight and loss by."""
+    lead = own.to(tl.float64) - peak.to(tl.float64)
+    below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: that example is set apart in the end
+    return tl.load(table + 6) * exp_of(tl.load(table + 7) * (log_p - below)) * below

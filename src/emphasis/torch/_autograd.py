@@ -18,6 +18,7 @@ from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import whole_peak_and_sum, whole_sum
+from emphasis.weighting._numerics import log_trust_of
 from emphasis.weighting.options import SATURATION
 
 
@@ -37,19 +38,24 @@ def loss_and_gradient(
     # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
     index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
     margin, others, log_rest = margin_and_others(logits, index, 1)
+    lead = margin
+    if options.weighting.trust[0]:
+        own = logits.gather(1, index)
+        lead = own - others.amax(1, keepdim=True)
+        lead = (logits - own).scatter(1, index, lead) if soft else lead
     if soft:
         log_p = (logits - torch.logaddexp(log_rest, logits.gather(1, index))).scatter(1, index, -math.log(2.0))
         margin = (log_p - torch.log1p(-log_p.exp())).scatter(1, index, margin)
     if valid is not None:
         valid = valid.unsqueeze(1)
-        margin = torch.where(valid, margin, 0.0)
+        margin, lead = torch.where(valid, margin, 0.0), torch.where(valid, lead, 0.0)
 
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
     share = labels if soft else None  # of each margin in its example
     if factor is not None:
         factor = factor.unsqueeze(1)
         share = factor if share is None else share * factor
-    loss, weight = _weigh(margin, log_p, log_q, share, valid, options, dtype)
+    loss, weight = _weigh(margin, log_p, log_q, lead, share, valid, options, dtype)
     if soft:
         loss = loss.sum(1, keepdim=True)
     loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
@@ -125,21 +131,27 @@ def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, 
 
 
 def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
-    """Return log w, saturated if unbounded: its sums stay finite, and `dtype`, the derivative's, holds it."""
-    log_w: Tensor = options.weighting.log_weight(log_p, log_q, torch)
+    """Return log w where agreed, saturated if unbounded: sums stay finite, and the derivative's `dtype` holds it."""
+    log_w: Tensor = options.weighting.where_agreed.log_weight(log_p, log_q, torch)
     if options.unbounded:
         summed = math.log(torch.finfo(log_w.dtype).max) - SATURATION
         log_w = log_w.clamp(max=min(summed, math.log(torch.finfo(dtype).max)))
     return log_w
 
 
-def log_weight_of(margin: Tensor, options: Options) -> Tensor:
-    """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin."""
-    return _log_weight(margin, F.logsigmoid(margin), F.logsigmoid(-margin), options, margin.dtype)
+def log_weight_of(margin: Tensor, lead: Tensor, options: Options) -> Tensor:
+    """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin.
+
+    lead: Each label's logit less the largest other one.
+    """
+    log_p = F.logsigmoid(margin)
+    log_w = _log_weight(margin, log_p, F.logsigmoid(-margin), options, margin.dtype)
+    log_trust: Tensor = log_trust_of(log_p, lead, options.weighting.trust, torch)
+    return log_w + log_trust
 
 
 def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
-    """Return log w, saturated if unbounded, -inf beyond the largest margin."""
+    """Return log w where agreed, saturated if unbounded, -inf beyond the largest margin."""
     log_w = saturated_log_weight(log_p, log_q, options, dtype)
     if options.max_margin < math.inf:
         log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
@@ -150,6 +162,7 @@ def _weigh(
     margin: Tensor,
     log_p: Tensor,
     log_q: Tensor,
+    lead: Tensor,
     share: Tensor | None,
     valid: Tensor | None,
     options: Options,
@@ -160,24 +173,36 @@ def _weigh(
     share and valid: of the margins' shape, or such that they broadcast to it.
     """
     log_w = _log_weight(margin, log_p, log_q, options, dtype)
-    weight, unit = _normalized(log_w, share, valid, options)
+    if not options.weighting.trust[0]:
+        weight, unit = _normalized(log_w, share, valid, options)
+        return _loss(margin, log_p, weight, unit, options), weight
+    log_trust: Tensor = log_trust_of(log_p, lead, options.weighting.trust, torch)
+    weight, unit = _normalized(log_w + log_trust, share, valid, options)
+    if options.normalization != "batch":
+        unit = unit * log_trust.detach().exp()
     return _loss(margin, log_p, weight, unit, options), weight
 
 
 def weigh_examples(
-    margin: Tensor, factor: Tensor | None, valid: Tensor | None, options: Options, dtype: torch.dtype
+    margin: Tensor,
+    lead: Tensor,
+    factor: Tensor | None,
+    valid: Tensor | None,
+    options: Options,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Return each example's loss, and the L1 norm of its derivative as it enters the total.
 
     Args:
         margin: One for each example, like all the others.
+        lead: The label's logit less the largest other one.
         factor: Weights of the examples, or None for 1.
         valid: Which examples count, or None for all.
         options: What to compute.
         dtype: Of the derivative.
     """
     factor = None if factor is None else factor.to(margin.dtype)
-    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), factor, valid, options, dtype)
+    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), lead, factor, valid, options, dtype)
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
@@ -230,5 +255,7 @@ def _value(margin: Tensor, options: Options) -> Tensor:
     def asarray(array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=margin.dtype, device=margin.device)
 
-    value: Tensor = options.weighting.loss(margin, torch, asarray, options.max_margin, options.log_normalizer)
+    value: Tensor = options.weighting.where_agreed.loss(
+        margin, torch, asarray, options.max_margin, options.log_normalizer
+    )
     return value

@@ -243,8 +243,8 @@ def compute_rows(
     is_batch, reduction = options.normalization == "batch", options.reduction
     if tables is None:
         valid = labels != ignore_index
-        margin, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        loss, weight = weigh_examples(margin, factor, valid, options, logits.dtype)
+        margin, lead, state = backend.margins(logits, labels, ignore_index, gradient_in)
+        loss, weight = weigh_examples(margin, lead, factor, valid, options, logits.dtype)
         loss = (loss if reduction == "none" else loss.sum()).to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)

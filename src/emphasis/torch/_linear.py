@@ -19,6 +19,7 @@ from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, saturated_log_weight, weigh_examples
 from emphasis.torch._fused import backend_on
 from emphasis.torch._options import Options, of_each
+from emphasis.weighting._numerics import log_trust_of
 
 _NEGLIGIBLE = 0.125  # times the dtype's eps: the share of all weights that may be left out, less than rounding does
 _MOVED = 2**18  # numbers moved or added at a time, which is the memory it takes
@@ -130,8 +131,8 @@ def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Grad
             result = backend.loss_of_labels(logits, labels, own, tables[0], ignore_index, "none", False, gradient_in)
             losses[part] = result.loss
             return result.gradient
-        margin, state = backend.margins(logits, labels, ignore_index, "the logits")
-        losses[part], weight = weigh_examples(margin, own, problem.valid[part], each, logits.dtype)
+        margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
+        losses[part], weight = weigh_examples(margin, lead, own, problem.valid[part], each, logits.dtype)
         if not any(wanted):
             return None
         half = (0.5 * weight).to(margin.dtype)
@@ -150,16 +151,19 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
     gradients = _Gradients(problem, wanted)
     options.check_range(problem.hidden.dtype)
     margins = torch.zeros(len(problem.labels), dtype=problem.dtype, device=problem.hidden.device)
+    leads = torch.zeros_like(margins)
     valid, log_unit = problem.valid, margins.new_tensor(-math.inf)
 
     def derive(logits: Tensor, part: slice) -> Tensor | None:
         nonlocal log_unit
         labels = problem.labels[part]
-        margin, state = backend.margins(logits, labels, ignore_index, "the logits")
-        margins[part] = margin
+        margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
+        margins[part], leads[part] = margin, lead
         if not any(wanted):
             return None
-        log_share = saturated_log_weight(F.logsigmoid(margin), F.logsigmoid(-margin), options, logits.dtype)
+        log_p = F.logsigmoid(margin)
+        log_share = saturated_log_weight(log_p, F.logsigmoid(-margin), options, logits.dtype)
+        log_share = log_share + log_trust_of(log_p, lead, options.weighting.trust, torch)
         if problem.factor is not None:
             log_share = log_share + problem.factor[part].to(margin.dtype).log()
         log_share = torch.where(valid[part] & ~(margin > options.max_margin), log_share, -math.inf)
@@ -170,7 +174,7 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
         return backend.derivative(logits, labels, half, state, ignore_index, "the logits")
 
     _sweep(problem, derive, gradients)
-    loss, weight = weigh_examples(margins, problem.factor, valid, options, problem.hidden.dtype)
+    loss, weight = weigh_examples(margins, leads, problem.factor, valid, options, problem.hidden.dtype)
     if len(weight):
         gradients.unit = weight.amax()  # which is what log_unit has come to
     return loss.sum(), gradients
@@ -181,13 +185,14 @@ def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
     options = problem.options
     options.check_range(problem.hidden.dtype)
     margins = torch.zeros(len(problem.labels), dtype=problem.dtype, device=problem.hidden.device)
+    leads = torch.zeros_like(margins)
 
     def derive(logits: Tensor, part: slice) -> None:
         labels = problem.labels[part]
-        margins[part] = problem.backend.margins(logits, labels, problem.ignore_index, "the logits").margin
+        margins[part], leads[part], _ = problem.backend.margins(logits, labels, problem.ignore_index, "the logits")
 
     _sweep(problem, derive, None)
-    losses, weight = weigh_examples(margins, problem.factor, problem.valid, options, problem.hidden.dtype)
+    losses, weight = weigh_examples(margins, leads, problem.factor, problem.valid, options, problem.hidden.dtype)
     return losses.new_zeros(len(problem.hidden)).index_copy_(0, problem.index, losses), weight
 
 

@@ -65,6 +65,8 @@ class Options:
         if self.process_group is not None:
             return None
         log_unit = self.weighting.log_peak if self.normalization == "batch" else self.log_normalizer
+        if self.weighting.trust[0]:
+            log_unit = 0.0  # whose table's loss must be -log p
         return margin_table(self.weighting, self.max_margin, log_unit)
 
     @cached_property

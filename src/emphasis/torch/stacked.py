@@ -21,6 +21,7 @@ from emphasis.torch._autograd import margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import whole_log_sum
+from emphasis.weighting._numerics import log_trust_of
 
 
 @lru_cache(maxsize=16)
@@ -70,9 +71,12 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     margin, others, log_rest = margin_and_others(z, index, 3)
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
     log_w = torch.empty_like(margin)
+    lead = z.gather(3, index) - others.amax(3, keepdim=True)
     for number, one in enumerate(options):
         one.check_range(dtype)
         log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
+        if one.weighting.trust[0]:
+            log_w[number] += log_trust_of(log_p[number], lead[number], one.weighting.trust, torch)
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)

@@ -22,6 +22,7 @@ from emphasis.weighting.families import (
 )
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
 from emphasis.weighting.mode_by_noise import lam_for, mode_for
+from emphasis.weighting.relative import Relative
 from emphasis.weighting.schedule import Measured, Ramp, scheduled
 from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, did_you_mean, from_dict
 from emphasis.weighting.spline import Spline
@@ -47,6 +48,7 @@ __all__ = [
     "Measured",
     "Normal",
     "Ramp",
+    "Relative",
     "Scaled",
     "Spline",
     "Sum",

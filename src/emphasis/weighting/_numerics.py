@@ -94,3 +94,19 @@ def checked_parameter(owner: str, name: str, value: float, low: float = -math.in
             allowed = f"a finite number <= {high:g}"
         raise EmphasisValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
     return number
+
+
+def log_trust_of(log_p: Array, lead: Array, trust: tuple[float, float], xp: ArrayModule) -> Array:
+    """Return log of (p / p_max)^(power p_max^certainty), 0 where the label is the likeliest class.
+
+    Args:
+        log_p: Of the label, any shape.
+        lead: Its logit less the largest other one; log(p / p_max) where negative.
+        trust: (power, certainty).
+        xp: The arrays' module.
+    """
+    power, certainty = trust
+    if power == 0.0:
+        return xp.zeros_like(log_p)
+    below = xp.clip(lead, -math.inf, 0.0)
+    return power * xp.exp(certainty * (log_p - below)) * below

@@ -81,6 +81,19 @@ class Weighting:
         at = self.modes[0] if self.modes else 0.5
         return float(self.log(at))
 
+    @property
+    def trust(self) -> tuple[float, float]:
+        """(power, certainty): w is multiplied by (p / p_max)^(power p_max^certainty); (0, 0) for a function of p alone.
+
+        p_max is the probability of the likeliest class.
+        """
+        return 0.0, 0.0
+
+    @property
+    def where_agreed(self) -> Weighting:
+        """The function of p that w is where the label is the likeliest class: itself, if it depends on p alone."""
+        return self
+
     @cached_property
     def vanishes(self) -> bool:
         """Whether w(1) = 0, so that an example already learned stops pushing."""
@@ -280,6 +293,14 @@ class Weighting:
         return f"{type(self).__name__}({inside})"
 
 
+def _check_depends_on_p_alone(name: str, *weightings: Weighting) -> None:
+    for weighting in weightings:
+        if weighting.trust[0]:
+            raise EmphasisValueError(
+                f"{name} takes weightings that depend on p alone, got {weighting!r}; scale or add the losses instead"
+            )
+
+
 def _terms(weighting: Weighting) -> tuple[Weighting, ...]:
     return weighting.terms if isinstance(weighting, Sum) else (weighting,)
 
@@ -293,6 +314,7 @@ class Sum(Weighting):
     def __post_init__(self) -> None:
         if not self.terms or not all(isinstance(term, Weighting) for term in self.terms):
             raise EmphasisTypeError(f"Sum needs one or more weightings, got {self.terms!r}")
+        _check_depends_on_p_alone("Sum", *self.terms)
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log of the sum of the terms."""
@@ -334,6 +356,7 @@ class Scaled(Weighting):
 
     def __post_init__(self) -> None:
         factor = checked_parameter("Scaled", "factor", self.factor, 0.0)
+        _check_depends_on_p_alone("Scaled", self.weighting)
         if factor == 0.0:
             raise EmphasisValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")
         if isinstance(self.weighting, Scaled):

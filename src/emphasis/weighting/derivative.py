@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.weighting._numerics import Array, log_sigmoid, logsumexp
+from emphasis.weighting._numerics import Array, log_sigmoid, log_trust_of, logsumexp
 
 if TYPE_CHECKING:
     from emphasis.weighting.base import FloatArray, Weighting
@@ -53,11 +53,24 @@ def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, Floa
     return margin.squeeze(1), np.exp(others - log_rest)
 
 
+def lead_of(logits: Array, labels: Array) -> FloatArray:
+    """Return z_y - max_{j != y} z_j in float64: log(p / p_max) where it is negative. Arguments as above."""
+    others = np.array(logits, dtype=np.float64)
+    index = np.expand_dims(np.asarray(labels), 1)
+    own = np.take_along_axis(others, index, axis=1).squeeze(1)
+    np.put_along_axis(others, index, -np.inf, axis=1)
+    lead: FloatArray = own - others.max(axis=1)
+    return lead
+
+
 def derivative(weighting: Weighting, logits: Array, labels: Array, max_margin: float = math.inf) -> FloatArray:
     """Return dz_y = -w/2, dz_j = (w/2) q_j (Eq. 7 without its 0/0); see `Weighting.derivative`."""
     margin, direction = margin_and_direction(logits, labels)
     with np.errstate(over="ignore", divide="ignore"):
-        log_w = weighting.log_weight(log_sigmoid(margin), log_sigmoid(-margin), np)
+        log_p, log_q = log_sigmoid(margin), log_sigmoid(-margin)
+        log_w = weighting.where_agreed.log_weight(log_p, log_q, np)
+        if weighting.trust[0]:
+            log_w = log_w + log_trust_of(log_p, lead_of(logits, labels), weighting.trust, np)
         half_w = 0.5 * np.where(margin > max_margin, 0.0, np.exp(log_w))
     result = direction * np.expand_dims(half_w, 1)
     np.put_along_axis(result, np.expand_dims(np.asarray(labels), 1), -np.expand_dims(half_w, 1), axis=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from emphasis.weighting._numerics import Array, log_sigmoid
+from emphasis.weighting._numerics import Array, log_sigmoid, log_trust_of
 from emphasis.weighting._potential import MARGIN_REACH
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class MarginTable:
         slopes: (2, 2) float64: [kind][left, right].
         max_margin: The largest margin with a derivative, inf for none.
         end: The loss beyond it, exactly: 0 but for closed forms with another constant.
+        trust: (power, certainty): weight and loss are multiplied by (p / p_max)^(power p_max^certainty), p_max that of
+            the likeliest class, which only cross-entropy's table has: the loss is -log p there. (0, 0) for a function
+            of p alone.
         is_exact: Whether the values are right to float64 rather than float32.
         compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log rho, with
             rho = w / (2 (1-p)), and L as polynomials of v = log p, for the classes that are not the likeliest and
@@ -65,6 +68,7 @@ class MarginTable:
     slopes: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     max_margin: float
     end: float
+    trust: tuple[float, float] = (0.0, 0.0)
     is_exact: bool = False
     compact: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None = None
 
@@ -75,12 +79,15 @@ class MarginTable:
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """All but `compact` in one float64 array: splits, max_margin, the four slopes in order, coefficients, end."""
-        header = np.array([self.splits, self.max_margin])
-        return np.concatenate((header, self.slopes.ravel(), self.coefficients.ravel(), [self.end]))
+        """All but `compact` in one float64 array: splits, max_margin, slopes in order, trust, coefficients, end."""
+        header = np.array([self.splits, self.max_margin, *self.slopes.ravel(), *self.trust])
+        return np.concatenate((header, self.coefficients.ravel(), [self.end]))
 
-    def __call__(self, margin: Array) -> tuple[Array, Array]:
-        """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute."""
+    def __call__(self, margin: Array, lead: Array = math.inf) -> tuple[Array, Array]:
+        """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute.
+
+        lead: The label's logit less the largest other one, which weights that depend on p_max need.
+        """
         margin = np.asarray(margin, dtype=np.float64)
         ended = margin > self.max_margin
         margin = np.minimum(margin, self.max_margin)
@@ -91,7 +98,9 @@ class MarginTable:
         beyond = margin - inside
         slope = np.where(beyond[..., None] < 0, self.slopes[:, 0], self.slopes[:, 1])
         values = values + np.where(beyond == 0, 0.0, beyond)[..., None] * slope
-        return np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
+        log_w, loss = np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
+        log_trust = log_trust_of(-loss, lead, self.trust, np)
+        return log_w + log_trust, loss * np.exp(log_trust)
 
 
 def _cell_of(number: Array, splits: int) -> tuple[Array, Array]:
@@ -120,6 +129,7 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
         max_margin: Number from `Weighting.max_margin`.
         log_normalizer: Subtracted from log w; the loss is divided by its exp.
     """
+    trust, weighting = weighting.trust, weighting.where_agreed
     if not weighting.log_peak < math.inf:
         return None
     # The constant of the loss depends on max_margin. The kernel clips, so that no cell has a kink.
@@ -172,12 +182,12 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
                 break
             continue
         if found is None:
-            found = MarginTable(coefficients, slopes, max_margin, end, False, _compact(values, peak))
+            found = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak))
         exact = log_w > peak - 700.0
         size = 1.0 + np.abs(margin) + np.abs(log_w)
         error = (log_w_error / size)[exact].max()
         if error <= _EXACT and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
-            found = MarginTable(coefficients, slopes, max_margin, end, True, found.compact)
+            found = MarginTable(coefficients, slopes, max_margin, end, trust, True, found.compact)
         if (found.is_exact and error <= _BEST) or splits >= _MOST_SPLITS_EXACT:
             break
     return found

@@ -30,6 +30,7 @@ from emphasis.weighting.function import (
     from_loss,
     import_function,
 )
+from emphasis.weighting.relative import Relative
 from emphasis.weighting.spline import Spline
 
 FAMILIES: dict[str, Callable[..., Weighting]] = {
@@ -105,11 +106,14 @@ def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth:
             for _, function in named:
                 check_function_name(function)
             return of_names(name, named)
+        case "Relative":
+            _check_names(name, values, set(), {"q", "certainty"})
+            return Relative(**values)
         case "Spline":
             _check_names(name, values, {"points"})
             return Spline(values["points"])
     if not isinstance(name, str) or name not in FAMILIES:
-        known = [*FAMILIES, "Spline", "Sum", "Scaled", *_FUNCTIONS]
+        known = [*FAMILIES, "Relative", "Spline", "Sum", "Scaled", *_FUNCTIONS]
         raise EmphasisValueError(
             f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}"
         )
