@@ -144,7 +144,7 @@ def trust_of_row(table, log_p, log_p_of_peak):
 
 @jit
 def others_of_row(
-    logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power, lead_of_peak,
+    logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, trust, lead_of_peak,
     first, classes,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
@@ -170,9 +170,9 @@ def others_of_row(
             log_rho, loss = ratios(compact, log_p, CELLS, COMPACT_TERMS, COMPACT_SPLITS)
         else:
             log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
-    trust = power[:, None] * (others + lead_of_peak[:, None])
-    log_rho = tl.where(t == 0.0, float("-inf"), log_rho + trust)
-    loss = tl.where(t == 0.0, 0.0, loss * tl.exp(trust))
+    log_trust = trust[:, None] * (others + lead_of_peak[:, None])
+    log_rho = tl.where(t == 0.0, float("-inf"), log_rho + log_trust)
+    loss = tl.where(t == 0.0, 0.0, loss * tl.exp(log_trust))
     return e, t, log_p, log_rho, loss, tl.sum(given, 1), tl.sum(tl.where(allowed, 0, 1), 1)
 
 
@@ -200,7 +200,7 @@ def targets_fused(
     q = exp_of(log_q)
     p_of_e = (q / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
-    power, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
+    trust, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
     unit, scale = 1.0, 1.0
     if PARTS > 0:
         unit, scale = unit_and_scale(work, PARTS)
@@ -231,7 +231,7 @@ def targets_fused(
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
         e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, trust,
             lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
             COMPACT_REACH, CLASSES,
         )  # fmt: skip
@@ -259,7 +259,7 @@ def targets_fused(
         at_top = tl.where(is_wrong, float("nan"), (p * sums - 0.5 * weight).to(tl.float32))
         for first in range(0, classes, CLASSES):
             e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
-                logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+                logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, trust,
                 lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
                 COMPACT_REACH, CLASSES,
             )  # fmt: skip
@@ -284,7 +284,7 @@ def targets_log_weights(
     log_q = log_p - margin
     p_of_e = (exp_of(log_q) / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
-    power, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
+    trust, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
     t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
     if class_weight is not None:
         t_of_top *= tl.load(class_weight + top)
@@ -295,7 +295,7 @@ def targets_log_weights(
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
         e, t, log_p_of_each, log_rho, _losses, given, odd = others_of_row(
-            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, power,
+            logits, targets, class_weight, table, compact, base, there, top, peak, log_p_of_peak, p_of_e, trust,
             lead_of_peak, first, classes, TERMS, OCTAVES, REACH, CELLS, COMPACT_TERMS, COMPACT_SPLITS,
             COMPACT_REACH, CLASSES,
         )  # fmt: skip
