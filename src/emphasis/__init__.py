@@ -1,9 +1,8 @@
 """Train classifiers on labels you cannot trust, by designing how much each example counts.
 
-    from emphasis import DM
     from emphasis.torch import EmphasisLoss
 
-    criterion = EmphasisLoss(DM(lam=0.5, beta=12))
+    criterion = EmphasisLoss()
 
 Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`.
 """

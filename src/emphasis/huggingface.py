@@ -2,10 +2,9 @@
 
 Needs the extra `transformers`.
 
-from emphasis import DM
 from emphasis.huggingface import compute_loss_func
 
-trainer = Trainer(model, arguments, train_dataset=data, compute_loss_func=compute_loss_func(DM(lam=0.5, beta=4)))
+trainer = Trainer(model, arguments, train_dataset=data, compute_loss_func=compute_loss_func())
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ except ModuleNotFoundError as error:
     raise missing_extra("emphasis.huggingface", "transformers", error) from None
 
 from emphasis.torch import EmphasisLoss
-from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
 IGNORED = -100  # the label that transformers leaves out
@@ -42,7 +41,7 @@ _ALIGNED = re.compile(
 
 
 def compute_loss_func(
-    weighting: WeightingLike,
+    weighting: WeightingLike = DEFAULT_WEIGHTING,
     *,
     causal: bool | None = None,
     normalization: Normalization = "integral",

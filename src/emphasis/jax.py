@@ -2,10 +2,9 @@
 
 Needs the extra `jax`. Works under jit, vmap, grad and their combinations, and can be differentiated twice.
 
-from emphasis import DM
 from emphasis.jax import emphasis_loss
 
-jax.grad(lambda params: emphasis_loss(apply(params, x), labels, DM(lam=0.5, beta=12)))(params)
+jax.grad(lambda params: emphasis_loss(apply(params, x), labels))(params)
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.weighting import FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting._numerics import log_trust_of
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
 
@@ -36,7 +35,7 @@ _DTYPES = ("float32", "float64", "bfloat16", "float16")
 def emphasis_loss(
     logits: Any,
     labels: Any,
-    weighting: WeightingLike,
+    weighting: WeightingLike = DEFAULT_WEIGHTING,
     *,
     normalization: Normalization = "integral",
     reduction: Reduction = "mean",

@@ -3,10 +3,9 @@
 Needs the extra `lightning`.
 
 import lightning as L
-from emphasis import DM
 from emphasis.lightning import EmphasisModule
 
-L.Trainer(max_epochs=10).fit(EmphasisModule(network, DM(lam=0.5, beta=12)), train_loader, validation_loader)
+L.Trainer(max_epochs=10).fit(EmphasisModule(network), train_loader, validation_loader)
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ except ModuleNotFoundError as error:
 
 from emphasis.torch import EmphasisLoss, emphasis_loss
 from emphasis.torch._autograd import log_weight_of, margin_and_others
-from emphasis.weighting import MaxMargin, Weighting, WeightingLike, from_dict
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, from_dict
 from emphasis.weighting.options import Normalization
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -64,7 +63,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
     def __init__(
         self,
         network: nn.Module,
-        weighting: WeightingLike,
+        weighting: WeightingLike = DEFAULT_WEIGHTING,
         *,
         normalization: Normalization = "integral",
         max_margin: MaxMargin = "auto",

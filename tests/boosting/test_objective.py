@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from emphasis import CCE, DM, GCE, MAE, SCE, Beta
 from emphasis.boosting import Objective
-from emphasis.boosting.objective import DEFAULT_FOR_TREES, initial_score
-from emphasis.weighting import AUTO_MAX_MARGIN
+from emphasis.boosting.objective import initial_score
+from emphasis.weighting import AUTO_MAX_MARGIN, DEFAULT_WEIGHTING
 from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 
 RNG = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def test_a_negative_function_is_named():
 
 
 def test_options_are_checked_when_made():
-    assert Objective().weighting == DEFAULT_FOR_TREES
+    assert Objective().weighting == DEFAULT_WEIGHTING
     assert Objective("GCE").weighting == Objective({"family": "GCE", "q": 0.7}).weighting == GCE(0.7)
     with pytest.raises(ValueError, match='use None, "integral" or "batch"'):
         Objective(CCE(), "mean")

@@ -138,7 +138,7 @@ def test_bits_around_the_derivative_are_not_touched(level, shape):
         logits = memory[64 : 64 + count].view(size)
         logits.normal_()
         labels = torch.randint(0, classes, size[:1] + size[2:])
-        _, state = NATIVE.margins(logits, labels, IGNORED, "the logits")
+        _, _, state = NATIVE.margins(logits, labels, IGNORED, "the logits")
         out = NATIVE.derivative(logits, labels, torch.ones(labels.shape), state, IGNORED, "the logits")
         assert out.data_ptr() == logits.data_ptr()
         assert memory[:64].eq(7).all()

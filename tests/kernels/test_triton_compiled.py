@@ -84,7 +84,7 @@ def starts(shape, dtype, of_targets):
     backend.loss_of_labels(logits, labels, None, table, 2**40, "none", False, "nothing")
     backend.loss_of_labels(logits, labels, factor, table, IGNORED, "mean", True, "new memory")
     backend.loss_of_labels(logits, labels, None, table, IGNORED, "none", True, "nothing")
-    margin, state = backend.margins(logits, labels, IGNORED, "new memory")
+    margin, _, state = backend.margins(logits, labels, IGNORED, "new memory")
     gradient = backend.derivative(logits, labels, margin, state, IGNORED, "new memory")
     backend.scale(gradient, torch.ones(()), torch.ones((), dtype=torch.float64))
     return found

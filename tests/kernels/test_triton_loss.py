@@ -45,7 +45,7 @@ def test_a_label_that_is_no_class_makes_nan_and_touches_nothing_else(label, shap
     assert torch.equal(loss[others], clean[0][others])
     only_that_one_is_wrong(derivative, clean[1])
     within.copy_(logits)
-    margin, state = GPU.margins(within, labels, IGNORED, "the logits")
+    margin, _, state = GPU.margins(within, labels, IGNORED, "the logits")
     assert margin.isnan().sum() == 1
     only_that_one_is_wrong(GPU.derivative(within, labels, half, state, IGNORED, "the logits"), clean_in_two)
     assert compute(logits, labels, table, reduction="mean", where="nothing")[0].isnan()
@@ -95,7 +95,7 @@ def test_what_an_ignored_example_holds_does_not_matter(shape, ignore_index):
         assert loss.isfinite().all()
         assert not got.movedim(1, -1)[where].any()
         assert got.isfinite().all()
-    margin, state = GPU.margins(logits, labels, ignore_index, "new memory")
+    margin, _, state = GPU.margins(logits, labels, ignore_index, "new memory")
     assert margin[where] == 0.0
     got = GPU.derivative(logits, labels, torch.ones_like(margin), state, ignore_index, "new memory")
     assert not got.movedim(1, -1)[where].any()

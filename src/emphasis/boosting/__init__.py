@@ -1,9 +1,8 @@
 """Gradient boosting that learns with a weighting: scikit-learn estimators of XGBoost, LightGBM and CatBoost.
 
-from emphasis import DM
 from emphasis.boosting import EmphasisXGBClassifier
 
-model = EmphasisXGBClassifier(weighting=DM(lam=0.5, beta=4, vanishing=True), n_estimators=200)
+model = EmphasisXGBClassifier(n_estimators=200)
 model.fit(X, y).predict_proba(X)
 
 A library is imported when its estimator is asked for, and needs the extra of its name. `Objective` is what all three

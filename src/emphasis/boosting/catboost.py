@@ -17,7 +17,7 @@ import numpy as np
 from emphasis.boosting.objective import Objective, checked_classes, numbers_among
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
+from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
 try:
@@ -56,8 +56,7 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
     CatBoost's own; a fitted model is a plain "MultiClass" or "Logloss" one. Data are arrays or tables, not `Pool`s.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`, since
-            with lam = 1 its trees underfit.
+        weighting: See `emphasis.boosting.Objective`, as for the next two. None: `DEFAULT_WEIGHTING`.
         normalization: Likewise; "batch" for two classes only.
         max_margin: Likewise.
         **parameters: Those of `CatBoostClassifier`, `loss_function` and `objective` excepted.
@@ -93,7 +92,7 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         """
         given = self._init_params
         weighting, *options = (given.get(name, default) for name, default in _OWN.items())
-        own = Objective(DEFAULT_WEIGHTING if weighting is None else weighting, *options)
+        own = Objective(weighting, *options)
         for name, cure in _CURES.items():
             if name in given:
                 raise EmphasisValueError(f"{name}={given[name]!r} is not allowed; {cure}")

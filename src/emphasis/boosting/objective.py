@@ -25,14 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
-from emphasis.weighting import DM, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting._numerics import log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
 FloatArray = NDArray[np.float64]
-DEFAULT_FOR_TREES = DM(lam=1.0, beta=4.0, vanishing=True)
-"""What boosters use unless told, but for CatBoost, whose trees are held back enough: benchmarks/noisy_tables.py."""
-
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
 _NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularise more"
@@ -43,7 +40,7 @@ class Objective:
     """A weighting as a booster's objective.
 
     Attributes:
-        weighting: As `emphasis.torch.emphasis_loss` takes it; None for `DEFAULT_FOR_TREES`.
+        weighting: As `emphasis.torch.emphasis_loss` takes it; None for `DEFAULT_WEIGHTING`.
         normalization: "integral": w divided by its integral over [0, 1] (Eq. 8), so that CCE is cross-entropy itself
             and any other has the same total over p: regularisation keeps its usual size. "batch": w divided by its
             mean over the training examples, anew in each round. None: w as it is.
@@ -56,7 +53,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_options(self.normalization)
-        resolved = DEFAULT_FOR_TREES if self.weighting is None else as_weighting(self.weighting)
+        resolved = DEFAULT_WEIGHTING if self.weighting is None else as_weighting(self.weighting)
         object.__setattr__(self, "weighting", resolved)
         _ = self._log_normalizer, self._largest_margin  # raise here, not in the first round
 

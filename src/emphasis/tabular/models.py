@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import DEFAULT_FOR_TREES
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, did_you_mean
 
@@ -149,11 +148,11 @@ def _two_columns(probability: Any) -> Any:
 
 KINDS = {
     "xgboost": Kind(
-        "fit", DEFAULT_FOR_TREES, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
+        "fit", DEFAULT_WEIGHTING, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
         _make_xgboost, _save_xgboost, _load_xgboost,
     ),
     "lightgbm": Kind(
-        "lightgbm", DEFAULT_FOR_TREES,
+        "lightgbm", DEFAULT_WEIGHTING,
         {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
         _make_lightgbm, _save_lightgbm, _load_lightgbm,
     ),

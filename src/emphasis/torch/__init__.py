@@ -1,9 +1,8 @@
 """Emphasis in PyTorch: `EmphasisLoss` and `emphasis_loss`, exact derivatives for any weighting.
 
-from emphasis import DM
 from emphasis.torch import EmphasisLoss
 
-criterion = EmphasisLoss(DM(lam=0.5, beta=12))
+criterion = EmphasisLoss()
 loss = criterion(logits, labels)
 loss.backward()
 """

@@ -32,7 +32,7 @@ class Accumulation:
     normalization "batch"::
 
         whole = Accumulation()  # or Accumulation(torch.distributed.group.WORLD)
-        criterion = EmphasisLoss(DM(lam=0.5, beta=12), process_group=whole)
+        criterion = EmphasisLoss(process_group=whole)
         with whole.step(model.parameters()):
             for x, labels in micro_batches:
                 criterion(model(x), labels).backward()

@@ -14,7 +14,7 @@ from emphasis.torch._autograd import EmphasisFunction, loss_and_gradient
 from emphasis.torch._fused import Call, backend_for_labels, backend_for_rows, fused_loss
 from emphasis.torch._options import Options, make_options
 from emphasis.torch._weighting import as_torch_weighting
-from emphasis.weighting import DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
 
 _warned: set[Weighting] = set()
@@ -23,7 +23,7 @@ _warned: set[Weighting] = set()
 def emphasis_loss(
     logits: Tensor,
     labels: Tensor,
-    weighting: WeightingLike,
+    weighting: WeightingLike = DEFAULT_WEIGHTING,
     *,
     normalization: Normalization = "integral",
     reduction: Reduction = "mean",
@@ -46,7 +46,7 @@ def emphasis_loss(
             logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
             (so CCE gives F.cross_entropy with probabilities, whose "mean" differs with class weights). For (N,)
             logits: integers or bools in {0, 1}, or probabilities of class 1.
-        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w. A
+        weighting: The recommended `Relative()` unless told: a weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w. A
             function must not change once used: its integral and loss value are computed once.
         normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
             weights divided by their sum over the batch, so that the total emphasis is one unit; finite for any

@@ -15,7 +15,7 @@ from emphasis.kernels.backend import ExampleError, can_be_read, is_watched
 from emphasis.torch import _checks
 from emphasis.torch._linear import LinearFunction
 from emphasis.torch.functional import apply_options, resolve
-from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
 
 # Tokens in a chunk: the products of fewer take longer, as each reads all of the weight; so does one of few logits.
@@ -28,7 +28,7 @@ def linear_emphasis_loss(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
-    weighting: WeightingLike,
+    weighting: WeightingLike = DEFAULT_WEIGHTING,
     *,
     bias: Tensor | None = None,
     normalization: Normalization = "integral",

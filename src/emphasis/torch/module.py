@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from emphasis.torch._options import number
 from emphasis.torch.functional import apply_options, resolve
-from emphasis.weighting import MaxMargin, Weighting, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
 
 
 class EmphasisLoss(nn.Module):
-    """Criterion for one's own loop: `EmphasisLoss(DM(lam=0.5, beta=12))(logits, labels)`.
+    """Criterion for one's own loop: `EmphasisLoss()(logits, labels)`.
+
+    Without arguments it is the recommended loss, `Relative()`, for any number of classes: cross-entropy that holds
+    back where the network is sure of another class. It keeps no state, and takes cross-entropy's learning rate.
 
     Args:
         weighting: As in `emphasis_loss`, and so are the others, class_weight excepted:
@@ -28,7 +31,7 @@ class EmphasisLoss(nn.Module):
 
     def __init__(
         self,
-        weighting: WeightingLike,
+        weighting: WeightingLike = DEFAULT_WEIGHTING,
         *,
         normalization: Normalization = "integral",
         reduction: Reduction = "mean",

@@ -45,8 +45,8 @@ _FUNCTIONS: dict[str, tuple[set[str], set[str]]] = {  # what names users' functi
 }
 _DEEPEST = 50  # sums and scalings within each other
 
-DEFAULT_WEIGHTING = DM(lam=0.5, beta=4.0, vanishing=True)
-"""What estimators and the command use unless told: it holds back where p is small, and its push ends at p = 1."""
+DEFAULT_WEIGHTING = Relative()
+"""What losses, estimators and the command use unless told, for any number of classes: see docs/defaults.md."""
 
 
 def from_dict(mapping: Mapping[str, Any], *, trusted: bool = False) -> Weighting:
