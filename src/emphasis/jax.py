@@ -20,7 +20,7 @@ import numpy as np
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import DEFAULT_WEIGHTING, FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
-from emphasis.weighting._numerics import log_trust_of
+from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
 
 try:
@@ -315,7 +315,14 @@ def _loss_and_gradient(
     weighting = options.weighting.where_agreed
     log_w = jnp.asarray(weighting.log_weight(log_p, log_q, jnp), margin.dtype) - options.log_normalizer
     lead = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - others.max(-1), 0.0)
-    log_trust = log_trust_of(log_p, lead, options.weighting.trust, jnp)
+    log_trust = jnp.zeros_like(log_p)
+    if options.weighting.trust[0]:
+        counted = factor.sum()
+        doubt = jnp.where(present, factor * doubt_of(log_p, lead, jnp), 0.0).sum() / jnp.where(
+            counted == 0.0, 1.0, counted
+        )
+        power = power_of(options.weighting.trust, jax.lax.stop_gradient(doubt), jnp)
+        log_trust = log_trust_of(log_p, lead, power, jnp)
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
     if options.unbounded:  # by the smaller of the two types: the derivative goes back into the logits' own
         log_w = jnp.minimum(log_w, math.log(min(_largest(like.dtype), _largest(margin.dtype))))

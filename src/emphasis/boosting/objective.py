@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
-from emphasis.weighting._numerics import log_trust_of
+from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
 from emphasis.weighting.options import Normalization, check_options
 
 FloatArray = NDArray[np.float64]
@@ -148,7 +148,9 @@ class Objective:
         p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
-            log_w = log_w + log_trust_of(log_p, lead, self._resolved.trust, np)
+            if self._resolved.trust[0]:
+                doubt = np.average(doubt_of(log_p, lead, np), weights=_some(sample_weight))
+                log_w = log_w + log_trust_of(log_p, lead, power_of(self._resolved.trust, doubt, np), np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
                 log_w -= max(log_w.max(), -_LARGEST_LOG)
@@ -164,6 +166,11 @@ class Objective:
         if self.normalization == "batch" and (total := half.sum()) > 0.0:
             half *= 0.5 * np.broadcast_to(share, half.shape).sum() / total
         return half, np.maximum(half, share * rest), p, rest
+
+
+def _some(sample_weight: Any) -> Any:
+    """Return sample weights, or None where there are none or all are 0."""
+    return None if sample_weight is None or not np.any(sample_weight) else sample_weight
 
 
 def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:

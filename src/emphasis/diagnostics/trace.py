@@ -183,12 +183,12 @@ class EmphasisTrace:
         margin, others, _ = margin_and_others(wide, index, 1)
         lead = wide.gather(1, index) - others.amax(1, keepdim=True)
         margin, lead = margin.squeeze(1), lead.squeeze(1)
-        log_w = log_weight_of(margin, lead, self._options)
+        share = valid.to(margin.dtype)
         if self._class_weight is not None:
-            log_w = log_w + self._class_weight.to(device)[torch.where(valid, labels, 0)].log()
+            share = share * self._class_weight.to(device)[torch.where(valid, labels, 0)]
         if sample_weight is not None:
-            log_w = log_w + torch.as_tensor(sample_weight).to(log_w).log()
-        log_w = torch.where(valid, log_w, -math.inf)
+            share = share * torch.as_tensor(sample_weight).to(share)
+        log_w = torch.where(valid, log_weight_of(margin, lead, share, self._options) + share.log(), -math.inf)
         count = valid.sum().to(log_w.dtype).clamp(min=1.0)
         relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where there is no emphasis at all
         self._note_step(indices, log_w, relative, valid, count)

@@ -19,10 +19,12 @@ typedef struct {
     const float *compact;            /* with targets: a second table, or NULL */
     double *log_w;                   /* room for log w, or with targets log of their weighted sum: this only */
     double *value;                   /* the loss of each example */
+    double *doubt;                   /* room for p_max - p of each example: this only */
     void *margin, *peak, *sum;       /* REAL, of each example: written, or with `half` read */
     const void *half;                /* REAL, given half weights: write the derivative from peak and sum */
     int64_t outer, classes, inner, ignore_index;
     double unit, scale, loss_scale;  /* factors are divided by `unit`, derivatives and losses multiplied */
+    double power;                    /* of p / p_max, times p_max, by which weights and losses are multiplied */
     double log_share;                /* with targets: log of what a weight is a share of; the loss is cross-entropy then */
     int dtype, batch, binary;
 } Job;

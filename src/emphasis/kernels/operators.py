@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong, can_be_read
-from emphasis.weighting._numerics import Array, ArrayModule, log_trust_of
+from emphasis.weighting._numerics import Array, ArrayModule, doubt_of, log_trust_of, power_of
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
@@ -45,10 +45,15 @@ class OperatorsBackend:
         """Return the loss of class labels and its derivative: as `Backend`."""
         margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
         ignored = state[2]
-        log_w, value = look_up(table, margin.double(), lead)
+        log_w, value = look_up(table, margin.double())
         if ignored is not None:
             valid = ~ignored.squeeze(1)
             factor = valid.to(log_w.dtype) if factor is None else factor.masked_fill(~valid, 0.0)
+        trust = _parts_of(table).trust
+        if trust[0]:
+            lead = lead.to(value.dtype)
+            log_trust = log_trust_of(-value, lead, power_in_batch(trust, -value, lead, factor), torch)
+            log_w, value = log_w + log_trust, value * log_trust.exp()
         losses, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
         loss = (losses if reduction == "none" else losses.sum()).to(margin.dtype)
         if gradient_in == "nothing":
@@ -162,24 +167,37 @@ def _weighted(
     return losses, weight * (factor * (scale_of_mean / pending_scale)), pending_scale
 
 
-def look_up(table: Tensor, margin: Tensor, lead: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def power_in_batch(trust: tuple[float, float], log_p: Tensor, lead: Tensor, factor: Tensor | None) -> Tensor:
+    """Return the power of (p / p_max)^p_max of a batch, a number.
+
+    Args:
+        trust: `Weighting.trust`.
+        log_p: Of the labels, any shape.
+        lead: Of that shape, the labels' logits less the largest other ones.
+        factor: Of that shape, what each counts in the mean, or None for 1.
+    """
+    doubt = doubt_of(log_p, lead, torch)
+    if factor is None:
+        mean = doubt.mean()
+    else:
+        total = factor.sum()
+        mean = torch.where(factor == 0.0, 0.0, factor * doubt).sum() / torch.where(total == 0.0, 1.0, total)
+    power: Tensor = power_of(trust, mean, torch)
+    return power
+
+
+def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
     """Return (log w, L) of margins: `MarginTable.__call__`.
 
     Args:
         table: `MarginTable.packed`.
         margin: float64, any shape; NaN stays NaN.
-        lead: Of the margins' shape, the label's logit less the largest other one; None for values as where it is >= 0.
     """
     parts = _parts_of(table)
     if can_be_read(margin):  # numpy is called in less time than torch, which for a small batch is all there is
-        found = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
-        log_w, value = torch.from_numpy(found[0]), torch.from_numpy(found[1])
-    else:
-        log_w, value = _look_up(parts, parts.coefficients, margin, torch)
-    if parts.trust[0] == 0.0 or lead is None:
-        return log_w, value
-    log_trust = log_trust_of(-value, lead.to(log_w.dtype), parts.trust, torch)
-    return log_w + log_trust, value * log_trust.exp()
+        log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
+        return torch.from_numpy(log_w), torch.from_numpy(value)
+    return _look_up(parts, parts.coefficients, margin, torch)
 
 
 class _Parts(NamedTuple):

@@ -198,10 +198,31 @@ static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
     return highest + log(sum);
 }
 
+/* job->power := what the network's doubt in the labels makes of the table's: the mean of p_max - p over the examples,
+ * each times its factor, divided by the level at which it is doubt in full. */
+static int measure_doubt(Job *job, double counted, int64_t *where, int threads) {
+    job->power = job->table[POWER];
+    if (job->power == 0.0 || job->table[LEVEL] == 0.0) return OK;
+    int64_t examples = job->outer * job->inner;
+    Job first = *job;
+    first.out = NULL;
+    if (!(first.doubt = malloc((examples + 1) * sizeof(double)))) return NO_MEMORY;
+    int status = run(&first, threads, where);
+    double sum = 0.0;
+    for (int64_t i = 0; i < examples && status == OK; i++)
+        sum += first.doubt[i] == 0.0 ? 0.0 : first.doubt[i] * (job->factor ? job->factor[i] / job->unit : 1.0);
+    double mean = counted > 0.0 ? sum / counted : 0.0;
+    if (mean < job->table[LEVEL]) job->power *= mean / job->table[LEVEL];
+    free(first.doubt);
+    return status;
+}
+
 static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
     double counted, unit;
     int status = sum_of_factors(job, &counted, &unit, where);
     if (status != OK) return status;
+    job->unit = unit;
+    if ((status = measure_doubt(job, counted, where, threads)) != OK) return status;
     *still = set_scales(job, mean, defer, counted, unit);
     if (!(job->value = malloc((job->outer * job->inner + 1) * sizeof(double)))) return NO_MEMORY;
     status = run(job, threads, where);
@@ -217,6 +238,7 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
     size_t width = real_size(job);
     double counted, peak;
     int status = sum_of_factors(job, &counted, &job->unit, where);
+    if (status == OK) status = measure_doubt(job, counted, where, threads);
     if (status != OK) return status;
     double *log_w = malloc((examples + 1) * (2 * sizeof(double) + 4 * width)), *value = log_w + examples;
     if (!log_w) return NO_MEMORY;

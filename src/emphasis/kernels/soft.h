@@ -90,7 +90,7 @@ static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags 
     }
 }
 
-/* The same, times (p / p_max)^(power p_max^certainty). */
+/* The same, times (p / p_max)^(power p_max). */
 static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
     look_up_block_of_agreed(row, start, counts, log_rho, loss);
     if (row->power == 0) return;
@@ -152,6 +152,16 @@ static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_to
     return peak + log(sum + (log_of_top == -INFINITY ? 0.0 : exp(log_of_top - peak)));
 }
 
+/* The sum over classes of t (p_max - p). */
+static double doubt_of(const Row *row, double p_max) {
+    double sum = 0.0;
+    for (int64_t start = 0; start < row->job->classes; start += LANES) {
+        Lanes p = block(row->e, start, row->job->classes, 0) * (REAL)row->p_of_e;
+        sum += total(weighted_targets(row, start) * ((REAL)p_max - p));
+    }
+    return sum;
+}
+
 static int64_t index_of_largest(const REAL *x, int64_t n) {
     Lanes lanes = all(x[0]);
     for (int64_t start = 0; start < n; start += LANES) lanes = larger(block(x, start, n, x[0]), lanes);
@@ -187,7 +197,11 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
     double p = exp_of_double(log_p), q = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
     row.log_p_of_peak = log_q - log_sum;
     row.p_of_e = q / (double)row.sum;
-    row.power = (REAL)(job->table[POWER] * exp_of_double(job->table[CERTAINTY] * log_p));
+    row.power = (REAL)(job->power * p);
+    if (job->doubt) {
+        job->doubt[at] = doubt_of(&row, p);
+        return OK;
+    }
 
     double factor, log_w, loss, x, value = 0.0;
     int32_t cell;
@@ -223,7 +237,7 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
     REAL half[SPAN], gradient[SPAN] = {0};
     load(job->logits, first, n, job->dtype, z);
     factors_of(job, first, n, given);
-    memset(job->value + first, 0, n * sizeof(double));
+    memset((job->doubt ? job->doubt : job->value) + first, 0, n * sizeof(double));
     for (int own = 0; own < 2; own++) {
         int needed = 0;
         double of_class = job->class_weight ? job->class_weight[own] : 1.0;
@@ -239,6 +253,13 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
             }
         }
         if (!needed) continue;
+        if (job->doubt) { /* p_max - p of the less likely class, times the share of it that the label is */
+            for (int64_t t = 0; t < n; t++) {
+                double share = given[t] == 0.0 ? 0.0 : factor[t] / given[t];
+                if (margin[t] < 0.0) job->doubt[first + t] += share * -tanh(0.5 * margin[t]);
+            }
+            continue;
+        }
         weigh_margins(job, first, n, margin, margin, factor, half, value);
         for (int64_t t = 0; t < n; t++) {
             gradient[t] += own ? -half[t] : half[t];

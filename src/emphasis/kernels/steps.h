@@ -55,10 +55,11 @@ static void weigh_margins(const Job *job, int64_t first, int64_t n, const double
     double log_w[SPAN], loss[SPAN], x[SPAN];
     int32_t cell[SPAN];
     look_up(job->table, n, margin, log_w, loss, cell, x);
-    if (job->table[POWER] != 0.0) {
+    if (job->power != 0.0) { /* of cross-entropy, whose loss is -log p */
 #pragma omp simd
         for (int64_t t = 0; t < n; t++) {
-            double trust = log_trust(job->table, -loss[t], lead[t]);
+            double below = lead[t] < 0.0 ? lead[t] : 0.0;
+            double trust = job->power * largest_probability(-loss[t], below) * below;
             log_w[t] += trust;
             loss[t] *= trust < -700.0 ? 0.0 : exp_of_double(trust);
         }
@@ -101,6 +102,13 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
             ((REAL *)job->sum)[first + t] = sum[t];
         }
     }
+    if (job->doubt) {
+        for (int64_t t = 0; t < n; t++) {
+            double log_p = -log_one_plus_exp(margin[t]) + (margin[t] < 0.0 ? margin[t] : 0.0);
+            job->doubt[first + t] = lead[t] < 0.0 ? largest_probability(log_p, lead[t]) - exp_of_double(log_p) : 0.0;
+        }
+        return;
+    }
     if (!job->table) return;
     factors_of(job, first, n, factor);
     weigh_margins(job, first, n, margin, lead, factor, half, job->log_w ? NULL : job->value + first);
@@ -108,6 +116,7 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
 
 static void ignore(const Job *job, int64_t example) {
     if (job->value) job->value[example] = 0.0;
+    if (job->doubt) job->doubt[example] = 0.0;
     if (job->log_w) job->log_w[example] = -INFINITY;
     if (job->margin && !job->half) {
         ((REAL *)job->margin)[example] = ((REAL *)job->peak)[example] = 0;

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdint.h>
 
-enum { TERMS = 9, OCTAVES = 15, HEADER = 8, POWER = 6, CERTAINTY = 7 }; /* TERMS: DEGREE + 1 of the polynomials */
+enum { TERMS = 9, OCTAVES = 15, HEADER = 8, POWER = 6, LEVEL = 7 }; /* TERMS: DEGREE + 1 of the polynomials */
 static const double MARGIN_REACH = 2e4;
 typedef union { double value; uint64_t bits; } Double;
 
@@ -60,12 +60,8 @@ static inline double log_one_plus_exp(double x) {
     return e < 1e-5 ? e - 0.5 * e * e : log_of(1.0 + e);
 }
 
-/* log of (p / p_max)^(power p_max^certainty), by which a weight is multiplied: MarginTable.log_trust. lead: the label's
- * logit less the largest other one. */
-static inline double log_trust(const double *table, double log_p, double lead) {
-    double below = lead < 0.0 ? lead : 0.0;
-    return table[POWER] * exp_of_double(table[CERTAINTY] * (log_p - below)) * below;
-}
+/* p_max, the probability of the likeliest class. lead: the label's logit less the largest other one, 0 where positive. */
+static inline double largest_probability(double log_p, double lead) { return exp_of_double(log_p - lead); }
 
 /* A margin's cell, and where in it the margin is, from -1 to 1. */
 static inline int32_t cell_of(double margin, uint64_t splits, double *x) {

@@ -138,7 +138,7 @@ def ratios_exactly(table, log_p, p, TERMS: tl.constexpr, OCTAVES: tl.constexpr, 
 @jit
 def trust_of_row(table, log_p, log_p_of_peak):
     """Return the power of p / p_max that multiplies rho of a row, and log(p / p_max) at the peak of the others."""
-    power = tl.load(table + 6) * exp_of(tl.load(table + 7) * log_p)
+    power = tl.load(table + 6) * exp_of(log_p)
     return power.to(tl.float32), (log_p_of_peak.to(tl.float64) - log_p).to(tl.float32)
 
 

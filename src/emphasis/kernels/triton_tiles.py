@@ -200,7 +200,7 @@ def look_up(table, margin, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl
 
 @jit
 def log_trust_of(table, log_p, own, peak):
-    """Return the log of what MarginTable.trust multiplies weight and loss by."""
+    """Return the log of what weight and loss are multiplied by where the network contradicts the label."""
     lead = own.to(tl.float64) - peak.to(tl.float64)
     below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: that example is set apart in the end
-    return tl.load(table + 6) * exp_of(tl.load(table + 7) * (log_p - below)) * below
+    return tl.load(table + 6) * exp_of(log_p - below) * below

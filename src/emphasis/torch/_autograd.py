@@ -17,8 +17,8 @@ from emphasis.kernels.backend import is_watched
 from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import whole_peak_and_sum, whole_sum
-from emphasis.weighting._numerics import log_trust_of
+from emphasis.torch.distributed import mean_over_ranks, whole_peak_and_sum, whole_sum
+from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
 from emphasis.weighting.options import SATURATION
 
 
@@ -139,15 +139,27 @@ def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: 
     return log_w
 
 
-def log_weight_of(margin: Tensor, lead: Tensor, options: Options) -> Tensor:
+def log_weight_of(margin: Tensor, lead: Tensor, share: Tensor, options: Options) -> Tensor:
     """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin.
 
-    lead: Each label's logit less the largest other one.
+    Args:
+        margin: Any shape.
+        lead: Of that shape, each label's logit less the largest other one.
+        share: Of that shape, what each counts in the batch.
+        options: What to compute.
     """
     log_p = F.logsigmoid(margin)
     log_w = _log_weight(margin, log_p, F.logsigmoid(-margin), options, margin.dtype)
-    log_trust: Tensor = log_trust_of(log_p, lead, options.weighting.trust, torch)
-    return log_w + log_trust
+    return log_w + log_trust(log_p, lead, share, options) if options.weighting.trust[0] else log_w
+
+
+def log_trust(log_p: Tensor, lead: Tensor, share: Tensor | None, options: Options) -> Tensor:
+    """Return log of what a label that the network contradicts is multiplied by, with arguments as `log_weight_of`."""
+    doubt = doubt_of(log_p, lead, torch).detach()
+    share = torch.ones_like(doubt) if share is None else share.detach().expand(doubt.shape)
+    mean = mean_over_ranks(torch.where(share == 0.0, 0.0, share * doubt).sum(), share.sum(), options.process_group)
+    result: Tensor = log_trust_of(log_p, lead, power_of(options.weighting.trust, mean, torch), torch)
+    return result
 
 
 def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
@@ -176,10 +188,12 @@ def _weigh(
     if not options.weighting.trust[0]:
         weight, unit = _normalized(log_w, share, valid, options)
         return _loss(margin, log_p, weight, unit, options), weight
-    log_trust: Tensor = log_trust_of(log_p, lead, options.weighting.trust, torch)
-    weight, unit = _normalized(log_w + log_trust, share, valid, options)
+    counted = torch.ones_like(log_p) if share is None else share.expand(log_p.shape)
+    counted = counted if valid is None else torch.where(valid, counted, 0.0)
+    trust = log_trust(log_p, lead, counted, options)
+    weight, unit = _normalized(log_w + trust, share, valid, options)
     if options.normalization != "batch":
-        unit = unit * log_trust.detach().exp()
+        unit = unit * trust.detach().exp()
     return _loss(margin, log_p, weight, unit, options), weight
 
 

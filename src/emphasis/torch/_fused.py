@@ -18,7 +18,7 @@ from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, is_watched
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS, power_above
-from emphasis.torch import _checks
+from emphasis.torch import _checks, _trust
 from emphasis.torch._autograd import loss_and_gradient, weigh_examples
 from emphasis.torch._options import Options
 
@@ -252,6 +252,12 @@ def compute_rows(
         half = half.to(margin.dtype)
         return Result(loss, backend.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
     table, compact = tables
+    trust = options.weighting.trust
+    if trust[0] and backend.name == "gpu":
+        if labels.is_floating_point():
+            table = _trust.table_of_targets(table, trust, logits, labels, class_weight, factor)
+        else:
+            table = _trust.table_of_labels(table, trust, logits, labels, factor, ignore_index, backend)
     if logits.dim() == 1:
         return NATIVE.loss_of_one_logit(
             logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in

@@ -19,7 +19,6 @@ from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, saturated_log_weight, weigh_examples
 from emphasis.torch._fused import backend_on
 from emphasis.torch._options import Options, of_each
-from emphasis.weighting._numerics import log_trust_of
 
 _NEGLIGIBLE = 0.125  # times the dtype's eps: the share of all weights that may be left out, less than rounding does
 _MOVED = 2**18  # numbers moved or added at a time, which is the memory it takes
@@ -105,7 +104,12 @@ class LinearFunction(torch.autograd.Function):
 
 
 def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
-    """Return the loss, one number, and the gradients, in one sweep."""
+    """Return the loss, one number, and the gradients, in one sweep; in two where weights depend on the whole batch."""
+    if problem.options.weighting.trust[0]:
+        losses, weight = _losses_and_weights(problem)
+        return losses.sum(), _gradients_of_weights(problem, wanted, weight) if any(wanted) else _Gradients(
+            problem, wanted
+        )
     return (_of_batch if problem.options.normalization == "batch" else _of_each)(problem, wanted)
 
 
@@ -151,19 +155,16 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
     gradients = _Gradients(problem, wanted)
     options.check_range(problem.hidden.dtype)
     margins = torch.zeros(len(problem.labels), dtype=problem.dtype, device=problem.hidden.device)
-    leads = torch.zeros_like(margins)
     valid, log_unit = problem.valid, margins.new_tensor(-math.inf)
 
     def derive(logits: Tensor, part: slice) -> Tensor | None:
         nonlocal log_unit
         labels = problem.labels[part]
-        margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
-        margins[part], leads[part] = margin, lead
+        margin, _, state = backend.margins(logits, labels, ignore_index, "the logits")
+        margins[part] = margin
         if not any(wanted):
             return None
-        log_p = F.logsigmoid(margin)
-        log_share = saturated_log_weight(log_p, F.logsigmoid(-margin), options, logits.dtype)
-        log_share = log_share + log_trust_of(log_p, lead, options.weighting.trust, torch)
+        log_share = saturated_log_weight(F.logsigmoid(margin), F.logsigmoid(-margin), options, logits.dtype)
         if problem.factor is not None:
             log_share = log_share + problem.factor[part].to(margin.dtype).log()
         log_share = torch.where(valid[part] & ~(margin > options.max_margin), log_share, -math.inf)
@@ -174,7 +175,7 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
         return backend.derivative(logits, labels, half, state, ignore_index, "the logits")
 
     _sweep(problem, derive, gradients)
-    loss, weight = weigh_examples(margins, leads, problem.factor, valid, options, problem.hidden.dtype)
+    loss, weight = weigh_examples(margins, margins, problem.factor, valid, options, problem.hidden.dtype)
     if len(weight):
         gradients.unit = weight.amax()  # which is what log_unit has come to
     return loss.sum(), gradients

@@ -142,6 +142,18 @@ def whole_sum(total: Tensor, over: Any) -> Tensor:
     return _nonzero(total)
 
 
+def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
+    """Return total / count, sums over the ranks of which this one has its part; 0 for a count of 0.
+
+    Args:
+        total: A scalar.
+        count: A scalar >= 0.
+        over: A process group, an `Accumulation`, of which this is one call alone, or None.
+    """
+    total, count = _sum_over_ranks(torch.stack((total, count)), _group_of(over))
+    return torch.where(count == 0.0, 0.0, total / _nonzero(count))
+
+
 def whole_peak_and_sum(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
     """Return a peak and the sum of exp(share - peak) over the whole batch; 0 and 1 if there is no share.
 

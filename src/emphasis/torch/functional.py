@@ -46,8 +46,8 @@ def emphasis_loss(
             logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
             (so CCE gives F.cross_entropy with probabilities, whose "mean" differs with class weights). For (N,)
             logits: integers or bools in {0, 1}, or probabilities of class 1.
-        weighting: The recommended `Relative()` unless told: a weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w. A
-            function must not change once used: its integral and loss value are computed once.
+        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w, which must
+            not change once used: its integral and loss value are computed once. `Relative()` is the recommended one.
         normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
             weights divided by their sum over the batch, so that the total emphasis is one unit; finite for any
             beta. The normaliser is a constant for differentiation.

@@ -20,8 +20,8 @@ from emphasis.errors import EmphasisValueError
 from emphasis.torch._autograd import margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import whole_log_sum
-from emphasis.weighting._numerics import log_trust_of
+from emphasis.torch.distributed import mean_over_ranks, whole_log_sum
+from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
 
 
 @lru_cache(maxsize=16)
@@ -76,7 +76,12 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
         one.check_range(dtype)
         log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
         if one.weighting.trust[0]:
-            log_w[number] += log_trust_of(log_p[number], lead[number], one.weighting.trust, torch)
+            doubt = doubt_of(log_p[number], lead[number], torch)
+            count = doubt.new_full((len(labels), 1, 1), examples)
+            mean = mean_over_ranks(doubt.sum(1, keepdim=True), count, one.process_group)
+            log_w[number] += log_trust_of(
+                log_p[number], lead[number], power_of(one.weighting.trust, mean, torch), torch
+            )
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)

@@ -96,17 +96,32 @@ def checked_parameter(owner: str, name: str, value: float, low: float = -math.in
     return number
 
 
-def log_trust_of(log_p: Array, lead: Array, trust: tuple[float, float], xp: ArrayModule) -> Array:
-    """Return log of (p / p_max)^(power p_max^certainty), 0 where the label is the likeliest class.
+def log_trust_of(log_p: Array, lead: Array, power: Array, xp: ArrayModule) -> Array:
+    """Return log of (p / p_max)^(power p_max), 0 where the label is the likeliest class; see `weighting.Relative`.
 
     Args:
-        log_p: Of the label, any shape.
+        log_p: Of the label, finite, any shape.
         lead: Its logit less the largest other one; log(p / p_max) where negative.
-        trust: (power, certainty).
+        power: One number.
         xp: The arrays' module.
     """
-    power, certainty = trust
-    if power == 0.0:
-        return xp.zeros_like(log_p)
     below = xp.clip(lead, -math.inf, 0.0)
-    return power * xp.exp(certainty * (log_p - below)) * below
+    return power * xp.exp(log_p - below) * below
+
+
+def doubt_of(log_p: Array, lead: Array, xp: ArrayModule) -> Array:
+    """Return p_max - p, with arguments as `log_trust_of`."""
+    below = xp.clip(lead, -math.inf, 0.0)
+    return -xp.exp(log_p - below) * xp.expm1(below)
+
+
+def power_of(trust: tuple[float, float], doubt: Array, xp: ArrayModule) -> Array:
+    """Return the power of (p / p_max)^p_max, q min(1, doubt / level).
+
+    Args:
+        trust: (q, level).
+        doubt: The batch's mean of p_max - p.
+        xp: The arrays' module.
+    """
+    q, level = trust
+    return q * (xp.clip(doubt / level, 0.0, 1.0) if level else xp.ones_like(doubt))

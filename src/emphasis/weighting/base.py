@@ -83,10 +83,7 @@ class Weighting:
 
     @property
     def trust(self) -> tuple[float, float]:
-        """(power, certainty): w is multiplied by (p / p_max)^(power p_max^certainty); (0, 0) for a function of p alone.
-
-        p_max is the probability of the likeliest class.
-        """
+        """(q, level) by which w depends on the batch, see `Relative`; (0, 0) for a function of p alone."""
         return 0.0, 0.0
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.weighting._numerics import Array, log_sigmoid, log_trust_of, logsumexp
+from emphasis.weighting._numerics import Array, doubt_of, log_sigmoid, log_trust_of, logsumexp, power_of
 
 if TYPE_CHECKING:
     from emphasis.weighting.base import FloatArray, Weighting
@@ -70,7 +70,9 @@ def derivative(weighting: Weighting, logits: Array, labels: Array, max_margin: f
         log_p, log_q = log_sigmoid(margin), log_sigmoid(-margin)
         log_w = weighting.where_agreed.log_weight(log_p, log_q, np)
         if weighting.trust[0]:
-            log_w = log_w + log_trust_of(log_p, lead_of(logits, labels), weighting.trust, np)
+            lead = lead_of(logits, labels)
+            power = power_of(weighting.trust, doubt_of(log_p, lead, np).mean(), np)
+            log_w = log_w + log_trust_of(log_p, lead, power, np)
         half_w = 0.5 * np.where(margin > max_margin, 0.0, np.exp(log_w))
     result = direction * np.expand_dims(half_w, 1)
     np.put_along_axis(result, np.expand_dims(np.asarray(labels), 1), -np.expand_dims(half_w, 1), axis=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from emphasis.weighting._numerics import Array, log_sigmoid, log_trust_of
+from emphasis.weighting._numerics import Array, log_sigmoid
 from emphasis.weighting._potential import MARGIN_REACH
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ class MarginTable:
         slopes: (2, 2) float64: [kind][left, right].
         max_margin: The largest margin with a derivative, inf for none.
         end: The loss beyond it, exactly: 0 but for closed forms with another constant.
-        trust: (power, certainty): weight and loss are multiplied by (p / p_max)^(power p_max^certainty), p_max that of
-            the likeliest class, which only cross-entropy's table has: the loss is -log p there. (0, 0) for a function
-            of p alone.
+        trust: `Weighting.trust`, for kernels that see the batch: the values here are those of labels agreed with. Where
+            it is not (0, 0), the table is cross-entropy's, and its loss -log p.
         is_exact: Whether the values are right to float64 rather than float32.
         compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log rho, with
             rho = w / (2 (1-p)), and L as polynomials of v = log p, for the classes that are not the likeliest and
@@ -83,11 +82,8 @@ class MarginTable:
         header = np.array([self.splits, self.max_margin, *self.slopes.ravel(), *self.trust])
         return np.concatenate((header, self.coefficients.ravel(), [self.end]))
 
-    def __call__(self, margin: Array, lead: Array = math.inf) -> tuple[Array, Array]:
-        """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute.
-
-        lead: The label's logit less the largest other one, which weights that depend on p_max need.
-        """
+    def __call__(self, margin: Array) -> tuple[Array, Array]:
+        """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute."""
         margin = np.asarray(margin, dtype=np.float64)
         ended = margin > self.max_margin
         margin = np.minimum(margin, self.max_margin)
@@ -98,9 +94,7 @@ class MarginTable:
         beyond = margin - inside
         slope = np.where(beyond[..., None] < 0, self.slopes[:, 0], self.slopes[:, 1])
         values = values + np.where(beyond == 0, 0.0, beyond)[..., None] * slope
-        log_w, loss = np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
-        log_trust = log_trust_of(-loss, lead, self.trust, np)
-        return log_w + log_trust, loss * np.exp(log_trust)
+        return np.where(ended, -np.inf, values[..., 0]), np.where(ended, self.end, values[..., 1])
 
 
 def _cell_of(number: Array, splits: int) -> tuple[Array, Array]:

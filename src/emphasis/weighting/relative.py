@@ -1,4 +1,4 @@
-"""`Relative`: a weighting of the label's probability in units of the largest, the default of every front end."""
+"""`Relative`: a weighting of the label's probability against the largest, the default of every front end."""
 
 from __future__ import annotations
 
@@ -13,43 +13,48 @@ from emphasis.weighting.families import CCE, _Checked
 
 @dataclass(frozen=True, repr=False)
 class Relative(_Checked, Weighting):
-    """Cross-entropy held back where the network is sure of another class: w = 2 (1-p) (p / p_max)^(q p_max^certainty).
+    """Cross-entropy that holds back where the network contradicts the label: w = 2 (1-p) (p / p_max)^(q d p_max).
 
-    p_max is the largest probability that the network gives to any class. Where that is the label's, w is
-    cross-entropy's; and so it nearly is for all examples of a network that knows nothing yet, whatever the number of
-    classes. The surer the network is of another class, the less the label counts. Since w is never above
-    cross-entropy's, a learning rate that suits cross-entropy suits it.
+    p_max is the largest probability that the network gives to any class, and d how much the batch contradicts its
+    labels as a whole: d = min(1, D / doubt) with D the mean of p_max - p over the batch. So w is cross-entropy's
 
-    Unlike all other weightings it depends on p_max, not on p alone. As a function of p (`w(p)`, modes, figures) it is
-    that of two classes, where p_max = max(p, 1-p); losses of C classes use their own p_max. The loss value is the
-    weighted cross-entropy, which has this derivative where the factor is held constant. "integral" (Eq. 8) leaves it as
-    it is, for cross-entropy's integral is 1.
+    - where the label is the likeliest class,
+    - for a network that knows nothing yet, whatever the number of classes, and
+    - for a network that agrees with its labels, clean ones say, but for a few.
 
-    Our own; docs/defaults.md has the trials that chose its parameters.
+    Else the label counts the less, the surer the network is of another class. Since w is never above cross-entropy's, a
+    learning rate that suits cross-entropy suits it; and since nothing is remembered from batch to batch, there is no
+    state to save.
+
+    Unlike all other weightings it depends on the batch, not on p alone. As a function of p (`w(p)`, modes, figures) it
+    is that of two classes, p_max = max(p, 1-p), and of d = 1. The loss value is the weighted cross-entropy, which has
+    this derivative where the factor is held constant. "integral" (Eq. 8) leaves it as it is: cross-entropy's is 1.
+    D is a mean weighted by class and sample weights, over all ranks of a process group, and over one call of the loss.
+
+    Our own; docs/defaults.md has the trials that chose it.
 
     Args:
-        q: In [0, 1], the power of p / p_max where the network is certain, p_max = 1. 0 is cross-entropy.
-        certainty: >= 0, how certain the network has to be for that. 0: not at all.
+        q: In [0, 1], the power of p / p_max where network and batch are certain. 0 is cross-entropy.
+        doubt: In [0, 1], the mean of p_max - p from which on the labels are doubted in full. 0: always.
     """
 
     q: float = 0.7
-    certainty: float = 1.5
-    _bounds: ClassVar = {"q": (0.0, 1.0), "certainty": (0.0, math.inf)}
+    doubt: float = 0.2
+    _bounds: ClassVar = {"q": (0.0, 1.0), "doubt": (0.0, 1.0)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log w of two classes."""
+        """Log w of two classes in full doubt."""
         return CCE().log_weight(log_p, log_q, xp) + self._log_trust(log_p, log_q, xp)
 
     def _log_trust(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         if self.q == 0.0:
             return xp.zeros_like(log_p)
-        p_max = xp.exp(xp.maximum(log_p, log_q))
-        return self.q * p_max**self.certainty * xp.clip(log_p - log_q, -math.inf, 0.0)
+        return self.q * xp.exp(xp.maximum(log_p, log_q)) * xp.clip(log_p - log_q, -math.inf, 0.0)
 
     @property
     def trust(self) -> tuple[float, float]:
-        """(q, certainty)."""
-        return self.q, self.certainty
+        """(q, doubt)."""
+        return self.q, self.doubt
 
     @property
     def where_agreed(self) -> Weighting:

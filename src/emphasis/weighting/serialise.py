@@ -107,7 +107,7 @@ def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth:
                 check_function_name(function)
             return of_names(name, named)
         case "Relative":
-            _check_names(name, values, set(), {"q", "certainty"})
+            _check_names(name, values, set(), {"q", "doubt"})
             return Relative(**values)
         case "Spline":
             _check_names(name, values, {"points"})
