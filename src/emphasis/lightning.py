@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from emphasis.errors import EmphasisTypeError
 from emphasis.extras import missing_extra
 
 try:
@@ -30,6 +31,7 @@ from emphasis.torch._autograd import log_weight_of, margin_and_others
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, from_dict
 from emphasis.weighting.options import Normalization
 
+_NOT_SAVED = "not saved"
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -74,6 +76,11 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         learning_rate: float = 1e-3,
     ) -> None:
         super().__init__()
+        if weighting == _NOT_SAVED:
+            raise EmphasisTypeError(
+                "the checkpoint does not hold its weighting, which was made of a function; pass "
+                "weighting=... to load_from_checkpoint"
+            )
         self.network = network
         self.loss = EmphasisLoss(
             from_dict(weighting) if isinstance(weighting, Mapping) else weighting,  # a checkpoint's, say
@@ -185,12 +192,12 @@ class _EpochMean(Metric):  # type: ignore[misc]
 
 
 def _storable(weighting: Weighting) -> dict[str, Any]:
-    """Return {"weighting": its dictionary}, or nothing if it has none that may be read from a file."""
+    """Return {"weighting": its dictionary}, or that it is not saved if it has none that may be read from a file."""
     try:
         said = weighting.to_dict()
-        return {"weighting": said} if from_dict(said) == weighting else {}
+        return {"weighting": said if from_dict(said) == weighting else _NOT_SAVED}
     except (TypeError, ValueError):
-        return {}
+        return {"weighting": _NOT_SAVED}
 
 
 def _columns(logits: Tensor) -> Tensor:

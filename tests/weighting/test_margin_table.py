@@ -124,4 +124,5 @@ def test_packed_form_holds_everything():
     assert packed[1] == 16.6
     assert packed[-1] == table.end == 0.0
     np.testing.assert_array_equal(packed[2:6], table.slopes.ravel())
-    np.testing.assert_array_equal(packed[6:-1], table.coefficients.ravel())
+    assert tuple(packed[6:8]) == table.trust == (0.0, 0.0)
+    np.testing.assert_array_equal(packed[8:-1], table.coefficients.ravel())

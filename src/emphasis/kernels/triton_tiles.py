@@ -203,4 +203,4 @@ def log_trust_of(table, log_p, own, peak):
     """Return the log of what weight and loss are multiplied by where the network contradicts the label."""
     lead = own.to(tl.float64) - peak.to(tl.float64)
     below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: that example is set apart in the end
-    return tl.load(table + 6) * exp_of(log_p - below) * below
+    return tl.load(table + 6) * exp_of(tl.minimum(log_p - below, 0.0)) * below
