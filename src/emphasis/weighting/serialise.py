@@ -34,7 +34,8 @@ from emphasis.weighting.relative import Relative
 from emphasis.weighting.spline import Spline
 
 FAMILIES: dict[str, Callable[..., Weighting]] = {
-    family.__name__: family for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform)
+    family.__name__: family
+    for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform, Relative)
 }
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 
@@ -106,14 +107,11 @@ def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth:
             for _, function in named:
                 check_function_name(function)
             return of_names(name, named)
-        case "Relative":
-            _check_names(name, values, set(), {"q", "doubt"})
-            return Relative(**values)
         case "Spline":
             _check_names(name, values, {"points"})
             return Spline(values["points"])
     if not isinstance(name, str) or name not in FAMILIES:
-        known = [*FAMILIES, "Relative", "Spline", "Sum", "Scaled", *_FUNCTIONS]
+        known = [*FAMILIES, "Spline", "Sum", "Scaled", *_FUNCTIONS]
         raise EmphasisValueError(
             f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}"
         )
