@@ -1,0 +1,98 @@
+"""The learning rate for data of one's own: cross-entropy at a few rates, judged by held-out labels as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from emphasis.datasets import Split
+from emphasis.experiments.build import overridden
+from emphasis.experiments.recipe import Method, Recipe
+from emphasis.experiments.runner import run
+from emphasis.experiments.search import final_accuracy
+from emphasis.experiments.store import Row
+from emphasis.learning_rate import HELD_OUT, RATES, best_rate
+
+TO_BE_FOUND = 5e-324
+"""The learning rate of a recipe whose rate is to be found from the data: none that anybody would train at."""
+
+_SHORT, _SEEDS = 0.3, 2  # of the whole training's steps; networks for each rate
+_FEWEST = 100  # examples; of fewer, too few are held out to tell rates apart
+
+
+def left_to_the_data(recipe: Recipe) -> Recipe:
+    """Return a recipe whose learning rate is to be found and falls to 0, in the conditions where it was constant."""
+    solver = {"learning_rate": TO_BE_FOUND, "schedule": {"policy": "cosine"}}
+    constant = {cell.condition for cell in recipe.cells() if cell.solver.schedule.policy == "constant"}
+    columns = (
+        replace(column, solver=overridden(column.solver, solver)) if column.name in constant else column
+        for column in recipe.conditions
+    )
+    return replace(recipe, conditions=tuple(columns))
+
+
+def is_to_be_found(recipe: Recipe) -> bool:
+    """Return whether the rate of a recipe of one condition is to be found."""
+    return next(recipe.cells()).solver.learning_rate == TO_BE_FOUND
+
+
+def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Recipe:
+    """Return a recipe of one condition at the rate that suits its data, if that is to be found.
+
+    Args:
+        recipe: Its data, noise, network and solver are taken.
+        split: Its data.
+        folder: Where the networks of the search are kept.
+        how: As `runner.run` takes it.
+    """
+    if not is_to_be_found(recipe):
+        return recipe
+    solver, examples = next(recipe.cells()).solver, len(split.train_labels)
+    if examples < max(_FEWEST, 2 * split.num_classes):
+        rates = RATES[solver.name]
+        return with_rate(recipe, rates[len(rates) // 2])
+    short = replace(recipe.changed({"solver.iterations": max(1, round(_SHORT * solver.iterations))}), seeds=_SEEDS)
+    found = cross_entropy_at_rates(replace(short, name=f"{recipe.name}-rates"), folder, folds=1, **how)
+    return with_rate(recipe, best_of(found))
+
+
+def with_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return a recipe at a learning rate."""
+    return recipe.changed({"solver.learning_rate": rate})
+
+
+def best_of(found: Mapping[float, Iterable[Row]]) -> float:
+    """Return the rate whose networks are right about most held-out labels."""
+    return best_rate({rate: final_accuracy(list(rows))[0] for rate, rows in found.items()})
+
+
+def cross_entropy_at_rates(recipe: Recipe, folder: Path, *, folds: int, **how: Any) -> dict[float, list[Row]]:
+    """Train with cross-entropy at each of the optimizer's rates, or at the recipe's if that is not to be found.
+
+    Args:
+        recipe: Of one condition.
+        folder: Where the networks are kept.
+        folds: Fifths of the training data that are held out, one after another.
+        how: As `runner.run` takes it.
+
+    Returns:
+        The lines of each rate's networks, fold after fold and seed after seed.
+    """
+    cell = next(recipe.cells())
+    rates = RATES[cell.solver.name] if is_to_be_found(recipe) else (cell.solver.learning_rate,)
+    # Noise that leaves examples out cannot be put on labels that are held out.
+    noisy = "true" if cell.noise.kind in ("pn_ratio", "long_tail") else "noisy"
+    methods = tuple(
+        Method(f"CCE at {rate:g}", weighting={"family": "CCE"}, solver={"learning_rate": rate}) for rate in rates
+    )
+    held_out = {"dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "evaluation.trace": False,
+                "evaluation.every": cell.solver.iterations}  # fmt: skip
+    found: dict[float, list[Row]] = {rate: [] for rate in rates}
+    for fold in range(folds):
+        part = replace(recipe.changed({**held_out, "dataset.fold": fold}), methods=methods, baseline=methods[0].name)
+        rows = run(part, folder, **how)
+        for rate, method in zip(rates, methods, strict=True):
+            found[rate] += [row for row in rows if row["method"] == method.name]
+    return found
