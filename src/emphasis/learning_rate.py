@@ -25,6 +25,19 @@ RATES: dict[str, tuple[float, ...]] = {
 HELD_OUT = 0.2
 """Share of the examples by whose labels rates are judged."""
 
+SHORT = 0.3
+"""Length of the trainings that are judged, as a share of the one that is to come."""
+
+
+def middle_rate(optimizer: str) -> float:
+    """Return the rate to take where there are too few examples to find one."""
+    return RATES[optimizer][len(RATES[optimizer]) // 2]
+
+
+def can_be_found(examples: int, num_classes: int) -> bool:
+    """Return whether there are enough examples to tell rates apart by those that are held out."""
+    return examples >= max(100, 2 * num_classes)
+
 
 def cosine(step: int, steps: int) -> float:
     """Return the factor of the rate in the step after `step` of `steps` steps: a linear rise, then half a cosine to 0.

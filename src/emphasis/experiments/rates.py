@@ -13,13 +13,12 @@ from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import run
 from emphasis.experiments.search import final_accuracy
 from emphasis.experiments.store import Row
-from emphasis.learning_rate import HELD_OUT, RATES, best_rate
+from emphasis.learning_rate import HELD_OUT, RATES, SHORT, best_rate, can_be_found, middle_rate
 
 TO_BE_FOUND = 5e-324
 """The learning rate of a recipe whose rate is to be found from the data: none that anybody would train at."""
 
-_SHORT, _SEEDS = 0.3, 2  # of the whole training's steps; networks for each rate
-_FEWEST = 100  # examples; of fewer, too few are held out to tell rates apart
+_SEEDS = 2  # networks for each rate
 
 
 def left_to_the_data(recipe: Recipe) -> Recipe:
@@ -49,11 +48,10 @@ def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Reci
     """
     if not is_to_be_found(recipe):
         return recipe
-    solver, examples = next(recipe.cells()).solver, len(split.train_labels)
-    if examples < max(_FEWEST, 2 * split.num_classes):
-        rates = RATES[solver.name]
-        return with_rate(recipe, rates[len(rates) // 2])
-    short = replace(recipe.changed({"solver.iterations": max(1, round(_SHORT * solver.iterations))}), seeds=_SEEDS)
+    solver = next(recipe.cells()).solver
+    if not can_be_found(len(split.train_labels), split.num_classes):
+        return with_rate(recipe, middle_rate(solver.name))
+    short = replace(recipe.changed({"solver.iterations": max(1, round(SHORT * solver.iterations))}), seeds=_SEEDS)
     found = cross_entropy_at_rates(replace(short, name=f"{recipe.name}-rates"), folder, folds=1, **how)
     return with_rate(recipe, best_of(found))
 
