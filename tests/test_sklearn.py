@@ -65,7 +65,7 @@ def test_it_holds_out_against_wrong_labels():
 def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
     """One epoch of one batch is one step of AdamW on emphasis_loss."""
     X, _, y, _ = wine
-    model = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, weight_decay=0.1)
+    model = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, learning_rate=1e-3, weight_decay=0.1)
     stepped = model.fit(X, y).network_
     # The same network before its step: that of the same seed, trained with next to no learning rate.
     twin = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, learning_rate=1e-12).fit(X, y).network_
@@ -82,7 +82,9 @@ def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
 def test_weights_are_numbers_of_copies(wine, weighting, class_weight):
     X, X_test, y, _ = wine
     copies = np.random.default_rng(0).integers(0, 3, len(y))
-    model = EmphasisClassifier(weighting, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight)
+    model = EmphasisClassifier(
+        weighting, learning_rate=1e-3, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight
+    )  # fmt: skip
     weighted = clone(model).fit(X, y, sample_weight=copies).predict_proba(X_test)
     repeated = clone(model).fit(np.repeat(X, copies, axis=0), np.repeat(y, copies)).predict_proba(X_test)
     np.testing.assert_allclose(weighted, repeated, atol=1e-9)
@@ -184,7 +186,7 @@ def test_partial_fit_learns_from_chunks():
 
 def test_fit_starts_anew_where_partial_fit_goes_on(wine):
     X, _, y, _ = wine
-    model = EmphasisClassifier(max_epochs=3, batch_size=40, random_state=0).fit(X, y)
+    model = EmphasisClassifier(learning_rate=1e-3, max_epochs=3, batch_size=40, random_state=0).fit(X, y)
     expected = model.predict_proba(X)
     chunks = clone(model)
     for _ in range(3):
@@ -253,7 +255,8 @@ def test_without_verbose_it_is_silent(wine, capfd):
 @pytest.mark.parametrize(
     ("parameters", "match"),
     [
-        ({"learning_rate": 0.0}, "learning_rate=0.0 is not allowed; use a finite number > 0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is not allowed; use a finite number > 0 or \"auto\""),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is not allowed"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"max_epochs": 0}, "max_epochs=0 is not allowed; use a whole number >= 1"),
         ({"batch_size": 2.5}, "batch_size=2.5"),

@@ -1,9 +1,11 @@
 """The learning rate of `emphasis audit`, `tune` and `fit`: how it falls, and how it is found.
 
 A constant rate that suits one task is far from what suits another: with many classes 0.1 memorizes or never settles.
-So the rate falls to zero, and its highest value is found from the data: short trainings with cross-entropy, one for
-each of a few rates, are judged by held-out labels as they are, wrong ones included. The rate found is used with every
-loss.
+So the rate falls to zero, and its highest value is found from the data: trainings with cross-entropy, one for each of a
+few rates, are judged by held-out labels as they are, wrong ones included. The rate found is used with every loss.
+
+The trainings that are judged go as far as the one that is to come, since a network that takes more or longer steps
+memorizes more of the wrong labels: shorter ones would choose too high a rate.
 
 Here are the schedule, the rates and the choice; how networks are trained is the business of the trainers.
 """
@@ -24,9 +26,6 @@ RATES: dict[str, tuple[float, ...]] = {
 
 HELD_OUT = 0.2
 """Share of the examples by whose labels rates are judged."""
-
-SHORT = 0.3
-"""Length of the trainings that are judged, as a share of the one that is to come."""
 
 
 def middle_rate(optimizer: str) -> float:

@@ -28,7 +28,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.sklearn", "sklearn", error) from None
 
-from emphasis.learning_rate import HELD_OUT, RATES, SHORT, best_rate, can_be_found, cosine, middle_rate
+from emphasis.learning_rate import HELD_OUT, RATES, best_rate, can_be_found, cosine, middle_rate
 from emphasis.models.mlp import mlp
 from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
@@ -51,8 +51,8 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             `DEFAULT_WEIGHTING`.
         hidden, activation, dropout: Units of each hidden layer; "relu", "sigmoid" or "tanh"; rate, in [0, 1), before
             the last layer.
-        learning_rate: Of AdamW. "auto": found from the data by `fit`, from short trainings with cross-entropy that
-            predict held-out labels; it then rises shortly and falls to 0 by `max_epochs`, see
+        learning_rate: Of AdamW. "auto": found from the data by `fit`, as the one with which cross-entropy predicts
+            held-out labels best; it then rises shortly and falls to 0 by `max_epochs`, see
             `emphasis.learning_rate`. A number stays constant, and `partial_fit` takes 0.001 for "auto".
         weight_decay: Of AdamW: Adam with decoupled decay, and plain Adam without.
         batch_size: Rows in a step; "auto": 200, or all if there are fewer.
@@ -256,14 +256,14 @@ def _found_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: A
     optimizer = torch.optim.AdamW(stack.parameters(), rates[-1], weight_decay=model.weight_decay)
     at_own_rates(optimizer, [rate / rates[-1] for rate in rates])
     size = _batch_size(model, len(train))
-    epochs = max(1, round(SHORT * model.max_epochs))
     steps = [train[at : at + size] for at in range(0, len(train), size)]
-    for number in range(epochs * len(steps)):
+    total = model.max_epochs * len(steps)
+    for number in range(total):
         rows = steps[number % len(steps)] if size < len(train) else train
         targets = torch.as_tensor(labels[rows], device=like.device)
         weight = _tensor(sample_weight[rows], like)
         weight = weight if factors is None else weight * factors[targets].to(weight)
-        optimizer.param_groups[0]["lr"] = rates[-1] * cosine(number, epochs * len(steps))
+        optimizer.param_groups[0]["lr"] = rates[-1] * cosine(number, total)
         logits = stack(_tensor(X[rows], like)[None]).transpose(1, 2)
         each = torch.nn.functional.cross_entropy(logits, targets.expand(len(rates), -1), reduction="none")
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import forget_loaded, load_split
-from emphasis.experiments.rates import TO_BE_FOUND, left_to_the_data
+from emphasis.experiments.rates import LEFT_TO_THE_DATA, left_to_the_data
 from emphasis.experiments.reading import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipe import Method, Recipe, Table
 from emphasis.weighting import DM
@@ -28,11 +28,11 @@ _EPOCHS, _LEAST, _MOST = {"vectors": 60, "images": 30}, {"vectors": 300, "images
 _TO_BE_CHOSEN = 1  # steps of a recipe whose length follows from the data
 _TABLE: Table = {
     "network": {"name": "mlp", "hidden": [64, 64]},
-    "solver": {"batch_size": 128, "learning_rate": TO_BE_FOUND, "momentum": 0.9},
+    "solver": {"batch_size": 128, "momentum": 0.9, **LEFT_TO_THE_DATA},
 }
 _IMAGES: Table = {
     "network": {"name": "small-cnn", "widths": [16, 32, 64]},
-    "solver": {"batch_size": 64, "learning_rate": TO_BE_FOUND, "momentum": 0.9, "weight_decay": 1e-4},
+    "solver": {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, **LEFT_TO_THE_DATA},
 }
 
 
@@ -125,8 +125,6 @@ def with_method(
         if iterations is None:
             steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * -(-len(split.train_labels) // batch)), _MOST)
     one = one.changed({"solver.iterations": steps})
-    if first.solver.schedule.policy == "constant":
-        one = one.changed({"solver.schedule.policy": "cosine"})
     return dataclasses.replace(one, source=_fingerprint(split)), split
 
 

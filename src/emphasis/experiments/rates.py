@@ -9,24 +9,26 @@ from typing import Any
 
 from emphasis.datasets import Split
 from emphasis.experiments.build import overridden
-from emphasis.experiments.recipe import Method, Recipe
+from emphasis.experiments.jobs import is_stackable
+from emphasis.experiments.recipe import Method, Recipe, Table
 from emphasis.experiments.runner import run
 from emphasis.experiments.search import final_accuracy
 from emphasis.experiments.store import Row
-from emphasis.learning_rate import HELD_OUT, RATES, SHORT, best_rate, can_be_found, middle_rate
+from emphasis.learning_rate import HELD_OUT, RATES, best_rate, can_be_found, middle_rate
 
-TO_BE_FOUND = 5e-324
-"""The learning rate of a recipe whose rate is to be found from the data: none that anybody would train at."""
+_TO_BE_FOUND = 5e-324  # a learning rate that nobody would train at
+LEFT_TO_THE_DATA: Table = {"learning_rate": _TO_BE_FOUND, "schedule": {"policy": "cosine"}}
+"""Of a solver whose learning rate is to be found from the data, and falls to 0."""
 
-_SEEDS = 2  # networks for each rate
+_FOLDS = 2  # of perceptrons, all of which train at once
+_SHARE = 0.2  # of the steps, of networks that train one by one
 
 
 def left_to_the_data(recipe: Recipe) -> Recipe:
     """Return a recipe whose learning rate is to be found and falls to 0, in the conditions where it was constant."""
-    solver = {"learning_rate": TO_BE_FOUND, "schedule": {"policy": "cosine"}}
     constant = {cell.condition for cell in recipe.cells() if cell.solver.schedule.policy == "constant"}
     columns = (
-        replace(column, solver=overridden(column.solver, solver)) if column.name in constant else column
+        replace(column, solver=overridden(column.solver, LEFT_TO_THE_DATA)) if column.name in constant else column
         for column in recipe.conditions
     )
     return replace(recipe, conditions=tuple(columns))
@@ -34,7 +36,7 @@ def left_to_the_data(recipe: Recipe) -> Recipe:
 
 def is_to_be_found(recipe: Recipe) -> bool:
     """Return whether the rate of a recipe of one condition is to be found."""
-    return next(recipe.cells()).solver.learning_rate == TO_BE_FOUND
+    return next(recipe.cells()).solver.learning_rate == _TO_BE_FOUND
 
 
 def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Recipe:
@@ -48,12 +50,12 @@ def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Reci
     """
     if not is_to_be_found(recipe):
         return recipe
-    solver = next(recipe.cells()).solver
+    first = next(recipe.cells())
     if not can_be_found(len(split.train_labels), split.num_classes):
-        return with_rate(recipe, middle_rate(solver.name))
-    short = replace(recipe.changed({"solver.iterations": max(1, round(SHORT * solver.iterations))}), seeds=_SEEDS)
-    found = cross_entropy_at_rates(replace(short, name=f"{recipe.name}-rates"), folder, folds=1, **how)
-    return with_rate(recipe, best_of(found))
+        return with_rate(recipe, middle_rate(first.solver.name))
+    named = replace(recipe, name=f"{recipe.name}-rates", seeds=1)
+    share, folds = (1.0, _FOLDS) if is_stackable(first) else (_SHARE, 1)
+    return with_rate(recipe, best_of(cross_entropy_at_rates(named, folder, folds=folds, share=share, **how)))
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -66,13 +68,16 @@ def best_of(found: Mapping[float, Iterable[Row]]) -> float:
     return best_rate({rate: final_accuracy(list(rows))[0] for rate, rows in found.items()})
 
 
-def cross_entropy_at_rates(recipe: Recipe, folder: Path, *, folds: int, **how: Any) -> dict[float, list[Row]]:
+def cross_entropy_at_rates(
+    recipe: Recipe, folder: Path, *, folds: int, share: float = 1.0, **how: Any
+) -> dict[float, list[Row]]:
     """Train with cross-entropy at each of the optimizer's rates, or at the recipe's if that is not to be found.
 
     Args:
         recipe: Of one condition.
         folder: Where the networks are kept.
         folds: Fifths of the training data that are held out, one after another.
+        share: Of the steps to take, of a length in inverse proportion, so that they go as far.
         how: As `runner.run` takes it.
 
     Returns:
@@ -83,10 +88,11 @@ def cross_entropy_at_rates(recipe: Recipe, folder: Path, *, folds: int, **how: A
     # Noise that leaves examples out cannot be put on labels that are held out.
     noisy = "true" if cell.noise.kind in ("pn_ratio", "long_tail") else "noisy"
     methods = tuple(
-        Method(f"CCE at {rate:g}", weighting={"family": "CCE"}, solver={"learning_rate": rate}) for rate in rates
+        Method(f"CCE at {rate:g}", weighting={"family": "CCE"}, solver={"learning_rate": rate / share}) for rate in rates
     )
-    held_out = {"dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "evaluation.trace": False,
-                "evaluation.every": cell.solver.iterations}  # fmt: skip
+    steps = max(1, round(share * cell.solver.iterations))
+    held_out = {"solver.iterations": steps, "dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "evaluation.trace": False,
+                "evaluation.every": steps}  # fmt: skip
     found: dict[float, list[Row]] = {rate: [] for rate in rates}
     for fold in range(folds):
         part = replace(recipe.changed({**held_out, "dataset.fold": fold}), methods=methods, baseline=methods[0].name)
