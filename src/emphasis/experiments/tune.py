@@ -23,6 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.split import folds_of
 from emphasis.diagnostics.noise_rate import mixture_noise_rate
@@ -66,6 +68,7 @@ class Tuned:
         lam: For that rate and number of classes.
         found: The search.
         baseline: Cross-entropy at the learning rate that suits it best, of the same folds and seeds.
+        unlearned: Share of the labels it was trained on that it contradicts in the end.
     """
 
     recipe: Recipe
@@ -75,6 +78,7 @@ class Tuned:
     lam: float
     found: Found
     baseline: Trial
+    unlearned: float
 
     @property
     def title(self) -> str:
@@ -102,14 +106,17 @@ class Tuned:
 
         A network contradicts too few of the labels that it was trained on, where it has learned wrong ones. Of labels
         that were held out it contradicts the wrong ones, and too many besides: those that it could not predict. The
-        interval reaches from the one share to the other, with two standard errors at either end.
+        interval holds both shares, and the estimate, with two standard errors at either end.
         """
         if self.audit is None:
             return math.nan, math.nan
         labels = len(self.audit.labels)
         held_out = 1.0 - max(self.baseline.mean, self.found.best.mean)
-        low, high = sorted([(self.noise_rate, labels), (held_out, labels * HELD_OUT * self.folds)])
-        return max(0.0, low[0] - 2.0 * _error(*low)), min(1.0, high[0] + 2.0 * _error(*high))
+        shares = [(self.unlearned, labels), (self.noise_rate, labels), (held_out, labels * HELD_OUT * self.folds)]
+        ends = [2.0 * math.sqrt(share * (1.0 - share) / number) for share, number in shares]
+        low = min(share - end for (share, _), end in zip(shares, ends, strict=True))
+        high = max(share + end for (share, _), end in zip(shares, ends, strict=True))
+        return max(0.0, low), min(1.0, high)
 
     @cached_property
     def difference(self) -> tuple[float, float]:
@@ -185,11 +192,6 @@ def weighting_of(lam: float, settings: dict[str, Any]) -> Weighting:
     """Return the weighting of a trial's settings."""
     own = {name.removeprefix("weighting."): value for name, value in settings.items() if name.startswith("weighting.")}
     return from_dict({"family": "DM", "lam": lam, "beta": _START, **own})
-
-
-def _error(share: float, number: float) -> float:
-    """Return the standard error of a share of a number of labels."""
-    return math.sqrt(share * (1.0 - share) / number)
 
 
 def tune(
@@ -272,8 +274,9 @@ def tune(
     at_rates = cross_entropy_at_rates(searched_by(base), folder / "search", folds=folds, **how)
     best = best_of(at_rates)
     baseline = Trial({_RATE: best}, *final_accuracy(at_rates[best]), folds, final_accuracies(at_rates[best]))
+    unlearned = 1.0 - float(np.mean([row["final_fit_noisy"] or 0.0 for row in at_rates[best]]))
     say(f"cross-entropy is best at a learning rate of {best:g}: {100 * baseline.mean:.2f} %")
-    space = [*space, *_more_space(space, best if is_to_be_found(base) else None, split.num_classes, assumed_rate)]
+    space = [*space, *more_space(space, best if is_to_be_found(base) else None, split.num_classes, assumed_rate)]
     base = with_rate(base, best)
     found_wrong: Audit | None = None
     if assumed_rate is None:
@@ -289,7 +292,7 @@ def tune(
     held_out: dict[str, Any] = {"validation": HELD_OUT, "noisy_validation": True, "folds": folds}
     found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, seed=seed,
                    retrain=retrain, **held_out, **how)  # fmt: skip
-    tuned = Tuned(base, rate, found_wrong, split.num_classes, lam, found, baseline)
+    tuned = Tuned(base, rate, found_wrong, split.num_classes, lam, found, baseline, unlearned)
     write_text(folder / TUNE, json.dumps(without_nan(numbers(tuned)), indent=1, allow_nan=False) + "\n")
     return tuned
 
@@ -307,7 +310,7 @@ def lam_of(noise_rate: float, num_classes: int) -> float:
     return round(lam_for(noise_rate) * math.log(10) / math.log(max(num_classes, 10)), 2)
 
 
-def _more_space(space: Sequence[Vary], rate: float | None, num_classes: int, told: float | None) -> list[Vary]:
+def more_space(space: Sequence[Vary], rate: float | None, num_classes: int, told: float | None) -> list[Vary]:
     """Return what is searched beside `space`: learning rates around cross-entropy's, and of two classes lam.
 
     The integral fixes the area under w, not the push at p = 1/C, where training starts. The more classes, the weaker
@@ -343,6 +346,7 @@ def numbers(tuned: Tuned) -> dict[str, Any]:
         "told": tuned.told,
         "noise_rate_interval": tuned.interval,
         "noise_rate_doubtful": tuned.doubtful,
+        "unlearned": tuned.unlearned,
         "mixture_rate": tuned.mixture_rate,
         "num_classes": tuned.num_classes,
         "lam": tuned.lam,
