@@ -1,4 +1,4 @@
-"""The learning rate for data of one's own: cross-entropy at a few rates, judged by held-out labels as they are."""
+"""The learning rate for data of one's own: a method at a few rates, judged by held-out labels as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from emphasis.datasets import Split
 from emphasis.experiments.build import overridden
 from emphasis.experiments.jobs import is_stackable
-from emphasis.experiments.recipe import Method, Recipe, Table
+from emphasis.experiments.recipe import Recipe, Table
 from emphasis.experiments.runner import run
 from emphasis.experiments.search import final_accuracy
 from emphasis.experiments.store import Row
@@ -40,10 +40,10 @@ def is_to_be_found(recipe: Recipe) -> bool:
 
 
 def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Recipe:
-    """Return a recipe of one condition at the rate that suits its data, if that is to be found.
+    """Return a recipe of one condition and method at the rate that suits both, if that is to be found.
 
     Args:
-        recipe: Its data, noise, network and solver are taken.
+        recipe: What is to be trained.
         split: Its data.
         folder: Where the networks of the search are kept.
         how: As `runner.run` takes it.
@@ -55,7 +55,7 @@ def at_best_rate(recipe: Recipe, split: Split, folder: Path, **how: Any) -> Reci
         return with_rate(recipe, middle_rate(first.solver.name))
     named = replace(recipe, name=f"{recipe.name}-rates", seeds=1)
     share, folds = (1.0, _FOLDS) if is_stackable(first) else (_SHARE, 1)
-    return with_rate(recipe, best_of(cross_entropy_at_rates(named, folder, folds=folds, share=share, **how)))
+    return with_rate(recipe, best_of(at_rates(named, folder, folds=folds, share=share, **how)))
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -68,13 +68,13 @@ def best_of(found: Mapping[float, Iterable[Row]]) -> float:
     return best_rate({rate: final_accuracy(list(rows))[0] for rate, rows in found.items()})
 
 
-def cross_entropy_at_rates(
+def at_rates(
     recipe: Recipe, folder: Path, *, folds: int, share: float = 1.0, **how: Any
 ) -> dict[float, list[Row]]:
-    """Train with cross-entropy at each of the optimizer's rates, or at the recipe's if that is not to be found.
+    """Train a recipe at each of its optimizer's rates, or at its own if that is not to be found.
 
     Args:
-        recipe: Of one condition.
+        recipe: Of one condition and one method.
         folder: Where the networks are kept.
         folds: Fifths of the training data that are held out, one after another.
         share: Of the steps to take, of a length in inverse proportion, so that they go as far.
@@ -87,8 +87,10 @@ def cross_entropy_at_rates(
     rates = RATES[cell.solver.name] if is_to_be_found(recipe) else (cell.solver.learning_rate,)
     # Noise that leaves examples out cannot be put on labels that are held out.
     noisy = "true" if cell.noise.kind in ("pn_ratio", "long_tail") else "noisy"
+    (method,) = recipe.methods
     methods = tuple(
-        Method(f"CCE at {rate:g}", weighting={"family": "CCE"}, solver={"learning_rate": rate / share}) for rate in rates
+        replace(method, name=f"{method.name} at {rate:g}", solver={**method.solver, "learning_rate": rate / share})
+        for rate in rates
     )
     steps = max(1, round(share * cell.solver.iterations))
     held_out = {"solver.iterations": steps, "dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "evaluation.trace": False,
@@ -97,6 +99,6 @@ def cross_entropy_at_rates(
     for fold in range(folds):
         part = replace(recipe.changed({**held_out, "dataset.fold": fold}), methods=methods, baseline=methods[0].name)
         rows = run(part, folder, **how)
-        for rate, method in zip(rates, methods, strict=True):
-            found[rate] += [row for row in rows if row["method"] == method.name]
+        for rate, one in zip(rates, methods, strict=True):
+            found[rate] += [row for row in rows if row["method"] == one.name]
     return found

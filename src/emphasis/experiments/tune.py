@@ -32,7 +32,7 @@ from emphasis.experiments.audit import Audit, as_audit, audit, has_changed
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import ROBUST, with_method
-from emphasis.experiments.rates import best_of, cross_entropy_at_rates, is_to_be_found, with_rate
+from emphasis.experiments.rates import at_rates, best_of, is_to_be_found, with_rate
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress
 from emphasis.experiments.search import Found, Trial, Vary, describe, final_accuracies, final_accuracy, search
@@ -49,7 +49,7 @@ SPACE = (
     Vary("weighting.vanishing", (False, True)),
     Vary("normalization", ("integral", "batch")),
 )
-_METHOD = "DM"
+_METHOD, _CCE = "DM", Method("CCE", weighting={"family": "CCE"})
 _START = 4.0  # beta of a method whose beta is to be searched
 _RATE = "solver.learning_rate"
 _LAM = Vary("weighting.lam", (0.0, 0.5, 1.0))  # of two classes, whose noise rate cannot be estimated well
@@ -271,13 +271,13 @@ def tune(
         "root": root, "execution": execution, "workers": workers, "threads": threads, "progress": progress,
         "loading": loading, "say": say,
     }  # fmt: skip
-    at_rates = cross_entropy_at_rates(searched_by(base), folder / "search", folds=folds, **how)
-    best = best_of(at_rates)
-    baseline = Trial({_RATE: best}, *final_accuracy(at_rates[best]), folds, final_accuracies(at_rates[best]))
-    unlearned = 1.0 - float(np.mean([row["final_fit_noisy"] or 0.0 for row in at_rates[best]]))
+    compared = replace(searched_by(base), methods=(_CCE,), baseline=_CCE.name)
+    by_rate = at_rates(compared, folder / "search", folds=folds, **how)
+    best = best_of(by_rate)
+    baseline = Trial({_RATE: best}, *final_accuracy(by_rate[best]), folds, final_accuracies(by_rate[best]))
+    unlearned = 1.0 - float(np.mean([row["final_fit_noisy"] or 0.0 for row in by_rate[best]]))
     say(f"cross-entropy is best at a learning rate of {best:g}: {100 * baseline.mean:.2f} %")
     space = [*space, *more_space(space, best if is_to_be_found(base) else None, split.num_classes, assumed_rate)]
-    base = with_rate(base, best)
     found_wrong: Audit | None = None
     if assumed_rate is None:
         audited = replace(as_audit(base, split, ROBUST), seeds=1)
@@ -288,7 +288,7 @@ def tune(
     else:
         rate = assumed_rate
     lam = lam_of(rate, split.num_classes)
-    base = replace(base, methods=(_dm(lam),))
+    base = with_rate(replace(base, methods=(_dm(lam),)), best)
     held_out: dict[str, Any] = {"validation": HELD_OUT, "noisy_validation": True, "folds": folds}
     found = search(base, folder / "search", method=_METHOD, space=space, trials=trials, batch=batch, seed=seed,
                    retrain=retrain, **held_out, **how)  # fmt: skip
