@@ -1,5 +1,7 @@
 """The schedule of our own trainers, and which of a few rates is taken."""
 
+import itertools
+
 import pytest
 
 from emphasis.learning_rate import RATES, WARM_UP, best_rate, can_be_found, cosine, middle_rate
@@ -26,7 +28,7 @@ def test_the_most_accurate_rate_is_taken_and_of_equals_the_middle_one():
 @pytest.mark.parametrize("optimizer", RATES)
 def test_rates_are_a_factor_of_about_three_apart(optimizer):
     rates = RATES[optimizer]
-    assert all(2.9 < high / low < 3.4 for low, high in zip(rates, rates[1:], strict=False))
+    assert all(2.9 < high / low < 3.4 for low, high in itertools.pairwise(rates))
     assert rates[0] < middle_rate(optimizer) < rates[-1]
 
 

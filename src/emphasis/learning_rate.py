@@ -1,8 +1,8 @@
 """The learning rate of `emphasis audit`, `tune` and `fit`: how it falls, and how it is found.
 
 A constant rate that suits one task is far from what suits another: with many classes 0.1 memorizes or never settles.
-So the rate falls to zero, and its highest value is found from the data: trainings, one for each of a few rates, are judged
-by held-out labels as they are, wrong ones included. Where methods are compared, cross-entropy's rate is for all of them.
+So the rate falls to zero, and its highest value is found from the data: trainings, one for each of a few rates, are
+judged by held-out labels as they are, wrong ones included. Methods that are compared share cross-entropy's rate.
 
 The trainings that are judged go as far as the one that is to come, since a network that takes more or longer steps
 memorizes more of the wrong labels: shorter ones would choose too high a rate.

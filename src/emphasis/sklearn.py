@@ -83,10 +83,10 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self, weighting: WeightingLike | None = None, *, normalization: Normalization = "integral",
         max_margin: MaxMargin = "auto", hidden: Sequence[int] = (64,), activation: str = "relu", dropout: float = 0.0,
-        learning_rate: float | Literal["auto"] = "auto", weight_decay: float = 0.0, batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200, early_stopping: bool = False, validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None, random_state: Any = None,
-        device: str = "cpu", verbose: bool = False,
+        learning_rate: float | Literal["auto"] = "auto", weight_decay: float = 0.0,
+        batch_size: int | Literal["auto"] = "auto", max_epochs: int = 200, early_stopping: bool = False,
+        validation_fraction: float = 0.1, n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None,
+        random_state: Any = None, device: str = "cpu", verbose: bool = False,
     ) -> None:  # fmt: skip
         self.weighting, self.normalization, self.max_margin = weighting, normalization, max_margin
         self.hidden, self.activation, self.dropout = hidden, activation, dropout
@@ -267,7 +267,8 @@ def _found_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: A
         logits = stack(_tensor(X[rows], like)[None]).transpose(1, 2)
         each = torch.nn.functional.cross_entropy(logits, targets.expand(len(rates), -1), reduction="none")
         optimizer.zero_grad()
-        (each * weight).mean(1).nan_to_num().sum().backward()
+        loss: torch.Tensor = (each * weight).mean(1).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
         parts = [X[held_out[at : at + _ROWS_AT_ONCE]] for at in range(0, len(held_out), _ROWS_AT_ONCE)]

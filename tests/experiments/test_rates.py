@@ -39,7 +39,7 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(many):
-    return with_method(recipe_of_table(many, "label", {}), CCE, noise_rate=0.4)
+    return with_method(recipe_of_table(many, "label", {}), CCE, noise_rate=0.4, iterations=400)
 
 
 def test_with_many_classes_and_wrong_labels_the_rate_found_is_nearly_the_best(task, tmp_path):

@@ -292,8 +292,8 @@ def _read(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
 def _how(cell: Cell, row: Mapping[str, Any], looks: int) -> str:
     return (
         f"Network {cell.network.name}, {cell.solver.iterations:,} steps of {cell.solver.batch_size} examples, "
-        f"learning rate {cell.solver.learning_rate:g}, looked at {looks} times; seed {cell.seed}; {row['seconds']:.0f} s on {row['device']}; revision "
-        f"{row['revision'] or 'unknown'}."
+        f"learning rate {cell.solver.learning_rate:g}, looked at {looks} times; seed {cell.seed}; "
+        f"{row['seconds']:.0f} s on {row['device']}; revision {row['revision'] or 'unknown'}."
     )
 
 

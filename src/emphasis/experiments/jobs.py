@@ -95,10 +95,10 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
     jobs: list[Job] = []
     for cell in {cell.key: cell for cell in cells}.values():
         if is_stackable(cell):
-            shared, rate = cell.shared(), cell.solver.learning_rate
-            del shared["solver"]["learning_rate"]  # which each network of a stack may have of its own
+            common = cell.shared()
+            rate = common["solver"].pop("learning_rate")  # which each network of a stack may have of its own
             own = digest([objective_as_dict(cell.objective), rate])
-            by_objective.setdefault((digest(shared), own), {})[cell.seed] = cell
+            by_objective.setdefault((digest(common), own), {})[cell.seed] = cell
         else:
             jobs.append(Job((cell,), (cell.seed,)))
     for (shared, _), by_seed in by_objective.items():

@@ -68,9 +68,7 @@ def best_of(found: Mapping[float, Iterable[Row]]) -> float:
     return best_rate({rate: final_accuracy(list(rows))[0] for rate, rows in found.items()})
 
 
-def at_rates(
-    recipe: Recipe, folder: Path, *, folds: int, share: float = 1.0, **how: Any
-) -> dict[float, list[Row]]:
+def at_rates(recipe: Recipe, folder: Path, *, folds: int, share: float = 1.0, **how: Any) -> dict[float, list[Row]]:
     """Train a recipe at each of its optimizer's rates, or at its own if that is not to be found.
 
     Args:
@@ -93,8 +91,8 @@ def at_rates(
         for rate in rates
     )
     steps = max(1, round(share * cell.solver.iterations))
-    held_out = {"solver.iterations": steps, "dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "evaluation.trace": False,
-                "evaluation.every": steps}  # fmt: skip
+    held_out = {"dataset.validation": HELD_OUT, "dataset.validation_labels": noisy, "solver.iterations": steps,
+                "evaluation.every": steps, "evaluation.trace": False}  # fmt: skip
     found: dict[float, list[Row]] = {rate: [] for rate in rates}
     for fold in range(folds):
         part = replace(recipe.changed({**held_out, "dataset.fold": fold}), methods=methods, baseline=methods[0].name)

@@ -127,7 +127,7 @@ class Tuned:
 
     @property
     def clearly_better(self) -> bool:
-        """Whether the best trial is ahead of cross-entropy by more than the spread; of one network that is not known."""
+        """Whether the best trial is ahead of cross-entropy by more than the spread, which takes two networks to see."""
         mean, std = self.difference
         return mean > 0.0 and mean > std
 

@@ -61,5 +61,9 @@ def _trials(tuned: Tuned) -> Any:
         groups.setdefault(name, []).append(tried(number, trial))
     best = tried(found.trials.index(found.best), found.best)
     return trials_figure(
-        dict(sorted(groups.items())), "beta" if along else "trial", best, float(np.nan_to_num(tuned.baseline.mean)), along
+        dict(sorted(groups.items())),
+        "beta" if along else "trial",
+        best,
+        float(np.nan_to_num(tuned.baseline.mean)),
+        along,
     )

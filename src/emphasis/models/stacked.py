@@ -88,7 +88,8 @@ def at_own_rates(
         held: Returns what of a parameter, and of values of all networks, is on this rank.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shares, before = torch.tensor(rates), []
+    shares = torch.tensor(rates, dtype=parameters[0].dtype, device=parameters[0].device)
+    before: list[Tensor] = []
 
     def keep(*_: object) -> None:
         before[:] = [held(parameter, shares)[0].detach().clone() for parameter in parameters]

@@ -123,10 +123,9 @@ def initial_state(
     optimizer = make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
     if rates:
         at_own_rates(optimizer, rates, held)
-    optimizer = fabric.setup_optimizers(optimizer)
     for name in getattr(stack, "FORWARD_METHODS", ()):
         prepared.mark_forward_method(name)
-    return State(prepared, optimizer, stack.num_networks, draws, 0, diverged_at)
+    return State(prepared, fabric.setup_optimizers(optimizer), stack.num_networks, draws, 0, diverged_at)
 
 
 def make_fabric(execution: Execution) -> Fabric:
