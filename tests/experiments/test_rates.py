@@ -64,9 +64,10 @@ def test_with_many_classes_and_wrong_labels_the_rate_found_is_nearly_the_best(ta
 def test_all_rates_train_at_once_and_the_same_search_trains_nothing(task, tmp_path):
     recipe, split = task
     short = recipe.changed({"solver.iterations": 30})
-    found = at_best_rate(short, split, tmp_path / "rates", threads=1)
+    found = at_best_rate(short, split, tmp_path / "rates", threads=1, force=True)
     files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rates" / "cells").iterdir()}
     rows = [row for path in (tmp_path / "rates").glob("cells/*.jsonl") for row in read_rows(path)]
+    assert sum(name.endswith(".jsonl") for name in files) == 2  # a fold each, also where an earlier search is replaced
     assert {row["networks_at_once"] for row in rows} == {len(RATES["sgd"])}
     assert sorted({row["solver"]["learning_rate"] for row in rows}) == list(RATES["sgd"])
     assert at_best_rate(short, split, tmp_path / "rates", threads=1) == found

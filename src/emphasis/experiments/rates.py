@@ -97,6 +97,7 @@ def at_rates(recipe: Recipe, folder: Path, *, folds: int, share: float = 1.0, **
     for fold in range(folds):
         part = replace(recipe.changed({**held_out, "dataset.fold": fold}), methods=methods, baseline=methods[0].name)
         rows = run(part, folder, **how)
+        how["force"] = False  # the folds that follow must not remove this one
         for rate, one in zip(rates, methods, strict=True):
             found[rate] += [row for row in rows if row["method"] == one.name]
     return found
