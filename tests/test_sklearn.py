@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from controls import right_beyond_chance, share_of_the_way
 from emphasis import CCE, DM, GCE
 from emphasis.corruption import symmetric
+from emphasis.learning_rate import RATES, middle_rate
 from emphasis.sklearn import EmphasisClassifier
 from emphasis.torch import emphasis_loss
 
@@ -65,7 +66,7 @@ def test_it_holds_out_against_wrong_labels():
 def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
     """One epoch of one batch is one step of AdamW on emphasis_loss."""
     X, _, y, _ = wine
-    model = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, weight_decay=0.1)
+    model = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, learning_rate=1e-3, weight_decay=0.1)
     stepped = model.fit(X, y).network_
     # The same network before its step: that of the same seed, trained with next to no learning rate.
     twin = EmphasisClassifier(GCE(0.7), max_epochs=1, random_state=0, learning_rate=1e-12).fit(X, y).network_
@@ -82,7 +83,9 @@ def test_it_is_a_network_of_torch_trained_by_the_loss(wine):
 def test_weights_are_numbers_of_copies(wine, weighting, class_weight):
     X, X_test, y, _ = wine
     copies = np.random.default_rng(0).integers(0, 3, len(y))
-    model = EmphasisClassifier(weighting, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight)
+    model = EmphasisClassifier(
+        weighting, learning_rate=1e-3, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight
+    )  # fmt: skip
     weighted = clone(model).fit(X, y, sample_weight=copies).predict_proba(X_test)
     repeated = clone(model).fit(np.repeat(X, copies, axis=0), np.repeat(y, copies)).predict_proba(X_test)
     np.testing.assert_allclose(weighted, repeated, atol=1e-9)
@@ -99,6 +102,43 @@ def test_class_weights_are_sample_weights(wine):
         theirs = clone(model).fit(X, y, sample_weight=factor[y])
         np.testing.assert_allclose(ours.predict_proba(X_test), theirs.predict_proba(X_test), atol=1e-5)
         np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def many():
+    """26 clouds in 20 dimensions, 40 % of the labels wrong, and as many points with their true labels."""
+    rng = np.random.default_rng(0)
+    y, centers = np.arange(1300) % 26, rng.normal(size=(26, 20))
+    X, X_test = (centers[y] + 0.75 * rng.normal(size=(1300, 20)).astype(np.float32) for _ in range(2))
+    return X.astype(np.float32), symmetric(y, 0.4, num_classes=26, seed=0).labels, X_test.astype(np.float32), y
+
+
+def test_the_rate_found_is_nearly_the_best_and_a_constant_one_is_not(many):
+    X, y, X_test, y_test = many
+    model = EmphasisClassifier(CCE(), max_epochs=60, random_state=0).fit(X, y)
+    found = model.score(X_test, y_test)
+    best = max(
+        EmphasisClassifier(CCE(), learning_rate=rate, max_epochs=epochs, random_state=0).fit(X, y).score(X_test, y_test)
+        for rate in RATES["adam"]
+        for epochs in (10, 60)
+    )
+    constant = EmphasisClassifier(CCE(), learning_rate=0.03, max_epochs=60, random_state=0).fit(X, y)
+    assert model.learning_rate_ in RATES["adam"]
+    assert found > best - 0.02
+    assert constant.score(X_test, y_test) < found - 0.1
+
+
+def test_the_rate_is_found_with_weights_classes_and_layers_of_all_kinds(many):
+    X, y, _, _ = many
+    assert (
+        EmphasisClassifier(hidden=(), max_epochs=2, class_weight="balanced").fit(X, y).learning_rate_ in RATES["adam"]
+    )
+    sparse = scipy.sparse.csr_array(np.where(X > 0.5, X, 0.0))
+    model = EmphasisClassifier(hidden=(8, 8), activation="tanh", max_epochs=2, early_stopping=True, random_state=0)
+    weights = (np.arange(len(y)) % 3).astype(np.float64)
+    twins = [clone(model).fit(rows, y, weights) for rows in (sparse, sparse.toarray())]
+    assert twins[0].learning_rate_ == twins[1].learning_rate_ in RATES["adam"]
+    assert EmphasisClassifier(max_epochs=2).fit(X[:90], y[:90]).learning_rate_ == middle_rate("adam")
 
 
 def test_searches_pipelines_and_cross_validation(wine):
@@ -184,7 +224,7 @@ def test_partial_fit_learns_from_chunks():
 
 def test_fit_starts_anew_where_partial_fit_goes_on(wine):
     X, _, y, _ = wine
-    model = EmphasisClassifier(max_epochs=3, batch_size=40, random_state=0).fit(X, y)
+    model = EmphasisClassifier(learning_rate=1e-3, max_epochs=3, batch_size=40, random_state=0).fit(X, y)
     expected = model.predict_proba(X)
     chunks = clone(model)
     for _ in range(3):
@@ -253,7 +293,8 @@ def test_without_verbose_it_is_silent(wine, capfd):
 @pytest.mark.parametrize(
     ("parameters", "match"),
     [
-        ({"learning_rate": 0.0}, "learning_rate=0.0 is not allowed; use a finite number > 0"),
+        ({"learning_rate": 0.0}, 'learning_rate=0.0 is not allowed; use a finite number > 0 or "auto"'),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is not allowed"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"max_epochs": 0}, "max_epochs=0 is not allowed; use a whole number >= 1"),
         ({"batch_size": 2.5}, "batch_size=2.5"),

@@ -301,7 +301,8 @@ def _add_tune(commands: Any, raw: Any) -> None:
     search.add_argument("--seeds", type=int, default=1, metavar="N", help="networks per trial and fold (default: 1)")
     search.add_argument("--vary", action="append", default=[], metavar="PART.KEY=A,B,C",
                         help="what to search, or PART.KEY=LOW:HIGH[:log]; repeatable (default: weighting.beta, "
-                        "weighting.vanishing, normalization); weighting.lam searches lambda, too")  # fmt: skip
+                        "weighting.vanishing, normalization); the learning rate is searched, too, unless --set "
+                        "gives it")  # fmt: skip
     how = tune.add_argument_group("how it runs")
     _add_training(how)
     how.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; one on an accelerator)")
@@ -324,7 +325,8 @@ def _add_training(how: Any) -> None:
     """Add what `audit` and `tune` ask about networks."""
     how.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by the number of examples)")
     how.add_argument("--set", action="append", default=[], metavar="PART.KEY=VALUE", dest="settings",
-                     help="any setting of network or solver, such as solver.learning_rate=0.02")  # fmt: skip
+                     help="any setting of network or solver, such as solver.learning_rate=0.02 (default: found from "
+                     "the data)")  # fmt: skip
 
 
 def _add_place(how: Any, name: str) -> None:

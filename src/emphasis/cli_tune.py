@@ -52,9 +52,14 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
-    how = "as told" if found.told else "estimated"
+    low, high = (100 * end for end in found.interval)
+    how = "as told" if found.told else f"estimated; {low:.0f} to {high:.0f} % is possible"
     console.print(plain(f"{found.title}: {100 * found.noise_rate:.1f} % of the labels wrong, {how}", style="bold"))
-    console.print(plain(f"The best: {found.python}", style="bold"))
+    if found.doubtful:
+        console.print(plain("Do not rely on that estimate: with two classes it is often far too low. If you know the "
+                            "share, say so: --assume-rate"))  # fmt: skip
+    console.print(plain(found.verdict))
+    console.print(plain(f"Recommended: {found.python}, learning rate {found.learning_rate:.3g}", style="bold"))
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="Accuracy on held-out labels, wrong ones and all",
                   title_justify="left")  # fmt: skip
     table.add_column("Settings")
@@ -62,6 +67,8 @@ def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
     table.add_column("Folds", justify="right")
     for trial in found.ranked[:_SHOWN]:
         table.add_row(tuning.described(trial), percent(trial.mean, trial.std), str(trial.folds))
-    table.add_row("cross-entropy", percent(*found.baseline), str(found.folds))
+    baseline = found.baseline
+    table.add_row(f"cross-entropy, {tuning.described(baseline)}", percent(baseline.mean, baseline.std),
+                  str(baseline.folds))  # fmt: skip
     console.print(table)
     console.print(plain(f"Written to {folder}: {tuning.PAGE}, {tuning.TUNE}"))

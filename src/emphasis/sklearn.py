@@ -28,11 +28,14 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.sklearn", "sklearn", error) from None
 
+from emphasis.learning_rate import HELD_OUT, RATES, best_rate, can_be_found, cosine, middle_rate
 from emphasis.models.mlp import mlp
+from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
+_UNKNOWN_RATE = 1e-3  # where none was found
 _ROWS_AT_ONCE = 8192  # in prediction: sparse rows are made dense
 _INPUTS: dict[str, Any] = {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
 
@@ -48,12 +51,15 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             `DEFAULT_WEIGHTING`.
         hidden, activation, dropout: Units of each hidden layer; "relu", "sigmoid" or "tanh"; rate, in [0, 1), before
             the last layer.
-        learning_rate, weight_decay: Of AdamW: Adam with decoupled decay, and plain Adam without.
+        learning_rate: Of AdamW. "auto": found from the data by `fit`, as the one with which cross-entropy predicts
+            held-out labels best; it then rises shortly and falls to 0 by `max_epochs`, see
+            `emphasis.learning_rate`. A number stays constant, and `partial_fit` takes 0.001 for "auto".
+        weight_decay: Of AdamW: Adam with decoupled decay, and plain Adam without.
         batch_size: Rows in a step; "auto": 200, or all if there are fewer.
         max_epochs: Passes over the data, at most.
         early_stopping: Whether a stratified share of the rows, `validation_fraction`, is held out and the epoch kept
-            that predicts its given labels best. Otherwise training ends when the loss no longer falls; under
-            normalization="batch", whose loss is not what is descended, after `max_epochs`.
+            that predicts its given labels best. Otherwise training ends after `max_epochs`, or with a constant learning
+            rate when the loss no longer falls, but under normalization="batch", whose loss is not what is descended.
         n_iter_no_change, tol: Training ends after so many epochs without an improvement of more than `tol`.
         class_weight: None, "balanced" or a weight for each class, a factor of w.
         random_state: Of initial weights, order, dropout and held-out rows. torch's own generators are left alone.
@@ -68,6 +74,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loss_curve_: The mean loss of each epoch.
         validation_scores_: Weighted accuracy on the held-out rows after each epoch; None without early stopping.
         best_epoch_: The epoch whose weights were kept, from 1; None without early stopping.
+        learning_rate_: As given, or as found.
     """
 
     validation_scores_: list[float] | None
@@ -76,10 +83,10 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self, weighting: WeightingLike | None = None, *, normalization: Normalization = "integral",
         max_margin: MaxMargin = "auto", hidden: Sequence[int] = (64,), activation: str = "relu", dropout: float = 0.0,
-        learning_rate: float = 1e-3, weight_decay: float = 0.0, batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200, early_stopping: bool = False, validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None, random_state: Any = None,
-        device: str = "cpu", verbose: bool = False,
+        learning_rate: float | Literal["auto"] = "auto", weight_decay: float = 0.0,
+        batch_size: int | Literal["auto"] = "auto", max_epochs: int = 200, early_stopping: bool = False,
+        validation_fraction: float = 0.1, n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None,
+        random_state: Any = None, device: str = "cpu", verbose: bool = False,
     ) -> None:  # fmt: skip
         self.weighting, self.normalization, self.max_margin = weighting, normalization, max_margin
         self.hidden, self.activation, self.dropout = hidden, activation, dropout
@@ -108,9 +115,15 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 np.arange(len(y)), test_size=self.validation_fraction, stratify=y, random_state=self._random
             )
         rows, scores = (X[train], labels[train], weight[train]), self.validation_scores_
+        falls = self.learning_rate == "auto"
+        if falls:
+            self.learning_rate_ = _found_rate(self, *rows)
+        ends = not falls and self.normalization != "batch"
         best, best_epoch, kept = -math.inf, 0, {}
         with _progress(self) as show:
             for epoch in range(1, self.max_epochs + 1):
+                if falls:
+                    _set_rate(self, self.learning_rate_ * cosine(epoch - 1, self.max_epochs))
                 score = -_train_epoch(self, *rows)
                 said = f"epoch {epoch}: loss {-score:.5f}"
                 if scores is not None:
@@ -123,8 +136,9 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 show(said)
                 if score > best + self.tol:
                     best, best_epoch = score, epoch
-                elif epoch - best_epoch >= self.n_iter_no_change and (kept or self.normalization != "batch"):
+                elif epoch - best_epoch >= self.n_iter_no_change and (kept or ends):
                     break
+        _set_rate(self, self.learning_rate_)  # at which `partial_fit` goes on
         if kept:
             self.network_.load_state_dict(kept)
         return self
@@ -171,8 +185,9 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
     """Return the data checked, or raise ValueError for what is not allowed; network and loss check their parameters."""
     whole = (lambda x: isinstance(x, Integral) and int(x) >= 1, "a whole number >= 1")
+    positive = lambda x: 0 < x < math.inf  # noqa: E731
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "learning_rate": (lambda x: 0 < x < math.inf, "a finite number > 0"),
+        **({} if model.learning_rate == "auto" else {"learning_rate": (positive, 'a finite number > 0 or "auto"')}),
         **dict.fromkeys(("weight_decay", "tol"), (lambda x: 0 <= x < math.inf, "a finite number >= 0")),
         "validation_fraction": (lambda x: 0 < x < 1, "a number between 0 and 1"),
         **dict.fromkeys(("max_epochs", "n_iter_no_change"), whole),
@@ -215,9 +230,55 @@ def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> N
     options: dict[str, Any] = {"normalization": model.normalization, "max_margin": model.max_margin}
     model._loss = EmphasisLoss(weighting, class_weight=factors, **options).to(device)
     decay = model.weight_decay
-    model._optimizer = torch.optim.AdamW(model.network_.parameters(), model.learning_rate, weight_decay=decay)
+    model.learning_rate_ = _UNKNOWN_RATE if model.learning_rate == "auto" else model.learning_rate
+    model._optimizer = torch.optim.AdamW(model.network_.parameters(), model.learning_rate_, weight_decay=decay)
     model.n_iter_, model.loss_curve_, model.best_epoch_ = 0, [], None
     model.validation_scores_ = [] if model.early_stopping else None
+
+
+def _set_rate(model: EmphasisClassifier, rate: float) -> None:
+    for group in model._optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _found_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
+    """Return the learning rate with which cross-entropy predicts held-out labels best, all rates trained at once."""
+    classes, like = len(model.classes_), next(model.network_.parameters())
+    if not can_be_found(len(labels), classes):
+        return middle_rate("adam")
+    order = model._random.permutation(len(labels))
+    held_out, train = np.split(order, [round(HELD_OUT * len(labels))])
+    rates, factors = RATES["adam"], model._loss.class_weight
+    stack = StackedMLP(
+        [model.n_features_in_, *model.hidden, classes], [model._random.randint(2**31)], len(rates),
+        activation=model.activation, dtype=like.dtype,
+    ).to(like.device)  # fmt: skip
+    optimizer = torch.optim.AdamW(stack.parameters(), rates[-1], weight_decay=model.weight_decay)
+    at_own_rates(optimizer, [rate / rates[-1] for rate in rates])
+    size = _batch_size(model, len(train))
+    steps = [train[at : at + size] for at in range(0, len(train), size)]
+    total = model.max_epochs * len(steps)
+    for number in range(total):
+        rows = steps[number % len(steps)] if size < len(train) else train
+        targets = torch.as_tensor(labels[rows], device=like.device)
+        weight = _tensor(sample_weight[rows], like)
+        weight = weight if factors is None else weight * factors[targets].to(weight)
+        optimizer.param_groups[0]["lr"] = rates[-1] * cosine(number, total)
+        logits = stack(_tensor(X[rows], like)[None]).transpose(1, 2)
+        each = torch.nn.functional.cross_entropy(logits, targets.expand(len(rates), -1), reduction="none")
+        optimizer.zero_grad()
+        loss: torch.Tensor = (each * weight).mean(1).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        parts = [X[held_out[at : at + _ROWS_AT_ONCE]] for at in range(0, len(held_out), _ROWS_AT_ONCE)]
+        chosen = torch.cat([stack(_tensor(part, like)[None]).argmax(2) for part in parts], 1).cpu().numpy()
+    right = np.average(chosen == labels[held_out], axis=1, weights=sample_weight[held_out] + 1e-12)
+    return best_rate(dict(zip(rates, right.tolist(), strict=True)))
+
+
+def _batch_size(model: EmphasisClassifier, rows: int) -> int:
+    return min(200 if model.batch_size == "auto" else int(model.batch_size), rows)
 
 
 @contextlib.contextmanager
@@ -233,7 +294,7 @@ def _own_random_numbers(model: EmphasisClassifier, device: torch.device) -> Iter
 
 def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
     """Take one pass over the rows, note it and return its mean loss."""
-    size = min(200 if model.batch_size == "auto" else int(model.batch_size), len(labels))
+    size = _batch_size(model, len(labels))
     order = np.arange(len(labels)) if size == len(labels) else model._random.permutation(len(labels))
     like = next(model.network_.parameters())
     total = weight_sum = 0.0

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from emphasis.models.stacked import ACTIVATIONS, StackedMLP, StackOfOne
+from emphasis.models.stacked import ACTIVATIONS, StackedMLP, StackOfOne, at_own_rates
 from emphasis.torch import EmphasisLoss
 from emphasis.torch.functional import resolve
 from emphasis.torch.stacked import stacked_derivative
@@ -84,3 +84,35 @@ def test_a_stack_of_one_is_its_network():
 def test_an_unknown_activation_names_the_known():
     with pytest.raises(ValueError, match="use one of relu, sigmoid, tanh"):
         StackedMLP([3, 2], [0], activation="swish")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda parameters, rate: torch.optim.Adam(parameters, rate, weight_decay=0.01),
+        lambda parameters, rate: torch.optim.AdamW(parameters, rate, weight_decay=0.1),
+    ],
+    ids=["SGD", "Adam", "AdamW"],
+)
+def test_each_network_may_have_a_learning_rate_of_its_own(make):
+    """It ends where it would have ended alone, at that rate; at the optimizer's it would not."""
+    rates, generator = (0.05, 0.002, 0.01), torch.Generator().manual_seed(0)
+    data = [torch.randn(1, 16, 4, generator=generator, dtype=torch.float64) for _ in range(6)]
+
+    def trained(copies, rate, shares=()):
+        stack = StackedMLP([4, 5, 3], [7], copies, dtype=torch.float64)
+        optimizer = make(stack.parameters(), rate)
+        if shares:
+            at_own_rates(optimizer, shares)
+        for inputs in data:
+            optimizer.zero_grad()
+            torch.nn.functional.softplus(stack(inputs)).mean((1, 2)).sum().backward()
+            optimizer.step()
+        return [parameter.detach() for parameter in stack.parameters()]
+
+    together = trained(3, max(rates), [rate / max(rates) for rate in rates])
+    for number, rate in enumerate(rates):
+        for own, alone in zip(together, trained(1, rate), strict=True):
+            torch.testing.assert_close(own[number : number + 1], alone, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(together[0][1:2], trained(1, max(rates))[0], rtol=1e-3)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emphasis.learning_rate import cosine
 from emphasis.training.optimizers import make_optimizer, set_for_step
 from emphasis.training.settings import Schedule, Solver
 
@@ -62,12 +63,30 @@ def test_schedules():
     step = Schedule("step", at=(15_000, 22_000), factor=0.1)
     assert [step.scale(i) for i in (0, 14_999, 15_000, 22_000)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
     assert Schedule().scale(10**6) == 1.0
+    assert [Schedule("cosine").scale(i, 1000) for i in (0, 24, 500, 1000)] == pytest.approx(
+        [0.02, 0.5 * 0.99858, 0.5, 0.0], abs=1e-4
+    )
+
+
+def test_a_schedule_that_ends_takes_smaller_and_smaller_steps():
+    x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    solver = Solver(iterations=40, batch_size=1, learning_rate=0.1, schedule=Schedule("cosine"))
+    optimizer = make_optimizer([x], solver)
+    steps = []
+    for iteration in range(40):
+        before = x.item()
+        set_for_step(optimizer, solver, iteration)
+        x.grad = torch.ones_like(x)
+        optimizer.step()
+        steps.append(before - x.item())
+    assert steps == pytest.approx([0.1 * cosine(iteration, 40) for iteration in range(40)])
+    assert steps[-1] < 0.001 < 0.09 < max(steps)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"policy": "cosine"}, "policy"), ({"policy": "step", "at": (5, 5)}, "at"), ({"at": (0,)}, "at"),
+        ({"policy": "triangle"}, "policy"), ({"policy": "step", "at": (5, 5)}, "at"), ({"at": (0,)}, "at"),
         ({"factor": 0.0}, "factor"), ({"gamma": -1.0}, "gamma"), ({"power": math.inf}, "power"),
     ],
 )  # fmt: skip

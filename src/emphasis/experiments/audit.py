@@ -4,6 +4,7 @@ The folder of an audit is that of a run of one network, and besides
 
     suspects.csv         one line per example, from the most to the least suspicious
     audit.json           what was found, in numbers
+    rates/               networks by which the learning rate was found
     audit.html           the page
 """
 
@@ -34,10 +35,20 @@ from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import corrupted, load_split
 from emphasis.experiments.jobs import Say
 from emphasis.experiments.own_data import with_method
+from emphasis.experiments.rates import at_best_rate, is_to_be_found
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress, run
 from emphasis.experiments.settings import Cell
-from emphasis.experiments.store import CELLS, RUN, FolderError, finished_rows, probabilities, stored_recipe, without_nan
+from emphasis.experiments.store import (
+    CELLS,
+    RUN,
+    FolderError,
+    claim,
+    finished_rows,
+    probabilities,
+    stored_recipe,
+    without_nan,
+)
 from emphasis.experiments.summary import Summary
 from emphasis.files import naming_refusals, write_text
 from emphasis.settings_text import encodable
@@ -45,7 +56,7 @@ from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import is_named, named_from_dict
 
-SUSPECTS, AUDIT, PAGE = "suspects.csv", "audit.json", "audit.html"
+SUSPECTS, AUDIT, PAGE, RATES = "suspects.csv", "audit.json", "audit.html", "rates"
 _METHOD = "audit"
 _LOOKS = 20
 
@@ -159,6 +170,8 @@ def audit(
 ) -> Audit:  # fmt: skip
     """Train the network of `prepared`, unless `folder` holds it already, and rank the labels.
 
+    If the recipe leaves the learning rate to be found, networks are trained for that first, in a folder of their own.
+
     Raises:
         FolderError: The folder holds something else.
         ValueError: The network diverged.
@@ -166,7 +179,13 @@ def audit(
     if not force and has_changed(folder, recipe):
         say("the data has changed since the last audit: training anew")
         force = True
-    run(recipe, folder, root=root, execution=execution, force=force, progress=progress, say=say)
+    how: dict[str, Any] = {"root": root, "execution": execution, "progress": progress}
+    if is_to_be_found(recipe):
+        with naming_refusals("write to", folder):
+            claim(folder, recipe, force)  # before anything is written beside it
+        recipe = at_best_rate(recipe, split, folder / RATES, force=force, **how)
+        say(f"learning rate {next(recipe.cells()).solver.learning_rate:g}, by held-out labels")
+    run(recipe, folder, force=force, say=say, **how)
     return read_audit(recipe, split, folder)
 
 
@@ -273,8 +292,8 @@ def _read(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
 def _how(cell: Cell, row: Mapping[str, Any], looks: int) -> str:
     return (
         f"Network {cell.network.name}, {cell.solver.iterations:,} steps of {cell.solver.batch_size} examples, "
-        f"looked at {looks} times; seed {cell.seed}; {row['seconds']:.0f} s on {row['device']}; revision "
-        f"{row['revision'] or 'unknown'}."
+        f"learning rate {cell.solver.learning_rate:g}, looked at {looks} times; seed {cell.seed}; "
+        f"{row['seconds']:.0f} s on {row['device']}; revision {row['revision'] or 'unknown'}."
     )
 
 

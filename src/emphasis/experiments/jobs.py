@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
 from emphasis.training.methods import LearnerStack, passes
-from emphasis.training.settings import Execution, Objective
+from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 
 Progress = Callable[[int, int], None]
@@ -47,10 +47,10 @@ _SHOWN = 10  # broken images named
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that share everything but objective and seed: every one of `objectives` with every one of `seeds`.
+    """Cells that share everything but objective, learning rate and seed.
 
     Attributes:
-        cells: Objective by objective, seed by seed.
+        cells: Objective by objective, each at its learning rate, seed by seed.
         seeds: K of them.
     """
 
@@ -69,6 +69,18 @@ class Job:
         return [with_code(one) for one in found if not isinstance(one, Training)]
 
     @property
+    def solver(self) -> Solver:
+        """Of all of them, at the highest of their learning rates."""
+        highest = max(cell.solver.learning_rate for cell in self.cells)
+        return replace(self.cells[0].solver, learning_rate=highest)
+
+    @property
+    def rates(self) -> list[float]:
+        """Each network's learning rate as a share of the solver's; none if all are alike."""
+        shares = [cell.solver.learning_rate / self.solver.learning_rate for cell in self.cells]
+        return shares if min(shares) < 1.0 else []
+
+    @property
     def title(self) -> str:
         """What it trains, for people."""
         first = self.cells[0]
@@ -83,8 +95,10 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
     jobs: list[Job] = []
     for cell in {cell.key: cell for cell in cells}.values():
         if is_stackable(cell):
-            shared = digest(cell.shared())
-            by_objective.setdefault((shared, digest(objective_as_dict(cell.objective))), {})[cell.seed] = cell
+            common = cell.shared()
+            rate = common["solver"].pop("learning_rate")  # which each network of a stack may have of its own
+            own = digest([objective_as_dict(cell.objective), rate])
+            by_objective.setdefault((digest(common), own), {})[cell.seed] = cell
         else:
             jobs.append(Job((cell,), (cell.seed,)))
     for (shared, _), by_seed in by_objective.items():
@@ -169,7 +183,7 @@ def _train_job(
         if isinstance(first.objective, Training)
         else make_stack(job, task.input_shape, task.num_classes, root)
     )
-    state = initial_state(stack, first.solver, fabric, execution)
+    state = initial_state(stack, job.solver, fabric, execution, job.rates)
     # Another device or a compiled network rounds otherwise: what one began, another must not end.
     identity = f"{job.name} on {fabric.device.type}{', compiled' if execution.compile else ''}"
     identity += f", {fabric.world_size} ranks" if fabric.world_size > 1 else ""
@@ -186,7 +200,7 @@ def _train_job(
         checkpoints.resume(state)
         progress(state.iteration, steps)
         train(
-            state, task, job.objectives, job.seeds, first.solver, fabric,
+            state, task, job.objectives, job.seeds, job.solver, fabric,
             evaluate_every=first.evaluation.every, record_trace=first.evaluation.trace, after_step=after_step,
         )  # fmt: skip
         progress(steps, steps)  # which it may not have reached: all have diverged

@@ -16,6 +16,7 @@ from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.data import forget_loaded, load_split
+from emphasis.experiments.rates import LEFT_TO_THE_DATA, left_to_the_data
 from emphasis.experiments.reading import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipe import Method, Recipe, Table
 from emphasis.weighting import DM
@@ -27,11 +28,11 @@ _EPOCHS, _LEAST, _MOST = {"vectors": 60, "images": 30}, {"vectors": 300, "images
 _TO_BE_CHOSEN = 1  # steps of a recipe whose length follows from the data
 _TABLE: Table = {
     "network": {"name": "mlp", "hidden": [64, 64]},
-    "solver": {"batch_size": 128, "learning_rate": 0.1, "momentum": 0.9},
+    "solver": {"batch_size": 128, "momentum": 0.9, **LEFT_TO_THE_DATA},
 }
 _IMAGES: Table = {
     "network": {"name": "small-cnn", "widths": [16, 32, 64]},
-    "solver": {"batch_size": 64, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4},
+    "solver": {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, **LEFT_TO_THE_DATA},
 }
 
 
@@ -59,7 +60,8 @@ def recipe_of(what: str, options: Mapping[str, Any]) -> Recipe:
     """Return the recipe of the data that `what` names.
 
     Args:
-        what: A recipe's name or .toml file, a table, or a folder of images.
+        what: A recipe's name or .toml file, a table, or a folder of images. The learning rate is to be found, but for
+            a recipe's of one's own and one whose schedule is part of it.
         options: Of the data; a table's must have "label".
 
     Raises:
@@ -70,7 +72,8 @@ def recipe_of(what: str, options: Mapping[str, Any]) -> Recipe:
         if options:
             raise RecipeError(f"--{next(iter(options)).replace('_', '-')} is for a table or a folder of images; "
                               f"{what} says itself which data it takes")  # fmt: skip
-        return load_recipe(what)
+        recipe = load_recipe(what)
+        return left_to_the_data(recipe) if what in recipe_names() else recipe
     if path.is_dir():
         if "label" in options:
             raise RecipeError(f"--label is for a table; in {what} the names of the folders are the labels")
@@ -122,9 +125,6 @@ def with_method(
         if iterations is None:
             steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * -(-len(split.train_labels) // batch)), _MOST)
     one = one.changed({"solver.iterations": steps})
-    if inputs == "images" and first.solver.schedule.policy == "constant" and steps >= 4:
-        falls = {"policy": "step", "at": [steps // 2, 3 * steps // 4], "factor": 0.1}
-        one = one.changed({f"solver.schedule.{key}": value for key, value in falls.items()})
     return dataclasses.replace(one, source=_fingerprint(split)), split
 
 

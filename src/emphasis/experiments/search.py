@@ -100,13 +100,15 @@ def parse_vary(text: str) -> Vary:
 class Trial:
     """Settings, and the validation accuracy that they reach: mean and standard deviation over folds and seeds.
 
-    `folds` is how many folds it was judged by: all, unless it fell behind.
+    `folds` is how many folds it was judged by: all, unless it fell behind. `accuracies` are those of its networks, fold
+    after fold and seed after seed.
     """
 
     settings: dict[str, Any]
     mean: float
     std: float
     folds: int = 1
+    accuracies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def search(
         judged = _race(kept, base, held_out, folds, lambda part: run(part, folder, **how))
         for trial, one in kept:
             own = judged[trial.number]
-            tried.append(Trial(one, *final_accuracy(own), folds=len(own) // base.seeds_of(base.condition_names[0])))
+            number = len(own) // base.seeds_of(base.condition_names[0])
+            tried.append(Trial(one, *final_accuracy(own), folds=number, accuracies=final_accuracies(own)))
             whole = tried[-1].folds == folds
             study.tell(trial, tried[-1].mean if whole else None, None if whole else optuna.trial.TrialState.PRUNED)
         best = max((one for one in tried if one.folds == folds), key=lambda one: one.mean)
@@ -251,9 +254,14 @@ def describe(settings: dict[str, Any]) -> str:
 
 def final_accuracy(rows: Sequence[Row]) -> tuple[float, float]:
     """Return mean and standard deviation of the final accuracy; a network that diverged is right about nothing."""
-    values = [row["final_test_accuracy"] for row in rows]
-    mean, std = mean_and_std([0.0 if value is None or math.isnan(value) else value for value in values])
+    mean, std = mean_and_std(list(final_accuracies(rows)))
     return float(mean), float(std)
+
+
+def final_accuracies(rows: Sequence[Row]) -> tuple[float, ...]:
+    """Return the final accuracy of each network; one that diverged is right about nothing."""
+    values = [row["final_test_accuracy"] for row in rows]
+    return tuple(0.0 if value is None or math.isnan(value) else value for value in values)
 
 
 def _with(recipe: Recipe, values: dict[str, Any], name: str) -> Method:

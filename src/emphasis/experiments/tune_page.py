@@ -35,7 +35,7 @@ def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
         described=described,
         weighting=inline_table(tuned.weighting.to_dict()),
         drawn=png_uri(png(_trials(tuned))),
-        density=png_uri(png(edf_figure([tuned.weighting, CCE()]))),
+        density=png_uri(png(edf_figure([tuned.best_weighting, CCE()]))),
         scores="" if audit is None else png_uri(png(score_figure(
             audit.suspects.score,
             {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
@@ -61,5 +61,9 @@ def _trials(tuned: Tuned) -> Any:
         groups.setdefault(name, []).append(tried(number, trial))
     best = tried(found.trials.index(found.best), found.best)
     return trials_figure(
-        dict(sorted(groups.items())), "beta" if along else "trial", best, float(np.nan_to_num(tuned.baseline[0])), along
+        dict(sorted(groups.items())),
+        "beta" if along else "trial",
+        best,
+        float(np.nan_to_num(tuned.baseline.mean)),
+        along,
     )

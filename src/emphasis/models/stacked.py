@@ -10,7 +10,7 @@ methods share K seeds' batches, and K = 1 shows the same examples to all.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,37 @@ class StackedMLP(nn.Module):
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             activations = torch.baddbmm(bias, ACTIVATIONS[self.activation](activations), weight)
         return activations
+
+
+def at_own_rates(
+    optimizer: torch.optim.Optimizer, rates: Sequence[float],
+    held: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda parameter, of_networks: (parameter, of_networks),
+) -> None:  # fmt: skip
+    """Let each network of a stack be trained at a learning rate of its own.
+
+    Each step is taken at the optimizer's rate, and network s then goes `rates[s]` of the way. That is the step at so
+    much of the rate wherever steps are proportional to it, as those of SGD, Adam and AdamW are.
+
+    Args:
+        optimizer: Over the parameters of a stack.
+        rates: One per network, shares of the optimizer's rate.
+        held: Returns what of a parameter, and of values of all networks, is on this rank.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shares = torch.tensor(rates, dtype=parameters[0].dtype, device=parameters[0].device)
+    before: list[Tensor] = []
+
+    def keep(*_: object) -> None:
+        before[:] = [held(parameter, shares)[0].detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def shorten(*_: object) -> None:
+        for parameter, old in zip(parameters, before, strict=True):
+            own, share = held(parameter, shares)
+            own.copy_(old.lerp(own, share.to(own).view(-1, *[1] * (own.ndim - 1))))
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.register_step_post_hook(shorten)
 
 
 @torch.no_grad()

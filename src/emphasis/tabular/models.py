@@ -162,7 +162,7 @@ KINDS = {
         "model.cbm", _make_catboost, _save_by_method, _load_catboost,
     ),
     "net": Kind(
-        "sklearn", DEFAULT_WEIGHTING, {"hidden": (64,), "learning_rate": 0.003, "max_epochs": 100}, "model.pt",
+        "sklearn", DEFAULT_WEIGHTING, {"hidden": (64,), "max_epochs": 100}, "model.pt",
         _make_net, _save_net, _load_net,
     ),
 }  # fmt: skip

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from emphasis.baselines.learner import DivergedError
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
-from emphasis.models.stacked import Stack
+from emphasis.models.stacked import Stack, at_own_rates
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import part_of
 from emphasis.torch.functional import resolve
@@ -90,7 +90,9 @@ class State:
     broken: set[str] = field(default_factory=set)
 
 
-def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execution) -> State:
+def initial_state(
+    stack: Stack, solver: Solver, fabric: Fabric, execution: Execution, rates: Sequence[float] = ()
+) -> State:
     """Return the state before the first step.
 
     Args:
@@ -98,6 +100,7 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
         solver: The optimiser's settings.
         fabric: From `make_fabric`.
         execution: How it runs.
+        rates: Of each network, as a share of the solver's learning rate; none: all have that.
     """
     module: nn.Module = stack
     dropouts = [part for part in stack.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
@@ -117,12 +120,12 @@ def initial_state(stack: Stack, solver: Solver, fabric: Fabric, execution: Execu
     diverged_at = torch.full((stack.num_networks,), -1, device=fabric.device)
     prepared = fabric.setup_module(module)
     # After the module, whose parameters FSDP puts others in place of.
-    optimizer = fabric.setup_optimizers(
-        make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
-    )
+    optimizer = make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
+    if rates:
+        at_own_rates(optimizer, rates, held)
     for name in getattr(stack, "FORWARD_METHODS", ()):
         prepared.mark_forward_method(name)
-    return State(prepared, optimizer, stack.num_networks, draws, 0, diverged_at)
+    return State(prepared, fabric.setup_optimizers(optimizer), stack.num_networks, draws, 0, diverged_at)
 
 
 def make_fabric(execution: Execution) -> Fabric:

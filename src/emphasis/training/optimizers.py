@@ -59,7 +59,7 @@ def set_for_step(
 
     The learning rate is that of the schedule at `scheduled`, where a method trains twice, say; None: at `iteration`.
     """
-    scale = solver.schedule.scale(iteration if scheduled is None else scheduled)
+    scale = solver.schedule.scale(iteration if scheduled is None else scheduled, solver.iterations)
     for group in optimizer.param_groups:
         group["lr"] = solver.learning_rate * scale
         if solver.name == "adam":

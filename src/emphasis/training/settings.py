@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from emphasis.errors import EmphasisValueError
+from emphasis.learning_rate import cosine
 from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
 from emphasis.weighting.serialise import is_named
 
@@ -62,29 +63,35 @@ class Schedule:
 
     Attributes:
         policy: "constant"; "step": times `factor` at each iteration of `at`; "inv", as Caffe's:
-            times (1 + gamma * iteration) ** -power.
+            times (1 + gamma * iteration) ** -power; "cosine": a short rise, and a fall to 0 in the last iteration.
         at: Iterations of the steps, rising.
         factor: In (0, 1].
         gamma: >= 0.
         power: >= 0.
     """
 
-    policy: Literal["constant", "step", "inv"] = "constant"
+    policy: Literal["constant", "step", "inv", "cosine"] = "constant"
     at: tuple[int, ...] = ()
     factor: float = 0.1
     gamma: float = 0.0
     power: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self.policy in ("constant", "step", "inv"), "policy", self.policy, 'use "constant", "step" or "inv"')
+        known = ("constant", "step", "inv", "cosine")
+        check(self.policy in known, "policy", self.policy, 'use "constant", "step", "inv" or "cosine"')
         rising = all(0 < a < b for a, b in zip((0, *self.at)[1:], (*self.at, math.inf)[1:], strict=False))
         check(rising, "at", self.at, "use rising iterations > 0")
         check(0.0 < self.factor <= 1.0, "factor", self.factor, "use a number in (0, 1]")
         check(0.0 <= self.gamma < math.inf, "gamma", self.gamma, "use a finite number >= 0")
         check(0.0 <= self.power < math.inf, "power", self.power, "use a finite number >= 0")
 
-    def scale(self, iteration: int) -> float:
-        """Return what the base learning rate is multiplied by in the step after `iteration` steps."""
+    def scale(self, iteration: int, iterations: int = 1) -> float:
+        """Return what the base learning rate is multiplied by in the step after `iteration` steps.
+
+        "cosine" depends on how many there are in all, `iterations`.
+        """
+        if self.policy == "cosine":
+            return cosine(iteration, iterations)
         if self.policy == "step":
             return math.prod([self.factor] * sum(iteration >= at for at in self.at))
         if self.policy == "inv":
