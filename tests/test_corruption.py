@@ -526,3 +526,11 @@ def test_labels_that_somebody_else_corrupted_are_described():
     np.testing.assert_array_equal(found.transition_matrix, expected)
     with pytest.raises(ValueError, match="give one for each"):
         given_labels(true, noisy[:3], num_classes=4)
+
+
+def test_few_examples_of_many_classes_go_to_all_classes_alike():
+    labels = np.repeat(np.arange(150), 20)
+    found = symmetric(labels, 0.4, num_classes=150, seed=0)
+    of_each = np.bincount(found.labels[found.changed], minlength=150)
+    assert of_each.sum() == 1200
+    assert of_each.max() < 8 + 6 * np.sqrt(8)  # as of draws of a Poisson distribution, of mean 8

@@ -16,11 +16,12 @@ from emphasis.cli_arguments import UsageError, weighting_of_text
 from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
 from emphasis.experiments import audit as audits
 from emphasis.experiments.audit_page import audit_page
-from emphasis.experiments.own_data import ROBUST, recipe_of
+from emphasis.experiments.own_data import recipe_of
 from emphasis.experiments.recipe import Recipe
 from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.settings_text import named_value
 from emphasis.training.settings import Execution
+from emphasis.weighting import DEFAULT_WEIGHTING
 
 _SHOWN, _SHOWN_COLUMNS = 10, 5
 
@@ -61,7 +62,7 @@ def audit(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
     recipe = recipe_asked_for(options)
-    weighting = ROBUST if options.weighting is None else weighting_of_text(options.weighting)
+    weighting = DEFAULT_WEIGHTING if options.weighting is None else weighting_of_text(options.weighting)
     columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), PlainColumn("left"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:

@@ -305,7 +305,10 @@ def _sampled(given: _Ints, matrix: _Floats, rate: float | None, sampling: str, r
     offset = rng.random()
     for own in rng.permutation(len(matrix)):
         members, n = by_class[own], by_class[own].size
-        targets = np.concatenate(([own], np.delete(np.arange(len(matrix)), own)))
+        others = np.delete(np.arange(len(matrix)), own)
+        if 0.0 < n * matrix[own, others].max(initial=0.0) < 1.0:
+            others = rng.permutation(others)  # else the few points of every class would fall on the same few targets
+        targets = np.concatenate(([own], others))
         row = matrix[own, targets]
         bounds = np.minimum(np.cumsum(row), 1.0)
         # From the last possible target on the bound is 1, whatever cumsum rounded to: every point below 1

@@ -19,10 +19,6 @@ from emphasis.experiments.data import forget_loaded, load_split
 from emphasis.experiments.rates import LEFT_TO_THE_DATA, left_to_the_data
 from emphasis.experiments.reading import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipe import Method, Recipe, Table
-from emphasis.weighting import DM
-
-ROBUST = DM(lam=0.5, beta=8)
-"""What is trained with to find out which labels are wrong."""
 
 _EPOCHS, _LEAST, _MOST = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000  # the latter: steps
 _TO_BE_CHOSEN = 1  # steps of a recipe whose length follows from the data

@@ -31,7 +31,7 @@ from emphasis.diagnostics.noise_rate import mixture_noise_rate
 from emphasis.experiments.audit import Audit, as_audit, audit, has_changed
 from emphasis.experiments.build import RecipeError
 from emphasis.experiments.jobs import Say
-from emphasis.experiments.own_data import ROBUST, with_method
+from emphasis.experiments.own_data import with_method
 from emphasis.experiments.rates import at_rates, best_of, is_to_be_found, with_rate
 from emphasis.experiments.recipe import Method, Recipe
 from emphasis.experiments.runner import JobProgress
@@ -41,7 +41,7 @@ from emphasis.files import naming_refusals, write_text
 from emphasis.learning_rate import HELD_OUT
 from emphasis.metrics import mean_and_std
 from emphasis.training.settings import Execution
-from emphasis.weighting import CCE, DM, Weighting, from_dict, lam_for
+from emphasis.weighting import CCE, DEFAULT_WEIGHTING, DM, Weighting, from_dict, lam_for
 
 TUNE, PAGE, AUDIT = "tune.json", "tune.html", "audit"
 SPACE = (
@@ -280,7 +280,7 @@ def tune(
     space = [*space, *more_space(space, best if is_to_be_found(base) else None, split.num_classes, assumed_rate)]
     found_wrong: Audit | None = None
     if assumed_rate is None:
-        audited = replace(as_audit(base, split, ROBUST), seeds=1)
+        audited = replace(as_audit(base, split, DEFAULT_WEIGHTING), seeds=1)
         found_wrong = audit(audited, split, folder / AUDIT, root=root, execution=execution, force=force,
                             progress=progress, say=say)  # fmt: skip
         rate = found_wrong.suspects.noise_rate
