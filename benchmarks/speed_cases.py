@@ -86,7 +86,7 @@ class Contender:
     prepare: Callable[[], None]
     run: Callable[[], object]
     gradients: Callable[[], tuple[Tensor | None, ...]] | None = None
-    computes: Literal["cross-entropy", "DM", "DM, batch", "copy"] = "DM"
+    computes: Literal["cross-entropy", "DM", "DM, batch", "Relative", "copy"] = "DM"
 
 
 def cases(device: str) -> list[Case]:
@@ -185,7 +185,9 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
         # small numbers, none of them subnormal, which take as long.
         buffer.copy_(original)
 
-    def contender(name: str, loss: Loss, computes: Literal["cross-entropy", "DM", "DM, batch"]) -> Contender:
+    def contender(
+        name: str, loss: Loss, computes: Literal["cross-entropy", "DM", "DM, batch", "Relative"]
+    ) -> Contender:
         def run() -> None:
             loss(Output.apply(anchor, [buffer]), labels).backward()
 
@@ -210,6 +212,7 @@ def _of_logits(case: Case, device: torch.device) -> Iterator[Contender]:
     yield contender("DM", dm, "DM")
     if case.labels == "one logit":
         return
+    yield contender("Relative", EmphasisLoss(), "Relative")
     yield contender("DM, batch", EmphasisLoss(WEIGHTING, normalization="batch"), "DM, batch")
     if case.labels == "probabilities":
         return

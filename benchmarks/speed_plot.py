@@ -21,6 +21,7 @@ _LOOKS: dict[str, tuple[str, str, bool]] = {
     "DM": ("#0072B2", "o", True),
     "linear_emphasis_loss, DM": ("#0072B2", "D", True),
     "DM, in place": ("#0072B2", "o", False),
+    "Relative": ("#E69F00", "D", True),
     "DM, batch": ("#56B4E9", "s", True),
     "F.linear, then DM": ("#56B4E9", "D", True),
     "DM by autograd": ("#D55E00", "^", True),

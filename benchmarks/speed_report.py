@@ -36,6 +36,7 @@ faster. Gradients were compared before anything was timed.
 - CCE: `EmphasisLoss(CCE())`, the same loss through this library.
 - DM: `emphasis_loss` with `DM(lam=0.5, beta=12)`; "in place" with `inplace=True`, "batch" with
   `normalization="batch"`.
+- Relative: `EmphasisLoss()`, the default, which weighs by the whole batch.
 - DM by autograd: what one would write without the library, `F.cross_entropy(..., reduction="none")` times a weight
   that is held constant.
 - "no compiler": where the kernels cannot be had, on torch operators.

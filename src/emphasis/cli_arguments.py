@@ -273,7 +273,7 @@ def _add_audit(commands: Any, raw: Any) -> None:
     )
     _add_data(audit)
     how = audit.add_argument_group("how it runs")
-    how.add_argument("--weighting", metavar="TEXT", help='to learn with (default: Relative)')
+    how.add_argument("--weighting", metavar="TEXT", help="to learn with (default: Relative)")
     _add_training(how)
     how.add_argument("--suspects", type=a_path, metavar="FILE",
                      help="also write the ranking to this file (.csv, .parquet)")  # fmt: skip

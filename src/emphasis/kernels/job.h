@@ -19,7 +19,8 @@ typedef struct {
     const float *compact;            /* with targets: a second table, or NULL */
     double *log_w;                   /* room for log w, or with targets log of their weighted sum: this only */
     double *value;                   /* the loss of each example */
-    double *doubt;                   /* room for p_max - p of each example: this only */
+    double *doubt;                   /* room for p_max - p of each example: this only, and with out the exponentials */
+    double *margins, *leads;         /* with doubt, room for them; else of each example, whose exponentials are in out */
     void *margin, *peak, *sum;       /* REAL, of each example: written, or with `half` read */
     const void *half;                /* REAL, given half weights: write the derivative from peak and sum */
     int64_t outer, classes, inner, ignore_index;

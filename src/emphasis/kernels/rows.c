@@ -199,21 +199,33 @@ static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
 }
 
 /* job->power := what the network's doubt in the labels makes of the table's: the mean of p_max - p over the examples,
- * each times its factor, divided by the level at which it is doubt in full. */
-static int measure_doubt(Job *job, double counted, int64_t *where, int threads) {
+ * each times its factor, divided by the level at which it is doubt in full. Where rows can keep their exponentials in
+ * `out` they do, and *kept has to be freed after they have been used. */
+static int measure_doubt(Job *job, double counted, int64_t *where, int threads, int can_keep, void **kept) {
     job->power = job->table[POWER];
     if (job->power == 0.0 || job->table[LEVEL] == 0.0) return OK;
     int64_t examples = job->outer * job->inner;
+    int keeps = can_keep && job->out && job->labels && !job->binary && job->inner == 1 &&
+                (job->dtype == FLOAT32 || job->dtype == FLOAT64);
+    double *room = malloc((examples + 1) * (keeps ? 4 : 1) * sizeof(double));
+    if (!room) return NO_MEMORY;
     Job first = *job;
-    first.out = NULL;
-    if (!(first.doubt = malloc((examples + 1) * sizeof(double)))) return NO_MEMORY;
+    first.doubt = room;
+    if (keeps)
+        first.margins = room + examples, first.leads = room + 2 * examples, first.sum = room + 3 * examples;
+    else
+        first.out = NULL;
     int status = run(&first, threads, where);
     double sum = 0.0;
     for (int64_t i = 0; i < examples && status == OK; i++)
-        sum += first.doubt[i] == 0.0 ? 0.0 : first.doubt[i] * (job->factor ? job->factor[i] / job->unit : 1.0);
+        sum += room[i] == 0.0 ? 0.0 : room[i] * (job->factor ? job->factor[i] / job->unit : 1.0);
     double mean = counted > 0.0 ? sum / counted : 0.0;
     if (mean < job->table[LEVEL]) job->power *= mean / job->table[LEVEL];
-    free(first.doubt);
+    if (keeps && status == OK) {
+        job->margins = first.margins, job->leads = first.leads, job->sum = first.sum;
+        *kept = room;
+    } else
+        free(room);
     return status;
 }
 
@@ -222,12 +234,14 @@ static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, in
     int status = sum_of_factors(job, &counted, &unit, where);
     if (status != OK) return status;
     job->unit = unit;
-    if ((status = measure_doubt(job, counted, where, threads)) != OK) return status;
+    void *kept = NULL;
+    if ((status = measure_doubt(job, counted, where, threads, 1, &kept)) != OK) return status;
     *still = set_scales(job, mean, defer, counted, unit);
-    if (!(job->value = malloc((job->outer * job->inner + 1) * sizeof(double)))) return NO_MEMORY;
-    status = run(job, threads, where);
+    job->value = malloc((job->outer * job->inner + 1) * sizeof(double));
+    status = job->value ? run(job, threads, where) : NO_MEMORY;
     if (status == OK) put_loss(job, job->value, mean, loss);
     free(job->value);
+    free(kept);
     return status;
 }
 
@@ -238,7 +252,7 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
     size_t width = real_size(job);
     double counted, peak;
     int status = sum_of_factors(job, &counted, &job->unit, where);
-    if (status == OK) status = measure_doubt(job, counted, where, threads);
+    if (status == OK) status = measure_doubt(job, counted, where, threads, 0, NULL);
     if (status != OK) return status;
     double *log_w = malloc((examples + 1) * (2 * sizeof(double) + 4 * width)), *value = log_w + examples;
     if (!log_w) return NO_MEMORY;

@@ -77,6 +77,9 @@ static void weigh_margins(const Job *job, int64_t first, int64_t n, const double
     }
 }
 
+/* Whether an earlier run has left the exponentials in `out`. */
+static int are_summed(const Job *job) { return job->margins && !job->doubt; }
+
 static void factors_of(const Job *job, int64_t first, int64_t n, double *factor) {
     for (int64_t t = 0; t < n; t++) factor[t] = job->factor ? job->factor[first + t] / job->unit : 1.0;
 }
@@ -89,12 +92,17 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
         return;
     }
     double margin[SPAN], lead[SPAN], factor[SPAN], x[SPAN];
-    for (int64_t t = 0; t < n; t++) {
-        lead[t] = (double)own[t] - (double)peak[t];
-        x[t] = sum[t];
-    }
+    if (are_summed(job)) {
+        memcpy(margin, job->margins + first, n * sizeof(double));
+        memcpy(lead, job->leads + first, n * sizeof(double));
+    } else {
+        for (int64_t t = 0; t < n; t++) {
+            lead[t] = (double)own[t] - (double)peak[t];
+            x[t] = sum[t];
+        }
 #pragma omp simd
-    for (int64_t t = 0; t < n; t++) margin[t] = lead[t] - log_of(x[t]);
+        for (int64_t t = 0; t < n; t++) margin[t] = lead[t] - log_of(x[t]);
+    }
     if (job->margin) {
         for (int64_t t = 0; t < n; t++) {
             ((REAL *)job->margin)[first + t] = (REAL)margin[t];
@@ -105,6 +113,7 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
     if (job->doubt) {
         for (int64_t t = 0; t < n; t++) {
             double log_p = -log_one_plus_exp(margin[t]) + (margin[t] < 0.0 ? margin[t] : 0.0);
+            if (job->margins) job->margins[first + t] = margin[t], job->leads[first + t] = lead[t];
             job->doubt[first + t] = lead[t] < 0.0 ? largest_probability(log_p, lead[t]) - exp_of_double(log_p) : 0.0;
         }
         return;
@@ -228,6 +237,10 @@ static int group(const Job *job, int64_t first, int64_t rows, REAL *scratch, int
         const REAL *x = plain ? (const REAL *)job->logits + at : values;
         if (!plain) load(job->logits, at, classes, job->dtype, values);
         REAL *e = job->out ? (plain ? (REAL *)job->out + at : values) : NULL;
+        if (are_summed(job)) {
+            sum[t] = ((const REAL *)job->sum)[first + t];
+            continue;
+        }
         own[t] = x[label];
         const REAL *known = job->half ? (const REAL *)job->peak + first + t : NULL;
         int status = sweep(x, e, classes, label, known, peak + t, sum + t);
@@ -237,6 +250,7 @@ static int group(const Job *job, int64_t first, int64_t rows, REAL *scratch, int
         }
     }
     weigh(job, first, rows, own, peak, sum, half);
+    if (job->doubt && job->margins) memcpy((REAL *)job->sum + first, sum, rows * sizeof(REAL));
     for (int64_t t = 0; t < rows; t++) {
         int64_t label = job->labels[first + t], at = (first + t) * classes;
         if (label == job->ignore_index) {
@@ -245,7 +259,7 @@ static int group(const Job *job, int64_t first, int64_t rows, REAL *scratch, int
             if (job->out) memset((char *)job->out + at * width, 0, classes * width);
             continue;
         }
-        if (!job->out) continue;
+        if (!job->out || job->doubt) continue;
         REAL *e = plain ? (REAL *)job->out + at : scratch + t * classes;
         multiply(e, classes, half[t] / sum[t]);
         e[label] = -half[t];
