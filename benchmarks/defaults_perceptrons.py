@@ -16,7 +16,7 @@ from defaults_methods import CCE, WARM_UP, Batch, Method
 from torch import Tensor
 from torch.nn import functional as F
 
-HIDDEN, BATCH, EPOCHS = 64, 128, 30
+HIDDEN, BATCH = 64, 128
 MOMENTUM, DECAY = 0.9, 1e-4
 SGD, ADAMW, CONSTANT = "SGD, cosine", "AdamW 1e-3", "SGD 0.1 constant"
 REGIMES = (SGD, ADAMW, CONSTANT)
@@ -133,9 +133,7 @@ def part_of(task: Task, noise: str, seed: int) -> Part:
     )
 
 
-def train(
-    task: Task, noise: str, seed: int, stack: Stack, epochs: int = EPOCHS, watch: bool = False
-) -> dict[str, list]:
+def train(task: Task, noise: str, seed: int, stack: Stack, epochs: int, watch: bool = False) -> dict[str, list]:
     """Train a stack; return [test accuracy, macro recall, accuracy on noisy held-out labels] by network.
 
     For cross-entropy, "early|regime|rate" is the test accuracy, macro recall and held-out accuracy of the epoch that is
