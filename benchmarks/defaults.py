@@ -8,8 +8,8 @@ Needs the extras `experiments` and `sklearn`. One core: perceptrons about 45 min
 - perceptrons: D-64-C on digits, wine quality (5 imbalanced classes), MNIST (4,000 images of 14 x 14 pixels), its eights
   against the rest (10 % of the images), IMDB and clinc150 (150 classes, 6,000 texts), texts as tf-idf reduced by SVD;
   labels 0, 20, 40 and 60 % symmetric (not 60 % of two classes) and 30 % pair flips. Batches of 128, 30 epochs
-  (clinc150: 20). Three regimes: SGD with momentum 0.9 and cosine decay at each rate of a grid, AdamW at 1e-3, and SGD at a constant 0.1,
-  which is too high on purpose.
+  (clinc150: 20). Three regimes: SGD with momentum 0.9 and cosine decay at each rate of a grid, AdamW at 1e-3, and SGD
+  at a constant 0.1, which is too high on purpose.
 - betas: DM of several beta beside GCE, which is its limit, at 40 % and each rate of the grid.
 - images: a small network of convolutions, with and without batch norm, on 4,000 images of CIFAR-10, CIFAR-10 with human
   labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100. Scaled.

@@ -56,14 +56,19 @@ class Method:
 
 
 class Relative(Method):
-    """Cross-entropy's derivative times (p / p_max)^q, with p_max the largest probability of the example's classes."""
+    """Cross-entropy's derivative times (p / p_max)^e, with p_max the largest probability of the example's classes.
 
-    def __init__(self, name: str, q: float) -> None:
+    The exponent e is q p_max^confidence: with confidence > 0 a network that is not sure of anything is not believed.
+    """
+
+    def __init__(self, name: str, q: float, confidence: float = 0.0) -> None:
         super().__init__(name)
-        self.q = q
+        self.q, self.confidence = q, confidence
 
     def derivative(self, batch: Batch) -> Tensor:
-        return batch.push * (batch.p.clamp_min(1e-30) / batch.S.amax(-1)).pow(self.q)[..., None]
+        largest = batch.S.amax(-1)
+        exponent = self.q * largest**self.confidence if self.confidence else self.q
+        return batch.push * (batch.p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
 
 
 class Weighted(Method):
@@ -184,6 +189,7 @@ def methods() -> list[Method]:
     """Return all methods, cross-entropy first."""
     return [
         Method(CCE), Relative(DEFAULT, 0.5), Relative("Relative 0.3", 0.3), Relative("Relative 0.7", 0.7),
+        Relative("Relative 0.7 p_max", 0.7, 1.0), Relative("Relative p_max^2", 1.0, 2.0),
         WarmUp("calibrated warm-up"), AtChance("DM at chance scale"), Weighted("GCE 0.7", gce(0.7)), SCE("SCE"),
         ELR("ELR"), NCEAndRCE("NCE+RCE"), LabelSmoothing("label smoothing"), Weighted("DM(0.5, 12)", dm(0.5, 12.0)),
     ]  # fmt: skip
