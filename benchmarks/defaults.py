@@ -11,8 +11,8 @@ Needs the extras `experiments` and `sklearn`. One core: perceptrons about 45 min
   (clinc150: 20). Three regimes: SGD with momentum 0.9 and cosine decay at each rate of a grid, AdamW at 1e-3, and SGD
   at a constant 0.1, which is too high on purpose.
 - betas: DM of several beta beside GCE, which is its limit, at 40 % and each rate of the grid.
-- images: a small network of convolutions, with and without batch norm, on 4,000 images of CIFAR-10, CIFAR-10 with human
-  labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100. Scaled.
+- images: three convolutions, with and without batch norm, on 5,000 images of 16 x 16 pixels of CIFAR-10, CIFAR-10 with
+  human labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100, at one rate. Scaled.
 - dynamics: the mean p of clean and of wrongly labelled training examples over the steps.
 
 Every method of a seed sees the same labels, order and start, so differences are paired. A fifth of the training
@@ -109,17 +109,20 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, help="all of them, unless given")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all, unless given")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--figures", type=Path, default=OUT.parents[1] / "docs" / "images")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=list(VECTORS), choices=list(VECTORS))
     parser.add_argument("--report", action="store_true", help="train nothing")
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(unknown)}")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     options.out.mkdir(parents=True, exist_ok=True)
-    parts = () if options.report else options.parts
+    parts = () if options.report else options.parts or PARTS
     cells = list(perceptron_cells(options.tasks, options.seeds))
     if "perceptrons" in parts:
         run("perceptrons", cells, train_perceptrons, options)
@@ -133,7 +136,7 @@ def main() -> None:
         run("images", list(image_cells(options.seeds)), train_images, options)
     from defaults_report import write_report
 
-    write_report(options.out)
+    write_report(options.out, options.figures)
 
 
 if __name__ == "__main__":

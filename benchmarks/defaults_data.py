@@ -27,7 +27,7 @@ class Task:
     """A problem whose training labels will be made wrong; inputs are standardized.
 
     Attributes:
-        x: (N, D) or (N, 3, 32, 32) float32.
+        x: (N, D) or (N, 3, 16, 16) float32.
         y: (N,) true labels in [0, classes).
         x_test, y_test: Likewise, never made wrong.
         classes: C.
@@ -131,14 +131,17 @@ def _wine_quality(root: Path) -> Task:
 
 
 def _images(name: str, root: Path) -> Task:
-    """Return 4,000 training images of the data set and at most 2,000 test images."""
+    """Return 5,000 training images of 16 x 16 pixels and at most 3,000 test images: averages over 2 x 2 pixels."""
     human = name == "cifar10n"
     split = load("cifar10" if human else name, root, **({"human_labels": True} if human else {}))
     rng = np.random.default_rng(0)
-    train = rng.permutation(len(split.train_labels))[:4000]
-    test = rng.permutation(len(split.test_labels))[:2000]
-    x, x_test = split.train_inputs[train].astype(np.float32), split.test_inputs[test].astype(np.float32)
-    mean, deviation = (of(x, axis=(0, 2, 3), keepdims=True) for of in (np.mean, np.std))
+    train = rng.permutation(len(split.train_labels))[:5000]
+    test = rng.permutation(len(split.test_labels))[:3000]
+    x, x_test = (
+        part.reshape(-1, 3, 16, 2, 16, 2).mean((3, 5), dtype=np.float32)
+        for part in (split.train_inputs[train], split.test_inputs[test])
+    )
+    mean, deviation = x.mean((0, 2, 3), keepdims=True), x.std((0, 2, 3), keepdims=True)
     return Task(
         (x - mean) / deviation, split.train_labels[train], (x_test - mean) / deviation, split.test_labels[test],
         split.num_classes, split.human_labels["worse_label"][train] if human else None,
