@@ -149,7 +149,7 @@ class ELR(Method):
         S, rows = batch.S, batch.rows
         clipped = S.clamp(1e-4, 1.0 - 1e-4)
         targets = 0.7 * self.targets[:, rows] + 0.3 * clipped / clipped.sum(-1, keepdim=True)
-        self.targets[:, rows] = targets
+        self.targets[:, rows] = targets.to(self.targets.dtype)
         slope = -3.0 * targets / (1.0 - (targets * clipped).sum(-1, keepdim=True))
         slope *= clipped == S
         slope -= (slope * S).sum(-1, keepdim=True)

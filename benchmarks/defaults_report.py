@@ -209,8 +209,8 @@ def write_report(out: Path, images: Path) -> None:
     networks = sum(len(line.get("networks", [0])) for line in every)
     what = (
         "Test accuracy minus cross-entropy's at the rate that is best for it, in points; ± is the 95 % interval over "
-        "the seeds, paired. The worst cell is picked for being so: its mean is biased downwards. Collapses: below half of "
-        "cross-entropy's accuracy. Written by `python benchmarks/defaults.py --report`; its docstring says what was "
+        "the seeds, paired. The worst cell is picked for being so: its mean is biased downwards. Collapses: below half "
+        "of cross-entropy's accuracy. Written by `python benchmarks/defaults.py --report`; its docstring says what was "
         "trained."
     )
     where = (
