@@ -77,7 +77,7 @@ class Stack:
 
     def step(self, x: Tensor, y: Tensor, rows: Tensor, done: int, steps: int) -> None:
         hidden = self.hidden(x)
-        S = self.logits(hidden).softmax(-1)
+        S = _softmax(self.logits(hidden))
         G = torch.empty_like(S)
         for number, method in enumerate(self.methods):
             G[self.of(number)] = method.derivative(Batch(S[self.of(number)], y, rows))
@@ -108,6 +108,12 @@ class Stack:
         parameter.mul_(1.0 - 1e-2 * rate)
         root = (square / (1.0 - 0.999**step)).sqrt_().add_(1e-8)
         parameter.sub_(rate * (mean / (1.0 - 0.9**step)) / root)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return the probabilities, in place: torch's own takes twice as long for few classes."""
+    S = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    return S.div_(S.sum(-1, keepdim=True))
 
 
 @dataclass(frozen=True, eq=False)
