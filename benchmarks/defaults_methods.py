@@ -58,17 +58,31 @@ class Method:
 class Relative(Method):
     """Cross-entropy's derivative times (p / p_max)^e, with p_max the largest probability of the example's classes.
 
-    The exponent e is q p_max^confidence: with confidence > 0 a network that is not sure of anything is not believed.
+    The exponent e is q p_max^certainty: with certainty > 0 a network that is not sure of anything is not believed.
     """
 
-    def __init__(self, name: str, q: float, confidence: float = 0.0) -> None:
+    def __init__(self, name: str, q: float, certainty: float = 0.0) -> None:
         super().__init__(name)
-        self.q, self.confidence = q, confidence
+        self.q, self.certainty = q, certainty
 
     def derivative(self, batch: Batch) -> Tensor:
-        largest = batch.S.amax(-1)
-        exponent = self.q * largest**self.confidence if self.confidence else self.q
-        return batch.push * (batch.p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
+        return batch.push * (batch.p.clamp_min(1e-30) / batch.S.amax(-1)).pow(self.exponent(batch.S))[..., None]
+
+    def exponent(self, S: Tensor) -> Tensor | float:
+        return self.q * S.amax(-1) ** self.certainty if self.certainty else self.q
+
+
+class AbovePrior(Relative):
+    """Relative with e = q max(0, (p_max - prior) / (1 - prior)), the prior the batch's mean probability of that class.
+
+    A network that gives every example the frequencies of the classes knows nothing, however large p_max is; it learns
+    as with cross-entropy.
+    """
+
+    def exponent(self, S: Tensor) -> Tensor:
+        largest, which = S.max(-1)
+        prior = S.mean(1).gather(1, which)
+        return self.q * ((largest - prior) / (1.0 - prior).clamp_min(1e-6)).clamp_min(0.0)
 
 
 class Weighted(Method):
@@ -181,23 +195,34 @@ def gce(q: float) -> Callable[[Tensor], Tensor]:
     return lambda p: 2.0 * p.clamp_min(_LEAST).pow(q) * (1.0 - p)
 
 
-CCE, DEFAULT = "CCE", "Relative 0.5"
+CCE, DEFAULT = "CCE", "above prior 0.7"
 EARLY = "CCE, stopped early"
 
 
-def methods() -> list[Method]:
-    """Return all methods, cross-entropy first."""
+def known_methods() -> list[Method]:
+    """Return cross-entropy, first, and what was known or proposed before."""
     return [
-        Method(CCE), Relative(DEFAULT, 0.5), Relative("Relative 0.3", 0.3), Relative("Relative 0.7", 0.7),
-        Relative("Relative 0.7 p_max", 0.7, 1.0), Relative("Relative p_max^2", 1.0, 2.0),
-        WarmUp("calibrated warm-up"), AtChance("DM at chance scale"), Weighted("GCE 0.7", gce(0.7)), SCE("SCE"),
-        ELR("ELR"), NCEAndRCE("NCE+RCE"), LabelSmoothing("label smoothing"), Weighted("DM(0.5, 12)", dm(0.5, 12.0)),
+        Method(CCE), WarmUp("calibrated warm-up"), AtChance("DM at chance scale"), Weighted("GCE 0.7", gce(0.7)),
+        SCE("SCE"), ELR("ELR"), NCEAndRCE("NCE+RCE"), LabelSmoothing("label smoothing"),
+        Weighted("DM(0.5, 12)", dm(0.5, 12.0)), Relative("Relative 0.5", 0.5),
     ]  # fmt: skip
+
+
+def candidates() -> list[Method]:
+    """Return the forms that the default is chosen from."""
+    return [
+        Relative("Relative 0.7, 1.5", 0.7, 1.5), AbovePrior("above prior 0.5", 0.5), AbovePrior(DEFAULT, 0.7),
+        AbovePrior("above prior 0.85", 0.85), AbovePrior("above prior 1", 1.0),
+    ]  # fmt: skip
+
+
+def methods() -> list[Method]:
+    return [*known_methods(), *candidates()]
 
 
 def dm_and_gce() -> list[Method]:
     """Return forms of DM with growing beta at lam 0.5 and 0.7; GCE with q = lam is vanishing DM's limit at beta 0."""
-    found: list[Method] = [Weighted("GCE 0.5", gce(0.5)), Weighted("GCE 0.7", gce(0.7)), Relative(DEFAULT, 0.5)]
+    found: list[Method] = [Weighted("GCE 0.5", gce(0.5)), Weighted("GCE 0.7", gce(0.7)), AbovePrior(DEFAULT, 0.7)]
     for lam, beta in ((0.5, 1.0), (0.5, 4.0), (0.5, 12.0), (0.7, 4.0)):
         found.append(Weighted(f"vanishing DM({lam:g}, {beta:g})", vanishing_dm(lam, beta)))
     return [*found, Weighted("DM(0.5, 4)", dm(0.5, 4.0)), Weighted("DM(0.5, 12)", dm(0.5, 12.0))]

@@ -57,7 +57,8 @@ def differences(scores: Scores, own_rate: bool, of: int = ACCURACY) -> dict[str,
         its_rate = best_rate(methods[CCE])
         for name, rates in methods.items():
             rate = best_rate(rates) if own_rate else its_rate
-            found[name][cell] = rates[rate][:, of] - methods[CCE][its_rate][:, of]
+            seeds = min(len(rates[rate]), len(methods[CCE][its_rate]))  # the first seeds are the same
+            found[name][cell] = rates[rate][:seeds, of] - methods[CCE][its_rate][:seeds, of]
     return found
 
 
@@ -202,6 +203,7 @@ def write_report(out: Path, images: Path) -> None:
     lines = read_lines(out / "perceptrons.jsonl")
     if not lines:
         return
+    lines += read_lines(out / "candidates.jsonl")
     scores = scores_of(lines)
     pictures, betas = read_lines(out / "images.jsonl"), read_lines(out / "betas.jsonl")
     every = [*lines, *pictures, *betas]

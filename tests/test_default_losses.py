@@ -70,14 +70,23 @@ def test_other_methods_are_the_library_s(name: str, baseline) -> None:
     torch.testing.assert_close(derivative(name), z.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_relative_is_cross_entropy_where_the_network_agrees_and_never_pushes_harder() -> None:
+@pytest.mark.parametrize("name", ["Relative 0.5", "Relative 0.7, 1.5", "above prior 0.7", "above prior 1"])
+def test_relative_is_cross_entropy_where_the_network_agrees_and_never_pushes_harder(name: str) -> None:
     p = logits().detach().softmax(1)
-    push, relative = derivative("CCE"), derivative("Relative 0.5")
+    push, relative = derivative("CCE"), derivative(name)
     agrees = p.argmax(1) == LABELS
     assert agrees.any()
     assert not agrees.all()
     torch.testing.assert_close(relative[agrees], push[agrees], rtol=0, atol=0)
-    assert (relative[~agrees].abs() < push[~agrees].abs()).all()
+    assert (relative[~agrees].abs() <= push[~agrees].abs()).all()
+    assert (relative[~agrees].abs() < push[~agrees].abs()).any()
+
+
+def test_above_prior_is_cross_entropy_while_the_network_knows_the_classes_frequencies_alone() -> None:
+    S = torch.tensor([0.9, 0.1], dtype=torch.float64).expand(1, 10, 2)
+    batch = bench.Batch(S, torch.tensor([0] * 9 + [1]), torch.arange(10))
+    (method,) = (method for method in bench.candidates() if method.name == "above prior 1")
+    torch.testing.assert_close(method.derivative(batch), batch.push, rtol=0, atol=0)
 
 
 def test_the_warm_up_ends_with_cross_entropys_mean_push() -> None:
