@@ -20,8 +20,8 @@ CELLS = (
     ("cifar10n", HUMAN, NORMED), ("vehicles10", "40 % symmetric", NORMED), ("cifar100", "0 %", PLAIN),
     ("cifar100", "40 % symmetric", PLAIN), ("cifar10n", HUMAN, PLAIN),
 )  # fmt: skip
-FIRST = ("CCE", "above prior 0.7", "Relative 0.5", "GCE 0.7")
-SECOND = ("Relative 0.7, 1.5", "above prior 1", "calibrated warm-up", "SCE", "DM(0.5, 12)")
+FIRST = ("CCE", "doubt 0.7", "above prior 1", "Relative 0.5", "GCE 0.7")
+SECOND = ("Relative 0.7, 1.5", "above prior 0.7", "doubt above prior 1", "calibrated warm-up", "SCE", "DM(0.5, 12)")
 
 
 def image_cells(seeds: int) -> Iterator[dict[str, Any]]:

@@ -59,14 +59,20 @@ class Relative(Method):
     """Cross-entropy's derivative times (p / p_max)^e, with p_max the largest probability of the example's classes.
 
     The exponent e is q p_max^certainty: with certainty > 0 a network that is not sure of anything is not believed.
+    With `doubt` > 0 it is multiplied by min(1, mean (p_max - p) / doubt), the mean over the batch: where the network
+    contradicts few labels there is little to hold back.
     """
 
-    def __init__(self, name: str, q: float, certainty: float = 0.0) -> None:
+    def __init__(self, name: str, q: float, certainty: float = 0.0, doubt: float = 0.0) -> None:
         super().__init__(name)
-        self.q, self.certainty = q, certainty
+        self.q, self.certainty, self.doubt = q, certainty, doubt
 
     def derivative(self, batch: Batch) -> Tensor:
-        return batch.push * (batch.p.clamp_min(1e-30) / batch.S.amax(-1)).pow(self.exponent(batch.S))[..., None]
+        largest = batch.S.amax(-1)
+        exponent = self.exponent(batch.S)
+        if self.doubt:
+            exponent = exponent * ((largest - batch.p).mean(-1, keepdim=True) / self.doubt).clamp_max(1.0)
+        return batch.push * (batch.p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
 
     def exponent(self, S: Tensor) -> Tensor | float:
         return self.q * S.amax(-1) ** self.certainty if self.certainty else self.q
@@ -195,7 +201,7 @@ def gce(q: float) -> Callable[[Tensor], Tensor]:
     return lambda p: 2.0 * p.clamp_min(_LEAST).pow(q) * (1.0 - p)
 
 
-CCE, DEFAULT = "CCE", "above prior 0.7"
+CCE, DEFAULT = "CCE", "doubt 0.7"
 EARLY = "CCE, stopped early"
 
 
@@ -211,8 +217,8 @@ def known_methods() -> list[Method]:
 def candidates() -> list[Method]:
     """Return the forms that the default is chosen from."""
     return [
-        Relative("Relative 0.7, 1.5", 0.7, 1.5), AbovePrior("above prior 0.5", 0.5), AbovePrior(DEFAULT, 0.7),
-        AbovePrior("above prior 0.85", 0.85), AbovePrior("above prior 1", 1.0),
+        Relative("Relative 0.7, 1.5", 0.7, 1.5), AbovePrior("above prior 0.7", 0.7), AbovePrior("above prior 1", 1.0),
+        Relative(DEFAULT, 0.7, 1.0, 0.2), AbovePrior("doubt above prior 1", 1.0, doubt=0.2),
     ]  # fmt: skip
 
 
@@ -222,7 +228,11 @@ def methods() -> list[Method]:
 
 def dm_and_gce() -> list[Method]:
     """Return forms of DM with growing beta at lam 0.5 and 0.7; GCE with q = lam is vanishing DM's limit at beta 0."""
-    found: list[Method] = [Weighted("GCE 0.5", gce(0.5)), Weighted("GCE 0.7", gce(0.7)), AbovePrior(DEFAULT, 0.7)]
+    found: list[Method] = [
+        Weighted("GCE 0.5", gce(0.5)),
+        Weighted("GCE 0.7", gce(0.7)),
+        Relative(DEFAULT, 0.7, 1.0, 0.2),
+    ]
     for lam, beta in ((0.5, 1.0), (0.5, 4.0), (0.5, 12.0), (0.7, 4.0)):
         found.append(Weighted(f"vanishing DM({lam:g}, {beta:g})", vanishing_dm(lam, beta)))
     return [*found, Weighted("DM(0.5, 4)", dm(0.5, 4.0)), Weighted("DM(0.5, 12)", dm(0.5, 12.0))]

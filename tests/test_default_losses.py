@@ -70,7 +70,9 @@ def test_other_methods_are_the_library_s(name: str, baseline) -> None:
     torch.testing.assert_close(derivative(name), z.grad, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["Relative 0.5", "Relative 0.7, 1.5", "above prior 0.7", "above prior 1"])
+@pytest.mark.parametrize(
+    "name", ["Relative 0.5", "Relative 0.7, 1.5", "above prior 1", "doubt 0.7", "doubt above prior 1"]
+)
 def test_relative_is_cross_entropy_where_the_network_agrees_and_never_pushes_harder(name: str) -> None:
     p = logits().detach().softmax(1)
     push, relative = derivative("CCE"), derivative(name)
