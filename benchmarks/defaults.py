@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
-from defaults_methods import DEFAULT, Method, candidates, dm_and_gce, known_methods, methods
+from defaults_methods import BEST, Method, candidates, dm_and_gce, known_methods, methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ from emphasis.experiments.jobs import revision
 OUT = Path(__file__).parent.parent / "results" / "defaults"
 GRID = (0.01, 0.03, 0.1, 0.3)
 EPOCHS = {"digits": 30, "wine quality": 30}  # others: 20
-WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", DEFAULT)
+WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", BEST)
 PARTS = ("perceptrons", "candidates", "betas", "images", "dynamics")
 Cell = dict[str, Any]
 

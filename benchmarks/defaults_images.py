@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from defaults_data import HUMAN, Task, noisy_labels, task_of
-from defaults_methods import WARM_UP, Batch, Method, methods
+from defaults_methods import BEST, WARM_UP, Batch, Method, methods
 from torch import Tensor, nn
 
 WIDTH, BATCH, EPOCHS = 16, 128, 15
@@ -20,8 +20,8 @@ CELLS = (
     ("cifar10n", HUMAN, NORMED), ("vehicles10", "40 % symmetric", NORMED), ("cifar100", "0 %", PLAIN),
     ("cifar100", "40 % symmetric", PLAIN), ("cifar10n", HUMAN, PLAIN),
 )  # fmt: skip
-FIRST = ("CCE", "doubt 0.7", "above prior 1", "Relative 0.5", "GCE 0.7")
-SECOND = ("Relative 0.7, 1.5", "above prior 0.7", "doubt above prior 1", "calibrated warm-up", "SCE", "DM(0.5, 12)")
+FIRST = ("CCE", BEST, "GCE 0.7")
+SECOND = ("above prior 1", "doubt 0.7", "Relative 0.7, 1.5", "calibrated warm-up", "SCE", "Relative 0.5", "DM(0.5, 12)")
 
 
 def image_cells(seeds: int) -> Iterator[dict[str, Any]]:

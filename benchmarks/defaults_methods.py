@@ -201,7 +201,7 @@ def gce(q: float) -> Callable[[Tensor], Tensor]:
     return lambda p: 2.0 * p.clamp_min(_LEAST).pow(q) * (1.0 - p)
 
 
-CCE, DEFAULT = "CCE", "doubt 0.7"
+CCE, BEST = "CCE", "doubt above prior 1"
 EARLY = "CCE, stopped early"
 
 
@@ -218,7 +218,7 @@ def candidates() -> list[Method]:
     """Return the forms that the default is chosen from."""
     return [
         Relative("Relative 0.7, 1.5", 0.7, 1.5), AbovePrior("above prior 0.7", 0.7), AbovePrior("above prior 1", 1.0),
-        Relative(DEFAULT, 0.7, 1.0, 0.2), AbovePrior("doubt above prior 1", 1.0, doubt=0.2),
+        Relative("doubt 0.7", 0.7, 1.0, 0.2), AbovePrior(BEST, 1.0, doubt=0.2),
     ]  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def dm_and_gce() -> list[Method]:
     found: list[Method] = [
         Weighted("GCE 0.5", gce(0.5)),
         Weighted("GCE 0.7", gce(0.7)),
-        Relative(DEFAULT, 0.7, 1.0, 0.2),
+        Relative("doubt 0.7", 0.7, 1.0, 0.2),
     ]
     for lam, beta in ((0.5, 1.0), (0.5, 4.0), (0.5, 12.0), (0.7, 4.0)):
         found.append(Weighted(f"vanishing DM({lam:g}, {beta:g})", vanishing_dm(lam, beta)))

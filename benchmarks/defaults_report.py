@@ -32,17 +32,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def scores_of(lines: Iterable[dict[str, Any]]) -> Scores:
-    """Return the scores of the seeds that every cell of a task and noise has, in order."""
-    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for line in sorted(lines, key=lambda line: line["seed"]):
+    """Return the scores of the cells that every method has, of the seeds that every network of the cell has."""
+    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for line in lines:
         for key, values in line["networks"].items():
             method, regime, rate = key.split("|")
             name = EARLY if method == "early" else method
-            found[line["task"], line["noise"], regime][name][float(rate)].append(values[:3])
-    return {
-        cell: {name: {rate: 100.0 * np.array(rows) for rate, rows in rates.items()} for name, rates in methods.items()}
-        for cell, methods in found.items()
-    }
+            found[line["task"], line["noise"], regime][name][float(rate)][line["seed"]] = values[:3]
+    names = {name for methods in found.values() for name in methods}
+    scores: Scores = {}
+    for cell, methods in found.items():
+        shared = set.intersection(*(set(seeds) for rates in methods.values() for seeds in rates.values()))
+        if shared and methods.keys() == names:
+            scores[cell] = {
+                name: {
+                    rate: 100.0 * np.array([seeds[seed] for seed in sorted(shared)]) for rate, seeds in rates.items()
+                }
+                for name, rates in methods.items()
+            }
+    return scores
 
 
 def best_rate(rates: dict[float, NDArray[np.float64]]) -> float:
@@ -57,8 +65,7 @@ def differences(scores: Scores, own_rate: bool, of: int = ACCURACY) -> dict[str,
         its_rate = best_rate(methods[CCE])
         for name, rates in methods.items():
             rate = best_rate(rates) if own_rate else its_rate
-            seeds = min(len(rates[rate]), len(methods[CCE][its_rate]))  # the first seeds are the same
-            found[name][cell] = rates[rate][:seeds, of] - methods[CCE][its_rate][:seeds, of]
+            found[name][cell] = rates[rate][:, of] - methods[CCE][its_rate][:, of]
     return found
 
 
