@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emphasis import CCE, DM, GCE, SCE
+from emphasis import CCE, DM, GCE, SCE, Relative
 from emphasis.baselines.active_passive import ActivePassive
 from emphasis.baselines.elr import Elr
 from emphasis.baselines.label_smoothing import LabelSmoothing
@@ -45,6 +45,8 @@ def derivative(name: str) -> Tensor:
     [
         ("CCE", CCE(), "integral"),
         ("GCE 0.7", GCE(0.7), "integral"),
+        ("Relative 0.5", Relative(q=0.5, certainty=0.0), "integral"),
+        ("Relative 0.7, 1.5", Relative(q=0.7, certainty=1.5), "integral"),
         ("SCE", SCE(mu=0.1, nu=1.0), None),
         ("DM(0.5, 12)", DM(lam=0.5, beta=12), "integral"),
         ("DM(0.5, 4)", DM(lam=0.5, beta=4), "integral"),
