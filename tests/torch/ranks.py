@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from emphasis import DM
+from emphasis import DM, Relative
 from emphasis.torch import Accumulation, EmphasisLoss, linear_emphasis_loss
 
 PUBLISHED = DM(lam=0.5, beta=12)
@@ -75,7 +75,13 @@ def full(gradient):
     return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
 
 
-def compare(kind, group, normalization, calls, weighted, dtype, sync):
+def compare(kind, group, normalization, calls, *options):
+    # What `Relative` asks of a batch is a mean over its ranks, but over one call of a step alone.
+    for weighting in (PUBLISHED, Relative()) if calls == 1 else (PUBLISHED,):
+        compare_with(weighting, kind, group, normalization, calls, *options)
+
+
+def compare_with(weighting, kind, group, normalization, calls, weighted, dtype, sync):
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     parts = make_parts(world, calls, dtype)
     class_weight = torch.tensor([1.0, 0.5, 3.0, 0.0], dtype=dtype) if weighted else None
@@ -87,12 +93,12 @@ def compare(kind, group, normalization, calls, weighted, dtype, sync):
 
     alone = make_model(dtype)
     whole = [torch.cat(every) for every in zip(*itertools.chain(*parts), strict=True)]
-    total = loss_of(EmphasisLoss(PUBLISHED, **options), alone, *whole)
+    total = loss_of(EmphasisLoss(weighting, **options), alone, *whole)
     total.backward()
 
     model = prepared(kind, make_model(dtype), group)
     over = Accumulation(group) if calls > 1 else group
-    criterion = EmphasisLoss(PUBLISHED, process_group=over, **options)
+    criterion = EmphasisLoss(weighting, process_group=over, **options)
     losses = torch.zeros((), dtype=dtype)
     with over.step(model.parameters()) if calls > 1 else contextlib.nullcontext():
         for number, row in enumerate(parts):
