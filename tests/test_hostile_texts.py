@@ -195,7 +195,7 @@ def page_of_a_tuning(tmp_path):
     best = Trial({"weighting.beta": 3.0, "normalization": "batch", "solver.name": SCRIPT}, 0.6, 0.01)
     worse = Trial({"weighting.beta": 1.0, "normalization": CLOSING}, 0.5, 0.01)
     path = tmp_path / "tune.html"
-    path.write_text(tune_page(Tuned(one, 0.3, None, 0.5, Found((best, worse), best, ()), (0.5, 0.1)),
+    path.write_text(tune_page(Tuned(one, 0.3, None, 10, 0.5, Found((best, worse), best, ()), worse, 0.1),
                               ["emphasis", "tune", SHELL]), encoding="utf-8")  # fmt: skip
     return path, (HTML, SCRIPT, CLOSING)
 

@@ -78,13 +78,14 @@ examples:
   emphasis audit runs/trace                     what EmphasisTrace recorded in a loop of your own"""
 
 TUNE_DESCRIPTION = """\
-Choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
-labels is estimated as `audit` does it, and sets DM's lambda: the more noise, the easier the examples
-to emphasise (section 4.1 of the paper). Beta, form, normalisation and learning rate are searched,
-judged by labels that were held out, wrong ones included: they rank settings as right labels do.
-Settings that fall behind on the first held-out part are not tried on the others. Cross-entropy, at
-its own best learning rate, is recommended unless the best found is clearly better. Writes a folder
-with tune.html, tune.json and the networks. A tuning that was stopped goes on when the same command is given again."""
+Choose a weighting and a learning rate for data whose labels nobody has checked. The share of
+wrong labels is estimated as `audit` does it, and sets DM's lambda: the more noise, the easier the
+examples to emphasise (section 4.1 of the paper). Beta, form, normalisation and learning rate are
+searched, judged by labels that were held out, wrong ones included: they rank settings as right
+labels do. Settings that fall behind on the first held-out part are not tried on the others.
+Cross-entropy, at its own best learning rate, is recommended unless the best found is clearly
+better. Writes a folder with tune.html, tune.json and the networks. A tuning that was stopped goes
+on when the same command is given again."""
 
 TUNE_EXAMPLES = """\
 examples:

@@ -170,7 +170,7 @@ def others_of_row(
             log_rho, loss = ratios(compact, log_p, CELLS, COMPACT_TERMS, COMPACT_SPLITS)
         else:
             log_rho, loss = ratios_exactly(table, log_p, e * p_of_e[:, None], TERMS, OCTAVES, REACH)
-    log_trust = trust[:, None] * (others + lead_of_peak[:, None])
+    log_trust = trust[:, None] * tl.where(t == 0.0, 0.0, others + lead_of_peak[:, None])  # others: -inf at the top
     log_rho = tl.where(t == 0.0, float("-inf"), log_rho + log_trust)
     loss = tl.where(t == 0.0, 0.0, loss * tl.exp(log_trust))
     return e, t, log_p, log_rho, loss, tl.sum(given, 1), tl.sum(tl.where(allowed, 0, 1), 1)
