@@ -32,6 +32,7 @@ from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
+from emphasis.process import stop_if_asked, stopping_later
 from emphasis.tabular.models import Kind, kind_of
 from emphasis.tabular.saved import FOLDER, save_model
 from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
@@ -216,7 +217,8 @@ def _trained(
     except TypeError as error:  # a setting by a name that it does not have
         raise EmphasisValueError(f"--set: {error}") from error
     try:
-        classifier.fit(rows, given, sample_weight=weights)
+        with stopping_later():  # XGBoost calls back, and an exception raised there by a signal would abort the process
+            classifier.fit(rows, given, sample_weight=weights)
     except EmphasisError:
         raise
     except Exception as error:
@@ -226,6 +228,7 @@ def _trained(
             raise
         said = str(error).partition("Stack trace")[0]
         raise EmphasisValueError(f"{library} refuses the settings or the table: {said}") from error
+    stop_if_asked()
     return classifier
 
 
