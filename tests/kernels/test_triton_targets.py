@@ -9,6 +9,8 @@ import torch
 from emphasis import CCE, DM, GCE, Focal
 from emphasis.kernels.gpu import GPU
 from emphasis.kernels.native import NATIVE
+from emphasis.kernels.operators import OPERATORS
+from emphasis.torch import _fused, emphasis_loss
 from emphasis.weighting.margin_table import margin_table
 from triton_device import DEVICE, DTYPES, float64, on_device, on_the_device
 
@@ -185,3 +187,23 @@ def test_without_a_weight_above_0_there_is_neither_loss_nor_derivative(is_batch)
             loss, _, got = compute(logits, targets, None, 0.0 * factor, table, compact, reduction, is_batch)
             assert not loss.any()
             assert not got.any()
+
+
+@on_device
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("normalization", ["integral", "batch"])
+def test_weights_by_the_whole_batch_are_those_of_torch_operators(monkeypatch, soft, normalization):
+    generator = torch.Generator().manual_seed(0)
+    logits = (4.0 * torch.randn(21, 37, generator=generator)).to(DEVICE)
+    labels = torch.randint(37, (21,), generator=generator)
+    labels = torch.softmax(2.0 * torch.randn(21, 37, generator=generator), 1) if soft else labels
+    weights = {"class_weight": torch.rand(37, generator=generator).to(DEVICE),
+               "sample_weight": torch.rand(21, generator=generator).to(DEVICE)}  # fmt: skip
+    found = []
+    for backend in (GPU, OPERATORS):
+        monkeypatch.setattr(_fused, "backend_on", lambda _, backend=backend: backend)
+        z = logits.clone().requires_grad_()
+        loss = emphasis_loss(z, labels.to(DEVICE), normalization=normalization, **weights)
+        loss.backward()
+        found.append((loss.detach(), z.grad))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-8)
