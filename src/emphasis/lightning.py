@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
     raise missing_extra("emphasis.lightning", "lightning", error) from None
 
 from emphasis.torch import EmphasisLoss, emphasis_loss
-from emphasis.torch._autograd import log_weight_of, margin_and_others
+from emphasis.torch._autograd import lead_of, log_weight_of, margin_and_others
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, from_dict
 from emphasis.weighting.options import Normalization
 
@@ -219,11 +219,10 @@ def _log_total(loss: EmphasisLoss, logits: Tensor, labels: Tensor, sample_weight
         log_share = log_share + sample_weight.unsqueeze(1).to(logits.dtype).log()
     if loss.options.normalization == "batch":
         margin, others, log_rest = margin_and_others(logits, index, 1)
-        lead = logits.gather(1, index) - others.amax(1, keepdim=True)
+        lead = lead_of(logits, index, others, 1, each_class=soft)
         if soft:  # one for each class; that of the largest logit, whose 1-p may be tiny, is exact
             log_p = logits - torch.logaddexp(log_rest, logits.gather(1, index))
             margin = (log_p - torch.log(-torch.expm1(log_p))).scatter(1, index, margin)
-            lead = (logits - logits.gather(1, index)).scatter(1, index, lead)
         share = torch.where(valid, log_share.exp(), 0.0)
         log_share = log_share + log_weight_of(margin, lead, share, loss.options)
     return torch.where(valid, log_share, -math.inf).flatten().logsumexp(0)

@@ -143,13 +143,14 @@ class Objective:
 
         lead: Each label's score less the largest other one.
         """
+        share = np.ones(margin.shape) if sample_weight is None else _checked_weight(sample_weight, len(margin))
         shifted = np.log1p(np.exp(-np.abs(margin)))
         log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
         p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
             if self._resolved.trust[0]:
-                doubt = np.average(doubt_of(log_p, lead, np), weights=_some(sample_weight))
+                doubt = np.sum(share * doubt_of(log_p, lead, np)) / max(share.sum(), np.finfo(float).tiny)
                 log_w = log_w + log_trust_of(log_p, lead, power_of(self._resolved.trust, doubt, np), np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
@@ -161,16 +162,10 @@ class Objective:
             raise EmphasisOverflowError(
                 f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'
             )
-        share = 1.0 if sample_weight is None else _checked_weight(sample_weight, len(margin))
         half *= share
         if self.normalization == "batch" and (total := half.sum()) > 0.0:
-            half *= 0.5 * np.broadcast_to(share, half.shape).sum() / total
+            half *= 0.5 * share.sum() / total
         return half, np.maximum(half, share * rest), p, rest
-
-
-def _some(sample_weight: Any) -> Any:
-    """Return sample weights, or None where there are none or all are 0."""
-    return None if sample_weight is None or not np.any(sample_weight) else sample_weight
 
 
 def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:

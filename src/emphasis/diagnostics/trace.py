@@ -40,7 +40,7 @@ from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.settings_text import one_line
 from emphasis.torch import EmphasisLoss
-from emphasis.torch._autograd import log_weight_of, margin_and_others
+from emphasis.torch._autograd import lead_of, log_weight_of, margin_and_others
 from emphasis.torch.functional import resolve
 from emphasis.weighting import MaxMargin, WeightingLike
 
@@ -181,8 +181,7 @@ class EmphasisTrace:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         index = torch.where(valid, labels, 0).unsqueeze(1)
         margin, others, _ = margin_and_others(wide, index, 1)
-        lead = wide.gather(1, index) - others.amax(1, keepdim=True)
-        margin, lead = margin.squeeze(1), lead.squeeze(1)
+        margin, lead = margin.squeeze(1), lead_of(wide, index, others, 1).squeeze(1)
         share = valid.to(margin.dtype)
         if self._class_weight is not None:
             share = share * self._class_weight.to(device)[torch.where(valid, labels, 0)]

@@ -40,9 +40,7 @@ def loss_and_gradient(
     margin, others, log_rest = margin_and_others(logits, index, 1)
     lead = margin
     if options.weighting.trust[0]:
-        own = logits.gather(1, index)
-        lead = own - others.amax(1, keepdim=True)
-        lead = (logits - own).scatter(1, index, lead) if soft else lead
+        lead = lead_of(logits, index, others, 1, each_class=soft)
     if soft:
         log_p = (logits - torch.logaddexp(log_rest, logits.gather(1, index))).scatter(1, index, -math.log(2.0))
         margin = (log_p - torch.log1p(-log_p.exp())).scatter(1, index, margin)
@@ -130,6 +128,16 @@ def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, 
     return logits.gather(dim, index) - log_rest, others, log_rest
 
 
+def lead_of(logits: Tensor, index: Tensor, others: Tensor, dim: int, each_class: bool = False) -> Tensor:
+    """Return z_y - max_{j != y} z_j, of the shape of `index`, from what `margin_and_others` takes and returns.
+
+    each_class: That of every class instead, of the logits' shape; `index` is the likeliest then.
+    """
+    own = logits.gather(dim, index)
+    lead = own - others.amax(dim, keepdim=True)
+    return (logits - own).scatter(dim, index, lead) if each_class else lead
+
+
 def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
     """Return log w where agreed, saturated if unbounded: sums stay finite, and the derivative's `dtype` holds it."""
     log_w: Tensor = options.weighting.where_agreed.log_weight(log_p, log_q, torch)
@@ -153,10 +161,10 @@ def log_weight_of(margin: Tensor, lead: Tensor, share: Tensor, options: Options)
     return log_w + log_trust(log_p, lead, share, options) if options.weighting.trust[0] else log_w
 
 
-def log_trust(log_p: Tensor, lead: Tensor, share: Tensor | None, options: Options) -> Tensor:
+def log_trust(log_p: Tensor, lead: Tensor, share: Tensor, options: Options) -> Tensor:
     """Return log of what a label that the network contradicts is multiplied by, with arguments as `log_weight_of`."""
     doubt = doubt_of(log_p, lead, torch).detach()
-    share = torch.ones_like(doubt) if share is None else share.detach().expand(doubt.shape)
+    share = share.detach()
     mean = mean_over_ranks(torch.where(share == 0.0, 0.0, share * doubt).sum(), share.sum(), options.process_group)
     result: Tensor = log_trust_of(log_p, lead, power_of(options.weighting.trust, mean, torch), torch)
     return result

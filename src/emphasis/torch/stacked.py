@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.errors import EmphasisValueError
-from emphasis.torch._autograd import margin_and_others, saturated_log_weight
+from emphasis.torch._autograd import lead_of, margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import mean_over_ranks, whole_log_sum
@@ -71,7 +71,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     margin, others, log_rest = margin_and_others(z, index, 3)
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
     log_w = torch.empty_like(margin)
-    lead = z.gather(3, index) - others.amax(3, keepdim=True)
+    lead = lead_of(z, index, others, 3) if any(one.weighting.trust[0] for one in options) else margin
     for number, one in enumerate(options):
         one.check_range(dtype)
         log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
