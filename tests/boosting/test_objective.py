@@ -200,3 +200,9 @@ def test_initial_score_is_the_log_of_the_shares():
     numbers = RNG.integers(3, size=500)
     gradient, _ = Objective(CCE()).gradient_hessian(numbers, np.tile(initial_score(numbers), (500, 1)))
     np.testing.assert_allclose(gradient.sum(0), 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, -1.0, 1.0], [1.0, math.nan, 1.0]])
+def test_sample_weights_are_checked_before_the_batch_is_weighed_by_them(weights):
+    with pytest.raises(ValueError, match="sample_weight"):
+        Objective().gradient_hessian([0, 1, 2], np.eye(3), weights)
