@@ -37,11 +37,11 @@ import torch
 import xgboost  # noqa: F401
 from kill_sweep import found_in, log_of, wait_for_writes, written
 
-import emphasis.cli_audit
-import emphasis.cli_tables
-import emphasis.cli_tune  # noqa: F401
-from emphasis.cli import main as emphasis_command
-from emphasis.experiments.jobs import revision
+import emphasis.cli.audit
+import emphasis.cli.tabular
+import emphasis.cli.tune  # noqa: F401
+from emphasis.cli.main import main as emphasis_command
+from emphasis.experiments.runs.jobs import revision
 from emphasis.files import write_text
 
 RECIPE = kill_sweep.RECIPE + "[solver]\niterations = 60\n[evaluation]\ntrace = false\n"

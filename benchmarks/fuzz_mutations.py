@@ -14,7 +14,7 @@ from typing import Any
 PLANTED = "fuzz_planted"
 """A module that nothing may import; "this" and "antigravity" are others."""
 
-NAMES = (f"{PLANTED}:run", "this:s", "antigravity:fly", "os:system", "builtins:eval", "emphasis.cli:main")
+NAMES = (f"{PLANTED}:run", "this:s", "antigravity:fly", "os:system", "builtins:eval", "emphasis.cli.main:main")
 TOKENS: tuple[bytes, ...] = (
     b"\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"(", b")", b"[", b"]", b"{", b"}", b"t", b"R", b"b",
     b".", b"0", b"2",

@@ -27,13 +27,13 @@ from emphasis.datasets.human_labels import load_human_labels, read_torch_arrays
 from emphasis.datasets.mnist import read_idx
 from emphasis.datasets.safe_pickle import loads
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.experiments.audit import audit_of_best, audit_trace, has_changed, write_audit
-from emphasis.experiments.audit_page import audit_page
-from emphasis.experiments.paper_figures import FIGURES, draw_figure
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.report import histograms_of, print_report, read_summary, render, write_report
-from emphasis.experiments.runner import run
-from emphasis.experiments.store import stored_recipe
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.reports.audit_page import audit_page
+from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure
+from emphasis.experiments.reports.report import histograms_of, print_report, read_summary, render, write_report
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import stored_recipe
+from emphasis.experiments.studies.audit import audit_of_best, audit_trace, has_changed, write_audit
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.saved import checksum
 from emphasis.weighting import DM

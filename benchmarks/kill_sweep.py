@@ -36,9 +36,9 @@ import numpy as np
 import sklearn.datasets  # noqa: F401  (all imports before the forks: a process is then at work at once)
 import torch
 
-import emphasis.experiments.console  # noqa: F401
-from emphasis.cli import main as emphasis_command
-from emphasis.experiments.jobs import revision
+import emphasis.cli.progress  # noqa: F401
+from emphasis.cli.main import main as emphasis_command
+from emphasis.experiments.runs.jobs import revision
 from emphasis.files import write_text
 
 # Dropout, so that the networks train one by one; no figures, which would take longer than they.

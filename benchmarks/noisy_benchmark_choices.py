@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.recipe import Method
-from emphasis.experiments.runner import run
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.recipes.recipe import Method
+from emphasis.experiments.runs.runner import run
 from emphasis.files import write_text
 
 SHARE = 0.2

@@ -19,9 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from emphasis.experiments.jobs import revision, versions
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.runner import run
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.jobs import revision, versions
+from emphasis.experiments.runs.runner import run
 from emphasis.files import write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, options.data, options.repeats).result()
-    from emphasis.experiments.jobs import (
+    from emphasis.experiments.runs.jobs import (
         revision,
     )  # now: it brings torch, and a process inherits the peak it started at
 

@@ -36,12 +36,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis import CCE, DM
-from emphasis.experiments.audit import prepared, read_audit
-from emphasis.experiments.data import make_task
-from emphasis.experiments.jobs import revision
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.runner import run
-from emphasis.experiments.settings import Cell
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.recipes.settings import Cell
+from emphasis.experiments.runs.data import make_task
+from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.studies.audit import prepared, read_audit
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import start_alike

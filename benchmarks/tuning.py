@@ -32,13 +32,13 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from emphasis.experiments.jobs import revision, versions
-from emphasis.experiments.own_data import with_method
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.recipe import Method, Recipe
-from emphasis.experiments.runner import run
-from emphasis.experiments.search import Vary, search
-from emphasis.experiments.tune import SPACE, numbers, tune
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.recipes.recipe import Method, Recipe
+from emphasis.experiments.runs.jobs import revision, versions
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.studies.own_data import with_method
+from emphasis.experiments.studies.search import Vary, search
+from emphasis.experiments.studies.tune import SPACE, numbers, tune
 from emphasis.files import write_text
 from emphasis.weighting import DEFAULT_WEIGHTING
 

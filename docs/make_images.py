@@ -51,8 +51,8 @@ def _finish(axes: Axes) -> None:
 
 def draw_paper_figures(folder: Path) -> None:
     """Save each of the paper's figures that there is a run for as `emphasis figure` does."""
-    from emphasis.diagnostics.themes import save
-    from emphasis.experiments.paper_figures import FIGURES, draw_figure, find_run
+    from emphasis.diagnostics.plots.themes import save
+    from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure, find_run
 
     with contextlib.chdir(DOCS.parent):
         for name, figure in FIGURES.items():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from emphasis.experiments.reading import parse_recipe
+from emphasis.experiments.recipes.load import parse_recipe
 
 TABLE = """
 name = "synthetic"

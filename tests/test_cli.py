@@ -10,7 +10,7 @@ import pytest
 import emphasis
 from controls import right_beyond_chance
 from emphasis import baselines
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.settings_text import named_value
 from emphasis.tabular import load_model
 from emphasis.weighting import FAMILIES
@@ -200,7 +200,7 @@ def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):
         f"        if name.partition('.')[0] == {missing!r}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        f"from emphasis.cli import main; sys.exit(main({arguments!r}))"
+        f"from emphasis.cli.main import main; sys.exit(main({arguments!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -210,7 +210,7 @@ def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):
 
 @pytest.mark.parametrize(("module", "extra"), [("gensim", "text"), ("pandas", "table"), ("pyarrow", "table")])
 def test_data_that_needs_an_extra_of_its_own_names_that_one(module, extra, tmp_path, capsys, monkeypatch):
-    from emphasis.experiments import runner
+    from emphasis.experiments.runs import runner
 
     def load(*_):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -226,7 +226,7 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
 
 
 def test_recipes_lists_every_recipe_with_its_command(capsys):
-    from emphasis.experiments.reading import load_recipe, recipe_names
+    from emphasis.experiments.recipes.load import load_recipe, recipe_names
 
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_a_setting_is_toml_or_else_text(text, value):
 
 
 def test_options_of_run_reach_the_recipe(tmp_path, monkeypatch):
-    from emphasis.experiments import console
+    from emphasis.cli import progress as console
 
     seen = {}
 
@@ -274,7 +274,7 @@ def test_options_of_run_reach_the_recipe(tmp_path, monkeypatch):
 
 
 def test_nothing_heavy_is_imported_for_the_help():
-    program = "import sys, emphasis, emphasis.cli; print(' '.join(sys.modules))"
+    program = "import sys, emphasis, emphasis.cli.main; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "sklearn", "scipy", "matplotlib", "rich", "plotext", "jinja2"}

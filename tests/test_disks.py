@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_wine
 
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.files import replacing
 from emphasis.tabular.models import KINDS
 
@@ -122,7 +122,7 @@ def test_a_run_whose_checkpoints_are_refused_ends_all_the_same(disk, capsys):
 
 
 def test_a_checkpoint_is_tried_again_once_there_is_room(disk, capsys, monkeypatch):
-    from emphasis.experiments import resuming
+    from emphasis.experiments.runs import resuming
 
     written = []
     save = resuming.save_checkpoint

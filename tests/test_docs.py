@@ -76,7 +76,7 @@ def test_the_python_on_a_page_runs(page):
 
 
 def test_the_recipe_of_the_experiments_page_runs(tmp_path):
-    from emphasis.cli import main
+    from emphasis.cli.main import main
 
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
@@ -90,7 +90,7 @@ def test_the_recipe_of_the_experiments_page_runs(tmp_path):
 
 
 def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
-    from emphasis.cli import main
+    from emphasis.cli.main import main
 
     page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
     (rows,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)

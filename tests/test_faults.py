@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emphasis import cli, files
-from emphasis.cli import main
+from emphasis import files
+from emphasis.cli import main as cli
+from emphasis.cli.main import main
 from emphasis.errors import ERROR_LOG, EmphasisOSError, EmphasisValueError
 
 RECIPE = """

@@ -16,16 +16,16 @@ from PIL import Image
 from rich.console import Console
 
 from browser import browser, needs_chromium
-from emphasis.cli import main
-from emphasis.diagnostics.figures import literal
-from emphasis.experiments.page import run_command
-from emphasis.experiments.reading import load_recipe, recipe_from_tables, recipe_to_tables
-from emphasis.experiments.report import print_report, render, write_report
-from emphasis.experiments.search import Found, Trial
-from emphasis.experiments.store import lines, read_rows
-from emphasis.experiments.summary import summarise
-from emphasis.experiments.tune import Tuned
-from emphasis.experiments.tune_page import tune_page
+from emphasis.cli.main import main
+from emphasis.diagnostics.plots.figures import literal
+from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.reports.report import print_report, render, write_report
+from emphasis.experiments.reports.run_page import run_command
+from emphasis.experiments.reports.summary import summarise
+from emphasis.experiments.reports.tune_page import tune_page
+from emphasis.experiments.runs.store import lines, read_rows
+from emphasis.experiments.studies.search import Found, Trial
+from emphasis.experiments.studies.tune import Tuned
 from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.settings_text import encodable, visible
 from emphasis.tabular import fit_table

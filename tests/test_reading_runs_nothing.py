@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.experiments.audit import has_changed
-from emphasis.experiments.paper_figures import FIGURES
-from emphasis.experiments.report import histograms_of, read_summary
-from emphasis.experiments.store import stored_recipe
+from emphasis.experiments.reports.paper_figures import FIGURES
+from emphasis.experiments.reports.report import histograms_of, read_summary
+from emphasis.experiments.runs.store import stored_recipe
+from emphasis.experiments.studies.audit import has_changed
 from emphasis.tabular import fit_table, load_model
 from emphasis.weighting.serialise import is_named
 

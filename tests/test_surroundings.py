@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.errors import EmphasisOSError
 from emphasis.files import cache_dir
 from emphasis.kernels import library

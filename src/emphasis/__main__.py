@@ -2,7 +2,7 @@
 
 import sys
 
-from emphasis.cli import main
+from emphasis.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

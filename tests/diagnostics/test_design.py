@@ -11,7 +11,7 @@ import pytest
 
 from browser import browser, needs_chromium
 from emphasis import DM, GCE, Spline, from_dict
-from emphasis.diagnostics.design import DRAWN, SHOWN, Design, python_line, tidied, toml_line
+from emphasis.diagnostics.plots.design import DRAWN, SHOWN, Design, python_line, tidied, toml_line
 from emphasis.weighting import FAMILIES
 
 
@@ -171,7 +171,7 @@ def test_points_are_put_in_order():
 
 
 def test_a_port_that_is_taken_is_said(capsys):
-    from emphasis.cli import main
+    from emphasis.cli.main import main
 
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]

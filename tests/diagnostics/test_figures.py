@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from emphasis.diagnostics import figures, terminal
+from emphasis.diagnostics.plots import figures, terminal
 from emphasis.weighting import CCE, DM, GCE, Beta, Uniform
 
 
@@ -77,7 +77,7 @@ def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
 
 def test_figures_leave_pyplots_state_alone():
     program = (
-        "import sys; from emphasis import GCE; from emphasis.diagnostics import figures; "
+        "import sys; from emphasis import GCE; from emphasis.diagnostics.plots import figures; "
         "figures.edf_figure([GCE(0.7)]); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emphasis.diagnostics.audit_figures import emphasis_of_looks, score_figure, training_figure
+from emphasis.diagnostics.plots.audit import emphasis_of_looks, score_figure, training_figure
 from emphasis.diagnostics.suspects import find_suspects, found_and_right, margin_of
 from emphasis.weighting import DM, Uniform
 

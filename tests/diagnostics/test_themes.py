@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emphasis.diagnostics import figures
-from emphasis.diagnostics.inks import ALARM, COLORS, DARK, FAINT_LINE, FILLS, GREY, NIGHT, PAPER, contrast
-from emphasis.diagnostics.ranks import rank_figure
-from emphasis.diagnostics.themes import save
+from emphasis.diagnostics.plots import figures
+from emphasis.diagnostics.plots.method_ranks import rank_figure
+from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, FAINT_LINE, FILLS, GREY, NIGHT, PAPER, contrast
+from emphasis.diagnostics.plots.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
 
 WEIGHTINGS = [DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]

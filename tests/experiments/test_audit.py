@@ -11,7 +11,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.datasets import load_digits as digits_of_sklearn
 
 from controls import share_of_the_way
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.diagnostics.trace import EmphasisTrace
 from emphasis.weighting import DM
 

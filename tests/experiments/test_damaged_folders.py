@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from emphasis.cli import main
-from emphasis.experiments.reading import recipe_to_tables
-from emphasis.experiments.store import claim, lines, stored_recipe, write_job
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import recipe_to_tables
+from emphasis.experiments.runs.store import claim, lines, stored_recipe, write_job
 from synthetic import make_rows, plain, recipe
 
 HOW = ["--no-progress", "--accelerator", "cpu"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from waiting import OWN, wait_for
 
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.training.loop import number_of_ranks
 from emphasis.training.settings import Execution
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from emphasis.datasets import Split, load_digits
-from emphasis.experiments.data import check_names, corrupted, make_task
-from emphasis.experiments.jobs import make_jobs, make_stack, revision
-from emphasis.experiments.reading import load_recipe, recipe_names
-from emphasis.experiments.settings import Dataset, Network, Noise
+from emphasis.experiments.recipes.load import load_recipe, recipe_names
+from emphasis.experiments.recipes.settings import Dataset, Network, Noise
+from emphasis.experiments.runs.data import check_names, corrupted, make_task
+from emphasis.experiments.runs.jobs import make_jobs, make_stack, revision
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
 
@@ -151,7 +151,7 @@ def test_images_bring_their_channel_statistics():
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside the repository")
 def test_human_labels_of_cifar10_have_the_published_noise_rate():
-    from emphasis.experiments.data import load_split
+    from emphasis.experiments.runs.data import load_split
 
     cell = next(load_recipe("cifar10n").cells())
     split = load_split(cell.dataset, cell.noise, DATA)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from clothing_layout import write_layout
 from emphasis import datasets
-from emphasis.cli import main
-from emphasis.experiments.data import load_split, make_task, network_options
-from emphasis.experiments.jobs import make_jobs, make_stack
-from emphasis.experiments.reading import load_recipe
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.data import load_split, make_task, network_options
+from emphasis.experiments.runs.jobs import make_jobs, make_stack
 from emphasis.models import build
 from killed import kill_after_a_checkpoint
 

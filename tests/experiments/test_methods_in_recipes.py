@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from emphasis.baselines import find
-from emphasis.cli import main
-from emphasis.experiments.build import RecipeError
-from emphasis.experiments.data import load_split, make_task
-from emphasis.experiments.own_code import with_sources
-from emphasis.experiments.reading import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
-from emphasis.experiments.runner import run
-from emphasis.experiments.search import Vary, search
-from emphasis.experiments.store import stored_recipe
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.convert import RecipeError
+from emphasis.experiments.recipes.load import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.runs.data import load_split, make_task
+from emphasis.experiments.runs.own_code import with_sources
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import stored_recipe
+from emphasis.experiments.studies.search import Vary, search
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
 HEAD = TINY.split("[[methods]]")[0].replace('seeds = 2', 'seeds = 2\ncompare = ["DM"]').replace(

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emphasis.cli import main
-from emphasis.experiments.paper_figures import FIGURES, draw_figure
-from emphasis.experiments.reading import load_recipe, recipe_names
-from emphasis.experiments.recipe import Method
-from emphasis.experiments.runner import run
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe, recipe_names
+from emphasis.experiments.recipes.recipe import Method
+from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure
+from emphasis.experiments.runs.runner import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_a_figure_has_the_panels_of_its_run(made, name, titles):
 
 
 def test_figure_2c_is_the_mode_of_the_best_dm(made):
-    from emphasis.experiments.report import read_summary
+    from emphasis.experiments.reports.report import read_summary
 
     figure, _ = draw_figure("2c", made)
     paper, ours = figure.axes[0].lines

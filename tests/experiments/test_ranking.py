@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emphasis.experiments.ranking import rank, rank_text, ranks_csv, verdict
-from emphasis.experiments.reading import parse_recipe, recipe_from_tables, recipe_to_tables
-from emphasis.experiments.recipe import RecipeError
-from emphasis.experiments.report import render, write_report
-from emphasis.experiments.summary import summarise
+from emphasis.experiments.recipes.load import parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.recipes.recipe import RecipeError
+from emphasis.experiments.reports.ranking import rank, rank_text, ranks_csv, verdict
+from emphasis.experiments.reports.report import render, write_report
+from emphasis.experiments.reports.summary import summarise
 from synthetic import TABLE, make_rows, plain
 
 COMPARED = TABLE.replace("seeds = 2\n", 'seeds = 2\ncompare = ["DM", "Vanishing DM"]\n', 1)

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emphasis.cli import main
-from emphasis.experiments.own_data import recipe_of, recipe_of_table, with_method
-from emphasis.experiments.rates import at_best_rate, is_to_be_found, with_rate
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.recipe import Method
-from emphasis.experiments.runner import run
-from emphasis.experiments.search import final_accuracy
-from emphasis.experiments.settings import Cell
-from emphasis.experiments.store import read_rows
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.recipes.recipe import Method
+from emphasis.experiments.recipes.settings import Cell
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import read_rows
+from emphasis.experiments.studies.own_data import recipe_of, recipe_of_table, with_method
+from emphasis.experiments.studies.rates import at_best_rate, is_to_be_found, with_rate
+from emphasis.experiments.studies.search import final_accuracy
 from emphasis.learning_rate import RATES, middle_rate
 
 CCE = Method("CCE", weighting={"family": "CCE"})

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emphasis.experiments.build import RecipeError, merged
-from emphasis.experiments.reading import (
+from emphasis.experiments.recipes.convert import RecipeError, merged
+from emphasis.experiments.recipes.load import (
     load_recipe,
     parse_recipe,
     recipe_digest,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from emphasis import baselines, datasets, models
-from emphasis.experiments.build import build_objective
-from emphasis.experiments.reading import load_recipe, recipe_names
-from emphasis.experiments.recipe import RecipeError
-from emphasis.experiments.settings import Training
+from emphasis.experiments.recipes.convert import build_objective
+from emphasis.experiments.recipes.load import load_recipe, recipe_names
+from emphasis.experiments.recipes.recipe import RecipeError
+from emphasis.experiments.recipes.settings import Training
 from emphasis.weighting import CCE, DM, GCE, MAE, MSE
 
 NAMES = recipe_names()

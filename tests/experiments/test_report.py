@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 
 from controls import share_of_the_way
-from emphasis.cli import main
-from emphasis.experiments.data import forget_loaded
-from emphasis.experiments.drawings import curve, draw
-from emphasis.experiments.page import page, run_command
-from emphasis.experiments.reading import load_recipe, recipe_to_tables
-from emphasis.experiments.report import print_report, read_summary, render, write_report
-from emphasis.experiments.store import FolderError, lines, read_rows
-from emphasis.experiments.summary import findings, paired, percent, signed, summarise
-from emphasis.experiments.table import caption
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe, recipe_to_tables
+from emphasis.experiments.reports.recipe_figures import curve, draw
+from emphasis.experiments.reports.report import print_report, read_summary, render, write_report
+from emphasis.experiments.reports.run_page import page, run_command
+from emphasis.experiments.reports.summary import findings, paired, percent, signed, summarise
+from emphasis.experiments.reports.table import caption
+from emphasis.experiments.runs.data import forget_loaded
+from emphasis.experiments.runs.store import FolderError, lines, read_rows
 from synthetic import make_rows, plain, recipe
 
 FULL = "paper (full scale; this run is scaled down)"
@@ -221,7 +221,7 @@ def test_committed_results_are_enough_for_every_figure_and_table(tmp_path, capsy
 
 def test_the_page_of_a_run_leads_to_its_files_and_to_the_labels_that_look_wrong(tmp_path):
     """As the main job's does: the record of the best DM's first network, ranked."""
-    from emphasis.experiments.runner import run
+    from emphasis.experiments.runs.runner import run
 
     folder = tmp_path / "run"
     one = load_recipe("digits").limited([], ["CCE", "DM 0.5/8 integral"])

@@ -17,11 +17,11 @@ import pytest
 from filelock import FileLock
 
 from browser import browser, needs_chromium
-from emphasis.cli import main
-from emphasis.experiments import jobs
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.runner import run
-from emphasis.experiments.store import SEARCH, probabilities
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs import jobs
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import SEARCH, probabilities
 
 TINY = Path(__file__).parent / "tiny.toml"
 RECIPE = str(TINY)
@@ -186,8 +186,8 @@ def test_one_failed_job_does_not_keep_the_others_from_being_written_and_shown(tw
 FORKS = """
 import json, os, random, signal, sys, time
 import sklearn.datasets
-import emphasis.experiments.console, emphasis.experiments.jobs as jobs
-from emphasis.cli import main
+import emphasis.cli.progress, emphasis.experiments.runs.jobs as jobs
+from emphasis.cli.main import main
 
 def start(arguments, log):
     pid = os.fork()

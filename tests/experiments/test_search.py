@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from emphasis.experiments.build import RecipeError
-from emphasis.experiments.data import load_split, make_task
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.search import Vary, parse_vary, search
-from emphasis.experiments.store import SEARCH, finished_rows
+from emphasis.experiments.recipes.convert import RecipeError
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.data import load_split, make_task
+from emphasis.experiments.runs.store import SEARCH, finished_rows
+from emphasis.experiments.studies.search import Vary, parse_vary, search
 
 TINY = load_recipe(str(Path(__file__).parent / "tiny.toml")).changed({"solver.iterations": 120, "seeds": 2})
 SPACE = (Vary("weighting.lam", (0.0, 0.5, 1.0)), Vary("weighting.beta", low=0.5, high=16.0))

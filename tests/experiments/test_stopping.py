@@ -14,7 +14,7 @@ import torch
 from waiting import OWN, wait_for
 
 from emphasis import process
-from emphasis.cli import main
+from emphasis.cli.main import main
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="of POSIX systems")
 RECIPE = """
@@ -158,7 +158,7 @@ def test_while_a_network_trains_a_signal_waits_and_a_second_ctrl_c_does_not():
 
 def test_an_error_that_a_signal_has_caused_is_a_stop(monkeypatch, capsys):
     """Libraries make errors of their own of an interruption."""
-    from emphasis import cli
+    from emphasis.cli import main as cli
 
     def library(_):
         try:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emphasis.experiments.store import (
+from emphasis.experiments.runs.store import (
     CELLS,
     RESULTS,
     RUN,
@@ -150,8 +150,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_what_a_killed_writer_left_half_written_is_no_result(tmp_path):
     """`files.replacing` writes beside the file, and a kill leaves that there."""
-    from emphasis.experiments.reading import load_recipe
-    from emphasis.experiments.store import CELLS, claim, finished_rows
+    from emphasis.experiments.recipes.load import load_recipe
+    from emphasis.experiments.runs.store import CELLS, claim, finished_rows
 
     folder = tmp_path / "run"
     claim(folder, load_recipe("digits"))

@@ -17,9 +17,9 @@ from sklearn.datasets import load_digits as digits_of_sklearn
 pytest.importorskip("optuna")
 
 from controls import share_of_the_way
-from emphasis.cli import main
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.tune import lam_of, more_space, tune
+from emphasis.cli.main import main
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.studies.tune import lam_of, more_space, tune
 from emphasis.weighting import CCE, DM, from_dict, lam_for
 
 HOW = ["--no-progress", "--accelerator", "cpu", "--workers", "1"]
@@ -53,8 +53,8 @@ def test_lam_follows_from_the_estimated_noise_rate_and_the_rest_from_noisy_label
 
 
 def test_the_choice_beats_cross_entropy_as_published_on_true_labels(digits):
-    from emphasis.experiments.recipe import Method
-    from emphasis.experiments.runner import run
+    from emphasis.experiments.recipes.recipe import Method
+    from emphasis.experiments.runs.runner import run
 
     found = told(digits)
     solver = {"learning_rate": found["learning_rate"], "schedule": {"policy": "cosine"}}
@@ -98,7 +98,7 @@ def test_a_rate_that_is_told_is_taken_and_lam_can_be_searched(tmp_path):
     assert found.learning_rate == 0.1  # the recipe's: no other was tried
     assert all("solver.learning_rate" not in trial.settings for trial in found.found.trials)
     assert not (tmp_path / "told" / "audit").exists()
-    from emphasis.experiments.search import Vary
+    from emphasis.experiments.studies.search import Vary
 
     free = tune(recipe, tmp_path / "free", **settings, space=(Vary("weighting.lam", (0.25,)),))
     assert free.best_weighting == DM(lam=0.25, beta=4)

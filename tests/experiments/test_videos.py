@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from emphasis import datasets
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.datasets import DataNotFoundError, holdout
 from emphasis.datasets.mars import load_mars
-from emphasis.experiments.reading import load_recipe
-from emphasis.experiments.store import probabilities
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.store import probabilities
 from killed import kill_after_a_checkpoint
 from planted_mars import write_planted_mars
 

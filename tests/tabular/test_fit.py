@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from controls import deviations_from_chance, right_beyond_chance, share_of_the_way
-from emphasis import CCE, DM, GCE, cli_tables
-from emphasis.cli_arguments import joined_numbers, make_parser, weighting_of_text
+from emphasis import CCE, DM, GCE
+from emphasis.cli import tabular as cli_tables
+from emphasis.cli.options import joined_numbers, make_parser, weighting_of_text
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.models import KINDS

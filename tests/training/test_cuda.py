@@ -14,7 +14,7 @@ from clothing_layout import digits
 from controls import right_beyond_chance, share_of_the_way
 from emphasis import models
 from emphasis.baselines import Learner, Problem, find, make, names
-from emphasis.cli import main
+from emphasis.cli.main import main
 from emphasis.corruption import symmetric
 from emphasis.datasets import ImageFiles, load_digits
 from emphasis.diagnostics.trace import EmphasisTrace, read_trace

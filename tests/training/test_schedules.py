@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from emphasis.experiments.build import RecipeError, build_objective
-from emphasis.experiments.jobs import make_jobs
-from emphasis.experiments.reading import recipe_digest, recipe_from_tables, recipe_to_tables
-from emphasis.experiments.runner import run
-from emphasis.experiments.settings import objective_as_dict
+from emphasis.experiments.recipes.convert import RecipeError, build_objective
+from emphasis.experiments.recipes.load import recipe_digest, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.recipes.settings import objective_as_dict
+from emphasis.experiments.runs.jobs import make_jobs
+from emphasis.experiments.runs.runner import run
 from emphasis.models.stacked import StackedMLP
 from emphasis.torch import EmphasisLoss, emphasis_loss
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
@@ -163,7 +163,7 @@ def test_a_recipe_takes_schedules_and_says_them_again(tmp_path):
     assert len(rows) == 6
     finals = {(row["method"], row["seed"]): row["curves"]["p_clean"][-1] for row in rows}
     assert len(set(finals.values())) == 6
-    from emphasis.experiments.report import read_summary, render
+    from emphasis.experiments.reports.report import read_summary, render
 
     page = render(read_summary(tmp_path / "run"), "html")
     assert "lam: Ramp(start=0, end=1" in page

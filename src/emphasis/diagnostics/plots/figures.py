@@ -1,0 +1,378 @@
+"""Figures as matplotlib objects, drawn on the Agg canvas: nothing of pyplot's state, no display needed.
+
+Functions take plain arrays and return a Figure; `themes.save` writes it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from emphasis.diagnostics.plots.palette import ALARM, COLORS, FILLS, GREY
+from emphasis.metrics import mean_and_std
+from emphasis.settings_text import visible
+from emphasis.weighting import Weighting
+
+_CLEAN, _NOISY, _EDF = COLORS[0], COLORS[1], COLORS[4]
+_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One quantity of K networks over training.
+
+    Attributes:
+        iterations: (E,), rising.
+        values: (K, E) in [0, 1]; NaN where there is none.
+    """
+
+    iterations: Sequence[int]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CurvePanel:
+    """One panel of `accuracy_curves`.
+
+    Attributes:
+        title: Above it.
+        curves: By the method's name.
+        chance: 1/C, drawn as a line.
+    """
+
+    title: str
+    curves: Mapping[str, Curve]
+    chance: float
+
+
+@dataclass(frozen=True, eq=False)
+class ProbabilityPanel:
+    """One panel of `probability_curves`: a method's mean p of rightly and of wrongly labelled examples."""
+
+    title: str
+    clean: Curve
+    noisy: Curve
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One panel of `emphasis_panels`.
+
+    Attributes:
+        title: The method's name.
+        weighting: Its w(p); None if it is no weighting, and has no line.
+        clean: How many rightly labelled examples ended in each of B equal bins of p in [0, 1].
+        noisy: The same of wrongly labelled ones.
+        note: Said in the panel, such as "collapsed (5 of 5 seeds)".
+    """
+
+    title: str
+    weighting: Weighting | None
+    clean: Sequence[int]
+    noisy: Sequence[int]
+    note: str = ""
+
+
+def accuracy_curves(
+    panels: Sequence[CurvePanel], *, grey: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
+) -> Figure:
+    """Return accuracy over iterations, mean and band of one standard deviation over the networks.
+
+    Args:
+        panels: One or more. A method has the same colour in all of them if there are colours enough.
+        grey: A method drawn in grey, to be compared with.
+        columns: Panels side by side, at most.
+        ylabel: What the accuracies are of.
+    """
+    columns = 2 if len(panels) == 4 else min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    height = 5.0 if rows == 1 else 4.2
+    figure = new_figure(5.4 * columns + 0.8, height * rows)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    low, high = _range(panels)
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves if name != grey))
+    for number, axis in enumerate(axes.flat):
+        if number >= len(panels):
+            axis.set_visible(False)
+            continue
+        panel = panels[number]
+        own = names if len(names) <= len(COLORS) else [name for name in panel.curves if name != grey]
+        last = max((curve.iterations[-1] for curve in panel.curves.values()), default=1)
+        ends: list[tuple[float, str, str]] = []
+        for name, curve in panel.curves.items():
+            place = -1 if name == grey else own.index(name)
+            color = GREY if name == grey else COLORS[place % len(COLORS)]
+            style = "-" if name == grey else _STYLES[(place // len(COLORS) + place) % len(_STYLES)]
+            mean = _line(axis, curve, color, style, 100.0)
+            finite = np.flatnonzero(np.isfinite(mean))
+            end = 100 * float(mean[finite[-1]]) if finite.size else low
+            if finite.size and finite[-1] < len(mean) - 1:  # every network has diverged
+                axis.plot(
+                    [curve.iterations[finite[-1]]],
+                    [end],
+                    "x",
+                    color=color,
+                    markersize=7,
+                    markeredgewidth=2,
+                    clip_on=False,
+                )
+            ends.append((end, name, color))
+        axis.axhline(100 * panel.chance, color=GREY, linewidth=0.8, linestyle=":")
+        axis.text(0.985 * last, 100 * panel.chance - 0.006 * (high - low), "chance", color=GREY, fontsize=8,
+                  va="top", ha="right")  # fmt: skip
+        axis.set(ylim=(low, high), xlim=(0, last), xticks=(0, last // 2, last))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.tick_params(labelleft=True)
+        axis.set_title(literal(panel.title), loc="left", fontweight="bold")
+        axis.grid(axis="y", alpha=0.25, linewidth=0.6)
+        _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
+    figure.supxlabel("iteration", fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    return figure
+
+
+def _range(panels: Sequence[CurvePanel]) -> tuple[float, float]:
+    """Return the limits of the vertical axis, in percent: what the means span, chance in it."""
+    values = [panel.chance for panel in panels]
+    for panel in panels:
+        for curve in panel.curves.values():
+            mean, _ = mean_and_std(curve.values)
+            values.extend(mean[np.isfinite(mean)])
+    return max(0.0, 100 * min(values) - 5.0), min(101.0, 100 * max(values) + 4.0)
+
+
+def _line(axis: Any, curve: Curve, color: str, style: Any, scale: float = 1.0) -> NDArray[np.floating[Any]]:
+    """Draw the mean of a curve and its band; return the mean."""
+    mean, spread = mean_and_std(curve.values)
+    spread = np.nan_to_num(spread)  # no band around a single seed
+    axis.plot(curve.iterations, scale * mean, color=color, linestyle=style, linewidth=1.8)
+    axis.fill_between(
+        curve.iterations, scale * (mean - spread), scale * (mean + spread), color=color, alpha=0.15, linewidth=0
+    )
+    return mean
+
+
+def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Name each curve at its right end, labels moved apart where they would overlap; `gap` in axis units."""
+    ordered = sorted(ends)
+    heights = np.array([end for end, _, _ in ordered])
+    if len(heights) > 1:  # spread upward from the lowest, then shift each run of neighbours back onto its mean
+        places = heights.copy()
+        for _ in range(200):
+            overlap = np.maximum(gap - np.diff(places), 0.0) / 2
+            if overlap.max() < 0.002 * gap:
+                break
+            places[:-1] -= overlap
+            places[1:] += overlap
+        low, high = axis.get_ylim()
+        places += min(0.0, high - gap / 4 - places[-1])
+        places += max(0.0, low + gap / 2 - places[0])
+    else:
+        places = heights
+    for (end, name, color), place in zip(ordered, places, strict=True):
+        axis.annotate(
+            literal(name),
+            xy=(right, end),
+            xycoords="data",
+            xytext=(1.035, (place - axis.get_ylim()[0]) / np.ptp(axis.get_ylim())),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=color,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0.0, 0.5),
+            },
+        )
+
+
+def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> Figure:
+    """Return small multiples of mean p over iterations, of examples with clean and with noisy labels.
+
+    Mean over the networks and band of one standard deviation. The distance of the two lines says how far the method
+    tells wrong labels from right ones.
+    """
+    figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
+    for axis, panel in zip(axes, panels, strict=True):
+        last = max(panel.clean.iterations[-1], 1)
+        _line(axis, panel.clean, _CLEAN, "-")
+        if np.isfinite(panel.noisy.values).any():
+            _line(axis, panel.noisy, _NOISY, (0, (5, 1.5)))
+        axis.set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
+        axis.grid(axis="y", alpha=0.2, linewidth=0.6)
+        _say(axis, panel.note)
+    handles = [
+        Line2D([], [], color=_CLEAN, linewidth=1.8, label="clean labels"),
+        Line2D([], [], color=_NOISY, linewidth=1.8, linestyle=(0, (5, 1.5)), label="noisy labels"),
+    ]
+    figure.supxlabel("iteration", fontsize=10)
+    figure.supylabel("mean p", fontsize=10)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
+    """Return small multiples: where each method's examples ended, and where it puts its emphasis.
+
+    Bars are the share of the clean and of the noisy examples in each bin of [0, 1] (square-root scale, since most
+    end near 0 or 1); the line is the EDF h(p), as a share of its peak, on a linear scale.
+    """
+    figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
+    grid = np.linspace(0.0, 1.0, 401)
+    handles: dict[str, Any] = {}
+    for axis, panel in zip(axes, panels, strict=True):
+        drawn = [
+            _bars(axis, panel.clean, -0.5, FILLS[0], "clean labels"),
+            _bars(axis, panel.noisy, 0.5, FILLS[1], "noisy labels"),
+        ]
+        axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
+        axis.set(xlim=(0, 1), ylim=(0, 1.05), yticks=(0, 0.05, 0.25, 0.5, 1.0), xticks=(0, 0.5, 1))
+        axis.set_yticklabels(("0", "5 %", "25 %", "50 %", "100 %"))
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
+        over = axis.twinx()  # the EDF keeps its shape on a linear scale of its own
+        over.set(ylim=(0, np.sqrt(1.05)), yticks=())  # its 1 stands where the bars' 100 % does
+        if panel.weighting is not None:
+            density = np.exp(panel.weighting.log(grid) - panel.weighting.log_peak)
+            drawn += over.plot(grid, density, color=_EDF, linewidth=1.6, label="EDF h(p) / its peak (linear)")
+        handles |= {str(one.get_label()): one for one in drawn}
+        _say(over, panel.note)
+        axis.grid(axis="y", alpha=0.2, linewidth=0.6)
+    figure.supxlabel("p, the probability given to the example's label at the end of training", fontsize=10)
+    figure.supylabel("share of the examples", fontsize=10)
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def mode_by_noise(
+    rates: Sequence[float],
+    modes: Sequence[float],
+    *,
+    paper: Sequence[float] = (),
+    paper_label: str = "paper",
+    label: str = "ours",
+) -> Figure:
+    """Return the emphasis mode that did best at each noise rate, and the paper's.
+
+    Args:
+        rates: (R,) noise rates in [0, 1].
+        modes: (R,) p in [0, 1]; NaN where no method with a mode was run.
+        paper: (R,) likewise, or empty.
+        paper_label: What the paper's are called in the legend.
+        label: What ours are called.
+    """
+    figure = new_figure(5.6, 3.8)
+    axis = figure.subplots()
+    order = np.argsort(rates)
+    x = 100 * np.asarray(rates, dtype=np.float64)[order]
+    if len(paper):
+        axis.plot(x, np.asarray(paper, dtype=np.float64)[order], "s--", color=GREY, linewidth=1.4, markersize=11,
+                  markerfacecolor="none", markeredgewidth=1.6, label=paper_label)  # fmt: skip
+    axis.plot(x, np.asarray(modes, dtype=np.float64)[order], "o-", color=COLORS[0], linewidth=1.8, markersize=6,
+              label=label)  # fmt: skip
+    axis.set(xlabel="noise rate (%)", ylabel="emphasis mode of the best DM", ylim=(-0.04, 1.0), xticks=x)
+    axis.set_yticks((0, 1 / 3, 1 / 2, 2 / 3, 1), ("0", "1/3", "1/2", "2/3", "1"))
+    axis.margins(x=0.08)
+    axis.grid(alpha=0.25, linewidth=0.6)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def _multiples(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
+    """Return a figure and `count` small axes of one scale, the lowest of each column with labels below."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = new_figure(max(width * columns, 6.0), height * rows + 0.7)  # room for the legend
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for number, axis in enumerate(axes):
+        axis.set_visible(number < count)
+        axis.tick_params(labelsize=8, labelbottom=number + columns >= count)
+    return figure, axes[:count]
+
+
+def _say(axis: Any, note: str) -> None:
+    """Write what failed into the middle of a panel."""
+    if note:
+        axis.text(0.5, 0.42, literal(note).replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color=ALARM,
+                  ha="center", va="center", fontweight="bold", transform=axis.transAxes,
+                  bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 2})  # fmt: skip
+
+
+def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str) -> Any:
+    """Draw the shares of the bins, in the left (-0.5) or right (0.5) half of each."""
+    shares = np.asarray(counts, dtype=np.float64)
+    bins = np.linspace(0.0, 1.0, len(shares) + 1)
+    width = np.diff(bins) * 0.45
+    centers = (bins[1:] + bins[:-1]) / 2 + side * width
+    return axis.bar(centers, shares / max(shares.sum(), 1.0), width, color=color, label=label)
+
+
+def edf_figure(weightings: Sequence[Weighting]) -> Figure:
+    """Return the EDFs h(p) of weightings, with their modes; w(p) for a weighting whose integral is infinite."""
+    figure = new_figure(6.4, 4.2)
+    axis = figure.subplots()
+    draw_weightings(axis, weightings)
+    axis.set(ylabel="emphasis density h(p)")
+    figure.legend(loc="outside upper left", frameon=False, ncols=1)
+    return figure
+
+
+def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: bool = True) -> None:
+    """Draw the EDFs h(p) of weightings into an axis, or w(p), each with its modes."""
+    grid = np.linspace(0.0, 1.0, 1001)
+    for number, weighting in enumerate(weightings):
+        color, style = COLORS[number % len(COLORS)], _STYLES[number % len(_STYLES)]
+        density = weighting.density if normalized and weighting.log_integral < np.inf else weighting
+        values = density(grid)
+        axis.plot(grid, np.where(np.isfinite(values), values, np.nan), color=color, linestyle=style,
+                  linewidth=2, label=literal(repr(weighting)))  # fmt: skip
+        for mode in weighting.modes:
+            peak = float(density(mode))
+            if np.isfinite(peak):
+                axis.plot([mode], [peak], "o", color=color, markersize=5, clip_on=False, zorder=5)
+    axis.set(xlim=(0, 1), xlabel="p, the probability given to the example's label")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25, linewidth=0.6)
+
+
+def literal(text: str) -> str:
+    """Return a text of the user's for a figure that shows it as it is.
+
+    Else matplotlib sets what is between two dollars as a formula, and leaves labels out that begin with "_".
+    """
+    shown = visible(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """Return the figure as the bytes of a PNG file of 256 colours, a third of the size and looking the same."""
+    from PIL import Image  # which matplotlib needs, too
+
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    image = Image.open(drawn, formats=["PNG"]).convert("RGB")
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, on the Agg canvas."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

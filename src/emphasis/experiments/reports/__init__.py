@@ -1,0 +1,1 @@
+"""What is made of a run's results: summaries, tables, figures and pages."""

@@ -1,0 +1,217 @@
+"""A recipe's figures, drawn from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from emphasis.diagnostics.plots.figures import (
+    Curve,
+    CurvePanel,
+    Panel,
+    ProbabilityPanel,
+    accuracy_curves,
+    emphasis_panels,
+    mode_by_noise,
+    png,
+    probability_curves,
+)  # fmt: skip
+from emphasis.diagnostics.plots.method_ranks import rank_figure
+from emphasis.diagnostics.plots.palette import GREY
+from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.reports.ranking import rank
+from emphasis.experiments.reports.summary import Entry, Summary, family_of, metric_title
+from emphasis.experiments.runs.store import Row
+from emphasis.weighting import Weighting
+from emphasis.weighting.serialise import is_named
+
+_MANY = 8  # methods beyond this number do not fit one panel
+_MANY_PANELS = 10
+FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
+
+
+def draw(summary: Summary) -> dict[str, bytes]:
+    """Return the PNG files that the recipe asks for, by name; those of which nothing has been trained are left out.
+
+    One that stands for a single condition of several ends in its number: emphasis-2.png.
+    """
+    drawings: dict[str, Figure] = {}
+    for kind, make in MAKERS.items():
+        if kind in summary.recipe.figures:
+            drawings |= make(summary)
+    if summary.recipe.compare and (ranked := rank(summary)):
+        tasks = list(ranked[0].ranks)
+        ranks = {one.method: [one.ranks[task].mean for task in tasks] for one in ranked}
+        drawings["ranks.png"] = marked(summary, rank_figure(ranks, tasks, summary.recipe.compare))
+    return {name: png(figure) for name, figure in drawings.items()}
+
+
+def file_name(summary: Summary, kind: str, condition: str) -> str:
+    """Return the name of the file that shows `condition`."""
+    names = summary.recipe.condition_names
+    if len(names) == 1 or (kind == "curves" and not by_group(summary)):
+        return f"{kind}.png"
+    return f"{kind}-{names.index(condition) + 1}.png"
+
+
+def by_group(summary: Summary) -> bool:
+    """Return whether there are so many methods that their curves are shown group by group."""
+    return len(summary.recipe.methods) > _MANY
+
+
+def _trained(summary: Summary, condition: str) -> list[Entry]:
+    return [entry for entry in summary.of(condition) if entry.rows]
+
+
+def _curves(summary: Summary) -> dict[str, Figure]:
+    """Return test accuracy over iterations: a panel per condition, or a figure per condition and a panel per group."""
+    grey = summary.recipe.baseline
+    conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
+    if not by_group(summary):
+        panels = [panel_of(condition, _trained(summary, condition)) for condition in conditions]
+        return {"curves.png": marked(summary, accuracy_curves(panels, grey=grey))} if panels else {}
+    drawings = {}
+    for condition in conditions:
+        groups: dict[str, list[Entry]] = {}
+        for entry in _trained(summary, condition):
+            groups.setdefault(entry.cell.group, []).append(entry)
+        baseline = [entry for entry in _trained(summary, condition) if entry.cell.method == grey]
+        panels = [
+            panel_of(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
+            for group, entries in groups.items()
+        ]
+        drawings[file_name(summary, "curves", condition)] = marked(summary, accuracy_curves(panels, grey=grey))
+    return drawings
+
+
+def panel_of(title: str, entries: Sequence[Entry], metric: str = "test_accuracy") -> CurvePanel:
+    """Return a metric of entries along the way, all of one condition."""
+    chance = 1.0 / entries[0].rows[0]["num_classes"]
+    return CurvePanel(title, {e.cell.method: curve(e.rows, metric) for e in entries}, chance)
+
+
+def _fits(summary: Summary) -> dict[str, Figure]:
+    """Return test accuracy and both training accuracies: a figure per condition, a panel per set (Figure 5)."""
+
+    def make(entries: Sequence[Entry]) -> Figure:
+        panels = [panel_of(title, entries, metric) for metric, title in FITS.items()]
+        return marked(summary, accuracy_curves(panels, grey=summary.recipe.baseline, ylabel="accuracy (%)"))
+
+    return _each(summary, "fits", make)
+
+
+def _probabilities(summary: Summary) -> dict[str, Figure]:
+    """Return the mean p of clean and of noisy examples over iterations: a figure per condition, a panel per method."""
+
+    def make(entries: Sequence[Entry]) -> Figure:
+        panels = [
+            ProbabilityPanel(e.cell.method, curve(e.rows, "p_clean"), curve(e.rows, "p_noisy"), e.outcome)
+            for e in entries
+        ]
+        return marked(summary, probability_curves(panels))
+
+    return _each(summary, "probabilities", make)
+
+
+def _emphasis(summary: Summary) -> dict[str, Figure]:
+    """Return where the examples ended and where the emphasis is: a figure per condition, a panel per method."""
+
+    def make(entries: Sequence[Entry]) -> Figure:
+        panels = [
+            Panel(e.cell.method, _weighting(e), _counts(e, "clean"), _counts(e, "noisy"), e.outcome) for e in entries
+        ]
+        return marked(summary, emphasis_panels(panels))
+
+    return _each(summary, "emphasis", make)
+
+
+def _counts(entry: Entry, labels: str) -> list[int]:
+    """Return the histogram of p over all seeds."""
+    return [sum(counts) for counts in zip(*(row["p_histogram"][labels] for row in entry.rows), strict=True)]
+
+
+def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]) -> dict[str, Figure]:
+    """Return a figure per condition, of all its methods; if they are many, of DM's, the baseline and the best other."""
+    drawings = {}
+    for condition in summary.recipe.condition_names:
+        entries = _trained(summary, condition)
+        if len(entries) > _MANY_PANELS:
+            kept = (summary.find(condition, summary.recipe.baseline), summary.best(condition, dm=False))
+            entries = [entry for entry in entries if entry.is_dm or entry in kept]
+        if entries:
+            drawings[file_name(summary, kind, condition)] = make(entries)
+    return drawings
+
+
+def _modes(summary: Summary) -> dict[str, Figure]:
+    """Return the emphasis mode of the best DM by noise rate, if there are two rates at least."""
+    rates, ours, papers = modes_by_rate(summary)
+    if len(rates) < 2 or not np.isfinite(ours).any():
+        return {}
+    figure = mode_by_noise(
+        rates, ours, paper=papers if np.isfinite(papers).any() else (),
+        paper_label="paper (full scale)" if summary.scaled else "paper",
+        label=f"ours, by {metric_title(summary.recipe.metric).lower()}{', scaled' if summary.scaled else ''}",
+    )  # fmt: skip
+    return {"modes.png": marked(summary, figure)}
+
+
+def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[float]]:
+    """Return the noise rates, and the emphasis modes of the DMs that did best at each, here and in the paper.
+
+    NaN where there is none; conditions without a rate of noise are left out.
+    """
+    recipe, metric = summary.recipe, summary.recipe.metric
+    rates, ours, papers = [], [], []
+    for condition in recipe.condition_names:
+        entries = [entry for entry in summary.of(condition) if _has_mode(entry)]
+        if not entries or entries[0].cell.noise.kind in ("pn_ratio", "long_tail", "human"):
+            continue
+        rates.append(entries[0].cell.noise.rate)
+        ours.append(_best_mode([(e, e.values[metric].mean) for e in entries if e.values[metric].n]))
+        papers.append(_best_mode([(e, e.paper[metric]) for e in entries if e.paper[metric] == e.paper[metric]]))
+    return rates, ours, papers
+
+
+def marked(summary: Summary, figure: Figure) -> Figure:
+    """Return the figure, which says so if the run is scaled down: it may be shown without its page."""
+    if summary.scaled:
+        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color=GREY)
+    return figure
+
+
+def _has_mode(entry: Entry) -> bool:
+    """Return whether the entry is a DM with one emphasis mode."""
+    weighting = _weighting(entry)
+    return family_of(entry.cell) == "DM" and weighting is not None and len(weighting.modes) == 1
+
+
+def _weighting(entry: Entry) -> Weighting | None:
+    """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none, or named."""
+    objective = entry.cell.objective
+    return None if isinstance(objective, Training) or is_named(objective.weighting) else objective.at(1.0)
+
+
+def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:
+    if not scored:
+        return float("nan")
+    weighting = _weighting(max(scored, key=lambda one: one[1])[0])
+    return float("nan") if weighting is None else float(weighting.modes[0])
+
+
+def curve(rows: Sequence[Row], name: str) -> Curve:
+    """Return one of the rows' curves, those that end early because their network diverged filled up with NaN."""
+    longest: list[int] = max((row["curves"]["iteration"] for row in rows), key=len)
+    values = np.full((len(rows), len(longest)), np.nan)
+    for number, row in enumerate(rows):
+        own = np.array(row["curves"][name], dtype=np.float64)  # None becomes NaN
+        values[number, : len(own)] = own
+    return Curve(longest, values)
+
+
+MAKERS: dict[str, Callable[[Summary], dict[str, Figure]]] = {
+    "curves": _curves, "fits": _fits, "probabilities": _probabilities, "emphasis": _emphasis, "modes": _modes,
+}  # fmt: skip
+"""By the kind that a recipe asks for."""

@@ -1,0 +1,69 @@
+"""The page of a tuning: what to use, what was tried, and why."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from emphasis.diagnostics.plots.audit import score_figure
+from emphasis.diagnostics.plots.figures import edf_figure, png
+from emphasis.diagnostics.plots.pages import page_environment, png_uri
+from emphasis.diagnostics.plots.tune import Tried, trials_figure
+from emphasis.experiments.studies.audit import PAGE
+from emphasis.experiments.studies.search import Trial
+from emphasis.experiments.studies.tune import AUDIT, TUNE, Tuned, described, weighting_of
+from emphasis.settings_text import inline_table
+from emphasis.weighting import CCE
+
+_AXIS = "weighting.beta"
+
+
+def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
+    """Return the page as one HTML text that needs no other file.
+
+    Args:
+        tuned: What was found.
+        command: By which it is found again.
+    """
+    audit = tuned.audit
+    return page_environment("emphasis.experiments.reports").get_template("tune.html.j2").render(
+        tuned=tuned,
+        best=tuned.found.best,
+        described=described,
+        weighting=inline_table(tuned.weighting.to_dict()),
+        drawn=png_uri(png(_trials(tuned))),
+        density=png_uri(png(edf_figure([tuned.best_weighting, CCE()]))),
+        scores="" if audit is None else png_uri(png(score_figure(
+            audit.suspects.score,
+            {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
+        ))),
+        command=shlex.join(command),
+        tune_name=TUNE,
+        audit_page=f"{AUDIT}/{PAGE}",
+    )  # fmt: skip
+
+
+def _trials(tuned: Tuned) -> Any:
+    """Return the trials' figure: along beta if it was searched, else along the trials' numbers."""
+    found = tuned.found
+    along = all(_AXIS in trial.settings for trial in found.trials)
+
+    def tried(number: int, trial: Trial) -> Tried:
+        return Tried(trial.settings[_AXIS] if along else number, trial.mean, trial.folds == tuned.folds)
+
+    groups: dict[str, list[Tried]] = {}
+    for number, trial in enumerate(found.trials):
+        form = "vanishing " if getattr(weighting_of(tuned.lam, trial.settings), "vanishing", False) else ""
+        name = f"{form}DM, {trial.settings.get('normalization', 'integral')}"
+        groups.setdefault(name, []).append(tried(number, trial))
+    best = tried(found.trials.index(found.best), found.best)
+    return trials_figure(
+        dict(sorted(groups.items())),
+        "beta" if along else "trial",
+        best,
+        float(np.nan_to_num(tuned.baseline.mean)),
+        along,
+    )
