@@ -30,10 +30,17 @@ from emphasis.diagnostics.trace import EmphasisTrace
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.reports.audit_page import audit_page
 from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure
-from emphasis.experiments.reports.report import histograms_of, print_report, read_summary, render, write_report
+from emphasis.experiments.reports.report import (
+    audit_of_best,
+    histograms_of,
+    print_report,
+    read_summary,
+    render,
+    write_report,
+)
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import stored_recipe
-from emphasis.experiments.studies.audit import audit_of_best, audit_trace, has_changed, write_audit
+from emphasis.experiments.studies.audit import audit_trace, has_changed, write_audit
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.saved import checksum
 from emphasis.weighting import DM

@@ -26,7 +26,7 @@ from emphasis.experiments.runs.store import (
     stored_recipe,
     writing,
 )  # fmt: skip
-from emphasis.experiments.studies.audit import PAGE, audit_of_best, write_audit
+from emphasis.experiments.studies.audit import PAGE, Audit, audit_of_network, write_audit
 from emphasis.files import replacing, write_text
 from emphasis.rich_text import plain
 
@@ -113,6 +113,22 @@ def write_report(folder: Path, summary: Summary, root: Path | None = None) -> li
         else:
             (folder / RANKS).unlink(missing_ok=True)
     return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings, *pages]
+
+
+def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
+    """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
+
+    None if no such network kept one (evaluation.trace), or it or its data is not there any more.
+
+    Raises:
+        FolderError: What it kept is damaged.
+    """
+    for condition in summary.recipe.condition_names:
+        best = summary.best(condition, dm=True)
+        if best is not None and best.cell.evaluation.trace:
+            title = ": ".join(filter(None, (summary.recipe.title, condition, best.cell.method)))
+            return audit_of_network(title, best.cell, best.rows[0], folder, root)
+    return None
 
 
 def print_report(summary: Summary, console: Console) -> None:

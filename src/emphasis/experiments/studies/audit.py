@@ -34,7 +34,6 @@ from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.recipe import Method, Recipe
 from emphasis.experiments.recipes.settings import Cell
-from emphasis.experiments.reports.summary import Summary
 from emphasis.experiments.runs.data import corrupted, load_split
 from emphasis.experiments.runs.jobs import Say
 from emphasis.experiments.runs.runner import JobProgress, run
@@ -226,35 +225,36 @@ def read_audit(recipe: Recipe, split: Split, folder: Path, seed: int = 0) -> Aud
     return _read(recipe.title, cell, row, split, folder)
 
 
-def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
-    """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
+def audit_of_network(
+    title: str, cell: Cell, row: Mapping[str, Any], folder: Path, root: Path | None = None
+) -> Audit | None:
+    """Rank the labels by one network of a run that kept a record of its training (evaluation.trace).
 
-    None if no such network kept one (evaluation.trace), or it or its data is not there any more.
+    Args:
+        title: Of the page.
+        cell: The network's settings.
+        row: Its line of results.
+        folder: The run's folder.
+        root: Where the data is.
+
+    Returns:
+        None if the record or the data is not there any more, or the data has changed since.
 
     Raises:
-        FolderError: What it kept is damaged.
+        FolderError: The record is damaged.
     """
-    for condition in summary.recipe.condition_names:
-        best = summary.best(condition, dm=True)
-        if best is None or not best.cell.evaluation.trace:
-            continue
-        row = best.rows[0]
-        if not (folder / CELLS / f"{row['job']}.npz").exists():  # results kept apart from their run
-            return None
-        options = {name: value for name, value in best.cell.dataset.options.items() if name != "download"}
-        cell = dataclasses.replace(
-            best.cell, seed=row["seed"], dataset=dataclasses.replace(best.cell.dataset, options=options)
-        )
-        try:
-            split = load_split(cell.dataset, cell.noise, root)
-        except DataError:
-            return None
-        title = ": ".join(filter(None, (summary.recipe.title, condition, cell.method)))
-        try:
-            return _read(title, cell, row, split, folder)
-        except _OtherDataError:
-            return None
-    return None
+    if not (folder / CELLS / f"{row['job']}.npz").exists():  # results kept apart from their run
+        return None
+    options = {name: value for name, value in cell.dataset.options.items() if name != "download"}
+    cell = dataclasses.replace(cell, seed=row["seed"], dataset=dataclasses.replace(cell.dataset, options=options))
+    try:
+        split = load_split(cell.dataset, cell.noise, root)
+    except DataError:
+        return None
+    try:
+        return _read(title, cell, row, split, folder)
+    except _OtherDataError:
+        return None
 
 
 class _OtherDataError(FolderError):
