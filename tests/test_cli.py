@@ -11,8 +11,8 @@ import emphasis
 from controls import right_beyond_chance
 from emphasis import baselines
 from emphasis.cli.main import main
-from emphasis.settings_text import named_value
 from emphasis.tabular import load_model
+from emphasis.texts import named_value
 from emphasis.weighting import FAMILIES
 
 

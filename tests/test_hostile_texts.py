@@ -27,8 +27,8 @@ from emphasis.experiments.runs.store import lines, read_rows
 from emphasis.experiments.studies.search import Found, Trial
 from emphasis.experiments.studies.tune import Tuned
 from emphasis.rich_text import PlainColumn, PlainTable, plain
-from emphasis.settings_text import encodable, visible
 from emphasis.tabular import fit_table
+from emphasis.texts import encodable, visible
 from hostile import ALL, CLOSING, FORMULA, HTML, OBEYED, SCRIPT, SHELL, STYLE, UNDERSCORE
 from synthetic import make_rows, recipe
 

@@ -11,7 +11,7 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from emphasis.settings_text import visible
+from emphasis.texts import visible
 
 
 def plain(text: str, style: str = "") -> Text:

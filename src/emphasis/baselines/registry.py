@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 import emphasis.baselines as package
 from emphasis.baselines.protocol import Baseline, Problem
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.weighting import FunctionWeighting, did_you_mean
+from emphasis.texts import did_you_mean
+from emphasis.weighting import FunctionWeighting
 
 _HELPERS = ("learner", "protocol", "registry")
 _LARGEST_MARGIN, _NOTHING = 60.0, 1e-20  # weights of 1e-26 are left there, where others would go on to 0

@@ -19,7 +19,7 @@ from emphasis.experiments.reports.audit_page import audit_page
 from emphasis.experiments.studies import audit as audits
 from emphasis.experiments.studies.own_data import recipe_of
 from emphasis.rich_text import PlainColumn, PlainTable, plain
-from emphasis.settings_text import named_value
+from emphasis.texts import named_value
 from emphasis.training.settings import Execution
 from emphasis.weighting import DEFAULT_WEIGHTING
 

@@ -21,7 +21,7 @@ import emphasis
 from emphasis import process
 from emphasis.errors import ERROR_LOG, EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
-from emphasis.settings_text import visible
+from emphasis.texts import visible
 
 MISTAKE, FAULT, STOPPED, NO_READER = 2, 1, 128, 141  # exit codes; a signal's number is added to the third
 

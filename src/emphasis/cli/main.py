@@ -17,7 +17,7 @@ from typing import Any
 from emphasis import process
 from emphasis.cli import faults as cli_faults
 from emphasis.cli.options import UsageError, joined_numbers, make_parser, shown_weighting
-from emphasis.settings_text import named_value
+from emphasis.texts import named_value
 from emphasis.weighting import DM, EmphasisWarning
 
 _MOST = 1024  # threads or processes; many more than a machine has take it down

@@ -13,7 +13,8 @@ import emphasis
 from emphasis.cli import help_texts as cli_texts
 from emphasis.cli.paths import a_name, a_path
 from emphasis.errors import EmphasisError
-from emphasis.weighting import FAMILIES, Weighting, did_you_mean, from_dict
+from emphasis.texts import did_you_mean
+from emphasis.weighting import FAMILIES, Weighting, from_dict
 
 _DESCRIPTION = """\
 Train classifiers on labels you cannot trust, by designing how much each example counts.

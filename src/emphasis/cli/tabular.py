@@ -14,10 +14,11 @@ from emphasis.cli.options import UsageError, weighting_of_text
 from emphasis.datasets.table import read_table, write_table
 from emphasis.datasets.table_encoder import LevelsColumn, text_of
 from emphasis.rich_text import PlainColumn, PlainTable, plain
-from emphasis.settings_text import named_value
-from emphasis.tabular.fit import Fit, fit_table
+from emphasis.tabular.fit import fit_table
 from emphasis.tabular.report import TITLES, metrics
+from emphasis.tabular.result import Fit
 from emphasis.tabular.saved import load_model
+from emphasis.texts import named_value
 
 
 def fit(options: argparse.Namespace) -> int:

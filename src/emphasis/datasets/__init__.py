@@ -24,7 +24,7 @@ from emphasis.datasets.split import Gallery, Split, holdout, subset
 from emphasis.datasets.table import load_table
 from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 __all__ = [
     "NAMES",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError, UnsafeFileError
 from emphasis.errors import EmphasisValueError
-from emphasis.settings_text import one_line
+from emphasis.texts import one_line
 
 _BLOCK = 1 << 20  # bytes
 LARGEST = 4 << 30

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, shortened
+from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Split
 from emphasis.errors import EmphasisValueError
+from emphasis.texts import shortened
 
 CLASSES = 14
 LINES = {

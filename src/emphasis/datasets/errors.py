@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from emphasis.errors import EmphasisError
 
 
@@ -25,9 +23,3 @@ class UnsafeFileError(DataError, ValueError):
 
 class DownloadError(DataError, OSError):
     """A download did not end well after all attempts."""
-
-
-def shortened(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Return the first `most` names in one line, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more

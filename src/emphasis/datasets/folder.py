@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
 from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
 from emphasis.errors import EmphasisValueError
+from emphasis.texts import shortened
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 _SHOWN = 10  # unreadable files named in an error

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
-from emphasis.settings_text import one_line
+from emphasis.texts import one_line
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, UnsafeFileError, shortened
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, UnsafeFileError
 from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
 from emphasis.datasets.split import Gallery, Split
 from emphasis.extras import missing_extra
+from emphasis.texts import shortened
 
 _FILES = {
     "train": ("tracks_train_info.mat", "track_train_info"),

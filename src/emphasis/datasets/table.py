@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, shortened
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.split import Split, draw_stratified
 from emphasis.datasets.table_encoder import fit_encoder, numeric_first, text_of
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean, shortened
 
 _PARQUET = (".parquet", ".pq")
 _COLUMNS_SHOWN = 20

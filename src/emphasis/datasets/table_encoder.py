@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisValueError
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from torch import Tensor
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
-from emphasis.settings_text import one_line
+from emphasis.texts import one_line
 from emphasis.torch import EmphasisLoss
 from emphasis.torch._autograd import lead_of, log_weight_of, margin_and_others
 from emphasis.torch.functional import resolve

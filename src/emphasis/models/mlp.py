@@ -10,7 +10,7 @@ from torch import nn
 
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import check_dropout, check_widths
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emphasis.errors import EmphasisValueError
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

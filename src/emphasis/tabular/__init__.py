@@ -8,7 +8,8 @@ load_model("runs/customers").predict_proba(table)
 Needs the extra `fit`; boosters other than XGBoost need their own as well.
 """
 
-from emphasis.tabular.fit import Fit, fit_table
+from emphasis.tabular.fit import fit_table
+from emphasis.tabular.result import Fit
 from emphasis.tabular.saved import SavedModel, load_model
 
 __all__ = ["Fit", "SavedModel", "fit_table", "load_model"]

@@ -16,7 +16,6 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.archives import read_npz
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.datasets.table import classes_of, is_parquet, read_table, require_column
+from emphasis.datasets.table import classes_of, read_table, require_column
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
@@ -34,6 +33,7 @@ from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.tabular.models import Kind, kind_of
+from emphasis.tabular.result import BASELINE, FIT, FOLDS, Fit
 from emphasis.tabular.saved import FOLDER, save_model
 from emphasis.weighting import CCE, Weighting, WeightingLike, as_weighting
 
@@ -42,46 +42,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.tabular", "fit", error) from None
 
-FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
-BASELINE = "cross-entropy"
 _LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # which check settings when they fit
 Progress = Callable[[str, int, int], None]  # what, done, total
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """What a fit has found; N rows, C classes, M methods (the weighting, and cross-entropy to compare with).
-
-    Attributes:
-        folder: Where it is written.
-        request: What was asked for, as `fit.json` says it.
-        table: The pandas table.
-        classes: The classes' names.
-        given: (N,) each row's class.
-        fold: (N,) the fold in which the row was held out.
-        probabilities: For each method, (N, C) out-of-fold probabilities.
-        weighting: The one that the model has learned with.
-        encoder: Of the final model.
-        importances: How much the model uses each column, adding up to 1; {} for a net.
-        weights: (N,) of the rows.
-    """
-
-    folder: Path
-    request: dict[str, Any]
-    table: Any
-    classes: tuple[str, ...]
-    given: NDArray[np.int64]
-    fold: NDArray[np.int64]
-    probabilities: dict[str, NDArray[np.float64]]
-    weighting: Weighting
-    encoder: TableEncoder
-    weights: NDArray[np.float64]
-    importances: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def predictions_name(self) -> str:
-        """The name of the predictions' file: of the table's own kind."""
-        return "predictions.parquet" if is_parquet(Path(self.request["table"])) else "predictions.csv"
 
 
 def fit_table(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from emphasis.errors import EmphasisValueError
-from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, did_you_mean
+from emphasis.texts import did_you_mean
+from emphasis.weighting import DEFAULT_WEIGHTING, Weighting
 
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
 

@@ -22,8 +22,8 @@ from emphasis.diagnostics.plots.figures import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.files import write_text
-from emphasis.tabular.fit import BASELINE, METRICS, REPORT, Fit
 from emphasis.tabular.models import kind_of
+from emphasis.tabular.result import BASELINE, METRICS, REPORT, Fit
 from emphasis.weighting import FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15

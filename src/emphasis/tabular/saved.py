@@ -20,8 +20,8 @@ from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
-from emphasis.settings_text import one_line
 from emphasis.tabular.models import KINDS, Predict, kind_of
+from emphasis.texts import one_line
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
 

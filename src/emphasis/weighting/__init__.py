@@ -24,7 +24,7 @@ from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_f
 from emphasis.weighting.mode_by_noise import lam_for, mode_for
 from emphasis.weighting.relative import Relative
 from emphasis.weighting.schedule import Measured, Ramp, scheduled
-from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, did_you_mean, from_dict
+from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, from_dict
 from emphasis.weighting.spline import Spline
 
 __all__ = [
@@ -57,7 +57,6 @@ __all__ = [
     "WeightingLike",
     "as_weighting",
     "derivative",
-    "did_you_mean",
     "from_dict",
     "from_function",
     "from_loss",

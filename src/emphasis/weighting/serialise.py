@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from emphasis.errors import EmphasisError, EmphasisTypeError, EmphasisValueError
+from emphasis.texts import did_you_mean
 from emphasis.weighting.base import Scaled, Sum, Weighting, WeightingLike
 from emphasis.weighting.families import (
     CCE,
@@ -168,13 +168,6 @@ def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting]
         f"got {weighting!r} as weighting; pass one such as DM(lam=0.5, beta=12), a dictionary, a family's name, "
         "or a function p -> w"
     )
-
-
-def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = repr) -> str:
-    """Return "; did you mean 'GCE'?" for the known name nearest to a mistyped one, "" if none is near."""
-    by_folded = {one.casefold(): one for one in known}
-    close = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.5)
-    return f"; did you mean {show(by_folded[close[0]])}?" if close else ""
 
 
 def _check_names(family: str, values: Mapping[str, Any], required: set[str], optional: set[str] | None = None) -> None:

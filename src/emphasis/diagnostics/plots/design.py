@@ -16,7 +16,7 @@ import numpy as np
 
 from emphasis.diagnostics.plots.palette import COLORS, FILLS, GREY
 from emphasis.extras import missing_extra
-from emphasis.settings_text import inline_table
+from emphasis.texts import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
 
 try:

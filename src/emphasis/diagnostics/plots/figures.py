@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from emphasis.diagnostics.plots.palette import ALARM, COLORS, FILLS, GREY
 from emphasis.metrics import mean_and_std
-from emphasis.settings_text import visible
+from emphasis.texts import visible
 from emphasis.weighting import Weighting
 
 _CLEAN, _NOISY, _EDF = COLORS[0], COLORS[1], COLORS[4]

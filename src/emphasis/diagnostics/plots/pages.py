@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from emphasis.settings_text import encodable
+from emphasis.texts import encodable
 
 
 def page_environment(package: str) -> Environment:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.experiments.recipes.settings import Training
+from emphasis.texts import did_you_mean
 from emphasis.training.settings import Objective
-from emphasis.weighting import did_you_mean
 from emphasis.weighting.schedule import schedule_from_dict
 from emphasis.weighting.serialise import named_from_dict
 

@@ -14,7 +14,7 @@ from emphasis.experiments.recipes.convert import RecipeError, build, merged
 from emphasis.experiments.recipes.recipe import Recipe, Table
 from emphasis.experiments.recipes.settings import digest
 from emphasis.json_files import too_deep
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 
 def recipe_names() -> list[str]:

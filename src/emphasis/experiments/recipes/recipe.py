@@ -29,8 +29,8 @@ from emphasis.experiments.recipes.settings import (
     Noise,
     Status,
 )  # fmt: skip
+from emphasis.texts import did_you_mean
 from emphasis.training.settings import PRECISIONS, Solver, check
-from emphasis.weighting import did_you_mean
 
 Table = dict[str, Any]
 Figures = dict[str, tuple[float, ...]]

@@ -25,7 +25,8 @@ from emphasis.experiments.reports.recipe_figures import FITS, curve, marked, mod
 from emphasis.experiments.reports.report import find_folder, read_summary
 from emphasis.experiments.reports.summary import Entry, Summary
 from emphasis.experiments.runs.store import FolderError
-from emphasis.weighting import CCE, DM, GCE, MAE, MSE, Weighting, did_you_mean, mode_for
+from emphasis.texts import did_you_mean
+from emphasis.weighting import CCE, DM, GCE, MAE, MSE, Weighting, mode_for
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from emphasis.experiments.reports.summary import METRICS, NOT_SCALED, Entry, Summary, metric_title, signed
 from emphasis.rich_text import PlainTable, plain
-from emphasis.settings_text import visible
+from emphasis.texts import visible
 
 _NAMES = 24  # the width that names of methods are wrapped to
 _HEADING = 14

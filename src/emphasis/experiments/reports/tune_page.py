@@ -15,7 +15,7 @@ from emphasis.diagnostics.plots.tune import Tried, trials_figure
 from emphasis.experiments.studies.audit import PAGE
 from emphasis.experiments.studies.search import Trial
 from emphasis.experiments.studies.tune import AUDIT, TUNE, Tuned, described, weighting_of
-from emphasis.settings_text import inline_table
+from emphasis.texts import inline_table
 from emphasis.weighting import CCE
 
 _AXIS = "weighting.beta"

@@ -19,7 +19,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.training.task import Task
-from emphasis.weighting import did_you_mean
+from emphasis.texts import did_you_mean
 
 
 def check_names(cells: Sequence[Cell]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import emphasis
 from emphasis.baselines import Learner, Problem, make
-from emphasis.datasets.errors import shortened
+from emphasis.texts import shortened
 from emphasis.experiments.runs.data import load_split, make_task, network_options
 from emphasis.experiments.runs.own_code import with_code
 from emphasis.experiments.runs.resuming import Checkpoints

@@ -50,7 +50,7 @@ from emphasis.experiments.runs.store import (
 from emphasis.experiments.studies.own_data import with_method
 from emphasis.experiments.studies.rates import at_best_rate, is_to_be_found
 from emphasis.files import naming_refusals, write_text
-from emphasis.settings_text import encodable
+from emphasis.texts import encodable
 from emphasis.training.settings import Execution
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import is_named, named_from_dict

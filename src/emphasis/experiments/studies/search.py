@@ -29,7 +29,7 @@ from emphasis.experiments.runs.runner import JobProgress, run
 from emphasis.experiments.runs.store import SEARCH, Row, without_nan, writing
 from emphasis.files import write_text
 from emphasis.metrics import mean_and_std
-from emphasis.settings_text import toml_value
+from emphasis.texts import toml_value
 from emphasis.training.settings import Execution
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
-"""Settings as texts: NAME=VALUE of a command line, values and tables in TOML; and texts of others, to be shown."""
+"""Texts for people: NAME=VALUE and TOML, suggestions for mistyped names, and untrusted text made safe to show."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from emphasis.errors import EmphasisValueError
@@ -60,3 +61,16 @@ def named_value(text: str, form: str, example: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise EmphasisValueError(f"--set {text!r} is not allowed; write {form}, such as {example}")
     return name.strip(), toml_value(value)
+
+
+def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = repr) -> str:
+    """Return "; did you mean 'GCE'?" for the known name nearest to a mistyped one, "" if none is near."""
+    by_folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.5)
+    return f"; did you mean {show(by_folded[close[0]])}?" if close else ""
+
+
+def shortened(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first `most` names in one line, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
