@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emphasis import CCE, DM, GCE, SCE, Relative
 from emphasis.baselines.active_passive import ActivePassive
-from emphasis.baselines.elr import Elr
+from emphasis.baselines.elr import ELR
 from emphasis.baselines.label_smoothing import LabelSmoothing
 from emphasis.baselines.protocol import Problem, Step
 from emphasis.torch import emphasis_loss
@@ -60,7 +60,7 @@ def test_weightings_are_the_library_s(name: str, weighting, normalization) -> No
 
 @pytest.mark.parametrize(
     ("name", "baseline"),
-    [("label smoothing", LabelSmoothing), ("NCE+RCE", ActivePassive), ("ELR", Elr)],
+    [("label smoothing", LabelSmoothing), ("NCE+RCE", ActivePassive), ("ELR", ELR)],
 )
 def test_other_methods_are_the_library_s(name: str, baseline) -> None:
     z, method = logits(), baseline(PROBLEM)

@@ -111,7 +111,7 @@ def ran(folder):
 def no_method_is_known_from_before():
     from emphasis.baselines import registry
 
-    registry._of_ones_own.cache_clear()
+    registry._own_method.cache_clear()
     for name in [name for name in sys.modules if name.startswith("code_of_mine")]:
         del sys.modules[name]
 

@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_alike(finished, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('training = { name = "ekr" }', "method 'ekr' is unknown; did you mean 'elr'"),
+        ('training = { name = "ekr" }', "unknown method 'ekr'; did you mean 'elr'"),
         ('training = { name = "elr", lamb = 3 }', "elr has no option 'lamb'"),
         ('training = { name = "elr", source = "x" }', "elr has no option 'source'"),
         ('training = { name = "co-teaching" }\nweighting = { family = "CCE" }', "'weighting' or 'training', not both"),

@@ -6,9 +6,17 @@ learner = Learner(make("elr", Problem(labels, num_classes=10)), network)
 loss = learner.loss(inputs, indices, progress)
 """
 
-from emphasis.baselines.learner import Learner
-from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
-from emphasis.baselines.registry import check_options, find, make, names, options_of, source_of, view
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from emphasis.baselines.registry import check_options, find, make, names, options_of, source_of
+
+if TYPE_CHECKING:
+    from emphasis.baselines.derivative_view import view
+    from emphasis.baselines.learner import Learner
+    from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
 
 __all__ = [
     "Baseline",
@@ -25,3 +33,12 @@ __all__ = [
     "source_of",
     "view",
 ]
+
+_HOMES = {"Learner": "learner", "view": "derivative_view"}  # others: protocol
+
+
+def __getattr__(name: str) -> Any:
+    # Reading the names of methods and their options must not import torch.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pkgutil.resolve_name(f"{__name__}.{_HOMES.get(name, 'protocol')}:{name}")

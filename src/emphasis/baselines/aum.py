@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from emphasis.baselines._two_trainings import TwoTrainings
 from emphasis.baselines.protocol import Epoch, Need, Problem, Step, check_range
+from emphasis.deprecation import renamed
 
 
-class Aum(TwoTrainings):
+class AUM(TwoTrainings):
     """Examples whose label the network hardly ever prefers are left out, and the network is trained anew.
 
     The margin of an example is z_y - max_{j != y} z_j, its AUM the mean over the epochs at the first, high learning
@@ -85,3 +86,6 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     column = labels.unsqueeze(1)
     others = logits.scatter(1, column, -torch.inf).amax(1)
     return logits.gather(1, column).squeeze(1) - others
+
+
+__getattr__ = renamed(__name__, {"Aum": "AUM"})

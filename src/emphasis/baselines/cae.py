@@ -24,13 +24,14 @@ from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
 
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
 
 
-class Cae(Baseline):
+class CAE(Baseline):
     """Snippets of `clip` frames, embedded in pairs by what the first one asks for, and videos compared by the best.
 
     With x_t the features of frame t, B batch normalisation, and products and softmax channel by channel,
@@ -218,3 +219,6 @@ def _by_frame(layer: nn.Module, inputs: Tensor) -> Tensor:
     """Return a layer's outputs where batch normalisation is to count all axes but the last as one."""
     outputs: Tensor = layer(inputs.flatten(0, -2))
     return outputs.reshape(*inputs.shape[:-1], -1)
+
+
+__getattr__ = renamed(__name__, {"Cae": "CAE"})

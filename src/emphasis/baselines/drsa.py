@@ -25,11 +25,12 @@ from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
 
 
-class Drsa(Baseline):
+class DRSA(Baseline):
     """K attention models that look at different parts of a person, each in the frames where it sees its part best.
 
     With f_nl the network's maps at position l of frame n, and k = 1 ... K,
@@ -136,3 +137,6 @@ def overlap(log_attention: Tensor) -> Tensor:
     roots = (0.5 * log_attention).exp()  # the root itself has no derivative at 0
     gram = roots @ roots.transpose(1, 2)
     return (gram - torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)).square().sum((1, 2))
+
+
+__getattr__ = renamed(__name__, {"Drsa": "DRSA"})

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
+from emphasis.deprecation import renamed
 
 _SMALLEST = 1e-4  # the published clamp of p
 
 
-class Elr(Baseline):
+class ELR(Baseline):
     """Cross-entropy + lam * log(1 - <p, t>), t a moving average of each example's past predictions (Eqs. 6 and 9).
 
     t <- beta t + (1 - beta) p. The second term holds the network to what it said early on, before it memorised.
@@ -45,3 +46,6 @@ class Elr(Baseline):
         self.targets[step.indices] = targets
         regulariser = torch.log(1.0 - (targets * p).sum(1)).mean()
         return F.cross_entropy(step.logits, step.labels) + self.lam * regulariser
+
+
+__getattr__ = renamed(__name__, {"Elr": "ELR"})

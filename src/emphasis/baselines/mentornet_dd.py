@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from emphasis.baselines.mentornet_pd import kept_at_random
 from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, check_range, check_whole
 from emphasis.baselines.self_paced import moved
+from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 
 _TIMES = 100  # training is told apart in this many parts
@@ -42,7 +43,7 @@ class MentorNetwork(nn.Module):
         return logits
 
 
-class MentornetDd(Baseline):
+class MentorNetDD(Baseline):
     """Each example's loss is weighted by a small network that has learned, on few examples, which labels are right.
 
     The true labels of a share of the examples are asked for, so that it is known which of their labels are right:
@@ -131,3 +132,6 @@ class MentornetDd(Baseline):
                 optimizer.step()
         optimizer.zero_grad()  # lest the loop's optimiser take them for the student's
         self.mentor.requires_grad_(False)
+
+
+__getattr__ = renamed(__name__, {"MentornetDd": "MentorNetDD"})

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 from emphasis.baselines.self_paced import moved
+from emphasis.deprecation import renamed
 
 
-class MentornetPd(Baseline):
+class MentorNetPD(Baseline):
     """Each example's loss is weighted by a fixed function of it.
 
     v = min(max(0, 1 - (loss - lambda1) / lambda2), 1), or 1 where loss <= lambda1 for lambda2 = 0: the minimiser over
@@ -65,3 +66,6 @@ def curriculum(losses: Tensor, lambda1: float, lambda2: float) -> Tensor:
 def kept_at_random(like: Tensor, dropped: float) -> Tensor:
     """Return 0 for a random share `dropped`, else 1, (N,)."""
     return (torch.rand_like(like) >= dropped).to(like.dtype)
+
+
+__getattr__ = renamed(__name__, {"MentornetPd": "MentorNetPD"})

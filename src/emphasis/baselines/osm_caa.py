@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range
+from emphasis.deprecation import renamed
 
 
-class OsmCaa(Baseline):
+class OSMCAA(Baseline):
     """Cross-entropy and a contrastive loss of the features, in which every pair of the batch has a weight.
 
     With f the features divided by their L2 norms, d_ij = |f_i - f_j| and p_i the probability of the label of i, which
@@ -86,3 +87,6 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     weights = weights.detach()
     total = weights.sum()
     return (weights * values).sum() / torch.where(total > 0.0, total, 1.0)
+
+
+__getattr__ = renamed(__name__, {"OsmCaa": "OSMCAA"})

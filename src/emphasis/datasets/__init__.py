@@ -1,30 +1,22 @@
-"""Real data sets, as arrays: `load(name, root)` is the door to all of them."""
+"""Real data sets as arrays: `load(name, root)` returns any of them."""
 
 from __future__ import annotations
 
-import inspect
 import numbers
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from emphasis.datasets.cifar import load_cifar10, load_cifar100, load_vehicles10
-from emphasis.datasets.clothing1m import load_clothing1m
 from emphasis.datasets.digits import load_digits
 from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DamagedFileError, DataError, DataNotFoundError, DownloadError, UnsafeFileError
-from emphasis.datasets.folder import load_image_folder
 from emphasis.datasets.image_files import ImageFiles
-from emphasis.datasets.imdb import Reviews, load_imdb_vectors, load_reviews
-from emphasis.datasets.mars import load_mars_split
-from emphasis.datasets.mnist import load_mnist
+from emphasis.datasets.imdb import Reviews, load_reviews
 from emphasis.datasets.root import data_root
 from emphasis.datasets.split import Gallery, Split, holdout, subset
-from emphasis.datasets.table import load_table
 from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
-from emphasis.texts import did_you_mean
+from emphasis.registry import Registry
 
 __all__ = [
     "NAMES",
@@ -49,38 +41,34 @@ __all__ = [
 ]
 
 
-def _digits(_root: Path, _progress: Progress, *, test_size: int = 500, seed: int = 0) -> Split:
-    """Return scikit-learn's digits; see `load_digits`."""
-    return load_digits(test_size, seed)
+DATASETS: Registry[Callable[..., Split]] = Registry(
+    "data set",
+    {
+        "digits": "emphasis.datasets.digits:load_digits_split",
+        "cifar10": "emphasis.datasets.cifar:load_cifar10",
+        "cifar100": "emphasis.datasets.cifar:load_cifar100",
+        "vehicles10": "emphasis.datasets.cifar:load_vehicles10",
+        "mnist": "emphasis.datasets.mnist:load_mnist",
+        "imdb-vectors": "emphasis.datasets.imdb:load_imdb_vectors",
+        "image-folder": "emphasis.datasets.folder:load_image_folder",
+        "clothing1m": "emphasis.datasets.clothing1m:load_clothing1m",
+        "mars": "emphasis.datasets.mars:load_mars_split",
+        "table": "emphasis.datasets.table:load_table",
+    },
+)
+"""Loaders (root, progress, *, options) -> `Split`, by name."""
 
-
-_LOADERS: dict[str, Callable[..., Split]] = {
-    "digits": _digits,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "vehicles10": load_vehicles10,
-    "mnist": load_mnist,
-    "imdb-vectors": load_imdb_vectors,
-    "image-folder": load_image_folder,
-    "clothing1m": load_clothing1m,
-    "mars": load_mars_split,
-    "table": load_table,
-}
-NAMES = tuple(_LOADERS)
+NAMES = DATASETS.names
 """Every name that `load` knows."""
 
 
 def options(name: str) -> dict[str, Any]:
-    """Return what data set `name` can be told in `load`: options and their defaults, `...` for what must be given.
+    """Return the options that `load` takes for a data set and their defaults; `...` for those that must be given.
 
     Raises:
-        ValueError: There is no such data set.
+        ValueError: The name is unknown.
     """
-    if name not in _LOADERS:
-        raise EmphasisValueError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
-    parameters = inspect.signature(_LOADERS[name]).parameters.values()
-    keywords = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
-    return {p.name: ... if p.default is p.empty else p.default for p in keywords}
+    return DATASETS.options(name)
 
 
 def load(
@@ -91,28 +79,23 @@ def load(
     Args:
         name: One of `NAMES`.
         root: The folder that holds data sets; by default $EMPHASIS_DATA, else a folder in the user's cache.
-        progress: Called as `progress(what, done, total)` during downloads and long computations.
-        **settings: Options of the data set; see `options(name)` and its loader. Nothing is downloaded unless
-            `download=True` is among them.
+        progress: Called as `progress(task, done, total)` during downloads and long computations.
+        **settings: Options of the data set; see `options(name)` and its loader. Nothing is downloaded without
+            `download=True`.
 
     Raises:
         ValueError: Unknown name or option, or a value that is not allowed.
         DataError: The data is absent, damaged or unsafe to read.
     """
-    known = options(name)
-    for key in settings:
-        if key not in known:
-            raise EmphasisValueError(
-                f"{name} has no option {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}"
-            )
-        _check_type(name, key, settings[key], known[key])
-    if lacking := [key for key, default in known.items() if default is ... and key not in settings]:
-        raise EmphasisValueError(f"{name} needs the option {lacking[0]!r}; it takes {', '.join(known)}")
-    return _LOADERS[name](data_root(root), progress, **settings)
+    DATASETS.check_options(name, settings)
+    defaults = options(name)
+    for key, value in settings.items():
+        _check_type(name, key, value, defaults[key])
+    return DATASETS[name](data_root(root), progress, **settings)
 
 
 def _check_type(name: str, key: str, value: Any, default: Any) -> None:
-    """Raise ValueError unless `value` is of the kind of `default`; settings come from files, where "0.2" is no 0.2."""
+    """Raise ValueError unless `value` is of the type of `default`: settings come from files, which may say "0.2"."""
     if isinstance(default, bool):
         right, kind = isinstance(value, bool), "true or false"
     elif isinstance(default, int):

@@ -6,10 +6,12 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emphasis.datasets.download import Progress
 from emphasis.datasets.split import Split
 from emphasis.errors import EmphasisValueError
 
@@ -43,3 +45,8 @@ def load_digits(test_size: int = 500, seed: int = 0) -> Split:
         inputs, labels, test_size=test_size, stratify=labels, random_state=seed
     )
     return Split(train_inputs, train_labels, test_inputs, test_labels, _NUM_CLASSES, picture=(8, 8))
+
+
+def load_digits_split(_root: Path, _progress: Progress, *, test_size: int = 500, seed: int = 0) -> Split:
+    """Return scikit-learn's digits as `emphasis.datasets.load` calls it; see `load_digits`."""
+    return load_digits(test_size, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.second(self.first(images)) + self.shortcut(images), inplace=True)
 
 
-def cifar_resnet(input_shape: Sequence[int], num_classes: int, *, depth: int = 56, dropout: float = 0.0) -> Classifier:
+def cifar_resnet(depth: int, input_shape: Sequence[int], num_classes: int, *, dropout: float = 0.0) -> Classifier:
     """Return a residual network of 6n + 2 layers: a 3 x 3 convolution, three stages of n blocks, a linear layer.
 
     The stages have 16, 32 and 64 channels at full, half and quarter resolution; a global average pool precedes the
@@ -57,9 +58,9 @@ def cifar_resnet(input_shape: Sequence[int], num_classes: int, *, depth: int = 5
     parameters at depth 20, 464,154 at 32, 658,586 at 44, 853,018 at 56 and 1,727,962 at 110.
 
     Args:
+        depth: 6n + 2 for n >= 1.
         input_shape: (channels, height, width), sides of at least 4 pixels.
         num_classes: C.
-        depth: 6n + 2 for n >= 1.
         dropout: Rate, in [0, 1), before the last linear layer. He et al. use none; the papers that compare with
             dropout do not say where in a residual network it goes, and here no normalised layer follows it.
 
@@ -79,3 +80,10 @@ def cifar_resnet(input_shape: Sequence[int], num_classes: int, *, depth: int = 5
     model = Classifier(nn.Sequential(*layers, GlobalAveragePool()), before, num_classes, dropout)
     init_he_(model)
     return model
+
+
+resnet20 = partial(cifar_resnet, 20)
+resnet32 = partial(cifar_resnet, 32)
+resnet44 = partial(cifar_resnet, 44)
+resnet56 = partial(cifar_resnet, 56)
+resnet110 = partial(cifar_resnet, 110)

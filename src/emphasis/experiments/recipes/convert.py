@@ -8,6 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from emphasis.errors import EmphasisError, EmphasisValueError
@@ -39,7 +40,7 @@ def build(kind: type[T], table: Any, where: str) -> T:
     """
     if not isinstance(table, Mapping):
         raise RecipeError(f"{where} must be a table, got {table!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(kind)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in table if key not in fields]
     if unknown and "options" in fields:
@@ -57,6 +58,11 @@ def build(kind: type[T], table: Any, where: str) -> T:
         return kind(**values)
     except EmphasisError as error:
         raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from error
+
+
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def build_objective(table: Mapping[str, Any], where: str) -> Objective | Training:

@@ -194,32 +194,52 @@ class Recipe:
                 check(column in columns, f"{method.name}: condition", column, f"use one of {', '.join(columns)}")
 
     def cells(self) -> Iterator[Cell]:
-        """Yield every network of the recipe: condition by condition, method by method, seed by seed.
+        """Iterate over every network of the recipe: by condition, then by method, then by seed.
 
         Raises:
             RecipeError: A setting is unknown, missing or not allowed.
         """
+        return iter(self._cells)
+
+    @cached_property
+    def _cells(self) -> tuple[Cell, ...]:
+        return tuple(self._make_cells())
+
+    def _make_cells(self) -> Iterator[Cell]:
         for condition in self.conditions:
+            shared: dict[str, Any] = {}  # the parts of this condition that no method changes
             for method in self.methods:
                 if method.only and condition.name not in method.only:
                     continue
-                here = method.at.get(condition.name, {})
+                changes = method.at.get(condition.name, {})
                 where = " / ".join(filter(None, (self.name, condition.name, method.name)))
-                unknown = [key for key in here if key not in (*OBJECTIVE, "network", "solver")]
+                unknown = [key for key in changes if key not in (*OBJECTIVE, "network", "solver")]
                 if unknown:
-                    raise RecipeError(f"{where}: unknown setting {unknown[0]!r}; a method may set its objective, "
-                                      "network and solver by condition")  # fmt: skip
+                    raise RecipeError(
+                        f"{where}: unknown setting {unknown[0]!r}; a method may set its objective, network and solver "
+                        "by condition"
+                    )
                 parts: dict[str, Any] = {}
                 for part, kind in PARTS.items():
-                    tables = (getattr(self, part), getattr(condition, part), getattr(method, part, {}))
-                    table = overridden(*tables, here.get(part, {}))
-                    parts[part] = build(kind, table, f"{where}: {part}")
+                    own = [table for table in (getattr(method, part, {}), changes.get(part, {})) if table != {}]
+                    if own or part not in shared:
+                        table = overridden(getattr(self, part), getattr(condition, part), *own)
+                        parts[part] = build(kind, table, f"{where}: {part}")
+                    else:
+                        parts[part] = shared[part]
+                    if not own:
+                        shared[part] = parts[part]
                 objective = build_objective(method.objective_in(condition.name), where)
                 for seed in range(condition.seeds or self.seeds):
                     yield Cell(
-                        condition.name, method.name, method.group, seed, **parts, objective=objective,
+                        condition.name,
+                        method.name,
+                        method.group,
+                        seed,
+                        **parts,
+                        objective=objective,
                         precision=self.precision,
-                    )  # fmt: skip
+                    )
 
     @cached_property
     def condition_names(self) -> list[str]:

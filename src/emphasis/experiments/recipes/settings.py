@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from emphasis import baselines
+from emphasis.baselines.registry import check_options
 from emphasis.datasets.split import folds_of
 from emphasis.training.settings import Objective, Solver, check
 from emphasis.weighting.schedule import schedule_to_dict
@@ -109,7 +109,7 @@ class Training:
     def __post_init__(self) -> None:
         if not is_own(self.name):
             told = {"source": self.source} if self.source else {}
-            baselines.check_options(self.name, {**self.options, **told})
+            check_options(self.name, {**self.options, **told})
 
 
 def is_own(name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Training the networks of a recipe: data, jobs, processes and the folder of results."""
