@@ -37,9 +37,9 @@ import torch
 import xgboost  # noqa: F401
 from kill_sweep import found_in, log_of, wait_for_writes, written
 
-import emphasis.cli.audit
-import emphasis.cli.tabular
-import emphasis.cli.tune  # noqa: F401
+import emphasis.experiments.reports.audit_page
+import emphasis.experiments.reports.tune_page
+import emphasis.tabular.fit  # noqa: F401
 from emphasis.cli.main import main as emphasis_command
 from emphasis.experiments.runs.jobs import revision
 from emphasis.files import write_text

@@ -36,7 +36,8 @@ import numpy as np
 import sklearn.datasets  # noqa: F401  (all imports before the forks: a process is then at work at once)
 import torch
 
-import emphasis.cli.progress  # noqa: F401
+import emphasis.cli.progress
+import emphasis.experiments.reports.report  # noqa: F401
 from emphasis.cli.main import main as emphasis_command
 from emphasis.experiments.runs.jobs import revision
 from emphasis.files import write_text

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import emphasis
 from controls import right_beyond_chance
 from emphasis import baselines
 from emphasis.cli.main import main
+from emphasis.errors import EmphasisError
 from emphasis.tabular import load_model
 from emphasis.texts import named_value
 from emphasis.weighting import FAMILIES
@@ -156,8 +159,11 @@ def test_show_draws_to_a_file(tmp_path, capsys):
         (["report", "digits", "--out", "a.csv"], "--out needs --format"),
         (["report", "digits", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["run", "digits", "--checkpoint-seconds", "nan"], "--checkpoint-seconds nan"),
-        (["run", "digits", "--bogus"], "unknown option --bogus"),
-        (["rnu"], "invalid choice: 'rnu'"),
+        (["run", "digits", "--xyzzy"], "unknown option --xyzzy; see emphasis run --help"),
+        (["run", "digits", "--sed", "3"], "unknown option --sed; did you mean --seeds?"),
+        (["run", "digits", "table5"], "unknown argument table5"),
+        (["quux"], "unknown command 'quux'; known: fit, predict"),
+        (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
@@ -179,7 +185,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
         ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),
         ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
-        ("jinja2", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (jinja2 is missing)"),
+        ("pandas", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (pandas is missing)"),
         ("torch", ["show", "label-smoothing"], "emphasis show needs the extra 'torch' (torch is missing)"),
         ("bokeh", ["design"], "design needs the extra 'design' (bokeh is missing)"),
         ("rich", ["design", "--run", "digits"], "emphasis design needs the extra 'experiments' (rich is missing)"),
@@ -248,21 +254,22 @@ def test_a_setting_is_toml_or_else_text(text, value):
     assert named_value(text, "PART.KEY=VALUE", "a.b=1") == ("a.b", value)
 
 
-def test_options_of_run_reach_the_recipe(tmp_path, monkeypatch):
-    from emphasis.cli import progress as console
+def test_options_of_run_reach_the_recipe_and_the_runner(tmp_path, monkeypatch):
+    from emphasis.experiments.runs import runner
 
     seen = {}
 
     def see(recipe, folder, **rest):
         seen.update(rest, recipe=recipe, folder=folder)
+        raise EmphasisError("seen")
 
-    monkeypatch.setattr(console, "run_in_console", see)
+    monkeypatch.setattr(runner, "run", see)
     monkeypatch.chdir(tmp_path)
     options = (
         "--scaled --methods CCE GCE --seeds 1 --iterations 9 --noise-rate 0.3 --set network.name=resnet20 "
         "--precision bf16-mixed --accelerator cpu --compile --workers 3 --threads 2 --data there"
     )
-    assert main(["run", "table9", *options.split(), "--set", "solver.schedule.at=[3, 6]"]) == 0
+    assert main(["run", "table9", *options.split(), "--set", "solver.schedule.at=[3, 6]"]) == 2
     cells = list(seen["recipe"].cells())
     assert [cell.method for cell in cells] == ["CCE", "GCE"]
     for cell in cells:
@@ -404,7 +411,7 @@ def test_a_fit_that_is_interrupted_says_how_to_go_on(customers, monkeypatch, cap
     monkeypatch.setattr(fit, "save_model", interrupted)
     options = ["--drop", "id", "--no-progress", "--no-compare", "--folds", "2", "--set", "n_estimators=2"]
     assert main(["fit", "customers.csv", "--label", "churned", *options]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_torchrun_is_for_run_alone(monkeypatch, capsys):
@@ -412,3 +419,38 @@ def test_torchrun_is_for_run_alone(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["search", "digits", "--method", "CCE", "--set", "solver.momentum=0.9"]) == 2
     assert capsys.readouterr().err == "emphasis: torchrun is for emphasis run; start emphasis search without it\n"
+
+
+GREET = """
+from emphasis.cli.options import Command
+
+COMMANDS = [
+    Command(
+        name="greet",
+        summary="greet somebody",
+        description="Greet somebody by name.",
+        examples="examples:\\n  emphasis greet Ada",
+        add_options=lambda parser: parser.add_argument("person", help="whom to greet"),
+        handler=lambda options: print(f"Hello {options.person}!"),
+    )
+]
+"""
+
+
+def test_a_new_command_is_one_file_and_one_line(tmp_path):
+    package = tmp_path / "emphasis"
+    shutil.copytree(Path(emphasis.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "cli" / "greet.py").write_text(GREET)
+    table = package / "cli" / "main.py"
+    table.write_text(table.read_text().replace("MODULES = (\n", 'MODULES = (\n    "greet",\n'))
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "emphasis", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("greet", "Ada").stdout == "Hello Ada!\n"
+    assert "greet somebody" in run("--help").stdout
+    assert "whom to greet" in run("greet", "--help").stdout
+    assert "did you mean 'greet'?" in run("gret").stderr
+    assert run("greet", "Ada", "--loud").stderr == "emphasis: unknown option --loud; see emphasis greet --help\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from emphasis import files
-from emphasis.cli import main as cli
 from emphasis.cli.main import main
 from emphasis.errors import ERROR_LOG, EmphasisOSError, EmphasisValueError
+from emphasis.experiments.recipes import load
 
 RECIPE = """
 extends = "digits"
@@ -61,11 +61,11 @@ def test_a_fault_in_a_job_keeps_its_traceback_and_the_other_jobs_their_results(w
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, RuntimeError, KeyError, FileNotFoundError])
 def test_an_error_that_is_not_ours_is_not_taken_for_a_mistake(kind, tmp_path, monkeypatch, capsys):
-    def fail(_):
+    def fail():
         raise kind("of nobody's making")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_recipes", fail)
+    monkeypatch.setattr(load, "recipe_names", fail)
     assert main(["recipes"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
@@ -78,7 +78,7 @@ def test_faults_are_reported_to_the_address_of_the_packages_metadata(monkeypatch
     about = metadata.metadata("emphasis-learn")
     about["Project-URL"] = "Issues, https://example.org/emphasis/issues"
     monkeypatch.setattr(metadata, "metadata", lambda _: about)
-    monkeypatch.setattr(cli, "_recipes", lambda _: 1 / 0)
+    monkeypatch.setattr(load, "recipe_names", lambda: 1 / 0)
     assert main(["recipes"]) == 1
     assert capsys.readouterr().err.endswith("to the maintainers of emphasis, https://example.org/emphasis/issues\n")
 

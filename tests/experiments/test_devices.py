@@ -119,7 +119,7 @@ def test_ranks_that_are_asked_to_end_write_a_checkpoint_and_end_together(tmp_pat
     code = running.wait(timeout=60)
     wait_for(lambda: not _is_alive(other))
     said = (tmp_path / "log").read_text()
-    line = "emphasis: stopped by SIGTERM; the same command goes on from the last checkpoint, if one was written\n"
+    line = "emphasis: stopped by SIGTERM; the same command resumes from the last checkpoint, if there is one\n"
     assert said.count(line) == 1, said
     assert "not foreseen" not in said
     if asked != "torchrun":  # which has a code, and tracebacks, of its own

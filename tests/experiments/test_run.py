@@ -186,7 +186,7 @@ def test_one_failed_job_does_not_keep_the_others_from_being_written_and_shown(tw
 FORKS = """
 import json, os, random, signal, sys, time
 import sklearn.datasets
-import emphasis.cli.progress, emphasis.experiments.runs.jobs as jobs
+import emphasis.cli.progress, emphasis.experiments.reports.report, emphasis.experiments.runs.jobs as jobs
 from emphasis.cli.main import main
 
 def start(arguments, log):

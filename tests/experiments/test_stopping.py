@@ -27,7 +27,7 @@ evaluation = { trace = false }
 methods = [{ name = "CCE", training = { name = "own.py:Own" } }]
 """
 OPTIONS = ["--no-progress", "--threads", "1", "--accelerator", "cpu", "--checkpoint-seconds", "1000"]
-GOES_ON = "the same command goes on from the last checkpoint, if one was written\n"
+RESUME_HINT = "the same command resumes from the last checkpoint, if there is one\n"
 
 
 def rows_of(folder):
@@ -78,7 +78,7 @@ def test_a_run_that_is_asked_to_end_writes_a_checkpoint_and_goes_on_the_same(nam
     assert main([*recipe, "--workers", "1", "--out", "run"]) == 128 + number
     thread.join()
     by = "" if name == "SIGINT" else f" by {name}"
-    assert capsys.readouterr().err == f"emphasis: stopped{by}; {GOES_ON}"
+    assert capsys.readouterr().err == f"emphasis: stopped{by}; {RESUME_HINT}"
     assert iterations_of(Path("run")) == [1]  # no other was due
     goes_on_the_same(recipe, capsys, 1)
 
@@ -96,7 +96,7 @@ def test_workers_that_are_asked_to_end_write_their_checkpoints(name, recipe, cap
     Path("go").touch()
     assert running.wait(timeout=60) == 128 + number
     by = "" if name == "SIGINT" else f" by {name}"
-    assert Path("errors").read_text() == f"emphasis: stopped{by}; {GOES_ON}"
+    assert Path("errors").read_text() == f"emphasis: stopped{by}; {RESUME_HINT}"
     assert iterations_of(Path("run")) == [1, 1]
     goes_on_the_same(recipe, capsys, 2)
 
@@ -117,7 +117,7 @@ def test_other_commands_end_by_the_signal_and_go_on(name, tmp_path, monkeypatch,
     assert main([*command, "--out", "run"]) == 143
     thread.join()
     said = capsys.readouterr().err
-    assert said.startswith("emphasis: stopped by SIGTERM; the same command goes on")
+    assert said.startswith("emphasis: stopped by SIGTERM; the same command resumes")
     assert said.count("\n") == 1
     kept = {path: path.stat().st_mtime_ns for path in Path("run").glob(event) if path.suffix != ".lock"}
     assert main([*command, "--out", "run"]) == 0
@@ -158,15 +158,15 @@ def test_while_a_network_trains_a_signal_waits_and_a_second_ctrl_c_does_not():
 
 def test_an_error_that_a_signal_has_caused_is_a_stop(monkeypatch, capsys):
     """Libraries make errors of their own of an interruption."""
-    from emphasis.cli import main as cli
+    from emphasis.experiments.recipes import load
 
-    def library(_):
+    def library():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5.0)
         except KeyboardInterrupt:
             raise RuntimeError("a callback failed") from None
 
-    monkeypatch.setattr(cli, "_recipes", library)
+    monkeypatch.setattr(load, "recipe_names", library)
     assert main(["recipes"]) == 143
     assert capsys.readouterr().err == "emphasis: stopped by SIGTERM\n"

@@ -12,8 +12,9 @@ import pytest
 
 from controls import deviations_from_chance, right_beyond_chance, share_of_the_way
 from emphasis import CCE, DM, GCE
-from emphasis.cli import tabular as cli_tables
-from emphasis.cli.options import joined_numbers, make_parser, weighting_of_text
+from emphasis.cli.main import main, make_parser
+from emphasis.cli.options import join_negative_numbers
+from emphasis.cli.weightings import weighting_from_text
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.models import KINDS
@@ -308,7 +309,8 @@ def test_the_command_on_the_page_makes_the_fit_again(weighting, wine, tmp_path, 
         path, label="class", folder=tmp_path / "a fit", folds=2, seed=3, settings={"n_estimators": 9, "max_depth": 2},
         weighting=weighting, drop=["code"], compare=False, max_levels=50, missing=["?"],
     )  # fmt: skip
-    parsed = make_parser().parse_args(joined_numbers(shlex.split(command(found.request, found.folder))[1:]))
-    again = weighting_of_text(parsed.weighting) if parsed.weighting else found.weighting
+    arguments = shlex.split(command(found.request, found.folder))[1:]
+    parsed = make_parser().parse_args(join_negative_numbers(arguments))
+    again = weighting_from_text(parsed.weighting) if parsed.weighting else found.weighting
     assert again == found.weighting
-    assert cli_tables.fit(parsed) == 0  # and is the very same fit: the folder takes it
+    assert main(arguments) == 0  # and is the very same fit: the folder takes it

@@ -1,1 +1,1 @@
-"""The command `emphasis`."""
+"""The command `emphasis`: one module per command, with its help, its options and its handler."""

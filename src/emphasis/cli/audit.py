@@ -1,4 +1,4 @@
-"""The command `emphasis audit`."""
+"""`emphasis audit`: find labels that look wrong."""
 
 from __future__ import annotations
 
@@ -6,104 +6,163 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from emphasis.cli.options import (
+    Command,
+    UsageError,
+    add_accelerator_option,
+    add_network_options,
+    add_no_progress_option,
+    add_own_data_options,
+    name_or_path_argument,
+    path_argument,
+    requested_data_recipe,
+    requested_execution,
+)
+from emphasis.cli.weightings import weighting_from_text
 
-from emphasis.cli.options import UsageError, weighting_of_text
-from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
-from emphasis.experiments.recipes.recipe import Recipe
-from emphasis.experiments.reports.audit_page import audit_page
-from emphasis.experiments.studies import audit as audits
-from emphasis.experiments.studies.own_data import recipe_of
-from emphasis.rich_text import PlainColumn, PlainTable, plain
-from emphasis.texts import named_value
-from emphasis.training.settings import Execution
-from emphasis.weighting import DEFAULT_WEIGHTING
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_SHOWN, _SHOWN_COLUMNS = 10, 5
+    from emphasis.experiments.studies.audit import Audit
+
+_MAX_SUSPECTS_SHOWN, _MAX_COLUMNS_SHOWN = 10, 5
+
+_DESCRIPTION = """\
+Find labels that look wrong: train one network on all of them with a weighting that is robust to
+wrong labels, and rank the labels by how the network's prediction of each developed. Writes a folder
+with audit.html (the most suspicious examples), suspects.csv (every example ranked, with a suggested
+label and a sample weight) and audit.json. The same command resumes an audit that was stopped; if
+the data has changed, it starts again."""
+
+_EXAMPLES = """\
+examples:
+  emphasis audit digits                         a recipe's data, whose wrong labels are known
+  emphasis audit customers.csv --label churned
+  emphasis audit customers.csv --label churned --drop id --export cleaned.csv
+  emphasis audit photos                         a folder with a folder of images for each class
+  emphasis audit runs/trace                     a trace that EmphasisTrace recorded in your own loop"""
 
 
-def audit(options: argparse.Namespace) -> int:
-    """Find suspect labels, print and write what was found, and return the exit code."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        type=name_or_path_argument,
+        metavar="DATA",
+        help="a table (.csv, .parquet), a folder of images, a recipe's name or file, or the folder of a trace",
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: Relative)'
+    )
+    add_network_options(training)
+    add_accelerator_option(parser.add_argument_group("machine"))
+    add_own_data_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-audit)")
+    output.add_argument(
+        "--suspects", type=path_argument, metavar="FILE", help="also write the ranking to this file (.csv, .parquet)"
+    )
+    output.add_argument(
+        "--export",
+        type=path_argument,
+        metavar="FILE",
+        help="also write the table with cleaned labels and sample weights to this file (.csv, .parquet)",
+    )
+    output.add_argument("--force", action="store_true", help="start again, and replace what the folder holds")
+    add_no_progress_option(output)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from emphasis.experiments.reports.audit_page import audit_page
+    from emphasis.experiments.studies import audit as audits
+    from emphasis.rich_text import plain
+
     console = Console()
-    path = Path(options.what)
+    source = Path(options.source)
     if options.suspects is not None:
-        _check_table("suspects", options.suspects)
+        _check_output_table("suspects", options.suspects)
     if options.export is not None:
         _check_export(options)
-    if audits.is_trace(path):
-        for name in ("label", "drop", "categorical", "missing", "size", "channels", "only", "noise_rate", "weighting",
-                     "iterations", "settings", "export"):  # fmt: skip
-            if getattr(options, name) not in (None, []):
-                flag = "set" if name == "settings" else name.replace("_", "-")
-                raise UsageError(f"--{flag} has no meaning for a trace: {path} holds what was trained")
-        folder = options.folder = options.out or path
-        found = audits.audit_trace(path)
+    if audits.is_trace(source):
+        _check_trace_options(options)
+        folder = options.folder = options.out or source
+        result = audits.audit_trace(source)
     else:
-        found, folder = _train(options, console)
-    values = _columns(options) if options.label else {}
-    audits.write_audit(found, folder, lambda one: audit_page(one, ["emphasis", *sys.argv[1:]], values))
+        result, folder = _train(options, console)
+    values = _shown_columns(options) if options.label else {}
+    audits.write_audit(result, folder, lambda audit: audit_page(audit, ["emphasis", *sys.argv[1:]], values))
     if options.suspects is not None:
         import pandas as pd
 
-        write_table(pd.DataFrame(audits.suspects_table(found)), options.suspects)
+        from emphasis.datasets.table import write_table
+
+        write_table(pd.DataFrame(audits.suspects_table(result)), options.suspects)
     if options.export is not None:
-        _export(options, found)
-    _print(found, folder, console)
+        _export(options, result)
+    _print_result(result, folder, console)
     if options.suspects is not None:
         console.print(plain(f"The ranking: {options.suspects}"))
     if options.export is not None:
         console.print(plain(f"The table with cleaned labels and weights: {options.export}"))
-    return 0
 
 
-def _train(options: argparse.Namespace, console: Console) -> tuple[audits.Audit, Path]:
-    recipe = recipe_asked_for(options)
-    weighting = DEFAULT_WEIGHTING if options.weighting is None else weighting_of_text(options.weighting)
-    columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), PlainColumn("left"),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
-        task = bar.add_task("preparing the data", total=None)
-        one, split = audits.prepared(
-            recipe, weighting, condition=options.only or "", noise_rate=options.noise_rate,
-            iterations=options.iterations, root=options.data,
-            loading=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
-        )  # fmt: skip
-        folder = options.folder = options.out or Path("runs") / one.name
-        found = audits.audit(
-            one, split, folder, root=options.data, execution=Execution(options.accelerator), force=options.force,
-            progress=lambda _, done, total: bar.update(task, description="training", completed=done, total=total),
+def _check_trace_options(options: argparse.Namespace) -> None:
+    """Reject options about data or training, which a trace has settled."""
+    names = ("label", "drop", "categorical", "missing", "size", "channels", "only", "noise_rate", "weighting")
+    for name in (*names, "iterations", "settings", "export"):
+        if getattr(options, name) not in (None, []):
+            flag = "set" if name == "settings" else name.replace("_", "-")
+            raise UsageError(f"--{flag} has no meaning for a trace: {options.source} holds what was trained")
+
+
+def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
+    """Train a network on the data, and return the audit and the output folder."""
+    from emphasis.cli.progress import JobBar
+    from emphasis.experiments.studies import audit as audits
+    from emphasis.rich_text import plain
+    from emphasis.weighting import DEFAULT_WEIGHTING
+
+    recipe = requested_data_recipe(options)
+    weighting = DEFAULT_WEIGHTING if options.weighting is None else weighting_from_text(options.weighting)
+    with JobBar(console, not options.no_progress) as bar:
+        audit_recipe, split = audits.prepared(
+            recipe,
+            weighting,
+            condition=options.only or "",
+            noise_rate=options.noise_rate,
+            iterations=options.iterations,
+            root=options.data,
+            loading=bar.load,
+        )
+        folder = options.folder = options.out or Path("runs") / audit_recipe.name
+        result = audits.audit(
+            audit_recipe,
+            split,
+            folder,
+            root=options.data,
+            execution=requested_execution(options),
+            force=options.force,
+            progress=lambda _job, done, total: bar.load("training", done, total),
             say=lambda message: console.print(plain(message)),
-        )  # fmt: skip
-    return found, folder
+        )
+    return result, folder
 
 
-def recipe_asked_for(options: argparse.Namespace) -> Recipe:
-    """Return the recipe of the data that `audit` or `tune` is given, with its settings changed as asked for."""
-    for text in options.settings:
-        if not text.startswith(("network.", "solver.")):
-            raise UsageError(f"--set {text} is not allowed; set something of network or solver")
-    if options.iterations is not None and options.iterations < 1:
-        raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
-    data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
-    recipe = recipe_of(options.what, {name: value for name, value in data.items() if value})
-    return recipe.changed(
-        dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
-    )
+def _shown_columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
+    """Return the table's first columns besides the label, to show them on the page."""
+    from emphasis.datasets.table import read_table
 
-
-def _columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
-    """Return the table's first columns besides the label, to be shown."""
-    table = read_table(Path(options.what), options.missing)
-    names = [name for name in table.columns if name != options.label][:_SHOWN_COLUMNS]
+    table = read_table(Path(options.source), options.missing)
+    names = [name for name in table.columns if name != options.label][:_MAX_COLUMNS_SHOWN]
     return {name: table[name].tolist() for name in names}
 
 
-def _check_table(option: str, out: Path) -> None:
-    """Find out what would keep a table from being written before anything is trained."""
+def _check_output_table(option: str, out: Path) -> None:
+    """Check that a table can be written, before anything is trained."""
     import pandas  # noqa: F401
 
     if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
@@ -113,57 +172,88 @@ def _check_table(option: str, out: Path) -> None:
 
 
 def _check_export(options: argparse.Namespace) -> None:
-    """Find out what would keep the table from being written before anything is trained."""
-    source, out = Path(options.what), options.export
+    """Check that the cleaned table can be written, before anything is trained."""
+    from emphasis.datasets.table import read_table
+
+    source, out = Path(options.source), options.export
     if options.label is None or options.noise_rate:
         raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
-    _check_table("export", out)
+    _check_output_table("export", out)
     if out.resolve() == source.resolve():
         raise UsageError("--export is the table itself; choose another file")
-    taken = set(_added(options)) & set(read_table(source, options.missing).columns)
+    taken = set(_added_columns(options)) & set(read_table(source, options.missing).columns)
     if taken:
-        raise UsageError(f"the table has a column {min(taken)!r} already, which --export would write; remove it, lest "
-                         "an earlier audit's verdicts be learned from, too")  # fmt: skip
+        raise UsageError(
+            f"the table has a column {min(taken)!r} already, which --export would write; remove it, so that the "
+            "results of an earlier audit are not learned from"
+        )
 
 
-def _added(options: argparse.Namespace) -> list[str]:
+def _added_columns(options: argparse.Namespace) -> list[str]:
     return [f"{options.label}_cleaned", "suspect", "sample_weight"]
 
 
-def _export(options: argparse.Namespace, found: audits.Audit) -> None:
-    """Write the table as it is with three columns more."""
+def _export(options: argparse.Namespace, result: Audit) -> None:
+    """Write the table unchanged but for three more columns."""
     import pandas as pd
 
-    source, s = Path(options.what), found.suspects
+    from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
+
+    source, suspects = Path(options.source), result.suspects
     if is_parquet(source):
         table = read_table(source)
-    else:  # every cell as it is written
+    else:  # cells as texts, so that they are written as they were read
         table = pd.read_csv(source, sep=separator_of(source), dtype=str, keep_default_na=False, skipinitialspace=True)
-    given = table[options.label].tolist()
-    written = dict(zip(found.labels.tolist(), given, strict=True))  # a class as the table writes it, 010 for 10
-    cleaned = [written[new] if wrong else old
-               for old, new, wrong in zip(given, s.suggested.tolist(), s.suspect, strict=True)]  # fmt: skip
-    for name, values in zip(_added(options), (cleaned, s.suspect, s.sample_weight), strict=True):
+    labels = table[options.label].tolist()
+    class_texts = dict(zip(result.labels.tolist(), labels, strict=True))  # as the table spells them: 010 for 10
+    cleaned = [
+        class_texts[suggested] if is_suspect else label
+        for label, suggested, is_suspect in zip(labels, suspects.suggested.tolist(), suspects.suspect, strict=True)
+    ]
+    columns = (cleaned, suspects.suspect, suspects.sample_weight)
+    for name, values in zip(_added_columns(options), columns, strict=True):
         table[name] = values
     write_table(table, options.export)
 
 
-def _print(found: audits.Audit, folder: Path, console: Console) -> None:
-    numbers, s = found.numbers, found.suspects
-    console.print(plain(f"{found.title}: {numbers['suspects']:,} of {numbers['examples']:,} labels "
-                       f"({100 * numbers['estimated_noise_rate']:.1f} %) look wrong", style="bold"))  # fmt: skip
+def _print_result(result: Audit, folder: Path, console: Console) -> None:
+    from rich import box
+
+    from emphasis.experiments.studies import audit as audits
+    from emphasis.rich_text import PlainTable, plain
+
+    numbers, suspects = result.numbers, result.suspects
+    share = f"{100 * numbers['estimated_noise_rate']:.1f} %"
+    count = f"{numbers['suspects']:,} of {numbers['examples']:,} labels ({share}) look wrong"
+    console.print(plain(f"{result.title}: {count}", style="bold"))
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")
     for name in ("Row", "Given", "Suggested", "Score"):
         table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
-    for place in s.order[:_SHOWN]:
-        which = found.sources[place] if found.sources else str(found.rows[place])
-        table.add_row(which, found.name_of(found.labels[place]), found.name_of(s.suggested[place]),
-                      f"{s.score[place]:.2f}")  # fmt: skip
+    for index in suspects.order[:_MAX_SUSPECTS_SHOWN]:
+        source = result.sources[index] if result.sources else str(result.rows[index])
+        label, suggested = result.name_of(result.labels[index]), result.name_of(suspects.suggested[index])
+        table.add_row(source, label, suggested, f"{suspects.score[index]:.2f}")
     console.print(table)
     if "auroc" in numbers:
-        console.print(plain(
-            f"Known here: {100 * numbers['true_noise_rate']:.1f} % are wrong; precision of the suspects "
-            f"{numbers['precision']:.3f}, recall {numbers['recall']:.3f}; AUROC of the ranking {numbers['auroc']:.4f}, "
-            f"average precision {numbers['average_precision']:.4f}"
-        ))  # fmt: skip
+        console.print(
+            plain(
+                f"Known here: {100 * numbers['true_noise_rate']:.1f} % are wrong; precision of the suspects "
+                f"{numbers['precision']:.3f}, recall {numbers['recall']:.3f}; AUROC of the ranking "
+                f"{numbers['auroc']:.4f}, average precision {numbers['average_precision']:.4f}"
+            )
+        )
     console.print(plain(f"Written to {folder}: {audits.PAGE}, {audits.SUSPECTS}, {audits.AUDIT}"))
+
+
+COMMANDS = [
+    Command(
+        name="audit",
+        summary="find labels that look wrong",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        add_options=_add_options,
+        handler=_audit,
+        extras=("experiments", "table", "text"),
+        resume_hint="the same command resumes from the last checkpoint, if there is one",
+    )
+]

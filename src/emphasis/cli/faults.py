@@ -1,7 +1,7 @@
-"""How the command ends when it does not end well: its exit code, and what it says.
+"""What the command says when it fails, and its exit code.
 
-Foreseen errors are `EmphasisError`, one line each. Everything else is a fault of the package, or of code that it was
-given, and keeps its traceback.
+A foreseen error is an `EmphasisError` and becomes one line. Every other error is a fault of this package, or of code
+that a recipe names, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,116 +19,115 @@ from pathlib import Path
 
 import emphasis
 from emphasis import process
+from emphasis.cli.options import Command
 from emphasis.errors import ERROR_LOG, EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.texts import visible
 
-MISTAKE, FAULT, STOPPED, NO_READER = 2, 1, 128, 141  # exit codes; a signal's number is added to the third
-
-_EXTRAS = {  # that a command may need, the one to name first
-    "run": ("experiments", "table", "text"), "report": ("experiments", "table", "text"), "recipes": ("experiments",),
-    "search": ("search", "table", "text"), "tune": ("search", "table", "text"),
-    "audit": ("experiments", "table", "text"), "figure": ("experiments",), "design": ("design", "experiments"),
-    "show": ("plot", "torch"), "fit": ("fit",), "predict": ("fit",),
-}  # fmt: skip
-_GOES_ON = {
-    **dict.fromkeys(("run", "search", "audit", "tune"), "the same command goes on from the last checkpoint, "
-                    "if one was written"),
-    "fit": "the same command goes on after the last fold that was finished",
-}  # fmt: skip
-_MARKERS = ("run.json", "fit.json", "trace.json")  # of a folder that is a run's
+MISTAKE, FAULT, NO_READER = 2, 1, 141  # exit codes
+_STOPPED = 128  # plus the signal's number: the exit code of a command that a signal stopped
+_RUN_FILES = ("run.json", "fit.json", "trace.json")  # a folder with one of them may receive the log
 
 
-def exit_code(error: BaseException, options: argparse.Namespace) -> int:
-    """Say what ended the command on the standard error, and return its exit code.
+def exit_code(error: BaseException, command: Command | None, options: argparse.Namespace) -> int:
+    """Print why the command failed to the standard error, and return the exit code.
 
     Args:
-        error: What it ended with.
-        options: Of the command; its `folder` is where the run is, if there is one.
+        error: The error that ended the command.
+        command: The command, if one was given.
+        options: The command's options; `folder` is its output folder, if it has one.
     """
     if isinstance(error, SystemExit):
-        if isinstance(error.__context__, BrokenPipeError):  # rich has met it
+        if isinstance(error.__context__, BrokenPipeError):  # raised by rich
             return NO_READER
         raise error
-    number = process.asked()  # whatever came after, came of it
+    number = process.asked()  # if a signal has arrived, it has caused the error, whatever that is
     if isinstance(error, KeyboardInterrupt) or number is not None:
-        number = number or int(signal.SIGINT)
-        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-        goes_on = _GOES_ON.get(options.command)
-        line = f"emphasis: stopped{by}{f'; {goes_on}' if goes_on else ''}"
-        if process.is_first():
-            _say(f"\n{line}" if sys.stderr.isatty() else line)  # not beside a terminal's ^C
-        return STOPPED + number
-    if isinstance(error, ModuleNotFoundError):
-        error = _named(error, options.command)
+        return _report_stop(number or int(signal.SIGINT), command)
+    if isinstance(error, ModuleNotFoundError) and command is not None:
+        error = _name_extra(error, command)
     if isinstance(error, MissingExtraError):
-        return _mistake(str(error), error, options, prefix="")
+        return _report_mistake(str(error), error, options, prefix="")
     if isinstance(error, EmphasisError):
-        return _mistake(str(error), error, options)
-    if (refusal := _refused_output()) is not None:
-        if isinstance(refusal, BrokenPipeError):  # as in `emphasis show DM | head -1`: nothing more to say
+        return _report_mistake(str(error), error, options)
+    if (output_error := _output_error()) is not None:
+        if isinstance(output_error, BrokenPipeError):  # as in `emphasis show DM | head -1`: there is nothing to say
             return NO_READER
-        return _mistake(f"cannot write to the standard output: {refusal.strerror}", error, options)
-    return _fault(error, options)
+        return _report_mistake(f"cannot write to the standard output: {output_error.strerror}", error, options)
+    return _report_fault(error, options)
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # the exit code still tells
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code remains
         print(text, file=sys.stderr, flush=True)
 
 
-def _mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
-    shown = "".join(traceback.format_exception(error)) if options.debug else ""
-    _say(f"{shown}{prefix}{visible(' '.join(message.split()))}")
+def _report_stop(number: int, command: Command | None) -> int:
+    """Report that a signal has stopped the command, and how to resume it."""
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    hint = f"; {command.resume_hint}" if command is not None and command.resume_hint else ""
+    line = f"emphasis: stopped{by}{hint}"
+    if process.is_first():
+        _print_error(f"\n{line}" if sys.stderr.isatty() else line)  # a terminal has printed ^C on the line before
+    return _STOPPED + number
+
+
+def _report_mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
+    """Report a foreseen error in one line, with --debug after its traceback."""
+    trace = "".join(traceback.format_exception(error)) if options.debug else ""
+    _print_error(f"{trace}{prefix}{visible(' '.join(message.split()))}")
     return MISTAKE
 
 
-def _named(error: ModuleNotFoundError, command: str) -> ModuleNotFoundError:
-    """Return the error that names the extra of which a module is missing, or `error` itself if it is of none."""
+def _name_extra(error: ModuleNotFoundError, command: Command) -> ModuleNotFoundError:
+    """Return an error that names the extra to install, or `error` itself if no extra brings the missing module."""
     if isinstance(error, MissingExtraError):
         return error
     module = (error.name or "").partition(".")[0]
-    extra = next((one for one in _EXTRAS[command] if module in EXTRAS[one]), None)
-    return error if extra is None else missing_extra(f"emphasis {command}", extra, error)
+    extra = next((extra for extra in command.extras if module in EXTRAS[extra]), None)
+    return error if extra is None else missing_extra(f"emphasis {command.name}", extra, error)
 
 
-def _fault(error: BaseException, options: argparse.Namespace) -> int:
-    """Show the traceback, and write it to the run's folder if there is one."""
-    text = "".join(traceback.format_exception(error))
-    where = _written(text, options.folder)
-    said = f"it is also written to {where}; report it with this file" if where else "report it with this traceback"
-    _say(f"{text}emphasis: this error was not foreseen: {said} to {_maintainers()}")
+def _report_fault(error: BaseException, options: argparse.Namespace) -> int:
+    """Print the traceback, and write it to the output folder if there is one."""
+    trace = "".join(traceback.format_exception(error))
+    log = _write_log(trace, options.folder)
+    advice = f"it is also written to {log}; report it with this file" if log else "report it with this traceback"
+    _print_error(f"{trace}emphasis: this error was not foreseen: {advice} to {_maintainers()}")
     return FAULT
 
 
-def _written(text: str, folder: Path | None) -> Path | None:
-    """Return the log in the run's folder that now has `text`; None if there is no such folder, or no room."""
+def _write_log(trace: str, folder: Path | None) -> Path | None:
+    """Append the traceback to the log of the output folder, and return the log's path; None if it cannot be written."""
     if folder is None:
         return None
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    about = f"{now}, emphasis {emphasis.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    versions = f"{now}, emphasis {emphasis.__version__}, Python {platform.python_version()}, {platform.platform()}"
     with contextlib.suppress(OSError):
-        places = [folder, folder / "search", folder / "audit"]
-        if any((place / name).is_file() for place in places for name in _MARKERS):
+        folders = [folder, folder / "search", folder / "audit"]
+        if any((each / name).is_file() for each in folders for name in _RUN_FILES):
             with (folder / ERROR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{about}\nemphasis {' '.join(sys.argv[1:])}\n{text}\n")
+                file.write(f"{versions}\nemphasis {' '.join(sys.argv[1:])}\n{trace}\n")
             return folder / ERROR_LOG
     return None
 
 
 def _maintainers() -> str:
-    """Return to whom faults are reported: the address that the package's metadata gives, if it gives one."""
+    """Return whom to report a fault to, with the address in the package's metadata if there is one."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         urls = metadata.metadata("emphasis-learn").get_all("Project-URL") or []
-        addresses = dict(one.split(", ", 1) for one in urls if ", " in one)
+        addresses = dict(url.split(", ", 1) for url in urls if ", " in url)
         for label in ("Issues", "Bug Tracker", "Source", "Repository", "Homepage"):
             if label in addresses:
                 return f"the maintainers of emphasis, {addresses[label]}"
     return "the maintainers of emphasis"
 
 
-def _refused_output() -> OSError | None:
-    """Return why the standard output takes nothing more, and let the interpreter end in peace; None if it does."""
+def _output_error() -> OSError | None:
+    """Return why nothing can be written to the standard output, which is then redirected to nowhere; None if it can.
+
+    Without the redirection the interpreter would fail again when it flushes the output at its end.
+    """
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):  # a stream without a file
@@ -136,8 +135,8 @@ def _refused_output() -> OSError | None:
     try:
         os.write(number, b"\n")
     except OSError as error:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, number)
+        os.close(devnull)
         return error
     return None

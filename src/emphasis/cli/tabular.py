@@ -1,52 +1,172 @@
-"""The commands `emphasis fit` and `emphasis predict`."""
+"""`emphasis fit` and `emphasis predict`: a classifier of a table's column."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-from emphasis.cli.options import UsageError, weighting_of_text
-from emphasis.datasets.table import read_table, write_table
-from emphasis.datasets.table_encoder import LevelsColumn, text_of
-from emphasis.rich_text import PlainColumn, PlainTable, plain
-from emphasis.tabular.fit import fit_table
-from emphasis.tabular.report import TITLES, metrics
-from emphasis.tabular.result import Fit
-from emphasis.tabular.saved import load_model
+from emphasis.cli.options import (
+    Command,
+    UsageError,
+    add_missing_option,
+    add_no_progress_option,
+    add_table_options,
+    path_argument,
+)
+from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def fit(options: argparse.Namespace) -> int:
-    """Fit a table, print what was found, and return the exit code."""
+    from emphasis.tabular.result import Fit
+
+_FIT_DESCRIPTION = """\
+Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table. It is
+cross-validated beside cross-entropy and then trained on all rows. Writes a folder with the model,
+report.html, metrics.json and out-of-fold predictions of every row. Missing values, categories and
+text labels are supported. The same command resumes a fit that was stopped."""
+
+_FIT_EXAMPLES = """\
+examples:
+  emphasis fit customers.csv --label churned
+  emphasis fit customers.csv --label churned --drop id --categorical region_code
+  emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
+  emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
+
+_PREDICT_DESCRIPTION = """\
+Predict the rows of a table with the model in a fit's folder: the label and the probability of each
+class. Columns that the model was not trained on are ignored. If the table has the label column, the
+accuracy is printed."""
+
+_PREDICT_EXAMPLES = """\
+examples:
+  emphasis predict runs/customers new.csv
+  emphasis predict runs/customers new.parquet --out predicted.csv"""
+
+
+def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", type=path_argument, help="a CSV file with a header, or a Parquet file (.parquet, .pq)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
+    add_table_options(data)
+    data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
+    data.add_argument(
+        "--max-levels",
+        type=int,
+        default=100,
+        metavar="N",
+        help="maximum number of distinct values in a categorical column (default: %(default)s)",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost or net"
+    )
+    model.add_argument(
+        "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: vanishing DM)'
+    )
+    model.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="set a parameter of the model, such as max_depth=4; repeatable",
+    )
+    model.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="number of cross-validation folds (default: %(default)s)"
+    )
+    model.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
+    model.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of folds and models (default: %(default)s)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/TABLE)")
+    output.add_argument("--force", action="store_true", help="replace another fit in the output folder")
+    add_no_progress_option(output)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from emphasis.cli.progress import JobBar
+    from emphasis.tabular.fit import fit_table
+
     console = Console()
-    weighting = None if options.weighting is None else weighting_of_text(options.weighting)
+    weighting = None if options.weighting is None else weighting_from_text(options.weighting)
     options.folder = options.out or Path("runs") / options.table.stem
-    columns = (
-        PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=options.no_progress, transient=True) as bar:
-        settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
-        task = bar.add_task("reading the table", total=None)
-        found = fit_table(
-            options.table, label=options.label, folder=options.folder,
-            model=options.model, weighting=weighting, compare=not options.no_compare, folds=options.folds,
-            seed=options.seed, settings=settings, drop=options.drop, categorical=options.categorical,
-            missing=options.missing, max_levels=options.max_levels, weight_column=options.weight_column,
+    settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
+    with JobBar(console, not options.no_progress) as bar:
+        bar.load("reading the table", 0, 0)
+        result = fit_table(
+            options.table,
+            label=options.label,
+            folder=options.folder,
+            model=options.model,
+            weighting=weighting,
+            compare=not options.no_compare,
+            folds=options.folds,
+            seed=options.seed,
+            settings=settings,
+            drop=options.drop,
+            categorical=options.categorical,
+            missing=options.missing,
+            max_levels=options.max_levels,
+            weight_column=options.weight_column,
             force=options.force,
-            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )  # fmt: skip
-    _print(found, console)
-    return 0
+            progress=bar.load,
+        )
+    _print_fit(result, console)
 
 
-def predict(options: argparse.Namespace) -> int:
-    """Predict a table, print what was written, and return the exit code."""
+def _print_fit(result: Fit, console: Console) -> None:
+    from rich import box
+
+    from emphasis.rich_text import PlainTable, plain
+    from emphasis.tabular.report import TITLES, metrics
+
+    title = f"Held-out rows, {result.request['folds']} folds"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
+    table.add_column("Learned with")
+    for heading in TITLES.values():
+        table.add_column(heading, justify="right")
+    scores = metrics(result)
+    for name, values in scores["methods"].items():
+        table.add_row(name, *(f"{values[key]['mean']:.3f} +- {values[key]['std']:.3f}" for key in TITLES))
+    if "difference" in scores:
+        values = scores["difference"]
+        table.add_row("difference", *(f"{values[key]['mean']:+.3f} +- {values[key]['std']:.3f}" for key in TITLES))
+    console.print(table)
+    console.print(plain("Judged by the labels as given, wrong ones included."), style="dim")
+    console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
+
+
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=path_argument, metavar="FOLDER", help="folder that `emphasis fit` wrote, such as runs/customers"
+    )
+    parser.add_argument(
+        "table", type=path_argument, help="CSV or Parquet file with the columns that the model was trained on"
+    )
+    data = parser.add_argument_group("data")
+    add_missing_option(data)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="FILE",
+        help="a .csv or .parquet file (default: TABLE-predicted, beside the table)",
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import numpy as np
     import pandas as pd
+
+    from emphasis.datasets.table import read_table, write_table
+    from emphasis.datasets.table_encoder import LevelsColumn, text_of
+    from emphasis.tabular.saved import load_model
 
     out = options.out or options.table.with_name(f"{options.table.stem}-predicted{options.table.suffix}")
     if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
@@ -56,35 +176,40 @@ def predict(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     table = read_table(options.table, options.missing)
     p = model.predict_proba(table)
-    names = np.array(model.classes)
-    lines = {"row": np.arange(len(p)), "predicted": names[p.argmax(1)]}
-    frame = pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(model.classes)})
-    write_table(frame, out)
+    predicted = np.array(model.classes)[p.argmax(1)]
+    columns = {"row": np.arange(len(p)), "predicted": predicted}
+    probabilities = {f"p_{name}": p[:, index] for index, name in enumerate(model.classes)}
+    write_table(pd.DataFrame(columns | probabilities), out)
     for column in model.encoder.columns:
         if isinstance(column, LevelsColumn) and (count := column.unknown(table[column.name])):
             print(f"note: column {column.name!r} holds values in {count} rows that the model has never seen")
     if model.label in table.columns:
-        known = table[model.label].notna()
-        given = np.array([text_of(value) for value in table.loc[known, model.label]])
-        if len(given):
-            agree = given == lines["predicted"][known.to_numpy()]
-            print(f"accuracy by the column {model.label!r}: {agree.mean():.4f} (n = {len(given)})")
+        is_labeled = table[model.label].notna()
+        labels = np.array([text_of(value) for value in table.loc[is_labeled, model.label]])
+        if len(labels):
+            accuracy = (labels == predicted[is_labeled.to_numpy()]).mean()
+            print(f"accuracy by the column {model.label!r}: {accuracy:.4f} (n = {len(labels)})")
     print(f"{len(p)} rows predicted: {out}")
-    return 0
 
 
-def _print(found: Fit, console: Console) -> None:
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=f"Held-out rows, {found.request['folds']} folds",
-                  title_justify="left")  # fmt: skip
-    table.add_column("Learned with")
-    for title in TITLES.values():
-        table.add_column(title, justify="right")
-    said = metrics(found)
-    for name, numbers in said["methods"].items():
-        table.add_row(name, *(f"{numbers[m]['mean']:.3f} +- {numbers[m]['std']:.3f}" for m in TITLES))
-    if "difference" in said:
-        difference = said["difference"]
-        table.add_row("difference", *(f"{difference[m]['mean']:+.3f} +- {difference[m]['std']:.3f}" for m in TITLES))
-    console.print(table)
-    console.print(plain("Judged by the labels as given, wrong ones included."), style="dim")
-    console.print(plain(f"Written to {found.folder}: report.html, {found.predictions_name}, metrics.json, model"))
+COMMANDS = [
+    Command(
+        name="fit",
+        summary="train a classifier on your own table",
+        description=_FIT_DESCRIPTION,
+        examples=_FIT_EXAMPLES,
+        add_options=_add_fit_options,
+        handler=_fit,
+        extras=("fit",),
+        resume_hint="the same command resumes after the last fold that was finished",
+    ),
+    Command(
+        name="predict",
+        summary="apply a fitted model to a table",
+        description=_PREDICT_DESCRIPTION,
+        examples=_PREDICT_EXAMPLES,
+        add_options=_add_predict_options,
+        handler=_predict,
+        extras=("fit",),
+    ),
+]

@@ -1,74 +1,182 @@
-"""The command `emphasis tune`."""
+"""`emphasis tune`: choose a weighting for labels that nobody has checked."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
+from emphasis.cli.options import (
+    Command,
+    UsageError,
+    add_accelerator_option,
+    add_network_options,
+    add_no_progress_option,
+    add_own_data_options,
+    add_workers_option,
+    check_worker_options,
+    default_workers,
+    name_or_path_argument,
+    path_argument,
+    requested_data_recipe,
+    requested_execution,
+)
 
-from emphasis.cli.audit import recipe_asked_for
-from emphasis.cli.options import UsageError
-from emphasis.cli.progress import JobBar, default_workers
-from emphasis.experiments.reports.audit_page import audit_page
-from emphasis.experiments.reports.summary import percent
-from emphasis.experiments.reports.tune_page import tune_page
-from emphasis.experiments.studies import tune as tuning
-from emphasis.experiments.studies.audit import write_audit
-from emphasis.experiments.studies.search import parse_vary
-from emphasis.files import write_text
-from emphasis.rich_text import PlainTable, plain
-from emphasis.training.settings import Execution
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_SHOWN = 8  # trials
+    from emphasis.experiments.studies.tune import Tuned
+
+_MAX_TRIALS_SHOWN = 8
+
+_DESCRIPTION = """\
+Choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
+labels is estimated as `emphasis audit` does it, and determines DM's lambda: the more noise, the
+easier the examples to emphasize (section 4.1 of the paper). Beta, form, normalization and learning
+rate are searched and evaluated on held-out labels. These contain wrong labels too, but rank
+settings as correct labels do. Settings that fall behind on the first held-out part are not tried on
+the others. Cross-entropy, at its own best learning rate, is recommended unless the best weighting
+is clearly better. Writes a folder with tune.html, tune.json and the networks. The same command
+resumes a search that was stopped."""
+
+_EXAMPLES = """\
+examples:
+  emphasis tune digits --noise-rate 0.4
+  emphasis tune customers.csv --label churned
+  emphasis tune photos --trials 12 --folds 2
+  emphasis tune customers.csv --label churned --assume-rate 0.2
+  emphasis tune digits --vary weighting.lam=0:2 --vary weighting.beta=0.5:24:log"""
 
 
-def tune(options: argparse.Namespace) -> int:
-    """Choose a weighting, print and write what was found, and return the exit code."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        type=name_or_path_argument,
+        metavar="DATA",
+        help="a table (.csv, .parquet), a folder of images, or a recipe's name or file",
+    )
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--assume-rate", type=float, metavar="R", help="share of wrong labels, if you know it (default: estimated)"
+    )
+    search.add_argument("--trials", type=int, default=24, metavar="N", help="settings to try (default: %(default)s)")
+    search.add_argument(
+        "--folds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of fifths of the data to hold out in turn, 1 to 5 (default: %(default)s)",
+    )
+    search.add_argument("--seeds", type=int, default=1, metavar="N", help="networks per trial and fold (default: 1)")
+    search.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="PART.KEY=VALUES",
+        help="values to try for a setting: A,B,C or LOW:HIGH or LOW:HIGH:log; repeatable (default: weighting.beta, "
+        "weighting.vanishing, normalization); the learning rate is searched as well unless --set gives it",
+    )
+    training = parser.add_argument_group("training")
+    add_network_options(training)
+    machine = parser.add_argument_group("machine")
+    add_accelerator_option(machine)
+    add_workers_option(machine)
+    add_own_data_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-tune)")
+    output.add_argument("--force", action="store_true", help="start again, and replace what the folder holds")
+    add_no_progress_option(output)
+
+
+def _tune(options: argparse.Namespace) -> None:
     if options.assume_rate is not None and not 0.0 <= options.assume_rate <= 1.0:
         raise UsageError(f"--assume-rate {options.assume_rate} is not allowed; use a share, 0 to 1")
-    if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers {options.workers} is not allowed; use a whole number >= 1")
-    console, execution = Console(), Execution(options.accelerator)
-    recipe = recipe_asked_for(options)
+    check_worker_options(options)
+    from rich.console import Console
+
+    from emphasis.cli.progress import JobBar
+    from emphasis.experiments.reports.audit_page import audit_page
+    from emphasis.experiments.reports.tune_page import tune_page
+    from emphasis.experiments.studies import tune as tuning
+    from emphasis.experiments.studies.audit import write_audit
+    from emphasis.experiments.studies.search import parse_vary
+    from emphasis.files import write_text
+    from emphasis.rich_text import plain
+
+    console, execution = Console(), requested_execution(options)
+    recipe = requested_data_recipe(options)
     folder = options.folder = options.out or Path("runs") / f"{recipe.name}-tune"
     with JobBar(console, not options.no_progress) as bar:
-        found = tuning.tune(
-            recipe, folder, condition=options.only or "", noise_rate=options.noise_rate,
-            assumed_rate=options.assume_rate, space=[parse_vary(text) for text in options.vary] or tuning.SPACE,
-            trials=options.trials, folds=options.folds, seeds=options.seeds, iterations=options.iterations,
-            root=options.data, execution=execution, workers=options.workers or default_workers(execution),
-            force=options.force, progress=bar.update, loading=bar.load,
+        result = tuning.tune(
+            recipe,
+            folder,
+            condition=options.only or "",
+            noise_rate=options.noise_rate,
+            assumed_rate=options.assume_rate,
+            space=[parse_vary(text) for text in options.vary] or tuning.SPACE,
+            trials=options.trials,
+            folds=options.folds,
+            seeds=options.seeds,
+            iterations=options.iterations,
+            root=options.data,
+            execution=execution,
+            workers=options.workers or default_workers(execution),
+            force=options.force,
+            progress=bar.update,
+            loading=bar.load,
             say=lambda message: console.print(plain(message)),
-        )  # fmt: skip
+        )
     command = ["emphasis", *sys.argv[1:]]
-    if found.audit is not None:
-        write_audit(found.audit, folder / tuning.AUDIT, lambda one: audit_page(one, command))
-    write_text(folder / tuning.PAGE, tune_page(found, command))
-    _print(found, folder, console)
-    return 0
+    if result.audit is not None:
+        write_audit(result.audit, folder / tuning.AUDIT, lambda audit: audit_page(audit, command))
+    write_text(folder / tuning.PAGE, tune_page(result, command))
+    _print_result(result, folder, console)
 
 
-def _print(found: tuning.Tuned, folder: Path, console: Console) -> None:
-    low, high = (100 * end for end in found.interval)
-    how = "as told" if found.told else f"estimated; {low:.0f} to {high:.0f} % is possible"
-    console.print(plain(f"{found.title}: {100 * found.noise_rate:.1f} % of the labels wrong, {how}", style="bold"))
-    if found.doubtful:
-        console.print(plain("Do not rely on that estimate: with two classes it is often far too low. If you know the "
-                            "share, say so: --assume-rate"))  # fmt: skip
-    console.print(plain(found.verdict))
-    console.print(plain(f"Recommended: {found.python}, learning rate {found.learning_rate:.3g}", style="bold"))
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="Accuracy on held-out labels, wrong ones and all",
-                  title_justify="left")  # fmt: skip
+def _print_result(result: Tuned, folder: Path, console: Console) -> None:
+    from rich import box
+
+    from emphasis.experiments.reports.summary import percent
+    from emphasis.experiments.studies import tune as tuning
+    from emphasis.rich_text import PlainTable, plain
+
+    low, high = (100 * end for end in result.interval)
+    source = "as told" if result.told else f"estimated; {low:.0f} to {high:.0f} % is possible"
+    rate = f"{100 * result.noise_rate:.1f} % of the labels wrong, {source}"
+    console.print(plain(f"{result.title}: {rate}", style="bold"))
+    if result.doubtful:
+        console.print(
+            plain(
+                "Do not rely on that estimate: with two classes it is often far too low. If you know the share, say "
+                "so: --assume-rate"
+            )
+        )
+    console.print(plain(result.verdict))
+    console.print(plain(f"Recommended: {result.python}, learning rate {result.learning_rate:.3g}", style="bold"))
+    title = "Accuracy on held-out labels, wrong ones and all"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")
     table.add_column("Folds", justify="right")
-    for trial in found.ranked[:_SHOWN]:
+    for trial in result.ranked[:_MAX_TRIALS_SHOWN]:
         table.add_row(tuning.described(trial), percent(trial.mean, trial.std), str(trial.folds))
-    baseline = found.baseline
-    table.add_row(f"cross-entropy, {tuning.described(baseline)}", percent(baseline.mean, baseline.std),
-                  str(baseline.folds))  # fmt: skip
+    baseline = result.baseline
+    accuracy = percent(baseline.mean, baseline.std)
+    table.add_row(f"cross-entropy, {tuning.described(baseline)}", accuracy, str(baseline.folds))
     console.print(table)
     console.print(plain(f"Written to {folder}: {tuning.PAGE}, {tuning.TUNE}"))
+
+
+COMMANDS = [
+    Command(
+        name="tune",
+        summary="choose a weighting for labels that nobody has checked",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        add_options=_add_options,
+        handler=_tune,
+        extras=("search", "table", "text"),
+        resume_hint="the same command resumes from the last checkpoint, if there is one",
+    )
+]

@@ -1,0 +1,71 @@
+"""`emphasis design`: draw a weighting in the browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from emphasis.cli.options import Command, UsageError, name_or_path_argument
+
+_DESCRIPTION = """\
+Open a page that shows the weight w(p), the emphasis density h(p) and the implied loss of a
+weighting. Choose it with sliders, or draw it by dragging points; the page gives the line of Python,
+or of a recipe, that makes the weighting. Only this computer can open the page, and no network is
+needed."""
+
+_EXAMPLES = """\
+examples:
+  emphasis design
+  emphasis design --run digits"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run",
+        type=name_or_path_argument,
+        metavar="RUN",
+        help="show how the p of this run's examples are distributed; a folder, or a name in runs/ or results/",
+    )
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+
+
+def _design(options: argparse.Namespace) -> None:
+    import webbrowser
+
+    from emphasis.diagnostics.plots.design import run_until_stopped, serve
+
+    histograms = {}
+    if options.run is not None:
+        from emphasis.experiments.reports.report import find_folder, histograms_of
+
+        histograms = histograms_of(find_folder(options.run))
+    try:
+        server = serve(histograms, options.port)
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any"
+        ) from error
+    address = f"http://localhost:{server.port}/"
+
+    def show() -> None:
+        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
+
+    try:
+        run_until_stopped(server, show)
+    except KeyboardInterrupt:
+        print()
+
+
+COMMANDS = [
+    Command(
+        name="design",
+        summary="draw a weighting in the browser",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        add_options=_add_options,
+        handler=_design,
+        extras=("design", "experiments"),
+    )
+]

@@ -1,0 +1,123 @@
+"""`emphasis search`: search a method's settings on held-out data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from emphasis.cli.options import (
+    Command,
+    add_recipe_options,
+    check_worker_options,
+    default_workers,
+    requested_execution,
+    requested_recipe,
+)
+
+_MAX_TRIALS_SHOWN = 10
+
+_DESCRIPTION = """\
+Search for the best settings of one method. Every trial trains on 80 % of the training data, noise
+included, and is evaluated on the other 20 % with their true labels. The best settings are then
+trained on all of the training data and evaluated on the test set, which is not used before. The
+same command resumes a search that was stopped."""
+
+_EXAMPLES = """\
+examples:
+  emphasis search digits --method "DM 0.5/8 integral"
+  emphasis search digits --method "GCE q=0.7" --vary weighting.q=0.1:1 --trials 16
+  emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12
+  emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    search = parser.add_argument_group("search")
+    search.add_argument("--method", required=True, metavar="METHOD", help="the recipe's method to start from")
+    search.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="PART.KEY=VALUES",
+        help="values to try for a setting: A,B,C or LOW:HIGH or LOW:HIGH:log; repeatable (default: DM's lam and beta)",
+    )
+    search.add_argument("--trials", type=int, default=32, metavar="N", help="settings to try (default: %(default)s)")
+    search.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="trials to train at a time (default: %(default)s)"
+    )
+    search.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="share of data to hold out (default: 0.2)"
+    )
+    search.add_argument(
+        "--noisy-validation", action="store_true", help="evaluate on labels with noise, as real data would have them"
+    )
+    search.add_argument(
+        "--no-retrain", action="store_true", help="do not train the best settings on all data and test them"
+    )
+    add_recipe_options(parser, "runs/RECIPE-search")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from rich import box
+    from rich.console import Console
+
+    from emphasis.cli.progress import JobBar
+    from emphasis.experiments.reports.summary import percent
+    from emphasis.experiments.runs.store import SEARCH
+    from emphasis.experiments.studies.search import DEFAULT_SPACE, describe, final_accuracy, parse_vary, search
+    from emphasis.rich_text import PlainTable, plain
+
+    recipe = requested_recipe(options)
+    folder = options.folder = options.out or Path("runs") / f"{recipe.name}-search"
+    space = [parse_vary(text) for text in options.vary] or DEFAULT_SPACE
+    check_worker_options(options)
+    execution = requested_execution(options)
+    console = Console()
+    varied = ", ".join(vary.name for vary in space)
+    about = f": {options.trials} trials of {options.method}, {recipe.seeds} seeds each, varying {varied}"
+    console.print(plain(recipe.title, "bold") + plain(about))
+    with JobBar(console, not options.no_progress) as bar:
+        result = search(
+            recipe,
+            folder,
+            method=options.method,
+            space=space,
+            trials=options.trials,
+            batch=options.batch,
+            validation=options.validation,
+            noisy_validation=options.noisy_validation,
+            retrain=not options.no_retrain,
+            root=options.data,
+            download=options.download,
+            execution=execution,
+            workers=options.workers or default_workers(execution),
+            threads=options.threads,
+            progress=bar.update,
+            loading=bar.load,
+            say=lambda message: console.print(plain(message)),
+        )
+    title = f"Validation accuracy, {options.validation:.0%} held out"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
+    table.add_column("Settings")
+    table.add_column("Accuracy (%)", justify="right")
+    for trial in sorted(result.trials, key=lambda trial: -trial.mean)[:_MAX_TRIALS_SHOWN]:
+        table.add_row(describe(trial.settings), percent(trial.mean, trial.std))
+    console.print(table)
+    if result.rows:
+        accuracy = f"{percent(*final_accuracy(result.rows))} % (n = {len(result.rows)})"
+        best = describe(result.best.settings)
+        console.print(plain(f"{best}, trained on all training data: test accuracy {accuracy}"))
+    console.print(plain(f"Written to {folder}: {SEARCH}"))
+
+
+COMMANDS = [
+    Command(
+        name="search",
+        summary="search a method's settings on held-out data",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        add_options=_add_options,
+        handler=_search,
+        extras=("search", "table", "text"),
+        resume_hint="the same command resumes from the last checkpoint, if there is one",
+    )
+]
