@@ -18,8 +18,8 @@ from emphasis.datasets.split import take_training
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
-from emphasis.training.task import Task
 from emphasis.texts import did_you_mean
+from emphasis.training.task import Task
 
 
 def check_names(cells: Sequence[Cell]) -> None:

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 
 import emphasis
 from emphasis.baselines import Learner, Problem, make
-from emphasis.texts import shortened
+from emphasis.experiments.recipes.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.runs.data import load_split, make_task, network_options
 from emphasis.experiments.runs.own_code import with_code
 from emphasis.experiments.runs.resuming import Checkpoints
 from emphasis.experiments.runs.rows import BINS
-from emphasis.experiments.recipes.settings import Cell, Training, digest, objective_as_dict
 from emphasis.experiments.runs.store import CELLS, Row, finished_rows, job_name, write_job
 from emphasis.files import naming_refusals
 from emphasis.metrics import outcome
 from emphasis.models import build, options_of
 from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
 from emphasis.process import stop_if_asked, stopping_later
+from emphasis.texts import shortened
 from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Objective, Solver

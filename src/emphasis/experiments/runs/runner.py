@@ -16,13 +16,13 @@ from lightning_fabric import Fabric
 from emphasis.datasets import Progress as Loading
 from emphasis.datasets.download import silent
 from emphasis.errors import EmphasisOSError, EmphasisValueError
+from emphasis.experiments.recipes.recipe import Recipe
+from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.data import check_names, load_split, network_options
 from emphasis.experiments.runs.ending import ending_together, lost_rank
 from emphasis.experiments.runs.jobs import RETRY_SECONDS, Job, Say, make_jobs, run_job, threads_of
 from emphasis.experiments.runs.own_code import check_code, with_sources
 from emphasis.experiments.runs.pool import describe_failure, raise_failures, run_in_processes, say_passed
-from emphasis.experiments.recipes.recipe import Recipe
-from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.store import (
     Row,
     claim,

@@ -31,8 +31,8 @@ from emphasis.errors import ERROR_LOG, EmphasisError, EmphasisValueError
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipes.recipe import Recipe
-from emphasis.experiments.runs.rows import fault_of
 from emphasis.experiments.recipes.settings import Cell, digest
+from emphasis.experiments.runs.rows import fault_of
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json, read_json_lines
 
