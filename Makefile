@@ -35,7 +35,7 @@ demo: $(VENV)/.installed-experiments
 
 # One thread per worker: the workers already share the cores.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --cov=emphasis --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=emphasis --cov-report=
 	$(BIN)/python -m coverage report --include='$(TESTED)' --omit='$(TRACED)' --fail-under=95
 
 extras: $(ALONE:%=$(VENV)-%/.checked)

@@ -12,9 +12,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for reference.py, under --import-mode=importlib
 
-# Two cores shared with other work make any deadline a coin toss; the number of examples is what bounds the time.
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
-hypothesis.settings.load_profile("suite")
+# Two cores shared with other work make any deadline a coin toss; the number of examples is what bounds the time. The
+# suite draws the same examples in every run; HYPOTHESIS_PROFILE=thorough draws others, and ten times as many.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 # Inductor finds its code again by what was compiled, not by the vector width that it was written for, which
 # ATEN_CPU_CAPABILITY sets: code for one width crashes in a process of another.
