@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from emphasis.errors import EmphasisValueError
+from emphasis.weighting import EmphasisWarning
 
 
 def as_transition_matrix(matrix: Sequence[Sequence[float]] | Tensor, num_classes: int) -> Tensor:
@@ -33,15 +35,40 @@ def as_transition_matrix(matrix: Sequence[Sequence[float]] | Tensor, num_classes
 
 
 def at_anchor_points(probabilities: Tensor, quantile: float) -> Tensor:
-    """Return row i as the prediction at the example whose p_i stands at `quantile` of all (Patrini et al., Eq. 12).
+    """Estimate T from the predictions for one example a class, its anchor (Patrini et al., 2017, Eq. 12).
+
+    The anchor of class i stands at `quantile` of p_i among the examples that the network takes for class i. Counted
+    within the class, it exists for a class of 1 % of the data as well as for one of 10 %. A class that the network
+    takes no example for has no anchor, and its row is that of the identity.
 
     Args:
-        probabilities: (n, C), of a network trained on the noisy labels.
-        quantile: 1: the example with the largest p_i; somewhat less passes over outliers.
+        probabilities: (n, C), predictions of a network that was trained on the noisy labels.
+        quantile: In (0, 1]. 1 is the example with the largest p_i; less passes over outliers.
+
+    Returns:
+        (C, C), row i the prediction for the anchor of class i.
+
+    Warns:
+        EmphasisWarning: Classes have no anchor; the message names them.
     """
-    place = min(int(quantile * len(probabilities)), len(probabilities) - 1)
-    anchors = probabilities.sort(0).indices[place]
-    return probabilities[anchors]
+    classes = probabilities.shape[1]
+    own = torch.arange(classes, device=probabilities.device)
+    taken = probabilities.argmax(1)
+    counts = torch.bincount(taken, minlength=classes)
+    candidates = torch.where(taken.unsqueeze(1) == own, probabilities, -1.0)
+    ranked = candidates.argsort(0, descending=True)
+    transition = probabilities[ranked[((1.0 - quantile) * counts).long(), own]]
+    lacking = counts == 0
+    if bool(lacking.any()):
+        named = ", ".join(map(str, lacking.nonzero().flatten().tolist()))
+        warnings.warn(
+            f"the network takes no example for class {named}, so that the noise of its labels cannot be estimated and "
+            "is not corrected. Train longer before the matrix is estimated, or give matrix=...",
+            EmphasisWarning,
+            stacklevel=2,
+        )
+    identity = torch.eye(classes, dtype=transition.dtype, device=transition.device)
+    return torch.where(lacking.unsqueeze(1), identity, transition)
 
 
 def from_confusion(probabilities: Tensor, labels: Tensor) -> Tensor:

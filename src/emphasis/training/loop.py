@@ -39,7 +39,7 @@ from emphasis.models.stacked import Stack, at_own_rates
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import part_of
 from emphasis.torch.functional import resolve
-from emphasis.torch.stacked import stacked_derivative
+from emphasis.training.arithmetic import derivative, with_arithmetic
 from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
@@ -257,7 +257,8 @@ def _options(objectives: Sequence[Objective], state: State, solver: Solver, grou
         if one.measures and len(state.evaluated_at) > 1:
             rate = 1.0 - state.curves["fit_noisy"][-1][number * copies]
             rate = None if math.isnan(rate) else rate  # it has diverged
-        found.append(resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, group))
+        options = resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, group)
+        found.append(with_arithmetic(options, one.arithmetic))
     return found
 
 
@@ -319,7 +320,7 @@ def _step(
         logits = state.module(task.prepared(inputs))
     set_for_step(state.optimizer, solver, state.iteration)
     state.optimizer.zero_grad(set_to_none=True)
-    fabric.backward(logits, stacked_derivative(logits, labels, options))
+    fabric.backward(logits, derivative(logits, labels, options))
     state.optimizer.step()
     state.iteration += 1
     return False

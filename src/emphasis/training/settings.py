@@ -9,7 +9,7 @@ from typing import Literal
 
 from emphasis.errors import EmphasisValueError
 from emphasis.learning_rate import cosine
-from emphasis.weighting import MaxMargin, Measured, Ramp, Weighting, scheduled
+from emphasis.weighting import DM, MaxMargin, Measured, Ramp, Weighting, scheduled
 from emphasis.weighting.serialise import is_named
 
 Normalization = Literal["integral", "batch"] | None
@@ -26,14 +26,19 @@ class Objective:
         normalization: "integral", "batch" or None.
         max_margin: No derivative beyond this margin: a number, "auto" or None.
         schedule: Parameters of the weighting that change during training, and how.
+        arithmetic: "exact"; "keep-learned", in which examples beyond `max_margin` stay in the sum of "batch"; or
+            "float32-published", the released code's, for a `DM` with "batch" and no `max_margin`. The last two show
+            what they do, in recipes alone; see `emphasis.training.arithmetic`.
     """
 
     weighting: Weighting
     normalization: Normalization = None
     max_margin: MaxMargin = "auto"
     schedule: Mapping[str, Ramp | Measured] = field(default_factory=dict)
+    arithmetic: Literal["exact", "keep-learned", "float32-published"] = "exact"
 
     def __post_init__(self) -> None:
+        self._check_arithmetic()
         if self.normalization not in ("integral", "batch", None):
             raise EmphasisValueError(
                 f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None'
@@ -46,6 +51,16 @@ class Objective:
             object.__setattr__(self, "max_margin", float(self.max_margin))
         if self.normalization == "integral":
             _ = [one.log_normalizer for one in known]  # raises if the integral is infinite
+
+    def _check_arithmetic(self) -> None:
+        known = ("exact", "keep-learned", "float32-published")
+        check(self.arithmetic in known, "arithmetic", self.arithmetic, f"use one of {', '.join(known)}")
+        check(self.arithmetic == "exact" or self.normalization == "batch", "arithmetic", self.arithmetic,
+              'give normalization="batch" with it')  # fmt: skip
+        if self.arithmetic == "float32-published":
+            plain_dm = isinstance(self.weighting, DM) and not self.weighting.vanishing
+            check(plain_dm, "arithmetic", self.arithmetic, "it is that of DM(vanishing=False) alone")
+            check(self.max_margin is None, "arithmetic", self.arithmetic, "give max_margin=None with it: it has none")
 
     def at(self, progress: float, noise_rate: float | None = None) -> Weighting:
         """Return the weighting at a progress in [0, 1], given the noise rate measured so far; see `scheduled`."""

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _LARGEST = 2**1000  # whole numbers that are numbers to float, too
 
-OBJECTIVE = ("weighting", "normalization", "max_margin", "schedule", "training")
+OBJECTIVE = ("weighting", "normalization", "max_margin", "arithmetic", "schedule", "training")
 """The settings of an objective, in a recipe and in a result."""
 
 

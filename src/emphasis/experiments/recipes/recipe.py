@@ -2,8 +2,8 @@
 
 [dataset] [noise] [network] [solver] [evaluation]    what all cells share
 [[conditions]]   name, and whatever of these five differs in this column
-[[methods]]      name, group; weighting, normalization, max_margin and schedule, or training; and whatever of
-                 [network] and [solver] differs
+[[methods]]      name, group; weighting, normalization, max_margin, arithmetic and schedule, or training; and whatever
+                 of [network] and [solver] differs
 [methods.at."r = 0.2"]    the same again, for one column
 [paper.METRIC]   METHOD = [the paper's figures, one per condition, in percent; nan where there is none]
 [[reported]]     rows that the paper quotes and that this recipe does not run
@@ -65,6 +65,7 @@ class Method:
     weighting: Any = None
     normalization: Any = None
     max_margin: Any = "auto"
+    arithmetic: str = "exact"
     schedule: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     network: dict[str, Any] = field(default_factory=dict)

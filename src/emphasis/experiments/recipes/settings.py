@@ -203,6 +203,7 @@ def objective_as_dict(objective: Objective | Training) -> dict[str, Any]:
         "weighting": objective.weighting.to_dict(),
         "normalization": objective.normalization,
         "max_margin": objective.max_margin,
+        **({} if objective.arithmetic == "exact" else {"arithmetic": objective.arithmetic}),
         **({"schedule": schedule_to_dict(objective.schedule)} if objective.schedule else {}),
     }
 

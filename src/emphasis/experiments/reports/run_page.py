@@ -152,6 +152,8 @@ def _objective(objective: Objective | Training) -> tuple[str, str, str]:
         options = ", ".join(f"{key}={value!r}" for key, value in objective.options.items())
         return f"{objective.name}({options})", "", ""
     margin = "none (bare formula)" if objective.max_margin is None else str(objective.max_margin)
+    if objective.arithmetic != "exact":
+        margin = f"{margin}, arithmetic {objective.arithmetic!r}"
     said = "; ".join(f"{name}: {what!r}" for name, what in objective.schedule.items())
     return repr(objective.weighting) + (f", {said}" if said else ""), objective.normalization or "none", margin
 
