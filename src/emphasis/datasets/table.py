@@ -1,8 +1,9 @@
-"""Any table, CSV or Parquet, with a label column: numbers and categories become one float vector per row."""
+"""Any table with a label column: numbers, dates and categories become one float vector per row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,142 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
-from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.split import Split, draw_stratified
-from emphasis.datasets.table_encoder import fit_encoder, numeric_first, text_of
+from emphasis.datasets.table_columns import ColumnOptions, kinds_of
+from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
+from emphasis.datasets.table_features import natural_texts
+from emphasis.datasets.table_labels import LabelOptions, Labels, known_codes, labels_of
+from emphasis.datasets.table_report import TableError, TableReport
+from emphasis.datasets.table_source import ReadOptions, SourceTable, open_table
+from emphasis.datasets.table_source import is_parquet as is_parquet
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 from emphasis.texts import did_you_mean, shortened
 
-_PARQUET = (".parquet", ".pq")
 _COLUMNS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """All that can be asked for about a table; `load_table` describes each.
+
+    Attributes:
+        read: How the table is written.
+        labels: What becomes of labels that are missing, rare or spelled in several ways.
+        columns: What becomes of columns.
+        drop: Columns to leave out.
+        id_column: A column that names the rows in reports and files; "" for none. It is no feature.
+        weight_column: A column of the rows' weights; "" for none. It is no feature.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
+    drop: Sequence[str] = ()
+    id_column: str = ""
+    weight_column: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTable:
+    """A table whose rows and columns can be learned from.
+
+    Attributes:
+        frame: The pandas table of the rows that are used, with all columns, typed.
+        label: The label column.
+        labels: The classes of the rows of the file; `codes` of those that are used are `given`.
+        given: (N,) int64 each row's class.
+        rows: (N,) the number of each row in the file, from 0.
+        ids: N texts that name the rows; () if there is no such column.
+        features: The columns to learn from.
+        kinds: The kind of each column besides the label, the ids and the weights.
+        encoder: Fitted on all rows.
+        report: How it was read, and what was odd.
+    """
+
+    frame: Any
+    label: str
+    labels: Labels
+    given: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    ids: tuple[str, ...]
+    features: list[str]
+    kinds: dict[str, str]
+    encoder: TableEncoder
+    report: TableReport
+    date_formats: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names, in the order of their codes."""
+        return self.labels.names
+
+
+def prepare_table(source: Any, label: str, options: TableOptions | None = None, *, fewest: int = 1) -> PreparedTable:
+    """Return a table's classes and features, and a report of everything that is odd about it.
+
+    Args:
+        source: As `table_source.open_table` takes it.
+        label: The label column.
+        options: What was asked for.
+        fewest: Rows that a class needs to be no rare one.
+
+    Raises:
+        DataNotFoundError, DamagedFileError: There is no such file, or it cannot be read.
+        TableError: It cannot be used; the message lists everything that forbids it.
+    """
+    options = options or TableOptions()
+    singled_out = [name for name in (label, options.id_column, options.weight_column) if name]
+    table = open_table(
+        source, options.read, as_text=[name for name in (label, options.id_column) if name],
+        as_names=options.columns.categorical, needed=[*singled_out, *options.drop],
+    )  # fmt: skip
+    problems = options.labels.problems() + _absent(table, [*singled_out, *options.columns.categorical,
+                                                           *options.columns.keep, *options.drop])  # fmt: skip
+    if label in (*options.drop, options.weight_column, options.id_column):
+        problems.append(f"the label column {label!r} cannot be dropped, and is neither the rows' name nor their weight")
+    if not len(table.frame):
+        problems.append(f"{table.name} has no rows")
+    if problems:
+        raise TableError(problems, table.name)
+    labels = labels_of(table.frame[label], label, table.rows, fewest, options.labels)
+    problems += labels.problems
+    used = labels.codes >= 0
+    names = [name for name in table.frame.columns if name not in (*singled_out, *options.drop)]
+    columns = kinds_of(table.frame, names, table.rows, options.columns)
+    frame = table.frame[used].reset_index(drop=True) if used.any() else table.frame
+    features = [name for name in columns.features if frame[name].notna().any()]
+    if not features:
+        problems.append(f"{table.name} has no column besides the label {label!r} to learn from"
+                        + "".join(f"; {finding}" for finding in columns.findings))  # fmt: skip
+    encoder = TableEncoder(())
+    try:
+        encoder = fit_encoder(
+            frame, features, options.columns.categorical, options.columns.max_levels, table.date_formats
+        )
+    except TableError as error:
+        problems += error.problems
+    if problems:
+        raise TableError(problems, table.name)
+    return PreparedTable(
+        frame=frame,
+        label=label,
+        labels=labels,
+        given=labels.codes[used],
+        rows=table.rows[used],
+        ids=_ids(frame, options.id_column),
+        features=features,
+        kinds=columns.kinds,
+        encoder=encoder,
+        report=TableReport(
+            source=table.name,
+            rows=table.total,
+            used=int(used.sum()),
+            dialect=table.dialect,
+            findings=(*table.findings, *labels.findings, *columns.findings),
+        ),
+        date_formats=dict(table.date_formats),
+    )
 
 
 def load_table(
@@ -34,91 +162,123 @@ def load_table(
     drop: Sequence[str] = (),
     missing: Sequence[str] = (),
     max_levels: int = 100,
+    sep: str = "",
+    encoding: str = "",
+    decimal: str = "",
+    keep: Sequence[str] = (),
+    id_column: str = "",
+    unlabeled: str = "drop",
+    rare_classes: str = "keep",
+    merge_spellings: str = "form",
 ) -> Split:
     """Return a table's rows as vectors (N, D) float32 and its label column as classes.
 
-    A numeric column is standardised, (x - mean) / deviation, by the training part's statistics; where a value is
+    A numeric column is standardized, (x - mean) / deviation, by the training part's statistics; where a value is
     missing, the training part's median stands in, and a further column says so with a 1, provided the training part
-    misses some too. Any other column (text, boolean, category) becomes one column of 0 and 1 per level that the
-    training part has, a missing value being a level of its own; a level that only the test part has is all zeros.
-    Columns are in the order of the table's, rows too. Classes are numbered in the order of the label's sorted values.
+    misses some too. A date becomes year, month, day, weekday and days since the first one. Any other column (text,
+    boolean, category) becomes one column of 0 and 1 per level that the training part has, a missing value being a level
+    of its own; a level that only the test part has is all zeros. Columns are in the order of the table's, rows too.
+    Columns that number the rows, identifiers, prose and empty columns are left out; `notes` of the result names them.
+
+    Labels are texts as they are written: only an empty cell is missing, and 010 and 10 are two classes. Classes are
+    numbered in the order of the label's sorted values.
 
     Args:
         root: The data folder.
-        file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else CSV with a header,
-            with tabs if it is a .tsv.
+        file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else text with a header.
         label: The label column: texts, booleans or whole numbers.
-        test_file: A second table with the same columns as the test part; what else it has is passed over.
+        test_file: A second table with the same columns as the test part; its other columns are ignored.
         test_share: Without it, the share of each class that becomes the test part, in (0, 1). 0: all rows are trained
             on, and the test part is the training part.
         seed: Of that choice.
-        categorical: Numeric columns whose numbers are mere names.
+        categorical: Columns whose numbers are names.
         drop: Columns to leave out.
-        missing: What means "missing" in a CSV file besides an empty field and pandas' own NA, NaN, None, null and the
-            like: "?", for instance.
-        max_levels: More distinct values than this in a column that is not numeric are an error: it may be a name
-            or an identifier, from which nothing general is learned.
+        missing: What means "missing" in a text file besides an empty field and the usual NA, NaN, None, null and the
+            like: "?", for instance. Not in the label column.
+        max_levels: More distinct values than this in a column of categories are an error. Labels have no such limit.
+        sep: What separates the cells of a text file; "" to detect comma, semicolon, tab or bar.
+        encoding: Of a text file; "" to detect it.
+        decimal: The decimal mark of a text file, "." or ","; "" to detect it.
+        keep: Columns to use although they look like row numbers or identifiers.
+        id_column: A column that names the rows; they are the result's `sources`.
+        unlabeled: "drop" rows without a label, or "error".
+        rare_classes: What becomes of classes that are too rare for a test part: "keep" those of two rows or more,
+            "merge" all into one, "drop" them, or "error".
+        merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
 
     Raises:
         DataNotFoundError: There is no such file.
         DamagedFileError: It cannot be read.
-        ValueError: An option or a column is unfit; the message says which and what to do.
+        TableError: The table cannot be used; the message lists everything that forbids it, and what to do.
     """
     if not 0.0 <= test_share < 1.0:
         raise EmphasisValueError(
             f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part"
         )
-    table = read_table(root / file, missing)
-    for name in (label, *categorical, *drop):
-        require_column(table, name, root / file)
-    if label in drop:
-        raise EmphasisValueError(f"the label column {label!r} cannot be dropped")
-    whole, names = classes_of(table[label], label, max_levels)
+    options = TableOptions(
+        read=ReadOptions(sep, encoding, decimal, missing),
+        labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
+        columns=ColumnOptions(categorical, keep, max_levels),
+        drop=drop,
+        id_column=id_column,
+    )
+    fewest = 2 if test_file is None and test_share else 1
+    table = prepare_table(root / file, label, options, fewest=fewest)
+    test_frame = None
     if test_file is None and not test_share:
-        train = test = table
-        train_labels = test_labels = whole
+        train = test = np.arange(len(table.given))
     elif test_file is None:
-        is_test = np.zeros(len(table), dtype=bool)
-        is_test[draw_stratified(whole, max(round(test_share * len(table)), 1), seed)] = True
-        train, test = table[~is_test], table[is_test]
-        train_labels, test_labels = whole[~is_test], whole[is_test]
+        test = draw_stratified(table.given, max(round(test_share * len(table.given)), 1), seed)
+        train = np.setdiff1d(np.arange(len(table.given)), test)
     else:
-        train, test = table, read_table(root / test_file, missing)
-        for name in table.columns.difference(list(drop)):
-            require_column(test, name, root / test_file)
-        train_labels, test_labels = whole, _known_classes(test[label], names, root / test_file, label)
-    features = [name for name in table.columns if name != label and name not in drop]
-    if not features:
-        raise EmphasisValueError(f"{root / file} has no column besides the label {label!r} to learn from")
-    encoder = fit_encoder(train, features, categorical, max_levels)
-    return Split(encoder.transform(train), train_labels, encoder.transform(test), test_labels, len(names), names)
+        train = np.arange(len(table.given))
+        test_frame, test_labels = _test_part(root / test_file, table, options)
+    encoder = fit_encoder(table.frame.iloc[train], table.features, categorical, max_levels, table.date_formats)
+    inputs = encoder.transform(table.frame.iloc[train])
+    if test_frame is not None:
+        test_inputs = encoder.transform(test_frame)
+    else:
+        test_inputs = inputs if test is train else encoder.transform(table.frame.iloc[test])
+        test_labels = table.given[test]
+    return Split(
+        inputs, table.given[train], test_inputs, test_labels, len(table.classes), table.classes,
+        sources=tuple(table.ids[i] for i in train) if table.ids else (), notes=tuple(table.report.lines()),
+    )  # fmt: skip
 
 
-def read_table(path: Path, missing: Sequence[str] = ()) -> Any:
-    """Return a CSV or Parquet file as a pandas table with rows and with names that are texts, each there once.
+def _test_part(path: Path, table: PreparedTable, options: TableOptions) -> tuple[Any, NDArray[np.int64]]:
+    """Return the labeled rows of a second table, and their classes."""
+    test = read_like(path, table.encoder, options.read, as_text=[table.label])
+    if absent := _absent(test, [table.label, *table.features]):
+        raise TableError(absent, test.name)
+    codes = known_codes(test.frame[table.label], table.classes, table.labels.spellings, options.labels.merge_spellings)
+    if (strange := np.flatnonzero(codes == -2)).size:
+        raise EmphasisValueError(
+            f"{path} has the label {str(test.frame[table.label].iloc[strange[0]])!r}, which the training table lacks"
+        )
+    if not (codes >= 0).any():
+        raise EmphasisValueError(f"{path} has no row with a label")
+    return test.frame[codes >= 0], codes[codes >= 0]
+
+
+def read_like(
+    source: Any, encoder: TableEncoder, options: ReadOptions | None = None, *, as_text: Sequence[str] = ()
+) -> SourceTable:
+    """Return further rows, read as the rows that an encoder was fitted on: its categories and dates stay texts."""
+    names = [column.name for column in encoder.columns if type(column).__name__ != "NumericColumn"]
+    return open_table(source, options, as_text=as_text, as_names=names, needed=[c.name for c in encoder.columns])
+
+
+def read_table(path: Path, missing: Sequence[str] = (), options: ReadOptions | None = None) -> Any:
+    """Return a text or Parquet file as a pandas table with rows and with names that are texts, each there once.
 
     Raises:
-        DataNotFoundError, DamagedFileError, ValueError: As `load_table`.
+        DataNotFoundError, DamagedFileError, TableError: As `load_table`.
     """
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataNotFoundError(f"table {str(path)!r} does not exist; name it with the option 'file'")
-    try:
-        if is_parquet(path):
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(
-                path, sep=separator_of(path), na_values=list(missing), skipinitialspace=True, low_memory=False
-            )
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
-    table.columns = [str(name) for name in table.columns]
-    if twice := table.columns[table.columns.duplicated()].tolist():
-        raise EmphasisValueError(f"{path} has two columns {twice[0]!r}; rename one")
-    if not len(table):
-        raise EmphasisValueError(f"{path} has no rows")
-    return table
+    table = open_table(path, options or ReadOptions(missing=missing))
+    if not len(table.frame):
+        raise TableError([f"{path} has no rows"])
+    return table.frame
 
 
 def write_table(table: Any, path: Path) -> None:
@@ -135,60 +295,18 @@ def separator_of(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a file is Parquet, by its suffix."""
-    return path.suffix.lower() in _PARQUET
+def _absent(table: SourceTable, names: Sequence[str]) -> list[str]:
+    """Return a message for each column that a table should have and lacks."""
+    known = list(table.frame.columns)
+    listed = shortened([repr(column) for column in known], _COLUMNS_SHOWN)
+    return [
+        f"{table.name} has no column {name!r}{did_you_mean(name, known)}; it has {listed}"
+        for name in dict.fromkeys(names) if name not in known
+    ]  # fmt: skip
 
 
-def require_column(table: Any, name: str, path: Path) -> None:
-    """Raise ValueError that names a similar column if the table of `path` has none of this name."""
-    if name not in table.columns:
-        listed = shortened([repr(column) for column in table.columns], _COLUMNS_SHOWN)
-        raise EmphasisValueError(f"{path} has no column {name!r}{did_you_mean(name, table.columns)}; it has {listed}")
-
-
-def classes_of(column: Any, label: str, max_levels: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return each row's class, and the classes' names in their order.
-
-    Raises:
-        ValueError: The column is no label: empty somewhere, one value only, too many of them, or fractions.
-    """
-    texts = _label_texts(column, label)
-    levels = sorted(set(texts), key=numeric_first)
-    if len(levels) < 2:
-        raise EmphasisValueError(
-            f"the label column {label!r} is {levels[0]!r} in every row; classification needs 2 classes"
-        )
-    if len(levels) > max_levels:
-        raise EmphasisValueError(
-            f"the label column {label!r} has {len(levels)} distinct values in {len(texts)} rows, more than "
-            f"max_levels={max_levels}; name another column, or raise max_levels"
-        )
-    code = {level: place for place, level in enumerate(levels)}
-    return np.array([code[text] for text in texts], dtype=np.int64), tuple(levels)
-
-
-def _known_classes(column: Any, names: tuple[str, ...], path: Path, label: str) -> NDArray[np.int64]:
-    code = {level: place for place, level in enumerate(names)}
-    texts = _label_texts(column, label)
-    if strange := [text for text in texts if text not in code]:
-        raise EmphasisValueError(f"{path} has the label {strange[0]!r}, which the training table lacks")
-    return np.array([code[text] for text in texts], dtype=np.int64)
-
-
-def _label_texts(column: Any, label: str) -> list[str]:
-    import pandas as pd
-
-    if absent := int(column.isna().sum()):
-        raise EmphasisValueError(
-            f"the label column {label!r} is empty in {absent} of {len(column)} rows; fill or remove them"
-        )
-    if pd.api.types.is_float_dtype(column.dtype):
-        values = column.to_numpy(dtype=np.float64)
-        if (broken := values[values != np.floor(values)]).size or np.isinf(values).any():
-            example = broken[0] if broken.size else np.inf
-            raise EmphasisValueError(
-                f"the label column {label!r} holds {example:g}: classes are texts or whole numbers"
-            )
-        return [str(int(value)) for value in values]
-    return [text_of(value) for value in column]
+def _ids(frame: Any, column: str) -> tuple[str, ...]:
+    if not column:
+        return ()
+    codes, texts = natural_texts(frame[column])
+    return tuple("" if code < 0 else texts[code] for code in codes)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.archives import read_npz
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.datasets.table import classes_of, read_table, require_column
+from emphasis.datasets.table import TableOptions, prepare_table
+from emphasis.datasets.table_columns import ColumnOptions
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
+from emphasis.datasets.table_labels import LabelOptions
+from emphasis.datasets.table_source import ReadOptions
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing, write_text
@@ -62,6 +66,14 @@ def fit_table(
     missing: Sequence[str] = (),
     max_levels: int = 100,
     weight_column: str | None = None,
+    sep: str = "",
+    encoding: str = "",
+    decimal: str = "",
+    keep: Sequence[str] = (),
+    id_column: str = "",
+    unlabeled: str = "drop",
+    rare_classes: str = "keep",
+    merge_spellings: str = "form",
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Fit:
@@ -70,8 +82,8 @@ def fit_table(
     A fit that was stopped goes on when it is asked for again, and ends with the same numbers.
 
     Args:
-        path: CSV with a header, or Parquet (.parquet, .pq).
-        label: The label column: texts, booleans or whole numbers.
+        path: A text file with a header, or Parquet (.parquet, .pq).
+        label: The label column: texts, booleans or whole numbers. Texts are classes as they are written.
         folder: Where it is written.
         model: "xgboost", "lightgbm", "catboost" or "net".
         weighting: As `emphasis.torch.emphasis_loss` takes it; None for the model's default.
@@ -80,10 +92,20 @@ def fit_table(
         seed: Of folds and models.
         settings: The model's own parameters, beside or instead of the default ones.
         drop: Columns to leave out.
-        categorical: Numeric columns whose numbers are mere names.
-        missing: What means "missing" in a CSV file, beside an empty field and the usual NA, NaN, null.
-        max_levels: The most distinct values of a column that is not numeric.
+        categorical: Columns whose numbers are names.
+        missing: What means "missing" in a text file, beside an empty field and the usual NA, NaN, null. Not in the
+            label column, where an empty cell alone does.
+        max_levels: The most distinct values of a column of categories.
         weight_column: A column of weights >= 0 of the rows.
+        sep: What separates the cells of a text file; "" to detect it.
+        encoding: Of a text file; "" to detect it.
+        decimal: The decimal mark of a text file, "." or ","; "" to detect it.
+        keep: Columns to use although they look like row numbers or identifiers.
+        id_column: A column that names the rows in predictions and report.
+        unlabeled: "drop" rows without a label, or "error".
+        rare_classes: What becomes of classes of fewer rows than `folds`: "keep" those of two rows or more, "merge" all
+            into one, "drop" them, or "error".
+        merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
         force: Replace another fit in the folder.
         progress: Called as `progress(what, done, total)`.
 
@@ -99,27 +121,20 @@ def fit_table(
         raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
     if not 0 <= seed < 2**32:
         raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
-    table = read_table(Path(path), missing)
-    for name in (label, *categorical, *drop, *([weight_column] if weight_column else [])):
-        require_column(table, name, Path(path))
-    if label in (*drop, weight_column):
-        raise EmphasisValueError(f"the label column {label!r} can be neither dropped nor the weight column")
-    given, classes = classes_of(table[label], label, max_levels)
-    rarest = int(np.bincount(given).argmin())
-    if (count := int((given == rarest).sum())) < folds:
-        raise EmphasisValueError(
-            f"class {classes[rarest]!r} of {label!r} has {count} rows, fewer than folds={folds}; use fewer folds, or "
-            "leave the class out of the table"
-        )
+    options = TableOptions(
+        ReadOptions(sep, encoding, decimal, missing), LabelOptions(unlabeled, rare_classes, merge_spellings),
+        ColumnOptions(categorical, keep, max_levels), drop, id_column, weight_column or "",
+    )  # fmt: skip
+    prepared = prepare_table(path, label, options, fewest=folds)
+    table, given, classes = prepared.frame, prepared.given, prepared.classes
     weights = _weights(table, weight_column)
-    features = [name for name in table.columns if name not in (label, weight_column, *drop)]
-    if not features:
-        raise EmphasisValueError(f"{path} has no column besides the label {label!r} to learn from")
-    encoder = fit_encoder(table, features, categorical, max_levels)  # all of it first: errors come before training
+    features, encoder = prepared.features, prepared.encoder
     request = {
         "table": str(path), "label": label, "model": model, "settings": chosen, "weighting": resolved.to_dict(),
         "compare": compare, "folds": folds, "seed": seed, "drop": list(drop), "categorical": list(categorical),
-        "missing": list(missing), "max_levels": max_levels, "weight_column": weight_column,
+        "missing": list(missing), "max_levels": max_levels, "weight_column": weight_column, "sep": sep,
+        "encoding": encoding, "decimal": decimal, "keep": list(keep), "id_column": id_column, "unlabeled": unlabeled,
+        "rare_classes": rare_classes, "merge_spellings": merge_spellings,
         "emphasis": emphasis.__version__,
     }  # fmt: skip
     place = Path(folder)
@@ -129,7 +144,7 @@ def fit_table(
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
     fold = np.empty(len(given), dtype=np.int64)
     probabilities = {name: np.empty((len(given), len(classes))) for name in methods}
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(given, given)
+    splits = _splits(given, folds, seed)
     total, done = folds * len(methods) + 1, 0
     for number, (train, test) in enumerate(splits):
         fold[test] = number
@@ -137,7 +152,7 @@ def fit_table(
         for name, one in methods.items():
             progress(f"fold {number + 1} of {folds}: {name}", done, total)
             if kept is None:
-                own = fit_encoder(table.iloc[train], features, categorical, max_levels)
+                own = fit_encoder(table.iloc[train], features, categorical, max_levels, prepared.date_formats)
                 rows = own.transform(table.iloc[train])
                 classifier = _trained(kind, one, chosen, seed, rows, given[train], weights[train])
                 probabilities[name][test] = classifier.predict_proba(own.transform(table.iloc[test]))
@@ -156,7 +171,7 @@ def fit_table(
         )
     fit = Fit(
         place, request, table, classes, given, fold, probabilities, resolved, encoder, weights,
-        _importances(final, encoder),
+        _importances(final, encoder), prepared,
     )  # fmt: skip
     from emphasis.tabular.report import write_report
 
@@ -192,6 +207,13 @@ def _trained(
         raise EmphasisValueError(f"{library} refuses the settings or the table: {said}") from error
     stop_if_asked()
     return classifier
+
+
+def _splits(given: NDArray[np.int64], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return training and held-out rows of each fold, classes in the same proportion but for rare ones."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(given, given))
 
 
 def _weights(table: Any, column: str | None) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shlex
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from emphasis.tabular.result import BASELINE, METRICS, REPORT, Fit
 from emphasis.weighting import FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
+_DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
 TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log_loss": "Log loss"}
 
 
@@ -65,7 +67,8 @@ def predictions(fit: Fit) -> Any:
     p = _ours(fit)
     names = np.array(fit.classes)
     lines = {
-        "row": np.arange(len(p)),
+        "row": fit.rows,
+        **({"id": list(fit.ids)} if fit.ids else {}),
         "fold": fit.fold,
         "given": names[fit.given],
         "predicted": names[p.argmax(1)],
@@ -81,7 +84,8 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
     columns = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
     return [
         {
-            "row": int(row),
+            "row": int(fit.rows[row]),
+            **({"id": fit.ids[row]} if fit.ids else {}),
             "given": fit.classes[fit.given[row]],
             "p_given": float(own[row]),
             "instead": fit.classes[p[row].argmax()],
@@ -109,7 +113,9 @@ def _of_fold(fit: Fit, p: NDArray[np.float64], metric: str, fold: int) -> float:
         shares = p[rows] / p[rows].sum(1, keepdims=True)
         return float(log_loss(given, shares, sample_weight=weight, labels=np.arange(len(fit.classes))))
     score = accuracy_score if metric == "accuracy" else balanced_accuracy_score
-    return float(score(given, p[rows].argmax(1), sample_weight=weight))
+    with warnings.catch_warnings():  # a rare class may be predicted in a fold that has none of its rows
+        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true", UserWarning)
+        return float(score(given, p[rows].argmax(1), sample_weight=weight))
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
@@ -191,8 +197,11 @@ def command(request: dict[str, Any], folder: Path) -> str:
     for name, default in (("folds", 5), ("seed", 0), ("max_levels", 100)):
         if request[name] != default:
             parts += [f"--{name.replace('_', '-')}", str(request[name])]
-    for name in ("drop", "categorical", "missing"):
-        if request[name]:
+    for name in ("sep", "encoding", "decimal", "unlabeled", "rare_classes", "merge_spellings", "id_column"):
+        if request.get(name, "") not in ("", _DEFAULTS.get(name)):
+            parts += ["--id" if name == "id_column" else f"--{name.replace('_', '-')}", request[name]]
+    for name in ("drop", "categorical", "missing", "keep"):
+        if request.get(name):
             parts += [f"--{name}", *request[name]]
     if request["weight_column"]:
         parts += ["--weight-column", request["weight_column"]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.datasets.table import is_parquet
+from emphasis.datasets.table import PreparedTable, is_parquet
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.weighting import Weighting
 
@@ -33,6 +33,7 @@ class Fit:
         encoder: Of the final model.
         importances: How much the model uses each column, adding up to 1; {} for a net.
         weights: (N,) of the rows.
+        prepared: How the table was read: the rows' numbers in the file, their ids, and what was odd.
     """
 
     folder: Path
@@ -46,6 +47,17 @@ class Fit:
     encoder: TableEncoder
     weights: NDArray[np.float64]
     importances: dict[str, float] = field(default_factory=dict)
+    prepared: PreparedTable | None = None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(N,) the number of each row in the file."""
+        return np.arange(len(self.given)) if self.prepared is None else self.prepared.rows
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """N texts that name the rows; () if there are none."""
+        return () if self.prepared is None else self.prepared.ids
 
     @property
     def predictions_name(self) -> str:

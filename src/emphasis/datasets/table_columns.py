@@ -1,0 +1,161 @@
+"""What kind of column each of a table's is, so that row numbers, identifiers and texts are not learned by heart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.table_report import Finding, argument
+
+KINDS = ("number", "category", "date", "text", "identifier", "row number", "empty")
+"""All kinds. The first three are features; a column of another kind is left out, and named."""
+FEATURES = KINDS[:3]
+_LEAST_ROWS = 20  # in fewer rows, distinct values prove nothing
+_NEARLY_ALL = 0.95
+_WORDS = 3.0  # on average, from which on a column of distinct texts holds prose
+_ROW_NUMBER = re.compile(
+    r"^(?:id|index|row|row ?(?:number|id|names?)|nr|no|num|number|obs|__index_level_\d+__)\.?$", re.I
+)
+_UNNAMED = re.compile(r"^(?:|Unnamed: ?\d+|__index_level_\d+__)$")
+_OWNERS = (
+    "account|case|client|customer|device|doc|document|employee|event|image|img|invoice|item|loan|member|object|order|"
+    "passenger|patient|person|policy|product|record|row|sample|session|student|subject|ticket|transaction|u?uid|guid|user"
+)
+_IDENTIFIER = re.compile(
+    rf"(?:^|[^A-Za-z])(?i:id)$|[a-z]I[Dd]$|^(?i:(?:{_OWNERS})[ _-]?(?:id|no|nr|number)|uuid|guid)$"
+)
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What was asked for about the columns of features.
+
+    Attributes:
+        categorical: Columns whose values are names, even if they look like numbers.
+        keep: Columns to use although they look like row numbers or identifiers.
+        max_levels: The most distinct values of a category.
+    """
+
+    categorical: Sequence[str] = ()
+    keep: Sequence[str] = ()
+    max_levels: int = 100
+
+
+@dataclass
+class Columns:
+    """The kinds of a table's columns.
+
+    Attributes:
+        kinds: Each column's, in the table's order.
+        findings: One for each column that is left out.
+    """
+
+    kinds: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def features(self) -> list[str]:
+        """The columns to learn from."""
+        return [name for name, kind in self.kinds.items() if kind in FEATURES]
+
+
+def kinds_of(table: Any, names: Sequence[str], rows: NDArray[np.int64], options: ColumnOptions) -> Columns:
+    """Return the kinds of columns of a typed pandas table.
+
+    Args:
+        table: All its columns, because the first one is looked at more closely.
+        names: The columns concerned.
+        rows: (N,) the number of each row in the file.
+        options: What was asked for.
+    """
+    columns = Columns()
+    for name in names:
+        kind, observation = _kind(table[name], name, name == table.columns[0], rows, options)
+        columns.kinds[name] = kind
+        if kind not in FEATURES:
+            cure = "" if kind == "empty" else f" (use it with {argument('keep')})"
+            if kind == "text":
+                cure = ""
+            columns.findings.append(Finding(kind, name, len(table), observation, f"left out{cure}"))
+    return columns
+
+
+def is_unnamed(name: str) -> bool:
+    """Return whether a column has no name of its own."""
+    return bool(_UNNAMED.match(name))
+
+
+def _kind(column: Any, name: str, first: bool, rows: NDArray[np.int64], options: ColumnOptions) -> tuple[str, str]:
+    from pandas.api import types
+
+    if column.isna().all():
+        return "empty", f"the column {name!r} is empty"
+    if name in options.categorical:
+        return "category", ""
+    if types.is_datetime64_any_dtype(column.dtype):
+        return "date", ""
+    numeric = types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
+    kind = "number" if numeric else "category"
+    if name in options.keep:
+        return kind, ""
+    if numeric:
+        if first and is_unnamed(name):
+            return "row number", f"the first column has no name{'' if not name else f' but {name!r}'}"
+        return _kind_of_numbers(column, name, first, rows)
+    if types.is_bool_dtype(column.dtype) or not _holds_texts(column):
+        return kind, ""
+    if first and is_unnamed(name):
+        return "identifier", f"the first column has no name{'' if not name else f' but {name!r}'}"
+    return _kind_of_texts(column, name, options.max_levels)
+
+
+def _kind_of_numbers(column: Any, name: str, first: bool, rows: NDArray[np.int64]) -> tuple[str, str]:
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if not np.isfinite(values).all() or (values != np.floor(values)).any():
+        return "number", ""
+    if (first and len(values) >= _LEAST_ROWS) or _ROW_NUMBER.match(name) or is_unnamed(name):
+        offset = values[0] - rows[0]
+        if len(values) > 1 and offset in (0.0, 1.0) and np.array_equal(values, rows + offset):
+            return "row number", f"the column {name!r} numbers the rows"
+    if len(values) >= _LEAST_ROWS and (_IDENTIFIER.search(name) or _ROW_NUMBER.match(name)):
+        distinct = len(np.unique(values))
+        if distinct >= _NEARLY_ALL * len(values):
+            return "identifier", f"the column {name!r} has {distinct:,} distinct whole numbers in {len(values):,} rows"
+    return "number", ""
+
+
+def _kind_of_texts(column: Any, name: str, max_levels: int) -> tuple[str, str]:
+    present = column[column.notna()]
+    distinct = present.nunique()
+    nearly_all = len(present) >= _LEAST_ROWS and distinct >= _NEARLY_ALL * len(present)
+    if distinct > max_levels or (len(present) >= _LEAST_ROWS and distinct >= 0.5 * len(present)):
+        shown = present.iloc[:1000].astype(str)
+        if shown.str.count(r"\S+").mean() >= _WORDS:
+            return "text", f"the column {name!r} holds {distinct:,} different texts of several words"
+    if nearly_all:
+        return "identifier", f"the column {name!r} has {distinct:,} distinct texts in {len(present):,} rows"
+    return "category", ""
+
+
+def _holds_texts(column: Any) -> bool:
+    from pandas.api import types
+
+    if isinstance(column.dtype, types.CategoricalDtype if hasattr(types, "CategoricalDtype") else ()):
+        column = column.cat.categories.to_series()
+    return bool(types.infer_dtype(column, skipna=True) == "string")
+
+
+def renamed_unnamed(names: Sequence[str]) -> dict[int, str]:
+    """Return the names that columns without one get, by their positions: "column 3" for the third."""
+    return {i: f"column {i + 1}" for i, name in enumerate(names) if i and not name}
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that stand more than once, each once; columns without a name are all different."""
+    counts: Mapping[str, int] = {name: list(names).count(name) for name in names}
+    return [name for name, count in counts.items() if count > 1 and name]

@@ -1,0 +1,296 @@
+"""Text tables as they are written: separator, encoding and quotes are detected, and every cell is kept as text."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.errors import DamagedFileError
+from emphasis.datasets.table_report import TableError, argument, counted
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_SAMPLE, _SAMPLE_RECORDS, _CHUNK = 1 << 20, 1000, 20_000
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_END = "\0end of the table\0"
+_QUOTES: tuple[dict[str, Any], ...] = (
+    {"strict": True},
+    {"strict": True, "doublequote": False, "escapechar": "\\"},
+    {"strict": False},  # "a" ,b and "5" inch": allowed only where no quote runs over the end of a line
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written.
+
+    Attributes:
+        sep: What separates cells.
+        encoding: Python's name of the encoding.
+    """
+
+    sep: str
+    encoding: str
+
+    def __str__(self) -> str:
+        return f"separator {SEPARATORS.get(self.sep, repr(self.sep))}, encoding {self.encoding}"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing needs to be said about it."""
+        return self.sep == "," and self.encoding == "utf-8"
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """The cells of a text table.
+
+    Attributes:
+        names: The header, without blanks around; "" where it names no column.
+        columns: One pyarrow array of texts per column, every cell as it is written.
+        rows: (N,) the number of each row in the file, from 0; rows that are left out keep theirs.
+        total: Rows in the file.
+        ragged: (line, cells) of each row that is left out because it has another number of cells than the header.
+        dialect: How it is written.
+    """
+
+    names: list[str]
+    columns: list[Any]
+    rows: NDArray[np.int64]
+    total: int
+    ragged: list[tuple[int, int]]
+    dialect: Dialect
+
+
+def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Sequence[str] = ()) -> TextTable:
+    """Return every cell of a text table with a header.
+
+    Args:
+        path: The file.
+        sep: What separates cells; "" to detect it.
+        encoding: "" to detect it.
+        needed: Names that the header should have, by which separators that do equally well are told apart.
+
+    Raises:
+        DamagedFileError: It is empty, is not text, or quotes do not fit together.
+        TableError: An argument is not allowed.
+    """
+    sep = {"tab": "\t", "\\t": "\t"}.get(sep, sep)
+    if sep and (len(sep) != 1 or sep in '"\r\n'):
+        raise TableError([f"{argument('sep')}{sep!r} is not allowed; use one character, such as ; or tab"])
+    encoding = _checked_encoding(encoding) if encoding else detect_encoding(path)
+    try:
+        with path.open(encoding=encoding, newline="") as file:
+            sample = file.read(_SAMPLE)
+            whole = not file.read(1)
+    except (UnicodeError, ValueError) as error:
+        raise _undecodable(path, encoding, error) from error
+    if not sample.strip():
+        raise DamagedFileError(f"table {str(path)!r} cannot be read (it is empty)")
+    first, _, rest = sample.partition("\n")
+    declared = _declared_separator(first)
+    if declared:
+        sample = rest
+    sep = sep or declared or _detect_separator(sample, whole, needed, "\t" if path.suffix.lower() == ".tsv" else ",")
+    dialect = Dialect(sep, encoding)
+    header, width = _header(sample, whole, sep)
+    problem = ""
+    for quotes in _QUOTES:
+        try:
+            return _read(path, dialect, quotes, header, width, skip=1 if declared else 0)
+        except csv.Error as error:
+            problem = problem or str(error)
+        except UnicodeError as error:
+            raise _undecodable(path, encoding, error) from error
+    raise DamagedFileError(
+        f"table {str(path)!r} cannot be read ({problem}); in a cell within quotes, each quote is written twice"
+    )
+
+
+def detect_encoding(path: Path) -> str:
+    """Return the encoding of a text file: by its first bytes, else UTF-8 if all of it is, else a guess.
+
+    Raises:
+        DamagedFileError: Most of it is UTF-8, and some bytes are not.
+    """
+    with path.open("rb") as file:
+        sample = file.read(_SAMPLE)
+    for mark, name in _BOMS:
+        if sample.startswith(mark):
+            return name
+    zeros = np.frombuffer(sample[: len(sample) // 2 * 2], np.uint8).reshape(-1, 2) == 0
+    if zeros.size and zeros.any(axis=1).mean() > 0.3:
+        return "utf-16-le" if zeros[:, 1].sum() > zeros[:, 0].sum() else "utf-16-be"
+    if (position := _first_undecodable(path, "utf-8")) is None:
+        return "utf-8"
+    text = path.read_bytes()[max(position - _SAMPLE, 0) : position + _SAMPLE].decode("utf-8", errors="replace")
+    broken = text.count("\ufffd")
+    if sum(not char.isascii() for char in text) - broken > broken:
+        raise DamagedFileError(
+            f"table {str(path)!r} cannot be read (byte {position:,} is not UTF-8, unlike those before it); mend it, or "
+            "name its encoding"
+        )
+    return _other_alphabet(sample) or ("cp1252" if _first_undecodable(path, "cp1252") is None else "latin-1")
+
+
+def _other_alphabet(sample: bytes) -> str:
+    """Return charset-normalizer's verdict on texts that hardly have Latin letters; "" for others.
+
+    In Western European texts, few letters are beyond ASCII, and its guesses among similar code pages are unreliable.
+    """
+    beyond = sum(byte >= 0x80 for byte in sample)
+    latin = sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
+    if beyond < 200 or beyond < latin:
+        return ""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample).best()
+    return best.encoding if best is not None and best.encoding not in ("ascii", "utf_8") else ""
+
+
+def _first_undecodable(path: Path, encoding: str) -> int | None:
+    """Return the position of the first byte that is not of the encoding, None if all are."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    start = 0
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_SAMPLE)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return start - pending + error.start
+            if not chunk:
+                return None
+            start += len(chunk)
+
+
+def _checked_encoding(encoding: str) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+        "".encode(name)
+    except (LookupError, UnicodeError):
+        message = (
+            f"{argument('encoding')}{encoding!r} is unknown; use utf-8, utf-16, latin-1, cp1252 or another of Python's"
+        )
+        raise TableError([message]) from None
+    return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is no part of the first name
+
+
+def _undecodable(path: Path, encoding: str, error: Exception) -> DamagedFileError:
+    return DamagedFileError(f"table {str(path)!r} cannot be read as {encoding} ({error}); name another encoding")
+
+
+def _declared_separator(line: str) -> str:
+    """Return the separator of a first line such as sep=; that spreadsheets write; "" if it is none."""
+    text = line.rstrip("\r\n").strip('"')
+    return text[4:] if text.startswith("sep=") and len(text) == 5 else ""
+
+
+def _detect_separator(sample: str, whole: bool, needed: Sequence[str], usual: str) -> str:
+    """Return the separator that cuts the sample into rows of as many cells as the header has."""
+    scores = {}
+    for sep in SEPARATORS:
+        header, *body = _records(sample, whole, sep)
+        names = [name.strip() for name in header]
+        width, count = Counter(map(len, body)).most_common(1)[0] if body else (len(header), 1)
+        if max(width, len(header)) > 1:
+            fits = len(header) == width
+            consistent = count / max(len(body), 1) if fits or len(header) == width - 1 else 0.0
+            scores[sep] = (sum(name in names for name in needed), fits, round(consistent, 2), sep == usual, width)
+    return max(scores, key=lambda sep: scores[sep]) if scores else usual
+
+
+def _records(text: str, whole: bool, sep: str) -> list[list[str]]:
+    """Return the first records of a text; the last one of a part is left out, because it may be cut."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, skipinitialspace=True)
+    records = list(islice((record for record in reader if record), _SAMPLE_RECORDS + 1))
+    if not whole and len(records) > 1:
+        del records[-1]
+    return records or [[""]]
+
+
+def _header(sample: str, whole: bool, sep: str) -> tuple[list[str], int]:
+    """Return the names of the columns, and the number of cells of a row.
+
+    Where rows have one cell more than the header, either all of them end with a separator, or the header does not
+    name the rows' own names, which come first.
+    """
+    header, *body = _records(sample, whole, sep)
+    names = [name.strip().removeprefix("\ufeff") for name in header]
+    width = Counter(map(len, body)).most_common(1)[0][0] if body else len(names)
+    if width == len(names) + 1:
+        ends_with_separator = all(record[-1] == "" for record in body if len(record) == width)
+        names = [*names, ""] if ends_with_separator else ["", *names]
+    return names, len(header)
+
+
+def _read(
+    path: Path, dialect: Dialect, quotes: dict[str, Any], names: list[str], header_width: int, skip: int
+) -> TextTable:
+    """Return the table, or raise csv.Error if its quotes are not of this kind."""
+    import pyarrow as pa
+
+    width = len(names)
+    chunks: list[list[Any]] = []
+    cells: list[list[str]] = []
+    rows: list[int] = []
+    ragged: list[tuple[int, int]] = []
+    total = -1  # of the header
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding=dialect.encoding, newline="") as file:
+            lines = islice(file, skip, None)
+            reader = csv.reader(_with_end(lines), delimiter=dialect.sep, skipinitialspace=True, **quotes)
+            line = 0
+            for record in reader:
+                ended, line = line, reader.line_num
+                if record and record[-1].endswith(_END):
+                    if record != [_END]:
+                        raise csv.Error(f"the quote that opens in line {ended + 1 + skip} is never closed")
+                    break
+                if not quotes["strict"] and line - ended > 1:
+                    raise csv.Error(f"a quote in line {ended + 1 + skip} runs over the end of the line")
+                if not record and width > 1:
+                    continue
+                total += 1
+                if total == 0:
+                    continue
+                record = record or [""]
+                if len(record) != width:
+                    ragged.append((ended + 1 + skip, len(record)))
+                    continue
+                rows.append(total - 1)
+                cells.append(record)
+                if len(cells) == _CHUNK:
+                    chunks.append([pa.array(column, pa.string()) for column in zip(*cells, strict=True)])
+                    cells = []
+    finally:
+        csv.field_size_limit(limit)
+    if cells:
+        chunks.append([pa.array(column, pa.string()) for column in zip(*cells, strict=True)])
+    if total > 0 and len(ragged) > total / 2:
+        sizes = f"{header_width} columns, but {counted(len(ragged), 'row')} of {total:,} have another number of cells"
+        raise DamagedFileError(
+            f"table {str(path)!r} cannot be read (its header has {sizes}, first in line {ragged[0][0]}); is the "
+            f"separator {dialect.sep!r}?"
+        )
+    columns = [pa.chunked_array([chunk[i] for chunk in chunks], pa.string()) for i in range(width)]
+    return TextTable(names, columns, np.array(rows, dtype=np.int64), max(total, 0), ragged, dialect)
+
+
+def _with_end(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines and one more of its own, which a quote that is not closed would take in."""
+    yield from lines
+    yield _END

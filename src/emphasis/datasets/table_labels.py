@@ -1,0 +1,231 @@
+"""The label column: classes are texts as they are written, and only an empty cell is missing."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.table_features import natural_texts, numeric_first
+from emphasis.datasets.table_report import Finding, argument, counted, rows_text
+from emphasis.texts import shortened
+
+UNLABELED = ("drop", "error")
+RARE_CLASSES = ("keep", "merge", "drop", "error")
+MERGE_SPELLINGS = ("none", "form", "case")
+_FRACTIONS = 20  # distinct numbers from which on fractions are a quantity rather than classes
+_INVISIBLE = dict.fromkeys((0xFEFF, 0x200B, 0x200C, 0x200D, 0x2060))
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What was asked for about labels.
+
+    Attributes:
+        unlabeled: "drop" rows without a label, or "error".
+        rare_classes: What becomes of a class of fewer rows than `fewest`: "keep" it if it has two rows (else drop its
+            row), "merge" all of them into one class, "drop" their rows, or "error".
+        merge_spellings: Which spellings are of one class: "form", those that differ in blanks around or in Unicode
+            form; "case", those that differ in upper and lower case as well; "none".
+    """
+
+    unlabeled: str = "drop"
+    rare_classes: str = "keep"
+    merge_spellings: str = "form"
+
+    def problems(self) -> list[str]:
+        """Return what is not allowed about them."""
+        allowed = {"unlabeled": UNLABELED, "rare_classes": RARE_CLASSES, "merge_spellings": MERGE_SPELLINGS}
+        return [
+            f"{argument(name)}{getattr(self, name)!r} is not allowed; use one of {', '.join(values)}"
+            for name, values in allowed.items()
+            if getattr(self, name) not in values
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The classes of a label column.
+
+    Attributes:
+        codes: (N,) int64 each row's class, -1 for a row that is left out.
+        names: The classes' names.
+        spellings: The name of the class for each text in the column.
+        findings: What was odd.
+        problems: What forbids its use.
+    """
+
+    codes: NDArray[np.int64]
+    names: tuple[str, ...]
+    spellings: Mapping[str, str]
+    findings: tuple[Finding, ...]
+    problems: tuple[str, ...]
+
+
+def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, options: LabelOptions) -> Labels:
+    """Return the classes of a label column.
+
+    Args:
+        column: A pandas column: of a text file every cell as it is written, "" where it is empty.
+        label: Its name.
+        rows: (N,) the number of each row in the file.
+        fewest: Rows that a class needs to be no rare one; 1 if there are none.
+        options: What was asked for.
+    """
+    codes, texts = natural_texts(column)
+    findings: list[Finding] = []
+    problems = _unfit(column, texts, label)
+    key_of = [_key(text, options.merge_spellings) for text in texts]
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    names = _names_by_key(texts, key_of, counts)
+    spellings = {text: names[key] for text, key in zip(texts, key_of, strict=True) if key}
+    findings += _merged_spellings(texts, key_of, counts, names, label)
+    levels = sorted(set(spellings.values()), key=numeric_first)
+    place = {level: i for i, level in enumerate(levels)}
+    new = np.array([place[spellings[text]] if text in spellings else -1 for text in texts] + [-1], dtype=np.int64)
+    codes = new[codes]
+
+    if (absent := np.flatnonzero(codes < 0)).size:
+        observation = f"the label column {label!r} is empty in {absent.size:,} of {counted(len(codes), 'row')}"
+        shown = f" ({rows_text(rows[absent].tolist())})"
+        if options.unlabeled == "error":
+            problems.append(f"{observation}{shown}; fill them, or leave them out ({argument('unlabeled')}drop)")
+        findings.append(Finding("unlabeled", label, int(absent.size), observation + shown, "left out"))
+    if not levels:
+        problems.append(f"the label column {label!r} is empty in every row")
+    elif len(levels) == 1:
+        problems.append(f"the label column {label!r} is {levels[0]!r} in every row; classification needs 2 classes")
+    elif len(levels) > max(100, 0.5 * (codes >= 0).sum()) or (len(levels) > 20 and len(levels) == (codes >= 0).sum()):
+        problems.append(
+            f"the label column {label!r} has {len(levels):,} distinct values in {counted(len(codes), 'row')}, too many "
+            f"for classes; name another column"
+        )
+    else:
+        codes, levels, spellings = _rare(codes, levels, spellings, label, fewest, options, findings, problems)
+    return Labels(codes, tuple(levels), spellings, tuple(findings), tuple(problems))
+
+
+def known_codes(column: Any, names: Sequence[str], spellings: Mapping[str, str], merge: str) -> NDArray[np.int64]:
+    """Return the classes of a further label column, -1 for an empty cell and -2 for a text that is no class."""
+    codes, texts = natural_texts(column)
+    by_key = {_key(text, merge): name for text, name in spellings.items()} | {_key(name, merge): name for name in names}
+    place = {name: i for i, name in enumerate(names)}
+    new = []
+    for text in texts:
+        key = _key(text, merge)
+        new.append(-1 if not key else place.get(by_key.get(key, ""), -2))
+    return np.array([*new, -1], dtype=np.int64)[codes]
+
+
+def _key(text: str, merge: str) -> str:
+    """Return what the spellings of one class have in common; "" for an empty cell."""
+    if merge == "none":
+        return text
+    folded = " ".join(unicodedata.normalize("NFKC", text).translate(_INVISIBLE).split())
+    return unicodedata.normalize("NFKC", folded.casefold()) if merge == "case" else folded
+
+
+def _names_by_key(texts: Sequence[str], keys: Sequence[str], counts: NDArray[Any]) -> dict[str, str]:
+    """Return for each key its most frequent spelling, without blanks around."""
+    best: dict[str, tuple[int, str]] = {}
+    for text, key, count in zip(texts, keys, counts.tolist(), strict=True):
+        name = text if key == text else text.translate(_INVISIBLE).strip()
+        if key not in best or count > best[key][0]:
+            best[key] = (count, name)
+    return {key: name for key, (_, name) in best.items()}
+
+
+def _merged_spellings(
+    texts: Sequence[str], keys: Sequence[str], counts: NDArray[Any], names: Mapping[str, str], label: str
+) -> list[Finding]:
+    groups: dict[str, list[int]] = {}
+    for at, key in enumerate(keys):
+        if key:
+            groups.setdefault(key, []).append(at)
+    findings = []
+    for key, members in groups.items():
+        if len(members) > 1:
+            listed = shortened([f"{ascii(texts[at]) if _hidden(texts[at]) else repr(texts[at])} ({counts[at]:,})"
+                                for at in sorted(members, key=lambda at: -counts[at])], _LISTED)  # fmt: skip
+            total = int(sum(counts[at] for at in members))
+            findings.append(Finding("spellings", label, total, f"the label column {label!r} spells one class in "
+                                    f"{len(members)} ways: {listed}", f"merged as {names[key]!r}"))  # fmt: skip
+    return findings
+
+
+def _hidden(text: str) -> bool:
+    """Return whether two spellings may look the same on the screen."""
+    return not text.isascii()
+
+
+def _rare(
+    codes: NDArray[np.int64], levels: list[str], spellings: dict[str, str], label: str, fewest: int,
+    options: LabelOptions, findings: list[Finding], problems: list[str],
+) -> tuple[NDArray[np.int64], list[str], dict[str, str]]:  # fmt: skip
+    counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+    rare = [at for at, count in enumerate(counts) if count < fewest]
+    if not rare:
+        return codes, levels, spellings
+    listed = shortened([f"{levels[at]!r} ({counts[at]})" for at in rare], _LISTED)
+    total = int(counts[rare].sum())
+    observation = (
+        f"{len(rare)} of {len(levels)} classes of {label!r} have fewer than {counted(fewest, 'row')}: {listed}"
+    )
+    kept, renamed = [at for at in range(len(levels)) if at not in rare], dict(spellings)
+    if options.rare_classes == "error":
+        problems.append(f"{observation}; keep, merge or drop them ({argument('rare_classes')})")
+        return codes, levels, spellings
+    if options.rare_classes == "keep":
+        dropped = [at for at in rare if counts[at] < min(2, fewest)]
+        action = "kept"
+        if dropped:
+            single = shortened([repr(levels[at]) for at in dropped], _LISTED)
+            action = f"kept, but for {single} with a single row" if len(dropped) < len(rare) else "left out"
+        kept = [at for at in range(len(levels)) if at not in dropped]
+    elif options.rare_classes == "merge" and total >= 2:
+        other = "other" if "other" not in (levels[at] for at in kept) else "other classes"
+        renamed = {text: other if name in {levels[at] for at in rare} else name for text, name in spellings.items()}
+        action = f"merged as {other!r}"
+        names = sorted({*(levels[at] for at in kept), other}, key=numeric_first)
+        code = np.array([names.index(other if at in rare else levels[at]) for at in range(len(levels))] + [-1])
+        findings.append(Finding("rare class", label, total, observation, action))
+        return code[codes], names, renamed
+    else:
+        action = "left out"
+    if len(kept) < 2:
+        problems.append(f"{observation}; fewer than 2 classes are left")
+        return codes, levels, spellings
+    findings.append(Finding("rare class", label, total, observation, action))
+    code = np.array([kept.index(at) if at in kept else -1 for at in range(len(levels))] + [-1], dtype=np.int64)
+    names = [levels[at] for at in kept]
+    return code[codes], names, {text: name for text, name in renamed.items() if name in names}
+
+
+def _unfit(column: Any, texts: Sequence[str], label: str) -> list[str]:
+    """Return why a column's values are no classes."""
+    from pandas.api import types
+
+    if not types.is_float_dtype(column.dtype):
+        if column.dtype == object and any(isinstance(v, (bytes, list, dict, tuple, np.ndarray)) for v in column):
+            return [f"the label column {label!r} holds lists, bytes or other nested values"]
+        try:
+            return _fractions(np.array([float(text) for text in texts if text]), len(texts), label)
+        except ValueError:
+            return []
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isinf(values).any():
+        return [f"the label column {label!r} holds inf: classes are texts or whole numbers"]
+    return _fractions(values[np.isfinite(values)], len(texts), label)
+
+
+def _fractions(values: NDArray[np.float64], distinct: int, label: str) -> list[str]:
+    """Return a message if there are so many fractions that they are a quantity rather than names of classes."""
+    broken = values[values != np.floor(values)]
+    if broken.size and distinct > _FRACTIONS:
+        return [f"the label column {label!r} holds {broken[0]:g}: classes are texts or whole numbers"]
+    return []

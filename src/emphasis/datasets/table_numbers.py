@@ -1,0 +1,172 @@
+"""Numbers and truth values as people write them: decimal commas, thousands separators, percent, marks for missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null"}
+)  # fmt: skip
+"""What means "missing" in a column of features: the marks that pandas knows. Labels have none but the empty cell."""
+
+_SPACES = " \u00a0\u202f"
+_THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": f"[{_SPACES}]", "'": "['\u2019]"}
+_INFINITE = "inf|infinity"
+_GROUP = r"[1-9][0-9]{0,2}(?:SEP[0-9]{3})+"
+_PUNCTUATION = r"^[-?.*/_\x{2013}\x{2014}]+$"
+
+
+@dataclass(frozen=True, order=True)
+class NumberFormat:
+    """How the numbers of a column are written.
+
+    Attributes:
+        decimal: "." or ",".
+        thousands: What separates groups of three digits: "", ",", ".", " " (also a narrow or no-break one) or "'".
+    """
+
+    decimal: str = "."
+    thousands: str = ""
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression that a number in this format matches, percent signs aside."""
+        whole = "[0-9]+"
+        if self.thousands:
+            whole = f"(?:{_GROUP.replace('SEP', _THOUSANDS[self.thousands])}|{whole})"
+        point = rf"\{self.decimal}"
+        number = rf"(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+        return rf"^[+-]?(?:{number}|(?i:{_INFINITE}))$"
+
+
+_FORMATS = tuple(
+    NumberFormat(decimal, thousands) for decimal in (".", ",") for thousands in _THOUSANDS if thousands != decimal
+)
+_PLAIN = NumberFormat()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A column of texts all of which are numbers.
+
+    Attributes:
+        texts: The pyarrow column, null where a number is missing; no percent signs, plain minus signs.
+        percent: The pyarrow column that says which values have a percent sign; None if none has.
+        formats: All formats that all the numbers may be in.
+        marks: Texts that were read as missing because they are punctuation among numbers, such as "?", and how many.
+    """
+
+    texts: Any
+    percent: Any | None
+    formats: tuple[NumberFormat, ...]
+    marks: dict[str, int]
+
+    @property
+    def decimals(self) -> set[str]:
+        """The decimal marks that it may have."""
+        return {form.decimal for form in self.formats}
+
+
+def cleaned(column: Any, missing: Sequence[str]) -> Any:
+    """Return a pyarrow column of texts without blanks around, null where a mark means "missing"."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stripped = pc.utf8_trim_whitespace(column)
+    absent = pc.is_in(stripped, value_set=pa.array(sorted(MISSING | set(missing)), pa.string()))
+    return pc.if_else(absent, pa.scalar(None, pa.string()), stripped)
+
+
+def number_candidate(texts: Any) -> Candidate | None:
+    """Return the column of `cleaned` as numbers whose format is still open; None if it holds something else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if texts.null_count == len(texts):
+        return None
+    is_number = pc.match_substring_regex(texts, r"[0-9]|(?i:inf)")
+    marks: dict[str, int] = {}
+    if not _all(is_number):
+        odd = pc.filter(texts, pc.invert(pc.fill_null(is_number, True)))
+        if not _all(pc.match_substring_regex(odd, _PUNCTUATION)) or len(odd) + texts.null_count == len(texts):
+            return None
+        marks = {item["values"]: item["counts"] for item in pc.value_counts(odd).to_pylist()}
+        texts = pc.if_else(is_number, texts, pa.scalar(None, pa.string()))
+    if not _all(pc.match_substring_regex(texts, rf"^[-+.,'\x{{2019}}\x{{2212}}{_SPACES}0-9eE%infyINFTt]+$")):
+        return None
+    texts = pc.replace_substring(texts, "\u2212", "-")
+    percent = pc.match_substring(texts, "%")
+    if any_percent := bool(pc.any(percent).as_py()):
+        texts = pc.replace_substring_regex(texts, rf"[{_SPACES}]*%$", "")
+    formats = tuple(form for form in _FORMATS if _all(pc.match_substring_regex(texts, form.pattern)))
+    return Candidate(texts, percent if any_percent else None, formats, marks) if formats else None
+
+
+def file_decimal(candidates: Sequence[Candidate]) -> str:
+    """Return the decimal mark of the columns that can have one only; "" if there is none such, or both are."""
+    marks: set[str] = set().union(*(c.decimals for c in candidates if len(c.decimals) == 1))
+    return marks.pop() if len(marks) == 1 else ""
+
+
+def chosen_format(candidate: Candidate, decimal: str, sep: str) -> NumberFormat:
+    """Return how a column's numbers are to be read.
+
+    1,234 and 1.234 are ambiguous alone. They are read by the decimal mark of the file's other numbers; if these do not
+    tell, as 1234 where cells are separated by a comma, a tab or a bar, and 1,234 as 1.234 where they are separated by
+    semicolons, which are used where the comma is the decimal mark.
+
+    Args:
+        candidate: The column.
+        decimal: The file's decimal mark; "" if it is unknown.
+        sep: What separates its cells.
+    """
+    formats = candidate.formats
+    if _PLAIN in formats and NumberFormat(",", "") in formats:  # whole numbers
+        return _PLAIN
+    if not decimal:
+        if _PLAIN in formats:
+            return _PLAIN
+        decimal = "," if sep == ";" else "."
+    return next((form for form in formats if form.decimal == decimal), formats[0])
+
+
+def numbers_of(candidate: Candidate, form: NumberFormat) -> Any:
+    """Return a pandas column of numbers: int64 if all are there and whole, else float64, NaN where one is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = candidate.texts
+    if form.thousands:
+        texts = pc.replace_substring_regex(texts, _THOUSANDS[form.thousands], "")
+    if form.decimal == ",":
+        texts = pc.replace_substring(texts, ",", ".")
+    texts = pc.replace_substring_regex(texts, r"^\+", "")
+    if not texts.null_count and candidate.percent is None and _all(pc.match_substring_regex(texts, r"^-?[0-9]{1,18}$")):
+        return pc.cast(texts, pa.int64()).to_pandas()
+    texts = pc.replace_substring_regex(pc.replace_substring_regex(texts, r"\.$", ""), r"\.([eE])", r"\1")
+    values = pc.cast(texts, pa.float64())
+    if candidate.percent is not None:
+        values = pc.if_else(candidate.percent, pc.divide(values, 100.0), values)
+    return values.to_pandas().astype("float64")
+
+
+def truth_values(texts: Any) -> Any | None:
+    """Return the column of `cleaned` as truth values; None if it holds something else than True and False."""
+    import pyarrow.compute as pc
+
+    if texts.null_count == len(texts) or not _all(
+        pc.match_substring_regex(texts, "^(?:True|TRUE|true|False|FALSE|false)$")
+    ):
+        return None
+    values = pc.equal(pc.utf8_lower(texts), "true")
+    return values.to_pandas().astype("boolean" if texts.null_count else "bool")
+
+
+def _all(condition: Any) -> bool:
+    """Return whether a condition holds wherever there is a value."""
+    import pyarrow.compute as pc
+
+    return pc.all(condition, min_count=0).as_py() is not False

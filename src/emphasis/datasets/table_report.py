@@ -1,0 +1,128 @@
+"""What is odd about a table and what was done about it, in one list; and all that forbids its use, in one error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from emphasis.errors import EmphasisValueError
+
+_MARK = re.compile("\ue000(\\w+)\ue001")
+_OPTIONS = {"id_column": "--id"}  # the others are spelled alike, with hyphens
+ROWS_SHOWN = 5
+
+
+def argument(name: str) -> str:
+    """Return a mark for an argument's name, which a message shows as `name=` in Python and as `--name` in a shell."""
+    return f"\ue000{name}\ue001"
+
+
+def in_python(text: str) -> str:
+    """Return a message with its arguments named as in Python."""
+    return _MARK.sub(lambda match: f"{match[1]}=", text)
+
+
+def in_shell(text: str) -> str:
+    """Return a message with its arguments named as the command's options."""
+    return _MARK.sub(lambda match: _OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}"), text)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something odd about a table that does not forbid its use.
+
+    Attributes:
+        kind: A short name, such as "unlabeled", "spellings", "rare class", "ragged rows", "identifier" or "dialect".
+        column: The column concerned; None if it concerns rows or the file.
+        count: Rows or values concerned.
+        observation: What was found.
+        action: What was done about it.
+    """
+
+    kind: str
+    column: str | None
+    count: int
+    observation: str
+    action: str
+
+    def __str__(self) -> str:
+        return in_python(self._text())
+
+    def for_command(self) -> str:
+        """Return the finding in the words of the command line."""
+        return in_shell(self._text())
+
+    def _text(self) -> str:
+        return f"{self.observation}: {self.action}" if self.action else self.observation
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """How a table was read.
+
+    Attributes:
+        source: The table's name.
+        rows: Rows in the table.
+        used: Rows that are used.
+        dialect: Separator, encoding and decimal mark of a text file; "" for other tables.
+        findings: What was odd, and what was done.
+    """
+
+    source: str
+    rows: int
+    used: int
+    dialect: str
+    findings: tuple[Finding, ...] = ()
+
+    def lines(self, *, for_command: bool = False) -> list[str]:
+        """Return one line for each finding, in Python's words or in the command's; none for a plain table."""
+        lines = [finding.for_command() if for_command else str(finding) for finding in self.findings]
+        if self.used < self.rows:
+            lines.append(f"{self.used:,} of {self.rows:,} rows are used")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        findings = [{**asdict(finding), "text": str(finding)} for finding in self.findings]
+        return {**asdict(self), "findings": [{k: in_python(v) if isinstance(v, str) else v for k, v in one.items()}
+                                             for one in findings]}  # fmt: skip
+
+
+class TableError(EmphasisValueError):
+    """A table cannot be used; the message lists everything that forbids it, and the cures.
+
+    Attributes:
+        problems: One text each.
+    """
+
+    def __init__(self, problems: Sequence[str], source: str = "") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        super().__init__(in_python(self._text()))
+
+    def for_command(self) -> str:
+        """Return the message in the words of the command line."""
+        return in_shell(self._text())
+
+    def __reduce__(self) -> tuple[type[TableError], tuple[tuple[str, ...], str]]:
+        return type(self), (self.problems, self.source)
+
+    def _text(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        heading = f"{len(self.problems)} things forbid the use of {self.source or 'the table'}:"
+        return "\n- ".join([heading, *self.problems])
+
+
+def rows_text(rows: Sequence[int]) -> str:
+    """Return the first of some row numbers, as a text: "rows 3, 8 and 2 more"."""
+    listed = ", ".join(f"{row}" for row in list(rows)[:ROWS_SHOWN])
+    more = f" and {len(rows) - ROWS_SHOWN:,} more" if len(rows) > ROWS_SHOWN else ""
+    return f"{'row' if len(rows) == 1 else 'rows'} {listed}{more}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 row" or "1,234 rows"."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"

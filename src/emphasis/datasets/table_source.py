@@ -1,0 +1,296 @@
+"""Tables from anywhere, as pandas tables: text files, Parquet, and the tables of other libraries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.table_columns import renamed_unnamed, repeated
+from emphasis.datasets.table_dates import dates_of_text
+from emphasis.datasets.table_dialect import TextTable, read_text_table
+from emphasis.datasets.table_numbers import (
+    Candidate,
+    NumberFormat,
+    chosen_format,
+    cleaned,
+    file_decimal,
+    number_candidate,
+    numbers_of,
+    truth_values,
+)
+from emphasis.datasets.table_report import Finding, TableError, argument, counted, rows_text
+from emphasis.errors import EmphasisTypeError
+from emphasis.texts import shortened
+
+PARQUET = (".parquet", ".pq")
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a table is written, as far as it is known.
+
+    Attributes:
+        sep: What separates the cells of a text file; "" to detect it.
+        encoding: Its encoding; "" to detect it.
+        decimal: Its decimal mark, "." or ","; "" to detect it.
+        missing: Texts that mean "missing", beside the empty cell and the usual NA, NaN, None and null.
+    """
+
+    sep: str = ""
+    encoding: str = ""
+    decimal: str = ""
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTable:
+    """A table that was read.
+
+    Attributes:
+        name: For messages.
+        frame: The pandas table, with typed columns.
+        rows: (N,) the number of each row in the file, from 0.
+        total: Rows in the file.
+        dialect: How a text file is written; "" for other tables.
+        date_formats: How the dates of columns are written that are texts.
+        findings: What was odd.
+    """
+
+    name: str
+    frame: Any
+    rows: NDArray[np.int64]
+    total: int
+    dialect: str = ""
+    date_formats: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+def open_table(
+    source: Any, options: ReadOptions | None = None, *, as_text: Sequence[str] = (), as_names: Sequence[str] = (),
+    needed: Sequence[str] = (),
+) -> SourceTable:  # fmt: skip
+    """Return a table as a pandas table.
+
+    In a text file, a column of numbers, truth values or dates becomes one; in all others, types are kept.
+
+    Args:
+        source: The path of a text file or of a Parquet file; or a table of pandas, polars, pyarrow, Hugging Face's
+            datasets or any library that narwhals knows.
+        options: How it is written.
+        as_text: Columns of a text file whose cells are kept as they are written, such as labels.
+        as_names: Columns of a text file whose cells are kept as texts, but for those that mean "missing".
+        needed: Columns that it should have.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        DamagedFileError: It cannot be read.
+        TableError: An argument is not allowed, or two columns have one name.
+        EmphasisTypeError: It is no table.
+    """
+    options = options or ReadOptions()
+    if options.decimal not in ("", ".", ","):
+        raise TableError([f"{argument('decimal')}{options.decimal!r} is not allowed; use . or ,"])
+    if not isinstance(source, (str, os.PathLike)):
+        return _typed_table(frame_of(source), "the table", as_text)
+    path = Path(source)
+    if not path.is_file():
+        raise DataNotFoundError(f"table {str(path)!r} does not exist")
+    try:
+        if is_parquet(path):
+            return _typed_table(_parquet(path), str(path), as_text)
+        text = read_text_table(path, sep=options.sep, encoding=options.encoding, needed=needed)
+    except OSError as error:
+        raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
+    return _from_text(text, str(path), options, as_text, as_names)
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet, by its suffix."""
+    return path.suffix.lower() in PARQUET
+
+
+def frame_of(source: Any) -> Any:
+    """Return a table of any library as a pandas or a pyarrow table.
+
+    Raises:
+        EmphasisTypeError: It is none.
+    """
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        return source
+    if hasattr(source, "features") and hasattr(source, "to_pandas"):  # a Dataset of Hugging Face
+        table = source.to_pandas()
+        for name, feature in source.features.items():
+            if hasattr(feature, "int2str"):
+                known = table[name].notna() & (table[name] >= 0)  # -1 stands for no label
+                table[name] = [
+                    feature.int2str(int(v)) if ok else None for v, ok in zip(table[name], known, strict=True)
+                ]
+        return table
+    import narwhals as nw
+
+    try:
+        frame = nw.from_native(source)
+        return (frame.collect() if isinstance(frame, nw.LazyFrame) else frame).to_arrow()
+    except TypeError:
+        pass
+    if hasattr(source, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        return pa.table(source)
+    if hasattr(source, "__dataframe__"):
+        return pd.api.interchange.from_dataframe(source)
+    raise EmphasisTypeError(
+        f"a {type(source).__name__} is no table; give a file's path, or a table of pandas, polars, pyarrow or datasets"
+    )
+
+
+def _parquet(path: Path) -> Any:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        _refuse_repeated(parquet.read_schema(path).names, str(path))
+        return parquet.read_table(path)
+    except TableError:
+        raise
+    except (ArrowException, ValueError) as error:
+        raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
+
+
+def _refuse_repeated(names: Sequence[str], source: str) -> None:
+    if twice := repeated(names):
+        listed = ", ".join(map(repr, twice))
+        raise TableError([f"{source} has two columns {listed}; rename one" if len(twice) == 1 else
+                          f"{source} has two columns of each of the names {listed}; rename them"])  # fmt: skip
+
+
+def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable:
+    """Return a table that brings its types."""
+    import pandas as pd
+
+    frame = table
+    if not isinstance(table, pd.DataFrame):
+        _refuse_repeated(table.column_names, source)
+        frame = table.to_pandas()
+        for name in as_text:  # a missing value would turn large whole numbers into inexact floats
+            if name in table.column_names and str(table[name].type) in ("int64", "uint64") and table[name].null_count:
+                frame[name] = table[name].to_pandas(types_mapper={
+                    table[name].type: pd.Int64Dtype() if str(table[name].type) == "int64" else pd.UInt64Dtype()
+                }.get).to_numpy(dtype=object, na_value=None)  # fmt: skip
+    names = [str(name) for name in frame.columns]
+    _refuse_repeated(names, source)
+    frame = frame.set_axis(names, axis=1).reset_index(drop=True)
+    for name in names:
+        if name not in as_text and (better := _better_typed(frame[name])) is not None:
+            frame[name] = better
+    rows = np.arange(len(frame))
+    return SourceTable(source, frame, rows, len(frame))
+
+
+def _better_typed(column: Any) -> Any | None:
+    """Return a column of dates, durations or decimal numbers in Python objects in a type that has arithmetic."""
+    import pandas as pd
+    from pandas.api import types
+
+    if types.is_timedelta64_dtype(column.dtype):
+        return column / pd.Timedelta(days=1)
+    if column.dtype != object:
+        return None
+    kind = types.infer_dtype(column, skipna=True)
+    if kind in ("date", "datetime", "datetime64"):
+        dates = pd.to_datetime(column, errors="coerce", utc=True).dt.tz_localize(None)
+        return dates if bool((dates.notna() == column.notna()).all()) else None
+    if kind in ("decimal", "integer", "floating", "mixed-integer-float"):
+        return pd.to_numeric(column, errors="coerce").astype("float64")
+    return None
+
+
+def _from_text(
+    text: TextTable, source: str, options: ReadOptions, as_text: Sequence[str], as_names: Sequence[str]
+) -> SourceTable:
+    """Return the table of a text file, its columns typed."""
+    import pandas as pd
+
+    _refuse_repeated(text.names, source)
+    findings: list[Finding] = []
+    names = list(text.names)
+    for i, name in renamed_unnamed(names).items():
+        names[i] = name
+    cells = dict(zip(names, text.columns, strict=True))
+    plain = {name: cleaned(column, options.missing) for name, column in cells.items() if name not in as_text}
+    for name in [name for i, name in enumerate(names) if i and not text.names[i] and name in plain]:
+        if plain[name].null_count == len(plain[name]):  # rows that end with a separator
+            del cells[name], plain[name]
+        else:
+            findings.append(Finding("unnamed column", name, len(text.rows), "a column has no name",
+                                    f"called {name!r}"))  # fmt: skip
+    candidates = {name: number_candidate(column) for name, column in plain.items() if name not in as_names}
+    numbers = {name: candidate for name, candidate in candidates.items() if candidate is not None}
+    decimal = options.decimal or file_decimal(list(numbers.values()))
+    formats = {name: chosen_format(candidate, decimal, text.dialect.sep) for name, candidate in numbers.items()}
+    columns: dict[str, Any] = {}
+    date_formats: dict[str, str] = {}
+    for name, column in cells.items():
+        if name in as_text:
+            columns[name] = column.to_pandas().astype(object)
+        elif name in numbers:
+            columns[name] = numbers_of(numbers[name], formats[name])
+        elif name in as_names:
+            columns[name] = plain[name].to_pandas()
+        elif (truths := truth_values(plain[name])) is not None:
+            columns[name] = truths
+        elif (dates := dates_of_text(plain[name], text.dialect.sep)) is not None:
+            columns[name], date_formats[name], ambiguous = dates
+            if ambiguous:
+                first = "month" if date_formats[name].startswith("%m") else "day"
+                observation = f"the dates of {name!r} may begin with the day or the month"
+                findings.append(Finding("dates", name, len(text.rows), observation, f"read with the {first} first"))
+        else:
+            columns[name] = plain[name].to_pandas()
+    said = _dialect_said(text, numbers, formats)
+    if said:
+        findings.insert(0, Finding("dialect", None, 0, f"read with {said}", ""))
+    findings += _marks(numbers) + _ragged(text)
+    frame = pd.DataFrame(columns, index=range(len(text.rows)))
+    return SourceTable(source, frame, text.rows, text.total, said or str(text.dialect), date_formats, tuple(findings))
+
+
+def _dialect_said(text: TextTable, numbers: Mapping[str, Candidate], formats: Mapping[str, NumberFormat]) -> str:
+    """Return one line about how a file is written; "" if commas, UTF-8 and plain numbers are all there is to say."""
+    comma = [repr(name) for name, form in formats.items() if form.decimal == ","]
+    thousands = [repr(name) for name, form in formats.items() if form.thousands]
+    percent = [repr(name) for name, candidate in numbers.items() if candidate.percent is not None]
+    parts = [] if text.dialect.is_plain else [str(text.dialect)]
+    for what, names in (("a decimal comma", comma), ("thousands separators", thousands), ("percent", percent)):
+        if names:
+            parts.append(f"{what} in {shortened(names, _LISTED)}")
+    return "; ".join(parts)
+
+
+def _marks(numbers: Mapping[str, Candidate]) -> list[Finding]:
+    return [
+        Finding("missing marks", name, sum(candidate.marks.values()), f"the column {name!r} holds numbers and "
+                + ", ".join(f"{mark!r} ({count:,})" for mark, count in candidate.marks.items()), "read as missing")
+        for name, candidate in numbers.items() if candidate.marks
+    ]  # fmt: skip
+
+
+def _ragged(text: TextTable) -> list[Finding]:
+    if not text.ragged:
+        return []
+    lines = [line for line, _ in text.ragged]
+    shown = rows_text(lines).replace("row", "line", 1)
+    observation = (
+        f"{counted(len(lines), 'row')} of {text.total:,} {'has' if len(lines) == 1 else 'have'} another number of "
+        f"cells than the header's {len(text.names)} ({shown})"
+    )
+    return [Finding("ragged rows", None, len(lines), observation, "left out")]
