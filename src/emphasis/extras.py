@@ -18,10 +18,20 @@ EXTRAS = {
     "plot": ("matplotlib", "plotext"),
     "experiments": _EXPERIMENTS,
     "text": ("gensim",),
-    "table": ("pandas", "pyarrow"),
+    "table": ("pandas", "pyarrow", "narwhals", "charset_normalizer"),
     "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
-    "fit": ("pandas", "pyarrow", "sklearn", "xgboost", "matplotlib", "rich", "jinja2"),
+    "fit": (
+        "pandas",
+        "pyarrow",
+        "narwhals",
+        "charset_normalizer",
+        "sklearn",
+        "xgboost",
+        "matplotlib",
+        "rich",
+        "jinja2",
+    ),
 }
 """The modules that each extra brings, by the name to import."""
 
