@@ -42,8 +42,9 @@ from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
 from emphasis.training.augmentation import normalise, random_crop_flip
+from emphasis.training.fabric import make_fabric
 from emphasis.training.fetching import Fetched
-from emphasis.training.loop import State, initial_state, make_fabric, train
+from emphasis.training.loop import State, initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import DM

@@ -22,7 +22,8 @@ import torch
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.data import load_split, make_task
 from emphasis.experiments.runs.jobs import Job, make_jobs, make_stack
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution
 from emphasis.training.task import Task
 

@@ -32,7 +32,8 @@ from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
 from emphasis.training.evaluation import evaluate
-from emphasis.training.loop import State, initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import State, initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import CCE, DM

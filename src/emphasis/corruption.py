@@ -1,9 +1,9 @@
-"""Label noise and imbalance made to order: the labels, which changed, and the transition matrix realised.
+"""Label noise and imbalance made to order: the labels, which changed, and the transition matrix realized.
 
 numpy only. Labels are (N,) integers in [0, C): lists, numpy arrays or CPU tensors, never modified.
 Every function returns a `Corruption`, and the same `seed` gives the same result. Arguments that recur:
 
-- `noise_rate`: r in [0, 1], what is asked for; `Corruption.realised_rate` is what came out.
+- `noise_rate`: r in [0, 1], what is asked for; `Corruption.realized_rate` is what came out.
 - `num_classes`: C >= 2; by default the largest label + 1.
 - `sampling`: "exact" or "independent", see `from_transition_matrix`.
 
@@ -13,21 +13,32 @@ Wrong types raise TypeError, values outside their domain ValueError; "Raises" na
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis._label_sampling import (
+    Floats,
+    Ints,
+    Rows,
+    Sampling,
+    by_class,
+    checked_labels,
+    checked_rows,
+    dense,
+    flip_probabilities,
+    moves,
+    sample,
+    uniform,
+)
+from emphasis.deprecation import renamed, warn_renamed
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.validation import checked_integer
 from emphasis.weighting._numerics import Array, checked_parameter
-
-Sampling = Literal["exact", "independent"]
-_Ints = NDArray[np.int64]
-_Floats = NDArray[np.float64]
 
 _ROW_SUM_TOLERANCE = 1e-8
 _SOFTMAX_TOLERANCE = 1e-3  # float16 softmax rows sum to 1 no closer
-_ROUNDING = 1e-12
 
 #: {true: noisy} of `cifar10_asymmetric`: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 CIFAR10_ASYMMETRIC = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -50,27 +61,52 @@ class Corruption:
     Attributes:
         labels: (N',) int64, the labels to train on.
         changed: (N',) bool, where `labels` differs from the label given.
-        transition_matrix: (C, C) float64, realised: [true, noisy] is the share of class `true` now labelled
-            `noisy`. Rows sum to 1; a class without examples has its row of the identity.
+        true_labels: (N',) int64, the labels given.
         index: (N',) int64, ascending: the rows of the input that were kept, all of them for label noise.
+        num_classes: C.
         requested_rate: The noise_rate asked for; None where there was none.
     """
 
-    labels: _Ints
+    labels: Ints
     changed: NDArray[np.bool_]
-    transition_matrix: _Floats
-    index: _Ints
+    true_labels: Ints
+    index: Ints
+    num_classes: int
     requested_rate: float | None = None
 
     @property
-    def realised_rate(self) -> float:
+    def realized_rate(self) -> float:
         """Share of the labels that changed."""
         return float(self.changed.mean()) if self.changed.size else 0.0
 
+    @property
+    def realised_rate(self) -> float:
+        """Deprecated name of `realized_rate`."""
+        warn_renamed("Corruption.realised_rate", "Corruption.realized_rate")
+        return self.realized_rate
+
+    def transition_counts(self) -> tuple[Ints, Ints, Ints]:
+        """Return the pairs of a true and a noisy class that occur, and how many labels each has: three arrays (k,)."""
+        pairs, counts = np.unique(self.true_labels * self.num_classes + self.labels, return_counts=True)
+        return pairs // self.num_classes, pairs % self.num_classes, counts.astype(np.int64)
+
+    @cached_property
+    def transition_matrix(self) -> Floats:
+        """The matrix realized, (C, C) float64, computed when it is first asked for.
+
+        [true, noisy] is the share of class `true` now labeled `noisy`. Rows sum to 1; a class without examples has its
+        row of the identity.
+        """
+        true, noisy, counts = self.transition_counts()
+        totals = np.bincount(self.true_labels, minlength=self.num_classes)
+        matrix = np.diag((totals == 0).astype(np.float64))
+        matrix[true, noisy] = counts / totals[true]
+        return matrix
+
     def __repr__(self) -> str:
         asked = "" if self.requested_rate is None else f", asked for noise_rate {self.requested_rate:g}"
-        size = f"{len(self.labels)} labels of {len(self.transition_matrix)} classes"
-        return f"<Corruption: {size}, {self.changed.sum()} changed ({self.realised_rate:.2%}){asked}>"
+        size = f"{len(self.labels)} labels of {self.num_classes} classes"
+        return f"<Corruption: {size}, {self.changed.sum()} changed ({self.realized_rate:.2%}){asked}>"
 
 
 def symmetric(
@@ -87,12 +123,11 @@ def symmetric(
     With `inclusive=True` the new label is any class, the own one too: T = (1-r) I + r/C, and r (C-1)/C of the
     labels change. Both conventions are in use; the paper (section 4.2) uses the first.
     """
-    given, classes = _checked_labels(labels, num_classes)
+    given, classes = checked_labels(labels, num_classes)
     rate = checked_parameter("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
     other = rate / (classes if inclusive else classes - 1)
-    matrix = np.full((classes, classes), other)
-    np.fill_diagonal(matrix, 1.0 - rate + (other if inclusive else 0.0))
-    return _sampled(given, matrix, rate, sampling, _generator(seed))
+    rows = uniform(classes, 1.0 - rate + (other if inclusive else 0.0), other)
+    return _sampled(given, classes, rows, rate, sampling, _generator(seed))
 
 
 def pair_flip(
@@ -104,21 +139,20 @@ def pair_flip(
     seed: int = 0,
 ) -> Corruption:
     """Change labels with probability r to the next class, c + 1 mod C (Han et al., Co-teaching, 2018)."""
-    given, classes = _checked_labels(labels, num_classes)
+    given, classes = checked_labels(labels, num_classes)
     rate = checked_parameter("pair_flip", "noise_rate", noise_rate, 0.0, 1.0)
-    moves = {c: (c + 1) % classes for c in range(classes)}
-    return _sampled(given, _flip_matrix(moves, rate, classes), rate, sampling, _generator(seed))
+    targets = {c: (c + 1) % classes for c in range(classes)}
+    return _sampled(given, classes, moves(targets, rate), rate, sampling, _generator(seed))
 
 
 def cifar10_asymmetric(labels: Array, noise_rate: float, *, sampling: Sampling = "exact", seed: int = 0) -> Corruption:
     """Change CIFAR-10 labels with probability r to a look-alike, `CIFAR10_ASYMMETRIC` (Patrini et al., 2017).
 
-    Five of the ten classes never change, so on balanced data the realised rate is r/2.
+    Five of the ten classes never change, so on balanced data the realized rate is r/2.
     """
-    given, classes = _checked_labels(labels, 10)
+    given, classes = checked_labels(labels, 10)
     rate = checked_parameter("cifar10_asymmetric", "noise_rate", noise_rate, 0.0, 1.0)
-    matrix = _flip_matrix(CIFAR10_ASYMMETRIC, rate, classes)
-    return _sampled(given, matrix, rate, sampling, _generator(seed))
+    return _sampled(given, classes, moves(CIFAR10_ASYMMETRIC, rate), rate, sampling, _generator(seed))
 
 
 def superclass_swap(
@@ -132,7 +166,7 @@ def superclass_swap(
     """In every superclass flip two classes, drawn at random, to each other with probability r.
 
     The paper's asymmetric noise of CIFAR-100 (section 4.2, after Wang et al., 2019). Two of five classes take
-    part, so on balanced CIFAR-100 the realised rate is 0.4 r. `superclass` (C,) names the superclass of each
+    part, so on balanced CIFAR-100 the realized rate is 0.4 r. `superclass` (C,) names the superclass of each
     class; `seed` also fixes which classes are swapped.
 
     Raises:
@@ -141,17 +175,17 @@ def superclass_swap(
     groups = np.asarray(superclass)
     if groups.ndim != 1:
         raise EmphasisValueError(f"superclass has shape {groups.shape}: it must be (C,), one entry per class")
-    given, classes = _checked_labels(labels, groups.size)
+    given, classes = checked_labels(labels, groups.size)
     rate = checked_parameter("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
-    moves: dict[int, int] = {}
+    targets: dict[int, int] = {}
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         if members.size < 2:
             raise EmphasisValueError(f"superclass {group} has one class, {members[0]}; it needs two: merge it")
-        one, other = (int(c) for c in rng.choice(members, 2, replace=False))
-        moves |= {one: other, other: one}
-    return _sampled(given, _flip_matrix(moves, rate, classes), rate, sampling, rng)
+        first, second = (int(c) for c in rng.choice(members, 2, replace=False))
+        targets |= {first: second, second: first}
+    return _sampled(given, classes, moves(targets, rate), rate, sampling, rng)
 
 
 def from_transition_matrix(
@@ -170,9 +204,9 @@ def from_transition_matrix(
     matrix = np.asarray(transition_matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise EmphasisValueError(f"transition_matrix has shape {matrix.shape}: it must be square, [true, noisy]")
-    matrix = _checked_rows("transition_matrix", matrix, _ROW_SUM_TOLERANCE)
-    given, _ = _checked_labels(labels, len(matrix))
-    return _sampled(given, matrix, None, sampling, _generator(seed))
+    matrix = checked_rows("transition_matrix", matrix, _ROW_SUM_TOLERANCE)
+    given, classes = checked_labels(labels, len(matrix))
+    return _sampled(given, classes, dense(matrix), None, sampling, _generator(seed))
 
 
 def instance_dependent(
@@ -204,7 +238,7 @@ def instance_dependent(
     values = np.array(source, dtype=np.float64)
     if num_classes is None and modelled and values.ndim == 2:
         num_classes = values.shape[1]
-    given, classes = _checked_labels(labels, num_classes)
+    given, classes = checked_labels(labels, num_classes)
     shape = (given.size, classes) if modelled else given.shape
     if values.shape != shape:
         raise EmphasisValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
@@ -212,13 +246,13 @@ def instance_dependent(
     rng = _generator(seed)
 
     if modelled:
-        values = _checked_rows(name, values, _SOFTMAX_TOLERANCE)
+        values = checked_rows(name, values, _SOFTMAX_TOLERANCE)
         values[np.arange(given.size), given] = 0.0
     elif (bad := ~((values >= 0.0) & (values < np.inf))).any():
         raise EmphasisValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
     hardness = values.sum(axis=1) if modelled else values  # 1 - p_y, without cancellation
     order = rng.permutation(given.size)
-    edges = np.cumsum(_flip_probabilities(hardness, rate)[order]) + rng.random()
+    edges = np.cumsum(flip_probabilities(hardness, rate)[order]) + rng.random()
     flipped = np.sort(order[np.diff(np.floor(edges), prepend=0.0) > 0.0])
 
     noisy = given.copy()
@@ -231,14 +265,14 @@ def instance_dependent(
     return _described(given, noisy, classes, rate)
 
 
-def given_labels(labels: Array, noisy_labels: Array, *, num_classes: int | None = None) -> Corruption:
+def from_noisy_labels(labels: Array, noisy_labels: Array, *, num_classes: int | None = None) -> Corruption:
     """Describe labels that somebody else corrupted, such as people's (CIFAR-10N); `labels` are the true ones.
 
     Raises:
         ValueError: They do not fit each other.
     """
-    given, classes = _checked_labels(labels, num_classes)
-    noisy, _ = _checked_labels(noisy_labels, classes)
+    given, classes = checked_labels(labels, num_classes)
+    noisy, _ = checked_labels(noisy_labels, classes)
     if noisy.shape != given.shape:
         raise EmphasisValueError(f"noisy_labels are of shape {noisy.shape}, labels of {given.shape}; give one for each")
     return _described(given, noisy, classes, None)
@@ -253,7 +287,7 @@ def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -
     Raises:
         ValueError: If there are no positives, or too few negatives, or none would be kept.
     """
-    given, _ = _checked_labels(labels, None, least=1)
+    given, _ = checked_labels(labels, None, least=1)
     ratio = checked_parameter("pn_ratio", "ratio", ratio, 0.0)
     is_positive = given == positive
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
@@ -282,7 +316,7 @@ def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None
     Raises:
         ValueError: If a class has no example, or `imbalance_factor` (first class : last class) is below 1.
     """
-    given, classes = _checked_labels(labels, num_classes)
+    given, classes = checked_labels(labels, num_classes)
     factor = checked_parameter("long_tail", "imbalance_factor", imbalance_factor, 1.0)
     counts = np.bincount(given, minlength=classes)
     if not counts.all():
@@ -291,121 +325,25 @@ def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None
     log_most = np.min(np.log(counts) - log_profile)
     sizes = np.clip(np.rint(np.exp(log_most + log_profile)), 1, counts).astype(np.int64)
     rng = _generator(seed)
-    members = zip(_by_class(given, classes), sizes, strict=True)
+    members = zip(by_class(given, classes), sizes, strict=True)
     index = np.sort(np.concatenate([rng.choice(rows, size, replace=False) for rows, size in members]))
     return _described(given[index], given[index], classes, None, index)
 
 
-def _sampled(given: _Ints, matrix: _Floats, rate: float | None, sampling: str, rng: np.random.Generator) -> Corruption:
-    """Draw noisy labels for `given` from a valid `matrix`: the one sampler of class-conditional noise."""
-    if sampling not in get_args(Sampling):
-        raise EmphasisValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
-    noisy = given.copy()
-    by_class = _by_class(given, len(matrix))
-    offset = rng.random()
-    for own in rng.permutation(len(matrix)):
-        members, n = by_class[own], by_class[own].size
-        others = np.delete(np.arange(len(matrix)), own)
-        if 0.0 < n * matrix[own, others].max(initial=0.0) < 1.0:
-            others = rng.permutation(others)  # else the few points of every class would fall on the same few targets
-        targets = np.concatenate(([own], others))
-        row = matrix[own, targets]
-        bounds = np.minimum(np.cumsum(row), 1.0)
-        # From the last possible target on the bound is 1, whatever cumsum rounded to: every point below 1
-        # then has a target, and a target of probability 0 spans an empty interval.
-        bounds[np.flatnonzero(row)[-1] :] = 1.0
-        if sampling == "exact":
-            points = rng.permutation((np.arange(n) + offset) / max(n, 1))
-            points = np.minimum(points, np.nextafter(1.0, 0.0))  # n - 1 + U may round up to n
-        else:
-            points = rng.random(n)
-        noisy[members] = targets[np.searchsorted(bounds, points, side="right")]
-        # What this class changed too little, the next makes up for: the whole, too, is within 1 of expectation.
-        changed = np.count_nonzero(noisy[members] != own)
-        offset = min(max(offset + n * (1.0 - row[0]) - changed, 0.0), np.nextafter(1.0, 0.0))
-    return _described(given, noisy, len(matrix), rate)
+def _sampled(
+    given: Ints, classes: int, rows: Rows, rate: float | None, sampling: str, rng: np.random.Generator
+) -> Corruption:
+    return _described(given, sample(given, classes, rows, sampling, rng), classes, rate)
 
 
-def _described(given: _Ints, noisy: _Ints, classes: int, rate: float | None, index: _Ints | None = None) -> Corruption:
-    """Package `noisy` with the mask and the transition matrix counted from it."""
-    counts = np.bincount(given * classes + noisy, minlength=classes**2).reshape(classes, classes)
-    totals = counts.sum(axis=1, keepdims=True)
-    matrix = np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(classes))
-    return Corruption(noisy, noisy != given, matrix, np.arange(given.size) if index is None else index, rate)
-
-
-def _by_class(labels: _Ints, classes: int) -> list[_Ints]:
-    """Return the rows of each class, ascending, in one sort."""
-    ends = np.cumsum(np.bincount(labels, minlength=classes))
-    return np.split(np.argsort(labels, kind="stable"), ends[:-1])
-
-
-def _flip_matrix(moves: dict[int, int], rate: float, classes: int) -> _Floats:
-    """Return the matrix that sends each key to its value with probability `rate` and keeps all else."""
-    matrix = np.eye(classes)
-    for true, noisy in moves.items():
-        matrix[true, true], matrix[true, noisy] = 1.0 - rate, rate
-    return matrix
-
-
-def _flip_probabilities(hardness: _Floats, rate: float) -> _Floats:
-    """Return min(1, s * hardness) with the s that makes its mean `rate`, solved exactly."""
-    scaled = hardness / (hardness.max() or 1.0)
-    reachable = np.count_nonzero(scaled) / scaled.size
-    if rate > reachable * (1.0 + _ROUNDING):
-        raise EmphasisValueError(f"noise_rate={rate:g} exceeds {reachable:g}, the share with difficulty > 0: lower it")
-    if rate == 0.0:
-        return np.zeros_like(scaled)
-    # With the k hardest at 1 the others carry N r - k; the first k that leaves them below 1 is the right one.
-    largest = np.sort(scaled[scaled > 0.0])[::-1]
-    rest = np.cumsum(largest[::-1])[::-1]
-    load = min(rate * scaled.size, largest.size) - np.arange(largest.size)  # rate * N may round above
-    k = int(np.argmax(load * (largest / rest) <= 1.0))
-    unsaturated = np.minimum(np.minimum(scaled, largest[k]) / rest[k] * load[k], 1.0)
-    return np.where(scaled > largest[k], 1.0, unsaturated)
+def _described(given: Ints, noisy: Ints, classes: int, rate: float | None, index: Ints | None = None) -> Corruption:
+    return Corruption(
+        noisy, noisy != given, given, np.arange(given.size) if index is None else index, classes, requested_rate=rate
+    )
 
 
 def _generator(seed: int) -> np.random.Generator:
-    return np.random.default_rng(_checked_integer("seed", seed, 0))
+    return np.random.default_rng(checked_integer("seed", seed, 0))
 
 
-def _checked_labels(labels: Array, num_classes: int | None, least: int = 2) -> tuple[_Ints, int]:
-    """Return a copy of `labels` as int64 and the number of classes, or raise an error that names the cure."""
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise EmphasisValueError(f"labels have shape {array.shape}, not (N,); of one-hot rows take argmax(axis=1)")
-    if not array.size:
-        raise EmphasisValueError("labels are empty: at least one label is needed")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise EmphasisTypeError(f"labels are {array.dtype}, not integers; pass labels.astype(int)")
-    low, high = int(array.min()), int(array.max())
-    if low < 0:
-        raise EmphasisValueError(f"labels hold {low}: classes are numbered from 0; leave ignored examples out first")
-    classes = high + 1 if num_classes is None else _checked_integer("num_classes", num_classes, least)
-    if classes < least:
-        raise EmphasisValueError(f"labels hold only class {high}; pass num_classes >= {least}")
-    if high >= classes:
-        raise EmphasisValueError(f"labels hold {high}, outside [0, {classes - 1}] of num_classes={classes}")
-    return array.astype(np.int64), classes
-
-
-def _checked_integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise EmphasisTypeError(f"{name}={value!r} is not allowed; {name} must be an integer >= {least}")
-    if value < least:
-        raise EmphasisValueError(f"{name}={value} is not allowed; {name} must be an integer >= {least}")
-    return int(value)
-
-
-def _checked_rows(name: str, matrix: _Floats, tolerance: float) -> _Floats:
-    """Return `matrix` with its rows normalised, or raise ValueError if they are no distributions."""
-    for row, column in np.argwhere(~((matrix >= 0.0) & (matrix < np.inf)))[:1]:
-        raise EmphasisValueError(f"{name}[{row}, {column}]={matrix[row, column]:g} must be a probability in [0, 1]")
-    sums = matrix.sum(axis=1, keepdims=True)
-    for row in np.flatnonzero(np.abs(sums - 1.0) > tolerance)[:1]:
-        raise EmphasisValueError(
-            f"row {row} of {name} sums to {float(sums[row, 0])!r}, not to 1 within {tolerance:g}; "
-            "rows are [true, noisy]: transpose, or divide by the row sums"
-        )
-    normalised: _Floats = matrix / sums
-    return normalised
+__getattr__ = renamed(__name__, {"given_labels": "from_noisy_labels"})

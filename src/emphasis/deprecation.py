@@ -19,8 +19,12 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     def getattr_(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        message = f"{module}.{name} is deprecated; use {module}.{names[name]}"
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        warn_renamed(f"{module}.{name}", f"{module}.{names[name]}")
         return getattr(sys.modules[module], names[name])
 
     return getattr_
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller's caller that what it uses has a new name."""
+    warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=3)

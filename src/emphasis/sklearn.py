@@ -297,24 +297,29 @@ def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: 
     size = _batch_size(model, len(labels))
     order = np.arange(len(labels)) if size == len(labels) else model._random.permutation(len(labels))
     like = next(model.network_.parameters())
-    total = weight_sum = 0.0
+    # Sums stay on the device, as reading them in every step would make the host wait for it.
+    precise = torch.float32 if like.device.type == "mps" else torch.float64
+    total, weight_sum = torch.zeros(2, dtype=precise, device=like.device)
+    finite = torch.ones((), dtype=torch.bool, device=like.device)
     model.network_.train()
     with _own_random_numbers(model, like.device):  # for dropout
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             weight, targets = _tensor(sample_weight[rows], like), torch.as_tensor(labels[rows], device=like.device)
             logits = model.network_(_tensor(X[rows], like))
-            _check_finite(model, logits)
+            if like.device.type == "cpu":  # where the loss refuses NaN
+                _check_finite(model, logits)
+            finite = finite & logits.isfinite().all()
             loss = model._loss(logits, targets, weight)
             model._optimizer.zero_grad()
             loss.backward()
             model._optimizer.step()
             factors = model._loss.class_weight
-            share = float((weight if factors is None else weight * factors[targets]).sum())
-            total, weight_sum = total + share * float(loss.detach()), weight_sum + share
-    _check_finite(model, *model.network_.parameters())
+            share = (weight if factors is None else weight * factors[targets]).sum().to(precise)
+            total, weight_sum = total + share * loss.detach().to(precise), weight_sum + share
+    _check_finite(model, torch.where(finite, 0.0, math.nan), *model.network_.parameters())
     model.n_iter_ += 1
-    model.loss_curve_.append(total / weight_sum if weight_sum else 0.0)
+    model.loss_curve_.append(float(total / weight_sum) if weight_sum else 0.0)
     return float(model.loss_curve_[-1])
 
 

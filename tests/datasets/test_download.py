@@ -78,6 +78,11 @@ def site(monkeypatch):
     server.server_close()
 
 
+def files_of(folder):
+    """The files of a folder but for the lock of downloads."""
+    return [path for path in folder.iterdir() if path.name != ".downloads.lock"]
+
+
 def fetch(site, folder, **options):
     return download(site.file(**options), folder, first_wait=0.0)
 
@@ -88,7 +93,7 @@ def test_a_download_arrives_whole_and_is_not_repeated(site, tmp_path):
         path = fetch(site, folder, digest=("sha256", hashlib.sha256(CONTENT).hexdigest()), size=len(CONTENT))
         assert path.read_bytes() == CONTENT
     assert site.asked == [None]
-    assert list(folder.iterdir()) == [path]
+    assert files_of(folder) == [path]
 
 
 def test_cut_connections_are_continued_where_they_stopped(site, tmp_path):
@@ -134,7 +139,7 @@ def test_wrong_content_is_deleted_and_the_next_call_starts_afresh(site, tmp_path
     site.content = CONTENT[::-1]
     with pytest.raises(DamagedFileError, match=rf"not {MD5}.*deleted"):
         fetch(site, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert files_of(tmp_path) == []
     site.content = CONTENT
     assert fetch(site, tmp_path).read_bytes() == CONTENT
 
@@ -143,7 +148,7 @@ def test_a_stale_part_of_another_file_is_found_out(site, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(b"?" * 777)
     with pytest.raises(DamagedFileError, match="deleted"):
         fetch(site, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert files_of(tmp_path) == []
 
 
 def test_a_cut_that_no_length_gives_away_is_found_by_the_digest_or_the_size(site, tmp_path):
@@ -199,7 +204,6 @@ def test_progress_is_told_and_ends_at_the_whole(site, tmp_path, monkeypatch):
 
 
 def test_several_at_once_share_one_download(site, tmp_path):
-    pytest.importorskip("fcntl")
     threads = [threading.Thread(target=fetch, args=(site, tmp_path)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -207,3 +211,10 @@ def test_several_at_once_share_one_download(site, tmp_path):
         thread.join()
     assert site.asked == [None]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_file_that_is_there_needs_no_lock(site, tmp_path):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    assert fetch(site, tmp_path) == tmp_path / "file.bin"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
+    assert site.asked == []

@@ -16,8 +16,7 @@ import torch
 from waiting import OWN, wait_for
 
 from emphasis.cli.main import main
-from emphasis.training.loop import number_of_ranks
-from emphasis.training.settings import Execution
+from emphasis.training.settings import Execution, number_of_ranks
 
 RECIPE = 'extends = "digits"\nname = "devices"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'  # next to none
 OPTIONS = ["--methods", "DM 0.5/8 integral", "--iterations", "150", "--threads", "1", "--workers", "1", "--accelerator",

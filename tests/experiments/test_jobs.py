@@ -155,7 +155,7 @@ def test_human_labels_of_cifar10_have_the_published_noise_rate():
 
     cell = next(load_recipe("cifar10n").cells())
     split = load_split(cell.dataset, cell.noise, DATA)
-    assert corrupted(split, cell.noise, 0).realised_rate == pytest.approx(0.4021, abs=5e-5)
+    assert corrupted(split, cell.noise, 0).realized_rate == pytest.approx(0.4021, abs=5e-5)
 
 
 def _networks():

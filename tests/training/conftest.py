@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emphasis.training.loop import make_fabric
+from emphasis.training.fabric import make_fabric
 from emphasis.training.settings import Execution
 
 

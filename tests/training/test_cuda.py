@@ -23,8 +23,9 @@ from emphasis.models.stacked import StackedMLP, StackOfOne
 from emphasis.sklearn import EmphasisClassifier
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import evaluate
+from emphasis.training.fabric import make_fabric
 from emphasis.training.features import tracklet_features
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task

@@ -228,7 +228,8 @@ from pathlib import Path
 from emphasis.datasets import ImageFiles
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import CCE

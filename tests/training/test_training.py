@@ -17,7 +17,8 @@ from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
 from emphasis.training.batches import Batches
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from emphasis.training.loop import diverged_batch, initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import diverged_batch, initial_state, train
 from emphasis.training.settings import Execution, Objective, Schedule, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import CCE, DM, Beta

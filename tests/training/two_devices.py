@@ -15,7 +15,8 @@ from emphasis.datasets import ImageFiles
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.sharding import whole
 from emphasis.training.task import Task

@@ -20,7 +20,8 @@ from emphasis.models.stacked import StackedMLP
 from emphasis.torch.distributed import gathered, part_of
 from emphasis.training import evaluation
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
-from emphasis.training.loop import initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
 from emphasis.training.ranks import dealt, exchanged
 from emphasis.training.settings import Execution, Objective, Solver

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emphasis.baselines.protocol import check_range
+from emphasis.validation import check_range
 
 
 class InstanceMatching(nn.Module):
@@ -40,10 +40,20 @@ class InstanceMatching(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (N, C) of unit vectors (N, width), and move the classes of their labels (N,)."""
-        logits = features @ self.classes.T.to(
-            features.dtype, copy=True
-        )  # a copy, as V changes before the backward pass
-        for example, label in zip(features.detach().to(self.classes.dtype), labels.tolist(), strict=True):
-            moved = self.momentum * self.classes[label] + (1.0 - self.momentum) * example
-            self.classes[label] = F.normalize(moved, dim=0)
-        return logits / self.temperature
+        classes = self.classes.to(features.dtype, copy=True)  # as `_move` changes them before the backward pass
+        self._move(features.detach().to(self.classes.dtype), labels)
+        return features @ classes.T / self.temperature
+
+    def _move(self, features: Tensor, labels: Tensor) -> None:
+        """Move the class of each example towards it, in order: first examples of all classes at once, then second ones.
+
+        So a batch takes as many steps as its most frequent class has examples.
+        """
+        by_label = torch.argsort(labels, stable=True)
+        ordered = labels[by_label]
+        places = torch.arange(len(labels), device=labels.device)
+        occurrence = places - torch.searchsorted(ordered, ordered)  # 0 for the first example of each class
+        rounds = by_label[torch.argsort(occurrence, stable=True)]
+        for rows in torch.split(rounds, torch.bincount(occurrence).tolist()):
+            moved = self.momentum * self.classes[labels[rows]] + (1.0 - self.momentum) * features[rows]
+            self.classes[labels[rows]] = F.normalize(moved, dim=1)

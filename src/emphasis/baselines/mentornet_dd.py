@@ -95,6 +95,8 @@ class MentorNetDD(Baseline):
         self.register_buffer("right", problem.annotate(asked) == problem.labels[asked], persistent=False)
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("updated", torch.tensor(0))
+        self._updates_done: int | None = None  # `updated`, once it has been read from the device
+        self.register_load_state_dict_post_hook(_forget_updates_done)  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(problem.seed)
             self.mentor = MentorNetwork(problem.num_classes).requires_grad_(False)
@@ -103,22 +105,30 @@ class MentorNetDD(Baseline):
         """Return the mean of v_i loss_i."""
         losses = F.cross_entropy(step.logits, step.labels, reduction="none")
         self.threshold.copy_(moved(self.threshold, losses, self.percentile, self.decay))
-        if not self.updated:
+        done = self._number_of_updates()
+        if not done:
             return (losses * kept_at_random(losses, 0.5)).mean()
         known = losses.detach().float()
-        time = self.updates[int(self.updated) - 1]  # that of its last update, the one it has seen
+        time = self.updates[done - 1]  # that of its last update, the one it has seen
         v = torch.sigmoid(self.mentor(known, known - self.threshold, step.labels, time))
         return (losses * v * kept_at_random(v, 0.05)).mean()
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Fit the mentor where an update is due."""
         due = sum(epoch.progress >= one for one in self.updates)
-        if due == int(self.updated):
+        if due == self._number_of_updates():
             return
         labels = self.labels[self.asked]
         losses = F.cross_entropy(epoch.survey(self.asked).logits, labels, reduction="none")
         self._fit(losses, labels, self.updates[due - 1])
         self.updated.fill_(due)
+        self._updates_done = due
+
+    def _number_of_updates(self) -> int:
+        """Return `updated` as a Python number: reading it in every step would make the host wait for the device."""
+        if self._updates_done is None:
+            self._updates_done = int(self.updated)
+        return self._updates_done
 
     def _fit(self, losses: Tensor, labels: Tensor, time: float) -> None:
         excess, truth = losses - self.threshold, self.right.float()
@@ -132,6 +142,11 @@ class MentorNetDD(Baseline):
                 optimizer.step()
         optimizer.zero_grad()  # lest the loop's optimiser take them for the student's
         self.mentor.requires_grad_(False)
+
+
+def _forget_updates_done(method: nn.Module, _keys: object) -> None:
+    assert isinstance(method, MentorNetDD)
+    method._updates_done = None
 
 
 __getattr__ = renamed(__name__, {"MentornetDd": "MentorNetDD"})

@@ -52,11 +52,11 @@ class MentorNetPD(Baseline):
         losses = F.cross_entropy(step.logits, step.labels, reduction="none")
         self.threshold.copy_(moved(self.threshold, losses, self.percentile, self.decay))
         burning = step.progress < self.burn_in
-        v = torch.ones_like(losses) if burning else curriculum(losses.detach(), float(self.threshold), self.lambda2)
+        v = torch.ones_like(losses) if burning else curriculum(losses.detach(), self.threshold, self.lambda2)
         return (losses * v * kept_at_random(v, 0.5 if burning else 0.05)).mean()
 
 
-def curriculum(losses: Tensor, lambda1: float, lambda2: float) -> Tensor:
+def curriculum(losses: Tensor, lambda1: Tensor | float, lambda2: float) -> Tensor:
     """Return the weights v* of Eq. 6, (N,)."""
     if lambda2 == 0.0:
         return (losses <= lambda1).to(losses.dtype)

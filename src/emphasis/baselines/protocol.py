@@ -6,7 +6,6 @@ its buffers and parameters, so that it moves to a device, is checkpointed and is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis.errors import EmphasisValueError
+from emphasis.validation import check_flag, check_range, check_whole
+
+__all__ = [
+    "Baseline",
+    "Epoch",
+    "Need",
+    "Problem",
+    "Step",
+    "Survey",
+    "check_flag",
+    "check_range",
+    "check_whole",
+    "one_hot",
+    "soft_cross_entropy",
+]
 
 Need = Literal["features", "maps", "copy", "survey", "true labels"]
 """features: what the last linear layer sees. maps: what the global average pool before it sees. copy: a second set of
@@ -233,42 +247,3 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return -sum_j t_j log p_j of each example, (N,), from logits and targets (N, C)."""
     return F.cross_entropy(logits, targets, reduction="none")
-
-
-def check_range(name: str, value: float, low: float, high: float, *, ends: str = "[]") -> None:
-    """Check that a hyperparameter lies between `low` and `high`, each end allowed or not: "[]", "[)", "(]" or "()".
-
-    Raises:
-        ValueError: It does not, or is NaN; the message names it and what is allowed.
-    """
-    given: object = value
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    above = number and (value >= low if ends[0] == "[" else value > low)
-    below = number and (value <= high if ends[1] == "]" else value < high)
-    if not (above and below):
-        raise EmphasisValueError(
-            f"{name}={value!r} is not allowed; use a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
-        )
-
-
-def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
-    """Check that a hyperparameter is a whole number from `low` to `high`.
-
-    Raises:
-        ValueError: It is not; the message names it and what is allowed.
-    """
-    given: object = value
-    if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
-        upto = f" to {high:g}" if high < math.inf else " or more"
-        raise EmphasisValueError(f"{name}={value!r} is not allowed; use a whole number, {low}{upto}")
-
-
-def check_flag(name: str, value: bool) -> None:
-    """Check that a hyperparameter is True or False.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    given: object = value
-    if not isinstance(given, bool):
-        raise EmphasisValueError(f"{name}={value!r} is not allowed; use true or false")

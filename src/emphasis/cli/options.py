@@ -262,7 +262,7 @@ def default_workers(execution: Execution) -> int:
 
     import torch
 
-    from emphasis.training.loop import number_of_ranks
+    from emphasis.training.settings import number_of_ranks
 
     if number_of_ranks(execution) > 1:
         return 1

@@ -99,7 +99,7 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     from emphasis.experiments.runs.runner import run
     from emphasis.experiments.runs.store import RESULTS
     from emphasis.rich_text import plain
-    from emphasis.training.loop import number_of_ranks
+    from emphasis.training.settings import number_of_ranks
 
     execution = requested_execution(options)
     is_first = number_of_ranks(execution) == 1 or process.is_first()

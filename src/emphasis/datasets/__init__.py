@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from emphasis.datasets.split import Gallery, Split, holdout, subset
 from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
 from emphasis.registry import Registry
+from emphasis.validation import is_number, is_whole
 
 __all__ = [
     "NAMES",
@@ -99,9 +99,9 @@ def _check_type(name: str, key: str, value: Any, default: Any) -> None:
     if isinstance(default, bool):
         right, kind = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
-        right, kind = isinstance(value, numbers.Integral) and not isinstance(value, bool), "a whole number"
+        right, kind = is_whole(value), "a whole number"
     elif isinstance(default, float):
-        right, kind = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
+        right, kind = is_number(value), "a number"
     elif isinstance(default, tuple):
         right, kind = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value), "a list of texts"
     else:

@@ -1,19 +1,19 @@
-"""Downloads that resume where they stopped and are checked before they are used; the standard library only."""
+"""Downloads that resume where they stopped and are checked before they are used."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from emphasis.datasets.archives import Digest, check_digest
 from emphasis.datasets.errors import DamagedFileError, DownloadError
+from emphasis.extras import missing_extra
 
 _BLOCK = 1 << 18  # bytes
 _TIMEOUT = 30.0  # seconds without a byte
@@ -50,7 +50,7 @@ def download(
     """Return the path of `file` in `folder`, downloaded unless it is there; whatever is returned has its digest.
 
     What has arrived is kept in `NAME.part` and continued by the next attempt or the next call. Several processes may
-    ask for the same file: they wait for one another where the platform has file locks.
+    ask for the same file: they wait for one another.
 
     Args:
         file: What.
@@ -65,7 +65,7 @@ def download(
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with contextlib.nullcontext() if target.exists() else _locked(folder):
         if target.exists():
             check_digest(target, file.digest)
             return target
@@ -131,16 +131,9 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> contextlib.AbstractContextManager[object]:
     try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows has no locks on folders
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        from filelock import FileLock
+    except ModuleNotFoundError as error:
+        raise missing_extra("a download", "experiments", error) from None
+    return FileLock(folder / ".downloads.lock")

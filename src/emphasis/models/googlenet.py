@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import (
     Branches,
     Classifier,
@@ -21,6 +20,7 @@ from emphasis.models.layers import (
     image_channels,
     init_he_,
 )
+from emphasis.validation import check_flag
 
 _STEM_WIDTH = 192
 
@@ -90,8 +90,7 @@ def googlenet(
         ValueError: An argument is not allowed.
     """
     check_dropout(dropout)
-    if not isinstance(batch_norm, bool):
-        raise EmphasisValueError(f"batch_norm={batch_norm!r} is not allowed; it must be true or false")
+    check_flag("batch_norm", batch_norm)
     channels = image_channels("googlenet-v1", input_shape, 4)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=conv_norm_relu(channels, _STEM_WIDTH, 3, batch_norm=batch_norm)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from emphasis.errors import EmphasisValueError
+from emphasis.validation import check, is_number
 
 
 class Classifier(nn.Module):
@@ -133,11 +134,8 @@ def check_dropout(dropout: float) -> None:
     Raises:
         ValueError: It is out of range or NaN.
     """
-    rate: object = dropout
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
-        raise EmphasisValueError(
-            f"dropout={dropout!r} is not allowed; it is the share of features zeroed, 0 <= dropout < 1"
-        )
+    holds = is_number(dropout) and 0.0 <= dropout < 1.0
+    check(holds, "dropout", dropout, "it is the share of features zeroed, 0 <= dropout < 1")
 
 
 def check_widths(name: str, widths: Sequence[int], shortest: int) -> None:
@@ -148,7 +146,5 @@ def check_widths(name: str, widths: Sequence[int], shortest: int) -> None:
     """
     listed: object = widths
     whole = isinstance(listed, list | tuple) and all(type(width) is int and width >= 1 for width in listed)
-    if not whole or len(widths) < shortest:
-        raise EmphasisValueError(
-            f"{name}={widths!r} is not allowed; give at least {shortest} whole numbers >= 1, as [64, 128]"
-        )
+    holds = whole and len(widths) >= shortest
+    check(holds, name, widths, f"give at least {shortest} whole numbers >= 1, as [64, 128]")

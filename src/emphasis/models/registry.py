@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emphasis.errors import EmphasisValueError
 from emphasis.registry import Registry
+from emphasis.validation import is_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,13 +48,13 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int,
     """
     MODELS.check_options(name, options)
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if not shape or any(not _is_whole(size) or size < 1 for size in shape):
+    if not shape or any(not is_whole(size) or size < 1 for size in shape):
         raise EmphasisValueError(
             f"input_shape={input_shape!r} is not allowed; give one example's shape, (D,) or (channels, height, width)"
         )
-    if not _is_whole(num_classes) or num_classes < 2:
+    if not is_whole(num_classes) or num_classes < 2:
         raise EmphasisValueError(f"num_classes={num_classes!r} is not allowed; it must be a whole number >= 2")
-    if not _is_whole(seed) or not 0 <= seed <= _LARGEST_SEED:
+    if not is_whole(seed) or not 0 <= seed <= _LARGEST_SEED:
         raise EmphasisValueError(f"seed={seed!r} is not allowed; it must be a whole number from 0 to {_LARGEST_SEED}")
 
     import torch
@@ -72,7 +73,3 @@ def options_of(name: str) -> dict[str, Any]:
         ValueError: The name is unknown.
     """
     return MODELS.options(name)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -8,7 +8,6 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import (
     Classifier,
     GlobalAveragePool,
@@ -17,6 +16,7 @@ from emphasis.models.layers import (
     image_channels,
     init_he_,
 )
+from emphasis.validation import check, is_whole
 
 _STAGE_WIDTHS = (16, 32, 64)
 
@@ -67,8 +67,7 @@ def cifar_resnet(depth: int, input_shape: Sequence[int], num_classes: int, *, dr
     Raises:
         ValueError: An argument is not allowed.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
-        raise EmphasisValueError(f"depth={depth!r} is not allowed; it must be 6n + 2, such as 20, 32, 44, 56 or 110")
+    check(is_whole(depth) and depth >= 8 and depth % 6 == 2, "depth", depth, "it must be 6n + 2, such as 20 or 56")
     check_dropout(dropout)
     channels = image_channels(f"resnet{depth}", input_shape, 4)
     layers: list[nn.Module] = [conv_norm_relu(channels, _STAGE_WIDTHS[0], 3)]

@@ -13,10 +13,7 @@ tensor there, which is read at the next evaluation.
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -26,15 +23,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emphasis.baselines.learner import DivergedError
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import Stack, at_own_rates
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import part_of
@@ -47,8 +41,8 @@ from emphasis.training.fetching import Fetched
 from emphasis.training.methods import LearnerStack, backward, whole_batch
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.optimizers import make_optimizer, set_for_step
-from emphasis.training.settings import Execution, Objective, Solver, check
-from emphasis.training.sharding import held, sharded
+from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.sharding import held
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
@@ -126,59 +120,6 @@ def initial_state(
     for name in getattr(stack, "FORWARD_METHODS", ()):
         prepared.mark_forward_method(name)
     return State(prepared, fabric.setup_optimizers(optimizer), stack.num_networks, draws, 0, diverged_at)
-
-
-def make_fabric(execution: Execution) -> Fabric:
-    """Return Fabric on the devices; for more than one it starts this program's other processes, or joins torchrun's.
-
-    Raises:
-        ValueError: See `number_of_ranks`.
-    """
-    ranks = number_of_ranks(execution)
-    strategy: Any = "auto"
-    if ranks > 1 and execution.strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
-        strategy = ModelParallelStrategy(sharded, ranks, tensor_parallel_size=1)
-    elif ranks > 1:  # what is in buffers is the same on all ranks, or comes out the same
-        known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-        since = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
-        kept: dict[str, Any] = {since: False}
-        strategy = DDPStrategy(**kept)
-    try:
-        fabric = Fabric(
-            accelerator=execution.accelerator, devices=execution.devices, num_nodes=ranks // execution.devices,
-            precision=execution.precision, strategy=strategy,  # type: ignore[arg-type]
-        )  # fmt: skip
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        where = f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
-        raise EmphasisValueError(f"{where} cannot be used here: {error}") from error
-    if ranks > 1:
-        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
-        try:
-            fabric.launch()
-        except BaseException:  # before all have joined, so that nobody can tell those that were started here
-            for process in getattr(fabric.strategy.launcher, "procs", ()):
-                process.terminate()
-            raise
-    return fabric
-
-
-def number_of_ranks(execution: Execution) -> int:
-    """Return how many processes train each network together: one for each device, on all of torchrun's machines.
-
-    Raises:
-        ValueError: There are more or fewer devices than processes that torchrun has started here, or a network that is
-            to be shared out has only one.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
-    if here != execution.devices:
-        raise EmphasisValueError(
-            f"devices={execution.devices} is not allowed where torchrun has started {here} processes on "
-            f"this machine; use {here}, or --nproc-per-node {execution.devices}"
-        )
-    ranks = int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else here
-    alone = execution.strategy == "fsdp" and ranks == 1
-    check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which a network is shared out")
-    return ranks
 
 
 def train(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from emphasis.errors import EmphasisValueError
 from emphasis.learning_rate import cosine
+from emphasis.validation import check
 from emphasis.weighting import DM, MaxMargin, Measured, Ramp, Weighting, scheduled
 from emphasis.weighting.serialise import is_named
 
@@ -190,7 +192,20 @@ class Execution:
         check(self.strategy in STRATEGIES, "strategy", self.strategy, f"use one of {', '.join(STRATEGIES)}")
 
 
-def check(holds: bool, name: str, value: object, cure: str) -> None:
-    """Raise ValueError unless `holds`: "NAME=VALUE is not allowed; CURE"."""
-    if not holds:
-        raise EmphasisValueError(f"{name}={value!r} is not allowed; {cure}")
+def number_of_ranks(execution: Execution) -> int:
+    """Return how many processes train each network together: one for each device, on all of torchrun's machines.
+
+    Raises:
+        ValueError: torchrun has started another number of processes here than there are devices, or FSDP is asked for
+            on one device.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
+    if here != execution.devices:
+        raise EmphasisValueError(
+            f"devices={execution.devices} is not allowed where torchrun has started {here} processes on "
+            f"this machine; use {here}, or --nproc-per-node {execution.devices}"
+        )
+    ranks = int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else here
+    alone = execution.strategy == "fsdp" and ranks == 1
+    check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which a network is shared out")
+    return ranks

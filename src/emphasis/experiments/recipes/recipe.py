@@ -30,7 +30,8 @@ from emphasis.experiments.recipes.settings import (
     Status,
 )  # fmt: skip
 from emphasis.texts import did_you_mean
-from emphasis.training.settings import PRECISIONS, Solver, check
+from emphasis.training.settings import PRECISIONS, Solver
+from emphasis.validation import check
 
 Table = dict[str, Any]
 Figures = dict[str, tuple[float, ...]]

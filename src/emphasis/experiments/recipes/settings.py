@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from emphasis.baselines.registry import check_options
 from emphasis.datasets.split import folds_of
-from emphasis.training.settings import Objective, Solver, check
+from emphasis.training.settings import Objective, Solver
+from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
 
 NOISE_KINDS = (

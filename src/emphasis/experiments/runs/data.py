@@ -103,7 +103,7 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
         if noise.labels not in split.human_labels:
             known = ", ".join(split.human_labels) or "none with this data"
             raise EmphasisValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
-        return corruption.given_labels(labels, split.human_labels[noise.labels], num_classes=classes)
+        return corruption.from_noisy_labels(labels, split.human_labels[noise.labels], num_classes=classes)
     if noise.kind == "symmetric":
         return corruption.symmetric(labels, noise.rate, num_classes=classes, seed=seed)
     if noise.kind == "pair_flip":

@@ -33,7 +33,8 @@ from emphasis.models import build, options_of
 from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.texts import shortened
-from emphasis.training.loop import State, diverged_batch, initial_state, make_fabric, train
+from emphasis.training.fabric import make_fabric
+from emphasis.training.loop import State, diverged_batch, initial_state, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.task import Task

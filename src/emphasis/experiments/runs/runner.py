@@ -32,8 +32,8 @@ from emphasis.experiments.runs.store import (
     write_results,
 )  # fmt: skip
 from emphasis.files import naming_refusals
-from emphasis.training.loop import make_fabric, number_of_ranks
-from emphasis.training.settings import Execution
+from emphasis.training.fabric import make_fabric
+from emphasis.training.settings import Execution, number_of_ranks
 
 JobProgress = Callable[[Job, int, int], None]
 

@@ -1,0 +1,54 @@
+"""Lightning Fabric on the devices that the settings name."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from emphasis.errors import EmphasisValueError
+from emphasis.training.settings import Execution, number_of_ranks
+from emphasis.training.sharding import sharded
+
+
+def make_fabric(execution: Execution) -> Fabric:
+    """Return Fabric on the devices; with several, it starts this program's other processes, or joins torchrun's.
+
+    Raises:
+        ValueError: See `number_of_ranks`.
+    """
+    ranks = number_of_ranks(execution)
+    strategy: Any = "auto"
+    if ranks > 1 and execution.strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
+        strategy = ModelParallelStrategy(sharded, ranks, tensor_parallel_size=1)
+    elif ranks > 1:  # buffers are the same on all ranks, or come out the same
+        known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+        since = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
+        kept: dict[str, Any] = {since: False}
+        strategy = DDPStrategy(**kept)
+    try:
+        fabric = Fabric(
+            accelerator=execution.accelerator,
+            devices=execution.devices,
+            num_nodes=ranks // execution.devices,
+            precision=execution.precision,  # type: ignore[arg-type]
+            strategy=strategy,
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        where = f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
+        raise EmphasisValueError(f"{where} cannot be used here: {error}") from error
+    if ranks > 1:
+        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
+        try:
+            fabric.launch()
+        except BaseException:  # before all have joined, so that nobody can tell those that were started here
+            for process in getattr(fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
+    return fabric
