@@ -18,6 +18,8 @@ from emphasis.tabular import load_model
 from emphasis.texts import named_value
 from emphasis.weighting import FAMILIES
 
+TABLE5 = str(Path(__file__).parents[1] / "results" / "table5")
+
 
 def _fails(capsys, *arguments):
     """The one line of a mistake."""
@@ -180,7 +182,10 @@ def test_mistakes_are_one_line(arguments, message, capsys):
             ["run", "digits"],
             "emphasis run needs the extra 'experiments' (lightning_fabric is missing)",
         ),
-        ("jinja2", ["report", "digits"], "emphasis report needs the extra 'experiments'"),
+        ("jinja2", ["report", TABLE5, "--format", "html"], "emphasis report needs the extra 'experiments'"),
+        ("matplotlib", ["report", TABLE5, "--format", "html"], "emphasis report needs the extra 'experiments'"),
+        ("jinja2", ["run", "digits"], "emphasis run needs the extra 'experiments' (jinja2 is missing)"),
+        ("jinja2", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (jinja2 is missing)"),
         ("rich", ["recipes"], "pip install 'emphasis-learn[experiments]'"),
         ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
         ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),

@@ -1,11 +1,23 @@
-"""Optional dependencies: which extra brings which modules, and the one line that is said where one is missing."""
+"""Optional dependencies: the modules of each extra, and the error that names the extra to install."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from emphasis.errors import EmphasisError
 
-_EXPERIMENTS = ("torch", "sklearn", "scipy", "rich", "jinja2", "lightning_fabric", "filelock", "PIL", "matplotlib",
-                "plotext")  # fmt: skip
+_EXPERIMENTS = (
+    "torch",
+    "sklearn",
+    "scipy",
+    "rich",
+    "jinja2",
+    "lightning_fabric",
+    "filelock",
+    "PIL",
+    "matplotlib",
+    "plotext",
+)
 EXTRAS = {
     "torch": ("torch",),
     "jax": ("jax",),
@@ -33,20 +45,31 @@ EXTRAS = {
         "jinja2",
     ),
 }
-"""The modules that each extra brings, by the name to import."""
+"""The modules that each extra installs, by their import names."""
 
 
 class MissingExtraError(EmphasisError, ModuleNotFoundError):
-    """A package of an extra is not installed; the message is one line that names the extra."""
+    """A package of an extra is not installed; the message names the extra to install, in one line."""
+
+
+def require_modules(*names: str) -> None:
+    """Check that modules which long work will import at its end are installed, before it begins.
+
+    Raises:
+        ModuleNotFoundError: One of them is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return what to raise instead of `error`: a `MissingExtraError`, or `error` itself if it is not of the extra.
+    """Return the error to raise instead of `error`: a `MissingExtraError`, or `error` itself if the extra lacks the module.
 
     Args:
-        user: Who needs it, such as "emphasis.jax".
+        user: The module or command that needs the extra, such as "emphasis.jax".
         extra: A key of `EXTRAS`.
-        error: From the import that failed.
+        error: The error of the import that failed.
     """
     module = (error.name or "").partition(".")[0]
     if isinstance(error, MissingExtraError) or module not in EXTRAS[extra]:

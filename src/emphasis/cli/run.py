@@ -98,9 +98,11 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     from emphasis.experiments.runs.pool import JobError, UnforeseenJobError
     from emphasis.experiments.runs.runner import run
     from emphasis.experiments.runs.store import RESULTS
+    from emphasis.extras import require_modules
     from emphasis.rich_text import plain
     from emphasis.training.settings import number_of_ranks
 
+    require_modules("jinja2", "matplotlib", "PIL")  # for the report
     execution = requested_execution(options)
     is_first = number_of_ranks(execution) == 1 or process.is_first()
     console = Console(quiet=not is_first)

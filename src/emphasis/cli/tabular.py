@@ -91,8 +91,10 @@ def _fit(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from emphasis.cli.progress import JobBar
+    from emphasis.extras import require_modules
     from emphasis.tabular.fit import fit_table
 
+    require_modules("jinja2", "matplotlib")  # for the report
     console = Console()
     weighting = None if options.weighting is None else weighting_from_text(options.weighting)
     options.folder = options.out or Path("runs") / options.table.stem

@@ -1,15 +1,16 @@
-"""Reports of a folder: found by name, read from its lines, written as text, CSV, figures and a page."""
+"""Reports of a run: found by name, read from its folder, and written as text, CSV, figures and a page.
+
+A report as text or CSV imports neither matplotlib nor torch: what draws and what audits is imported where it is used.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from emphasis.experiments.reports.audit_page import audit_page
 from emphasis.experiments.reports.ranking import rank, rank_tables, ranks_csv, verdict
-from emphasis.experiments.reports.recipe_figures import draw
-from emphasis.experiments.reports.run_page import page
 from emphasis.experiments.reports.summary import Summary, findings, summarise
 from emphasis.experiments.reports.table import caption, csv_text, result_tables
 from emphasis.experiments.runs.store import (
@@ -25,17 +26,19 @@ from emphasis.experiments.runs.store import (
     rows_of_recipe,
     stored_recipe,
     writing,
-)  # fmt: skip
-from emphasis.experiments.studies.audit import PAGE, Audit, audit_of_network, write_audit
+)
 from emphasis.files import replacing, write_text
 from emphasis.rich_text import plain
+
+if TYPE_CHECKING:
+    from emphasis.experiments.studies.audit import Audit
 
 PLACES = ("runs", "results")
 FORMATS = ("text", "csv", "html")
 
 
 def find_folder(name: str) -> Path:
-    """Return the folder of a run: `name` itself if it is one, else runs/NAME or results/NAME.
+    """Return the folder of a run: `name` itself if it holds a run, else runs/NAME or results/NAME.
 
     Raises:
         FolderError: None of them holds a run.
@@ -44,15 +47,15 @@ def find_folder(name: str) -> Path:
     for folder in candidates:
         if (folder / RUN).is_file():
             return folder
-    looked = ", ".join(str(folder) for folder in candidates)
-    raise FolderError(f"no results of {name!r}; looked for {RUN} in {looked}; 'emphasis run {name}' makes them")
+    searched = ", ".join(str(folder) for folder in candidates)
+    raise FolderError(f"no results of {name!r}; looked for {RUN} in {searched}; 'emphasis run {name}' makes them")
 
 
 def read_summary(folder: Path) -> Summary:
-    """Return what `folder` holds: from the lines of its jobs if they are there, else from results.jsonl alone.
+    """Return the results in `folder`, read from the files of its jobs if there are any, else from results.jsonl.
 
     Raises:
-        FolderError: It holds no run, or a damaged one.
+        FolderError: The folder holds no run, or a damaged one.
         RecipeError: Its run.json is of another version.
     """
     recipe = stored_recipe(folder)
@@ -62,17 +65,21 @@ def read_summary(folder: Path) -> Summary:
 
 
 def histograms_of(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
-    """Return, for each condition and method, the final p of rightly and wrongly labelled examples in equal bins.
+    """Return the histograms of the final p of correctly and of wrongly labeled examples, summed over the seeds.
 
-    Those of all seeds together.
+    The keys name condition and method.
     """
-    found: dict[str, tuple[list[int], list[int]]] = {}
+    histograms: dict[str, tuple[list[int], list[int]]] = {}
     for entry in read_summary(folder).entries:
-        parts = [[row["p_histogram"][name] for row in entry.rows] for name in ("clean", "noisy")]
-        if entry.rows:
-            clean, noisy = ([sum(counts) for counts in zip(*part, strict=True)] for part in parts)
-            found[": ".join(filter(None, (entry.cell.condition, entry.cell.method)))] = clean, noisy
-    return found
+        if not entry.rows:
+            continue
+        name = ": ".join(filter(None, (entry.cell.condition, entry.cell.method)))
+        clean, noisy = (
+            [sum(counts) for counts in zip(*(row["p_histogram"][side] for row in entry.rows), strict=True)]
+            for side in ("clean", "noisy")
+        )
+        histograms[name] = clean, noisy
+    return histograms
 
 
 def render(summary: Summary, kind: str, width: int = 100) -> str:
@@ -80,6 +87,9 @@ def render(summary: Summary, kind: str, width: int = 100) -> str:
     if kind == "csv":
         return csv_text(summary)
     if kind == "html":
+        from emphasis.experiments.reports.recipe_figures import draw
+        from emphasis.experiments.reports.run_page import page
+
         return page(summary, draw(summary))
     console = Console(width=width, no_color=True, force_terminal=False)
     with console.capture() as captured:
@@ -88,16 +98,21 @@ def render(summary: Summary, kind: str, width: int = 100) -> str:
 
 
 def write_report(folder: Path, summary: Summary, root: Path | None = None) -> list[str]:
-    """Write table.csv, the figures and report.html into `folder`; return their names.
+    """Write table.csv, the figures and report.html into `folder`, and return their names.
 
-    Figures of an earlier report that this one does not have are removed. If the networks kept a record of their
-    training, which labels look wrong to the best DM is written to suspects/; `root` says where the data is.
+    Figures of an earlier report that this one does not have are removed. If the networks recorded their training, the
+    labels that look wrong to the best DM are written to suspects/.
+
+    Args:
+        folder: The run's folder.
+        summary: The run's results.
+        root: The folder of data sets, for the page of suspect labels.
     """
+    from emphasis.experiments.reports.recipe_figures import draw
+    from emphasis.experiments.reports.run_page import page
+
     drawings = draw(summary)
-    suspects = audit_of_best(folder, summary, root)
-    if suspects is not None:
-        write_audit(suspects, folder / SUSPECTS, audit_page)
-    pages = [f"{SUSPECTS}/{PAGE}"] if suspects is not None else []
+    pages = _write_suspects(folder, summary, root)
     ranked = rank(summary) if summary.recipe.compare else []
     with writing(folder):
         write_text(folder / TABLE, csv_text(summary))
@@ -115,24 +130,42 @@ def write_report(folder: Path, summary: Summary, root: Path | None = None) -> li
     return [REPORT, TABLE, *([RANKS] if ranked else []), *drawings, *pages]
 
 
-def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
-    """Rank the labels by the first network of a run's best DM, in the first condition that kept a record of one.
+def _write_suspects(folder: Path, summary: Summary, root: Path | None) -> list[str]:
+    """Write the audit of the best DM if there can be one, and return the names of its pages."""
+    audit = audit_of_best(folder, summary, root)
+    if audit is None:
+        return []
+    from emphasis.experiments.reports.audit_page import audit_page
+    from emphasis.experiments.studies.audit import PAGE, write_audit
 
-    None if no such network kept one (evaluation.trace), or it or its data is not there any more.
+    write_audit(audit, folder / SUSPECTS, audit_page)
+    return [f"{SUSPECTS}/{PAGE}"]
+
+
+def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> Audit | None:
+    """Rank the labels by the first network of a run's best DM, in the first condition with a record of its training.
+
+    Returns:
+        None if no such network recorded its training (evaluation.trace), or its record or its data is missing.
 
     Raises:
-        FolderError: What it kept is damaged.
+        FolderError: The record is damaged.
     """
     for condition in summary.recipe.condition_names:
         best = summary.best(condition, dm=True)
         if best is not None and best.cell.evaluation.trace:
+            row = best.rows[0]
+            if not (folder / CELLS / f"{row['job']}.npz").exists():  # results kept apart from their run
+                return None
+            from emphasis.experiments.studies.audit import audit_of_network
+
             title = ": ".join(filter(None, (summary.recipe.title, condition, best.cell.method)))
-            return audit_of_network(title, best.cell, best.rows[0], folder, root)
+            return audit_of_network(title, best.cell, row, folder, root)
     return None
 
 
 def print_report(summary: Summary, console: Console) -> None:
-    """Print title, tables, what the numbers are, and the finding."""
+    """Print title, tables, their caption and the findings."""
     badge = " [scaled]" if summary.scaled else ""
     console.print(plain(summary.recipe.title + badge, style="bold"))
     for table in result_tables(summary, console.width):

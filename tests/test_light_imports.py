@@ -1,0 +1,57 @@
+"""What can be read without a framework is imported without one: a name, a recipe, results and their summary."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "lightning_fabric", "matplotlib", "pandas"}
+TABLE5 = str(Path(__file__).parents[1] / "results" / "table5")
+
+
+def _loaded(program):
+    """The packages that a program has imported at its end."""
+    program = f"import sys\n{program}\nprint('\\n' + ' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "emphasis.baselines",
+        "emphasis.datasets",
+        "emphasis.experiments.recipes.load",
+        "emphasis.experiments.reports.ranking",
+        "emphasis.experiments.reports.report",
+        "emphasis.experiments.reports.summary",
+        "emphasis.experiments.reports.table",
+        "emphasis.experiments.runs.store",
+        "emphasis.metrics",
+        "emphasis.models",
+        "emphasis.retrieval",
+    ],
+)
+def test_a_module_that_needs_no_framework_imports_none(module):
+    assert not _loaded(f"import {module}") & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipes"],
+        ["run", "digit"],
+        ["run", "digits", "--seed", "3"],
+        ["report", "digitz"],
+        ["report", TABLE5, "--format", "text"],
+        ["report", TABLE5, "--format", "csv"],
+    ],
+)
+def test_a_command_that_trains_and_draws_nothing_imports_no_framework(arguments):
+    assert not _loaded(f"from emphasis.cli.main import main\nmain({arguments!r})") & HEAVY
+
+
+def test_a_report_with_figures_needs_matplotlib_and_no_framework():
+    loaded = _loaded(f"from emphasis.cli.main import main\nmain({['report', TABLE5, '--format', 'html']!r})")
+    assert loaded & HEAVY == {"matplotlib"}
