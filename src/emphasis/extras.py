@@ -64,7 +64,7 @@ def require_modules(*names: str) -> None:
 
 
 def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error to raise instead of `error`: a `MissingExtraError`, or `error` itself if the extra lacks the module.
+    """Return a `MissingExtraError` to raise instead of `error`, or `error` itself if the extra lacks the module.
 
     Args:
         user: The module or command that needs the extra, such as "emphasis.jax".
