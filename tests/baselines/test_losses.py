@@ -189,6 +189,34 @@ def test_nfl_is_the_share_of_the_focal_loss(seed, gamma):
     torch.testing.assert_close(found, share, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(("A", "value"), [("paper", 4.0), ("release", 4.0 * math.log(10.0)), (-2.5, 2.5)])
+def test_what_log_0_is_read_as_has_the_papers_and_the_releases_names(A, value):
+    """The release's is what a label clamped at 1e-4 gives: -sum_j p_j log max(onehot_j, 1e-4)."""
+    logits, labels = batch(2)
+    p, own = F.softmax(logits, 1), F.one_hot(labels, CLASSES).double()
+    reverse = -(p * torch.where(own == 1.0, 0.0, -value)).sum(1)
+    found = losses("symmetric-cross-entropy", logits, labels, mu=0.0, nu=1.0, A=A)
+    torch.testing.assert_close(found, reverse)
+    torch.testing.assert_close(losses("active-passive", logits, labels, alpha=0.0, A=A), reverse)
+    if A == "release":
+        clamped = -(p * own.clamp(1e-4, 1.0).log()).sum(1)
+        torch.testing.assert_close(found, clamped)
+
+
+@pytest.mark.parametrize("name", ["symmetric-cross-entropy", "active-passive"])
+@pytest.mark.parametrize("A", ["code", 4.0, float("nan"), True])
+def test_what_log_0_cannot_be_read_as_is_refused(name, A):
+    with pytest.raises(ValueError, match=r'A=.* use "paper", "release" or a number <= 0'):
+        make(name, problem(), A=A)
+
+
+def test_focal_loss_with_a_constant_weight_is_mentornets():
+    logits, labels = batch(5)
+    p = F.softmax(logits, 1).gather(1, labels[:, None])
+    expected = (1.0 - p) ** 2 * (F.softmax(logits, 1) - F.one_hot(labels, CLASSES))
+    torch.testing.assert_close(gradient("focal", logits, labels, stop_gradient=True), expected)
+
+
 def test_nfl_with_gamma_0_is_nce():
     logits, labels = batch(1)
     found = losses("active-passive", logits, labels, active="NFL", beta=0.0, gamma=0.0)

@@ -37,7 +37,7 @@ LIMITS = [
     ("loss-correction", {"matrix": np.eye(CLASSES).tolist()}),
     ("d2l", {"neighbours": 5}),
     ("noise-adaptation", {}),
-    ("mixup-bootstrapping", {}),
+    ("mixup-bootstrapping", {"alpha": 0.0}),
 ]
 
 
@@ -164,6 +164,27 @@ def test_mentornet_weights_minimise_their_objective(lambda1, lambda2):
     objective = grid * losses[:, None] + 0.5 * lambda2 * grid**2 - (lambda1 + lambda2) * grid
     value = found * losses + 0.5 * lambda2 * found**2 - (lambda1 + lambda2) * found
     assert (value <= objective.min(1).values + 1e-9).all()
+
+
+def test_the_weights_of_mentornet_pd_over_training_are_the_releases():
+    """vstar_mentornet_pd: all to epoch 18, hard to 89, then 1 - (loss - threshold) / 1; dropout of a half to 16."""
+    method = make("mentornet-pd", problem()[0], burn_in=0.19, hard_until=0.9, strong_dropout=0.17)
+    method.threshold.fill_(1.0)
+    losses = torch.tensor([0.2, 1.0, 1.25, 1.9, 2.5])
+    for epoch in range(100):
+        expected = [1.0] * 5 if epoch <= 18 else [1.0, 1.0, 0.0, 0.0, 0.0] if epoch < 90 else [1.0, 1.0, 0.75, 0.1, 0.0]
+        assert method.weights(losses, epoch / 100).tolist() == pytest.approx(expected, abs=1e-6), epoch
+        assert method.dropped(epoch / 100) == (0.5 if epoch < 17 else 0.05)
+
+
+def test_self_paced_learning_as_in_mentornets_release_lets_seven_in_ten_through_from_the_first_step():
+    method = make("self-paced", problem()[0], start=0.7, end=0.7, burn_in=0.0)
+    assert {method.share(step / 100) for step in range(100)} == {0.7}
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("self-paced", given_, start=0.7, end=0.7, burn_in=0.0)
+    losses = F.cross_entropy(one(inputs), given_.labels, reduction="none").detach()
+    expected = losses[losses <= torch.quantile(losses, 0.7)].sum() / N
+    torch.testing.assert_close(first_loss(one, inputs).detach(), expected)
 
 
 def test_mentornet_with_lambda2_0_is_self_paced_learning():
@@ -334,10 +355,46 @@ def test_beta_mixture_of_a_point_is_finite(values):
     assert torch.isfinite(found.posterior(values)).all()
 
 
-def test_the_temperature_of_mixup_bootstrapping_falls_from_the_middle_on():
+def test_the_phases_and_the_temperature_of_mixup_bootstrapping_are_the_releases():
+    """Of 300 epochs: 105 of mixup, 5 of dynamic mixup, then both losses; its temperature is 0.001 from 200 on."""
     method = make("mixup-bootstrapping", problem()[0])
-    assert [method.temperature(x) for x in (0.0, 0.35)] == [1.0, 1.0]
-    assert method.temperature(1.0) == pytest.approx(0.001)
+    assert method.phase(0.5) == "mixup"  # no loss has been looked at
+    method.known.fill_(True)
+    begins = {phase: min(e for e in range(105, 300) if method.phase(e / 300) == phase)
+              for phase in ("dynamic mixup", "bootstrapping")}  # fmt: skip
+    assert begins == {"dynamic mixup": 105, "bootstrapping": 110}
+    epochs = (0, 110, 155, 200, 299)
+    assert [method.temperature(e / 300) for e in epochs] == pytest.approx([1.0, 1.0, 0.5005, 0.001, 0.001])
+
+
+@pytest.mark.parametrize("phase", ["mixup", "dynamic mixup", "bootstrapping"])
+def test_the_losses_of_mixup_bootstrapping(phase):
+    """By the formulas of the release, from a network that gives the logits of whatever inputs it sees."""
+    given_, inputs, _ = problem(noise=0.3)
+    one = learner("mixup-bootstrapping", given_)
+    method, progress = one.method, {"mixup": 0.1, "dynamic mixup": 0.351, "bootstrapping": 0.5}[phase]
+    wrong = torch.linspace(0.1, 0.9, N)
+    method.wrong.copy_(wrong)
+    method.known.fill_(phase != "mixup")
+    torch.manual_seed(3)
+    found = one.loss(inputs, torch.arange(N), progress)
+    torch.manual_seed(3)
+    other, drawn = torch.randperm(N), float(torch.distributions.Beta(32.0, 32.0).sample())
+    share = torch.full((N,), drawn) if phase == "mixup" else (1 - wrong) / (2 - wrong - wrong[other])
+    with torch.no_grad():
+        log_p = F.log_softmax(one(share[:, None] * inputs + (1 - share[:, None]) * inputs[other]), 1)
+        z = F.softmax(one(inputs) / method.temperature(progress), 1)
+    labels = given_.labels
+    if phase != "bootstrapping":
+        expected = drawn * F.nll_loss(log_p, labels) + (1 - drawn) * F.nll_loss(log_p, labels[other])
+    else:
+        each = -(1 - wrong) * log_p[torch.arange(N), labels] - wrong * (z * log_p).sum(1)
+        other_each = -(1 - wrong[other]) * log_p[torch.arange(N), labels[other]] - wrong[other] * (
+            z[other] * log_p
+        ).sum(1)
+        mean = log_p.exp().mean(0)
+        expected = (0.5 * each + 0.5 * other_each).mean() + (1 / CLASSES * (1 / CLASSES / mean).log()).sum()
+    torch.testing.assert_close(found.detach(), expected)
 
 
 def test_beta_mixture_refuses_what_is_no_share():
@@ -380,6 +437,21 @@ def test_turning_point_is_two_deviations_above_the_mean():
     limit = 2.0 + 2.0 * math.sqrt(2.0 / 3.0)
     assert not turning_point(recent, limit - 1e-3)
     assert turning_point(recent, limit + 1e-3)
+
+
+def test_d2l_judges_from_the_epoch_that_its_release_judges_from():
+    """init_epoch + epoch_win of train_models.py: after epoch 10 for MNIST, 15 for CIFAR-10, 25 for CIFAR-100."""
+    given_, inputs, _ = problem(n=200)
+    for first, judged in ((5, 10), (10, 15), (20, 25), (None, 11)):
+        one = learner("d2l", given_, window=5, first=first, neighbours=5)
+        optimizer = torch.optim.SGD(one.parameters(), 0.1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("emphasis.baselines.d2l.mean_lid", lambda _features, _k: 4.0)
+            patch.setattr("emphasis.baselines.d2l.turning_point", lambda _recent, _lid: True)
+            for epoch in range(judged + 1):
+                assert not one.method.turned
+                one.begin_epoch(epoch, epoch / 150, optimizer, lambda rows: [inputs[rows]])
+        assert one.method.turned
 
 
 def test_d2l_turns_goes_back_and_lets_predictions_in():

@@ -1,11 +1,15 @@
 """The schema of recipes: tables become cells and come back, and every mistake is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emphasis.corruption import CIFAR100_SUPERCLASS
+from emphasis.datasets import Split
 from emphasis.experiments.recipes.convert import RecipeError, merged
 from emphasis.experiments.recipes.load import (
     load_recipe,
@@ -15,6 +19,8 @@ from emphasis.experiments.recipes.load import (
     recipe_names,
     recipe_to_tables,
 )
+from emphasis.experiments.recipes.settings import Noise
+from emphasis.experiments.runs.data import corrupted
 from emphasis.weighting import CCE
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
@@ -247,3 +253,19 @@ def test_a_changed_recipe_is_no_longer_the_papers():
     )
     assert table7.changed({"seeds": 2, "precision": "bf16-mixed"}).status == "full"
     assert load_recipe("digits").changed({"solver.iterations": 3}).status == "full"
+
+
+def test_asymmetric_noise_of_100_classes_is_of_superclasses_or_of_blocks_of_five():
+    """SL's paper says superclasses; its release takes five consecutive fine labels for one, which share none."""
+    labels = np.repeat(np.arange(100), 5)
+    split = Split(np.zeros((500, 2), np.float32), labels, np.zeros((1, 2), np.float32), labels[:1], 100)
+    groups = {"superclass_swap": np.array(CIFAR100_SUPERCLASS), "block_swap": np.arange(100) // 5}
+    for kind, group in groups.items():
+        noisy = corrupted(split, Noise(kind, rate=1.0), 0).labels
+        moved = noisy != labels
+        assert moved.mean() == 0.4
+        assert (group[noisy] == group[labels]).all()
+    assert (groups["superclass_swap"][noisy] != groups["superclass_swap"][labels])[moved].mean() > 0.5
+    with pytest.raises(ValueError, match="blocks of five classes, the data has 4"):
+        corrupted(replace(split, train_labels=labels % 4, test_labels=labels[:1] % 4, num_classes=4), Noise(
+            "block_swap", rate=0.1), 0)  # fmt: skip

@@ -10,26 +10,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, check_range
+from emphasis.baselines.symmetric_cross_entropy import LogOfZero, log_of_zero
 from emphasis.errors import EmphasisValueError
 
 ACTIVE, PASSIVE = ("NCE", "NFL"), ("RCE", "NRCE", "MAE", "NMAE")
-_A = 4.0  # |A|, what -log 0 is read as
 
 
 class ActivePassive(Baseline):
     """alpha * active + beta * passive.
 
     Active, the share of the label's loss in the sum over all labels: NCE = -log p_y / sum_k -log p_k (Eq. 3); NFL the
-    same of the focal loss. Passive: RCE = |A| (1 - p) with |A| = 4; MAE = 2 (1 - p); and their normalised forms, both
-    (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (4 (K - 1)).
+    same of the focal loss. Passive: RCE = |A| (1 - p); MAE = 2 (1 - p); and their normalised forms, both
+    (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (|A| (K - 1)).
 
     Args:
         problem: The labels.
         active: "NCE" or "NFL".
         passive: "RCE", "NRCE", "MAE" or "NMAE".
-        alpha: >= 0. Published: 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
-        beta: >= 0. Published: 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
-        gamma: Of NFL, >= 0; at 0 it is NCE. Published: 0.5.
+        alpha: >= 0. In the paper (2020) 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
+        beta: >= 0. In the paper (2020) 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
+        gamma: Exponent of NFL, >= 0; at 0 it is NCE. In the paper (2020) 0.5.
+        A: <= 0, what RCE takes for log 0; "paper" for -4, "release" for log(1e-4) = -9.21, at which the release
+            of its authors (HanxunH/Active-Passive-Losses, loss.py) clamps.
 
     Raises:
         ValueError: A parameter is not allowed.
@@ -37,7 +39,7 @@ class ActivePassive(Baseline):
 
     def __init__(
         self, problem: Problem, *, active: str = "NCE", passive: str = "RCE", alpha: float = 1.0, beta: float = 1.0,
-        gamma: float = 0.5,
+        gamma: float = 0.5, A: LogOfZero = -4.0,
     ) -> None:  # fmt: skip
         super().__init__(problem)
         for name, value, known in (("active", active, ACTIVE), ("passive", passive, PASSIVE)):
@@ -46,7 +48,7 @@ class ActivePassive(Baseline):
         for name, number in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_range(name, number, 0.0, float("inf"), ends="[)")
         self.active, self.passive = active, passive
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        self.alpha, self.beta, self.gamma, self.A = alpha, beta, gamma, log_of_zero(A)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example, (N,)."""
@@ -58,7 +60,7 @@ class ActivePassive(Baseline):
         active = losses.gather(1, column).squeeze(1) / losses.sum(1)
         own = logits.gather(1, column).squeeze(1)
         wrong = torch.sigmoid(logits.scatter(1, column, -torch.inf).logsumexp(1) - own)
-        factor = {"RCE": _A, "MAE": 2.0}.get(self.passive, 1.0 / (self.num_classes - 1.0))
+        factor = {"RCE": -self.A, "MAE": 2.0}.get(self.passive, 1.0 / (self.num_classes - 1.0))
         return self.alpha * active + self.beta * factor * wrong
 
 

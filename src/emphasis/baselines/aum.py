@@ -27,8 +27,9 @@ class AUM(TwoTrainings):
 
     Args:
         problem: The labels.
-        phase: The first training's share, in (0, 1). Published: until the learning rate falls, 150 of 300 epochs.
-        percentile: Of the drawn examples' AUM, in (0, 1]. Published: 0.99.
+        phase: Share of the first training, in (0, 1). In the paper until the learning rate falls, after 150 of 300
+            epochs.
+        percentile: Percentile of the drawn examples' AUM, in (0, 1]. Section 3.2 of the paper: 0.99.
 
     Raises:
         ValueError: A parameter is out of bounds.

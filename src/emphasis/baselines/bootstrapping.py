@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, check_flag, check_range, one_hot
 
-_PUBLISHED = {False: 0.95, True: 0.8}
+_BETA = {False: 0.95, True: 0.8}
 
 
 class Bootstrapping(Baseline):
@@ -22,7 +22,8 @@ class Bootstrapping(Baseline):
     Args:
         problem: The labels.
         hard: Whether the prediction is taken as a class.
-        beta: The label's share, in (0, 1]; 1 is cross-entropy. Published: 0.95 soft, 0.8 hard; None means these.
+        beta: The label's share, in (0, 1]; 1 is cross-entropy. None: 0.95 soft and 0.8 hard, as in SL's
+            release (YisenWang/symmetric_cross_entropy_for_noisy_labels, loss.py).
 
     Raises:
         ValueError: beta is out of bounds.
@@ -31,7 +32,7 @@ class Bootstrapping(Baseline):
     def __init__(self, problem: Problem, *, hard: bool = False, beta: float | None = None) -> None:
         super().__init__(problem)
         check_flag("hard", hard)
-        self.hard, self.beta = hard, _PUBLISHED[hard] if beta is None else beta
+        self.hard, self.beta = hard, _BETA[hard] if beta is None else beta
         check_range("beta", self.beta, 0.0, 1.0, ends="(]")
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:

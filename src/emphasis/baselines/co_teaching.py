@@ -21,8 +21,9 @@ class CoTeaching(Baseline):
 
     Args:
         problem: The labels.
-        forget_rate: tau, in [0, 1); 0 is cross-entropy, twice. Published: the rate of noise, which must be known.
-        gradual: T_k as a share of training, in (0, 1]. Published: 10 of 200 epochs.
+        forget_rate: tau, in [0, 1); 0 is cross-entropy, twice. In the paper (2018) the
+            rate of noise, which must be known.
+        gradual: T_k as a share of training, in (0, 1]. 10 of 200 epochs in the paper (2018).
 
     Raises:
         ValueError: A parameter is out of bounds.

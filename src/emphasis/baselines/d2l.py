@@ -20,7 +20,7 @@ from emphasis.baselines.protocol import (
 )  # fmt: skip
 from emphasis.errors import EmphasisValueError
 
-_BATCH = 128  # neighbours are looked for among this many examples, as published
+_BATCH = 128  # neighbours are looked for among this many examples, as in the release (callback_util.py)
 
 
 class D2L(Baseline):
@@ -34,10 +34,12 @@ class D2L(Baseline):
 
     Args:
         problem: The labels.
-        window: Epochs compared with, >= 2; the first two windows are never judged. Published: 5 for MNIST and 12
-            for CIFAR-10, of 50 and 120 epochs.
-        neighbours: k of the estimate, >= 2. Published: 20.
-        examples: How many are looked at. Published: 1,280, ten batches of 128.
+        window: Epochs compared with, >= 2. In the release (xingjunm/dimensionality-driven-learning, train_models.py,
+            epoch_win) 5; the paper (2018) says 5 for MNIST and 12 for CIFAR-10, of 50 and 120 epochs.
+        first: Epochs before those of the first window, >= 0; None: as many as `window`. In the release (init_epoch) 5
+            for MNIST, 10 for CIFAR-10 and 20 for CIFAR-100.
+        neighbours: k of the estimate, >= 2. 20 in the release (callback_util.py).
+        examples: How many are looked at. 1,280 in the release, ten batches of 128.
 
     Raises:
         ValueError: A parameter is out of bounds.
@@ -50,12 +52,17 @@ class D2L(Baseline):
     alpha: Tensor
     turned: Tensor
 
-    def __init__(self, problem: Problem, *, window: int = 5, neighbours: int = 20, examples: int = 1280) -> None:
+    def __init__(
+        self, problem: Problem, *, window: int = 5, first: int | None = None, neighbours: int = 20, examples: int = 1280
+    ) -> None:
         super().__init__(problem)
         check_whole("window", window, 2)
         check_whole("neighbours", neighbours, 2, _BATCH - 1)
         check_whole("examples", examples, neighbours + 1)
+        if first is not None:
+            check_whole("first", first, 0)
         self.window, self.neighbours = window, neighbours
+        self.judged_from = 2 * window if first is None else max(first + window - 1, window)
         self.looked_at = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
         if len(self.looked_at) <= neighbours:
             raise EmphasisValueError(
@@ -83,7 +90,7 @@ class D2L(Baseline):
         lid = mean_lid(features, self.neighbours)
         if lid == 0.0:  # features that all coincide have no dimensionality to compare with
             return
-        if not self.turned and self.count >= 2 * self.window and turning_point(self.recent, lid):
+        if not self.turned and self.count >= self.judged_from and turning_point(self.recent, lid):
             self.turned.fill_(True)
             epoch.recall()
         elif not self.turned:

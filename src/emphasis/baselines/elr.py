@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 from emphasis.deprecation import renamed
 
-_SMALLEST = 1e-4  # the published clamp of p
+_SMALLEST = 1e-4  # the clamp of p of the paper's code (Liu et al. 2020)
 
 
 class ELR(Baseline):
@@ -22,8 +22,8 @@ class ELR(Baseline):
 
     Args:
         problem: The labels. The averages take n * C numbers.
-        lam: >= 0; 0 is cross-entropy. Published: 3 for CIFAR-10, 7 for CIFAR-100.
-        beta: In [0, 1). Published: 0.7 for CIFAR-10, 0.9 for CIFAR-100.
+        lam: >= 0; 0 is cross-entropy. In the paper (2020) 3 for CIFAR-10 and 7 for CIFAR-100.
+        beta: In [0, 1). In the paper (2020) 0.7 for CIFAR-10 and 0.9 for CIFAR-100.
 
     Raises:
         ValueError: A parameter is out of bounds.

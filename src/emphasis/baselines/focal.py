@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from emphasis.baselines.protocol import Baseline, Problem
+from emphasis.baselines.protocol import Baseline, Problem, check_flag
 from emphasis.torch import emphasis_loss
+from emphasis.weighting import Beta
 from emphasis.weighting import Focal as FocalWeighting
 
 
@@ -14,15 +15,19 @@ class Focal(Baseline):
 
     Args:
         problem: The labels.
-        gamma: >= 0; 0 is cross-entropy. Published: 2.
+        gamma: >= 0; 0 is cross-entropy. 2 in the paper, and in MentorNet's release (vstar_focal_loss).
+        stop_gradient: Whether (1 - p)^gamma is a constant for the derivative, so that w = 2 (1 - p)^(gamma + 1). So
+            it is in MentorNet's release, where it is the weight of the example's cross-entropy.
 
     Raises:
         ValueError: gamma is out of bounds.
     """
 
-    def __init__(self, problem: Problem, *, gamma: float = 2.0) -> None:
+    def __init__(self, problem: Problem, *, gamma: float = 2.0, stop_gradient: bool = False) -> None:
         super().__init__(problem)
-        self.weighting = FocalWeighting(gamma=gamma)
+        check_flag("stop_gradient", stop_gradient)
+        focal = FocalWeighting(gamma=gamma)
+        self.weighting = 2.0 * Beta(alpha=1.0, eta=focal.gamma + 2.0) if stop_gradient else focal
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example, (N,)."""

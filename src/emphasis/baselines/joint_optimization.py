@@ -34,11 +34,12 @@ class JointOptimization(TwoTrainings):
 
     Args:
         problem: The labels. The predictions take window * n * C numbers.
-        alpha: >= 0. Published: 1.2 for symmetric noise on CIFAR-10, 0.8 for asymmetric.
-        beta: >= 0. Published: 0.8 for symmetric noise on CIFAR-10, 0.4 for asymmetric.
-        phase: The first phase's share of training, in (0, 1). Published: 200 of 320 epochs.
-        update_from: Where labels begin to change, as a share of the first phase, in (0, 1). Published: 70 of 200.
-        window: Epochs whose predictions are averaged, >= 1. Published: 10.
+        alpha: >= 0. In the paper (2018) 1.2 for symmetric noise on CIFAR-10, 0.8 for asymmetric.
+        beta: >= 0. In the paper (2018) 0.8 for symmetric noise on CIFAR-10, 0.4 for asymmetric.
+        phase: The first phase's share of training, in (0, 1). In the paper (2018) 200 of 320 epochs.
+        update_from: Where labels begin to change, as a share of the first phase, in (0, 1). Section 4 of the paper:
+            after 70 of 200 epochs.
+        window: Epochs whose predictions are averaged, >= 1. In the paper (2018) 10.
 
     Raises:
         ValueError: A parameter is out of bounds.

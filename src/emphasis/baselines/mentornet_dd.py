@@ -22,7 +22,7 @@ _TIMES = 100  # training is told apart in this many parts
 
 
 class MentorNetwork(nn.Module):
-    """The published network: from an example's loss, its excess, its label and the time to a weight in (0, 1).
+    """The paper's network (Figure 2): from an example's loss, its excess, its label and the time to a weight in (0, 1).
 
     A bidirectional LSTM of one unit reads loss and excess (the loss less a moving percentile); embeddings of label
     (2 numbers) and time (5) join it; a layer of 20 tanh units and a sigmoid follow (Figure 2 and the authors' code).
@@ -52,11 +52,15 @@ class MentorNetDD(Baseline):
 
     Args:
         problem: The labels, with an annotator.
-        share: Of the examples whose true labels are asked for, in (0, 1]. Published: 5,000 of 50,000.
-        percentile: Of the batch's losses that the excess is measured from, in (0, 1].
-        updates: Where in training the mentor is fitted, rising, in (0, 1). Published: 0.21 and 0.75.
-        decay: Of the moving average, in [0, 1). Published: 0.95.
-        steps: Of the mentor's optimiser (Adam, learning rate 0.01) at each update, >= 1.
+        share: Share of the examples whose true labels are asked for, in (0, 1]. About 10 % in the release
+            (google/mentornet, TRAINING.md): 5,000 of 50,000.
+        percentile: Percentile of the batch's losses that the excess is measured from, in (0, 1]. In the release
+            (google/mentornet, train_studentnet_inception.sh) 0.8, 0.6 and 0.5 at noise rates of 0.2, 0.4 and 0.8; 0.75
+            is our choice.
+        updates: Where in training the mentor is fitted, rising, in (0, 1). In the paper (2018) 0.21 and 0.75. The
+            release has a mentor that was trained before, and keeps its time at epoch 18 of 100 (burn_in_epoch=18).
+        decay: Decay of the moving average, in [0, 1). 0.95 is the paper's, 0.9 the release's (utils.py).
+        steps: Steps of the mentor's optimiser (Adam, learning rate 0.01) at each update, >= 1. Our choice.
 
     Raises:
         ValueError: A parameter is out of bounds, or nobody can be asked.

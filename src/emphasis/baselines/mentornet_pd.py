@@ -20,14 +20,24 @@ class MentorNetPD(Baseline):
 
     v = min(max(0, 1 - (loss - lambda1) / lambda2), 1), or 1 where loss <= lambda1 for lambda2 = 0: the minimiser over
     v of v loss + lambda2 v^2 / 2 - (lambda1 + lambda2) v (Eq. 5). lambda1 is a moving average of a percentile of the
-    batch's losses. In the burn-in all count, a random half of them at a time; afterwards 5 % are dropped at random.
+    batch's losses. In the burn-in all count, and at random only half of them at a time; afterwards 5 % are dropped.
+
+    The defaults of `percentile`, `burn_in`, `strong_dropout` and `lambda2` are the release's
+    (google/mentornet, commands/train_studentnet_inception.sh and training_mentornet/data_generator.py), which has
+    hard weights from the burn-in to 90 % of training: `hard_until=0.9`. Its weights come from a network that was
+    trained to give these; here they are computed.
 
     Args:
         problem: The labels.
-        percentile: Of the batch's losses, in (0, 1].
-        lambda2: >= 0; how far above lambda1 the weight falls to 0.
-        burn_in: As a share of training, in [0, 1). Published: 18 of 100 epochs.
-        decay: Of the moving average, in [0, 1). Published: 0.95.
+        percentile: Percentile of the batch's losses that lambda1 follows, in (0, 1]. In the release 0.75, and 0.5 at a
+            noise rate of 0.8.
+        lambda2: >= 0; how far above lambda1 the weight falls to 0. In the release 1.
+        burn_in: As a share of training, in [0, 1). In the release the first 19 of 100 epochs (epoch <= 18); 0.18 is
+            the paper's, 18 of 100.
+        hard_until: Share of training until which lambda2 is 0, in [0, 1]. The default, 0, is our choice.
+        strong_dropout: Share of training in which half of the examples are dropped, in [0, 1); None: the burn-in.
+            In the release 17 of 100 epochs.
+        decay: Decay of the moving average, in [0, 1). 0.95 is the paper's, 0.9 the release's (utils.py).
 
     Raises:
         ValueError: A parameter is out of bounds.
@@ -37,23 +47,36 @@ class MentorNetPD(Baseline):
 
     def __init__(
         self, problem: Problem, *, percentile: float = 0.75, lambda2: float = 1.0, burn_in: float = 0.18,
-        decay: float = 0.95,
+        hard_until: float = 0.0, strong_dropout: float | None = None, decay: float = 0.95,
     ) -> None:  # fmt: skip
         super().__init__(problem)
         check_range("percentile", percentile, 0.0, 1.0, ends="(]")
         check_range("lambda2", lambda2, 0.0, float("inf"), ends="[)")
         check_range("burn_in", burn_in, 0.0, 1.0, ends="[)")
         check_range("decay", decay, 0.0, 1.0, ends="[)")
+        check_range("hard_until", hard_until, 0.0, 1.0)
+        self.strong_dropout = burn_in if strong_dropout is None else strong_dropout
+        check_range("strong_dropout", self.strong_dropout, 0.0, 1.0, ends="[)")
         self.percentile, self.lambda2, self.burn_in, self.decay = percentile, lambda2, burn_in, decay
+        self.hard_until = hard_until
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def loss(self, step: Step) -> Tensor:
         """Return the mean of v_i loss_i."""
         losses = F.cross_entropy(step.logits, step.labels, reduction="none")
         self.threshold.copy_(moved(self.threshold, losses, self.percentile, self.decay))
-        burning = step.progress < self.burn_in
-        v = torch.ones_like(losses) if burning else curriculum(losses.detach(), self.threshold, self.lambda2)
-        return (losses * v * kept_at_random(v, 0.5 if burning else 0.05)).mean()
+        v = self.weights(losses.detach(), step.progress)
+        return (losses * v * kept_at_random(v, self.dropped(step.progress))).mean()
+
+    def weights(self, losses: Tensor, progress: float) -> Tensor:
+        """Return the weights v of losses (N,) at a progress in [0, 1)."""
+        if progress < self.burn_in:
+            return torch.ones_like(losses)
+        return curriculum(losses, self.threshold, 0.0 if progress < self.hard_until else self.lambda2)
+
+    def dropped(self, progress: float) -> float:
+        """Return the share of examples that is dropped at random."""
+        return 0.5 if progress < self.strong_dropout else 0.05
 
 
 def curriculum(losses: Tensor, lambda1: Tensor | float, lambda2: float) -> Tensor:

@@ -5,7 +5,7 @@ Source: E. Arazo et al., Unsupervised Label Noise Modeling and Loss Correction, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,27 +19,41 @@ from emphasis.baselines.protocol import (
     Need,
     Problem,
     Step,
+    check_flag,
     check_range,
     check_whole,
     one_hot,
     soft_cross_entropy,
 )  # fmt: skip
 
+Phase = Literal["mixup", "dynamic mixup", "bootstrapping"]
+
 
 class MixupBootstrapping(Baseline):
     """Two examples are mixed by how clean their labels seem, and the label of each gives way to the prediction.
 
-    Before every epoch a mixture of two beta distributions is fitted to all losses; w_i is the probability that
-    example i belongs to the component of the large ones, a wrong label. A step mixes x_a and x_b as
-    d x_a + (1 - d) x_b with d = (1 - w_a) / ((1 - w_a) + (1 - w_b)) (section 3.4), and minimises
-    d l(a) + (1 - d) l(b) with l(i) = -((1 - w_i) onehot(y_i) + w_i z_i) . log p (Eq. 11), plus the term against all
-    going to one class. z is the prediction for x_i itself, from soft to hard: its temperature falls from 1 to 0.001.
+    Three phases. Ordinary mixup: x_a and x_b are mixed as l x_a + (1 - l) x_b, l from a beta distribution, and so are
+    the losses of their labels. From then on a mixture of two beta distributions is fitted to all losses before every
+    epoch, and w_i is the probability that example i belongs to the component of the large ones, a wrong label. Dynamic
+    mixup: inputs are mixed by d = (1 - w_a) / ((1 - w_a) + (1 - w_b)) (section 3.4), the losses still by l.
+    Bootstrapping: d mixes inputs, and l(i) = -((1 - w_i) onehot(y_i) + w_i z_i) . log p (Eq. 11) takes the place of
+    both losses, one half of each, plus the term against all going to one class. z is the prediction for x_i itself,
+    from soft to hard: its temperature falls from 1 to 0.001.
+
+    The phases and the halves are the release's (PaulAlbert31/LabelNoiseCorrection, train.py and utils.py); durations in
+    its 300 epochs became shares of training. It finds w_i anew in every step, here it is that of the epoch's begin.
 
     Args:
         problem: The labels.
-        warm: The share of training by cross-entropy before, in (0, 1); the first epoch at least.
-        harden_from: Where the temperature begins to fall, as a share of training, in [0, 1). Published: 105 of 300.
-        iterations: Of the mixture's fit, >= 1. Published: 10.
+        warm: Share of training by ordinary mixup, in (0, 1); the first epoch at least. In the release 105 of 300
+            epochs.
+        alpha: Of the beta distribution of l, >= 0; 0: the first phase is cross-entropy. In the release 32.
+        dynamic: Share of training by dynamic mixup, in [0, 1). In the release 5 of 300 epochs.
+        halves: Whether the two bootstrapped losses count one half each, as in the release; else d and 1 - d.
+        harden_from: Where the temperature begins to fall, as a share of training, in [0, 1). In the release with the
+            bootstrapping, after 110 of 300 epochs.
+        harden_until: Where it has fallen to 0.001, in (harden_from, 1]. In the release after 200 of 300 epochs.
+        iterations: Of the mixture's fit, >= 1. In the release 10.
 
     Raises:
         ValueError: A parameter is out of bounds.
@@ -49,33 +63,61 @@ class MixupBootstrapping(Baseline):
     wrong: Tensor
     known: Tensor
 
-    def __init__(self, problem: Problem, *, warm: float = 0.1, harden_from: float = 0.35, iterations: int = 10) -> None:
+    def __init__(
+        self, problem: Problem, *, warm: float = 0.35, alpha: float = 32.0, dynamic: float = 5 / 300,
+        halves: bool = True, harden_from: float = 110 / 300, harden_until: float = 200 / 300, iterations: int = 10,
+    ) -> None:  # fmt: skip
         super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
+        check_range("alpha", alpha, 0.0, float("inf"), ends="[)")
+        check_range("dynamic", dynamic, 0.0, 1.0, ends="[)")
+        check_flag("halves", halves)
         check_range("harden_from", harden_from, 0.0, 1.0, ends="[)")
+        check_range("harden_until", harden_until, harden_from, 1.0, ends="(]")
         check_whole("iterations", iterations, 1)
-        self.warm, self.harden_from, self.iterations = warm, harden_from, iterations
+        self.warm, self.alpha, self.dynamic, self.halves = warm, alpha, dynamic, halves
+        self.harden_from, self.harden_until, self.iterations = harden_from, harden_until, iterations
         self.register_buffer("wrong", torch.zeros(len(problem.labels)))
         self.register_buffer("known", torch.tensor(False))
 
     def temperature(self, progress: float) -> float:
         """Return that of the predictions, from 1 to 0.001."""
-        return 1.0 - 0.999 * max(0.0, (progress - self.harden_from) / (1.0 - self.harden_from))
+        passed = (progress - self.harden_from) / (self.harden_until - self.harden_from)
+        return 1.0 - 0.999 * min(max(passed, 0.0), 1.0)
+
+    def phase(self, progress: float) -> Phase:
+        """Return the phase of a step: ordinary mixup goes on until losses have been looked at."""
+        if not self.known:
+            return "mixup"
+        return "dynamic mixup" if progress < self.warm + self.dynamic else "bootstrapping"
 
     def loss(self, step: Step) -> Tensor:
-        """Return the loss of the mixed batch; cross-entropy until losses have been looked at."""
-        if not self.known:
+        """Return the loss of the mixed batch."""
+        phase = self.phase(step.progress)
+        if phase == "mixup" and self.alpha == 0.0:
             return F.cross_entropy(step.logits, step.labels)
         other = torch.randperm(len(step.labels), device=step.labels.device)
+        drawn = self._drawn_share()
         wrong = self.wrong[step.indices].to(step.inputs.dtype).clamp(1e-4, 1.0 - 1e-4)
-        delta = (1.0 - wrong) / ((1.0 - wrong) + (1.0 - wrong[other]))
-        each = delta.view(-1, *[1] * (step.inputs.ndim - 1))
+        clean = torch.full_like(wrong, drawn) if phase == "mixup" else (1.0 - wrong) / (2.0 - wrong - wrong[other])
+        each = clean.view(-1, *[1] * (step.inputs.ndim - 1))
+        mixed = each * step.inputs + (1.0 - each) * step.inputs[other]
+        if phase != "bootstrapping":
+            log_p = F.log_softmax(step.network(mixed), 1)
+            return drawn * F.nll_loss(log_p, step.labels) + (1.0 - drawn) * F.nll_loss(log_p, step.labels[other])
         with torch.no_grad():
             own = F.softmax(step.network(step.inputs) / self.temperature(step.progress), 1)
-        logits = step.network(each * step.inputs + (1.0 - each) * step.inputs[other])
+        logits = step.network(mixed)
         targets = (1.0 - wrong).unsqueeze(1) * one_hot(step.labels, logits) + wrong.unsqueeze(1) * own
         first, second = soft_cross_entropy(logits, targets), soft_cross_entropy(logits, targets[other])
-        return (delta * first + (1.0 - delta) * second).mean() + against_one_class(F.softmax(logits, 1))
+        share = 0.5 if self.halves else clean
+        return (share * first + (1.0 - share) * second).mean() + against_one_class(F.softmax(logits, 1))
+
+    def _drawn_share(self) -> float:
+        """Return l of one step."""
+        if self.alpha == 0.0:
+            return 0.5
+        return float(torch.distributions.Beta(self.alpha, self.alpha).sample())
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Fit the mixture to the losses."""

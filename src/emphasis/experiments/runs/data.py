@@ -112,6 +112,10 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
         return corruption.cifar10_asymmetric(labels, noise.rate, seed=seed)
     if noise.kind == "superclass_swap":
         return corruption.superclass_swap(labels, noise.rate, seed=seed)
+    if noise.kind == "block_swap":
+        if classes % 5:
+            raise EmphasisValueError(f"noise kind block_swap needs blocks of five classes, the data has {classes}")
+        return corruption.superclass_swap(labels, noise.rate, superclass=np.arange(classes) // 5, seed=seed)
     if noise.kind == "pn_ratio":
         if classes != 2:
             raise EmphasisValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
