@@ -20,6 +20,7 @@ from pathlib import Path
 import emphasis
 from emphasis import process
 from emphasis.cli.options import Command
+from emphasis.datasets.table_report import TableError
 from emphasis.errors import ERROR_LOG, EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.texts import visible
@@ -48,6 +49,8 @@ def exit_code(error: BaseException, command: Command | None, options: argparse.N
         error = _name_extra(error, command)
     if isinstance(error, MissingExtraError):
         return _report_mistake(str(error), error, options, prefix="")
+    if isinstance(error, TableError):
+        return _report_mistake(error.for_command(), error, options)
     if isinstance(error, EmphasisError):
         return _report_mistake(str(error), error, options)
     if (output_error := _output_error()) is not None:
@@ -73,9 +76,11 @@ def _report_stop(number: int, command: Command | None) -> int:
 
 
 def _report_mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
-    """Report a foreseen error in one line, with --debug after its traceback."""
+    """Report a foreseen error in one line, or in one for each problem of a table; with --debug after its traceback."""
     trace = "".join(traceback.format_exception(error)) if options.debug else ""
-    _print_error(f"{trace}{prefix}{visible(' '.join(message.split()))}")
+    lines = message.split("\n- ") if isinstance(error, TableError) else [message]
+    text = "\n- ".join(visible(" ".join(line.split())) for line in lines)
+    _print_error(f"{trace}{prefix}{text}")
     return MISTAKE
 
 

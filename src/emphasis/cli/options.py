@@ -157,21 +157,49 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_table_options(group: argparse._ArgumentGroup) -> None:
-    """Add the options with which `fit`, `audit` and `tune` describe a table's columns."""
+    """Add the options with which `fit`, `audit` and `tune` describe a table."""
+    group.add_argument("--id", metavar="COLUMN", dest="id_column", help="the column that names the rows in reports")
+    for name, text in (
+        ("drop", "ignore these columns"),
+        ("categorical", "columns to treat as categories even if they hold numbers"),
+        ("keep", "columns to use although they look like row numbers or identifiers"),
+    ):
+        group.add_argument(f"--{name}", nargs="+", default=[], metavar="COLUMN", help=text)
     group.add_argument(
-        "--drop", nargs="+", default=[], metavar="COLUMN", help="ignore these columns, such as identifiers"
+        "--max-levels", type=int, metavar="N", help="most distinct values of a categorical column (default: 100)"
     )
     group.add_argument(
-        "--categorical", nargs="+", default=[], metavar="COLUMN", help="numeric columns to treat as categories"
+        "--unlabeled", choices=("drop", "error"), help="what to do with rows without a label (default: drop)"
     )
-    add_missing_option(group)
+    group.add_argument(
+        "--rare-classes",
+        choices=("keep", "merge", "drop", "error"),
+        help="what to do with classes of very few rows (default: keep)",
+    )
+    group.add_argument(
+        "--merge-spellings",
+        choices=("none", "form", "case"),
+        help="which labels are one class: those that differ in blanks around or in Unicode form (form, the default), "
+        "in upper and lower case as well (case), or none",
+    )
+    add_reading_options(group)
 
 
-def add_missing_option(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add `--missing`."""
+def add_reading_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options with which all commands describe how a text file is written."""
+    group.add_argument("--sep", metavar="C", help="separator of cells, such as ; or tab (default: detected)")
+    group.add_argument("--encoding", metavar="NAME", help="encoding, such as latin-1 (default: detected)")
+    group.add_argument("--decimal", choices=(".", ","), help="decimal mark (default: detected)")
     group.add_argument(
         "--missing", nargs="+", default=[], metavar="TEXT", help="texts that stand for missing values, such as ?"
     )
+
+
+def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments about a table that were given, by the names that they have in Python."""
+    names = ("id_column", "drop", "categorical", "keep", "max_levels", "unlabeled", "rare_classes", "merge_spellings",
+             "sep", "encoding", "decimal", "missing")  # fmt: skip
+    return {name: getattr(options, name) for name in names if getattr(options, name) not in (None, [])}
 
 
 def add_network_options(group: argparse._ArgumentGroup) -> None:
@@ -229,8 +257,8 @@ def requested_data_recipe(options: argparse.Namespace) -> Recipe:
             raise UsageError(f"--set {text} is not allowed; set something of network or solver")
     if options.iterations is not None and options.iterations < 1:
         raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
-    data = {name: getattr(options, name) for name in ("label", "drop", "categorical", "missing", "size", "channels")}
-    recipe = recipe_of(options.source, {name: value for name, value in data.items() if value})
+    data = {name: getattr(options, name) for name in ("label", "size", "channels") if getattr(options, name)}
+    recipe = recipe_of(options.source, {**data, **requested_table_options(options)})
     return recipe.changed(
         dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)
     )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from emphasis.cli.options import (
     Command,
     UsageError,
-    add_missing_option,
     add_no_progress_option,
+    add_reading_options,
     add_table_options,
     path_argument,
+    requested_table_options,
 )
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
@@ -52,13 +53,6 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
     add_table_options(data)
     data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
-    data.add_argument(
-        "--max-levels",
-        type=int,
-        default=100,
-        metavar="N",
-        help="maximum number of distinct values in a categorical column (default: %(default)s)",
-    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost or net"
@@ -111,11 +105,8 @@ def _fit(options: argparse.Namespace) -> None:
             folds=options.folds,
             seed=options.seed,
             settings=settings,
-            drop=options.drop,
-            categorical=options.categorical,
-            missing=options.missing,
-            max_levels=options.max_levels,
             weight_column=options.weight_column,
+            **requested_table_options(options),
             force=options.force,
             progress=bar.load,
         )
@@ -125,9 +116,13 @@ def _fit(options: argparse.Namespace) -> None:
 def _print_fit(result: Fit, console: Console) -> None:
     from rich import box
 
+    from emphasis.datasets.table_report import in_shell
     from emphasis.rich_text import PlainTable, plain
     from emphasis.tabular.report import TITLES, metrics
 
+    if result.prepared is not None:
+        for line in result.prepared.report.lines(in_shell):
+            console.print(plain(f"note: {line}"))
     title = f"Held-out rows, {result.request['folds']} folds"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
     table.add_column("Learned with")
@@ -152,7 +147,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         "table", type=path_argument, help="CSV or Parquet file with the columns that the model was trained on"
     )
     data = parser.add_argument_group("data")
-    add_missing_option(data)
+    add_reading_options(data)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",

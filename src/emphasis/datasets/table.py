@@ -242,7 +242,7 @@ def load_table(
         test_labels = table.given[test]
     return Split(
         inputs, table.given[train], test_inputs, test_labels, len(table.classes), table.classes,
-        sources=tuple(table.ids[i] for i in train) if table.ids else (), notes=tuple(table.report.lines()),
+        sources=tuple(table.ids[i] for i in train) if table.ids else (), notes=tuple(table.report.lines(str)),
     )  # fmt: skip
 
 

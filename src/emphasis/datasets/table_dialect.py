@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _SAMPLE, _SAMPLE_RECORDS, _CHUNK = 1 << 20, 1000, 20_000
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_WESTERN_SIGNS = frozenset(
+    "\u00a0\u20ac\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u00b0\u00b2\u00b3\u00a7\u00b1\u00a3\u00a5".encode("cp1252")
+)
 _END = "\0end of the table\0"
 _QUOTES: tuple[dict[str, Any], ...] = (
     {"strict": True},
-    {"strict": True, "doublequote": False, "escapechar": "\\"},
+    {"strict": True, "doublequote": False, "escapechar": "\\"},  # if the sample has an escaped quote
+    {"strict": True},  # backslashes before quotes are part of the texts after all
     {"strict": False},  # "a" ,b and "5" inch": allowed only where no quote runs over the end of a line
 )
 
@@ -88,7 +93,7 @@ def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Se
     """
     sep = {"tab": "\t", "\\t": "\t"}.get(sep, sep)
     if sep and (len(sep) != 1 or sep in '"\r\n'):
-        raise TableError([f"{argument('sep')}{sep!r} is not allowed; use one character, such as ; or tab"])
+        raise TableError([f"{argument('sep')}={sep!r} is not allowed; use one character, such as ; or tab"])
     encoding = _checked_encoding(encoding) if encoding else detect_encoding(path)
     try:
         with path.open(encoding=encoding, newline="") as file:
@@ -98,17 +103,20 @@ def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Se
         raise _undecodable(path, encoding, error) from error
     if not sample.strip():
         raise DamagedFileError(f"table {str(path)!r} cannot be read (it is empty)")
-    first, _, rest = sample.partition("\n")
-    declared = _declared_separator(first)
-    if declared:
-        sample = rest
+    first = sample.splitlines(keepends=True)[0]
+    if declared := _declared_separator(first):
+        sample = sample[len(first) :]
     sep = sep or declared or _detect_separator(sample, whole, needed, "\t" if path.suffix.lower() == ".tsv" else ",")
     dialect = Dialect(sep, encoding)
-    header, width = _header(sample, whole, sep)
     problem = ""
-    for quotes in _QUOTES:
+    for attempt, quotes in enumerate(_QUOTES):
+        if "escapechar" in quotes and '\\"' not in sample:
+            continue
         try:
-            return _read(path, dialect, quotes, header, width, skip=1 if declared else 0)
+            names, width = _header(_records(sample, whole, sep, **quotes))
+            table = _read(path, dialect, quotes, names, width, skip=1 if declared else 0)
+            if attempt > 0 or not _has_escaped_quotes(table):
+                return table
         except csv.Error as error:
             problem = problem or str(error)
         except UnicodeError as error:
@@ -149,7 +157,7 @@ def _other_alphabet(sample: bytes) -> str:
 
     In Western European texts, few letters are beyond ASCII, and its guesses among similar code pages are unreliable.
     """
-    beyond = sum(byte >= 0x80 for byte in sample)
+    beyond = sum(byte >= 0x80 and byte not in _WESTERN_SIGNS for byte in sample)
     latin = sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
     if beyond < 200 or beyond < latin:
         return ""
@@ -182,7 +190,7 @@ def _checked_encoding(encoding: str) -> str:
         "".encode(name)
     except (LookupError, UnicodeError):
         message = (
-            f"{argument('encoding')}{encoding!r} is unknown; use utf-8, utf-16, latin-1, cp1252 or another of Python's"
+            f"{argument('encoding')}={encoding!r} is unknown; use utf-8, utf-16, latin-1, cp1252 or another of Python's"
         )
         raise TableError([message]) from None
     return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is no part of the first name
@@ -212,22 +220,27 @@ def _detect_separator(sample: str, whole: bool, needed: Sequence[str], usual: st
     return max(scores, key=lambda sep: scores[sep]) if scores else usual
 
 
-def _records(text: str, whole: bool, sep: str) -> list[list[str]]:
+def _records(text: str, whole: bool, sep: str, **quotes: Any) -> list[list[str]]:
     """Return the first records of a text; the last one of a part is left out, because it may be cut."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, skipinitialspace=True)
-    records = list(islice((record for record in reader if record), _SAMPLE_RECORDS + 1))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, skipinitialspace=True, **quotes)
+    records: list[list[str]] = []
+    try:
+        records.extend(islice((record for record in reader if record), _SAMPLE_RECORDS + 1))
+    except csv.Error:
+        if whole or not records:
+            raise
     if not whole and len(records) > 1:
         del records[-1]
     return records or [[""]]
 
 
-def _header(sample: str, whole: bool, sep: str) -> tuple[list[str], int]:
-    """Return the names of the columns, and the number of cells of a row.
+def _header(records: list[list[str]]) -> tuple[list[str], int]:
+    """Return a name for each cell of a row, and the number of names in the header.
 
     Where rows have one cell more than the header, either all of them end with a separator, or the header does not
     name the rows' own names, which come first.
     """
-    header, *body = _records(sample, whole, sep)
+    header, *body = records
     names = [name.strip().removeprefix("\ufeff") for name in header]
     width = Counter(map(len, body)).most_common(1)[0][0] if body else len(names)
     if width == len(names) + 1:
@@ -248,11 +261,12 @@ def _read(
     rows: list[int] = []
     ragged: list[tuple[int, int]] = []
     total = -1  # of the header
+    escaped = _escaped_record(dialect.sep) if "escapechar" in quotes else None
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding=dialect.encoding, newline="") as file:
-            lines = islice(file, skip, None)
-            reader = csv.reader(_with_end(lines), delimiter=dialect.sep, skipinitialspace=True, **quotes)
+            lines = _Lines(islice(file, skip, None))
+            reader = csv.reader(lines, delimiter=dialect.sep, skipinitialspace=True, **quotes)
             line = 0
             for record in reader:
                 ended, line = line, reader.line_num
@@ -260,8 +274,11 @@ def _read(
                     if record != [_END]:
                         raise csv.Error(f"the quote that opens in line {ended + 1 + skip} is never closed")
                     break
+                text = lines.taken()
                 if not quotes["strict"] and line - ended > 1:
                     raise csv.Error(f"a quote in line {ended + 1 + skip} runs over the end of the line")
+                if escaped is not None and not escaped.fullmatch(text):
+                    raise csv.Error(f"the quotes in line {ended + 1 + skip} do not match")
                 if not record and width > 1:
                     continue
                 total += 1
@@ -290,7 +307,37 @@ def _read(
     return TextTable(names, columns, np.array(rows, dtype=np.int64), max(total, 0), ragged, dialect)
 
 
-def _with_end(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines and one more of its own, which a quote that is not closed would take in."""
-    yield from lines
-    yield _END
+def _has_escaped_quotes(table: TextTable) -> bool:
+    """Return whether backslashes before quotes are left in cells, as where quotes are escaped and not doubled."""
+    import pyarrow.compute as pc
+
+    return any(pc.any(pc.match_substring(column, '\\"')).as_py() for column in table.columns)
+
+
+class _Lines:
+    """Lines and one more of its own, which a quote that is not closed would take in."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = chain(lines, [_END])
+        self._taken: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._taken.append(line)
+        return line
+
+    def taken(self) -> str:
+        """Return the lines since the last call: those of one record, if it is called after each."""
+        text = "".join(self._taken)
+        self._taken.clear()
+        return text
+
+
+def _escaped_record(sep: str) -> re.Pattern[str]:
+    """Return what matches a record whose quotes are escaped; csv.reader is never strict about these."""
+    mark = re.escape(sep)
+    cell = rf'(?:"(?:[^"\\]|\\.)*"|(?:[^"\\{mark}\r\n]|\\.)*)'
+    return re.compile(rf" *{cell}(?:{mark} *{cell})*\r?\n?", re.DOTALL)

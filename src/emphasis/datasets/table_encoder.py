@@ -194,7 +194,7 @@ def _fit_levels(column: Any, name: str, max_levels: int) -> LevelsColumn:
             f"missing with {argument('missing')}"
         )
         size = f"{len(texts):,} distinct values in {counted(len(column), 'row')}"
-        raise TableError([f"the column {name!r} has {size}, more than {argument('max_levels')}{max_levels}; {cure}"])
+        raise TableError([f"the column {name!r} has {size}, more than {argument('max_levels')}={max_levels}; {cure}"])
     levels = sorted(texts, key=numeric_first)
     return LevelsColumn(name, (*levels, None) if (codes < 0).any() else tuple(levels))
 

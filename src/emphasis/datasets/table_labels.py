@@ -42,7 +42,7 @@ class LabelOptions:
         """Return what is not allowed about them."""
         allowed = {"unlabeled": UNLABELED, "rare_classes": RARE_CLASSES, "merge_spellings": MERGE_SPELLINGS}
         return [
-            f"{argument(name)}{getattr(self, name)!r} is not allowed; use one of {', '.join(values)}"
+            f"{argument(name)}={getattr(self, name)!r} is not allowed; use one of {', '.join(values)}"
             for name, values in allowed.items()
             if getattr(self, name) not in values
         ]
@@ -77,6 +77,9 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
         fewest: Rows that a class needs to be no rare one; 1 if there are none.
         options: What was asked for.
     """
+    if column.dtype == object and any(isinstance(v, (bytes, list, dict, tuple, np.ndarray)) for v in column):
+        problem = f"the label column {label!r} holds lists, bytes or other nested values"
+        return Labels(np.full(len(column), -1), (), {}, (), (problem,))
     codes, texts = natural_texts(column)
     findings: list[Finding] = []
     problems = _unfit(column, texts, label)
@@ -94,7 +97,7 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
         observation = f"the label column {label!r} is empty in {absent.size:,} of {counted(len(codes), 'row')}"
         shown = f" ({rows_text(rows[absent].tolist())})"
         if options.unlabeled == "error":
-            problems.append(f"{observation}{shown}; fill them, or leave them out ({argument('unlabeled')}drop)")
+            problems.append(f"{observation}{shown}; fill them, or leave them out ({argument('unlabeled')}=drop)")
         findings.append(Finding("unlabeled", label, int(absent.size), observation + shown, "left out"))
     if not levels:
         problems.append(f"the label column {label!r} is empty in every row")
@@ -211,8 +214,6 @@ def _unfit(column: Any, texts: Sequence[str], label: str) -> list[str]:
     from pandas.api import types
 
     if not types.is_float_dtype(column.dtype):
-        if column.dtype == object and any(isinstance(v, (bytes, list, dict, tuple, np.ndarray)) for v in column):
-            return [f"the label column {label!r} holds lists, bytes or other nested values"]
         try:
             return _fractions(np.array([float(text) for text in texts if text]), len(texts), label)
         except ValueError:

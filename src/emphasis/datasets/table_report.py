@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from emphasis.errors import EmphasisValueError
 
-_MARK = re.compile("\ue000(\\w+)\ue001")
+_ARGUMENTS = (
+    "categorical|decimal|drop|encoding|id_column|keep|max_levels|merge_spellings|missing|rare_classes|sep|unlabeled"
+)
+_MARK = re.compile(rf"`({_ARGUMENTS})`(=?)")
 _OPTIONS = {"id_column": "--id"}  # the others are spelled alike, with hyphens
 ROWS_SHOWN = 5
 
 
 def argument(name: str) -> str:
-    """Return a mark for an argument's name, which a message shows as `name=` in Python and as `--name` in a shell."""
-    return f"\ue000{name}\ue001"
+    """Return an argument's name as messages hold it: shown as `name` in Python, and as --name on the command line."""
+    return f"`{name}`"
 
 
 def in_python(text: str) -> str:
     """Return a message with its arguments named as in Python."""
-    return _MARK.sub(lambda match: f"{match[1]}=", text)
+    return _MARK.sub(lambda match: match[1] + match[2] if match[2] else f"{match[1]}=...", text)
 
 
 def in_shell(text: str) -> str:
     """Return a message with its arguments named as the command's options."""
-    return _MARK.sub(lambda match: _OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}"), text)
+    options = {name: _OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in _ARGUMENTS.split("|")}
+    return _MARK.sub(lambda match: options[match[1]] + (" " if match[2] else ""), text)
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,13 @@ class Finding:
     observation: str
     action: str
 
-    def __str__(self) -> str:
-        return in_python(self._text())
-
-    def for_command(self) -> str:
-        """Return the finding in the words of the command line."""
-        return in_shell(self._text())
-
-    def _text(self) -> str:
+    @property
+    def text(self) -> str:
+        """One sentence, with arguments as `argument` marks them."""
         return f"{self.observation}: {self.action}" if self.action else self.observation
+
+    def __str__(self) -> str:
+        return in_python(self.text)
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,21 @@ class TableReport:
     dialect: str
     findings: tuple[Finding, ...] = ()
 
-    def lines(self, *, for_command: bool = False) -> list[str]:
-        """Return one line for each finding, in Python's words or in the command's; none for a plain table."""
-        lines = [finding.for_command() if for_command else str(finding) for finding in self.findings]
+    def lines(self, render: Callable[[str], str] = in_python) -> list[str]:
+        """Return one line for each finding, none for a plain table.
+
+        Args:
+            render: `in_python` or `in_shell`, for the names of arguments.
+        """
+        lines = [render(finding.text) for finding in self.findings]
         if self.used < self.rows:
             lines.append(f"{self.used:,} of {self.rows:,} rows are used")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        findings = [{**asdict(finding), "text": str(finding)} for finding in self.findings]
-        return {**asdict(self), "findings": [{k: in_python(v) if isinstance(v, str) else v for k, v in one.items()}
-                                             for one in findings]}  # fmt: skip
+        findings = [{**asdict(finding), "action": in_python(finding.action)} for finding in self.findings]
+        return {**asdict(self), "findings": findings}
 
 
 class TableError(EmphasisValueError):

@@ -97,7 +97,7 @@ def open_table(
     """
     options = options or ReadOptions()
     if options.decimal not in ("", ".", ","):
-        raise TableError([f"{argument('decimal')}{options.decimal!r} is not allowed; use . or ,"])
+        raise TableError([f"{argument('decimal')}={options.decimal!r} is not allowed; use . or ,"])
     if not isinstance(source, (str, os.PathLike)):
         return _typed_table(frame_of(source), "the table", as_text)
     path = Path(source)
@@ -110,6 +110,20 @@ def open_table(
     except OSError as error:
         raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
     return _from_text(text, str(path), options, as_text, as_names)
+
+
+def as_written(source: Any, options: ReadOptions | None = None) -> SourceTable:
+    """Return a table with the cells of a text file as they are written, and any other as `open_table` does."""
+    options = options or ReadOptions()
+    if not isinstance(source, (str, os.PathLike)) or is_parquet(Path(source)):
+        return open_table(source, options)
+    import pandas as pd
+
+    text = read_text_table(Path(source), sep=options.sep, encoding=options.encoding)
+    _refuse_repeated(text.names, str(source))
+    names = text.names[:-1] if text.names[1:] and not text.names[-1] else text.names
+    columns = {name: column.to_pandas() for name, column in zip(names, text.columns, strict=False)}
+    return SourceTable(str(source), pd.DataFrame(columns), text.rows, text.total, str(text.dialect))
 
 
 def is_parquet(path: Path) -> bool:
