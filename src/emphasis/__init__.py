@@ -9,6 +9,9 @@ Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs t
 
 from emphasis.errors import EmphasisError
 from emphasis.weighting import (
+    AEL,
+    AGCE,
+    AUL,
     CCE,
     DM,
     GCE,
@@ -25,6 +28,7 @@ from emphasis.weighting import (
     Ramp,
     Relative,
     Spline,
+    Taylor,
     Uniform,
     Weighting,
     from_dict,
@@ -36,6 +40,9 @@ from emphasis.weighting import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AEL",
+    "AGCE",
+    "AUL",
     "CCE",
     "DM",
     "GCE",
@@ -53,6 +60,7 @@ __all__ = [
     "Ramp",
     "Relative",
     "Spline",
+    "Taylor",
     "Uniform",
     "Weighting",
     "__version__",

@@ -48,6 +48,8 @@ LIMITS = [
     ("focal", {"gamma": 0.0}),
     ("symmetric-cross-entropy", {"mu": 1.0, "nu": 0.0}),
     ("forgetting", {"dropout": 0.0}),
+    ("epsilon-softmax", {"m": 0.0, "alpha": 1.0, "beta": 0.0}),
+    ("logit-clipping", {"bound": math.inf}),
 ]
 
 
@@ -215,6 +217,65 @@ def test_focal_loss_with_a_constant_weight_is_mentornets():
     p = F.softmax(logits, 1).gather(1, labels[:, None])
     expected = (1.0 - p) ** 2 * (F.softmax(logits, 1) - F.one_hot(labels, CLASSES))
     torch.testing.assert_close(gradient("focal", logits, labels, stop_gradient=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "passive"),
+    [
+        ({"passive": "AGCE"}, lambda p: (4.0**1.5 - (3.0 + p) ** 1.5) / 1.5),
+        ({"passive": "AGCE", "a": 0.6, "q": 0.6}, lambda p: (1.6**0.6 - (0.6 + p) ** 0.6) / 0.6),
+        ({"passive": "AUL"}, lambda p: ((6.0 - p) ** 1.5 - 5.0**1.5) / 1.5),
+        ({"passive": "AEL", "beta": 4.0}, lambda p: (-p / 2.5).exp()),
+    ],
+    ids=["AGCE", "AGCE of other parameters", "AUL", "AEL"],
+)
+def test_nce_with_an_asymmetric_loss_is_their_sum(options, passive):
+    logits, labels = batch(4)
+    z = logits.clone().requires_grad_()
+    log_p = F.log_softmax(z, 1)
+    own = log_p.gather(1, labels[:, None]).squeeze(1)
+    expected = own / log_p.sum(1) + options.get("beta", 1.0) * passive(own.exp())
+    torch.testing.assert_close(losses("active-passive", logits, labels, **options), expected.detach())
+    (slope,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(gradient("active-passive", logits, labels, **options), slope)
+
+
+@pytest.mark.parametrize("options", [{"a": 1.0}, {"passive": "AEL", "q": 2.0}, {"passive": "AUL", "a": 0.5}])
+def test_what_a_passive_loss_does_not_have_is_refused(options):
+    with pytest.raises(ValueError, match=r"no such parameter|a=0.5 is not allowed"):
+        make("active-passive", problem(), **options)
+
+
+@pytest.mark.parametrize("m", [0.0, 1.0, 1e5])
+def test_epsilon_softmax_is_cross_entropy_of_raised_predictions_and_mae(m):
+    logits, labels = batch(7)
+    z = logits.clone().requires_grad_()
+    p = F.softmax(z, 1)
+    raised = (p + m * F.one_hot(logits.argmax(1), CLASSES)) / (m + 1.0)
+    own = [t.gather(1, labels[:, None]).squeeze(1) for t in (raised, p)]
+    expected = 0.3 * -own[0].log() + 2.0 * 2.0 * (1.0 - own[1])
+    options = {"m": m, "alpha": 0.3, "beta": 2.0}
+    torch.testing.assert_close(losses("epsilon-softmax", logits, labels, **options), expected.detach())
+    (slope,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(gradient("epsilon-softmax", logits, labels, **options), slope)
+
+
+@given(seed=SEEDS, bound=st.floats(0.5, 20.0))
+@settings(deadline=None)
+def test_logit_clipping_bounds_the_loss_and_turns_what_lies_beyond(seed, bound):
+    logits, labels = batch(seed, scale=6.0)
+    found = losses("logit-clipping", logits, labels, bound=bound)
+    norm = logits.norm(dim=1, keepdim=True)
+    expected = F.cross_entropy(logits * (bound / norm).clamp(max=1.0), labels, reduction="none")
+    torch.testing.assert_close(found, expected)
+    gap = bound * math.sqrt(CLASSES / (CLASSES - 1))
+    assert found.max() <= math.log1p((CLASSES - 1) * math.exp(math.sqrt(2.0) * bound)) + 1e-9
+    assert found.min() >= math.log1p((CLASSES - 1) * math.exp(-gap)) - 1e-9
+    slope = gradient("logit-clipping", logits, labels, bound=bound)
+    beyond = norm.squeeze(1) > bound
+    torch.testing.assert_close(
+        (slope * logits).sum(1)[beyond], torch.zeros(int(beyond.sum())).double(), atol=1e-9, rtol=0
+    )
 
 
 def test_nfl_with_gamma_0_is_nce():

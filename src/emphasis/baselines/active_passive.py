@@ -1,9 +1,13 @@
-"""Active-passive losses, NCE+RCE.
+"""Active-passive losses, NCE+RCE, and NCE with an asymmetric loss.
 
-Source: X. Ma et al., Normalized Loss Functions for Deep Learning with Noisy Labels, ICML 2020.
+Sources: X. Ma et al., Normalized Loss Functions for Deep Learning with Noisy Labels, ICML 2020; X. Zhou et al.,
+Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +16,12 @@ from torch.nn import functional as F
 from emphasis.baselines.protocol import Baseline, Problem, check_range
 from emphasis.baselines.symmetric_cross_entropy import LogOfZero, log_of_zero
 from emphasis.errors import EmphasisValueError
+from emphasis.torch import emphasis_loss
+from emphasis.weighting import AEL, AGCE, AUL
 
-ACTIVE, PASSIVE = ("NCE", "NFL"), ("RCE", "NRCE", "MAE", "NMAE")
+ACTIVE, PASSIVE = ("NCE", "NFL"), ("RCE", "NRCE", "MAE", "NMAE", "AGCE", "AUL", "AEL")
+# Parameters beside NCE in the release of the second paper, hitcszx/ALFs, lnl/losses.py.
+_ASYMMETRIC: dict[str, Any] = {"AGCE": AGCE(a=3.0, q=1.5), "AUL": AUL(a=6.0, q=1.5), "AEL": AEL(a=2.5)}
 
 
 class ActivePassive(Baseline):
@@ -26,9 +34,13 @@ class ActivePassive(Baseline):
     Args:
         problem: The labels.
         active: "NCE" or "NFL".
-        passive: "RCE", "NRCE", "MAE" or "NMAE".
+        passive: "RCE", "NRCE", "MAE" or "NMAE"; or an asymmetric loss, "AGCE", "AUL" or "AEL", the weightings of these
+            names.
         alpha: >= 0. In the paper (2020) 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
         beta: >= 0. In the paper (2020) 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
+        a: Parameter of an asymmetric passive loss; None: 3, 6 and 2.5 of AGCE, AUL and AEL (hitcszx/ALFs,
+            lnl/losses.py).
+        q: Exponent of AGCE or AUL; None: 1.5 (the same).
         gamma: Exponent of NFL, >= 0; at 0 it is NCE. In the paper (2020) 0.5.
         A: <= 0, what RCE takes for log 0; "paper" for -4, "release" for log(1e-4) = -9.21, at which the release
             of its authors (HanxunH/Active-Passive-Losses, loss.py) clamps.
@@ -39,7 +51,7 @@ class ActivePassive(Baseline):
 
     def __init__(
         self, problem: Problem, *, active: str = "NCE", passive: str = "RCE", alpha: float = 1.0, beta: float = 1.0,
-        gamma: float = 0.5, A: LogOfZero = -4.0,
+        gamma: float = 0.5, A: LogOfZero = -4.0, a: float | None = None, q: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(problem)
         for name, value, known in (("active", active, ACTIVE), ("passive", passive, PASSIVE)):
@@ -49,6 +61,10 @@ class ActivePassive(Baseline):
             check_range(name, number, 0.0, float("inf"), ends="[)")
         self.active, self.passive = active, passive
         self.alpha, self.beta, self.gamma, self.A = alpha, beta, gamma, log_of_zero(A)
+        changed = {name: value for name, value in (("a", a), ("q", q)) if value is not None}
+        if changed and not set(changed) <= set(_ASYMMETRIC[passive].parameters() if passive in _ASYMMETRIC else ()):
+            raise EmphasisValueError(f"{', '.join(changed)}: passive={passive!r} has no such parameter; leave it out")
+        self.asymmetric = replace(_ASYMMETRIC[passive], **changed) if passive in _ASYMMETRIC else None
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example, (N,)."""
@@ -60,6 +76,9 @@ class ActivePassive(Baseline):
         active = losses.gather(1, column).squeeze(1) / losses.sum(1)
         own = logits.gather(1, column).squeeze(1)
         wrong = torch.sigmoid(logits.scatter(1, column, -torch.inf).logsumexp(1) - own)
+        if self.asymmetric is not None:
+            passive = emphasis_loss(logits, labels, self.asymmetric, normalization=None, reduction="none")
+            return self.alpha * active + self.beta * passive
         factor = {"RCE": -self.A, "MAE": 2.0}.get(self.passive, 1.0 / (self.num_classes - 1.0))
         return self.alpha * active + self.beta * factor * wrong
 

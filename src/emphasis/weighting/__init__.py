@@ -5,6 +5,7 @@ numpy only; no framework is imported here. See `Weighting` for what every family
 
 from emphasis.weighting._numerics import EmphasisWarning
 from emphasis.weighting.base import AUTO_MAX_MARGIN, MaxMargin, Scaled, Sum, Weighting, WeightingLike
+from emphasis.weighting.bounded import AEL, AGCE, AUL, Taylor
 from emphasis.weighting.derivative import derivative, margin_and_direction
 from emphasis.weighting.families import (
     CCE,
@@ -28,6 +29,9 @@ from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighti
 from emphasis.weighting.spline import Spline
 
 __all__ = [
+    "AEL",
+    "AGCE",
+    "AUL",
     "AUTO_MAX_MARGIN",
     "CCE",
     "DEFAULT_WEIGHTING",
@@ -52,6 +56,7 @@ __all__ = [
     "Scaled",
     "Spline",
     "Sum",
+    "Taylor",
     "Uniform",
     "Weighting",
     "WeightingLike",

@@ -9,6 +9,7 @@ from typing import Any
 from emphasis.errors import EmphasisError, EmphasisTypeError, EmphasisValueError
 from emphasis.texts import did_you_mean
 from emphasis.weighting.base import Scaled, Sum, Weighting, WeightingLike
+from emphasis.weighting.bounded import AEL, AGCE, AUL, Taylor
 from emphasis.weighting.families import (
     CCE,
     DM,
@@ -35,7 +36,25 @@ from emphasis.weighting.spline import Spline
 
 FAMILIES: dict[str, Callable[..., Weighting]] = {
     family.__name__: family
-    for family in (CCE, MAE, MSE, GCE, DM, Normal, Exponential, Beta, SCE, Focal, IMAE, Uniform, Relative)
+    for family in (
+        CCE,
+        MAE,
+        MSE,
+        GCE,
+        DM,
+        Normal,
+        Exponential,
+        Beta,
+        SCE,
+        Focal,
+        IMAE,
+        Uniform,
+        Relative,
+        AGCE,
+        AUL,
+        AEL,
+        Taylor,
+    )
 }
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 

@@ -1,0 +1,148 @@
+"""Families of bounded losses of p that came after the paper's: asymmetric losses and Taylor cross-entropy.
+
+Each is w(p) = 2 p (1-p) |L'(p)| of a loss L, in log space.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
+from emphasis.weighting.base import Weighting
+from emphasis.weighting.families import _Checked
+
+_LOG_2 = math.log(2.0)
+
+
+def _positive(family: str, name: str, value: float) -> None:
+    if value == 0.0:
+        raise EmphasisValueError(f"{family}: {name}=0 is not allowed; use a number > 0")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class AGCE(_Checked, Weighting):
+    """Asymmetric generalized cross-entropy, w = 2 p (1-p) (a+p)^(q-1). Loss ((a+1)^q - (a+p)^q) / q.
+
+    X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. With a = 0 it is GCE. The
+    defaults are those of the authors' release (hitcszx/ALFs, lnl/losses.py).
+
+    Args:
+        a: >= 0.
+        q: > 0.
+    """
+
+    a: float = 1.0
+    q: float = 2.0
+    _bounds: ClassVar = {"a": (0.0, math.inf), "q": (0.0, math.inf)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("AGCE", "q", self.q)
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log 2 + log p + log(1-p) + (q-1) log(a+p)."""
+        base = log_p if self.a == 0.0 else xp.log(self.a + xp.exp(log_p))
+        rise = log_p + (self.q - 1.0) * base if self.a else self.q * log_p
+        return _LOG_2 + rise + log_q
+
+    def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
+        top, wrong = self.a + 1.0, xp.exp(log_sigmoid(-margin, xp))
+        if self.a == 0.0:
+            return -xp.expm1(self.q * log_sigmoid(margin, xp)) / self.q
+        return -(top**self.q) * xp.expm1(self.q * xp.log1p(-wrong / top)) / self.q
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class AUL(_Checked, Weighting):
+    """Asymmetric unhinged loss, w = 2 p (1-p) (a-p)^(q-1). Loss ((a-p)^q - (a-1)^q) / q.
+
+    X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. The defaults are those of the
+    authors' release (hitcszx/ALFs, lnl/losses.py, AUELoss).
+
+    Args:
+        a: >= 1.
+        q: > 0.
+    """
+
+    a: float = 1.5
+    q: float = 0.9
+    _bounds: ClassVar = {"a": (1.0, math.inf), "q": (0.0, math.inf)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("AUL", "q", self.q)
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log 2 + log p + log(1-p) + (q-1) log(a-p)."""
+        if self.a == 1.0:
+            return _LOG_2 + log_p + self.q * log_q
+        return _LOG_2 + log_p + log_q + (self.q - 1.0) * xp.log(self.a - 1.0 + xp.exp(log_q))
+
+    def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
+        log_wrong, least = log_sigmoid(-margin, xp), self.a - 1.0
+        if least == 0.0:
+            return xp.exp(self.q * log_wrong) / self.q
+        return least**self.q * xp.expm1(self.q * xp.log1p(xp.exp(log_wrong) / least)) / self.q
+
+
+@dataclass(frozen=True, repr=False)
+class AEL(_Checked, Weighting):
+    """Asymmetric exponential loss, w = 2 p (1-p) exp(-p/a) / a. Loss exp(-p/a).
+
+    X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. The default is that of the
+    authors' release (hitcszx/ALFs, lnl/losses.py, AExpLoss).
+
+    Args:
+        a: > 0.
+    """
+
+    a: float = 3.0
+    _bounds: ClassVar = {"a": (0.0, math.inf)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("AEL", "a", self.a)
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log 2 + log p + log(1-p) - p/a - log a."""
+        return _LOG_2 + log_p + log_q - xp.exp(log_p) / self.a - math.log(self.a)
+
+    def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
+        return xp.exp(-xp.exp(log_sigmoid(margin, xp)) / self.a)
+
+
+@dataclass(frozen=True, repr=False)
+class Taylor(Weighting):
+    """Taylor cross-entropy, w = 2 (1-p) (1 - (1-p)^order). Loss sum_{i=1}^order (1-p)^i / i, the series of -log p.
+
+    L. Feng et al., Can Cross Entropy Loss Be Robust to Label Noise?, IJCAI 2020. Order 1 is MAE, and the higher the
+    order, the nearer it is to cross-entropy. The default, 2, is our choice.
+
+    Args:
+        order: Whole number >= 1.
+    """
+
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        given: object = self.order
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            raise EmphasisTypeError(f"Taylor: order must be a whole number, got {given!r}")
+        if not given >= 1.0 or given == math.inf or int(given) != given:
+            raise EmphasisValueError(f"Taylor: order={given!r} is not allowed; use a whole number >= 1")
+        object.__setattr__(self, "order", int(given))
+
+    def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
+        """Log 2 + log(1-p) + log(1 - (1-p)^order)."""
+        # With x = -order log(1-p) this is log(1 - exp(-x)); near p = 0, where x is order p, log(order p).
+        x = xp.where(log_p < -40.0, 1.0, -self.order * log_q)
+        risen = xp.where(log_p < -40.0, log_p + math.log(self.order), xp.log(-xp.expm1(-x)))
+        return _LOG_2 + log_q + risen
+
+    def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
+        log_wrong = log_sigmoid(-margin, xp)
+        terms = [xp.exp(i * log_wrong) / i for i in range(1, self.order + 1)]
+        return sum(terms[1:], terms[0])
