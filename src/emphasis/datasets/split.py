@@ -47,6 +47,7 @@ class Split:
         class_names: C names in the order of the labels, or none.
         human_labels: (N,) int64 training labels as people gave them, mistakes included, by name.
         sources: Where the N training examples come from, such as their files; or none.
+        rows: (N,) int64, the number of each training example in its file, if others are left out; else None.
         picture: Height and width of vectors that are pictures, pixels in [0, 1], row by row; or none.
         crop: Pixels per side of what is cut out of images, at random to train on and in the middle otherwise; 0: all.
         notes: What the user should know of the data, such as what was left out.
@@ -71,6 +72,7 @@ class Split:
     notes: tuple[str, ...] = ()
     videos: NDArray[np.int64] | None = None
     gallery: Gallery | None = None
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         train, test = self.train_inputs, self.test_inputs
@@ -226,6 +228,7 @@ def take_training(split: Split, rows: NDArray[Any]) -> Split:
         human_labels={name: labels[rows] for name, labels in split.human_labels.items()},
         sources=tuple(np.array(split.sources)[rows].tolist()) if split.sources else (),
         videos=None if split.videos is None else split.videos[rows],
+        rows=None if split.rows is None else split.rows[rows],
     )
 
 

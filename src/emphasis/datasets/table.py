@@ -241,9 +241,16 @@ def load_table(
         test_inputs = inputs if test is train else encoder.transform(table.frame.iloc[test])
         test_labels = table.given[test]
     return Split(
-        inputs, table.given[train], test_inputs, test_labels, len(table.classes), table.classes,
-        sources=tuple(table.ids[i] for i in train) if table.ids else (), notes=tuple(table.report.lines(str)),
-    )  # fmt: skip
+        inputs,
+        table.given[train],
+        test_inputs,
+        test_labels,
+        len(table.classes),
+        table.classes,
+        sources=tuple(table.ids[i] for i in train) if table.ids else (),
+        notes=tuple(table.report.lines(str)),
+        rows=table.rows[train],
+    )
 
 
 def _test_part(path: Path, table: PreparedTable, options: TableOptions) -> tuple[Any, NDArray[np.int64]]:

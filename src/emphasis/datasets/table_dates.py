@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from emphasis.datasets.table_numbers import all_match
+
 ISO = "ISO8601"
 _TIMES = {"": "", "%H:%M": "[0-9]{1,2}:[0-9]{2}", "%H:%M:%S": "[0-9]{1,2}:[0-9]{2}:[0-9]{2}"}
 _DAYS = {
@@ -39,20 +41,17 @@ def dates_of_text(texts: Any, sep: str = ",") -> tuple[Any, str, bool] | None:
     Returns:
         A pandas column without time zones and the format of `parsed`; None if any text is something else.
     """
-    import pyarrow.compute as pc
-
     if texts.null_count == len(texts):
         return None
-    matches = pc.match_substring_regex
     column = None
-    if pc.all(matches(texts, _ISO)).as_py():
+    if all_match(texts, _ISO):
         column = texts.to_pandas()
         dates = parsed(column, ISO)
         return (dates, ISO, False) if _complete(dates, column) else None
     found = []
     for day, day_pattern in _DAYS.items():
         for time, time_pattern in _TIMES.items():
-            if pc.all(matches(texts, rf"^{day_pattern}{' ' if time else ''}{time_pattern}$")).as_py():
+            if all_match(texts, rf"^{day_pattern}{' ' if time else ''}{time_pattern}$"):
                 column = texts.to_pandas() if column is None else column
                 form = f"{day} {time}".strip()
                 dates = parsed(column, form)

@@ -14,6 +14,7 @@ MISSING = frozenset(
 
 _SPACES = " \u00a0\u202f"
 _THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": f"[{_SPACES}]", "'": "['\u2019]"}
+_FIRST = 64
 _INFINITE = "inf|infinity"
 _GROUP = r"[1-9][0-9]{0,2}(?:SEP[0-9]{3})+"
 _PUNCTUATION = r"^[-?.*/_\x{2013}\x{2014}]+$"
@@ -95,13 +96,15 @@ def number_candidate(texts: Any) -> Candidate | None:
             return None
         marks = {item["values"]: item["counts"] for item in pc.value_counts(odd).to_pylist()}
         texts = pc.if_else(is_number, texts, pa.scalar(None, pa.string()))
-    if not _all(pc.match_substring_regex(texts, rf"^[-+.,'\x{{2019}}\x{{2212}}{_SPACES}0-9eE%infyINFTt]+$")):
+    if not all_match(texts, rf"^[-+.,'\x{{2019}}\x{{2212}}{_SPACES}0-9eE%infyINFTt]+$"):
         return None
     texts = pc.replace_substring(texts, "\u2212", "-")
     percent = pc.match_substring(texts, "%")
     if any_percent := bool(pc.any(percent).as_py()):
         texts = pc.replace_substring_regex(texts, rf"[{_SPACES}]*%$", "")
-    formats = tuple(form for form in _FORMATS if _all(pc.match_substring_regex(texts, form.pattern)))
+    formats = _FORMATS
+    if not all_match(texts, "^[+-]?[0-9]+$"):
+        formats = tuple(form for form in _FORMATS if all_match(texts, form.pattern))
     return Candidate(texts, percent if any_percent else None, formats, marks) if formats else None
 
 
@@ -144,7 +147,7 @@ def numbers_of(candidate: Candidate, form: NumberFormat) -> Any:
     if form.decimal == ",":
         texts = pc.replace_substring(texts, ",", ".")
     texts = pc.replace_substring_regex(texts, r"^\+", "")
-    if not texts.null_count and candidate.percent is None and _all(pc.match_substring_regex(texts, r"^-?[0-9]{1,18}$")):
+    if not texts.null_count and candidate.percent is None and all_match(texts, r"^-?[0-9]{1,18}$"):
         return pc.cast(texts, pa.int64()).to_pandas()
     texts = pc.replace_substring_regex(pc.replace_substring_regex(texts, r"\.$", ""), r"\.([eE])", r"\1")
     values = pc.cast(texts, pa.float64())
@@ -157,12 +160,18 @@ def truth_values(texts: Any) -> Any | None:
     """Return the column of `cleaned` as truth values; None if it holds something else than True and False."""
     import pyarrow.compute as pc
 
-    if texts.null_count == len(texts) or not _all(
-        pc.match_substring_regex(texts, "^(?:True|TRUE|true|False|FALSE|false)$")
-    ):
+    if texts.null_count == len(texts) or not all_match(texts, "^(?:True|TRUE|true|False|FALSE|false)$"):
         return None
     values = pc.equal(pc.utf8_lower(texts), "true")
     return values.to_pandas().astype("boolean" if texts.null_count else "bool")
+
+
+def all_match(texts: Any, pattern: str) -> bool:
+    """Return whether all texts of a pyarrow column match; most columns that do not are known by their first ones."""
+    import pyarrow.compute as pc
+
+    first = texts.slice(0, _FIRST)
+    return all(_all(pc.match_substring_regex(part, pattern)) for part in (first, texts))
 
 
 def _all(condition: Any) -> bool:
