@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TOO_OLD := emphasis needs Python 3.11 or newer, and "$(PYTHON)" is not; try: make PYTHON=python3.12
 NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the package python3-venv
 
-FRONT_ENDS := src/emphasis/jax.py,src/emphasis/sklearn.py,src/emphasis/huggingface.py,src/emphasis/lightning.py
+FRONT_ENDS := src/emphasis/jax.py,src/emphasis/sklearn.py,src/emphasis/huggingface.py,src/emphasis/trl.py,src/emphasis/lightning.py
 TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/kernels/*,src/emphasis/corruption.py,src/emphasis/baselines/*,$(FRONT_ENDS)
 
 # Run by a compiler that traces them, which coverage does not see; tests/torch/test_transforms.py and

@@ -15,6 +15,7 @@ FRONT_ENDS = [
     ("emphasis.boosting.lightgbm", "lightgbm", "lightgbm"),
     ("emphasis.boosting.catboost", "catboost", "catboost"),
     ("emphasis.huggingface", "transformers", "transformers"),
+    ("emphasis.trl", "trl", "trl"),
     ("emphasis.lightning", "lightning", "lightning"),
     ("emphasis.tabular", "sklearn", "fit"),
 ]

@@ -26,6 +26,7 @@ EXTRAS = {
     "lightgbm": ("lightgbm", "sklearn"),
     "catboost": ("catboost", "sklearn"),
     "transformers": ("torch", "transformers"),
+    "trl": ("torch", "transformers", "trl"),
     "lightning": ("torch", "lightning"),
     "plot": ("matplotlib", "plotext"),
     "experiments": _EXPERIMENTS,
