@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from controls import share_of_the_way
-from emphasis.baselines import Baseline, Learner, Problem, Step, make
+from emphasis.baselines import Learner, Problem, Step, VideoMethod, make
 from emphasis.baselines.drsa import overlap
 from emphasis.models import build
 
@@ -318,7 +318,7 @@ def similarities(one, frames):
     described = method.describe(
         *(getattr(one, what)() if what in method.needs else None for what in ("features", "maps"))
     )
-    if type(method).compare is not Baseline.compare:
+    if type(method).compare is not VideoMethod.compare:
         first = torch.arange(0, len(frames), CLIP)
         return torch.cat(list(method.compare(described, first, first + CLIP - 1, torch.arange(VIDEOS))))
     videos = F.normalize(method.videos(described.reshape(VIDEOS, CLIP, -1)), dim=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from emphasis.datasets import Gallery, Split, holdout, load_digits, subset
+from emphasis.datasets import Gallery, Split, VideoSplit, holdout, load_digits, subset
 from emphasis.datasets.split import draw_stratified, take_training
 
 
@@ -160,7 +160,7 @@ def test_videos_and_galleries_that_do_not_fit_are_refused():
     images, labels = np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 0, 1, 1, 1, 1])
     gallery = Gallery(person=np.array([3, 3, 4]), camera=np.array([1, 2, 1]), query=np.array([0]))
     video = np.array([0, 0, 1, 2, 2, 2])
-    split = Split(images, labels, images, video, 2, videos=video, gallery=gallery)
+    split = VideoSplit(images, labels, images, video, 2, videos=video, gallery=gallery)
     assert split.gallery is gallery
     left = take_training(split, np.array([1, 2, 5]))
     assert left.videos.tolist() == [0, 1, 2]

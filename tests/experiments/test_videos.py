@@ -219,7 +219,7 @@ def test_a_perceptron_and_a_validation_part_are_refused_with_the_reason(small, t
     said = fails(capsys, command((recipe, *small[1:]), tmp_path / "run", *alone))
     assert "retrieval needs a network that trains alone, such as small-cnn" in said
     split = datasets.load("mars", small[1], resize=20, size=18)
-    assert split.videos is not None
+    assert isinstance(split, datasets.VideoSplit)
     assert split.train_inputs.shape == (748, 3, 20, 20)
     with pytest.raises(ValueError, match="videos, whose frames would be on both sides"):
         holdout(split)

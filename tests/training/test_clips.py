@@ -1,7 +1,5 @@
 """Batches of clips: frames of one video in a row, videos of one person in a row, a function of seed and step alone."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emphasis.training.batches import Batches, clips
-from emphasis.training.settings import Solver
+from emphasis.training.settings import ClipSolver, Solver, clip_length
 from emphasis.training.task import Task
+from emphasis.training.videos import VideoTask
 
 CPU = torch.device("cpu")
 
@@ -62,11 +61,13 @@ def task(**changed):
         "test_inputs": torch.zeros(1, 2), "test_labels": torch.zeros(1, dtype=torch.int64), "num_classes": 2,
         "videos": torch.arange(12) // 3,
     }  # fmt: skip
-    return Task(**{**given, **changed})
+    kind = Task if changed.get("videos", True) is None else VideoTask
+    arguments = {**given, **changed}
+    return kind(**{name: value for name, value in arguments.items() if value is not None})
 
 
 def test_batches_are_whole_clips_and_go_on_alike_wherever_one_begins():
-    solver = Solver(iterations=9, batch_size=8, learning_rate=0.1, clip=2, videos=2)
+    solver = ClipSolver(iterations=9, batch_size=8, learning_rate=0.1, clip=2, videos=2)
     batches = task().batches([5], solver, CPU)
     assert batches.per_epoch == 1
     shown = [batches.indices(step) for step in range(4)]
@@ -90,13 +91,28 @@ def test_batches_are_whole_clips_and_go_on_alike_wherever_one_begins():
 )
 def test_clips_of_what_are_no_videos_or_of_stacked_networks_are_refused(changed, seeds, message):
     with pytest.raises(ValueError, match=message):
-        task(**changed).batches(seeds, Solver(iterations=1, batch_size=4, learning_rate=1.0, clip=2), CPU)
+        task(**changed).batches(seeds, ClipSolver(iterations=1, batch_size=4, learning_rate=1.0, clip=2), CPU)
 
 
 def test_a_batch_that_is_no_whole_number_of_clips_is_refused():
     with pytest.raises(ValueError, match=r"batch_size=10 is not allowed; use a multiple of clip \* videos = 6"):
-        Solver(iterations=1, batch_size=10, learning_rate=1.0, clip=3, videos=2)
+        ClipSolver(iterations=1, batch_size=10, learning_rate=1.0, clip=3, videos=2)
     with pytest.raises(ValueError, match="clip=0 is not allowed"):
-        Solver(iterations=1, batch_size=10, learning_rate=1.0, clip=0)
+        ClipSolver(iterations=1, batch_size=10, learning_rate=1.0, clip=0)
     with pytest.raises(ValueError, match="batch_size=16 exceeds the 8 training examples"):
-        task().batches([0], SimpleNamespace(batch_size=16, clip=2, videos=1), CPU)
+        task().batches([0], ClipSolver(iterations=1, batch_size=16, learning_rate=1.0, clip=2), CPU)
+
+
+def test_a_solver_that_draws_examples_one_by_one_is_a_plain_one():
+    settings = {"iterations": 1, "batch_size": 6, "learning_rate": 1.0, "momentum": 0.5}
+    assert ClipSolver(**settings).simplified() == Solver(**settings)
+    clips_of_three = ClipSolver(**settings, clip=3)
+    assert clips_of_three.simplified() is clips_of_three
+    assert (clip_length(clips_of_three), clip_length(Solver(**settings))) == (3, 1)
+
+
+def test_videos_stay_on_the_cpu_when_a_task_moves():
+    moved = task().to(torch.device("meta"))
+    assert isinstance(moved, VideoTask)
+    assert moved.inputs.device.type == "meta"
+    assert moved.videos.device.type == "cpu"

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,9 @@ from emphasis.training.fabric import make_fabric
 from emphasis.training.features import tracklet_features
 from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
-from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.settings import ClipSolver, Execution, Objective, Solver
 from emphasis.training.task import Task
+from emphasis.training.videos import VideoTask
 from emphasis.weighting import CCE, DM, GCE, Measured, Ramp
 
 pytestmark = [
@@ -195,7 +195,8 @@ def in_clips(task):
     """The same, class by class, two of them after each other a video."""
     rows = torch.argsort(task.true_labels, stable=True)
     inputs, labels, true = task.inputs[rows], task.labels[:, rows], task.true_labels[rows]
-    return replace(task, inputs=inputs, labels=labels, true_labels=true, videos=torch.arange(len(rows)) // 2)
+    changed = {**vars(task), "inputs": inputs, "labels": labels, "true_labels": true}
+    return VideoTask(**changed, videos=torch.arange(len(rows)) // 2)
 
 
 def learner(name, task):
@@ -203,7 +204,7 @@ def learner(name, task):
                "joint-optimization": {"window": 3}, "loss-correction": {"backward": True},
                "mentornet-dd": {"share": 0.3, "steps": 20}, "mentornet-pd": {"burn_in": 0.3}}  # fmt: skip
     true = task.true_labels.cpu()
-    clip = 1 if task.videos is None else 2
+    clip = 2 if isinstance(task, VideoTask) else 1
     problem = Problem(task.labels[0].cpu(), task.num_classes, 0, lambda rows: true[rows], clip)
     method = make(name, problem, **options.get(name, {}))
     outputs = task.num_classes + method.extra_outputs
@@ -215,7 +216,7 @@ def learner(name, task):
 def test_every_method_learns(name):
     task, solver = vectors(1), Solver(200, 50, 0.05, momentum=0.9)
     if name == "cae":
-        task, solver = in_clips(task), replace(solver, clip=2)
+        task, solver = in_clips(task), ClipSolver(**vars(solver), clip=2)
     state, _ = trained("cuda", learner(name, task), task, [], [0], solver, evaluate_every=100)
     assert state.iteration == 200
     assert share_of_the_way(state.curves["test_accuracy"][-1][0], 0.1) > 0.3

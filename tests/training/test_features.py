@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from controls import share_of_the_way
-from emphasis.baselines import Baseline, Problem
+from emphasis.baselines import Problem, VideoMethod
 from emphasis.baselines.label_smoothing import LabelSmoothing
 from emphasis.baselines.learner import DivergedError
 from emphasis.datasets import Gallery
@@ -123,7 +123,7 @@ def literal_videos(frames, tracklet, number, chosen):
     return torch.stack(found)
 
 
-class Spread(Baseline):
+class Spread(VideoMethod):
     """Compares videos by three frames each, of which the first counts twice, and by the maps' largest values."""
 
     needs = frozenset({"maps"})
@@ -137,7 +137,7 @@ class Spread(Baseline):
         return torch.cat([frames[:, 0], frames.mean(1)], 1)
 
 
-class Nearest(Baseline):
+class Nearest(VideoMethod):
     """Compares videos by their most similar frames, a measure that no vector of a video has."""
 
     def compare(self, frames, first, last, query):
@@ -205,7 +205,7 @@ def test_a_video_without_a_frame_and_a_network_that_diverged_are_named(watched):
         "compare": lambda frames, first, *_: iter([torch.full((4, len(first)), math.nan)]),
     }
     for name, nothing in ways.items():
-        kind = type("Broken", (Baseline,), {name: lambda self, *given, f=nothing: f(*given), "test_frames": 3})
+        kind = type("Broken", (VideoMethod,), {name: lambda self, *given, f=nothing: f(*given), "test_frames": 3})
         with pytest.raises(DivergedError, match="NaN or infinite"):
             find(network, method(kind), batches(frames, tracklet, 7), gallery)
 

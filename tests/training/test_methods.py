@@ -11,8 +11,8 @@ from emphasis.models import build
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack, passes
-from emphasis.training.settings import Execution, Schedule, Solver
-from emphasis.training.task import Task
+from emphasis.training.settings import ClipSolver, Execution, Schedule, Solver
+from emphasis.training.videos import VideoTask
 
 CPU = Execution(accelerator="cpu")
 N, C, BATCH, ITERATIONS = 96, 3, 16, 60  # 6 steps an epoch, 10 epochs
@@ -36,7 +36,7 @@ def task():
     true = torch.arange(N) // 2 % C
     inputs = torch.randn(N, 4, generator=generator) + 4.0 * torch.nn.functional.one_hot(true, 4)
     labels = torch.where(torch.rand(N, generator=generator) < 0.15, (true + 1) % C, true)
-    return Task(inputs, labels[None], true, inputs, true, C, videos=torch.arange(N) // 2)
+    return VideoTask(inputs, labels[None], true, inputs, true, C, videos=torch.arange(N) // 2)
 
 
 def fresh(name, task, fabric, solver=SOLVER, **more):
@@ -48,7 +48,7 @@ def fresh(name, task, fabric, solver=SOLVER, **more):
 
 
 def go(state, task, fabric, solver=SOLVER, **more):
-    solver = replace(solver, clip=state.module.network.method.clip)
+    solver = ClipSolver(**vars(solver), clip=getattr(state.module.network.method, "clip", 1))
     train(state, task, [], [0], solver, fabric, evaluate_every=10, **more)
 
 

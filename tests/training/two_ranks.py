@@ -24,9 +24,10 @@ from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
 from emphasis.training.ranks import dealt, exchanged
-from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.settings import ClipSolver, Execution, Objective, Solver, clip_length
 from emphasis.training.sharding import whole
 from emphasis.training.task import Task
+from emphasis.training.videos import RetrievalEvaluator, VideoTask
 from two_devices import Counted, counted_files
 
 ONE, *TWO = Execution("cpu"), *(Execution("cpu", devices=2, strategy=how) for how in ("ddp", "fsdp"))
@@ -63,16 +64,24 @@ def image_task(files=None, gallery=False):
     statistics = inputs.float().div(255).mean((0, 2, 3)), inputs.float().div(255).std((0, 2, 3))
     videos = torch.arange(ROWS) // CLIP
     number = ROWS // CLIP
-    return Task(
-        files or inputs, labels[None], true, files or inputs, videos if gallery else true, CLASSES,
-        statistics=statistics, augment=True, videos=videos,
-        gallery=Gallery(1 + true[::CLIP].numpy(), np.arange(number) // CLASSES % 2, np.arange(8)) if gallery else None,
-    )  # fmt: skip
+    persons = Gallery(1 + true[::CLIP].numpy(), np.arange(number) // CLASSES % 2, np.arange(8))
+    return VideoTask(
+        files or inputs,
+        labels[None],
+        true,
+        files or inputs,
+        videos if gallery else true,
+        CLASSES,
+        statistics=statistics,
+        augment=True,
+        videos=videos,
+        evaluator=RetrievalEvaluator(persons) if gallery else None,
+    )
 
 
 def learner_state(name, task, fabric, execution, solver, **network):
     true = task.true_labels
-    problem = Problem(task.labels[0], CLASSES, 0, lambda rows: true[rows], solver.clip)
+    problem = Problem(task.labels[0], CLASSES, 0, lambda rows: true[rows], clip_length(solver))
     method = make(name, problem, **OPTIONS.get(name, {}))
     nets = [
         build("small-cnn", (3, 8, 8), CLASSES + method.extra_outputs, seed=seed, **{"widths": (8, 8), **network})
@@ -103,7 +112,7 @@ def every_method(folder):
         videos = name in ("cae", "drsa", "osm-caa")
         task = image_task(gallery=videos)
         rate = 0.001 if name == "cae" else SOLVER.learning_rate  # it does not learn with more: rounding would grow
-        solver = replace(SOLVER, clip=CLIP if videos else 1, learning_rate=rate)
+        solver = ClipSolver(**{**vars(SOLVER), "learning_rate": rate}, clip=CLIP if videos else 1)
         step = replace(solver, iterations=1, learning_rate=1.0)
 
         def trained(solver, execution, name=name, task=task):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from emphasis.baselines.derivative_view import view
     from emphasis.baselines.learner import Learner
     from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
+    from emphasis.baselines.video import VideoMethod
 
 __all__ = [
     "Baseline",
@@ -25,6 +26,7 @@ __all__ = [
     "Problem",
     "Step",
     "Survey",
+    "VideoMethod",
     "check_options",
     "find",
     "make",
@@ -34,7 +36,7 @@ __all__ = [
     "view",
 ]
 
-_HOMES = {"Learner": "learner", "view": "derivative_view"}  # others: protocol
+_HOMES = {"Learner": "learner", "VideoMethod": "video", "view": "derivative_view"}  # others: protocol
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
-from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.baselines.protocol import Need, Problem, Step, check_range, check_whole
+from emphasis.baselines.video import VideoMethod
 from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
@@ -31,7 +32,7 @@ from emphasis.models.layers import last_linear, learn_beside
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
 
 
-class CAE(Baseline):
+class CAE(VideoMethod):
     """Snippets of `clip` frames, embedded in pairs by what the first one asks for, and videos compared by the best.
 
     With x_t the features of frame t, B batch normalisation, and products and softmax channel by channel,
@@ -84,11 +85,7 @@ class CAE(Baseline):
         check_range("lam", lam, 0.0, float("inf"), ends="[)")
         check_range("negatives", negatives, 0.0, float("inf"), ends="[)")
         self.matching = InstanceMatching(problem.num_classes, width, momentum=momentum, temperature=temperature)
-        if problem.clip < 2:
-            raise EmphasisValueError(
-                f"cae attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
-                "(in a recipe, solver.clip; released: 8)"
-            )
+        self.check_clip("cae", "(in a recipe, solver.clip; released: 8)")
         self.width, self.stride, self.top, self.lam, self.negatives = width, stride, top, lam, negatives
         self.seed = problem.seed
 

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emphasis.baselines._instance_matching import InstanceMatching
-from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range, check_whole
+from emphasis.baselines.protocol import Need, Problem, Step, check_range, check_whole
+from emphasis.baselines.video import VideoMethod
 from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, learn_beside
 
 
-class DRSA(Baseline):
+class DRSA(VideoMethod):
     """K attention models that look at different parts of a person, each in the frames where it sees its part best.
 
     With f_nl the network's maps at position l of frame n, and k = 1 ... K,
@@ -75,11 +76,7 @@ class DRSA(Baseline):
         check_range("lam", lam, 0.0, float("inf"), ends="[)")
         features = attentions * width
         self.matching = InstanceMatching(problem.num_classes, features, momentum=momentum, temperature=temperature)
-        if problem.clip < 2:
-            raise EmphasisValueError(
-                f"drsa attends to the frames of videos: clip={problem.clip} is not allowed, use 2 or more "
-                "(in a recipe, solver.clip; published: 6)"
-            )
+        self.check_clip("drsa", "(in a recipe, solver.clip; published: 6)")
         self.attentions, self.hidden, self.width = attentions, hidden, width
         self.lam, self.seed = lam, problem.seed
 

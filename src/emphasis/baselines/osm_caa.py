@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emphasis.baselines.protocol import Baseline, Need, Problem, Step, check_range
+from emphasis.baselines.protocol import Need, Problem, Step, check_range
+from emphasis.baselines.video import VideoMethod
 from emphasis.deprecation import renamed
 
 
-class OSMCAA(Baseline):
+class OSMCAA(VideoMethod):
     """Cross-entropy and a contrastive loss of the features, in which every pair of the batch has a weight.
 
     With f the features divided by their L2 norms, d_ij = |f_i - f_j| and p_i the probability of the label of i, which

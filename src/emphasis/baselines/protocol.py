@@ -6,7 +6,7 @@ its buffers and parameters, so that it moves to a device, is checkpointed and is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -172,15 +172,11 @@ class Baseline(nn.Module):
     extra_outputs: ClassVar[int] = 0
     """Logits beyond the C classes' that the network needs in training; predictions pass them over."""
 
-    test_frames: ClassVar[int] = 0
-    """How many frames of a video are looked at when it is to be found: the first of each of so many parts; 0: all."""
-
     labels: Tensor
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.num_classes = problem.num_classes
-        self.clip = problem.clip
         self.register_buffer("labels", problem.labels, persistent=False)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -200,30 +196,6 @@ class Baseline(nn.Module):
     def schedule(self, progress: float) -> float:
         """Return where in the learning rate's schedule a step stands, in [0, 1); methods that start anew differ."""
         return progress
-
-    def describe(self, features: Tensor, maps: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return what is kept of each frame when videos are to be found, (N, E): here the features.
-
-        Args:
-            features: (N, D), what the last linear layer sees, in evaluation mode.
-            maps: (N, D, H, W), what the global average pool sees, if the method needs it.
-        """
-        return features
-
-    def videos(self, frames: Tensor) -> Tensor:
-        """Return what videos are compared by, with cosine similarity, (V, E'), from (V, test_frames, E): the mean."""
-        return frames.mean(1)
-
-    def compare(self, frames: Tensor, first: Tensor, last: Tensor, query: Tensor) -> Iterator[Tensor]:
-        """Yield the similarities of each query to all videos, (q, T) at a time, if it is not that of `videos`.
-
-        Args:
-            frames: (F, E) of all videos, from `describe`.
-            first: (T,) the place of each video's first frame in `frames`.
-            last: (T,) the place of its last one, which belongs to it.
-            query: (Q,) which videos are queries.
-        """
-        raise NotImplementedError(f"{type(self).__name__} compares by cosine similarity")
 
     @classmethod
     def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG003

@@ -12,7 +12,8 @@ from emphasis.datasets.errors import DamagedFileError, DataError, DataNotFoundEr
 from emphasis.datasets.image_files import ImageFiles
 from emphasis.datasets.imdb import Reviews, load_reviews
 from emphasis.datasets.root import data_root
-from emphasis.datasets.split import Gallery, Split, holdout, subset
+from emphasis.datasets.split import Split, holdout, subset
+from emphasis.datasets.video import Gallery, VideoSplit
 from emphasis.errors import EmphasisValueError
 from emphasis.files import cache_dir
 from emphasis.registry import Registry
@@ -30,6 +31,7 @@ __all__ = [
     "Reviews",
     "Split",
     "UnsafeFileError",
+    "VideoSplit",
     "cache_dir",
     "data_root",
     "holdout",

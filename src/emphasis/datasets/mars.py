@@ -26,7 +26,7 @@ from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError, UnsafeFileError
 from emphasis.datasets.image_files import ImageFiles, check_sizes, skips
 from emphasis.datasets.root import find, not_found
-from emphasis.datasets.split import Gallery, Split
+from emphasis.datasets.video import Gallery, VideoSplit
 from emphasis.extras import missing_extra
 from emphasis.texts import shortened
 
@@ -156,7 +156,7 @@ def load_mars(root: Path, *, missing: str = "stop") -> Mars:
 
 def load_mars_split(
     root: Path, progress: Progress, *, resize: int = 256, size: int = 224, missing: str = "stop", broken: str = "stop"
-) -> Split:
+) -> VideoSplit:
     """Return MARS to train on: frames labelled by person, judged by retrieval; images are decoded in training.
 
     Args:
@@ -179,7 +179,7 @@ def load_mars_split(
     progress("reading MARS's lists", 0, 0)
     mars = load_mars(root, missing=missing)
     train, test = mars.train, mars.test
-    return Split(
+    return VideoSplit(
         train_inputs=train.images(resize, skip_broken=skip_broken),
         train_labels=train.labels[train.tracklet],
         test_inputs=test.images(resize, skip_broken=skip_broken),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,6 @@ _CHUNK = 1024  # images whose int64 copies are in memory at once
 _SAMPLED = 1000  # images that are decoded for channel statistics
 
 
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """T videos of persons that nobody trained on: a test part that asks who is the same, not of which class.
-
-    Attributes:
-        person: (T,) as `emphasis.retrieval` takes them; persons of the training part are others.
-        camera: (T,).
-        query: (Q,) rows of the videos that all are ranked for.
-    """
-
-    person: NDArray[np.int64]
-    camera: NDArray[np.int64]
-    query: NDArray[np.int64]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """A classification problem cut into training and test part.
@@ -42,7 +27,7 @@ class Split:
         train_inputs: (N, D) float32, or (N, channels, height, width) uint8 images, C-contiguous, or `ImageFiles`.
         train_labels: (N,) int64 in [0, num_classes), the true labels.
         test_inputs: (M, ...) like `train_inputs`.
-        test_labels: (M,) int64; with a gallery the video of each test image, in order.
+        test_labels: (M,) int64, the true labels.
         num_classes: C.
         class_names: C names in the order of the labels, or none.
         human_labels: (N,) int64 training labels as people gave them, mistakes included, by name.
@@ -51,12 +36,10 @@ class Split:
         picture: Height and width of vectors that are pictures, pixels in [0, 1], row by row; or none.
         crop: Pixels per side of what is cut out of images, at random to train on and in the middle otherwise; 0: all.
         notes: What the user should know of the data, such as what was left out.
-        videos: (N,) int64, the video that each training image is a frame of, in order; None: they are no frames.
-        gallery: What the test part is judged by, if not by its classes.
 
     Raises:
-        ValueError: Parts do not fit together: lengths, shapes or dtypes differ, a label is outside [0, C), videos are
-            not in order, or an input is NaN or infinite.
+        ValueError: Parts do not fit together: lengths, shapes or dtypes differ, a label is outside [0, C), or an input
+            is NaN or infinite.
     """
 
     train_inputs: Inputs
@@ -70,9 +53,10 @@ class Split:
     picture: tuple[int, int] | None = None
     crop: int = 0
     notes: tuple[str, ...] = ()
-    videos: NDArray[np.int64] | None = None
-    gallery: Gallery | None = None
     rows: NDArray[np.int64] | None = None
+
+    holdout_refusal: ClassVar[str] = ""
+    """Why examples of the training part cannot be held out one by one; "" if they can."""
 
     def __post_init__(self) -> None:
         train, test = self.train_inputs, self.test_inputs
@@ -95,24 +79,30 @@ class Split:
                 raise EmphasisValueError(
                     f"{name} are {given.shape} {given.dtype}; {len(inputs)} inputs need int64 of one axis"
                 )
-            if name == "test_labels" and self.gallery is not None:
-                _check_videos(name, given)
-                if not np.array_equal(np.unique(given), np.arange(len(self.gallery.person))):
-                    raise EmphasisValueError(
-                        f"test_labels are not each of the gallery's {len(self.gallery.person)} videos"
-                    )
-            elif not 0 <= given.min(initial=0) <= given.max(initial=0) < self.num_classes:
-                raise EmphasisValueError(
-                    f"{name} reach from {given.min()} to {given.max()}, but num_classes={self.num_classes}"
-                )
-        if self.videos is not None:
-            if self.videos.shape != self.train_labels.shape:
-                raise EmphasisValueError(
-                    f"{len(self.videos)} videos were given for {len(train)} training inputs; give as many"
-                )
-            _check_videos("videos", self.videos)
+            if name != "test_labels":
+                self._check_range(name, given)
+        self._check_test_labels()
         if self.class_names and len(self.class_names) != self.num_classes:
             raise EmphasisValueError(f"{len(self.class_names)} class_names were given for {self.num_classes} classes")
+
+    def _check_range(self, name: str, labels: NDArray[np.int64]) -> None:
+        if not 0 <= labels.min(initial=0) <= labels.max(initial=0) < self.num_classes:
+            raise EmphasisValueError(
+                f"{name} reach from {labels.min()} to {labels.max()}, but num_classes={self.num_classes}"
+            )
+
+    def _check_test_labels(self) -> None:
+        self._check_range("test_labels", self.test_labels)
+
+    def training_part(self, rows: NDArray[Any]) -> dict[str, Any]:
+        """Return the fields that change where only the `rows` (indices or mask) of the training part are kept."""
+        return {
+            "train_inputs": self.train_inputs[rows],
+            "train_labels": self.train_labels[rows],
+            "human_labels": {name: labels[rows] for name, labels in self.human_labels.items()},
+            "sources": tuple(np.array(self.sources)[rows].tolist()) if self.sources else (),
+            "rows": None if self.rows is None else self.rows[rows],
+        }
 
     def __repr__(self) -> str:
         human = f", human labels {', '.join(self.human_labels)}" if self.human_labels else ""
@@ -150,11 +140,6 @@ class Split:
         return mean, std
 
 
-def _check_videos(name: str, video: NDArray[np.int64]) -> None:
-    if np.any(np.diff(video) < 0):
-        raise EmphasisValueError(f"{name} are not in order; all frames of a video must follow each other")
-
-
 def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> tuple[Split, NDArray[np.int64]]:
     """Cut a validation part off the training part, every class in the same proportion, for a search of settings.
 
@@ -174,12 +159,10 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
 
     Raises:
         ValueError: `share` is out of range or leaves no example, or a class without one, on the training side;
-            there is no such fold; or the data are videos, whose frames are too much alike to be held out one by one.
+            there is no such fold; or examples cannot be held out one by one.
     """
-    if split.videos is not None:
-        raise EmphasisValueError(
-            f"validation={share} is not for videos, whose frames would be on both sides; use 0, and no search"
-        )
+    if split.holdout_refusal:
+        raise EmphasisValueError(f"validation={share} is not for {split.holdout_refusal}; use 0, and no search")
     if not 0.0 < share < 1.0:
         raise EmphasisValueError(f"share={share} is not allowed; use a number between 0 and 1")
     if not 0 <= fold < folds_of(share):
@@ -221,15 +204,7 @@ def subset(split: Split, train_size: int, seed: int = 0) -> Split:
 
 def take_training(split: Split, rows: NDArray[Any]) -> Split:
     """Return `split` with the `rows` (indices or mask) of its training part, human labels cut alike."""
-    return replace(
-        split,
-        train_inputs=split.train_inputs[rows],
-        train_labels=split.train_labels[rows],
-        human_labels={name: labels[rows] for name, labels in split.human_labels.items()},
-        sources=tuple(np.array(split.sources)[rows].tolist()) if split.sources else (),
-        videos=None if split.videos is None else split.videos[rows],
-        rows=None if split.rows is None else split.rows[rows],
-    )
+    return replace(split, **split.training_part(rows))
 
 
 def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int = 0) -> NDArray[np.int64]:

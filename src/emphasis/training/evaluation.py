@@ -1,4 +1,4 @@
-"""What the networks make of the test set and of their own training set."""
+"""Evaluation of networks on the test part and on their own training examples."""
 
 from __future__ import annotations
 
@@ -12,20 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emphasis.baselines.learner import DivergedError, Learner
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.errors import EmphasisValueError
 from emphasis.metrics import accuracy, largest_share
-from emphasis.models.stacked import StackOfOne
-from emphasis.retrieval import RANKS
-from emphasis.training.features import Described, find, spread
 from emphasis.training.fetching import Fetched
 from emphasis.training.ranks import dealt, exchanged
 from emphasis.training.task import Task
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
-RETRIEVAL_CURVES = ("mean_average_precision", *(f"cmc_{rank}" for rank in RANKS))
-"""Beside them where there is a gallery; the test accuracy is then CMC at rank 1, the share of right first answers."""
 _LOGITS_AT_ONCE = 2**18  # 1 MiB of float32: larger ones and their activations leave the cache
 _IMAGES_AT_ONCE = {"cpu": 250}  # twice as fast as 1,000, whose activations leave the cache
 _IMAGES_AT_ONCE_ON_ACCELERATORS = 4000
@@ -37,8 +30,8 @@ class Evaluation:
     """S networks, n training examples that were looked at.
 
     Attributes:
-        curves: For each of `CURVES`, and of `RETRIEVAL_CURVES` where there is a gallery, (S,) numbers; NaN for networks
-            without finite logits. The largest share is of the test part, or of the training part if it has no classes.
+        curves: For each of `CURVES`, and of the task's evaluator, (S,) numbers; NaN for networks without finite logits.
+            The largest share is of the test part, or of the training part if the task has an evaluator of its own.
         p: (S, n) float32, the probability of the label trained on; NaN likewise, and where an image is broken.
         predicted: (S, n) int64, the class of the largest logit on the training examples; -1 where an image is broken.
         finite: (S,) bool, networks that have not diverged, all of whose logits here were finite.
@@ -64,18 +57,19 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         group: The ranks that share the work, all of which call this and get the same; None: this process alone.
 
     Raises:
-        DamagedFileError: An image cannot be decoded, and such are not skipped; or no test image, or none of a video.
-        ValueError: There is a gallery, and networks in a stack, which are not for it.
+        DamagedFileError: An image cannot be decoded, and such are not skipped; or no test image can.
+        ValueError: The task's evaluator does not take these networks.
     """
     training = module.training
     module.eval()
     copies = networks // len(task.labels)
     size = examples_at_once(task, networks)
     broken = set[str]()
-    if task.gallery is None:
+    if task.evaluator is None:
         tests, tests_finite = _classify(module, task, size, broken, group)
     else:
-        tests, tests_finite = _find(module, task, size, broken, group), np.ones(networks, dtype=bool)
+        tests = task.evaluator.evaluate(module, task, size, broken, group)
+        tests_finite = np.ones(networks, dtype=bool)
 
     parts = torch.split(task.looked_at, size)
     own = dealt(parts, group)
@@ -86,7 +80,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
             logits = module(task.prepared(batch.inputs)).float()
             labels = task.labels[:, part.to(task.labels.device)].repeat(copies, 1)
             broken.update(batch.names)
-            yield logits.argmax(2), _probabilities(logits, labels), _finite(logits), _whole(batch)
+            yield logits.argmax(2), _probabilities(logits, labels), _finite(logits), decoded(batch)
 
     fitted, probabilities, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
@@ -124,7 +118,7 @@ def _classify(
         for batch in task.fetch_test(dealt(parts, group)):
             logits = module(task.prepared(batch.inputs))
             broken.update(batch.names)
-            yield logits.argmax(2), _finite(logits), _whole(batch)
+            yield logits.argmax(2), _finite(logits), decoded(batch)
 
     predicted, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
     kept = torch.cat(wholes, 1)[0].numpy()
@@ -136,53 +130,6 @@ def _classify(
     return found, torch.stack(finites).all(0).cpu().numpy()
 
 
-def _find(module: nn.Module, task: Task, size: int, broken: set[str], group: Any) -> dict[str, Any]:
-    """Return the curves that are of the gallery, NaN if the network has diverged; note in `broken` bad images."""
-    assert task.gallery is not None
-    stack = next((one for one in module.modules() if isinstance(one, StackOfOne)), None)
-    if stack is None:
-        raise EmphasisValueError(
-            "retrieval needs a network that trains alone, such as small-cnn; use one in place of mlp"
-        )
-    # As it is, without Fabric and the compiler around it: what is wanted is not what it returns.
-    learner = stack.network if isinstance(stack.network, Learner) else None
-    network, method = (stack.network, None) if learner is None else (learner.network, learner.method)
-    video = task.test_labels.cpu().numpy()
-    rows = np.arange(len(video))
-    if method is not None and method.test_frames:
-        first, length = (np.unique(video, return_index=True)[1], np.bincount(video))
-        rows = np.unique(spread(first, length, method.test_frames))
-    parts = torch.split(torch.from_numpy(rows), size)
-    own = dealt(parts, group)
-    met: list[NDArray[np.integer[Any]]] = []
-
-    def frames() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        for part, batch in zip(own, task.fetch_test(own), strict=True):
-            kept = _whole(batch)[0]
-            broken.update(batch.names)
-            yield task.prepared(batch.inputs)[0][kept], video[part[kept].numpy()]
-
-    def of_all(described: Described) -> Described:
-        for values, tracklet in exchanged(described, len(parts), group):
-            met.append(tracklet)
-            yield values, tracklet
-
-    try:
-        found = find(network, method, frames(), task.gallery, of_all)
-    except DivergedError:
-        return dict.fromkeys(("test_accuracy", *RETRIEVAL_CURVES), np.array([math.nan]))
-    except EmphasisValueError as error:
-        lacking = np.setdiff1d(video, np.concatenate(met))
-        if not lacking.size:
-            raise
-        raise DamagedFileError(
-            f"none of the images of {lacking.size} of {len(task.gallery.person)} test videos can be decoded, those of "
-            f"video {lacking[0]} first; leave them out of the lists, or get them again"
-        ) from error
-    cmc = {f"cmc_{rank}": np.array([found.cmc(rank)]) for rank in RANKS}
-    return {"test_accuracy": cmc["cmc_1"], "mean_average_precision": np.array([found.mean_average_precision]), **cmc}
-
-
 def examples_at_once(task: Task, networks: int) -> int:
     """Return how many examples a pass without derivatives takes at a time, to be fast and small."""
     size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
@@ -192,7 +139,7 @@ def examples_at_once(task: Task, networks: int) -> int:
     return min(size, max(1, images * _PIXELS // max(_PIXELS, math.prod(task.input_shape[1:]))))
 
 
-def _whole(batch: Fetched) -> Tensor:
+def decoded(batch: Fetched) -> Tensor:
     """Return which images of a batch were decoded, (K, B) bool on the CPU."""
     return torch.ones(batch.places.shape, dtype=torch.bool) if batch.broken is None else ~batch.broken
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from emphasis.baselines import Baseline
 from emphasis.baselines.learner import DivergedError
+from emphasis.baselines.video import VideoMethod
 from emphasis.datasets import Gallery
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
@@ -65,8 +66,9 @@ def find(
         ValueError: It has no linear layer, or no pool where the method needs its maps, or a video has no frame.
     """
     about = gallery.person, gallery.camera, gallery.query
-    compares = method is not None and type(method).compare is not Baseline.compare
-    if method is None or not (compares or method.test_frames):
+    video_method = method if isinstance(method, VideoMethod) else None
+    compares = video_method is not None and type(video_method).compare is not VideoMethod.compare
+    if video_method is None or not (compares or video_method.test_frames):
         described = of_all(_described(network, batches, method))
         parts = ((_finite(one).numpy(), tracklet) for one, tracklet in described)
         return retrieve(mean_by_tracklet(parts, len(gallery.person)), *about)
@@ -75,14 +77,16 @@ def find(
     first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
     if (empty := np.flatnonzero(first == last)).size:
         raise EmphasisValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
-    frames, device = torch.cat([one for one, _ in held]), method.labels.device
-    with torch.no_grad(), _evaluating(method):
+    frames, device = torch.cat([values for values, _ in held]), video_method.labels.device
+    with torch.no_grad(), _evaluating(video_method):
         if compares:
             places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
-            similarities = method.compare(frames.to(device), *places)
+            similarities = video_method.compare(frames.to(device), *places)
             return judge_all((_finite(part).cpu().numpy() for part in similarities), *about)
-        rows = torch.from_numpy(spread(first, last - first, method.test_frames))
-        videos = [_finite(method.videos(frames[part].to(device))).cpu() for part in torch.split(rows, _VIDEOS_AT_ONCE)]
+        rows = torch.from_numpy(spread(first, last - first, video_method.test_frames))
+        videos = [
+            _finite(video_method.videos(frames[part].to(device))).cpu() for part in torch.split(rows, _VIDEOS_AT_ONCE)
+        ]
     return retrieve(torch.cat(videos).numpy(), *about)
 
 
@@ -107,7 +111,7 @@ def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> 
             for frames, tracklet in batches:
                 network(frames.to(device))
                 features, maps = seen.pop("features").float(), seen.pop("maps", None)
-                described = features if method is None else method.describe(features, maps)
+                described = method.describe(features, maps) if isinstance(method, VideoMethod) else features
                 yield described.float().cpu(), np.asarray(tracklet)
     finally:
         for hook in hooks:

@@ -62,8 +62,8 @@ class State:
         diverged_at: (S,) int64 on the device, the iteration at which a network's logits became NaN or infinite;
             -1 if never.
         evaluated_at: Iterations of the evaluations so far.
-        curves: For each of `CURVES`, and of `RETRIEVAL_CURVES` where there is a gallery, one list of S numbers per
-            evaluation; NaN once diverged.
+        curves: For each of `CURVES`, and of the task's evaluator, one list of S numbers per evaluation; NaN once
+            diverged.
         p: (S, n) float32 of the last evaluation, the probability of each label trained on and looked at.
         trace: The same at every evaluation in float16, if they are recorded.
         predicted: (S, n) int16 at every evaluation, the class predicted of each training example, likewise.

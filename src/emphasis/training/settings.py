@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from emphasis.errors import EmphasisValueError
@@ -131,9 +131,6 @@ class Solver:
         delta: Of Adam, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
         betas: Of Adam, each in [0, 1).
         schedule: Of the learning rate.
-        clip: How many frames of a video follow each other in a batch, >= 1; 1 of data that is no video: examples are
-            drawn one by one.
-        videos: How many videos of one person follow each other, >= 1.
     """
 
     iterations: int
@@ -146,11 +143,9 @@ class Solver:
     delta: float = 1e-8
     betas: tuple[float, ...] = (0.9, 0.999)
     schedule: Schedule = field(default_factory=Schedule)
-    clip: int = 1
-    videos: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "clip", "videos"):
+        for name in ("iterations", "batch_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "use a whole number >= 1")
         check(self.name in ("sgd", "adam"), "name", self.name, 'use "sgd" or "adam"')
         for name in ("learning_rate", "delta"):
@@ -161,8 +156,38 @@ class Solver:
         check(0.0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "use a finite number >= 0")
         good = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
         check(good, "betas", self.betas, "use two numbers in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ClipSolver(Solver):
+    """A solver whose batches consist of clips of videos.
+
+    Attributes:
+        clip: How many frames of a video follow each other in a batch, >= 1.
+        videos: How many videos of one person follow each other, >= 1. With clip and videos 1, examples are drawn one
+            by one.
+    """
+
+    clip: int = 1
+    videos: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clip", "videos"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "use a whole number >= 1")
         parts = self.clip * self.videos
         check(self.batch_size % parts == 0, "batch_size", self.batch_size, f"use a multiple of clip * videos = {parts}")
+
+    def simplified(self) -> Solver:
+        """Return a plain solver if examples are drawn one by one, and this one otherwise."""
+        if self.clip * self.videos > 1:
+            return self
+        return Solver(**{part.name: getattr(self, part.name) for part in fields(Solver)})
+
+
+def clip_length(solver: Solver) -> int:
+    """Return how many frames of one video follow each other in a batch; 1 where examples are drawn one by one."""
+    return solver.clip if isinstance(solver, ClipSolver) else 1
 
 
 @dataclass(frozen=True)

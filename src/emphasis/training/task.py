@@ -1,21 +1,44 @@
-"""What networks learn and are judged by, as tensors on the device."""
+"""The data that networks are trained and evaluated on, as tensors on the device."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from emphasis.datasets import Gallery, ImageFiles
+from emphasis.datasets import ImageFiles
 from emphasis.errors import EmphasisValueError
 from emphasis.training.augmentation import centre_crop, normalise
-from emphasis.training.batches import Batches, clips
+from emphasis.training.batches import Batches
 from emphasis.training.fetching import Fetched, fetch
-from emphasis.training.settings import Solver
+from emphasis.training.settings import ClipSolver, Solver
+
+
+class Evaluator(Protocol):
+    """Evaluates networks on the test part of a task in place of the accuracy of their classes."""
+
+    @property
+    def num_answers(self) -> int:
+        """How many answers the test accuracy is a mean of."""
+
+    def evaluate(
+        self, module: nn.Module, task: Task, batch_size: int, broken: set[str], group: Any
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return curves by name, each of shape (S,), "test_accuracy" among them; NaN for networks that have diverged.
+
+        Args:
+            module: The stack of S networks, in evaluation mode.
+            task: The data, on the module's device.
+            batch_size: Examples at a time.
+            broken: Where the names of images that cannot be decoded are added.
+            group: The ranks that share the work; None: this process alone.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +50,14 @@ class Task:
         labels: (K, n) int64, the labels that each seed trains on, noise included.
         true_labels: (N,) int64.
         test_inputs: (M, ...) as `inputs`.
-        test_labels: (M,) int64; with a gallery the video of each test input, in order.
+        test_labels: (M,) int64.
         num_classes: C.
         index: (K, n) int64, the rows of `inputs` that each seed's labels belong to; None: all, and n = N.
         statistics: Mean and standard deviation of each channel of images, in units of [0, 1]; None for vectors.
         augment: Whether training images are cropped and flipped at random.
         crop: Pixels per side of what networks see of images, the middle where it is not drawn; 0: all.
         look: How many training examples evaluations look at, evenly spaced; 0: all.
-        videos: (n,) int64 on the CPU, the video that each training example is a frame of, in order; None: of none.
-        gallery: What the test part is judged by, if not by its classes.
+        evaluator: What evaluates the networks on the test part; None: their accuracy on `test_labels`.
     """
 
     inputs: Tensor | ImageFiles
@@ -49,17 +71,15 @@ class Task:
     augment: bool = False
     crop: int = 0
     look: int = 0
-    videos: Tensor | None = None
-    gallery: Gallery | None = None
+    evaluator: Evaluator | None = None
 
     def to(self, device: torch.device) -> Task:
-        """Return the task with all its tensors on `device`; `videos`, and `index` of files, stay on the CPU."""
+        """Return the task with all its tensors on `device`; `index` of files stays on the CPU."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         if not isinstance(self.inputs, Tensor):
             moved["index"] = self.index
-        moved["videos"] = self.videos
         if self.statistics is not None:
             moved["statistics"] = tuple(part.to(device) for part in self.statistics)
         return dataclasses.replace(self, **moved)
@@ -77,8 +97,8 @@ class Task:
 
     @property
     def num_test(self) -> int:
-        """How many answers it is judged by: test examples, or the gallery's queries."""
-        return len(self.test_labels) if self.gallery is None else len(self.gallery.query)
+        """The number of answers that networks are evaluated by: test examples, unless the evaluator says otherwise."""
+        return len(self.test_labels) if self.evaluator is None else self.evaluator.num_answers
 
     def batches(self, seeds: Sequence[int], solver: Solver, device: torch.device) -> Batches:
         """Return which training examples each step sees.
@@ -86,20 +106,12 @@ class Task:
         Raises:
             ValueError: There are fewer than a batch, or clips are asked for of what are no videos.
         """
-        if solver.clip * solver.videos == 1:
-            return Batches(seeds, self.num_train, solver.batch_size, device)
-        if self.videos is None:
+        if isinstance(solver, ClipSolver) and solver.clip * solver.videos > 1:
             raise EmphasisValueError(
                 f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, which this "
                 "data is not; leave them out"
             )
-        if len(seeds) > 1 or self.index is not None:
-            raise EmphasisValueError(
-                "clips of videos need a network that trains alone, on all of them; use another network, "
-                "and no noise that leaves examples out"
-            )
-        length, draw = clips(self.videos.numpy(), self.labels[0].cpu().numpy(), solver.clip, solver.videos)
-        return Batches(seeds, length, solver.batch_size, device, draw)
+        return Batches(seeds, self.num_train, solver.batch_size, device)
 
     @property
     def places_device(self) -> torch.device:

@@ -30,7 +30,7 @@ from emphasis.experiments.recipes.settings import (
     Status,
 )  # fmt: skip
 from emphasis.texts import did_you_mean
-from emphasis.training.settings import PRECISIONS, Solver
+from emphasis.training.settings import PRECISIONS, ClipSolver
 from emphasis.validation import check
 
 Table = dict[str, Any]
@@ -38,8 +38,12 @@ Figures = dict[str, tuple[float, ...]]
 _Named = TypeVar("_Named", "Condition", "Method")
 
 PARTS: dict[str, type] = {
-    "dataset": Dataset, "noise": Noise, "network": Network, "solver": Solver, "evaluation": Evaluation,
-}  # fmt: skip
+    "dataset": Dataset,
+    "noise": Noise,
+    "network": Network,
+    "solver": ClipSolver,
+    "evaluation": Evaluation,
+}
 _MOST = 100_000  # networks of a recipe: a slip of the pen must not fill the memory
 FIGURES = ("curves", "fits", "probabilities", "emphasis", "modes")
 
@@ -226,7 +230,8 @@ class Recipe:
                     own = [table for table in (getattr(method, part, {}), changes.get(part, {})) if table != {}]
                     if own or part not in shared:
                         table = overridden(getattr(self, part), getattr(condition, part), *own)
-                        parts[part] = build(kind, table, f"{where}: {part}")
+                        settings: Any = build(kind, table, f"{where}: {part}")
+                        parts[part] = settings.simplified() if isinstance(settings, ClipSolver) else settings
                     else:
                         parts[part] = shared[part]
                     if not own:

@@ -180,7 +180,7 @@ class Cell:
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
         for part, name, value in _LATER:
-            if settings[part][name] == value:
+            if settings[part].get(name) == value:
                 del settings[part][name]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
         return plain

@@ -12,7 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from emphasis import corruption, datasets, models
-from emphasis.datasets import DataNotFoundError, ImageFiles, Progress, Split, data_root, holdout, load, subset
+from emphasis.datasets import (
+    DataNotFoundError,
+    ImageFiles,
+    Progress,
+    Split,
+    VideoSplit,
+    data_root,
+    holdout,
+    load,
+    subset,
+)
 from emphasis.datasets.download import silent
 from emphasis.datasets.split import take_training
 from emphasis.errors import EmphasisValueError
@@ -20,6 +30,7 @@ from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.texts import did_you_mean
 from emphasis.training.task import Task
+from emphasis.training.videos import RetrievalEvaluator, VideoTask
 
 
 def check_names(cells: Sequence[Cell]) -> None:
@@ -133,21 +144,23 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     mean, std = np.zeros(0), np.zeros(0)
     if images:  # a pretrained network sees what it was trained to see
         mean, std = IMAGENET_STATISTICS if cell.network.options.get("pretrained") else split.channel_statistics()
-    return Task(
-        inputs=_as_inputs(split.train_inputs),
-        labels=torch.from_numpy(np.stack([one.labels for one in found])),
-        true_labels=torch.from_numpy(split.train_labels),
-        test_inputs=_as_inputs(split.test_inputs),
-        test_labels=torch.from_numpy(split.test_labels),
-        num_classes=split.num_classes,
-        index=None if whole else torch.from_numpy(np.stack([one.index for one in found])),
-        statistics=(torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if images else None,
-        augment=cell.dataset.augment and images,
-        crop=split.crop,
-        look=cell.evaluation.train_size,
-        videos=None if split.videos is None else torch.from_numpy(split.videos),
-        gallery=split.gallery,
-    )
+    settings: dict[str, Any] = {
+        "inputs": _as_inputs(split.train_inputs),
+        "labels": torch.from_numpy(np.stack([one.labels for one in found])),
+        "true_labels": torch.from_numpy(split.train_labels),
+        "test_inputs": _as_inputs(split.test_inputs),
+        "test_labels": torch.from_numpy(split.test_labels),
+        "num_classes": split.num_classes,
+        "index": None if whole else torch.from_numpy(np.stack([one.index for one in found])),
+        "statistics": (torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if images else None,
+        "augment": cell.dataset.augment and images,
+        "crop": split.crop,
+        "look": cell.evaluation.train_size,
+    }
+    if not isinstance(split, VideoSplit):
+        return Task(**settings)
+    evaluator = None if split.gallery is None else RetrievalEvaluator(split.gallery)
+    return VideoTask(**settings, videos=torch.from_numpy(split.videos), evaluator=evaluator)
 
 
 def _as_inputs(inputs: NDArray[Any] | ImageFiles) -> torch.Tensor | ImageFiles:

@@ -36,7 +36,7 @@ from emphasis.texts import shortened
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import State, diverged_batch, initial_state, train
 from emphasis.training.methods import LearnerStack, passes
-from emphasis.training.settings import Execution, Objective, Solver
+from emphasis.training.settings import Execution, Objective, Solver, clip_length
 from emphasis.training.task import Task
 
 Progress = Callable[[int, int], None]
@@ -268,7 +268,7 @@ def _make_learner(cell: Cell, task: Task, asked: list[int], root: Path | None) -
         asked.append(len(indices))
         return true_labels[indices]
 
-    problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate, cell.solver.clip)
+    problem = Problem(task.labels[0].cpu(), task.num_classes, cell.seed, annotate, clip_length(cell.solver))
     method = make(cell.objective.name, problem, **cell.objective.options)
     shape, outputs = task.input_shape, task.num_classes + method.extra_outputs
     options = network_options(cell, root)
