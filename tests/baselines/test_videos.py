@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from controls import share_of_the_way
-from emphasis.baselines import Learner, Problem, Step, VideoMethod, make
+from emphasis.baselines import Baseline, Learner, Problem, Step, VideoMethod, make
 from emphasis.baselines.drsa import overlap
 from emphasis.models import build
 
@@ -390,3 +390,26 @@ def test_a_methods_layers_follow_from_the_seed_alone(name):
     steps(first, frames, 3)
     again.load_state_dict(copy.deepcopy(first.state_dict()))
     assert steps(first, frames, 2) == steps(again, frames, 2)
+
+
+def test_a_video_method_in_the_old_style_warns_and_works():
+    with pytest.warns(DeprecationWarning, match=r"Old\(Baseline\) with describe is deprecated; use VideoMethod"):
+
+        class Old(Baseline):
+            def describe(self, features, maps):
+                return 2 * features
+
+    method = Old(Problem(torch.zeros(4, dtype=torch.int64), CLASSES, clip=2))
+    assert isinstance(method, VideoMethod)
+    assert method.clip == 2
+    assert torch.equal(method.videos(torch.ones(3, 2, 4)), torch.ones(3, 4))
+
+
+def test_clip_of_another_method_warns():
+    class Plain(Baseline):
+        pass
+
+    method = Plain(Problem(torch.zeros(4, dtype=torch.int64), CLASSES, clip=3))
+    assert not isinstance(method, VideoMethod)
+    with pytest.warns(DeprecationWarning, match=r"Baseline\.clip is deprecated; use VideoMethod\.clip"):
+        assert method.clip == 3

@@ -149,7 +149,7 @@ def streamed(folder):
     rank, execution = torch.distributed.get_rank(), TWO[0]
     decoded = counted_files(folder / f"images {rank}", images()[0])
     found = []
-    for name, surveyed in (("mixup-bootstrapping", 3), ("co-teaching", 0)):
+    for name, surveyed in (("mixup-bootstrapping", 2), ("co-teaching", 0)):
         for files in (None, decoded):
             Counted.times = 0
             fabric, task = make_fabric(execution), image_task(files)

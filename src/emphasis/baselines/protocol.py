@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emphasis.deprecation import warn_renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.validation import check_flag, check_range, check_whole
 
@@ -156,6 +157,9 @@ class Epoch:
     recall: Callable[[], None]
 
 
+_VIDEO_MEMBERS = {"describe", "videos", "compare", "test_frames"}
+
+
 class Baseline(nn.Module):
     """A method: a subclass says what it needs, and defines `example_losses` or `loss`.
 
@@ -177,7 +181,24 @@ class Baseline(nn.Module):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.num_classes = problem.num_classes
+        self._clip = problem.clip
         self.register_buffer("labels", problem.labels, persistent=False)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make a video method of a subclass in the old style, which compared videos without being a `VideoMethod`."""
+        super().__init_subclass__(**keywords)
+        old_style = Baseline in cls.__bases__ and _VIDEO_MEMBERS & vars(cls).keys()
+        if old_style and cls.__module__ != "emphasis.baselines.video":
+            from emphasis.baselines.video import VideoMethod
+
+            warn_renamed(f"{cls.__name__}({Baseline.__name__}) with {', '.join(sorted(old_style))}", "VideoMethod")
+            cls.__bases__ = tuple(VideoMethod if base is Baseline else base for base in cls.__bases__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "clip":
+            warn_renamed("Baseline.clip", "VideoMethod.clip")
+            return self._clip
+        return super().__getattr__(name)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example, (N,), from logits (N, C) and labels (N,)."""
