@@ -11,7 +11,7 @@ from defaults_methods import CCE
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 
-from emphasis.diagnostics.plots.figures import new_figure, png
+from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.palette import COLORS
 
 _LIMIT = 15.0  # points; what is beyond has the last colour

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from speed_report import Row
 
-from emphasis.diagnostics.plots.figures import png
+from emphasis.diagnostics.plots.canvas import png
 from emphasis.files import replacing
 
 # Contender: colour, marker, filled. Blue is DM through this library, grey and black are PyTorch's cross-entropy.

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from browser import browser, needs_chromium
 from emphasis.cli.main import main
-from emphasis.diagnostics.plots.figures import literal
+from emphasis.diagnostics.plots.canvas import literal
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_to_tables
 from emphasis.experiments.reports.report import print_report, render, write_report
 from emphasis.experiments.reports.run_page import run_command

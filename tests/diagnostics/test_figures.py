@@ -1,3 +1,4 @@
+import io
 import itertools
 import subprocess
 import sys
@@ -5,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
-from emphasis.diagnostics.plots import figures, terminal
+from emphasis.diagnostics.plots import canvas, figures, terminal
 from emphasis.weighting import CCE, DM, GCE, Beta, Uniform
 
 
@@ -69,7 +71,7 @@ def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
     figure = figures.emphasis_panels(panels)
     figure.draw_without_rendering()
     assert sum("collapsed" in text.get_text() for axis in figure.axes for text in axis.texts) == 5
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    heights = [np.ptp(bar.vertices[:, 1]) for bars in figure.axes[0].collections for bar in bars.get_paths()]
     assert heights[15] == 0.25
     assert heights[19] == 0.75
     assert sum(heights) == 1.0
@@ -95,9 +97,35 @@ def test_modes_stand_at_their_noise_rates_in_order():
 
 
 def test_a_png_is_the_same_each_time():
-    first, second = (figures.png(figures.edf_figure([CCE()])) for _ in range(2))
+    first, second = (canvas.png(figures.edf_figure([CCE()])) for _ in range(2))
     assert first.startswith(b"\x89PNG")
     assert first == second
+
+
+def test_a_png_is_drawn_once_and_its_background_is_white():
+    figure = figures.accuracy_curves(_panels(1), grey="m0")
+    (axis,) = figure.axes
+    draw, draws = axis.draw, []
+    axis.draw = lambda renderer: draws.append(renderer) or draw(renderer)
+    content = canvas.png(figure)
+    assert len(draws) == 1
+    assert Image.open(io.BytesIO(content)).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 11])
+def test_small_multiples_and_their_labels_do_not_overlap(count):
+    figure = figures.emphasis_panels([figures.Panel(f"m{n}", GCE(0.7), [1] * 20, [2] * 20) for n in range(count)])
+    figure.draw_without_rendering()
+    shown = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
+    boxes = [*shown, *(text.get_window_extent() for text in figure.texts), figure.legends[0].get_window_extent()]
+    boxes += [label.get_window_extent() for label in (figure._supxlabel, figure._supylabel)]
+    for box in boxes:
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1 + 1
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+    for one, other in itertools.combinations({tuple(box.extents): box for box in boxes}.values(), 2):
+        width = min(one.x1, other.x1) - max(one.x0, other.x0)
+        height = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert width <= 1 or height <= 1
 
 
 def test_the_terminal_drawing_fits_and_has_no_escape_codes():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emphasis.diagnostics.plots import figures
+from emphasis.diagnostics.plots import canvas, figures
 from emphasis.diagnostics.plots.method_ranks import rank_figure
-from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, FAINT_LINE, FILLS, GREY, NIGHT, PAPER, contrast
+from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, DARK_BG, FILLS, GREY, GRID, LIGHT_BG, contrast
 from emphasis.diagnostics.plots.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
 
@@ -31,13 +31,13 @@ FIGURES = {
 
 def test_every_ink_can_be_told_from_its_ground():
     for ink in (*COLORS, GREY, ALARM):  # labels are written in them
-        assert contrast(ink, PAPER) >= 4.5, ink
-        assert contrast(DARK[ink], NIGHT) >= 4.5, ink
+        assert contrast(ink, LIGHT_BG) >= 4.5, ink
+        assert contrast(DARK[ink], DARK_BG) >= 4.5, ink
     for ink in FILLS:
-        assert contrast(ink, PAPER) >= 3.0, ink
-        assert contrast(DARK[ink], NIGHT) >= 3.0, ink
+        assert contrast(ink, LIGHT_BG) >= 3.0, ink
+        assert contrast(DARK[ink], DARK_BG) >= 3.0, ink
     assert contrast("#000000", "#FFFFFF") == pytest.approx(21.0)
-    assert {*COLORS, *FILLS, GREY, ALARM, PAPER, FAINT_LINE} == DARK.keys()
+    assert {*COLORS, *FILLS, GREY, ALARM, LIGHT_BG, GRID} == DARK.keys()
     assert not DARK.keys() & set(DARK.values())
     for inks in (COLORS, FILLS):
         assert len({DARK[ink] for ink in inks}) == len(inks)
@@ -65,11 +65,11 @@ def test_a_dark_figure_holds_no_ink_of_paper(tmp_path, name):
     path = tmp_path / "figure.svg"
     save(FIGURES[name](), path, "dark")
     drawn = colors_of(path.read_text(encoding="utf-8"))
-    assert NIGHT in drawn
+    assert DARK_BG in drawn
     assert not drawn & (DARK.keys() - set(DARK.values()))
     save(FIGURES[name](), path.with_suffix(".png"), "dark")
     pixels = np.asarray(Image.open(io.BytesIO(path.with_suffix(".png").read_bytes())).convert("RGB"))
-    assert pixels[0, 0].tolist() == [int(NIGHT[start : start + 2], 16) for start in (1, 3, 5)]
+    assert pixels[0, 0].tolist() == [int(DARK_BG[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def test_the_same_figure_is_the_same_svg_byte_for_byte(tmp_path):
@@ -78,7 +78,7 @@ def test_the_same_figure_is_the_same_svg_byte_for_byte(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-@pytest.mark.parametrize("suffix", figures.FORMATS)
+@pytest.mark.parametrize("suffix", canvas.FORMATS)
 @pytest.mark.parametrize("theme", ["auto", "light", "dark"])
 def test_a_figure_is_written_in_every_format_and_theme(tmp_path, suffix, theme):
     path = tmp_path / f"edf.{suffix}"

@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 import emphasis
 from emphasis.datasets.table import write_table
 from emphasis.datasets.table_encoder import NumericColumn
-from emphasis.diagnostics.plots.figures import new_figure, png
+from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.files import write_text

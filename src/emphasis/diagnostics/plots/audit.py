@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emphasis.diagnostics.plots.figures import literal, new_figure
+from emphasis.diagnostics.plots.canvas import literal, new_figure
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid

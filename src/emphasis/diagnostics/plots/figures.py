@@ -5,25 +5,24 @@ Functions take plain arrays and return a Figure; `themes.save` writes it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from emphasis.diagnostics.plots.canvas import arrange, literal, new_figure
 from emphasis.diagnostics.plots.palette import ALARM, COLORS, FILLS, GREY
 from emphasis.metrics import mean_and_std
-from emphasis.texts import visible
 from emphasis.weighting import Weighting
 
 _CLEAN, _NOISY, _EDF = COLORS[0], COLORS[1], COLORS[4]
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +96,9 @@ def accuracy_curves(
     columns = 2 if len(panels) == 4 else min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height = 5.0 if rows == 1 else 4.2
-    figure = new_figure(5.4 * columns + 0.8, height * rows)
+    figure = new_figure(5.4 * columns + 0.8, height * rows, layout=None)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    labels: list[Text] = []
     low, high = _range(panels)
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves if name != grey))
     for number, axis in enumerate(axes.flat):
@@ -133,11 +133,14 @@ def accuracy_curves(
         axis.set(ylim=(low, high), xlim=(0, last), xticks=(0, last // 2, last))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.tick_params(labelleft=True)
-        axis.set_title(literal(panel.title), loc="left", fontweight="bold")
+        axis.set_title(literal(panel.title), loc="left", y=1.0, fontweight="bold")
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
-        _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
-    figure.supxlabel("iteration", fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
+        labels += _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
+    width = max((label.get_window_extent().width / figure.dpi for label in labels), default=0.0)
+    width = min(width + 0.25, 3.0)  # of the labels, with the lines that lead to them; longer ones are cut
+    arrange(figure, rows, columns, left=0.8, right=width, bottom=0.7, top=0.4, gap=width + 0.5, row_gap=0.7)
+    figure.supxlabel("iteration", fontsize=10, y=0.1 / (height * rows), va="bottom")
+    figure.supylabel(ylabel, fontsize=10, x=0.1 / (5.4 * columns + 0.8), ha="left")
     return figure
 
 
@@ -162,8 +165,15 @@ def _line(axis: Any, curve: Curve, color: str, style: Any, scale: float = 1.0) -
     return mean
 
 
-def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Name each curve at its right end, labels moved apart where they would overlap; `gap` in axis units."""
+def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]], gap: float) -> list[Text]:
+    """Label each curve at its right end, with labels at least `gap` apart, and return the labels.
+
+    Args:
+        axis: The axes of the curves.
+        right: Horizontal position of the ends, which is the right limit of the axes; the left limit is 0.
+        ends: Vertical position, name and color of each curve's end.
+        gap: Smallest vertical distance of two labels, in the units of the vertical axis.
+    """
     ordered = sorted(ends)
     heights = np.array([end for end, _, _ in ordered])
     if len(heights) > 1:  # spread upward from the lowest, then shift each run of neighbours back onto its mean
@@ -179,26 +189,11 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
         places += max(0.0, low + gap / 2 - places[0])
     else:
         places = heights
-    for (end, name, color), place in zip(ordered, places, strict=True):
-        axis.annotate(
-            literal(name),
-            xy=(right, end),
-            xycoords="data",
-            xytext=(1.035, (place - axis.get_ylim()[0]) / np.ptp(axis.get_ylim())),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9,
-            color=color,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": color,
-                "linewidth": 0.7,
-                "shrinkA": 1,
-                "shrinkB": 0,
-                "relpos": (0.0, 0.5),
-            },
-        )
+    labels = []
+    for (end, name, color), height in zip(ordered, places, strict=True):
+        axis.plot([right, 1.03 * right], [end, height], color=color, linewidth=0.7, clip_on=False)
+        labels.append(axis.text(1.035 * right, height, literal(name), va="center", fontsize=9, color=color))
+    return labels
 
 
 def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> Figure:
@@ -207,24 +202,22 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
     Mean over the networks and band of one standard deviation. The distance of the two lines says how far the method
     tells wrong labels from right ones.
     """
-    figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
+    figure, axes = _multiples(len(panels), columns, "iteration", "mean p")
+    last = max(max(panel.clean.iterations[-1] for panel in panels), 1)
+    axes[0].set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
+    axes[0].xaxis.set_major_formatter("{x:,.0f}")
     for axis, panel in zip(axes, panels, strict=True):
-        last = max(panel.clean.iterations[-1], 1)
         _line(axis, panel.clean, _CLEAN, "-")
         if np.isfinite(panel.noisy.values).any():
             _line(axis, panel.noisy, _NOISY, (0, (5, 1.5)))
-        axis.set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
-        axis.xaxis.set_major_formatter("{x:,.0f}")
-        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", y=1.0, fontweight="bold")
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
         _say(axis, panel.note)
     handles = [
         Line2D([], [], color=_CLEAN, linewidth=1.8, label="clean labels"),
         Line2D([], [], color=_NOISY, linewidth=1.8, linestyle=(0, (5, 1.5)), label="noisy labels"),
     ]
-    figure.supxlabel("iteration", fontsize=10)
-    figure.supylabel("mean p", fontsize=10)
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, fontsize=10)
     return figure
 
 
@@ -234,29 +227,27 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
     Bars are the share of the clean and of the noisy examples in each bin of [0, 1] (square-root scale, since most
     end near 0 or 1); the line is the EDF h(p), as a share of its peak, on a linear scale.
     """
-    figure, axes = _multiples(len(panels), columns, 3.1, 2.5)
+    xlabel = "p, the probability given to the example's label at the end of training"
+    figure, axes = _multiples(len(panels), columns, xlabel, "share of the examples")
     grid = np.linspace(0.0, 1.0, 401)
+    axes[0].set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
+    axes[0].set(xlim=(0, 1), ylim=(0, 1.05), xticks=(0, 0.5, 1))  # and with it all others: they share its scales
+    axes[0].set_yticks((0, 0.05, 0.25, 0.5, 1.0), ("0", "5 %", "25 %", "50 %", "100 %"))
     handles: dict[str, Any] = {}
     for axis, panel in zip(axes, panels, strict=True):
         drawn = [
             _bars(axis, panel.clean, -0.5, FILLS[0], "clean labels"),
             _bars(axis, panel.noisy, 0.5, FILLS[1], "noisy labels"),
         ]
-        axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
-        axis.set(xlim=(0, 1), ylim=(0, 1.05), yticks=(0, 0.05, 0.25, 0.5, 1.0), xticks=(0, 0.5, 1))
-        axis.set_yticklabels(("0", "5 %", "25 %", "50 %", "100 %"))
-        axis.set_title(literal(panel.title), fontsize=10, loc="left", fontweight="bold")
-        over = axis.twinx()  # the EDF keeps its shape on a linear scale of its own
-        over.set(ylim=(0, np.sqrt(1.05)), yticks=())  # its 1 stands where the bars' 100 % does
+        axis.set_title(literal(panel.title), fontsize=10, loc="left", y=1.0, fontweight="bold")
         if panel.weighting is not None:
             density = np.exp(panel.weighting.log(grid) - panel.weighting.log_peak)
-            drawn += over.plot(grid, density, color=_EDF, linewidth=1.6, label="EDF h(p) / its peak (linear)")
+            label = "EDF h(p) / its peak (linear)"  # on the square-root scale, the square is linear
+            drawn += axis.plot(grid, density**2, color=_EDF, linewidth=1.6, label=label)
         handles |= {str(one.get_label()): one for one in drawn}
-        _say(over, panel.note)
+        _say(axis, panel.note)
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
-    figure.supxlabel("p, the probability given to the example's label at the end of training", fontsize=10)
-    figure.supylabel("share of the examples", fontsize=10)
-    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    figure.legend(handles=list(handles.values()), loc="upper center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 
@@ -294,12 +285,16 @@ def mode_by_noise(
     return figure
 
 
-def _multiples(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
+def _multiples(count: int, columns: int, xlabel: str, ylabel: str) -> tuple[Figure, list[Any]]:
     """Return a figure and `count` small axes of one scale, the lowest of each column with labels below."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = new_figure(max(width * columns, 6.0), height * rows + 0.7)  # room for the legend
+    width, height = max(3.1 * columns, 6.0), 2.5 * rows + 0.7  # inches, as below
+    figure = new_figure(width, height, layout=None)
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    arrange(figure, rows, columns, left=0.95, right=0.2, bottom=0.75, top=0.7, gap=0.25, row_gap=0.4)
+    figure.supxlabel(xlabel, fontsize=10, y=0.15 / height, va="bottom")
+    figure.supylabel(ylabel, fontsize=10, x=0.15 / width, ha="left")
     for number, axis in enumerate(axes):
         axis.set_visible(number < count)
         axis.tick_params(labelsize=8, labelbottom=number + columns >= count)
@@ -315,12 +310,20 @@ def _say(axis: Any, note: str) -> None:
 
 
 def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str) -> Any:
-    """Draw the shares of the bins, in the left (-0.5) or right (0.5) half of each."""
+    """Draw the shares of the bins in the left (-0.5) or right (0.5) half of each bin.
+
+    One collection of rectangles takes a fraction of the time of `Axes.bar`, which makes an artist of each.
+    """
     shares = np.asarray(counts, dtype=np.float64)
+    heights = shares / max(shares.sum(), 1.0)
     bins = np.linspace(0.0, 1.0, len(shares) + 1)
     width = np.diff(bins) * 0.45
-    centers = (bins[1:] + bins[:-1]) / 2 + side * width
-    return axis.bar(centers, shares / max(shares.sum(), 1.0), width, color=color, label=label)
+    left = (bins[1:] + bins[:-1]) / 2 + side * width - width / 2
+    corners = [
+        [(x, 0.0), (x, height), (x + w, height), (x + w, 0.0)]
+        for x, w, height in zip(left, width, heights, strict=True)
+    ]
+    return axis.add_collection(PolyCollection(corners, facecolor=color, linewidth=0, label=label), autolim=False)
 
 
 def edf_figure(weightings: Sequence[Weighting]) -> Figure:
@@ -349,30 +352,3 @@ def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: b
     axis.set(xlim=(0, 1), xlabel="p, the probability given to the example's label")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25, linewidth=0.6)
-
-
-def literal(text: str) -> str:
-    """Return a text of the user's for a figure that shows it as it is.
-
-    Else matplotlib sets what is between two dollars as a formula, and leaves labels out that begin with "_".
-    """
-    shown = visible(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
-
-
-def png(figure: Figure, dpi: int = 120) -> bytes:
-    """Return the figure as the bytes of a PNG file of 256 colours, a third of the size and looking the same."""
-    from PIL import Image  # which matplotlib needs, too
-
-    drawn, file = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi)
-    image = Image.open(drawn, formats=["PNG"]).convert("RGB")
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, on the Agg canvas."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.plots.figures import literal, new_figure
+from emphasis.diagnostics.plots.canvas import literal, new_figure
 from emphasis.diagnostics.plots.palette import COLORS, GREY
 
 _MARKERS = "osD^vP*X"

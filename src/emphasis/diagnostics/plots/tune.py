@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.plots.figures import literal, new_figure
+from emphasis.diagnostics.plots.canvas import literal, new_figure
 from emphasis.diagnostics.plots.palette import COLORS
 
 _MARKERS = "osD^vP"

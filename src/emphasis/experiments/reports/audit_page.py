@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emphasis.diagnostics.plots.audit import score_figure, training_figure
-from emphasis.diagnostics.plots.figures import png
+from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.experiments.studies.audit import SUSPECTS, Audit
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from emphasis.diagnostics.plots.canvas import new_figure
 from emphasis.diagnostics.plots.figures import (
     ProbabilityPanel,
     accuracy_curves,
     draw_weightings,
     mode_by_noise,
-    new_figure,
     probability_curves,
-)  # fmt: skip
+)
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Training
 from emphasis.experiments.reports.recipe_figures import FITS, curve, marked, modes_by_rate, panel_of

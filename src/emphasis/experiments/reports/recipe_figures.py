@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.figures import (
     Curve,
     CurvePanel,
@@ -15,9 +16,8 @@ from emphasis.diagnostics.plots.figures import (
     accuracy_curves,
     emphasis_panels,
     mode_by_noise,
-    png,
     probability_curves,
-)  # fmt: skip
+)
 from emphasis.diagnostics.plots.method_ranks import rank_figure
 from emphasis.diagnostics.plots.palette import GREY
 from emphasis.experiments.recipes.settings import Training

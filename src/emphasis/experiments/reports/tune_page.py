@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from emphasis.diagnostics.plots.audit import score_figure
-from emphasis.diagnostics.plots.figures import edf_figure, png
+from emphasis.diagnostics.plots.canvas import png
+from emphasis.diagnostics.plots.figures import edf_figure
 from emphasis.diagnostics.plots.pages import page_environment, png_uri
 from emphasis.diagnostics.plots.tune import Tried, trials_figure
 from emphasis.experiments.studies.audit import PAGE
