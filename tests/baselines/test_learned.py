@@ -20,6 +20,10 @@ ROBUST = [
     ("co-teaching", {"forget_rate": 0.3}),
     ("joint-optimization", {}),
     ("mixup-bootstrapping", {}),
+    ("vol-min-net", {"lam": 0.1}),
+    ("sop", {"lr_u": 30.0}),
+    ("pes", {}),
+    ("divide-mix", {"warm": 0.2, "lambda_u": 0.0}),
 ]
 
 

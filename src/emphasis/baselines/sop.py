@@ -1,0 +1,74 @@
+"""SOP: a sparse correction of each label, found by over-parameterization.
+
+Source: S. Liu et al., Robust Training under Label Noise by Over-parameterization, ICML 2022.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emphasis.baselines.protocol import Baseline, Problem, Step, check_range, one_hot
+
+_SMALLEST = 1e-4  # of a probability, and of 1 - u^2 and 1 - v^2, in the release (model/loss.py)
+
+
+class SOP(Baseline):
+    """The network explains a label together with a correction of its own, u^2 at the label and -v^2 elsewhere.
+
+    The network minimises -log of the label's share in p + s, s = u^2 onehot(y) - v^2 (1 - onehot(y)), and so does u; v
+    minimises the squared distance of onehot(argmax p) + s from the label. All u and v start near 0, from where gradient
+    descent makes few of them large: those of wrong labels. Without the consistency and balance terms, which are SOP+.
+
+    u and v have learning rates of their own, of plain gradient descent, and are buffers that each step updates.
+
+    Args:
+        problem: The labels. u takes n numbers, v n * C.
+        lr_u: >= 0; 0 leaves the labels as they are. 10 is our choice; the release's README has 1 for CIFAR-100.
+        lr_v: >= 0. 10 in the release's README (shengliu66/SOP, README.md) for CIFAR-100 with symmetric noise.
+        std: > 0, standard deviation of the first u and v. 1e-8 in the release (model/loss.py, init_param).
+
+    Raises:
+        ValueError: A parameter is out of bounds.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, problem: Problem, *, lr_u: float = 10.0, lr_v: float = 10.0, std: float = 1e-8) -> None:
+        super().__init__(problem)
+        check_range("lr_u", lr_u, 0.0, math.inf, ends="[)")
+        check_range("lr_v", lr_v, 0.0, math.inf, ends="[)")
+        check_range("std", std, 0.0, math.inf, ends="()")
+        self.lr_u, self.lr_v = lr_u, lr_v
+        n, generator = len(problem.labels), problem.generator()
+        self.register_buffer("u", std * torch.randn(n, generator=generator))
+        self.register_buffer("v", std * torch.randn(n, problem.num_classes, generator=generator))
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the network's loss, and take a step with u and v."""
+        rows = step.indices
+        p = F.softmax(step.logits.float(), 1)
+        label = one_hot(step.labels, p)
+        u, v = self.u[rows].unsqueeze(1), self.v[rows]
+        added = (u * u * label).clamp(0.0, 1.0 - _SMALLEST)
+        taken = (v * v * (1.0 - label)).clamp(0.0, 1.0 - _SMALLEST)
+        raised = (p + added - taken).clamp_min(_SMALLEST)
+        with torch.no_grad():
+            self._update(rows, p, label, raised, added, taken)
+        shares = (raised / raised.sum(1, keepdim=True)).clamp_min(_SMALLEST)
+        return -(label * shares.log()).sum(1).mean()
+
+    def _update(self, rows: Tensor, p: Tensor, label: Tensor, raised: Tensor, added: Tensor, taken: Tensor) -> None:
+        """Take a step of gradient descent with the batch's u and v, whose losses are means over the batch."""
+        count = len(rows)
+        u, v = self.u[rows], self.v[rows]
+        own = (label * raised).sum(1)
+        slope_u = 2.0 * u * (1.0 / raised.sum(1) - 1.0 / own) * (u * u < 1.0 - _SMALLEST)
+        said = F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype)
+        slope_v = -4.0 * v * (said + added - taken - label) * (1.0 - label) * (v * v < 1.0 - _SMALLEST)
+        self.u[rows] = u - self.lr_u / count * slope_u
+        self.v[rows] = v - self.lr_v / count * slope_v

@@ -1,0 +1,198 @@
+"""VolMinNet, SOP, PES and DivideMix: their mathematics, piece by piece, and their limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clouds import CLASSES, N, first_loss, learner, problem, train
+from emphasis.baselines import Step, make
+from emphasis.baselines._gaussian_mixture import probability_of_the_smaller, scaled
+
+
+def cross_entropy(one, inputs):
+    with torch.no_grad():
+        return F.cross_entropy(one(inputs), one.method.labels)
+
+
+def epoch_of(one, inputs, progress, number=5):
+    optimizer = torch.optim.SGD(one.network.parameters(), 0.1)
+    one.begin_epoch(number, progress, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
+
+
+@pytest.mark.parametrize("name", ["pes", "sop"])
+def test_at_first_they_are_cross_entropy(name):
+    given, inputs, _ = problem(noise=0.3)
+    one = learner(name, given)
+    torch.testing.assert_close(first_loss(one, inputs).detach(), cross_entropy(one, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_divide_mix_is_cross_entropy_twice_at_first():
+    given, inputs, _ = problem(noise=0.3)
+    one = learner("divide-mix", given)
+    with torch.no_grad():
+        both = sum(F.cross_entropy(network(inputs), given.labels) for network in (one.network, one.peer))
+    torch.testing.assert_close(first_loss(one, inputs).detach(), both)
+
+
+# --- VolMinNet
+
+
+def test_the_matrix_of_vol_min_net_keeps_half_of_the_labels_and_shrinks():
+    for classes in (2, 3, 10, 100):
+        given, *_ = problem()
+        method = make("vol-min-net", type(given)(given.labels % classes, classes))
+        transition = method.transition.detach()
+        torch.testing.assert_close(transition.sum(1), torch.ones(classes))
+        assert 0.45 < float(transition.diagonal().min()) < 0.7
+        (method.lam * torch.linalg.slogdet(method.transition).logabsdet).backward()
+        assert (method.w.grad * (1 - method.eye)).max() <= 0.0  # a smaller volume is noise of more classes
+    given, *_ = problem()
+    nearly_clean = make("vol-min-net", given, lam=0.0, init=40.0)
+    logits = torch.randn(N, CLASSES)
+    step = Step(logits, given.labels, torch.arange(N), 0.0, lambda _: logits)
+    torch.testing.assert_close(nearly_clean.loss(step).detach(), F.cross_entropy(logits, given.labels))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_vol_min_net_comes_to_know_the_noise(seed):
+    given, inputs, truth = problem(seed, n=300, noise=0.3)
+    counted = torch.stack([F.one_hot(given.labels[truth == k], CLASSES).float().mean(0) for k in range(CLASSES)])
+    one = learner("vol-min-net", given, seed, lam=0.01)
+    before = float((one.method.transition.detach() - counted).abs().sum())
+    train(one, inputs, rate=0.05, seed=seed)
+    assert float((one.method.transition.detach() - counted).abs().sum()) < before / 2
+
+
+# --- SOP
+
+
+def test_the_steps_of_sop_are_gradient_descent_on_the_releases_two_losses():
+    given, inputs, _ = problem(noise=0.3)
+    one = learner("sop", given, lr_u=0.3, lr_v=0.2)
+    method = one.method
+    generator = torch.Generator().manual_seed(0)
+    method.u.copy_(0.5 * torch.rand(N, generator=generator))
+    method.v.copy_(0.5 * torch.rand(N, CLASSES, generator=generator))
+    u, v = method.u.clone().requires_grad_(), method.v.clone().requires_grad_()
+    label = F.one_hot(given.labels, CLASSES).float()
+    p = one(inputs).softmax(1)
+    first = (p + u[:, None] ** 2 * label - (v**2 * (1 - label)).detach()).clamp_min(1e-4)
+    fit = -(label * (first / first.sum(1, keepdim=True)).log()).sum(1).mean()
+    said = F.one_hot(p.argmax(1), CLASSES)
+    apart = ((said + (u[:, None] ** 2 * label).detach() - v**2 * (1 - label) - label) ** 2).sum() / N
+    slopes = torch.autograd.grad(fit, u, retain_graph=True)[0], torch.autograd.grad(apart, v)[0]
+    expected = torch.autograd.grad(fit, list(one.network.parameters()))
+    found = one.loss(inputs, torch.arange(N), 0.5)
+    torch.testing.assert_close(found.detach(), fit.detach())
+    torch.testing.assert_close(torch.autograd.grad(found, list(one.network.parameters())), expected)
+    torch.testing.assert_close(method.u, u.detach() - 0.3 * slopes[0])
+    torch.testing.assert_close(method.v, v.detach() - 0.2 * slopes[1])
+
+
+def test_sop_corrects_wrong_labels_more():
+    found = []
+    for seed in (0, 1):
+        given, inputs, truth = problem(seed, n=300, noise=0.3)
+        one = train(learner("sop", given, seed, lr_u=30.0), inputs, rate=0.02, epochs=25, seed=seed)
+        wrong = given.labels != truth
+        found.append((float(one.method.u[wrong].square().mean()), float(one.method.u[~wrong].square().mean())))
+    print(found)
+    assert all(wrong > 5 * right for wrong, right in found)
+
+
+# --- PES
+
+
+def test_pes_starts_the_last_layer_anew_trains_it_alone_and_then_chooses():
+    given, inputs, _ = problem(n=120, noise=0.3)
+    one = learner("pes", given, warm=0.2, refine=0.1)
+    before = [parameter.detach().clone() for parameter in one.network.parameters()]
+    epoch_of(one, inputs, 0.2)
+    changed = [not torch.equal(a, b) for a, b in zip(before, one.network.parameters(), strict=True)]
+    assert changed == [False, False, True, True]
+    one.loss(inputs, torch.arange(120), 0.25).backward()
+    assert [float(p.grad.abs().max()) > 0.0 for p in one.network.parameters()] == [False, False, True, True]
+    epoch_of(one, inputs, 0.31)
+    predicted = one(inputs).argmax(1)
+    assert torch.equal(one.method.confident, predicted == given.labels)
+    counts = torch.bincount(given.labels[one.method.confident], minlength=CLASSES).float()
+    present = counts > 0
+    weight = counts[present].mean() / counts[present]
+    torch.testing.assert_close(one.method.class_weight[present], weight)
+    assert (one.method.class_weight[~present] == 0.0).all()
+    losses = F.cross_entropy(one(inputs), given.labels, reduction="none").detach()
+    each = one.method.confident * one.method.class_weight[given.labels]
+    found = one.loss(inputs, torch.arange(120), 0.5).detach()
+    torch.testing.assert_close(found, (losses * each).sum() / each.sum())
+
+
+# --- DivideMix
+
+
+def test_a_mixture_of_two_normal_distributions_is_told_apart():
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(np.concatenate([rng.normal(0.2, 0.05, 700), rng.normal(0.7, 0.1, 300)])).clamp(0, 1)
+    found = probability_of_the_smaller(values)
+    assert found[:700].mean() > 0.99
+    assert found[700:].mean() < 0.02
+    for same in (torch.full((20,), 0.3), torch.zeros(3)):
+        assert torch.isfinite(probability_of_the_smaller(same)).all()
+    assert scaled(torch.tensor([1.0, math.nan, 3.0])).tolist() == [0.0, 0.0, 1.0]
+    assert scaled(torch.tensor([math.nan])).tolist() == [0.0]
+
+
+def test_divide_mix_by_its_formula():
+    given, inputs, _ = problem(noise=0.3)
+    one = learner("divide-mix", given, warm=0.1, ramp=0.4, lambda_u=3.0)
+    method = one.method
+    clean = torch.rand(2, N, generator=torch.Generator().manual_seed(1))
+    method.clean.copy_(clean)
+    method.divided.fill_(True)
+    torch.manual_seed(4)
+    found = one.loss(inputs, torch.arange(N), 0.3)
+    torch.manual_seed(4)
+    drawn = float(torch.distributions.Beta(4.0, 4.0).sample())
+    share, other = max(drawn, 1 - drawn), torch.randperm(N)
+    label = F.one_hot(given.labels, CLASSES).float()
+    with torch.no_grad():
+        p = [network(inputs).softmax(1) for network in (one.network, one.peer)]
+    expected = 0.0
+    for k, network in enumerate((one.network, one.peer)):
+        w = clean[1 - k][:, None]
+        target = torch.where(w > 0.5, w * label + (1 - w) * p[k], (p[0] + p[1]) / 2) ** 2
+        target = target / target.sum(1, keepdim=True)
+        target = share * target + (1 - share) * target[other]
+        log_p = network(share * inputs + (1 - share) * inputs[other]).log_softmax(1)
+        kept = w[:, 0] > 0.5
+        fit = -(target * log_p).sum(1)[kept].mean()
+        apart = (log_p.exp() - target).square().mean(1)[~kept].mean()
+        even = (1 / CLASSES * (1 / CLASSES / log_p.exp().mean(0)).log()).sum()
+        expected = expected + fit + 3.0 * 0.5 * apart + even
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        losses = torch.stack([F.cross_entropy(network(inputs), given.labels, reduction="none")
+                              for network in (one.network, one.peer)])  # fmt: skip
+    torch.testing.assert_close(method.losses, losses)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_divide_mix_tells_wrong_labels(seed):
+    given, inputs, truth = problem(seed, n=300, noise=0.3)
+    one = train(learner("divide-mix", given, seed, warm=0.2, lambda_u=0.0), inputs, epochs=12, rate=0.02, seed=seed)
+    wrong = given.labels != truth
+    assert float(one.method.clean.mean(0)[~wrong].mean()) > float(one.method.clean.mean(0)[wrong].mean()) + 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vol-min-net", {"lam": -1.0}), ("sop", {"std": 0.0}), ("sop", {"lr_u": -1.0}), ("pes", {"warm": 0.0}),
+        ("pes", {"warm": 0.6, "refine": 0.5}), ("divide-mix", {"alpha": 0.0}), ("divide-mix", {"threshold": 1.0}),
+    ],
+)  # fmt: skip
+def test_hyperparameters_out_of_bounds_are_refused(name, options):
+    with pytest.raises(ValueError, match=r"not allowed|leave no training"):
+        make(name, problem()[0], **options)
