@@ -1,7 +1,17 @@
-"""The Python in README.md and docs/ runs as printed, page by page, in a three-class setting."""
+"""What README.md, docs/ and examples/ print can be run as it stands.
 
+Python runs page by page, in a folder with the files that the pages name; the blocks of README.md run one by one, each
+alone. Commands are parsed by the real parser, and those that take seconds are run. The notebooks of docs/tutorials are
+also executed when the documentation is built.
+"""
+
+import ast
+import contextlib
+import importlib
 import json
+import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,26 +22,37 @@ import torch
 from PIL import Image
 from torch import nn
 
+import emphasis
 from controls import share_of_the_way
 
 ROOT = Path(__file__).parent.parent
-NAMES = (
-    "index",
-    "usage",
-    "frameworks",
-    "boosting",
-    "sklearn",
-    "fit",
-    "speed",
-    "distributed",
-    "choosing",
-    "data",
-    "baselines",
-    "suspects",
-    "schedules",
-    "large",
-)
-PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
+DOCS = ROOT / "docs"
+ALL_PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md")])
+TUTORIALS = [page for page in ALL_PAGES if page.parent.name == "tutorials"]
+ALONE = {"README.md", "index.md", "from_cross_entropy.md", "from_sklearn.md", "from_cleanlab.md"}
+
+
+def read(page, otherwise=None):
+    return otherwise if otherwise is not None and not page.exists() else page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE)
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def commands(page):
+    """The lines of a page's shell blocks that start the command `emphasis`, without comments and continuations."""
+    text = "".join(blocks(page, "shell")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines() if "emphasis" in line]
+    lines = [line[[word == "emphasis" for word in line].index(True) + 1 :] for line in lines if "emphasis" in line]
+    return [[word for word in line if word != "&"] for line in lines]
+
+
+PAGES = [page for page in ALL_PAGES if page not in TUTORIALS and page.name not in ALONE and blocks(page, "python")]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +73,7 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_python_on_a_page_runs(page):
     torch.manual_seed(0)
     model = nn.Linear(5, 3)
@@ -68,18 +89,78 @@ def test_the_python_on_a_page_runs(page):
         "steps": 4,
     }
     exec("from emphasis import DM\nfrom emphasis.torch import EmphasisLoss", names)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    for block in blocks(page, "python"):
         if "torch.distributed" not in block:  # needs several processes; tests/torch/ranks.py is that test
             exec(block, names)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(DOCS / name for name in sorted(ALONE - {"README.md"}))], ids=name_of)
+def test_the_python_of_an_introduction_needs_nothing_that_is_not_printed(page):
+    printed = blocks(page, "python")
+    assert printed
+    names = {}
+    for block in printed:
+        exec(block, {} if page.name == "README.md" else names)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=name_of)
+def test_a_tutorial_runs(page, tmp_path, monkeypatch):
+    from emphasis.cli.main import main
+
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path / "my-folder")  # where nothing is that the tutorial does not make
+    names = {"main": main}
+    for block in blocks(page, "{code-cell}"):
+        lines = (
+            f"assert main({shlex.split(line[1:])[1:]!r}) == 0" if line.startswith("!emphasis ") else line
+            for line in block.splitlines()
+        )
+        exec("\n".join(lines), names)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ALL_PAGES], ids=name_of)
+def test_every_command_on_a_page_is_one_that_the_parser_takes(page):
+    from emphasis.cli.options import joined_numbers, make_parser
+    from emphasis.experiments.recipes.load import recipe_names
+
+    parser = make_parser()
+    for command in commands(page):
+        options, rest = parser.parse_known_args(joined_numbers(command))
+        assert options.command == "show" or not rest, f"{command}: {rest}"
+        if options.command in ("run", "search"):
+            assert options.recipe in recipe_names() or options.recipe.endswith(".toml"), command
+
+
+def quick(command):
+    return command[0] in ("show", "recipes", "--version")
+
+
+@pytest.mark.parametrize("page", [p for p in [ROOT / "README.md", *ALL_PAGES] if any(map(quick, commands(p)))], ids=name_of)
+def test_the_quick_commands_on_a_page_run(page, capsys):
+    from emphasis.cli.main import main
+
+    for command in filter(quick, commands(page)):
+        with contextlib.suppress(SystemExit):  # --version
+            assert main(command) == 0
+        assert capsys.readouterr().out
+
+
+def test_the_stored_results_that_the_pages_name_can_be_reported(monkeypatch, capsys):
+    from emphasis.cli.main import main
+
+    stored = {c[1] for page in ALL_PAGES for c in commands(page) if c[0] == "report" and c[1].startswith("results/")}
+    assert stored
+    monkeypatch.chdir(ROOT)
+    for folder in stored:
+        assert main(["report", folder, "--format", "csv"]) == 0
+        assert "CCE" in capsys.readouterr().out
 
 
 def test_the_recipe_of_the_experiments_page_runs(tmp_path):
     from emphasis.cli.main import main
 
-    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (recipe,) = blocks(DOCS / "experiments.md", "toml")
     (tmp_path / "mine.toml").write_text(recipe)
     assert (
         main(["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]) == 0
@@ -92,29 +173,86 @@ def test_the_recipe_of_the_experiments_page_runs(tmp_path):
 def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
     from emphasis.cli.main import main
 
-    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
-    (rows,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    (own,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class SmallLosses" in block)
+    (rows,) = blocks(DOCS / "baselines.md", "toml")
+    (own,) = (block for block in blocks(DOCS / "baselines.md", "python") if "class SmallLosses" in block)
     assert len(own.splitlines()) <= 15
-    experiments = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```toml\n(.*?)```", experiments, re.DOTALL)
+    (recipe,) = blocks(DOCS / "experiments.md", "toml")
     (tmp_path / "small_losses.py").write_text(own)
     (tmp_path / "mine.toml").write_text(recipe + rows)
     command = ["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]
-    assert main([*command, "--workers", "2"]) == 0
-    found = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in found] == ["CCE", "DM 0.5/8", "ELR", "Small losses"]
-    assert found[3]["training"] == {"name": "small_losses.py:SmallLosses", "share": 0.7}
-    for row in found[2:]:
-        assert share_of_the_way(row["final_test_accuracy"], 0.1, found[0]["final_test_accuracy"]) > 0.5
+    assert main([*command, "--workers", "1"]) == 0
+    lines = (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()
+    results = {row["method"]: row for row in map(json.loads, lines)}
+    assert list(results) == ["CCE", "DM 0.5/8", "ELR", "Small losses"]
+    assert results["Small losses"]["training"] == {"name": "small_losses.py:SmallLosses", "share": 0.7}
+    for name in ("ELR", "Small losses"):
+        accuracy = results[name]["final_test_accuracy"]
+        assert share_of_the_way(accuracy, 0.1, results["CCE"]["final_test_accuracy"]) > 0.5
 
 
-def test_every_page_that_is_linked_is_there():
-    for page in [*PAGES, "docs/theory.md", "docs/experiments.md", "docs/figures.md", "CONTRIBUTING.md"]:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            if not target.startswith("_generated/"):  # drawn when the documentation is built
-                assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+def test_every_page_and_heading_that_is_linked_is_there():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ALL_PAGES]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+            path, _, heading = target.partition("#")
+            if ":" in path or path.startswith("_generated/"):  # of the web; drawn when the documentation is built
+                continue
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), f"{name_of(page)} links to {target}"
+            if heading and path:
+                anchors = {anchor(line) for line in re.findall(r"^#+ (.*)$", read(linked), re.MULTILINE)}
+                anchors |= set(re.findall(r"^\(([\w-]+)\)=$", read(linked), re.MULTILINE))
+                assert heading in anchors, f"{name_of(page)} links to {target}"
+
+
+def anchor(heading):
+    """The fragment that GitHub and MyST give to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_readme_is_short():
+    assert len(read(ROOT / "README.md").splitlines()) <= 120
+
+
+PACKAGES = [
+    package.name
+    for package in pkgutil.iter_modules(emphasis.__path__, "emphasis.")
+    if "__all__" in read(Path(package.module_finder.path) / package.name.rpartition(".")[2] / "__init__.py", "")
+]
+
+
+def documented():
+    """The qualified names that docs/api.md documents."""
+    names, module = set(), ""
+    directives = re.findall(r"^\.\. (?:py:)?(\w+):: ([\w.]+)", read(DOCS / "api.md"), re.MULTILINE)
+    for kind, name in directives:
+        if kind == "currentmodule":
+            module = name
+        else:
+            names.add(name if name.startswith("emphasis.") else f"{module}.{name}")
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_api_page_documents_exactly_what_a_package_offers(package):
+    names = {name.rpartition(".")[2] for name in documented() if name.rpartition(".")[0] == package}
+    assert names == set(importlib.import_module(package).__all__)
+
+
+def test_the_api_page_documents_what_can_be_imported_from_emphasis():
+    names = {name.rpartition(".")[2] for name in documented()}
+    assert set(emphasis.__all__) - {"__version__"} <= names
+
+
+def test_what_the_api_page_documents_exists():
+    for name in documented():
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_code_on_the_pages_is_python():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ALL_PAGES]:
+        for block in blocks(page, "python"):
+            ast.parse(block)
 
 
 def test_the_example_runs_and_shows_what_it_says():
