@@ -26,7 +26,7 @@ help:
 	@echo "make test   run the tests, with coverage"
 	@echo "make extras install extras one by one, each into an environment of its own, and use them"
 	@echo "            (ALONE=catboost for another than $(ALONE))"
-	@echo "make lint   check format, style, types and the direction of imports"
+	@echo "make lint   check format, style, types, the direction of imports and spelling"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove what was built, the environment $(VENV) excepted"
 
@@ -51,6 +51,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs examples benchmarks
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html

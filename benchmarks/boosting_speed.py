@@ -2,7 +2,7 @@
 
 All 60,000 MNIST digits, 784 pixels each, ten classes. The library's own multi-class objective and ours take turns, on
 a data set made ready beforehand, so that the figures are of boosting rounds alone; with DM vanishing, whose trees are
-others, and with CCE, whose trees are the same. Ratios are of neighbours in time: median (least to largest).
+others, and with CCE, whose trees are the same. Ratios are of neighbors in time: median (least to largest).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
     said = ", ".join(f"{name} {value}" for name, value in machine.items())
     about = (
         f"MNIST, {len(y)} x {X.shape[1]}, ten classes, {options.rounds} rounds, n = {options.repeats}: median (least "
-        "to largest) of the ratios of neighbours in time. Written by `python benchmarks/boosting_speed.py --data DIR`. "
+        "to largest) of the ratios of neighbors in time. Written by `python benchmarks/boosting_speed.py --data DIR`. "
         f"{said}."
     )
     rows = [

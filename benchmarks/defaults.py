@@ -14,7 +14,7 @@ Needs the extras `experiments` and `sklearn`. One core: perceptrons about 45 min
 - betas: DM of several beta beside GCE, which is its limit, at 40 % and each rate of the grid.
 - images: three convolutions, with and without batch norm, on 5,000 images of 16 x 16 pixels of CIFAR-10, CIFAR-10 with
   human labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100, at one rate. Scaled.
-- dynamics: the mean p of clean and of wrongly labelled training examples over the steps.
+- dynamics: the mean p of clean and of wrongly labeled training examples over the steps.
 
 Every method of a seed sees the same labels, order and start, so differences are paired. A fifth of the training
 examples is held out with its noise: by it rates are chosen, and early stopping stops. The losses are formulas of the

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.palette import COLORS
 
-_LIMIT = 15.0  # points; what is beyond has the last colour
+_LIMIT = 15.0  # points; what is beyond has the last color
 
 
 def draw_differences(path: Path, gaps: Mapping[str, Mapping[tuple[str, str, str], float]]) -> None:
@@ -42,7 +42,7 @@ def draw_differences(path: Path, gaps: Mapping[str, Mapping[tuple[str, str, str]
 
 
 def draw_dynamics(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Save mean p of clean (solid) and wrongly labelled (dashed) training examples over the steps, by task."""
+    """Save mean p of clean (solid) and wrongly labeled (dashed) training examples over the steps, by task."""
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure = new_figure(4.6 * len(tasks), 3.4)
     axes = np.atleast_1d(figure.subplots(1, len(tasks)))

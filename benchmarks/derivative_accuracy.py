@@ -1,6 +1,6 @@
 """Worst error of the derivative against mpmath, by family and dtype: python benchmarks/derivative_accuracy.py.
 
-Each family of tests/reference.py at margins 0, +-1, +-20, +-100, +-1e4, four classes, normalisation None, max_margin
+Each family of tests/reference.py at margins 0, +-1, +-20, +-100, +-1e4, four classes, normalization None, max_margin
 None. The error is relative to each entry's exact value for the same logits, counted where that is a normal number of
 the dtype's arithmetic (float32 for halves; fp16 entries below its smallest normal number, 6.1e-5, are left out).
 """

@@ -7,11 +7,11 @@ JPEG of quality 85: real detail, and about the size that Clothing1M's images are
 Prints, and writes to results/input_pipeline.json:
 
 - images per second of one core, decoded and squeezed to 256 x 256, and images per second cropped to 224 x 224, flipped
-  and normalised: by processor time, which other work on the machine hardly changes, and by the clock; and the former
+  and normalized: by processor time, which other work on the machine hardly changes, and by the clock; and the former
   from two threads and from two processes;
 - the share of the time that training waits for images while one thread decodes and one computes, for a network that
   is as fast as can be (decode-bound) and one that is slower than the decoder (compute-bound), and the memory. The
-  thread that computes also crops and normalises, which on a GPU costs no core.
+  thread that computes also crops and normalizes, which on a GPU costs no core.
 """
 
 from __future__ import annotations

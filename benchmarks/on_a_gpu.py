@@ -3,8 +3,8 @@
     python benchmarks/on_a_gpu.py            # one NVIDIA GPU, about three minutes
     python benchmarks/on_a_gpu.py --device cpu --quick    # to try it out
 
-Steps are those of `emphasis run`: crops, flips, normalisation, network, loss, optimiser, on images of noise that lie on
-the device. Cross-entropy and DM take turns, several trainings each, so that their ratio is of neighbours; steps are
+Steps are those of `emphasis run`: crops, flips, normalization, network, loss, optimizer, on images of noise that lie on
+the device. Cross-entropy and DM take turns, several trainings each, so that their ratio is of neighbors; steps are
 timed ten at a time. Then ResNet-50 on photographs (those of input_pipeline.py) that threads decode from JPEG meanwhile,
 as for Clothing1M: images a second, the share of time that training waits for them, and the memory. And images a second
 decoded by 1, 2, 4, ... threads of one process. Prints, and writes to results/on_a_gpu.json.

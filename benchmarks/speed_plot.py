@@ -13,7 +13,7 @@ from speed_report import Row
 from emphasis.diagnostics.plots.canvas import png
 from emphasis.files import replacing
 
-# Contender: colour, marker, filled. Blue is DM through this library, grey and black are PyTorch's cross-entropy.
+# Contender: color, marker, filled. Blue is DM through this library, gray and black are PyTorch's cross-entropy.
 _LOOKS: dict[str, tuple[str, str, bool]] = {
     "F.cross_entropy": ("#767676", "|", True),
     "F.linear_cross_entropy": ("#767676", "|", True),

@@ -3,9 +3,9 @@
 Three tasks (digits, MNIST, IMDB vectors) at 0, 20, 40 and 60 % symmetric noise and 30 % of labels flipped to the next
 class. For each, three times with another seed of the sampler:
 
-    tune          lam by the estimated noise rate; beta, form and normalisation searched on noisy labels: 24 trials
+    tune          lam by the estimated noise rate; beta, form and normalization searched on noisy labels: 24 trials
     free          the same, with lam searched too
-    clean         lam, beta, form and normalisation searched on true labels: the same folds, the same 24 trials
+    clean         lam, beta, form and normalization searched on true labels: the same folds, the same 24 trials
     default       no tuning: DM(lam=0.5, beta=4, vanishing=True), integral
     CCE           cross-entropy
 

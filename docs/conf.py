@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,18 @@ author = "The emphasis developers"
 copyright = author
 release = version = emphasis.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "_generated"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+nb_execution_mode = "cache"  # a notebook runs again when its code has changed
+nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # `!emphasis` in notebooks
 
 html_theme = "furo"
 html_title = f"emphasis {release}"

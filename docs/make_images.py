@@ -67,7 +67,9 @@ def draw_memorization(path: Path) -> None:
             axes.fill_between(steps, middle - deviation, middle + deviation, color=color, alpha=0.15, linewidth=0)
         print(f"{name}: test accuracy {mean[0, -1]:.1f} ± {spread[0, -1]:.1f} %, wrong labels learned "
               f"{mean[1, -1]:.1f} ± {spread[1, -1]:.1f} %")  # fmt: skip
-    for axes, title in zip(panels, ("Accuracy on test labels (%)", "Wrong labels that were memorized (%)"), strict=True):
+    for axes, title in zip(
+        panels, ("Accuracy on test labels (%)", "Wrong labels that were memorized (%)"), strict=True
+    ):
         axes.set(title=title, xlabel="training step", xlim=(0, STEPS), ylim=(0, 100))
         _finish(axes)
     panels[0].legend(loc="lower left", frameon=False)

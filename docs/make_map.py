@@ -53,7 +53,8 @@ def layers(package: str = "emphasis") -> list[list[str]]:
     for contract in project["tool"]["importlinter"]["contracts"]:
         rows = [[part.strip() for part in layer.split("|")] for layer in contract.get("layers", [])]
         if rows and all(name.rpartition(".")[0] == package for row in rows for name in row):
-            return [[name.rpartition(".")[2] for name in row] for row in rows]
+            public = [[name.rpartition(".")[2] for name in row if "._" not in name] for row in rows]
+            return [row for row in public if row]
     raise LookupError(f"pyproject.toml has no contract for the layers of {package}")
 
 
@@ -76,15 +77,14 @@ def draw() -> str:
         else:
             shapes += _boxes(row, y, 20)
             y += ROW + GAP
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">',
-        "<title>The packages of emphasis: each row imports from the rows below it only</title>",
-        f"<style>{STYLE}</style>",
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">'
+        "<title>The packages of emphasis: each row imports from the rows below it only</title>"
+        f"<style>{STYLE}</style>"
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
-        '<path d="M0 0 L8 4 L0 8 z" fill="#888"/></marker></defs>',
-        *shapes,
-        "</svg>\n",
-    ])  # fmt: skip
+        '<path d="M0 0 L8 4 L0 8 z" fill="#888"/></marker></defs>'
+    )
+    return "\n".join([head, *shapes, "</svg>\n"])
 
 
 def _boxes(names: list[str], y: int, margin: int) -> list[str]:
@@ -94,7 +94,9 @@ def _boxes(names: list[str], y: int, margin: int) -> list[str]:
         x = margin + place * (width + GAP)
         purpose = PURPOSE.get(name.rpartition(".")[2], "")
         shapes.append(f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{ROW}" rx="5"/>')
-        shapes.append(f'<text class="name" x="{x + width / 2:.0f}" y="{y + (24 if purpose else 31)}">{html.escape(name)}</text>')
+        shapes.append(
+            f'<text class="name" x="{x + width / 2:.0f}" y="{y + (24 if purpose else 31)}">{html.escape(name)}</text>'
+        )
         if purpose:
             shapes.append(f'<text class="purpose" x="{x + width / 2:.0f}" y="{y + 42}">{html.escape(purpose)}</text>')
     return shapes

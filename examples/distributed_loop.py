@@ -5,7 +5,7 @@
     python examples/distributed_loop.py                       # the same numbers, up to rounding, in one process
 
 Trains a small network on scikit-learn's digits, 40 % of whose training labels are wrong, with the emphasis of each
-batch normalised over all processes and accumulated calls, and prints the accuracy on clean test labels. On CPUs the
+batch normalized over all processes and accumulated calls, and prints the accuracy on clean test labels. On CPUs the
 processes talk over gloo, on GPUs over nccl.
 """
 
@@ -54,7 +54,7 @@ def wrapped(model: nn.Module, how: str, device: torch.device) -> nn.Module:
 
 
 @contextlib.contextmanager
-def synchronised(model: nn.Module, last: bool):
+def synchronized(model: nn.Module, last: bool):
     """Let the gradients of a step's last call alone be sent, with those of the calls before."""
     if isinstance(model, DistributedDataParallel):
         with contextlib.nullcontext() if last else model.no_sync():
@@ -77,7 +77,7 @@ def train(model, x, labels, steps: int, calls: int) -> None:
         with whole.step(model.parameters()):
             for call in range(calls):
                 mine = batch[call::calls][rank::world]
-                with synchronised(model, last=call == calls - 1):
+                with synchronized(model, last=call == calls - 1):
                     criterion(model(x[mine]), labels[mine]).backward()
         optimizer.step()
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wrap", choices=("ddp", "fsdp"), default="ddp")
     parser.add_argument("--accumulate", type=int, default=1, metavar="N", help="calls in a step (default: 1)")
-    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the optimiser (default: 300)")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the optimizer (default: 300)")
     parser.add_argument("--save", metavar="FILE", help="write the trained parameters there")
     options = parser.parse_args()
 

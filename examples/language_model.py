@@ -7,7 +7,7 @@ whose classes are the vocabulary. The fine-tuning starts from the same weights w
 
 - CCE, which is transformers' own loss for causal models,
 - MAE, w = 2 p (1-p): its derivative is that of `p.detach() * cross_entropy`, known as dynamic fine-tuning (DFT); by
-  the "integral" normalisation three times that, which Adam does not notice,
+  the "integral" normalization three times that, which Adam does not notice,
 - DM, w = exp(beta p^lam (1-p)), and the form that vanishes at p = 1.
 
 What to copy is the line with `compute_loss_func`: it makes what `transformers.Trainer` takes under that name from any
@@ -16,7 +16,7 @@ weighting.
 The table has perplexity and accuracy of the next token on clean reviews of the test part; the accuracy against targets
 corrupted like the training ones, on reviews held out from it, which is all that one has to choose settings by
 (`--choose`); and, at the wrong targets of the training set, how often the model predicts the token that stood there
-in truth, and how often it has memorised the wrong one. The vocabulary is made on the spot and the model from a
+in truth, and how often it has memorized the wrong one. The vocabulary is made on the spot and the model from a
 configuration: nothing is downloaded, other than the reviews if you say `--download`.
 """
 
@@ -60,7 +60,7 @@ METHODS: dict[str, WeightingLike] = {
     "DM 0.1/4": DM(lam=0.1, beta=4),
     "DM 0.1/4 vanishing": DM(lam=0.1, beta=4, vanishing=True),
 }
-# What --choose compares. Most true tokens have a p far below the 1/3 that lam = 0.5 emphasises: smaller lam are there.
+# What --choose compares. Most true tokens have a p far below the 1/3 that lam = 0.5 emphasizes: smaller lam are there.
 CANDIDATES: dict[str, WeightingLike] = {
     f"DM {lam:g}/{beta:g}{' vanishing' * vanishing}": DM(lam=lam, beta=beta, vanishing=vanishing)
     for vanishing in (False, True)
