@@ -6,6 +6,7 @@ also executed when the documentation is built.
 """
 
 import ast
+import doctest
 import importlib
 import json
 import os
@@ -53,7 +54,11 @@ def commands(page):
     return [[word for word in line if word != "&"] for line in lines if line != ["--version"]]
 
 
-PAGES = [page for page in ALL_PAGES if page not in TUTORIALS and page.name not in ALONE and blocks(page, "python")]
+PAGES = [
+    page
+    for page in ALL_PAGES
+    if page not in TUTORIALS and page.name not in {*ALONE, "architecture.md"} and blocks(page, "python")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,13 @@ def test_the_python_of_an_introduction_needs_nothing_that_is_not_printed(page):
     names = {}
     for block in printed:
         exec(block, {} if page.name == "README.md" else names)
+
+
+@pytest.mark.parametrize("page", [page for page in ALL_PAGES if blocks(page, "pycon")], ids=name_of)
+def test_a_dialog_on_a_page_goes_as_printed(page):
+    for block in blocks(page, "pycon"):
+        dialog = doctest.DocTestParser().get_doctest(block, {}, name_of(page), name_of(page), 0)
+        assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(dialog) == (0, len(dialog.examples))
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=name_of)
@@ -184,7 +196,7 @@ def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
     (recipe,) = blocks(DOCS / "experiments.md", "toml")
     (tmp_path / "small_losses.py").write_text(own)
     (tmp_path / "mine.toml").write_text(recipe + rows)
-    command = ["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]
+    command = ["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "100", "--no-progress"]
     assert main([*command, "--workers", "1"]) == 0
     lines = (tmp_path / "runs" / "mine" / "results.jsonl").read_text().splitlines()
     results = {row["method"]: row for row in map(json.loads, lines)}
@@ -308,6 +320,11 @@ def test_a_loss_a_method_a_network_a_data_set_and_a_recipe_are_added_as_the_page
     assert all(row["final_test_accuracy"] > 0.6 for row in rows)
 
 
+def test_the_page_uses_the_loss_that_it_adds(extended):
+    (use,) = (block for block in blocks(DOCS / "architecture.md", "python") if not block.startswith("# src/"))
+    assert "Cubic" in run_extended(extended, "-c", f"{use}\nprint(criterion)")
+
+
 def test_a_command_is_added_as_the_page_says(extended):
     assert run_extended(extended, "-m", "emphasis", "mode", "Cubic") == "0.0000\n"
     assert "print the mode of a weighting" in run_extended(extended, "-m", "emphasis", "--help")
@@ -321,7 +338,9 @@ def test_every_file_that_the_architecture_page_names_is_there():
         assert (ROOT / path).exists(), path
     packages = re.findall(r"`([\w/]+/|\w+\.py)`", text.partition("## Where is")[0])
     for name in packages:
-        assert any((ROOT / folder / name).exists() for folder in (".", "src/emphasis", "src/emphasis/diagnostics")), name
+        assert any((ROOT / folder / name).exists() for folder in (".", "src/emphasis", "src/emphasis/diagnostics")), (
+            name
+        )
 
 
 def test_the_map_of_the_packages_is_drawn_from_the_import_contracts(monkeypatch):
