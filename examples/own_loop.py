@@ -13,7 +13,7 @@ from emphasis.corruption import symmetric
 from emphasis.torch import EmphasisLoss
 
 
-def train(weighting, x, labels, steps: int = 600) -> torch.nn.Module:
+def train(weighting, x, labels, steps: int = 1000) -> torch.nn.Module:
     """Return a network trained on (x, labels) with the given weighting."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 10))
