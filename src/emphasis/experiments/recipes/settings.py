@@ -20,10 +20,10 @@ from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
 
 NOISE_KINDS = (
-    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "pn_ratio", "long_tail",
+    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent", "pn_ratio", "long_tail",
     "human",
 )  # fmt: skip
-_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap")
+_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from emphasis.datasets.split import take_training
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
+from emphasis.part_dependent import part_dependent
 from emphasis.texts import did_you_mean
 from emphasis.training.task import Task
 from emphasis.training.videos import RetrievalEvaluator, VideoTask
@@ -127,6 +128,8 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
         if classes % 5:
             raise EmphasisValueError(f"noise kind block_swap needs blocks of five classes, the data has {classes}")
         return corruption.superclass_swap(labels, noise.rate, superclass=np.arange(classes) // 5, seed=seed)
+    if noise.kind == "part_dependent":
+        return part_dependent(labels, split.train_inputs, noise.rate, num_classes=classes, seed=seed)
     if noise.kind == "pn_ratio":
         if classes != 2:
             raise EmphasisValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
