@@ -20,8 +20,8 @@ from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
 
 NOISE_KINDS = (
-    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent", "pn_ratio", "long_tail",
-    "human",
+    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent",
+    "pn_ratio", "long_tail", "human",
 )  # fmt: skip
 _RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent")
 
