@@ -41,7 +41,7 @@ from defaults_methods import BEST, Method, candidates, dm_and_gce, known_methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from tqdm import tqdm
 
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 
 OUT = Path(__file__).parent.parent / "results" / "defaults"
 GRID = (0.01, 0.03, 0.1, 0.3)

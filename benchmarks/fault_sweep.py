@@ -41,7 +41,7 @@ import emphasis.experiments.reports.audit_page
 import emphasis.experiments.reports.tune_page
 import emphasis.tabular.fit  # noqa: F401
 from emphasis.cli.main import main as emphasis_command
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 
 RECIPE = kill_sweep.RECIPE + "[solver]\niterations = 60\n[evaluation]\ntrace = false\n"

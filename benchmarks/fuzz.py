@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from emphasis.errors import EmphasisError
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 
 BATCH = 400  # files that one process reads, unless it ends before

@@ -38,9 +38,11 @@ from emphasis.experiments.reports.report import (
     render,
     write_report,
 )
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import stored_recipe
-from emphasis.experiments.studies.audit import audit_trace, has_changed, write_audit
+from emphasis.experiments.studies.audit import audit_trace, has_changed
+from emphasis.experiments.studies.audit_result import write_audit
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.saved import checksum
 from emphasis.weighting import DM
@@ -96,7 +98,7 @@ def make_corpus(base: Path) -> None:
                 info.size = 600
                 archive.addfile(info, io.BytesIO(rng.bytes(600)))
     (base / "recipe.toml").write_text(RECIPE)
-    run(load_recipe(str(base / "recipe.toml")), base / "run", threads=1)
+    run(load_recipe(str(base / "recipe.toml")), base / "run", RunContext(threads=1))
     with EmphasisTrace(base / "trace", 40, DM(lam=0.5, beta=8), subsets={"first": np.arange(40) < 9}) as trace:
         for _ in range(4):
             order = torch.randperm(40)

@@ -31,7 +31,7 @@ import torch
 from speed_cases import Case, Contender, cases, contenders
 from speed_measure import machine, ratios, time_all
 
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 
 ROOT = Path(__file__).parents[1]

@@ -37,7 +37,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from emphasis.datasets import ImageFiles
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne

@@ -39,7 +39,7 @@ import torch
 import emphasis.cli.progress
 import emphasis.experiments.reports.report  # noqa: F401
 from emphasis.cli.main import main as emphasis_command
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 
 # Dropout, so that the networks train one by one; no figures, which would take longer than they.

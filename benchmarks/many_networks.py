@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 
 from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import load_split, make_task
-from emphasis.experiments.runs.jobs import Job, make_jobs, make_stack
+from emphasis.experiments.runs.jobs import Job, make_jobs
+from emphasis.experiments.runs.train_job import make_stack
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution
@@ -65,7 +67,7 @@ def main() -> None:
     recipe = recipe.limited([recipe.condition_names[0]])
     job = make_jobs(list(recipe.cells()))[0]
     first = job.cells[0]
-    split = load_split(first.dataset, first.noise, options.data)
+    split = load_split(first.dataset, first.noise, RunContext(options.data))
     stacked_task = make_task(first, split, job.seeds)
     single_task = make_task(first, split, job.seeds[:1])
     chosen = job.cells[:: len(job.seeds)][:: max(1, len(job.objectives) // SAMPLED)][:SAMPLED]

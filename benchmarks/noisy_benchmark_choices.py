@@ -19,6 +19,7 @@ from typing import Any
 
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.recipes.recipe import Method
+from emphasis.experiments.runs.context import Printer, RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.files import write_text
 
@@ -68,7 +69,7 @@ def main() -> None:
     changed = replace(recipe, name="noisy-benchmark-choices", methods=methods, conditions=conditions,
                       baseline=methods[0].name, compare=())  # fmt: skip
     held_out = changed.changed({"dataset.validation": SHARE, "dataset.validation_labels": "noisy"})
-    results = run(held_out, options.runs, root=options.data, workers=options.workers, say=print)
+    results = run(held_out, options.runs, RunContext(options.data, workers=options.workers), Printer())
 
     found: dict[str, Any] = {}
     for condition in recipe.condition_names:

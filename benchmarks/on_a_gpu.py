@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from emphasis.datasets import ImageFiles
-from emphasis.experiments.runs.jobs import device_name, revision, versions
+from emphasis.experiments.runs.provenance import device_name, revision, versions
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import StackOfOne

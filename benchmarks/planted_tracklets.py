@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.experiments.recipes.load import load_recipe
-from emphasis.experiments.runs.jobs import revision, versions
+from emphasis.experiments.runs.context import Printer, RunContext
+from emphasis.experiments.runs.provenance import revision, versions
 from emphasis.experiments.runs.runner import run
 from emphasis.files import write_text
 
@@ -99,8 +100,8 @@ def main() -> None:
         data = options.runs / f"data-{share:.0%}"
         if not (data / "info" / "query_IDX.mat").exists():
             write_planted_mars(data, wrong_share=share, **PLANTED)
-        found = run(load_recipe(str(path)), options.runs / f"run-{share:.0%}", root=data, workers=options.workers,
-                    threads=1, say=lambda message: print(message, flush=True))  # fmt: skip
+        context = RunContext(data, workers=options.workers, threads=1)
+        found = run(load_recipe(str(path)), options.runs / f"run-{share:.0%}", context, Printer())
         report["shares"][f"{share:.0%}"] = {
             name: of_method([row for row in found if row["method"] == name]) for name in METHODS
         }

@@ -40,9 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, options.data, options.repeats).result()
-    from emphasis.experiments.runs.jobs import (
-        revision,
-    )  # now: it brings torch, and a process inherits the peak it started at
+    # Imported here because it imports torch, and a process inherits the peak that it started at.
+    from emphasis.experiments.runs.provenance import revision
 
     report = {
         **measured, "repeats": options.repeats, "command": "python benchmarks/retrieval_speed.py --data DATA",

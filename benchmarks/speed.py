@@ -32,7 +32,7 @@ from speed_measure import Timing, extra_bytes, machine, ratios, time_all
 from speed_plot import draw
 from speed_report import Row, page, tables
 
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 
 ROOT = Path(__file__).parents[1]

@@ -38,10 +38,11 @@ from torch.nn import functional as F
 from emphasis import CCE, DM
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.recipes.settings import Cell
+from emphasis.experiments.runs.context import Printer, RunContext
 from emphasis.experiments.runs.data import make_task
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.experiments.runs.runner import run
-from emphasis.experiments.studies.audit import prepared, read_audit
+from emphasis.experiments.studies.audit import audit_recipe, read_audit
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.models.stacked import start_alike
@@ -63,14 +64,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/suspects.json"))
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
+    context = RunContext(options.data, workers=options.workers, threads=1)
     for task in TASKS:  # the audits' own networks, all seeds together
         for name, weighting in WEIGHTINGS.items():
-            one, _ = prepared(load_recipe("noisy-benchmark"), weighting, condition=task, seeds=SEEDS, root=options.data)
-            run(one, options.runs / f"{task.split()[0]}-{name}", root=options.data, workers=options.workers, threads=1,
-                say=print)  # fmt: skip
+            one, _ = audit_recipe(load_recipe("noisy-benchmark"), weighting, context, condition=task, seeds=SEEDS)
+            run(one, options.runs / f"{task.split()[0]}-{name}", context, Printer())
     jobs = [(task, seed, options.data, options.runs) for task in TASKS for seed in range(SEEDS)]
-    context = multiprocessing.get_context("spawn")  # torch has threads by now
-    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+    spawning = multiprocessing.get_context("spawn")  # torch has threads by now
+    with ProcessPoolExecutor(options.workers, mp_context=spawning) as pool:
         done = list(pool.map(one_seed, *zip(*jobs, strict=True)))
     found: dict[str, Any] = {}
     for (task, *_), scores in zip(jobs, done, strict=True):
@@ -101,7 +102,8 @@ def main() -> None:
 def numbers_of(task: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return what `emphasis audit` says of a seed: estimated noise rate, precision and recall of its suspects."""
     recipe = load_recipe("noisy-benchmark")
-    one, split = prepared(recipe, WEIGHTINGS["audit"], condition=task, seeds=SEEDS, root=options.data)
+    context = RunContext(options.data)
+    one, split = audit_recipe(recipe, WEIGHTINGS["audit"], context, condition=task, seeds=SEEDS)
     return read_audit(one, split, options.runs / f"{task.split()[0]}-audit", seed).numbers
 
 
@@ -114,7 +116,7 @@ def one_seed(task_name: str, seed: int, data: Path | None, runs: Path) -> dict[s
     recipe = load_recipe("noisy-benchmark")
     rankings = {}
     for name, weighting in WEIGHTINGS.items():
-        one, split = prepared(recipe, weighting, condition=task_name, seeds=SEEDS, root=data)
+        one, split = audit_recipe(recipe, weighting, RunContext(root=data), condition=task_name, seeds=SEEDS)
         audited = read_audit(one, split, runs / f"{task_name.split()[0]}-{name}", seed)
         rankings[name] = audited.suspects.score
         known = audited.wrong

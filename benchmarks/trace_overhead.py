@@ -20,7 +20,7 @@ import torch
 
 from emphasis import DM
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 from emphasis.models import build
 from emphasis.torch import EmphasisLoss

@@ -34,11 +34,14 @@ from scipy.stats import spearmanr
 
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.recipes.recipe import Method, Recipe
-from emphasis.experiments.runs.jobs import revision, versions
+from emphasis.experiments.runs.context import RunContext
+from emphasis.experiments.runs.provenance import revision, versions
 from emphasis.experiments.runs.runner import run
-from emphasis.experiments.studies.own_data import with_method
-from emphasis.experiments.studies.search import Vary, search
-from emphasis.experiments.studies.tune import SPACE, numbers, tune
+from emphasis.experiments.studies.own_data import single_method_recipe
+from emphasis.experiments.studies.search import search
+from emphasis.experiments.studies.space import Vary
+from emphasis.experiments.studies.tune import SPACE, tune
+from emphasis.experiments.studies.tuning_result import numbers
 from emphasis.files import write_text
 from emphasis.weighting import DEFAULT_WEIGHTING
 
@@ -90,15 +93,15 @@ def recipe_of(task: str, noise: str) -> Recipe:
 
 def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings and test accuracies of each way, and the rank correlation."""
-    how: dict[str, Any] = {"root": options.data, "workers": options.workers, "threads": 1}
+    context = RunContext(options.data, workers=options.workers, threads=1)
     first = Method("DM", weighting={"family": "DM", "lam": 0.5, "beta": 4}, normalization="integral")
-    base, _ = with_method(recipe, first, root=options.data)
+    base, _ = single_method_recipe(recipe, first, context)
     ways: dict[str, list[dict[str, Any]]] = {}
     for seed in range(SAMPLERS):
-        settings = {"trials": TRIALS, "folds": FOLDS, "seed": seed, **how}
-        tuned = tune(recipe, folder / "tune", **settings)
-        free = tune(recipe, folder / "free", **settings, space=(LAM, *SPACE), assumed_rate=tuned.noise_rate)
-        clean = search(base, folder / "clean", method="DM", space=(LAM, *SPACE), retrain=False, **settings)
+        settings = {"trials": TRIALS, "folds": FOLDS, "seed": seed}
+        tuned = tune(recipe, folder / "tune", context, **settings)
+        free = tune(recipe, folder / "free", context, **settings, space=(LAM, *SPACE), assumed_rate=tuned.noise_rate)
+        clean = search(base, folder / "clean", context, method="DM", space=(LAM, *SPACE), retrain=False, **settings)
         given = {**clean.best.settings}
         normalization = given.pop("normalization")
         weighting = {"family": "DM", **{name.partition(".")[2]: value for name, value in given.items()}}
@@ -112,20 +115,20 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
                 {
                     "weighting": method.weighting,
                     "normalization": method.normalization,
-                    "test": tested(base, method, folder / "test", how),
+                    "test": tested(base, method, folder / "test", context),
                 }
             )
     return {"estimate": {**numbers(tuned), "true": base.conditions[0].noise.get("rate", 0.0)}, "ways": ways,
-            "rank_correlation": rank_correlation(base, folder / "grid", how)}  # fmt: skip
+            "rank_correlation": rank_correlation(base, folder / "grid", context)}  # fmt: skip
 
 
-def tested(base: Recipe, method: Method, folder: Path, how: dict[str, Any]) -> list[float]:
+def tested(base: Recipe, method: Method, folder: Path, context: RunContext) -> list[float]:
     """Return the test accuracies of networks trained on the whole training part, one a seed."""
     named = replace(base, name="tested", methods=(method,), baseline=method.name, seeds=SEEDS)
-    return [row["final_test_accuracy"] or 0.0 for row in run(named, folder, **how)]
+    return [row["final_test_accuracy"] or 0.0 for row in run(named, folder, context)]
 
 
-def rank_correlation(base: Recipe, folder: Path, how: dict[str, Any]) -> float:
+def rank_correlation(base: Recipe, folder: Path, context: RunContext) -> float:
     """Return Spearman's between the grid's accuracies on held-out labels, noisy and true."""
     grid = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
     methods = tuple(
@@ -135,7 +138,7 @@ def rank_correlation(base: Recipe, folder: Path, how: dict[str, Any]) -> float:
     means: list[Sequence[float]] = []
     for labels in ("noisy", "true"):
         part = base.changed({"dataset.validation": 0.2, "dataset.validation_labels": labels})
-        rows = run(replace(part, name="grid", methods=methods, baseline="0", seeds=2), folder, **how)
+        rows = run(replace(part, name="grid", methods=methods, baseline="0", seeds=2), folder, context)
         by_method: dict[str, list[float]] = {}
         for row in rows:
             by_method.setdefault(row["method"], []).append(row["final_test_accuracy"] or 0.0)

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from kill_sweep import found_in
 
-from emphasis.experiments.runs.jobs import revision
+from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 from emphasis.training.settings import STRATEGIES
 

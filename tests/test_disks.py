@@ -122,10 +122,10 @@ def test_a_run_whose_checkpoints_are_refused_ends_all_the_same(disk, capsys):
 
 
 def test_a_checkpoint_is_tried_again_once_there_is_room(disk, capsys, monkeypatch):
-    from emphasis.experiments.runs import resuming
+    from emphasis.experiments.runs import checkpointing
 
     written = []
-    save = resuming.save_checkpoint
+    save = checkpointing.save_checkpoint
 
     def saved(path, state, *rest):
         if state.iteration == 20:
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_tried_again_once_there_is_room(disk, capsys, monkeypatc
         save(path, state, *rest)
         written.append(state.iteration)
 
-    monkeypatch.setattr(resuming, "save_checkpoint", saved)
+    monkeypatch.setattr(checkpointing, "save_checkpoint", saved)
     disk.mount("size=60k")
     assert main([*COMMANDS["run"][:-1], "--out", "disk/out"]) == 0
     assert written == list(range(20, 40))

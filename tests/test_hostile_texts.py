@@ -24,8 +24,8 @@ from emphasis.experiments.reports.run_page import run_command
 from emphasis.experiments.reports.summary import summarise
 from emphasis.experiments.reports.tune_page import tune_page
 from emphasis.experiments.runs.store import lines, read_rows
-from emphasis.experiments.studies.search import Found, Trial
-from emphasis.experiments.studies.tune import Tuned
+from emphasis.experiments.studies.search import SearchResult, Trial
+from emphasis.experiments.studies.tuning_result import TuningResult
 from emphasis.rich_text import PlainColumn, PlainTable, plain
 from emphasis.tabular import fit_table
 from emphasis.texts import encodable, visible
@@ -195,7 +195,7 @@ def page_of_a_tuning(tmp_path):
     best = Trial({"weighting.beta": 3.0, "normalization": "batch", "solver.name": SCRIPT}, 0.6, 0.01)
     worse = Trial({"weighting.beta": 1.0, "normalization": CLOSING}, 0.5, 0.01)
     path = tmp_path / "tune.html"
-    path.write_text(tune_page(Tuned(one, 0.3, None, 10, 0.5, Found((best, worse), best, ()), worse, 0.1),
+    path.write_text(tune_page(TuningResult(one, 0.3, None, 10, 0.5, SearchResult((best, worse), best, ()), worse, 0.1),
                               ["emphasis", "tune", SHELL]), encoding="utf-8")  # fmt: skip
     return path, (HTML, SCRIPT, CLOSING)
 

@@ -10,7 +10,7 @@ import pytest
 
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import recipe_to_tables
-from emphasis.experiments.runs.store import claim, lines, stored_recipe, write_job
+from emphasis.experiments.runs.store import acquire, lines, stored_recipe, write_job
 from synthetic import make_rows, plain, recipe
 
 HOW = ["--no-progress", "--accelerator", "cpu"]
@@ -125,8 +125,8 @@ def test_a_line_cut_short_is_named_by_run_search_audit_and_tune(tmp_path, capsys
     }
     assert main([*commands["audit"], "--out", str(tmp_path / "audit")]) == 0
     shutil.copytree(tmp_path / "audit", tmp_path / "tune" / "audit")
-    claim(tmp_path / "run", dataclasses.replace(recipe(), name="tiny"))
-    claim(tmp_path / "search", dataclasses.replace(recipe(), name="tiny-search"))
+    acquire(tmp_path / "run", dataclasses.replace(recipe(), name="tiny"))
+    acquire(tmp_path / "search", dataclasses.replace(recipe(), name="tiny-search"))
     for name, arguments in commands.items():
         folder = tmp_path / name
         inner = folder / "audit" if name == "tune" else folder
@@ -221,7 +221,7 @@ def test_a_damaged_model_is_named_by_predict(tmp_path, capsys):
 
 def test_a_job_that_was_written_comes_back(tmp_path):
     """That what is written passes the checks of those who read it."""
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     rows = make_rows(recipe(), plain)
     write_job(tmp_path, "a", rows, {})
     assert stored_recipe(tmp_path).name == "synthetic"

@@ -10,8 +10,11 @@ import torch
 from emphasis.datasets import Split, load_digits
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
 from emphasis.experiments.recipes.settings import Dataset, Network, Noise
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import check_names, corrupted, make_task
-from emphasis.experiments.runs.jobs import make_jobs, make_stack, revision
+from emphasis.experiments.runs.jobs import make_jobs
+from emphasis.experiments.runs.provenance import revision
+from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP, StackOfOne
 
@@ -154,7 +157,7 @@ def test_human_labels_of_cifar10_have_the_published_noise_rate():
     from emphasis.experiments.runs.data import load_split
 
     cell = next(load_recipe("cifar10n").cells())
-    split = load_split(cell.dataset, cell.noise, DATA)
+    split = load_split(cell.dataset, cell.noise, RunContext(DATA))
     assert corrupted(split, cell.noise, 0).realized_rate == pytest.approx(0.4021, abs=5e-5)
 
 

@@ -13,8 +13,10 @@ from clothing_layout import write_layout
 from emphasis import datasets
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import load_split, make_task, network_options
-from emphasis.experiments.runs.jobs import make_jobs, make_stack
+from emphasis.experiments.runs.jobs import make_jobs
+from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
 from killed import kill_after_a_checkpoint
 
@@ -153,7 +155,7 @@ def test_table3_starts_from_imagenet_s_parameters_and_sees_images_as_they_did(sm
     for job in (make_jobs(list(own.limited(methods=[name]).cells()))[0] for name in ("DM", "SL")):
         first = job.cells[0]
         assert network_options(first, base) == {"pretrained": str(path)}
-        task = make_task(first, load_split(first.dataset, first.noise, base), job.seeds)
+        task = make_task(first, load_split(first.dataset, first.noise, RunContext(base)), job.seeds)
         assert task.input_shape == (3, 32, 32)
         np.testing.assert_allclose(task.statistics[0], [0.485, 0.456, 0.406], rtol=1e-6)
         np.testing.assert_allclose(task.statistics[1], [0.229, 0.224, 0.225], rtol=1e-6)

@@ -16,10 +16,11 @@ from emphasis.cli.main import main
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
 from emphasis.experiments.runs.data import load_split, make_task
-from emphasis.experiments.runs.own_code import with_sources
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import stored_recipe
-from emphasis.experiments.studies.search import Vary, search
+from emphasis.experiments.runs.user_code import with_sources
+from emphasis.experiments.studies.search import search
+from emphasis.experiments.studies.space import Vary
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
 HEAD = TINY.split("[[methods]]")[0].replace('seeds = 2', 'seeds = 2\ncompare = ["DM"]').replace(
@@ -210,8 +211,8 @@ def test_a_validation_part_with_noisy_labels_has_them_and_the_test_set_is_left_o
         parse_recipe(HEAD + ROWS).changed({"dataset.validation": 0.2, "dataset.validation_labels": "noisy"}).cells()
     )
     assert cell.key != noisy.key
-    whole = make_task(cell, load_split(cell.dataset, cell.noise, None), [0])
-    task = make_task(noisy, load_split(noisy.dataset, noisy.noise, None), [0])
+    whole = make_task(cell, load_split(cell.dataset, cell.noise), [0])
+    task = make_task(noisy, load_split(noisy.dataset, noisy.noise), [0])
     assert np.array_equal(task.test_inputs, whole.test_inputs)  # the same examples, of the training part
     assert len(task.test_labels) == 259
     wrong = (task.test_labels != whole.test_labels).float().mean()

@@ -10,6 +10,7 @@ from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
 from emphasis.experiments.recipes.recipe import Method
 from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.runner import run
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def made(tmp_path_factory):
         for rate in (0.2, 0.4)
     )
     recipe = dataclasses.replace(tiny, methods=(tiny.methods[0], *methods), conditions=columns, name="mine")
-    run(recipe.changed({"solver.iterations": 60, "evaluation.every": 20}), folder, threads=1)
+    run(recipe.changed({"solver.iterations": 60, "evaluation.every": 20}), folder, RunContext(threads=1))
     return str(folder)
 
 

@@ -11,14 +11,16 @@ from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.recipes.recipe import Method
 from emphasis.experiments.recipes.settings import Cell
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import read_rows
-from emphasis.experiments.studies.own_data import recipe_of, recipe_of_table, with_method
-from emphasis.experiments.studies.rates import at_best_rate, is_to_be_found, with_rate
-from emphasis.experiments.studies.search import final_accuracy
+from emphasis.experiments.studies.accuracy import final_accuracy
+from emphasis.experiments.studies.own_data import recipe_of, recipe_of_table, single_method_recipe
+from emphasis.experiments.studies.rates import needs_rate, with_best_rate, with_rate
 from emphasis.learning_rate import RATES, middle_rate
 
 CCE = Method("CCE", weighting={"family": "CCE"})
+ONE_THREAD = RunContext(threads=1)
 HOW = ["--no-progress", "--accelerator", "cpu"]
 
 
@@ -39,19 +41,19 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(many):
-    return with_method(recipe_of_table(many, "label", {}), CCE, noise_rate=0.4, iterations=400)
+    return single_method_recipe(recipe_of_table(many, "label", {}), CCE, noise_rate=0.4, iterations=400)
 
 
 def test_with_many_classes_and_wrong_labels_the_rate_found_is_nearly_the_best(task, tmp_path):
     """By true labels of examples that are held out; the constant rate of earlier versions is the control."""
     recipe, split = task
-    found = solver_of(at_best_rate(recipe, split, tmp_path / "rates", threads=1)).learning_rate
+    found = solver_of(with_best_rate(recipe, split, tmp_path / "rates", ONE_THREAD)).learning_rate
     constant = {"learning_rate": 0.1, "schedule": {"policy": "constant"}}
     methods = [replace(CCE, name=f"{rate:g}", solver={"learning_rate": rate}) for rate in RATES["sgd"]]
     methods.append(replace(CCE, name="constant", solver=constant))
     judged = recipe.changed({"dataset.validation": 0.2, "dataset.fold": 4, "evaluation.every": 10_000})
     judged = replace(judged, methods=tuple(methods), baseline="constant", seeds=2)
-    rows = run(judged, tmp_path / "judged", threads=1)
+    rows = run(judged, tmp_path / "judged", ONE_THREAD)
     accuracy = {
         method.name: final_accuracy([row for row in rows if row["method"] == method.name])[0] for method in methods
     }
@@ -64,20 +66,20 @@ def test_with_many_classes_and_wrong_labels_the_rate_found_is_nearly_the_best(ta
 def test_all_rates_train_at_once_and_the_same_search_trains_nothing(task, tmp_path):
     recipe, split = task
     short = recipe.changed({"solver.iterations": 30})
-    found = at_best_rate(short, split, tmp_path / "rates", threads=1, force=True)
+    found = with_best_rate(short, split, tmp_path / "rates", ONE_THREAD, force=True)
     files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rates" / "cells").iterdir()}
     rows = [row for path in (tmp_path / "rates").glob("cells/*.jsonl") for row in read_rows(path)]
     assert sum(name.endswith(".jsonl") for name in files) == 2  # a fold each, also where an earlier search is replaced
     assert {row["networks_at_once"] for row in rows} == {len(RATES["sgd"])}
     assert sorted({row["solver"]["learning_rate"] for row in rows}) == list(RATES["sgd"])
-    assert at_best_rate(short, split, tmp_path / "rates", threads=1) == found
+    assert with_best_rate(short, split, tmp_path / "rates", ONE_THREAD) == found
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rates" / "cells").iterdir()} == files
 
 
 def test_networks_that_train_one_by_one_take_fewer_steps_that_go_as_far(task, tmp_path):
     recipe, split = task
     deep = recipe.changed({"network.dropout": 0.1, "solver.iterations": 20})
-    at_best_rate(deep, split, tmp_path / "rates", threads=1)
+    with_best_rate(deep, split, tmp_path / "rates", ONE_THREAD)
     rows = [row for path in (tmp_path / "rates").glob("cells/*.jsonl") for row in read_rows(path)]
     gone = sorted(row["solver"]["learning_rate"] * row["solver"]["iterations"] for row in rows)
     assert {row["solver"]["iterations"] for row in rows} == {4}
@@ -87,10 +89,10 @@ def test_networks_that_train_one_by_one_take_fewer_steps_that_go_as_far(task, tm
 def test_a_rate_that_is_given_wins(task, tmp_path):
     recipe, split = task
     given = with_rate(recipe, 0.02)
-    assert at_best_rate(given, split, tmp_path / "rates") is given
+    assert with_best_rate(given, split, tmp_path / "rates") is given
     assert not (tmp_path / "rates").exists()
     few = replace(split, train_inputs=split.train_inputs[:51], train_labels=split.train_labels[:51])
-    assert solver_of(at_best_rate(recipe, few, tmp_path / "rates")).learning_rate == middle_rate("sgd")
+    assert solver_of(with_best_rate(recipe, few, tmp_path / "rates")).learning_rate == middle_rate("sgd")
     assert not (tmp_path / "rates").exists()
 
 
@@ -99,7 +101,7 @@ def test_recipes_keep_what_they_say_where_they_are_run(tmp_path):
     assert solver_of(published).learning_rate == 0.1
     assert solver_of(published).schedule.policy == "constant"
     audited = recipe_of("digits", {})
-    assert is_to_be_found(audited)
+    assert needs_rate(audited)
     assert solver_of(audited).schedule.policy == "cosine"
     assert recipe_of("table5", {}) == load_recipe("table5")  # its schedule ends
     source = Path(load_recipe.__code__.co_filename).parent / "recipes" / "digits.toml"

@@ -221,11 +221,12 @@ def test_committed_results_are_enough_for_every_figure_and_table(tmp_path, capsy
 
 def test_the_page_of_a_run_leads_to_its_files_and_to_the_labels_that_look_wrong(tmp_path):
     """As the main job's does: the record of the best DM's first network, ranked."""
+    from emphasis.experiments.runs.context import RunContext
     from emphasis.experiments.runs.runner import run
 
     folder = tmp_path / "run"
     one = load_recipe("digits").limited([], ["CCE", "DM 0.5/8 integral"])
-    run(one.changed({"seeds": 1, "solver.iterations": 200}), folder, threads=1)
+    run(one.changed({"seeds": 1, "solver.iterations": 200}), folder, RunContext(threads=1))
     names = write_report(folder, read_summary(folder))
     assert names[-1] == "suspects/audit.html"
     page = (folder / "report.html").read_text(encoding="utf-8")

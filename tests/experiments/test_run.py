@@ -19,7 +19,9 @@ from filelock import FileLock
 from browser import browser, needs_chromium
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
-from emphasis.experiments.runs import jobs
+from emphasis.experiments.runs import train_job
+from emphasis.experiments.runs.context import Reporter, RunContext
+from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import SEARCH, probabilities
 
@@ -90,7 +92,7 @@ def test_a_finished_run_is_shown_again_and_another_is_refused(finished, tmp_path
     (finished / "curves.png").unlink()
     assert main(["run", RECIPE, "--out", str(finished)]) == 0
     out = capsys.readouterr().out
-    assert "holds all of this already" in " ".join(out.split())
+    assert "already holds all" in " ".join(out.split())
     assert "Vanishing DM" in out
     assert (finished / "results.jsonl").read_bytes() == before
     assert (finished / "curves.png").exists()
@@ -107,8 +109,8 @@ def test_more_seeds_train_the_new_seed_alone(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     trained = []
-    train_job = jobs._train_job
-    monkeypatch.setattr(jobs, "_train_job", lambda job, *rest: (trained.append(job), train_job(job, *rest)))
+    train = train_job._train_job
+    monkeypatch.setattr(train_job, "_train_job", lambda job, *rest: (trained.append(job), train(job, *rest)))
     assert main(["run", RECIPE, *ONE_PROCESS, "--out", str(folder), "--seeds", "3"]) == 0
     assert [job.seeds for job in trained] == [(2,)]
     assert [row for row in _results(folder) if row["seed"] < 2] == _results(finished)
@@ -138,7 +140,7 @@ def test_a_run_killed_after_its_last_step_ends_alike(finished, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "write_job", killed)
+        patch.setattr(train_job, "write_job", killed)
         assert main(command) == 130
     assert list(folder.glob("cells/*.pt"))
     assert main(command) == 0
@@ -186,7 +188,7 @@ def test_one_failed_job_does_not_keep_the_others_from_being_written_and_shown(tw
 FORKS = """
 import json, os, random, signal, sys, time
 import sklearn.datasets
-import emphasis.cli.progress, emphasis.experiments.reports.report, emphasis.experiments.runs.jobs as jobs
+import emphasis.cli.progress, emphasis.experiments.reports.report, emphasis.experiments.runs.train_job as train_job
 from emphasis.cli.main import main
 
 def start(arguments, log):
@@ -196,11 +198,11 @@ def start(arguments, log):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    train_job = jobs._train_job
+    train = train_job._train_job
     def counted(job, *rest):
         os.write(out, f"TRAINS {job.name}\\n".encode())
-        return train_job(job, *rest)
-    jobs._train_job = counted
+        return train(job, *rest)
+    train_job._train_job = counted
     code = main(arguments)
     sys.stdout.flush()
     os._exit(code)
@@ -289,25 +291,35 @@ def test_two_searches_in_one_folder_share_their_trials(tmp_path):
     assert (folder / SEARCH).read_bytes() == (alone / SEARCH).read_bytes()
 
 
+class Messages(Reporter):
+    """Collects messages."""
+
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append(text)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_job_that_another_process_is_at_is_passed_over_and_seen_to_later(two, tmp_path, workers):
+def test_a_job_that_runs_in_another_process_is_skipped_and_tried_again(two, tmp_path, workers):
     recipe, folder = load_recipe(two[0]), tmp_path / "run"
-    first, second = jobs.make_jobs(list(recipe.cells()))
+    first, second = make_jobs(list(recipe.cells()))
     (folder / "cells").mkdir(parents=True)
     lock = FileLock(folder / "cells" / f"{first.name}.lock")
-    said, rows = [], []
+    rows, reporter = [], Messages()
     with lock:
         ours = threading.Thread(
-            target=lambda: rows.extend(run(recipe, folder, workers=workers, threads=1, say=said.append))
+            target=lambda: rows.extend(run(recipe, folder, RunContext(workers=workers, threads=1), reporter))
         )
         ours.start()
         _wait_for((folder / "cells" / f"{second.name}.jsonl").exists)
-        _wait_for(lambda: said)
-        time.sleep(1.5 * jobs.RETRY_SECONDS)
+        _wait_for(lambda: reporter.texts)
+        time.sleep(1.5 * train_job.RETRY_SECONDS)
         assert not (folder / "cells" / f"{first.name}.jsonl").exists()
         assert ours.is_alive()
     ours.join(60)
-    assert said == [f"{first.title}: another process is at it; seen to later"]
+    assert reporter.texts == [f"{first.title}: running in another process; skipped for now"]
     assert _results(folder) == _results(two[1])
     assert len(rows) == 12
 
@@ -384,8 +396,8 @@ def test_a_run_that_goes_on_with_its_last_job_has_as_many_threads_as_before(two,
     path, _ = two
     recipe = load_recipe(path).changed({"solver.iterations": 2})
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    run(recipe.limited(["r = 0.4"]), tmp_path / "run", workers=1, threads=1)
-    (row, *_) = [r for r in run(recipe, tmp_path / "run", workers=2) if r["condition"] == "r = 0.2"]
+    run(recipe.limited(["r = 0.4"]), tmp_path / "run", RunContext(workers=1, threads=1))
+    (row, *_) = [r for r in run(recipe, tmp_path / "run", RunContext(workers=2)) if r["condition"] == "r = 0.2"]
     assert row["threads"] == 1
 
 

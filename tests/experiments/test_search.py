@@ -16,13 +16,16 @@ pytest.importorskip("optuna")
 
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.context import SILENT, RunContext
 from emphasis.experiments.runs.data import load_split, make_task
 from emphasis.experiments.runs.store import SEARCH, finished_rows
-from emphasis.experiments.studies.search import Vary, parse_vary, search
+from emphasis.experiments.studies.search import search
+from emphasis.experiments.studies.space import Vary, parse_vary
 
 TINY = load_recipe(str(Path(__file__).parent / "tiny.toml")).changed({"solver.iterations": 120, "seeds": 2})
 SPACE = (Vary("weighting.lam", (0.0, 0.5, 1.0)), Vary("weighting.beta", low=0.5, high=16.0))
 METHOD = "DM"
+ONE_THREAD = RunContext(threads=1)
 
 
 def replace_method(recipe, **changes):
@@ -31,8 +34,8 @@ def replace_method(recipe, **changes):
     return dataclasses.replace(recipe, methods=methods)
 
 
-def _search(folder, trials=6, **changes):
-    return search(TINY, folder, method=METHOD, space=SPACE, trials=trials, batch=3, threads=1, **changes)
+def _search(folder, trials=6, reporter=SILENT, **changes):
+    return search(TINY, folder, ONE_THREAD, reporter, method=METHOD, space=SPACE, trials=trials, batch=3, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,8 @@ def test_trials_see_no_test_example_and_are_judged_by_true_labels(found):
     assert {row["n_train"] for row in trained} == {1038}
     assert {row["n_test"] for row in trained} == {259}
     cell = next(TINY.changed({"dataset.validation": 0.2}).cells())
-    whole = load_split(dataclasses.replace(cell.dataset, validation=0.0), cell.noise, None)
-    task = make_task(cell, load_split(cell.dataset, cell.noise, None), [0])
+    whole = load_split(dataclasses.replace(cell.dataset, validation=0.0), cell.noise)
+    task = make_task(cell, load_split(cell.dataset, cell.noise), [0])
     everything = {image.tobytes() for image in whole.train_inputs}
     validation = {image.tobytes() for image in task.test_inputs.numpy()}
     assert validation <= everything
@@ -86,14 +89,14 @@ def test_another_search_in_the_same_folder_is_another(found):
     folder, result = found
     space = (Vary("weighting.q", (0.3, 0.7)),)
     changed = replace_method(TINY, weighting={"family": "GCE", "q": 0.5}, normalization="none")
-    other = search(changed, folder, method=METHOD, space=space, trials=2, batch=2, threads=1, retrain=False)
+    other = search(changed, folder, ONE_THREAD, method=METHOD, space=space, trials=2, batch=2, retrain=False)
     assert {*other.best.settings} == {"weighting.q"}
     assert _search(folder).trials == result.trials
 
 
 def test_a_network_that_diverges_is_right_about_nothing(tmp_path):
     space = (Vary("solver.learning_rate", (0.1, 1e38)),)
-    found = search(TINY, tmp_path / "run", method="CCE", space=space, trials=6, batch=6, threads=1, retrain=False)
+    found = search(TINY, tmp_path / "run", ONE_THREAD, method="CCE", space=space, trials=6, batch=6, retrain=False)
     for trial in found.trials:
         assert trial.mean == 0.0 if trial.settings["solver.learning_rate"] > 1 else trial.mean > 0.1  # chance
     assert found.best.settings == {"solver.learning_rate": 0.1}
@@ -104,7 +107,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_search import _search
-_search(Path(sys.argv[1]), say=lambda message: print(message, flush=True))
+_search(Path(sys.argv[1]))
 """
 
 
@@ -159,8 +162,8 @@ def test_a_setting_that_a_weighting_does_not_have_is_an_error(tmp_path):
 def test_trials_that_fall_behind_on_one_fold_are_not_given_the_others(tmp_path):
     space = (Vary("solver.learning_rate", (0.1, 0.09, 0.08, 1e-6)),)
     folder = tmp_path / "run"
-    settings = {"method": "CCE", "space": space, "trials": 12, "batch": 4, "threads": 1, "retrain": False, "folds": 3}
-    found = search(TINY, folder, **settings)
+    settings = {"method": "CCE", "space": space, "trials": 12, "batch": 4, "retrain": False, "folds": 3}
+    found = search(TINY, folder, ONE_THREAD, **settings)
     assert {1, 3} <= {trial.folds for trial in found.trials} <= {1, 2, 3}
     for trial in found.trials[4:]:
         assert trial.folds == (1 if trial.settings["solver.learning_rate"] < 0.01 else trial.folds)
@@ -169,13 +172,13 @@ def test_trials_that_fall_behind_on_one_fold_are_not_given_the_others(tmp_path):
     rate = found.best.settings["solver.learning_rate"]
     trained = [row for row in finished_rows(folder).values() if row["solver"]["learning_rate"] == rate]
     assert {row["dataset"].get("fold", 0) for row in trained} == {0, 1, 2}
-    again = search(TINY, folder, **settings)
+    again = search(TINY, folder, ONE_THREAD, **settings)
     assert again.trials == found.trials
 
 
 def test_each_fold_is_judged_by_other_examples():
     cells = [next(TINY.changed({"dataset.validation": 0.2, "dataset.fold": fold}).cells()) for fold in range(5)]
-    held = [load_split(cell.dataset, cell.noise, None).test_inputs for cell in cells]
+    held = [load_split(cell.dataset, cell.noise).test_inputs for cell in cells]
     images = {image.tobytes() for part in held for image in part}
     assert len(images) > 0.99 * sum(map(len, held))  # digits has a few equal images
     assert len({cell.key for cell in cells}) == 5

@@ -10,12 +10,12 @@ from emphasis.experiments.runs.store import (
     RESULTS,
     RUN,
     FolderError,
-    claim,
+    acquire,
     finished_rows,
     lines,
     probabilities,
     read_rows,
-    remove_leftovers,
+    remove_stale_files,
     rows_of_recipe,
     stored_recipe,
     write_job,
@@ -27,15 +27,17 @@ from synthetic import make_rows, plain, recipe
 
 def test_a_folder_belongs_to_one_recipe(tmp_path):
     folder = tmp_path / "run"
-    claim(folder, recipe())
-    claim(folder, recipe().changed({"seeds": 3}))
+    acquire(folder, recipe())
+    acquire(folder, recipe().changed({"seeds": 3}))
     assert stored_recipe(folder).seeds == 3
     other = replace(recipe(), name="other")
-    with pytest.raises(FolderError, match="holds runs of 'synthetic'; choose another --out, or --force"):
-        claim(folder, other)
+    with pytest.raises(
+        FolderError, match=r"holds runs of 'synthetic'; use another folder .*replace them .--force"
+    ):
+        acquire(folder, other)
     for name in (RESULTS, "notes.txt", "curves.png", f"{CELLS}/a.jsonl"):
         (folder / name).write_text("{}")
-    claim(folder, other, force=True)
+    acquire(folder, other, force=True)
     assert sorted(path.name for path in folder.iterdir()) == [CELLS, "notes.txt", RUN]
     assert not list(folder.glob(f"{CELLS}/*.jsonl"))
 
@@ -52,14 +54,14 @@ def test_a_finished_job_leaves_no_lock_and_no_checkpoint_not_even_half_of_one(tm
         "begun.lock",
     ):
         (tmp_path / CELLS / name).touch()
-    remove_leftovers(tmp_path)
+    remove_stale_files(tmp_path)
     left = sorted(path.name for path in (tmp_path / CELLS).iterdir())
     assert left == [".begun.partial.pt", "begun.lock", "begun.pt", "done.jsonl"]
 
 
 def test_the_recipe_comes_back_as_it_was(tmp_path):
     for one in (recipe(), recipe(scaled=True)):
-        claim(tmp_path / one.name, one)
+        acquire(tmp_path / one.name, one)
         assert [cell.key for cell in stored_recipe(tmp_path / one.name).cells()] == [cell.key for cell in one.cells()]
     with pytest.raises(FolderError, match=r"holds no run of emphasis \(run.json is missing\)"):
         stored_recipe(tmp_path)
@@ -67,26 +69,26 @@ def test_the_recipe_comes_back_as_it_was(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(FolderError, match="holds no run of emphasis; choose another --out"):
-        claim(tmp_path, recipe(), force=True)
+    with pytest.raises(FolderError, match=r"holds no run of emphasis; use another folder \(--out\)"):
+        acquire(tmp_path, recipe(), force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_whose_owner_was_killed_while_claiming_it_can_be_claimed(tmp_path):
     (tmp_path / CELLS).mkdir()
     (tmp_path / ".run.partial.json").write_text('{"name"')
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     assert stored_recipe(tmp_path).name == "synthetic"
 
 
 def test_a_damaged_owner_file_counts_as_another_run(tmp_path):
     (tmp_path / RUN).write_text('{"name": ')
     with pytest.raises(FolderError, match="--force"):
-        claim(tmp_path, recipe())
+        acquire(tmp_path, recipe())
 
 
 def test_results_come_back_with_null_for_nan_in_the_recipes_order(tmp_path):
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     rows = make_rows(recipe(), plain)
     rows[0]["final_test_accuracy"] = math.nan
     rows[1]["curves"]["p_clean"][0] = math.inf
@@ -108,27 +110,27 @@ def test_results_come_back_with_null_for_nan_in_the_recipes_order(tmp_path):
 
 
 def test_lines_of_other_settings_do_not_count(tmp_path):
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     write_job(tmp_path, "a", make_rows(recipe().changed({"solver.iterations": 7}), plain), {})
     assert len(finished_rows(tmp_path)) == 16
     assert rows_of_recipe(tmp_path, recipe()) == []
 
 
 def test_damaged_lines_are_named(tmp_path):
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     (tmp_path / CELLS / "a.jsonl").write_text("{")
     with pytest.raises(FolderError, match=r"a\.jsonl, line 1: not valid JSON.* delete the file and run again"):
         finished_rows(tmp_path)
 
 
 def test_missing_probabilities_are_named(tmp_path):
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     with pytest.raises(FolderError, match=r"a\.npz cannot be read"):
         probabilities(tmp_path, {**make_rows(recipe(), plain)[0], "job": "a"})
 
 
 def test_every_line_is_json_by_the_letter(tmp_path):
-    claim(tmp_path, recipe())
+    acquire(tmp_path, recipe())
     write_results(tmp_path, [{"x": math.nan, "curves": {"y": [1.0, -math.inf]}, "z": None}])
     text = (tmp_path / RESULTS).read_text()
     assert "NaN" not in text
@@ -151,10 +153,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_what_a_killed_writer_left_half_written_is_no_result(tmp_path):
     """`files.replacing` writes beside the file, and a kill leaves that there."""
     from emphasis.experiments.recipes.load import load_recipe
-    from emphasis.experiments.runs.store import CELLS, claim, finished_rows
+    from emphasis.experiments.runs.store import CELLS, acquire, finished_rows
 
     folder = tmp_path / "run"
-    claim(folder, load_recipe("digits"))
+    acquire(folder, load_recipe("digits"))
     rows = make_rows(recipe(), plain)
     (folder / CELLS / "abc.jsonl").write_text(lines(rows[:1]))
     (folder / CELLS / ".def.partial.jsonl").write_text(lines(rows[1:2]) + '{"ke')

@@ -19,6 +19,7 @@ pytest.importorskip("optuna")
 from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.studies.tune import lam_of, more_space, tune
 from emphasis.weighting import CCE, DM, from_dict, lam_for
 
@@ -61,7 +62,7 @@ def test_the_choice_beats_cross_entropy_as_published_on_true_labels(digits):
     chosen = Method("chosen", weighting=found["weighting"], normalization=found["normalization"], solver=solver)
     recipe = load_recipe("digits").limited([], ["CCE"]).changed({"seeds": 3, "solver.iterations": 1000})
     recipe = replace(recipe, methods=(*recipe.methods, chosen), name="beside")
-    rows = run(recipe, digits.parent / "beside", threads=1)
+    rows = run(recipe, digits.parent / "beside", RunContext(threads=1))
     accuracy = {
         name: np.mean([row["final_test_accuracy"] for row in rows if row["method"] == name])
         for name in ("CCE", "chosen")
@@ -92,15 +93,15 @@ def test_the_same_command_again_trains_nothing_and_more_trials_go_on(digits, cap
 
 def test_a_rate_that_is_told_is_taken_and_lam_can_be_searched(tmp_path):
     recipe = load_recipe("digits")
-    settings = {"trials": 2, "batch": 2, "folds": 1, "iterations": 40, "assumed_rate": 0.6, "threads": 1}
-    found = tune(recipe, tmp_path / "told", **settings)
-    assert (found.lam, found.best_weighting.lam, found.audit, found.told) == (2.0, 2.0, None, True)
+    settings = {"trials": 2, "batch": 2, "folds": 1, "iterations": 40, "assumed_rate": 0.6}
+    found = tune(recipe, tmp_path / "told", RunContext(threads=1), **settings)
+    assert (found.lam, found.best_weighting.lam, found.audit, found.rate_is_given) == (2.0, 2.0, None, True)
     assert found.learning_rate == 0.1  # the recipe's: no other was tried
-    assert all("solver.learning_rate" not in trial.settings for trial in found.found.trials)
+    assert all("solver.learning_rate" not in trial.settings for trial in found.search.trials)
     assert not (tmp_path / "told" / "audit").exists()
-    from emphasis.experiments.studies.search import Vary
+    from emphasis.experiments.studies.space import Vary
 
-    free = tune(recipe, tmp_path / "free", **settings, space=(Vary("weighting.lam", (0.25,)),))
+    free = tune(recipe, tmp_path / "free", RunContext(threads=1), **settings, space=(Vary("weighting.lam", (0.25,)),))
     assert free.best_weighting == DM(lam=0.25, beta=4)
     # One network cannot show that anything is clearly better.
     assert free.weighting == CCE()
@@ -108,13 +109,13 @@ def test_a_rate_that_is_told_is_taken_and_lam_can_be_searched(tmp_path):
 
 
 def test_cross_entropy_is_recommended_unless_something_is_ahead_by_more_than_the_spread(tmp_path):
-    settings = {"trials": 2, "batch": 2, "folds": 2, "iterations": 20, "assumed_rate": 0.4, "threads": 1}
-    found = tune(load_recipe("digits"), tmp_path / "run", **settings)
+    settings = {"trials": 2, "batch": 2, "folds": 2, "iterations": 20, "assumed_rate": 0.4}
+    found = tune(load_recipe("digits"), tmp_path / "run", RunContext(threads=1), **settings)
     cases = {(0.02, 0.03): True, (0.001, 0.03): False, (-0.02, -0.03): False, (0.0, 0.0): False, (0.02, 0.02): True}
     for differences, clearly in cases.items():
-        best = replace(found.found.best, accuracies=tuple(0.5 + one for one in differences))
+        best = replace(found.search.best, accuracies=tuple(0.5 + one for one in differences))
         baseline = replace(found.baseline, accuracies=(0.5, 0.5))
-        tuned = replace(found, found=replace(found.found, best=best), baseline=baseline)
+        tuned = replace(found, search=replace(found.search, best=best), baseline=baseline)
         assert tuned.clearly_better is clearly, differences
         assert (tuned.weighting == CCE()) is not clearly
         assert tuned.recommended is (best if clearly else baseline)

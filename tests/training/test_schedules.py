@@ -11,6 +11,7 @@ import torch
 from emphasis.experiments.recipes.convert import RecipeError, build_objective
 from emphasis.experiments.recipes.load import recipe_digest, recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipes.settings import objective_as_dict
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.runner import run
 from emphasis.models.stacked import StackedMLP
@@ -159,7 +160,7 @@ def test_a_recipe_takes_schedules_and_says_them_again(tmp_path):
     assert objective_as_dict(cells[2].objective)["schedule"] == {"lam": {"start": 0, "end": 1, "shape": "linear"}}
     jobs = make_jobs(cells)
     assert sorted((len(job.cells), job.seeds) for job in jobs) == [(1, (0,)), (1, (1,)), (4, (0, 1))]
-    rows = run(recipe, tmp_path / "run", threads=1)
+    rows = run(recipe, tmp_path / "run", RunContext(threads=1))
     assert len(rows) == 6
     finals = {(row["method"], row["seed"]): row["curves"]["p_clean"][-1] for row in rows}
     assert len(set(finals.values())) == 6

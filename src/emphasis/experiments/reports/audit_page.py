@@ -15,7 +15,7 @@ from PIL import Image
 from emphasis.diagnostics.plots.audit import score_figure, training_figure
 from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
-from emphasis.experiments.studies.audit import SUSPECTS, Audit
+from emphasis.experiments.studies.audit_result import SUSPECTS, Audit
 
 _PICTURES, _ROWS, _SWAPS = 60, 40, 10
 

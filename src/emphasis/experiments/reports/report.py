@@ -31,7 +31,7 @@ from emphasis.files import replacing, write_text
 from emphasis.rich_text import plain
 
 if TYPE_CHECKING:
-    from emphasis.experiments.studies.audit import Audit
+    from emphasis.experiments.studies.audit_result import Audit
 
 PLACES = ("runs", "results")
 FORMATS = ("text", "csv", "html")
@@ -136,7 +136,7 @@ def _write_suspects(folder: Path, summary: Summary, root: Path | None) -> list[s
     if audit is None:
         return []
     from emphasis.experiments.reports.audit_page import audit_page
-    from emphasis.experiments.studies.audit import PAGE, write_audit
+    from emphasis.experiments.studies.audit_result import PAGE, write_audit
 
     write_audit(audit, folder / SUSPECTS, audit_page)
     return [f"{SUSPECTS}/{PAGE}"]

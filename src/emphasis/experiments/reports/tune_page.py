@@ -13,16 +13,17 @@ from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.figures import edf_figure
 from emphasis.diagnostics.plots.pages import page_environment, png_uri
 from emphasis.diagnostics.plots.tune import Tried, trials_figure
-from emphasis.experiments.studies.audit import PAGE
+from emphasis.experiments.studies.audit_result import PAGE
 from emphasis.experiments.studies.search import Trial
-from emphasis.experiments.studies.tune import AUDIT, TUNE, Tuned, described, weighting_of
+from emphasis.experiments.studies.tune import AUDIT, TUNE
+from emphasis.experiments.studies.tuning_result import TuningResult, described, weighting_of
 from emphasis.texts import inline_table
 from emphasis.weighting import CCE
 
 _AXIS = "weighting.beta"
 
 
-def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
+def tune_page(tuned: TuningResult, command: Sequence[str] = ()) -> str:
     """Return the page as one HTML text that needs no other file.
 
     Args:
@@ -32,7 +33,7 @@ def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
     audit = tuned.audit
     return page_environment("emphasis.experiments.reports").get_template("tune.html.j2").render(
         tuned=tuned,
-        best=tuned.found.best,
+        best=tuned.search.best,
         described=described,
         weighting=inline_table(tuned.weighting.to_dict()),
         drawn=png_uri(png(_trials(tuned))),
@@ -47,20 +48,20 @@ def tune_page(tuned: Tuned, command: Sequence[str] = ()) -> str:
     )  # fmt: skip
 
 
-def _trials(tuned: Tuned) -> Any:
+def _trials(tuned: TuningResult) -> Any:
     """Return the trials' figure: along beta if it was searched, else along the trials' numbers."""
-    found = tuned.found
-    along = all(_AXIS in trial.settings for trial in found.trials)
+    search = tuned.search
+    along = all(_AXIS in trial.settings for trial in search.trials)
 
     def tried(number: int, trial: Trial) -> Tried:
         return Tried(trial.settings[_AXIS] if along else number, trial.mean, trial.folds == tuned.folds)
 
     groups: dict[str, list[Tried]] = {}
-    for number, trial in enumerate(found.trials):
+    for number, trial in enumerate(search.trials):
         form = "vanishing " if getattr(weighting_of(tuned.lam, trial.settings), "vanishing", False) else ""
         name = f"{form}DM, {trial.settings.get('normalization', 'integral')}"
         groups.setdefault(name, []).append(tried(number, trial))
-    best = tried(found.trials.index(found.best), found.best)
+    best = tried(search.trials.index(search.best), search.best)
     return trials_figure(
         dict(sorted(groups.items())),
         "beta" if along else "trial",

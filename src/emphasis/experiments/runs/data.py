@@ -1,4 +1,4 @@
-"""From a cell's settings to tensors: data, noise for each seed, and the network's input shape."""
+"""From the settings of a cell to tensors: the data set, the label noise of each seed, and the options of the network."""
 
 from __future__ import annotations
 
@@ -12,21 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from emphasis import corruption, datasets, models
-from emphasis.datasets import (
-    DataNotFoundError,
-    ImageFiles,
-    Progress,
-    Split,
-    VideoSplit,
-    data_root,
-    holdout,
-    load,
-    subset,
-)
-from emphasis.datasets.download import silent
+from emphasis.datasets import DataNotFoundError, ImageFiles, Split, VideoSplit, data_root, holdout, load, subset
 from emphasis.datasets.split import take_training
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
+from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
 from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.part_dependent import part_dependent
 from emphasis.texts import did_you_mean
@@ -35,85 +25,92 @@ from emphasis.training.videos import RetrievalEvaluator, VideoTask
 
 
 def check_names(cells: Sequence[Cell]) -> None:
-    """Check data sets, networks and their options, before anything is loaded or trained.
+    """Check the names and options of data sets and networks before anything is loaded or trained.
 
     Raises:
-        ValueError: One is unknown; the message names those that are known.
+        ValueError: If one is unknown; the message lists the known ones.
     """
-    for what, known, given in (
+    for kind, options_of, used in (
         ("data set", datasets.options, {(cell.dataset.name, *cell.dataset.options) for cell in cells}),
         ("network", models.options_of, {(cell.network.name, *cell.network.options) for cell in cells}),
     ):
-        for name, *options in sorted(given):
-            takes = known(name)
+        for name, *options in sorted(used):
+            known = options_of(name)
             for option in options:
-                if option not in takes:
+                if option not in known:
                     raise EmphasisValueError(
-                        f"{what} {name} has no option {option!r}{did_you_mean(option, list(takes))}; "
-                        f"it takes {', '.join(takes) or 'none'}"
+                        f"{kind} {name} has no option {option!r}{did_you_mean(option, list(known))}; "
+                        f"its options are {', '.join(known) or 'none'}"
                     )
 
 
-_VALIDATION_SEED = 2**31  # of the noise on a validation part: none that a network has
-_last_loaded: dict[Any, Split] = {}  # one at most
+_VALIDATION_SEED = 2**31  # of the label noise on a validation part; no network has this seed
+_last_loaded: dict[Any, Split] = {}  # at most one entry
 
 
 def load_split(
-    dataset: Dataset, noise: Noise, root: Path | None, progress: Progress = silent, download: bool = False
+    dataset: Dataset, noise: Noise, context: RunContext = DEFAULT_CONTEXT, reporter: Reporter = SILENT
 ) -> Split:
-    """Return the data of a recipe, cut as it says; what was loaded last is kept in memory.
+    """Return the data of a recipe, split as it asks. The data set loaded last stays in memory.
 
     Args:
-        dataset: Which.
-        noise: Human labels come with the data.
-        root: Where the data is; None: as `emphasis.datasets.data_root` says.
-        progress: Called with what is being done, how much of it is, and how much there is, where it takes long.
-        download: Whether to fetch what is not there from the data set's official address, if it has one.
+        dataset: Name, split and options of the data set.
+        noise: Label noise; human labels are loaded with the data.
+        context: Where the data is, and whether it may be downloaded.
+        reporter: Receives the progress of slow steps.
+
+    Returns:
+        The training part, and as test part either the data set's own or the validation part that was held out.
 
     Raises:
-        DataNotFoundError: It is not there; the message says where it was looked for and what to do.
-        ValueError: An option that the data set does not have, or a size that cannot be.
+        DataNotFoundError: If the data is missing; the message says where it was looked for and what to do.
+        ValueError: If the data set does not have an option, or a size is not possible.
     """
     options = dict(dataset.options)
     if noise.kind == "human":
         options["human_labels"] = True
-    key = (dataset.name, root, repr(sorted(options.items())))
+    key = (dataset.name, context.root, repr(sorted(options.items())))
     if key not in _last_loaded:
-        if download and "download" in datasets.options(dataset.name):
+        if context.download and "download" in datasets.options(dataset.name):
             options["download"] = True
-        split = load(dataset.name, root, progress=progress, **options)
+        loaded = load(dataset.name, context.root, progress=reporter.loading, **options)
         _last_loaded.clear()
-        _last_loaded[key] = split
+        _last_loaded[key] = loaded
     split = _last_loaded[key]
     if dataset.validation:
-        whole = split
-        split, kept = holdout(whole, dataset.validation, dataset.split_seed, dataset.fold)
-        if dataset.validation_labels == "noisy":
-            held = take_training(whole, np.setdiff1d(np.arange(len(whole.train_labels)), kept))
-            found = corrupted(held, noise, _VALIDATION_SEED)
-            if len(found.index) != len(held.train_labels):
-                raise EmphasisValueError(
-                    f'noise kind {noise.kind} leaves examples out; use validation_labels = "true" with it'
-                )
-            split = replace(split, test_labels=found.labels)
+        split = _with_validation(split, dataset, noise)
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
 
 
+def _with_validation(split: Split, dataset: Dataset, noise: Noise) -> Split:
+    """Return the split whose test part is held out from the training part."""
+    rest, kept = holdout(split, dataset.validation, dataset.split_seed, dataset.fold)
+    if dataset.validation_labels != "noisy":
+        return rest
+    held_out = take_training(split, np.setdiff1d(np.arange(len(split.train_labels)), kept))
+    noisy = corrupted(held_out, noise, _VALIDATION_SEED)
+    if len(noisy.index) != len(held_out.train_labels):
+        raise EmphasisValueError(
+            f'noise kind {noise.kind} removes examples; use validation_labels = "true" together with it'
+        )
+    return replace(rest, test_labels=noisy.labels)
+
+
 def forget_loaded() -> None:
-    """Let `load_split` read its data anew, which may have changed."""
+    """Make the next `load_split` read its data again, which may have changed."""
     _last_loaded.clear()
 
 
 def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
-    """Return what `noise` makes of the training labels for one seed.
+    """Return the training labels of `split` with the label noise of one seed.
 
     Raises:
-        ValueError: The noise does not fit the data; the message says why.
+        ValueError: If the noise does not fit the data.
     """
     labels, classes = split.train_labels, split.num_classes
     if noise.kind == "human":
         if noise.labels not in split.human_labels:
-            known = ", ".join(split.human_labels) or "none with this data"
+            known = ", ".join(split.human_labels) or "none for this data set"
             raise EmphasisValueError(f"human labels {noise.labels!r} are unknown; use one of: {known}")
         return corruption.from_noisy_labels(labels, split.human_labels[noise.labels], num_classes=classes)
     if noise.kind == "symmetric":
@@ -140,23 +137,23 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
 
 
 def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
-    """Return the task of a cell's settings with the noise of each seed, on the CPU."""
-    found = [corrupted(split, cell.noise, seed) for seed in seeds]
-    whole = all(len(one.index) == len(split.train_labels) for one in found)
-    images = split.train_inputs.dtype == np.uint8
+    """Return the task of a cell with the label noise of each seed, on the CPU."""
+    noisy = [corrupted(split, cell.noise, seed) for seed in seeds]
+    keeps_all = all(len(part.index) == len(split.train_labels) for part in noisy)
+    is_images = split.train_inputs.dtype == np.uint8
     mean, std = np.zeros(0), np.zeros(0)
-    if images:  # a pretrained network sees what it was trained to see
+    if is_images:  # pretrained networks need the normalization that they were trained with
         mean, std = IMAGENET_STATISTICS if cell.network.options.get("pretrained") else split.channel_statistics()
     settings: dict[str, Any] = {
         "inputs": _as_inputs(split.train_inputs),
-        "labels": torch.from_numpy(np.stack([one.labels for one in found])),
+        "labels": torch.from_numpy(np.stack([part.labels for part in noisy])),
         "true_labels": torch.from_numpy(split.train_labels),
         "test_inputs": _as_inputs(split.test_inputs),
         "test_labels": torch.from_numpy(split.test_labels),
         "num_classes": split.num_classes,
-        "index": None if whole else torch.from_numpy(np.stack([one.index for one in found])),
-        "statistics": (torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if images else None,
-        "augment": cell.dataset.augment and images,
+        "index": None if keeps_all else torch.from_numpy(np.stack([part.index for part in noisy])),
+        "statistics": (torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if is_images else None,
+        "augment": cell.dataset.augment and is_images,
         "crop": split.crop,
         "look": cell.evaluation.train_size,
     }
@@ -171,18 +168,18 @@ def _as_inputs(inputs: NDArray[Any] | ImageFiles) -> torch.Tensor | ImageFiles:
 
 
 def network_options(cell: Cell, root: Path | None) -> dict[str, Any]:
-    """Return the options of a cell's network; a file of parameters that is no absolute path is one of the data folder.
+    """Return the options of a cell's network, with the path of pretrained parameters relative to the data folder.
 
     Raises:
-        DataNotFoundError: There is no such file.
+        DataNotFoundError: If the file of pretrained parameters does not exist.
     """
     options = dict(cell.network.options)
     if options.get("pretrained"):
         path = data_root(root) / options["pretrained"]
         if not path.is_file():
             raise DataNotFoundError(
-                f"{cell.network.name} starts from the parameters in {str(path)!r}, which is no file: put a state dict "
-                'there, such as torchvision\'s for ImageNet, or name another with network.pretrained ("": none)'
+                f"{cell.network.name} starts from the parameters in {str(path)!r}, which is not a file: put a state "
+                'dict there, such as torchvision\'s for ImageNet, or name another with network.pretrained ("": none)'
             )
         options["pretrained"] = str(path)
     return options

@@ -1,14 +1,14 @@
-"""The folder of a recipe's runs. Every file appears whole or not at all.
+"""The folder of a recipe's runs. Every file is written completely or not at all.
 
-    run.json            the recipe, as last asked for
-    cells/JOB.jsonl     one line per network that JOB trained; its presence says that JOB is finished
-    cells/JOB.npz       their probabilities
-    cells/JOB.pt, .lock the checkpoint of a job under way, and who works on it
-    results.jsonl       the lines of the recipe's cells, in its order
+    run.json            the recipe, as it was last asked for
+    cells/JOB.jsonl     one line per network of JOB; the file exists if and only if JOB is finished
+    cells/JOB.npz       the probabilities of these networks
+    cells/JOB.pt, .lock checkpoint of an unfinished job, and lock of the process that trains it
+    results.jsonl       the lines of the recipe's cells, in the order of the recipe
     table.csv, ranks.csv, *.png, report.html, suspects/
 
-A line is found by its cell's key, a digest of its settings. So a finished cell is never trained
-again, whatever else a recipe asks for later, and lines of other settings may lie beside it.
+A line is identified by the key of its cell, a digest of the cell's settings. A finished cell is therefore never
+trained again, whatever else a recipe asks for later, and the folder may hold lines of other settings as well.
 """
 
 from __future__ import annotations
@@ -32,38 +32,45 @@ from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import recipe_from_tables, recipe_to_tables
 from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.recipes.settings import Cell, digest
-from emphasis.experiments.runs.rows import fault_of
+from emphasis.experiments.runs.rows import find_fault
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json, read_json_lines
 
 Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
-_LARGEST = 64 << 30  # bytes of what a job keeps of its networks
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
+_MAX_BYTES = 64 << 30  # of the arrays of one job
 
 
 class FolderError(EmphasisError):
-    """A folder that this run must not write to, or cannot read; the message names the cure."""
+    """A folder that a run must not write to, or that cannot be read; the message says what to do."""
 
 
-def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
-    """Make `folder` this recipe's; `force` removes what an earlier run left there.
+def acquire(folder: Path, recipe: Recipe, force: bool = False) -> None:
+    """Reserve `folder` for the runs of a recipe, and write its run.json.
+
+    Args:
+        folder: The folder; created if it does not exist.
+        recipe: The recipe.
+        force: Whether earlier runs in the folder are removed.
 
     Raises:
-        FolderError: It holds another recipe's runs, or something else.
+        FolderError: If the folder holds runs of another recipe, or other files.
     """
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()  # looked at once: others may start
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()  # once: other processes may start
     if RUN in names:
         other = None
-        with contextlib.suppress(JSONFileError, FileNotFoundError):  # a damaged one counts as another's
+        with contextlib.suppress(JSONFileError, FileNotFoundError):  # a damaged file counts as another recipe's
             other = read_json(folder / RUN).get("name")
         if force:
             clear(folder)
         elif other != recipe.name:
-            raise FolderError(f"{folder} holds runs of {other!r}; choose another --out, or --force to replace them")
+            raise FolderError(
+                f"{folder} holds runs of {other!r}; use another folder (--out), or replace them (--force, force=True)"
+            )
     elif not names <= {CELLS, f".{Path(RUN).stem}.partial.json"}:
-        raise FolderError(f"{folder} is not empty and holds no run of emphasis; choose another --out")
+        raise FolderError(f"{folder} is not empty and holds no run of emphasis; use another folder (--out)")
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
     with writing(folder):
         write_text(folder / RUN, json.dumps(recipe_to_tables(recipe), indent=1, ensure_ascii=False) + "\n")
@@ -71,8 +78,8 @@ def claim(folder: Path, recipe: Recipe, force: bool = False) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the lock of the files that are not one job's: two processes must not write the same one at once."""
-    if not (folder / CELLS).is_dir():  # results kept apart from their run
+    """Hold the lock of the files that belong to no single job, so that two processes do not write one at once."""
+    if not (folder / CELLS).is_dir():  # results that were copied without their cells
         yield
         return
     lock = FileLock(folder / CELLS / ".lock")
@@ -85,20 +92,20 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def clear(folder: Path) -> None:
-    """Remove all that a run writes from `folder`."""
-    for inner in (CELLS, SUSPECTS):
-        shutil.rmtree(folder / inner, ignore_errors=True)
+    """Remove everything that a run writes from `folder`."""
+    for name in (CELLS, SUSPECTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for path in folder.iterdir():
         if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG) or path.suffix == ".png":
             path.unlink()
 
 
 def stored_recipe(folder: Path) -> Recipe:
-    """Return the recipe whose runs `folder` holds; code that it names stays a name.
+    """Return the recipe whose runs `folder` holds. Code that it refers to is not imported.
 
     Raises:
-        FolderError: There is none, or it is damaged.
-        RecipeError: It says something that cannot be, or is of another version of the package.
+        FolderError: If there is no run.json, or it is damaged.
+        RecipeError: If the recipe is not valid, for instance because another version of the package wrote it.
     """
     path = folder / RUN
     try:
@@ -118,18 +125,28 @@ def job_name(cells: Iterable[Cell]) -> str:
     return digest(sorted(cell.key for cell in cells))
 
 
+def is_finished(folder: Path, job: str) -> bool:
+    """Return whether a job is finished, by its own file alone: the number of other jobs does not matter.
+
+    Raises:
+        FolderError: If the file is damaged.
+    """
+    path = folder / CELLS / f"{job}.jsonl"
+    return path.exists() and bool(read_rows(path))
+
+
 def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write what a job found; the rows come last, since their presence says that it is finished."""
+    """Write the results of a job, the rows last, since their presence marks it as finished."""
     with replacing(folder / CELLS / f"{job}.npz") as partial:
         np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
     write_text(folder / CELLS / f"{job}.jsonl", lines(rows))
     (folder / CELLS / f"{job}.pt").unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left of jobs that are finished: a checkpoint, whole or half written, or the job's lock.
+def remove_stale_files(folder: Path) -> None:
+    """Remove what killed processes left behind of finished jobs: checkpoints, complete or partial, and locks.
 
-    Who holds such a lock looks whether the job is finished before it does anything, and so does who makes it anew.
+    Removing a lock is safe: whoever holds it, or creates it again, first checks whether the job is finished.
     """
     for path in (folder / CELLS).glob("[!.]*.jsonl"):
         for name in (f"{path.stem}.pt", f".{path.stem}.partial.pt", f"{path.stem}.lock"):
@@ -137,45 +154,49 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def lines(rows: Iterable[Row]) -> str:
-    """Return rows as JSON Lines, NaN as null."""
+    """Return rows as JSON Lines, with null for NaN."""
     return "".join(json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def finished_rows(folder: Path) -> dict[str, Row]:
-    """Return every line of every finished job, by its cell's key."""
-    found: dict[str, Row] = {}
+    """Return every line of every finished job by the key of its cell.
+
+    Raises:
+        FolderError: If a line is damaged.
+    """
+    rows: dict[str, Row] = {}
     for path in sorted((folder / CELLS).glob("[!.]*.jsonl")):
         for row in read_rows(path):
-            found[row["key"]] = {**row, "job": path.stem}
-    return found
+            rows[row["key"]] = {**row, "job": path.stem}
+    return rows
 
 
 def rows_of_recipe(folder: Path, recipe: Recipe) -> list[Row]:
-    """Return the lines of the recipe's cells that are finished, in the recipe's order and with its names."""
-    found = finished_rows(folder)
+    """Return the lines of the recipe's finished cells, in the recipe's order and with its names."""
+    rows = finished_rows(folder)
     return [
-        {**found[cell.key], "condition": cell.condition, "method": cell.method, "group": cell.group}
+        {**rows[cell.key], "condition": cell.condition, "method": cell.method, "group": cell.group}
         for cell in recipe.cells()
-        if cell.key in found
+        if cell.key in rows
     ]
 
 
 def write_results(folder: Path, rows: Sequence[Row]) -> None:
-    """Write the lines of the recipe's cells as one file."""
+    """Write the lines of the recipe's cells to one file."""
     with writing(folder):
         write_text(folder / RESULTS, lines(rows))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a JSON Lines file; null is NaN in a curve's numbers, and None elsewhere.
+    """Return the rows of a JSON Lines file. In curves null stands for NaN, elsewhere for None.
 
     Raises:
-        FolderError: It is damaged, or a row lacks what readers need; the message names file and line.
+        FolderError: If the file is damaged, or a row lacks a required field; the message names file and line.
     """
     rows = []
     try:
         for where, row in read_json_lines(path):
-            if fault := fault_of(row):
+            if fault := find_fault(row):
                 raise FolderError(f"{where}: {fault}; delete the file and run again")
             rows.append(row)
     except (JSONFileError, FileNotFoundError) as error:
@@ -184,39 +205,47 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
-    """Return `p` (n,) at the end, `noisy` (n,), `index` (n,) of one network, and its record if it has one.
+    """Return the arrays that a job stored of one network.
 
-    The record, of each evaluation: `trace` (E, n), the p of each label, and `predicted` (E, n), the class preferred.
+    Args:
+        folder: Folder of the run.
+        row: The network's line of results.
+
+    Returns:
+        `p` (n,), the final probability of each training label; `noisy` (n,), whether it is wrong; `index` (n,), the
+        row of its example; `labels` (n,), the label, unless an earlier version stored the job; and if the recipe asks
+        for a trace, for each of E evaluations, `trace` (E, n), the probability of each label, and `predicted` (E, n).
 
     Raises:
-        FolderError: They are not there, or damaged.
+        FolderError: If the file is missing or damaged.
     """
     path = folder / CELLS / f"{row['job']}.npz"
     try:
-        arrays = read_npz(path, _LARGEST)
+        arrays = read_npz(path, _MAX_BYTES)
         network, seed = arrays["keys"].tolist().index(row["key"]), arrays["seeds"].tolist().index(row["seed"])
-        found = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
-        found |= {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
-        _check_arrays(found)
+        of_network = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
+        of_network |= {name: arrays[name][seed] for name in ("labels",) if name in arrays}
+        of_network |= {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
+        _check_arrays(of_network)
     except (DamagedFileError, OSError, ValueError, LookupError, AttributeError) as error:
         raise FolderError(f"{path} cannot be read ({error}); delete {row['job']}.* and run again") from error
-    return found
+    return of_network
 
 
-def _check_arrays(found: dict[str, NDArray[Any]]) -> None:
-    """Raise ValueError unless the arrays are of one network, one value for each of n examples."""
-    kinds = {"noisy": "b", "index": "iu", "p": "f", "trace": "f", "predicted": "iu"}
-    n = len(found["p"])
-    for name, values in found.items():
-        looks = values.shape[:1] if name in ("trace", "predicted") else ()
-        if values.dtype.kind not in kinds[name] or values.shape != (*looks, n):
+def _check_arrays(arrays: dict[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless the arrays belong to one network, with one value for each of n examples."""
+    kinds = {"noisy": "b", "labels": "iu", "index": "iu", "p": "f", "trace": "f", "predicted": "iu"}
+    n = len(arrays["p"])
+    for name, values in arrays.items():
+        evaluations = values.shape[:1] if name in ("trace", "predicted") else ()
+        if values.dtype.kind not in kinds[name] or values.shape != (*evaluations, n):
             raise EmphasisValueError(f"{name} is of shape {values.shape} and type {values.dtype}")
-    if "trace" in found and found["trace"].shape != found["predicted"].shape:
-        raise EmphasisValueError(f"{len(found['trace'])} looks, but {len(found['predicted'])} of predictions")
+    if "trace" in arrays and arrays["trace"].shape != arrays["predicted"].shape:
+        raise EmphasisValueError(f"{len(arrays['trace'])} evaluations, but {len(arrays['predicted'])} of predictions")
 
 
 def without_nan(value: Any) -> Any:
-    """Return `value` with None for NaN and infinity, which JSON has no words for."""
+    """Return plain data with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,1 +1,1 @@
-"""Questions that take several runs: search, tune, audit, and recipes for your own data."""
+"""Studies: what is done with many runs, such as a search for settings or an audit of labels."""

@@ -1,6 +1,6 @@
-"""Recipes for data of one's own: a table or a folder of images, with a network and a length of training that suit it.
+"""Recipes for the user's own data: a table or a folder of images, with a suitable network and length of training.
 
-What `emphasis audit` and `emphasis tune` train on; a recipe of the package will do as well.
+`audit` and `tune` train on them; a recipe of the package will do as well.
 """
 
 from __future__ import annotations
@@ -12,120 +12,146 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.datasets import ImageFiles, Split
-from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipes.recipe import Method, Recipe, Table
+from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
-from emphasis.experiments.studies.rates import LEFT_TO_THE_DATA, left_to_the_data
+from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
 
-_EPOCHS, _LEAST, _MOST = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000  # the latter: steps
-_TO_BE_CHOSEN = 1  # steps of a recipe whose length follows from the data
+_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000
+_CHOSEN_BY_SIZE = 1  # number of steps of a recipe whose length follows from the size of the data
 _TABLE: Table = {
     "network": {"name": "mlp", "hidden": [64, 64]},
-    "solver": {"batch_size": 128, "momentum": 0.9, **LEFT_TO_THE_DATA},
+    "solver": {"batch_size": 128, "momentum": 0.9, **CHOSEN_BY_DATA},
 }
 _IMAGES: Table = {
     "network": {"name": "small-cnn", "widths": [16, 32, 64]},
-    "solver": {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, **LEFT_TO_THE_DATA},
+    "solver": {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, **CHOSEN_BY_DATA},
 }
 
 
 def recipe_of_table(file: Path, label: str, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that trains on every row of a table; `options` are of the data set "table"."""
+    """Return the recipe that trains on every row of a table; `options` are those of the data set "table"."""
     dataset = {"name": "table", "file": str(file.resolve()), "label": label, "test_share": 0.0, **options}
     return _recipe(f"{file.stem}-{label}", f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
 
 
 def recipe_of_images(folder: Path, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that trains on a folder of images, its train/ alone if it has one."""
+    """Return the recipe that trains on a folder of images, or on its subfolder train/ if there is one."""
     dataset = {"name": "image-folder", "folder": str(folder.resolve()), "test_share": 0.0, **options}
     return _recipe(folder.resolve().name, f"The images in {folder}", {"dataset": dataset, **_IMAGES})
 
 
 def _recipe(name: str, title: str, parts: Table) -> Recipe:
-    parts = {**parts, "solver": {**parts["solver"], "iterations": _TO_BE_CHOSEN}}
-    return recipe_from_tables({
-        "name": name, "title": title, "question": "Which labels look wrong?", "source": "", "cost": "", "choices": "",
-        "baseline": "CCE", "methods": [{"name": "CCE", "weighting": {"family": "CCE"}}], **parts,
-    })  # fmt: skip
+    tables = {
+        "name": name,
+        "title": title,
+        "question": "Which labels look wrong?",
+        "source": "",
+        "cost": "",
+        "choices": "",
+        "baseline": "CCE",
+        "methods": [{"name": "CCE", "weighting": {"family": "CCE"}}],
+        **parts,
+        "solver": {**parts["solver"], "iterations": _CHOSEN_BY_SIZE},
+    }
+    return recipe_from_tables(tables)
 
 
-def recipe_of(what: str, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of the data that `what` names.
+def recipe_of(data: str, options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that trains on `data`.
 
     Args:
-        what: A recipe's name or .toml file, a table, or a folder of images. The learning rate is to be found, but for
-            a recipe's of one's own and one whose schedule is part of it.
-        options: Of the data; a table's must have "label".
+        data: Name or .toml file of a recipe, path of a table, or path of a folder of images. The learning rate is
+            chosen by the data, except for a user's own recipe and one whose learning rate follows a schedule.
+        options: Options of the data; a table needs "label".
 
     Raises:
-        RecipeError: It is none of these.
+        RecipeError: If `data` is none of these.
+        DataNotFoundError: If there is no such table.
     """
-    path = Path(what)
-    if what.endswith(".toml") or what in recipe_names():
+    path = Path(data)
+    if data.endswith(".toml") or data in recipe_names():
         if options:
-            raise RecipeError(f"--{next(iter(options)).replace('_', '-')} is for a table or a folder of images; "
-                              f"{what} says itself which data it takes")  # fmt: skip
-        recipe = load_recipe(what)
-        return left_to_the_data(recipe) if what in recipe_names() else recipe
+            raise RecipeError(
+                f"{next(iter(options))} is for a table or a folder of images; the recipe {data} names its data itself"
+            )
+        recipe = load_recipe(data)
+        return with_rate_chosen_by_data(recipe) if data in recipe_names() else recipe
     if path.is_dir():
         if "label" in options:
-            raise RecipeError(f"--label is for a table; in {what} the names of the folders are the labels")
+            raise RecipeError(f"label is for a table; in {data} the names of the subfolders are the labels")
         return recipe_of_images(path, options)
     if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv") or path.is_file():
         if not path.is_file():
-            raise DataNotFoundError(f"there is no table {what}")
+            raise DataNotFoundError(f"there is no table {data}")
         if "label" not in options:
-            raise RecipeError(f"name the column of {what} that holds the labels: --label COLUMN")
+            raise RecipeError(f"name the column of {data} that holds the labels: label=COLUMN, or --label COLUMN")
         return recipe_of_table(path, options["label"], {k: v for k, v in options.items() if k != "label"})
-    raise RecipeError(f"{what!r} is no recipe, table or folder; recipes are {', '.join(recipe_names())}")
+    raise RecipeError(f"{data!r} is no recipe, table or folder; the recipes are {', '.join(recipe_names())}")
 
 
-def with_method(
-    recipe: Recipe, method: Method, *, condition: str = "", noise_rate: float | None = None,
-    iterations: int | None = None, root: Path | None = None, loading: Progress = silent,
-) -> tuple[Recipe, Split]:  # fmt: skip
-    """Return a recipe of one method and one network, and its data.
+def single_method_recipe(
+    recipe: Recipe,
+    method: Method,
+    context: RunContext = DEFAULT_CONTEXT,
+    reporter: Reporter = SILENT,
+    *,
+    condition: str = "",
+    noise_rate: float | None = None,
+    iterations: int | None = None,
+) -> tuple[Recipe, Split]:
+    """Return a recipe of one method, one condition and one seed, and its data.
 
     Args:
-        recipe: Its data, noise, network and solver are taken; of a recipe with several conditions, one's.
-        method: In place of its own.
-        condition: Which column; "": the first.
-        noise_rate: Put symmetric noise of this rate on the labels; None: as the recipe.
-        iterations: Steps; None: the recipe's, and for a table or a folder what suits the number of examples.
-        root: Where data sets are.
-        loading: Told how far the data is loaded.
+        recipe: Recipe whose data, noise, network and solver are used.
+        method: Method in place of the recipe's.
+        context: Where the data is.
+        reporter: Receives the progress of loading the data.
+        condition: Condition of the recipe; "" for the first.
+        noise_rate: Rate of symmetric noise to put on the labels; None for the noise of the recipe.
+        iterations: Number of training steps; None for the recipe's, or for what suits the size of a table or folder.
 
     Raises:
         RecipeError, DataError, ValueError: As `Recipe.cells` and `load_split`.
     """
-    one = recipe.limited([condition or recipe.condition_names[0]])
-    column = dataclasses.replace(one.conditions[0], seeds=0)
-    one = dataclasses.replace(
-        one, conditions=(column,), methods=(method,), baseline=method.name, compare=(), paper={}, paper_spread={},
-        reported=(), scaled=None, seeds=1,
-    )  # fmt: skip
+    single = recipe.limited([condition or recipe.condition_names[0]])
+    column = dataclasses.replace(single.conditions[0], seeds=0)
+    single = dataclasses.replace(
+        single,
+        conditions=(column,),
+        methods=(method,),
+        baseline=method.name,
+        compare=(),
+        paper={},
+        paper_spread={},
+        reported=(),
+        scaled=None,
+        seeds=1,
+    )
     if noise_rate is not None:
         kind = "symmetric" if noise_rate else "none"
-        one = one.changed({"noise.kind": kind, "noise.rate": noise_rate, "noise.ratio": 0.0, "noise.labels": ""})
-    first = next(one.cells())
+        noise = {"noise.kind": kind, "noise.rate": noise_rate, "noise.ratio": 0.0, "noise.labels": ""}
+        single = single.changed(noise)
+    cell = next(single.cells())
     forget_loaded()
-    split = load_split(first.dataset, first.noise, root, loading)
-    steps = iterations or first.solver.iterations
-    inputs = "images" if split.train_inputs.ndim == 4 else "vectors"
-    if first.solver.iterations == _TO_BE_CHOSEN:  # a table or a folder, perhaps of few examples
-        batch = max(1, min(first.solver.batch_size, len(split.train_labels) // 4))
-        one = one.changed({"solver.batch_size": batch})
+    split = load_split(cell.dataset, cell.noise, context, reporter)
+    steps = iterations or cell.solver.iterations
+    if cell.solver.iterations == _CHOSEN_BY_SIZE:  # a table or a folder, perhaps of few examples
+        examples = len(split.train_labels)
+        batch = max(1, min(cell.solver.batch_size, examples // 4))
+        single = single.changed({"solver.batch_size": batch})
         if iterations is None:
-            steps = min(max(_LEAST[inputs], _EPOCHS[inputs] * -(-len(split.train_labels) // batch)), _MOST)
-    one = one.changed({"solver.iterations": steps})
-    return dataclasses.replace(one, source=_fingerprint(split)), split
+            kind = "images" if split.train_inputs.ndim == 4 else "vectors"
+            steps = min(max(_MIN_STEPS[kind], _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
+    single = single.changed({"solver.iterations": steps})
+    return dataclasses.replace(single, source=_fingerprint(split)), split
 
 
 def _fingerprint(split: Split) -> str:
-    """Return a digest of the data, so that work on a file that has changed is not taken for finished."""
+    """Return a digest of the data, by which it is noticed that a file has changed since an earlier run."""
     inputs = split.train_inputs
     digest = hashlib.sha256(inputs.stamp() if isinstance(inputs, ImageFiles) else inputs.tobytes())
     digest.update(split.train_labels.tobytes())

@@ -1,0 +1,147 @@
+"""What an audit finds: a ranking of labels by suspicion, as an object, as a table and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.diagnostics.suspects import Suspects, found_and_right
+from emphasis.files import naming_refusals, write_text
+from emphasis.texts import encodable
+from emphasis.weighting import Weighting
+
+SUSPECTS, AUDIT, PAGE = "suspects.csv", "audit.json", "audit.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """Result of an audit of n labels of C classes, from E evaluations of a network or one set of predictions.
+
+    Attributes:
+        title: Description of the data.
+        labels: Labels as given, shape (n,), in [0, C).
+        class_names: Names of the C classes.
+        rows: Row of each label's example in the data, shape (n,).
+        suspects: The ranking.
+        at: Iteration of each of the E evaluations.
+        unit: Unit of `at`, for figures.
+        margins: Margins of the labels at each evaluation, E arrays of shape (n,).
+        weighting: Weighting of the network; None if there is none, or it is known by name only.
+        wrong: Which labels are wrong, shape (n,), or None if that is not known.
+        sources: Where each example comes from, such as its file; empty if it does not come from a file.
+        pictures: Images, uint8 of shape (n, ...), or None.
+        about: How the ranking was made.
+    """
+
+    title: str
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    rows: NDArray[np.int64]
+    suspects: Suspects
+    at: Sequence[int]
+    unit: str
+    margins: Sequence[NDArray[Any]]
+    weighting: Weighting | None
+    wrong: NDArray[np.bool_] | None = None
+    sources: tuple[str, ...] = ()
+    pictures: NDArray[Any] | None = None
+    about: str = ""
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Counts and rates; if it is known which labels are wrong, also how well the ranking tells them apart."""
+        numbers: dict[str, Any] = {
+            "examples": len(self.labels),
+            "classes": len(self.class_names),
+            "suspects": int(self.suspects.suspect.sum()),
+            "estimated_noise_rate": self.suspects.noise_rate,
+        }
+        if self.wrong is None:
+            return numbers
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        has_both = 0 < self.wrong.sum() < len(self.wrong)
+        suspicion = -self.suspects.score
+        precision, recall = found_and_right(self.suspects.suspect, self.wrong)
+        return numbers | {
+            "true_noise_rate": float(self.wrong.mean()),
+            "auroc": float(roc_auc_score(self.wrong, suspicion)) if has_both else math.nan,
+            "average_precision": float(average_precision_score(self.wrong, suspicion)) if has_both else math.nan,
+            "precision": float(precision),
+            "recall": float(recall),
+        }
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a class."""
+        return self.class_names[label]
+
+    def to_frame(self) -> Any:
+        """Return the ranking as a pandas DataFrame, the most suspicious label first; see `suspects_table`."""
+        import pandas as pd
+
+        return pd.DataFrame(suspects_table(self))
+
+
+def suspects_table(audit: Audit) -> dict[str, list[Any]]:
+    """Return the ranking as columns, the most suspicious label first.
+
+    Returns:
+        rank, row, source (if known), given and suggested label, suspect (0 or 1), cleaned label, score, sample_weight.
+    """
+    suspects, order = audit.suspects, audit.suspects.order
+    given = [audit.name_of(label) for label in audit.labels[order]]
+    suggested = [audit.name_of(label) for label in suspects.suggested[order]]
+    is_suspect = [int(value) for value in suspects.suspect[order]]
+    return {
+        "rank": list(range(1, len(order) + 1)),
+        "row": audit.rows[order].tolist(),
+        **({"source": [audit.sources[example] for example in order]} if audit.sources else {}),
+        "given": given,
+        "suggested": suggested,
+        "suspect": is_suspect,
+        "cleaned": [new if wrong else old for old, new, wrong in zip(given, suggested, is_suspect, strict=True)],
+        "score": suspects.score[order].tolist(),
+        "sample_weight": suspects.sample_weight[order].tolist(),
+    }
+
+
+def suspects_csv(audit: Audit) -> str:
+    """Return the columns of `suspects_table` as CSV, numbers with four decimals."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = suspects_table(audit)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row])
+    return encodable(text.getvalue())
+
+
+def write_audit(audit: Audit, folder: Path, page: Callable[[Audit], str]) -> None:
+    """Write suspects.csv, audit.json and the page into `folder`.
+
+    Args:
+        audit: The result.
+        folder: The folder; created if it does not exist.
+        page: Returns the page as HTML.
+
+    Raises:
+        EmphasisOSError: If the folder cannot be written to.
+    """
+    with naming_refusals("write to", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    numbers = {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in audit.numbers.items()
+    }
+    write_text(folder / SUSPECTS, suspects_csv(audit))
+    write_text(folder / AUDIT, json.dumps(numbers, indent=1) + "\n")
+    write_text(folder / PAGE, page(audit))
