@@ -101,7 +101,7 @@ def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path,
     assert main([*arguments, "--workers", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "going on from iteration" in said
-    assert f"1 images cannot be decoded and were passed over: {small[2]['noisy_train'][BROKEN]}" in said
+    assert f"1 images cannot be decoded and were skipped: {small[2]['noisy_train'][BROKEN]}" in said
     assert results(folder) == results(finished)
 
 

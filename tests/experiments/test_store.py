@@ -31,9 +31,7 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     acquire(folder, recipe().changed({"seeds": 3}))
     assert stored_recipe(folder).seeds == 3
     other = replace(recipe(), name="other")
-    with pytest.raises(
-        FolderError, match=r"holds runs of 'synthetic'; use another folder .*replace them .--force"
-    ):
+    with pytest.raises(FolderError, match=r"holds runs of 'synthetic'; use another folder .*replace them .--force"):
         acquire(folder, other)
     for name in (RESULTS, "notes.txt", "curves.png", f"{CELLS}/a.jsonl"):
         (folder / name).write_text("{}")

@@ -17,15 +17,15 @@ from emphasis.cli.options import (
     add_own_data_options,
     name_or_path_argument,
     path_argument,
+    requested_context,
     requested_data_recipe,
-    requested_execution,
 )
 from emphasis.cli.weightings import weighting_from_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from emphasis.experiments.studies.audit import Audit
+    from emphasis.experiments.studies.audit_result import Audit
 
 _MAX_SUSPECTS_SHOWN, _MAX_COLUMNS_SHOWN = 10, 5
 
@@ -79,6 +79,7 @@ def _audit(options: argparse.Namespace) -> None:
 
     from emphasis.experiments.reports.audit_page import audit_page
     from emphasis.experiments.studies import audit as audits
+    from emphasis.experiments.studies.audit_result import suspects_table, write_audit
     from emphasis.rich_text import plain
 
     console = Console()
@@ -94,13 +95,13 @@ def _audit(options: argparse.Namespace) -> None:
     else:
         result, folder = _train(options, console)
     values = _shown_columns(options) if options.label else {}
-    audits.write_audit(result, folder, lambda audit: audit_page(audit, ["emphasis", *sys.argv[1:]], values))
+    write_audit(result, folder, lambda audit: audit_page(audit, ["emphasis", *sys.argv[1:]], values))
     if options.suspects is not None:
         import pandas as pd
 
         from emphasis.datasets.table import write_table
 
-        write_table(pd.DataFrame(audits.suspects_table(result)), options.suspects)
+        write_table(pd.DataFrame(suspects_table(result)), options.suspects)
     if options.export is not None:
         _export(options, result)
     _print_result(result, folder, console)
@@ -123,32 +124,23 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
     """Train a network on the data, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.experiments.studies import audit as audits
-    from emphasis.rich_text import plain
     from emphasis.weighting import DEFAULT_WEIGHTING
 
     recipe = requested_data_recipe(options)
     weighting = DEFAULT_WEIGHTING if options.weighting is None else weighting_from_text(options.weighting)
+    context = requested_context(options, workers=1)
     with JobBar(console, not options.no_progress) as bar:
-        audit_recipe, split = audits.prepared(
+        one_network, split = audits.audit_recipe(
             recipe,
             weighting,
+            context,
+            bar,
             condition=options.only or "",
             noise_rate=options.noise_rate,
             iterations=options.iterations,
-            root=options.data,
-            loading=bar.load,
         )
-        folder = options.folder = options.out or Path("runs") / audit_recipe.name
-        result = audits.audit(
-            audit_recipe,
-            split,
-            folder,
-            root=options.data,
-            execution=requested_execution(options),
-            force=options.force,
-            progress=lambda _job, done, total: bar.load("training", done, total),
-            say=lambda message: console.print(plain(message)),
-        )
+        folder = options.folder = options.out or Path("runs") / one_network.name
+        result = audits.audit(one_network, split, folder, context, bar, force=options.force)
     return result, folder
 
 
@@ -219,7 +211,7 @@ def _export(options: argparse.Namespace, result: Audit) -> None:
 def _print_result(result: Audit, folder: Path, console: Console) -> None:
     from rich import box
 
-    from emphasis.experiments.studies import audit as audits
+    from emphasis.experiments.studies.audit_result import AUDIT, PAGE, SUSPECTS
     from emphasis.rich_text import PlainTable, plain
 
     numbers, suspects = result.numbers, result.suspects
@@ -242,7 +234,7 @@ def _print_result(result: Audit, folder: Path, console: Console) -> None:
                 f"{numbers['auroc']:.4f}, average precision {numbers['average_precision']:.4f}"
             )
         )
-    console.print(plain(f"Written to {folder}: {audits.PAGE}, {audits.SUSPECTS}, {audits.AUDIT}"))
+    console.print(plain(f"Written to {folder}: {PAGE}, {SUSPECTS}, {AUDIT}"))
 
 
 COMMANDS = [

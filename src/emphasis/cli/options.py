@@ -15,6 +15,7 @@ from emphasis.texts import named_value
 
 if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
+    from emphasis.experiments.runs.context import RunContext
     from emphasis.training.settings import Execution
 
 _MAX_WORKERS = 1024  # threads or processes; far more than this exhausts a machine
@@ -281,6 +282,21 @@ def requested_execution(options: argparse.Namespace) -> Execution:
         compile=getattr(options, "compile", False),
         devices=getattr(options, "devices", 1),
         strategy=getattr(options, "strategy", "ddp"),
+    )
+
+
+def requested_context(options: argparse.Namespace, workers: int | None = None) -> RunContext:
+    """Return how networks are trained; `workers` is the number of processes for a command without that option."""
+    from emphasis.experiments.runs.context import RunContext
+
+    execution = requested_execution(options)
+    return RunContext(
+        options.data,
+        getattr(options, "download", False),
+        execution,
+        workers or options.workers or default_workers(execution),
+        getattr(options, "threads", None),
+        getattr(options, "checkpoint_seconds", 10.0),
     )
 
 

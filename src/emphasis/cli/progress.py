@@ -1,4 +1,4 @@
-"""Progress bars. They vanish when their work is done."""
+"""Messages and progress bars in the terminal. The bars vanish when their work is done."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
-from emphasis.rich_text import PlainColumn
+from emphasis.experiments.runs.context import Level, Reporter
+from emphasis.rich_text import PlainColumn, plain
 
 if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
     from emphasis.experiments.runs.jobs import Job
 
 
-class JobBar:
+class JobBar(Reporter):
     """One bar, for the job or the part of the work that reported last."""
 
     def __init__(self, console: Console, show: bool) -> None:
+        self._console = console
         columns = (
             PlainColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -36,20 +38,24 @@ class JobBar:
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
 
-    def load(self, description: str, done: int, total: int) -> None:
-        """Show that `done` of `total` parts of the described work are done; a total of 0 means that it is unknown."""
-        self._progress.update(self._task, description=description, completed=done, total=total or None)
+    def message(self, text: str, level: Level = "info") -> None:
+        """Print a line above the bars."""
+        self._console.print(plain(text if level == "info" else f"{level}: {text}"))
 
-    def update(self, job: Job, done: int, total: int) -> None:
+    def loading(self, task: str, done: int, total: int) -> None:
+        """Show that `done` of `total` parts of a task are done; a total of 0 means that it is unknown."""
+        self._progress.update(self._task, description=task, completed=done, total=total or None)
+
+    def progress(self, job: Job, done: int, total: int) -> None:
         """Show that `done` of the `total` steps of a job are taken."""
-        self.load(job.title, done, total)
+        self.loading(job.title, done, total)
 
 
-class RunBars:
+class RunBars(Reporter):
     """One bar for the steps of all networks and one for each running job."""
 
     def __init__(self, recipe: Recipe, folder: Path, console: Console, show: bool) -> None:
-        self._recipe, self._folder = recipe, folder
+        self._recipe, self._folder, self._console = recipe, folder, console
         columns = (
             PlainColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -71,12 +77,16 @@ class RunBars:
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
 
-    def load(self, description: str, done: int, total: int) -> None:
-        """Show that `done` of `total` parts of the described work are done; a total of 0 means that it is unknown."""
-        steps = f"{done:,} of {total:,}" if total else f"{done:,}" if done else ""
-        self._progress.update(self._overall, description=description, completed=done, total=total or None, steps=steps)
+    def message(self, text: str, level: Level = "info") -> None:
+        """Print a line above the bars."""
+        self._console.print(plain(text if level == "info" else f"{level}: {text}"))
 
-    def update(self, job: Job, done: int, total: int) -> None:
+    def loading(self, task: str, done: int, total: int) -> None:
+        """Show that `done` of `total` parts of a task are done; a total of 0 means that it is unknown."""
+        steps = f"{done:,} of {total:,}" if total else f"{done:,}" if done else ""
+        self._progress.update(self._overall, description=task, completed=done, total=total or None, steps=steps)
+
+    def progress(self, job: Job, done: int, total: int) -> None:
         """Show that `done` of the `total` steps of a job are taken."""
         if not self._total:
             self._total = self._steps_to_take()

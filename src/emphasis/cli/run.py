@@ -15,8 +15,7 @@ from emphasis.cli.options import (
     UsageError,
     add_recipe_options,
     check_worker_options,
-    default_workers,
-    requested_execution,
+    requested_context,
     requested_recipe,
 )
 from emphasis.errors import EmphasisOSError
@@ -94,17 +93,17 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
 
     from emphasis.cli.progress import RunBars
     from emphasis.experiments.reports.report import print_report, read_summary, write_report
-    from emphasis.experiments.runs.own_code import with_sources
-    from emphasis.experiments.runs.pool import JobError, UnforeseenJobError
+    from emphasis.experiments.runs.failures import JobError, UnforeseenJobError
     from emphasis.experiments.runs.runner import run
     from emphasis.experiments.runs.store import RESULTS
+    from emphasis.experiments.runs.user_code import with_sources
     from emphasis.extras import require_modules
     from emphasis.rich_text import plain
     from emphasis.training.settings import number_of_ranks
 
     require_modules("jinja2", "matplotlib", "PIL")  # for the report
-    execution = requested_execution(options)
-    is_first = number_of_ranks(execution) == 1 or process.is_first()
+    context = requested_context(options)
+    is_first = number_of_ranks(context.execution) == 1 or process.is_first()
     console = Console(quiet=not is_first)
     networks = sum(1 for _ in recipe.cells())
     conditions = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
@@ -115,20 +114,7 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     began = time.monotonic()
     with RunBars(recipe, folder, console, not options.no_progress) as bars:
         try:
-            run(
-                recipe,
-                folder,
-                root=options.data,
-                download=options.download,
-                execution=execution,
-                threads=options.threads,
-                force=options.force,
-                workers=options.workers or default_workers(execution),
-                checkpoint_seconds=options.checkpoint_seconds,
-                progress=bars.update,
-                loading=bars.load,
-                say=lambda message: console.print(plain(message)),
-            )
+            run(recipe, folder, context, bars, force=options.force)
         except (JobError, UnforeseenJobError) as error:
             failure = error
     console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)

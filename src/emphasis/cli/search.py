@@ -9,8 +9,7 @@ from emphasis.cli.options import (
     Command,
     add_recipe_options,
     check_worker_options,
-    default_workers,
-    requested_execution,
+    requested_context,
     requested_recipe,
 )
 
@@ -63,14 +62,15 @@ def _search(options: argparse.Namespace) -> None:
     from emphasis.cli.progress import JobBar
     from emphasis.experiments.reports.summary import percent
     from emphasis.experiments.runs.store import SEARCH
-    from emphasis.experiments.studies.search import DEFAULT_SPACE, describe, final_accuracy, parse_vary, search
+    from emphasis.experiments.studies.accuracy import final_accuracy
+    from emphasis.experiments.studies.search import describe_settings, search
+    from emphasis.experiments.studies.space import DEFAULT_SPACE, parse_vary
     from emphasis.rich_text import PlainTable, plain
 
     recipe = requested_recipe(options)
     folder = options.folder = options.out or Path("runs") / f"{recipe.name}-search"
     space = [parse_vary(text) for text in options.vary] or DEFAULT_SPACE
     check_worker_options(options)
-    execution = requested_execution(options)
     console = Console()
     varied = ", ".join(vary.name for vary in space)
     about = f": {options.trials} trials of {options.method}, {recipe.seeds} seeds each, varying {varied}"
@@ -79,6 +79,8 @@ def _search(options: argparse.Namespace) -> None:
         result = search(
             recipe,
             folder,
+            requested_context(options),
+            bar,
             method=options.method,
             space=space,
             trials=options.trials,
@@ -86,25 +88,17 @@ def _search(options: argparse.Namespace) -> None:
             validation=options.validation,
             noisy_validation=options.noisy_validation,
             retrain=not options.no_retrain,
-            root=options.data,
-            download=options.download,
-            execution=execution,
-            workers=options.workers or default_workers(execution),
-            threads=options.threads,
-            progress=bar.update,
-            loading=bar.load,
-            say=lambda message: console.print(plain(message)),
         )
     title = f"Validation accuracy, {options.validation:.0%} held out"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")
     for trial in sorted(result.trials, key=lambda trial: -trial.mean)[:_MAX_TRIALS_SHOWN]:
-        table.add_row(describe(trial.settings), percent(trial.mean, trial.std))
+        table.add_row(describe_settings(trial.settings), percent(trial.mean, trial.std))
     console.print(table)
     if result.rows:
         accuracy = f"{percent(*final_accuracy(result.rows))} % (n = {len(result.rows)})"
-        best = describe(result.best.settings)
+        best = describe_settings(result.best.settings)
         console.print(plain(f"{best}, trained on all training data: test accuracy {accuracy}"))
     console.print(plain(f"Written to {folder}: {SEARCH}"))
 

@@ -94,7 +94,7 @@ def _fit(options: argparse.Namespace) -> None:
     options.folder = options.out or Path("runs") / options.table.stem
     settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
     with JobBar(console, not options.no_progress) as bar:
-        bar.load("reading the table", 0, 0)
+        bar.loading("reading the table", 0, 0)
         result = fit_table(
             options.table,
             label=options.label,
@@ -108,7 +108,7 @@ def _fit(options: argparse.Namespace) -> None:
             weight_column=options.weight_column,
             **requested_table_options(options),
             force=options.force,
-            progress=bar.load,
+            progress=bar.loading,
         )
     _print_fit(result, console)
 

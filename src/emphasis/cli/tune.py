@@ -16,17 +16,16 @@ from emphasis.cli.options import (
     add_own_data_options,
     add_workers_option,
     check_worker_options,
-    default_workers,
     name_or_path_argument,
     path_argument,
+    requested_context,
     requested_data_recipe,
-    requested_execution,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from emphasis.experiments.studies.tune import Tuned
+    from emphasis.experiments.studies.tuning_result import TuningResult
 
 _MAX_TRIALS_SHOWN = 8
 
@@ -99,18 +98,19 @@ def _tune(options: argparse.Namespace) -> None:
     from emphasis.experiments.reports.audit_page import audit_page
     from emphasis.experiments.reports.tune_page import tune_page
     from emphasis.experiments.studies import tune as tuning
-    from emphasis.experiments.studies.audit import write_audit
-    from emphasis.experiments.studies.search import parse_vary
+    from emphasis.experiments.studies.audit_result import write_audit
+    from emphasis.experiments.studies.space import parse_vary
     from emphasis.files import write_text
-    from emphasis.rich_text import plain
 
-    console, execution = Console(), requested_execution(options)
+    console = Console()
     recipe = requested_data_recipe(options)
     folder = options.folder = options.out or Path("runs") / f"{recipe.name}-tune"
     with JobBar(console, not options.no_progress) as bar:
         result = tuning.tune(
             recipe,
             folder,
+            requested_context(options),
+            bar,
             condition=options.only or "",
             noise_rate=options.noise_rate,
             assumed_rate=options.assume_rate,
@@ -119,13 +119,7 @@ def _tune(options: argparse.Namespace) -> None:
             folds=options.folds,
             seeds=options.seeds,
             iterations=options.iterations,
-            root=options.data,
-            execution=execution,
-            workers=options.workers or default_workers(execution),
             force=options.force,
-            progress=bar.update,
-            loading=bar.load,
-            say=lambda message: console.print(plain(message)),
         )
     command = ["emphasis", *sys.argv[1:]]
     if result.audit is not None:
@@ -134,15 +128,16 @@ def _tune(options: argparse.Namespace) -> None:
     _print_result(result, folder, console)
 
 
-def _print_result(result: Tuned, folder: Path, console: Console) -> None:
+def _print_result(result: TuningResult, folder: Path, console: Console) -> None:
     from rich import box
 
     from emphasis.experiments.reports.summary import percent
     from emphasis.experiments.studies import tune as tuning
+    from emphasis.experiments.studies.tuning_result import described
     from emphasis.rich_text import PlainTable, plain
 
     low, high = (100 * end for end in result.interval)
-    source = "as told" if result.told else f"estimated; {low:.0f} to {high:.0f} % is possible"
+    source = "as told" if result.rate_is_given else f"estimated; {low:.0f} to {high:.0f} % is possible"
     rate = f"{100 * result.noise_rate:.1f} % of the labels wrong, {source}"
     console.print(plain(f"{result.title}: {rate}", style="bold"))
     if result.doubtful:
@@ -160,10 +155,10 @@ def _print_result(result: Tuned, folder: Path, console: Console) -> None:
     table.add_column("Accuracy (%)", justify="right")
     table.add_column("Folds", justify="right")
     for trial in result.ranked[:_MAX_TRIALS_SHOWN]:
-        table.add_row(tuning.described(trial), percent(trial.mean, trial.std), str(trial.folds))
+        table.add_row(described(trial), percent(trial.mean, trial.std), str(trial.folds))
     baseline = result.baseline
     accuracy = percent(baseline.mean, baseline.std)
-    table.add_row(f"cross-entropy, {tuning.described(baseline)}", accuracy, str(baseline.folds))
+    table.add_row(f"cross-entropy, {described(baseline)}", accuracy, str(baseline.folds))
     console.print(table)
     console.print(plain(f"Written to {folder}: {tuning.PAGE}, {tuning.TUNE}"))
 

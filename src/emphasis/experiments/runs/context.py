@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from emphasis.experiments.runs.jobs import Job
 from emphasis.training.settings import Execution, check
+
+if TYPE_CHECKING:
+    from emphasis.experiments.runs.jobs import Job
 
 Level = Literal["info", "warning"]
 

@@ -1,4 +1,4 @@
-"""From the settings of a cell to tensors: the data set, the label noise of each seed, and the options of the network."""
+"""From the settings of a cell to tensors: data set, label noise of each seed, and options of the network."""
 
 from __future__ import annotations
 
