@@ -14,7 +14,8 @@ from sklearn.datasets import load_wine
 
 from emphasis.cli.main import main
 from emphasis.files import replacing
-from emphasis.tabular.models import KINDS
+from emphasis.tabular.models import MODELS
+from emphasis.weighting import DEFAULT_WEIGHTING
 
 RECIPE = """
 extends = "digits"
@@ -159,10 +160,10 @@ def test_a_model_is_whole_or_an_error_to_the_last_block(disk):
     x = rng.random((300, 5), dtype=np.float32)
     labels = (x[:, 0] > 0.5).astype(int)
     for name, settings in (("xgboost", {"n_estimators": 30}), ("net", {"max_epochs": 2})):
-        kind = KINDS[name]
+        kind = MODELS[name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a training that has not ended
-            model = kind.make(kind.weighting, {**kind.settings, **settings}, 0).fit(x, labels)
+            model = kind.make(DEFAULT_WEIGHTING, {**kind.settings, **settings}, 0).fit(x, labels)
         kind.save(model, Path(kind.file))
         size = Path(kind.file).stat().st_size
         assert size % 4096

@@ -17,9 +17,10 @@ from emphasis.cli.options import join_negative_numbers
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.tabular import fit_table, load_model
-from emphasis.tabular.models import KINDS
+from emphasis.tabular.models import MODELS
 from emphasis.tabular.report import command, metrics, suspects
 from emphasis.tabular.saved import checksum
+from emphasis.weighting import DEFAULT_WEIGHTING
 
 QUICK = {
     "xgboost": {"n_estimators": 15},
@@ -44,7 +45,7 @@ def fitted(folder, path, model="xgboost", **options):
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
-@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_saved_model_predicts_what_the_fitted_one_does(model, name, wine, tmp_path):
     pytest.importorskip(model if model != "net" else "torch", reason=f"needs the extra {model}")
     table, truth = wine
@@ -52,7 +53,7 @@ def test_a_saved_model_predicts_what_the_fitted_one_does(model, name, wine, tmp_
     found = fitted(tmp_path, path, model, folds=2, compare=False, categorical=["code"])
     saved = load_model(tmp_path / "fit")
     assert saved.classes == ("barbera", "barolo", "grignolino")
-    assert (saved.kind, saved.weighting, saved.label) == (model, KINDS[model].weighting, "class")
+    assert (saved.kind, saved.weighting, saved.label) == (model, DEFAULT_WEIGHTING, "class")
     assert saved.encoder == found.encoder
     p = saved.predict_proba(table)
     np.testing.assert_allclose(p.sum(1), 1.0, atol=1e-6)

@@ -1,8 +1,8 @@
-"""A robust classifier for one's own table, as `emphasis fit` and `emphasis predict` make it.
+"""Robust classifiers for tables, as trained by `emphasis fit` and applied by `emphasis predict`.
 
 from emphasis.tabular import fit_table, load_model
 
-found = fit_table("customers.csv", label="churned", folder="runs/customers")
+result = fit_table("customers.csv", label="churned", folder="runs/customers")
 load_model("runs/customers").predict_proba(table)
 
 Needs the extra `fit`; boosters other than XGBoost need their own as well.

@@ -1,4 +1,4 @@
-"""The kinds of model that a table can be fitted with: how each is made, saved without pickles, and loaded."""
+"""Kinds of model for tables: how each is made, saved without pickles, and loaded."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ import numpy as np
 
 from emphasis.errors import EmphasisValueError
 from emphasis.texts import did_you_mean
-from emphasis.weighting import DEFAULT_WEIGHTING, Weighting
+from emphasis.weighting import Weighting
 
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of model.
+class ModelSpec:
+    """How a kind of model is made, saved and loaded.
 
     Attributes:
-        extra: What it needs beside the extra `fit`.
-        weighting: Its weighting unless told.
-        settings: Its settings unless told: small trees, which leave wrong labels alone longest.
-        file: Where it is saved.
-        make: (weighting, settings, seed) -> a classifier of scikit-learn's habits.
-        save: (classifier, path).
-        load: (path, settings, number of features, number of classes) -> probabilities of rows.
+        extra: Extra that it needs in addition to `fit`.
+        settings: Default settings: small trees, which are the last to memorize wrong labels.
+        file: Name of its file.
+        make: Takes weighting, settings and seed; returns a classifier with the interface of scikit-learn's.
+        save: Takes a trained classifier and a path.
+        load: Takes path, settings, number of features and number of classes; returns a function that predicts.
     """
 
     extra: str
-    weighting: Weighting
     settings: Mapping[str, Any]
     file: str
     make: Callable[[Weighting, Mapping[str, Any], int], Any]
@@ -39,11 +37,16 @@ class Kind:
     load: Callable[[Path, Mapping[str, Any], int, int], Predict]
 
 
-def kind_of(name: str) -> Kind:
-    """Return the kind of a name, or ValueError that lists them."""
-    if name not in KINDS:
-        raise EmphasisValueError(f"model={name!r} is unknown{did_you_mean(name, KINDS)}; use one of {', '.join(KINDS)}")
-    return KINDS[name]
+def model_spec(name: str) -> ModelSpec:
+    """Return the kind of model of a name.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists the known ones.
+    """
+    if name not in MODELS:
+        known = ", ".join(MODELS)
+        raise EmphasisValueError(f"model={name!r} is unknown{did_you_mean(name, MODELS)}; use one of {known}")
+    return MODELS[name]
 
 
 def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
@@ -53,13 +56,15 @@ def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) 
 
 
 def _save_xgboost(model: Any, path: Path) -> None:
-    path.write_bytes(model.get_booster().save_raw("ubj"))  # its own writer does not see that the last block is refused
+    path.write_bytes(
+        model.get_booster().save_raw("ubj")
+    )  # XGBoost's own writer does not notice a full disk at the last block
 
 
 def _load_xgboost(path: Path, _settings: Mapping[str, Any], features: int, _classes: int) -> Predict:
     import xgboost
 
-    booster = xgboost.Booster(model_file=bytearray(path.read_bytes()))  # whatever bytes its name has
+    booster = xgboost.Booster(model_file=bytearray(path.read_bytes()))  # its reader does not accept every file name
     _check_features(booster.num_features(), features)
 
     def predict(rows: Any) -> Any:
@@ -122,7 +127,7 @@ def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
     from emphasis.models.mlp import mlp
 
     chosen = {name: settings[name] for name in ("hidden", "activation", "dropout") if name in settings}
-    with torch.device("meta"):  # no memory is taken before the file proves to hold as much
+    with torch.device("meta"):  # so that a wrong manifest cannot ask for more memory than the file holds
         network = mlp((features,), classes, **chosen).eval()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), assign=True)
 
@@ -137,33 +142,47 @@ def _save_by_method(model: Any, path: Path) -> None:
     model.save_model(str(path))
 
 
-def _check_features(found: int, features: int) -> None:
-    """Raise ValueError unless a model was trained on so many features: boosters take fewer for missing."""
-    if found != features:
-        raise EmphasisValueError(f"it was trained on {found} features, not {features}")
+def _check_features(trained_on: int, features: int) -> None:
+    """Raise ValueError unless the numbers of features agree: boosters treat absent features as missing values."""
+    if trained_on != features:
+        raise EmphasisValueError(f"it was trained on {trained_on} features, not {features}")
 
 
 def _two_columns(probability: Any) -> Any:
     return np.stack([1.0 - probability, probability], axis=1) if probability.ndim == 1 else probability
 
 
-KINDS = {
-    "xgboost": Kind(
-        "fit", DEFAULT_WEIGHTING, {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1}, "model.ubj",
-        _make_xgboost, _save_xgboost, _load_xgboost,
+MODELS = {
+    "xgboost": ModelSpec(
+        extra="fit",
+        settings={"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1},
+        file="model.ubj",
+        make=_make_xgboost,
+        save=_save_xgboost,
+        load=_load_xgboost,
     ),
-    "lightgbm": Kind(
-        "lightgbm", DEFAULT_WEIGHTING,
-        {"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1}, "model.txt",
-        _make_lightgbm, _save_lightgbm, _load_lightgbm,
+    "lightgbm": ModelSpec(
+        extra="lightgbm",
+        settings={"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1},
+        file="model.txt",
+        make=_make_lightgbm,
+        save=_save_lightgbm,
+        load=_load_lightgbm,
     ),
-    "catboost": Kind(
-        "catboost", DEFAULT_WEIGHTING,
-        {"iterations": 150, "depth": 3, "learning_rate": 0.1, "verbose": 0, "allow_writing_files": False},
-        "model.cbm", _make_catboost, _save_by_method, _load_catboost,
+    "catboost": ModelSpec(
+        extra="catboost",
+        settings={"iterations": 150, "depth": 3, "learning_rate": 0.1, "verbose": 0, "allow_writing_files": False},
+        file="model.cbm",
+        make=_make_catboost,
+        save=_save_by_method,
+        load=_load_catboost,
     ),
-    "net": Kind(
-        "sklearn", DEFAULT_WEIGHTING, {"hidden": (64,), "max_epochs": 100}, "model.pt",
-        _make_net, _save_net, _load_net,
+    "net": ModelSpec(
+        extra="sklearn",
+        settings={"hidden": (64,), "max_epochs": 100},
+        file="model.pt",
+        make=_make_net,
+        save=_save_net,
+        load=_load_net,
     ),
-}  # fmt: skip
+}

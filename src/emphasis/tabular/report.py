@@ -1,4 +1,4 @@
-"""What a fit shows: figures of the cross-validation, predictions, suspects, and the page."""
+"""The report of a fit: scores of the cross-validation, predictions, suspect labels, and the page."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.files import write_text
-from emphasis.tabular.models import kind_of
+from emphasis.tabular.models import model_spec
 from emphasis.tabular.result import BASELINE, METRICS, REPORT, Fit
-from emphasis.weighting import FAMILIES, Weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
 _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
@@ -34,39 +34,39 @@ TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log
 
 def write_report(fit: Fit) -> None:
     """Write predictions, metrics.json and report.html into the fit's folder."""
-    found = metrics(fit)
+    scores = metrics(fit)
     write_table(predictions(fit), fit.folder / fit.predictions_name)
-    write_text(fit.folder / METRICS, json.dumps(found, indent=1, ensure_ascii=False))
-    write_text(fit.folder / REPORT, _page(fit, found))
+    write_text(fit.folder / METRICS, json.dumps(scores, indent=1, ensure_ascii=False))
+    write_text(fit.folder / REPORT, _page(fit, scores))
 
 
 def metrics(fit: Fit) -> dict[str, Any]:
-    """Return, for each method and number, the folds' values, their mean and standard deviation.
+    """Return the scores of each method: values of the folds, their mean and standard deviation.
 
-    Judged by the labels as given, on rows that the model has not seen, by the rows' weights. "difference": the
-    weighting's minus cross-entropy's, fold by fold.
+    Models are evaluated on the rows of the other folds with their labels as given and their weights. "difference" is
+    the score of the weighting minus that of cross-entropy, fold by fold.
     """
-    numbers = {
-        name: {metric: _summary([_of_fold(fit, p, metric, k) for k in range(fit.fold.max() + 1)]) for metric in TITLES}
+    scores = {
+        name: {metric: _summary([_score(fit, p, metric, k) for k in range(fit.fold.max() + 1)]) for metric in TITLES}
         for name, p in fit.probabilities.items()
     }
-    found: dict[str, Any] = {"methods": numbers}
-    if BASELINE in numbers:
-        ours = next(iter(numbers.values()))
-        found["difference"] = {
-            metric: _summary(list(np.subtract(ours[metric]["folds"], numbers[BASELINE][metric]["folds"])))
+    result: dict[str, Any] = {"methods": scores}
+    if BASELINE in scores:
+        ours = next(iter(scores.values()))
+        result["difference"] = {
+            metric: _summary(list(np.subtract(ours[metric]["folds"], scores[BASELINE][metric]["folds"])))
             for metric in TITLES
         }
-    return found
+    return result
 
 
 def predictions(fit: Fit) -> Any:
-    """Return one line per row, predicted by a model that has not seen it: a pandas table."""
+    """Return the out-of-fold predictions as a pandas table, one line per row."""
     import pandas as pd
 
     p = _ours(fit)
     names = np.array(fit.classes)
-    lines = {
+    columns = {
         "row": fit.rows,
         **({"id": list(fit.ids)} if fit.ids else {}),
         "fold": fit.fold,
@@ -74,20 +74,20 @@ def predictions(fit: Fit) -> Any:
         "predicted": names[p.argmax(1)],
         "p_given": _of_given(fit),
     }
-    return pd.DataFrame(lines | {f"p_{name}": p[:, at] for at, name in enumerate(fit.classes)})
+    return pd.DataFrame(columns | {f"p_{name}": p[:, column] for column, name in enumerate(fit.classes)})
 
 
 def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
-    """Return the rows whose given label the model believes least, and what it says instead."""
-    p, own = _ours(fit), _of_given(fit)
-    order = [row for row in np.argsort(own, kind="stable") if p[row].argmax() != fit.given[row]]
+    """Return the rows whose given label is least probable by out-of-fold predictions, and the predicted label."""
+    p, p_given = _ours(fit), _of_given(fit)
+    order = [row for row in np.argsort(p_given, kind="stable") if p[row].argmax() != fit.given[row]]
     columns = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
     return [
         {
             "row": int(fit.rows[row]),
             **({"id": fit.ids[row]} if fit.ids else {}),
             "given": fit.classes[fit.given[row]],
-            "p_given": float(own[row]),
+            "p_given": float(p_given[row]),
             "instead": fit.classes[p[row].argmax()],
             "p_instead": float(p[row].max()),
             "values": {name: shown(fit.table[name].iloc[row]) for name in columns},
@@ -97,14 +97,16 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
 
 
 def _ours(fit: Fit) -> NDArray[np.float64]:
+    """Return the out-of-fold probabilities of the weighting, shape (N, C)."""
     return next(iter(fit.probabilities.values()))
 
 
 def _of_given(fit: Fit) -> NDArray[np.float64]:
+    """Return the out-of-fold probability of each given label, shape (N,)."""
     return _ours(fit)[np.arange(len(fit.given)), fit.given]
 
 
-def _of_fold(fit: Fit, p: NDArray[np.float64], metric: str, fold: int) -> float:
+def _score(fit: Fit, p: NDArray[np.float64], metric: str, fold: int) -> float:
     rows = fit.fold == fold
     given, weight = fit.given[rows], fit.weights[rows]
     if not weight.any():
@@ -122,51 +124,54 @@ def _summary(values: list[float]) -> dict[str, Any]:
     return {"folds": [float(v) for v in values], "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
 
-def _page(fit: Fit, found: dict[str, Any]) -> str:
-    table = confusion_matrix(fit.given, _ours(fit).argmax(1), labels=np.arange(len(fit.classes)))
+def _page(fit: Fit, scores: dict[str, Any]) -> str:
+    predicted = _ours(fit).argmax(1)
+    confusion = confusion_matrix(fit.given, predicted, labels=np.arange(len(fit.classes)))
     request = fit.request
     packages = ["numpy", "pandas", "scikit-learn", {"net": "torch"}.get(request["model"], request["model"])]
-    return page_environment("emphasis.tabular").get_template("fit.html.j2").render(
+    versions = [f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{package} {version(package)}" for package in packages]
+    template = page_environment("emphasis.tabular").get_template("fit.html.j2")
+    return template.render(
         fit=fit,
         request=request,
-        name=Path(request["table"]).name,
-        columns=[_described(fit, column) for column in fit.encoder.columns],
+        name=fit.source,
+        columns=[_describe_column(fit, column) for column in fit.encoder.columns],
         counts=np.bincount(fit.given, minlength=len(fit.classes)).tolist(),
-        found=found,
+        found=scores,
         titles=TITLES,
         methods={name: BASELINE if name == BASELINE else name for name in fit.probabilities},
-        finding=_finding(found),
-        confusion=table.tolist(),
-        largest=int(table.max()),
+        finding=_finding(scores),
+        confusion=confusion.tolist(),
+        largest=int(confusion.max()),
         suspects=suspects(fit),
-        disagreeing=int((_ours(fit).argmax(1) != fit.given).sum()),
+        disagreeing=int((predicted != fit.given).sum()),
         histogram=png_uri(png(_histogram(fit))),
         importances=list(fit.importances.items())[:_LISTED],
         listed=_LISTED,
         predictions=fit.predictions_name,
         command=command(request, fit.folder),
         folder=shlex.quote(str(fit.folder)),
-        versions=", ".join([f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}",
-                            *(f"{package} {version(package)}" for package in packages)]),
-    )  # fmt: skip
+        versions=", ".join(versions),
+    )
 
 
-def _finding(found: dict[str, Any]) -> str:
-    """Say whether the weighting predicts better than cross-entropy, as far as the given labels can tell."""
-    if "difference" not in found:
+def _finding(scores: dict[str, Any]) -> str:
+    """Return one sentence on whether the weighting predicts the given labels better than cross-entropy."""
+    if "difference" not in scores:
         return ""
-    difference = found["difference"]["accuracy"]
+    difference = scores["difference"]["accuracy"]
     mean, n = 100 * difference["mean"], len(difference["folds"])
     error = 100 * difference["std"] / math.sqrt(n)
-    said = f"{mean:+.1f} points of accuracy (n = {n} folds, standard error {error:.1f})"
+    points = f"{mean:+.1f} points of accuracy (n = {n} folds, standard error {error:.1f})"
     if abs(mean) <= 2 * error or not mean:
-        return f"Against cross-entropy: {said}. That is no clear difference: either will do for these labels."
+        return f"Against cross-entropy: {points}. The difference is not significant: either will do for these labels."
     better = "The weighting predicts" if mean > 0 else "Cross-entropy predicts"
     advice = "" if mean > 0 else ' Consider --weighting "CCE".'
-    return f"{better} held-out labels better; the weighting against cross-entropy: {said}.{advice}"
+    return f"{better} held-out labels better; the weighting against cross-entropy: {points}.{advice}"
 
 
-def _described(fit: Fit, column: Any) -> dict[str, Any]:
+def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
     absent = int(fit.table[column.name].isna().sum())
     if isinstance(column, NumericColumn):
         values = fit.table[column.name]
@@ -182,16 +187,18 @@ def _described(fit: Fit, column: Any) -> dict[str, Any]:
 
 
 def command(request: dict[str, Any], folder: Path) -> str:
-    """Return the command that makes the fit again; "" if its weighting is none that a command line can say."""
-    defaults = kind_of(request["model"])
+    """Return the command that repeats a fit; "" if its table or weighting cannot be given on the command line."""
+    if request["table"] is None:
+        return ""
+    defaults = model_spec(request["model"])
     parts = ["emphasis", "fit", request["table"], "--label", request["label"]]
     if request["model"] != "xgboost":
         parts += ["--model", request["model"]]
-    if request["weighting"] != defaults.weighting.to_dict():
-        said = weighting_text(request["weighting"])
-        if not said:
+    if request["weighting"] != DEFAULT_WEIGHTING.to_dict():
+        weighting = weighting_text(request["weighting"])
+        if not weighting:
             return ""
-        parts += ["--weighting", said]
+        parts += ["--weighting", weighting]
     if not request["compare"]:
         parts.append("--no-compare")
     for name, default in (("folds", 5), ("seed", 0), ("max_levels", 100)):
@@ -212,7 +219,10 @@ def command(request: dict[str, Any], folder: Path) -> str:
 
 
 def weighting_text(weighting: dict[str, Any]) -> str:
-    """Return a weighting's dictionary as the command line takes it, "DM lam=0.5 beta=4 vanishing"; "" for no family."""
+    """Return the dictionary of a weighting as the command line expects it, or "" if it is not of a family.
+
+    Example: "DM lam=0.5 beta=4 vanishing".
+    """
     if weighting["family"] not in FAMILIES:
         return ""
     options = [name if value is True else f"{name}={value:g}" for name, value in weighting.items() if name != "family"]
@@ -220,28 +230,28 @@ def weighting_text(weighting: dict[str, Any]) -> str:
 
 
 def _histogram(fit: Fit) -> Figure:
-    """Return the histogram of p of the given labels, right and wrong by the model, and the weighting over it."""
+    """Return the histogram of p of the given labels, by whether the prediction agrees, with the weighting on top."""
     p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
     figure = new_figure(8.0, 3.6)
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
-    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=FILLS,
-              label=["predicted as given", "predicted otherwise"])  # fmt: skip
+    labels = ["predicted as given", "predicted otherwise"]
+    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=FILLS, label=labels)
     axis.set(xlabel="p of the given label, by a model that has not seen the row", ylabel="rows", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     other = axis.twinx()
-    at = np.linspace(0.0, 1.0, 501)
-    weight = _finite(fit.weighting, at)
-    other.plot(at, weight / np.nanmax(weight), color=COLORS[4], lw=1.6, label="emphasis w(p), share of its peak")
+    grid = np.linspace(0.0, 1.0, 501)
+    weight = _finite(fit.weighting, grid)
+    other.plot(grid, weight / np.nanmax(weight), color=COLORS[4], lw=1.6, label="emphasis w(p), share of its peak")
     other.set(ylim=(0, 1.08), yticks=[])
     other.spines[["top", "right"]].set_visible(False)
-    handles, labels = (
+    handles, texts = (
         a + b for a, b in zip(axis.get_legend_handles_labels(), other.get_legend_handles_labels(), strict=True)
     )
-    axis.legend(handles, labels, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.17))
+    axis.legend(handles, texts, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.17))
     return figure
 
 
-def _finite(weighting: Weighting, at: NDArray[np.float64]) -> NDArray[np.float64]:
-    weight = weighting(at)
+def _finite(weighting: Weighting, p: NDArray[np.float64]) -> NDArray[np.float64]:
+    weight = weighting(p)
     return np.where(np.isfinite(weight), weight, np.nan)

@@ -1,8 +1,9 @@
-"""What a fit has found, and the names of the files that hold it."""
+"""The result of a fit, and the names of the files that hold it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.table import PreparedTable, is_parquet
 from emphasis.datasets.table_encoder import TableEncoder
+from emphasis.tabular.saved import SavedModel, load_model
 from emphasis.weighting import Weighting
 
 FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
@@ -19,21 +21,21 @@ BASELINE = "cross-entropy"
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a fit has found; N rows, C classes, M methods (the weighting, and cross-entropy to compare with).
+    """Result of a fit of N rows and C classes.
 
     Attributes:
-        folder: Where it is written.
-        request: What was asked for, as `fit.json` says it.
+        folder: Folder that everything is written to.
+        request: Settings of the fit, as in `fit.json`.
         table: The pandas table.
-        classes: The classes' names.
-        given: (N,) each row's class.
-        fold: (N,) the fold in which the row was held out.
-        probabilities: For each method, (N, C) out-of-fold probabilities.
-        weighting: The one that the model has learned with.
-        encoder: Of the final model.
-        importances: How much the model uses each column, adding up to 1; {} for a net.
-        weights: (N,) of the rows.
-        prepared: How the table was read: the rows' numbers in the file, their ids, and what was odd.
+        classes: Names of the C classes.
+        given: Class of each row as given, shape (N,).
+        fold: Fold in which each row was held out, shape (N,).
+        probabilities: Out-of-fold probabilities of shape (N, C) of each method: the weighting, and cross-entropy.
+        weighting: Weighting that the model was trained with.
+        encoder: Encoder of the model that was trained on all rows.
+        importances: Importance of each column, with sum 1; {} for a net.
+        weights: Weight of each row, shape (N,).
+        prepared: How the table was read: numbers of the rows in the file, their ids, and what was odd.
     """
 
     folder: Path
@@ -49,17 +51,28 @@ class Fit:
     importances: dict[str, float] = field(default_factory=dict)
     prepared: PreparedTable | None = None
 
+    @cached_property
+    def model(self) -> SavedModel:
+        """The model that was trained on all rows, loaded from the folder."""
+        return load_model(self.folder)
+
+    @property
+    def source(self) -> str:
+        """Name of the table's file, or "a table in memory"."""
+        return "a table in memory" if self.request["table"] is None else Path(self.request["table"]).name
+
     @property
     def rows(self) -> NDArray[np.int64]:
-        """(N,) the number of each row in the file."""
+        """Number of each row in the file, shape (N,)."""
         return np.arange(len(self.given)) if self.prepared is None else self.prepared.rows
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """N texts that name the rows; () if there are none."""
+        """Names of the N rows; () if there are none."""
         return () if self.prepared is None else self.prepared.ids
 
     @property
     def predictions_name(self) -> str:
-        """The name of the predictions' file: of the table's own kind."""
-        return "predictions.parquet" if is_parquet(Path(self.request["table"])) else "predictions.csv"
+        """Name of the file of predictions, which has the format of the table."""
+        parquet = self.request["table"] is not None and is_parquet(Path(self.request["table"]))
+        return "predictions.parquet" if parquet else "predictions.csv"

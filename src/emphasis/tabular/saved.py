@@ -1,4 +1,4 @@
-"""A fitted model in a folder: a manifest in JSON, the model in its library's own format, no pickle."""
+"""Trained models in a folder: a manifest in JSON and the model in the format of its library, without pickles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
-from emphasis.tabular.models import KINDS, Predict, kind_of
+from emphasis.tabular.models import MODELS, Predict, model_spec
 from emphasis.texts import one_line
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
@@ -32,15 +32,15 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model that predicts tables like the one it was fitted on.
+    """A model that predicts tables like the one that it was trained on.
 
     Attributes:
-        label: The label column's name.
-        classes: The classes' names, in the order of the probabilities.
-        encoder: Of the other columns.
+        label: Name of the label column.
+        classes: Names of the classes, in the order of the probabilities.
+        encoder: Encoder of the other columns.
         kind: "xgboost", "lightgbm", "catboost" or "net".
-        weighting: What it learned with; by name only, without values, if it was a function of the user's.
-        predict_rows: Encoded rows (N, D) -> probabilities (N, C).
+        weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
+        predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
     """
 
     label: str
@@ -51,24 +51,26 @@ class SavedModel:
     predict_rows: Predict
 
     def predict_proba(self, table: Any) -> NDArray[np.float64]:
-        """Return each class's probability, (N, C), of a pandas table; its other columns are passed over.
+        """Return the class probabilities of each row of a pandas table, shape (N, C). Unknown columns are ignored.
 
         Raises:
-            ValueError: A column is absent or unfit.
-            DamagedFileError: The model is not that of its manifest.
+            ValueError: If a column is missing, or cannot be encoded.
+            DamagedFileError: If the model does not match its manifest.
         """
         rows = self.encoder.transform(table)
         try:
             probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(rows), np.float64)
-        except Exception as error:  # of a library that is given what its model was not made for
+        except Exception as error:  # libraries raise anything if the model does not match
             raise DamagedFileError(f"the model cannot predict ({one_line(error)}); fit again with --force") from error
         if probabilities.shape != (len(rows), len(self.classes)):
-            raise DamagedFileError(f"the model predicts {probabilities.shape[1:]} numbers a row for "
-                                   f"{len(self.classes)} classes; fit again with --force")  # fmt: skip
+            raise DamagedFileError(
+                f"the model predicts {probabilities.shape[1:]} numbers a row for {len(self.classes)} classes; fit "
+                "again with --force"
+            )
         return probabilities
 
     def predict(self, table: Any) -> NDArray[Any]:
-        """Return the most probable class of each row, as text."""
+        """Return the most probable class of each row as text, shape (N,)."""
         names: NDArray[Any] = np.array(self.classes)
         return np.asarray(names[self.predict_proba(table).argmax(1)])
 
@@ -84,18 +86,17 @@ def save_model(
     classes: tuple[str, ...],
     encoder: TableEncoder,
 ) -> None:
-    """Write model and manifest into `folder`/model, each whole or not at all, the manifest last."""
-    place = folder / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
-    file = KINDS[kind].file
-    with replacing(place / file) as partial:
-        KINDS[kind].save(classifier, partial)
+    """Write the model and then its manifest into `folder`/model, each completely or not at all."""
+    target, spec = folder / FOLDER, MODELS[kind]
+    target.mkdir(parents=True, exist_ok=True)
+    with replacing(target / spec.file) as partial:
+        spec.save(classifier, partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()
     manifest: dict[str, Any] = {
         "format": _FORMAT,
         "emphasis": emphasis.__version__,
         "kind": kind,
-        "file": file,
+        "file": spec.file,
         "sha256": digest,
         "settings": settings,
         "weighting": weighting.to_dict(),
@@ -103,66 +104,69 @@ def save_model(
         "classes": list(classes),
         "encoder": encoder.to_dict(),
     }
-    manifest = json.loads(json.dumps(manifest))  # as it is read
+    manifest = json.loads(json.dumps(manifest))  # as it will be read
     manifest[_CHECKSUM] = checksum(manifest)
-    write_text(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+    write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of all that a manifest says besides; the model file's digest is among it."""
-    said = {name: value for name, value in manifest.items() if name != _CHECKSUM}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """Return the digest of a manifest without its checksum; it covers the digest of the model's file."""
+    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_model(folder: str | os.PathLike[str]) -> SavedModel:
-    """Return the model of a folder that `fit_table` has written, or of the folder "model" within it.
+    """Return the model of a folder that `fit_table` has written, or of its subfolder "model".
 
-    No code that it names is run.
+    Code that the manifest refers to is not run.
 
     Raises:
-        DataNotFoundError: There is none.
-        DamagedFileError: A file of it is cut short, changed, or of a later version of the package.
+        DataNotFoundError: If there is no model.
+        DamagedFileError: If a file is incomplete, changed, or of a later version of the package.
     """
-    place = Path(folder)
-    place = place if (place / MANIFEST).is_file() else place / FOLDER
-    if not (place / MANIFEST).is_file():
+    model_folder = Path(folder)
+    if not (model_folder / MANIFEST).is_file():
+        model_folder = model_folder / FOLDER
+    if not (model_folder / MANIFEST).is_file():
         raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
     try:
-        manifest = read_json(place / MANIFEST)
+        manifest = read_json(model_folder / MANIFEST)
     except JSONFileError as error:
         raise DamagedFileError(f"{error}; fit again with --force") from error
     if manifest.get("format") != _FORMAT:
         raise DamagedFileError(
-            f"{place / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
+            f"{model_folder / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
             "emphasis, or fit again with --force"
         )
     if manifest.get(_CHECKSUM) != checksum(manifest):
-        raise DamagedFileError(f"{place / MANIFEST} is damaged or was changed by hand: its checksum is that of another "
-                               "content; fit again with --force")  # fmt: skip
+        raise DamagedFileError(
+            f"{model_folder / MANIFEST} is damaged or was changed by hand: its checksum does not match; fit again with "
+            "--force"
+        )
     try:
         label, name = _texts([manifest["label"], manifest["kind"]])
-        kind = kind_of(name)
+        spec = model_spec(name)
         encoder = TableEncoder.from_dict(manifest["encoder"])
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
-        path, digest = place / kind.file, manifest["sha256"]
+        path, digest = model_folder / spec.file, manifest["sha256"]
         settings = manifest["settings"]
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{place / MANIFEST} is damaged ({error}); fit again with --force") from error
+        raise DamagedFileError(f"{model_folder / MANIFEST} is damaged ({error}); fit again with --force") from error
     with naming_refusals("read", path):
         is_whole = path.is_file() and file_digest(path, "sha256") == digest
     if not is_whole:
         raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
     try:
-        predict = kind.load(path, settings, len(encoder.feature_names), len(classes))
+        predict = spec.load(path, settings, len(encoder.feature_names), len(classes))
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # the library that reads it can fail in any way
+    except Exception as error:  # libraries raise anything for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     return SavedModel(label, classes, encoder, name, weighting, predict)
 
 
 def _texts(values: Any) -> tuple[str, ...]:
-    """Return a list's texts, or raise TypeError."""
+    """Return a list of texts as a tuple, or raise TypeError."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise EmphasisTypeError(f"{values!r} are no texts")
+        raise EmphasisTypeError(f"{values!r} is not a list of texts")
     return tuple(values)
