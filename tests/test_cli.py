@@ -264,8 +264,8 @@ def test_options_of_run_reach_the_recipe_and_the_runner(tmp_path, monkeypatch):
 
     seen = {}
 
-    def see(recipe, folder, **rest):
-        seen.update(rest, recipe=recipe, folder=folder)
+    def see(recipe, folder, context, reporter, **rest):
+        seen.update(rest, recipe=recipe, folder=folder, context=context)
         raise EmphasisError("seen")
 
     monkeypatch.setattr(runner, "run", see)
@@ -281,8 +281,9 @@ def test_options_of_run_reach_the_recipe_and_the_runner(tmp_path, monkeypatch):
         assert (cell.network.name, cell.solver.iterations, cell.solver.schedule.at) == ("resnet20", 9, (3, 6))
         assert (cell.noise.rate, cell.precision) == (0.3, "bf16-mixed")
     assert str(seen["folder"]) == "runs/table9-scaled"
-    assert (seen["execution"].accelerator, seen["execution"].compile) == ("cpu", True)
-    assert (seen["workers"], seen["threads"], str(seen["root"])) == (3, 2, "there")
+    context = seen["context"]
+    assert (context.execution.accelerator, context.execution.compile) == ("cpu", True)
+    assert (context.workers, context.threads, str(context.root)) == (3, 2, "there")
 
 
 def test_nothing_heavy_is_imported_for_the_help():
