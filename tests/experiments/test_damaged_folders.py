@@ -161,8 +161,8 @@ def test_damaged_probabilities_are_named_or_passed_over(tmp_path, capsys):
         (lambda: arrays_with(seeds=np.array([7])), "cannot be read"),
         (lambda: arrays_with(p=whole["p"].astype(str)), "p is of shape"),
         (lambda: arrays_with(noisy=whole["noisy"][:, :5]), "noisy is of shape"),
-        (lambda: arrays_with(trace=whole["trace"][:1], predicted=whole["predicted"][:1]), "another number of evaluations"),
-        (lambda: arrays_with(trace=whole["trace"][:2]), "2 looks, but 3 of predictions"),
+        (lambda: arrays_with(trace=whole["trace"][:1], predicted=whole["predicted"][:1]), "another number of eval"),
+        (lambda: arrays_with(trace=whole["trace"][:2]), "2 evaluations, but 3 of predictions"),
         (lambda: arrays_with(index=whole["index"].astype(object)), "is of type object"),
         (lambda: arrays_with(predicted=whole["predicted"] + 1000), "was predicted; classes are in"),
     ):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from emphasis.training.settings import Execution, check
+from emphasis.training.settings import Execution
+from emphasis.validation import check
 
 if TYPE_CHECKING:
     from emphasis.experiments.runs.jobs import Job
