@@ -4,8 +4,11 @@
 
     criterion = EmphasisLoss()
 
-Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`.
+Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`. The functions `audit`,
+`fit`, `tune`, `run`, `search` and `report` import what they need when they are called.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from emphasis.errors import EmphasisError
 from emphasis.weighting import (
@@ -37,6 +40,9 @@ from emphasis.weighting import (
     scheduled,
 )
 
+if TYPE_CHECKING:
+    from emphasis.api import audit, fit, report, run, search, tune
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -64,8 +70,24 @@ __all__ = [
     "Uniform",
     "Weighting",
     "__version__",
+    "audit",
+    "fit",
     "from_dict",
     "from_function",
     "from_loss",
+    "report",
+    "run",
     "scheduled",
+    "search",
+    "tune",
 ]
+
+_FUNCTIONS = ("audit", "fit", "report", "run", "search", "tune")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # the modules that it imports import this one
+
+    return getattr(import_module("emphasis.api"), name)

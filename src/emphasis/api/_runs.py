@@ -1,0 +1,135 @@
+"""`emphasis.run`, `emphasis.report` and `emphasis.fit`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from emphasis.api._arguments import PathLike, as_recipe, make_context, reporter_or_silent
+from emphasis.errors import EmphasisValueError
+
+if TYPE_CHECKING:
+    from emphasis.experiments.recipes.recipe import Recipe
+    from emphasis.experiments.runs.context import Reporter
+    from emphasis.tabular.result import Fit
+
+
+def fit(table: Any, *, label: str, **options: Any) -> Fit:
+    """Cross-validate and train a classifier that predicts the label column of a table.
+
+    Args:
+        table: A table of pandas, polars, pyarrow or another library, or the path of a text or Parquet file.
+        label: Name of the label column.
+        options: Further arguments of `emphasis.tabular.fit_table`, such as `folder`, `model`, `weighting` or `folds`.
+
+    Returns:
+        Out-of-fold predictions and scores; `result.model` predicts other tables.
+
+    Raises:
+        TypeError, ValueError: If an argument or a column is not allowed.
+        ModuleNotFoundError: If an extra is not installed.
+
+    Example:
+        >>> result = emphasis.fit(frame, label="churned")  # doctest: +SKIP
+        >>> result.model.predict(new_frame)  # doctest: +SKIP
+    """
+    from emphasis.tabular import fit_table
+
+    return fit_table(table, label=label, **options)
+
+
+def run(
+    recipe: PathLike | Recipe,
+    *,
+    folder: PathLike | None = None,
+    scaled: bool = False,
+    conditions: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    root: PathLike | None = None,
+    download: bool = False,
+    accelerator: str = "auto",
+    workers: int = 1,
+    threads: int | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """Train the networks of a recipe, as `emphasis run` does, except those that the folder already holds.
+
+    Args:
+        recipe: Name of a recipe of the package, path of a .toml file, or a recipe.
+        folder: Folder of results and checkpoints; None for runs/NAME.
+        scaled: Whether the smaller form of the recipe is used.
+        conditions: Conditions to train; empty for all.
+        methods: Methods to train; empty for all.
+        settings: Settings, such as {"seeds": 2, "solver.iterations": 300}.
+        root: Folder of the data sets.
+        download: Whether missing data is downloaded.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        workers: Number of processes.
+        threads: Number of CPU threads of each process; None for what suits the networks.
+        force: Whether another run in the folder is replaced.
+        reporter: Receives progress and messages; None for silence.
+
+    Returns:
+        One dictionary per network, as in results.jsonl: settings, accuracies, curves and where they were computed.
+
+    Raises:
+        ValueError: If the recipe or a setting is not allowed.
+        EmphasisError: If the folder holds something else, the data is missing, or a network could not be trained.
+
+    Example:
+        >>> rows = emphasis.run("digits", settings={"seeds": 1, "solver.iterations": 100})  # doctest: +SKIP
+        >>> print(emphasis.report("runs/digits", format="text"))  # doctest: +SKIP
+    """
+    from emphasis.experiments.runs import runner
+
+    chosen = as_recipe(recipe)
+    chosen = chosen.scaled_down() if scaled else chosen
+    chosen = chosen.limited(conditions, methods).changed(dict(settings or {}))
+    target = Path("runs") / chosen.name if folder is None else Path(folder)
+    context = make_context(root=root, download=download, accelerator=accelerator, workers=workers, threads=threads)
+    return runner.run(chosen, target, context, reporter_or_silent(reporter), force=force)
+
+
+@overload
+def report(run: PathLike, *, format: None = None, root: PathLike | None = None) -> list[Path]: ...
+
+
+@overload
+def report(run: PathLike, *, format: str, root: PathLike | None = None) -> str: ...
+
+
+def report(
+    run: PathLike,
+    *,
+    format: str | None = None,  # noqa: A002
+    root: PathLike | None = None,
+) -> list[Path] | str:
+    """Write the report of a run, as `emphasis report` does, or return it in one format.
+
+    Args:
+        run: Folder of a run, or its name in runs/ or results/.
+        format: None to write the table, the figures and the page into the folder; "text", "csv" or "html" to return
+            the report and write nothing.
+        root: Folder of the data sets, for the page of suspect labels.
+
+    Returns:
+        The files that were written, or the report.
+
+    Raises:
+        ValueError: If the format is unknown.
+        EmphasisError: If there is no such run, or it is damaged.
+    """
+    from emphasis.experiments.reports import report as reports
+
+    if format not in (None, *reports.FORMATS):
+        known = ", ".join(map(repr, reports.FORMATS))
+        raise EmphasisValueError(f"format={format!r} is not allowed; use {known} or None")
+    folder = reports.find_folder(os.fspath(run))
+    summary = reports.read_summary(folder)
+    if format is not None:
+        return reports.render(summary, format)
+    return [folder / name for name in reports.write_report(folder, summary, None if root is None else Path(root))]
