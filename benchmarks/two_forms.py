@@ -1,0 +1,54 @@
+"""Runs a comparison in two forms: all methods at cross-entropy's learning rate, and each at its own best.
+
+Every method is trained at each rate of a grid and judged by a fifth of the training part with noisy labels; the test
+set is not looked at. Then the recipe is run twice, with the rates of either form. All of it is resumable.
+
+    python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 15 hours on two cores, estimated
+    python benchmarks/two_forms.py digits --rate-seeds 2              # a few minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.reports.report import read_summary, render, write_report
+from emphasis.experiments.runs.context import Printer, RunContext
+from emphasis.experiments.runs.runner import run
+from emphasis.experiments.studies.two_forms import FORMS, in_form, measure_rates, rates_of
+from emphasis.files import write_text
+from emphasis.learning_rate import RATES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a recipe's name, or the path of a .toml file")
+    parser.add_argument("--data", type=Path, help="where the data is")
+    parser.add_argument("--out", type=Path, default=Path("runs/two-forms"))
+    parser.add_argument("--grid", type=float, nargs="+", default=list(RATES["sgd"]))
+    parser.add_argument("--rate-seeds", type=int, default=1, help="networks of each method and rate that are judged")
+    parser.add_argument("--methods", nargs="+", default=[])
+    parser.add_argument("--only", nargs="+", default=[], help="conditions")
+    parser.add_argument("--seeds", type=int, help="networks of each method in either form")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+
+    recipe = load_recipe(options.recipe).limited(options.only, options.methods)
+    how = RunContext(options.data, workers=options.workers), Printer()
+    accuracies = measure_rates(recipe, options.out / "rates", *how, grid=options.grid, seeds=options.rate_seeds)
+    said = {"grid": options.grid, "best": rates_of(accuracies), "accuracy_on_held_out_noisy_labels": accuracies}
+    write_text(options.out / "rates.json", json.dumps(said, indent=1, sort_keys=True))
+    for form in FORMS:
+        compared = in_form(recipe, accuracies, form)
+        if options.seeds:
+            compared = compared.changed({"seeds": options.seeds})
+        run(compared, options.out / form, *how)
+        summary = read_summary(options.out / form)
+        write_report(options.out / form, summary, options.data)
+        print(render(summary, "text"))
+
+
+if __name__ == "__main__":
+    main()
