@@ -40,8 +40,8 @@ from emphasis.datasets import ImageFiles
 from emphasis.experiments.runs.provenance import revision
 from emphasis.files import write_text
 from emphasis.models import build
-from emphasis.models.stacked import StackOfOne
-from emphasis.training.augmentation import normalise, random_crop_flip
+from emphasis.models.stacked import SingleNetwork
+from emphasis.training.augmentation import normalize, random_crop_flip
 from emphasis.training.fabric import make_fabric
 from emphasis.training.fetching import Fetched
 from emphasis.training.loop import State, initial_state, train
@@ -119,7 +119,7 @@ def decoding(files: ImageFiles, rounds: int) -> dict[str, Any]:
     images = torch.from_numpy(np.asarray(files[:64]))
     generator = torch.Generator().manual_seed(0)
     found["crop, flip, normalise"] = rates(
-        64, lambda: normalise(random_crop_flip(images, generator, padding=0, size=CROP), *STATISTICS), rounds
+        64, lambda: normalize(random_crop_flip(images, generator, padding=0, size=CROP), *STATISTICS), rounds
     )
     return found
 
@@ -141,7 +141,7 @@ def training(files: ImageFiles, case: str) -> dict[str, float]:
     execution, solver = Execution(accelerator="cpu"), Solver(steps + 2, BATCH, 0.01, momentum=0.9)
     fabric = make_fabric(execution)
     network = build(name, task.input_shape, CLASSES, seed=0, **options)
-    state = initial_state(StackOfOne(network), solver, fabric, execution)
+    state = initial_state(SingleNetwork(network), solver, fabric, execution)
     ends, memory = [], []
 
     def after_step(_state: State) -> None:

@@ -30,7 +30,7 @@ from emphasis.datasets import ImageFiles
 from emphasis.experiments.runs.provenance import device_name, revision, versions
 from emphasis.files import write_text
 from emphasis.models import build
-from emphasis.models.stacked import StackOfOne
+from emphasis.models.stacked import SingleNetwork
 from emphasis.training.evaluation import evaluate
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import State, initial_state, train
@@ -76,7 +76,7 @@ def steps(name: str, rounds: int, execution: Execution) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(rounds):
         for objective, settings in OBJECTIVES.items():
-            network = StackOfOne(build(name, task.input_shape, classes, seed=0))
+            network = SingleNetwork(build(name, task.input_shape, classes, seed=0))
             state = initial_state(network, solver, fabric, execution)
             marks: list[float] = []
 
@@ -122,7 +122,7 @@ def streamed(files: ImageFiles, number: int, size: int, execution: Execution) ->
         statistics=input_pipeline.STATISTICS, augment=True, crop=input_pipeline.CROP, look=2,
     ).to(fabric.device)  # fmt: skip
     solver = Solver(WARM + number + 1, size, 0.01, momentum=0.9)
-    network = StackOfOne(build("resnet50", task.input_shape, input_pipeline.CLASSES, seed=0))
+    network = SingleNetwork(build("resnet50", task.input_shape, input_pipeline.CLASSES, seed=0))
     state = initial_state(network, solver, fabric, execution)
     ends, memory = [], []
 

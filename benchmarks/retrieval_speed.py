@@ -2,7 +2,7 @@
 
     python benchmarks/retrieval_speed.py --data DATA        # the folder with MARS's lists; half a minute on two cores
 
-Prints, and writes to results/retrieval_speed.json, the time of the ranking and its scores (`retrieve`), of the means
+Prints, and writes to results/retrieval_speed.json, the time of `evaluate_features`, of the means
 over the 681,089 frames that the videos' features are made of (`mean_by_tracklet`), and the most memory that the process
 took. In a process of its own, which holds nothing else; each time is of one call, after one that warmed up.
 """
@@ -26,7 +26,7 @@ import numpy as np
 
 from emphasis.datasets.mars import load_mars
 from emphasis.files import write_text
-from emphasis.retrieval import mean_by_tracklet, retrieve
+from emphasis.retrieval import evaluate_features, mean_by_tracklet
 
 FEATURES = 1024
 FRAMES_AT_ONCE = 4096
@@ -67,7 +67,7 @@ def measure(data: Path, repeats: int) -> dict[str, Any]:
     means = seconds(lambda: mean_by_tracklet(parts(), len(test)), repeats)
     with_means = peak()
     features = rng.normal(size=(len(test), FEATURES)).astype(np.float32)
-    scores = seconds(lambda: retrieve(features, test.person, test.camera, mars.query), repeats)
+    scores = seconds(lambda: evaluate_features(features, test.person, test.camera, mars.query), repeats)
     return {
         "queries": len(mars.query), "gallery": len(test), "frames": len(frame_of), "features": FEATURES,
         "dtype": "float32", "seconds": {"retrieve": scores, "mean_by_tracklet": means},

@@ -45,9 +45,9 @@ from emphasis.experiments.runs.runner import run
 from emphasis.experiments.studies.audit import audit_recipe, read_audit
 from emphasis.files import write_text
 from emphasis.models import build
-from emphasis.models.stacked import start_alike
+from emphasis.models.stacked import init_like_stack
 from emphasis.training.batches import Batches
-from emphasis.training.optimizers import make_optimizer, set_for_step
+from emphasis.training.optimizers import apply_schedule, make_optimizer
 from emphasis.training.task import Task
 
 TASKS = ("digits 40 %", "MNIST 60 %", "CIFAR-10N worse, scaled")
@@ -144,7 +144,7 @@ def fit(cell: Cell, task: Task, rows: Tensor, seed: int, record: Record | None =
         cell.network.name, tuple(task.inputs.shape[1:]), task.num_classes, seed=seed, **cell.network.options
     )
     if cell.network.name == "mlp":
-        start_alike(network, seed)
+        init_like_stack(network, seed)
     optimizer = make_optimizer(network.parameters(), cell.solver)
     batches = Batches([seed], len(rows), cell.solver.batch_size, torch.device("cpu"))
     for iteration in range(cell.solver.iterations):
@@ -152,7 +152,7 @@ def fit(cell: Cell, task: Task, rows: Tensor, seed: int, record: Record | None =
         logits = network(task.prepared(task.inputs[places].unsqueeze(0))[0])
         if record is not None:
             record(iteration, places, logits.detach())
-        set_for_step(optimizer, cell.solver, iteration)
+        apply_schedule(optimizer, cell.solver, iteration)
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, task.labels[0][places]).backward()
         optimizer.step()

@@ -48,7 +48,7 @@ def network_with_maps(outputs=CLASSES, seed=0):
 
 def learner(name, given, seed=0, shape=None, **options):
     method = make(name, given, **options)
-    made = network_with_maps if "maps" in method.needs else network
+    made = network_with_maps if "feature_maps" in method.needs else network
     outputs = CLASSES + method.extra_outputs
     return Learner(method, *(made(outputs, seed + number, **(shape or {})) for number in range(method.networks)))
 

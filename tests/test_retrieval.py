@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from emphasis.datasets.mars import load_mars
-from emphasis.retrieval import JUNK, RANKS, judge, mean_by_tracklet, normalised, retrieve
+from emphasis.retrieval import JUNK, RANKS, evaluate_features, evaluate_ranking, mean_by_tracklet, normalized_rows
 
 
 def official(similarity, person, camera, own_person, own_camera):
@@ -60,7 +60,7 @@ def test_judge_is_the_official_evaluation_with_junk_distractors_ties_and_queries
         camera = rng.integers(1, rng.integers(2, 5), size)
         query = rng.choice(np.flatnonzero(person > 0), min(5, np.count_nonzero(person > 0)), replace=False)
         similarity = rng.integers(0, rng.integers(2, 50), (len(query), size)) / 7  # few values: ties
-        found = judge(similarity, person[query], camera[query], person, camera)
+        found = evaluate_ranking(similarity, person[query], camera[query], person, camera)
         assert_equals_official(found, similarity, query, person, camera)
         seen["junk"] += (person == JUNK).any()
         seen["distractor"] += (person == 0).any()
@@ -76,9 +76,9 @@ def test_what_is_passed_over_could_as_well_not_be_there(seed):
     person, camera = rng.integers(-1, 4, 30), rng.integers(1, 4, 30)
     person[0] = 1
     similarity = rng.random((1, 30))
-    whole = judge(similarity, [1], [2], person, camera)
+    whole = evaluate_ranking(similarity, [1], [2], person, camera)
     kept = (person != JUNK) & ~((person == 1) & (camera == 2))
-    rest = judge(similarity[:, kept], [1], [2], person[kept], camera[kept])
+    rest = evaluate_ranking(similarity[:, kept], [1], [2], person[kept], camera[kept])
     np.testing.assert_array_equal(whole.average_precision, rest.average_precision)
     np.testing.assert_array_equal(whole.first_match, rest.first_match)
 
@@ -89,9 +89,9 @@ def test_a_rising_function_of_similarity_changes_nothing_and_the_sum_of_precisio
     person, camera = rng.integers(1, 4, 30), np.where(np.arange(30) < 3, 1, 2)
     person[3] = 1
     similarity = rng.random((1, 30))
-    found = judge(similarity, [1], [1], person, camera)
+    found = evaluate_ranking(similarity, [1], [1], person, camera)
     np.testing.assert_array_equal(
-        judge(np.exp(3 * similarity), [1], [1], person, camera).first_match, found.first_match
+        evaluate_ranking(np.exp(3 * similarity), [1], [1], person, camera).first_match, found.first_match
     )
     kept = ~((person == 1) & (camera == 1))
     other = average_precision_score(person[kept] == 1, similarity[0, kept])
@@ -102,20 +102,22 @@ def test_a_rising_function_of_similarity_changes_nothing_and_the_sum_of_precisio
 
 def test_a_perfect_ranking_scores_one_and_the_worst_has_the_closed_form():
     person, camera = np.array([1, 1, 1, 2, 2, 0, -1]), np.array([1, 2, 3, 2, 3, 1, 1])
-    best = judge(np.array([[9.0, 8, 7, 1, 1, 1, 8.5]]), [1], [1], person, camera)
+    best = evaluate_ranking(np.array([[9.0, 8, 7, 1, 1, 1, 8.5]]), [1], [1], person, camera)
     assert (best.mean_average_precision, best.cmc(1)) == (1.0, 1.0)
-    worst = judge(np.array([[9.0, 1, 1, 5, 5, 5, 8.5]]), [1], [1], person, camera)  # matches at ranks 4 and 5
+    worst = evaluate_ranking(
+        np.array([[9.0, 1, 1, 5, 5, 5, 8.5]]), [1], [1], person, camera
+    )  # matches at ranks 4 and 5
     assert worst.mean_average_precision == pytest.approx(((0 / 3 + 1 / 4) / 2 + (1 / 4 + 2 / 5) / 2) / 2)
     assert [worst.cmc(k) for k in (1, 3, 4, 99)] == [0, 0, 1, 1]
 
 
 def test_queries_without_a_match_are_left_out_and_counted_and_alone_they_have_no_score():
     person, camera = np.array([1, 1, 2]), np.array([1, 2, 1])
-    found = judge(np.array([[3.0, 2, 1], [1, 2, 3]]), [1, 2], [1, 1], person, camera)
+    found = evaluate_ranking(np.array([[3.0, 2, 1], [1, 2, 3]]), [1, 2], [1, 1], person, camera)
     assert (found.unmatched, found.mean_average_precision, found.cmc(1)) == (1, 1.0, 1.0)
     assert math.isnan(found.average_precision[1])
     assert found.first_match.tolist() == [1, 0]
-    alone = judge(np.array([[1.0, 2, 3]]), [2], [1], person, camera)
+    alone = evaluate_ranking(np.array([[1.0, 2, 3]]), [2], [1], person, camera)
     for score in (lambda: alone.mean_average_precision, lambda: alone.cmc(1)):
         with pytest.raises(ValueError, match="none of 1 queries has a match"):
             score()
@@ -129,7 +131,7 @@ def test_the_official_lists_with_planted_features(shared_data):
     known = rng.random(len(person)) < 2 / 3
     features = rng.normal(size=(len(person), 32))
     features[known] += 3 * rng.normal(size=(person.max() + 1, 32))[person[known]]
-    found = retrieve(features, person, camera, query)
+    found = evaluate_features(features, person, camera, query)
     assert found.unmatched == 0
     some = rng.choice(len(query), 20, replace=False)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -148,8 +150,8 @@ def test_retrieve_is_judge_of_cosines_whatever_the_lengths_and_blocks_of_queries
     query = np.flatnonzero(person > 0)[:150]
     features = rng.normal(size=(300, 8)) * np.exp(rng.normal(size=(300, 1)) * 20)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    found = retrieve(features, person, camera, query)
-    whole = judge(unit[query] @ unit.T, person[query], camera[query], person, camera)
+    found = evaluate_features(features, person, camera, query)
+    whole = evaluate_ranking(unit[query] @ unit.T, person[query], camera[query], person, camera)
     np.testing.assert_allclose(found.average_precision, whole.average_precision, atol=1e-12, rtol=0)
     np.testing.assert_array_equal(found.first_match, whole.first_match)
 
@@ -167,7 +169,7 @@ def test_the_mean_by_tracklet_does_not_depend_on_how_the_frames_come(seed, size)
 
 def test_normalised_rows_have_length_one_in_their_precision_and_zeros_stay():
     large = np.array([[3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32)  # whose squares float32 cannot hold
-    unit = normalised(large)
+    unit = normalized_rows(large)
     assert unit.dtype == np.float32
     np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
@@ -175,14 +177,26 @@ def test_normalised_rows_have_length_one_in_their_precision_and_zeros_stay():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: judge(np.zeros((2, 3)), [1], [1], [1, 2, 3], [1, 1, 1]), r"similarity \(2, 3\) .* do not fit"),
-        (lambda: judge(np.zeros((1, 3)), [1], [1], [1, 2, 3], [1, 1]), "do not fit"),
-        (lambda: judge(np.array([[1.0, np.nan]]), [1], [1], [1, 1], [1, 2]), "query 0 and gallery entry 1 is NaN"),
-        (lambda: judge(np.zeros((1, 2)), [0], [1], [0, 0], [1, 2]), "query 0 has person=0; a query must show a person"),
-        (lambda: judge(np.zeros((1, 2)), [1], [1], [1, 1], [1, 2]).cmc(0), "rank=0 is not allowed"),
-        (lambda: retrieve(np.zeros((2, 2)), [1, 1], [1, 2], []), "there are no queries"),
-        (lambda: normalised(np.zeros(3)), r"features of shape \(3,\)"),
-        (lambda: normalised(np.array([[1.0], [np.nan], [np.inf]])), "2 of 3 videos are not finite, those of video 1"),
+        (
+            lambda: evaluate_ranking(np.zeros((2, 3)), [1], [1], [1, 2, 3], [1, 1, 1]),
+            r"similarity \(2, 3\) .* do not fit",
+        ),
+        (lambda: evaluate_ranking(np.zeros((1, 3)), [1], [1], [1, 2, 3], [1, 1]), "do not fit"),
+        (
+            lambda: evaluate_ranking(np.array([[1.0, np.nan]]), [1], [1], [1, 1], [1, 2]),
+            "query 0 and gallery entry 1 is NaN",
+        ),
+        (
+            lambda: evaluate_ranking(np.zeros((1, 2)), [0], [1], [0, 0], [1, 2]),
+            "query 0 has person=0; a query must show a person",
+        ),
+        (lambda: evaluate_ranking(np.zeros((1, 2)), [1], [1], [1, 1], [1, 2]).cmc(0), "rank=0 is not allowed"),
+        (lambda: evaluate_features(np.zeros((2, 2)), [1, 1], [1, 2], []), "there are no queries"),
+        (lambda: normalized_rows(np.zeros(3)), r"features of shape \(3,\)"),
+        (
+            lambda: normalized_rows(np.array([[1.0], [np.nan], [np.inf]])),
+            "2 of 3 videos are not finite, those of video 1",
+        ),
         (lambda: mean_by_tracklet([(np.zeros((2, 1)), np.array([0, 2]))], 2), "tracklet 2 is not allowed; there are 2"),
         (lambda: mean_by_tracklet([(np.zeros((2, 1)), np.array([0, -1]))], 2), "tracklet -1 is not allowed"),
         (lambda: mean_by_tracklet([(np.zeros((2, 1)), np.array([1, 1]))], 3), "2 of 3 tracklets have no frame, .* 0"),

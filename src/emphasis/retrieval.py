@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 
 Floats = NDArray[np.floating[Any]]
@@ -90,7 +91,7 @@ class Retrieval:
         return matched
 
 
-def judge(
+def evaluate_ranking(
     similarity: Floats, query_person: ArrayLike, query_camera: ArrayLike, person: ArrayLike, camera: ArrayLike
 ) -> Retrieval:
     """Return how queries are answered by a gallery's ranking.
@@ -136,7 +137,7 @@ def judge(
     return Retrieval(np.divide(areas, matches, out=np.full(len(areas), np.nan), where=matches > 0), first)
 
 
-def retrieve(features: Floats, person: ArrayLike, camera: ArrayLike, query: ArrayLike) -> Retrieval:
+def evaluate_features(features: Floats, person: ArrayLike, camera: ArrayLike, query: ArrayLike) -> Retrieval:
     """Return how well cosine similarity finds the persons of the queries, each of which is in the gallery itself.
 
     Args:
@@ -149,15 +150,17 @@ def retrieve(features: Floats, person: ArrayLike, camera: ArrayLike, query: Arra
         ValueError: Shapes do not fit, features are not finite, or a query shows no person.
         IndexError: A query is no row of the gallery.
     """
-    unit = normalised(features)
+    unit = normalized_rows(features)
     person, camera, query = map(np.asarray, (person, camera, query))
     if not len(query):
         raise EmphasisValueError("there are no queries; give the rows of one or more")
     starts = range(0, len(query), _QUERIES_AT_ONCE)
-    return judge_all((unit[query[at : at + _QUERIES_AT_ONCE]] @ unit.T for at in starts), person, camera, query)
+    return evaluate_rankings((unit[query[at : at + _QUERIES_AT_ONCE]] @ unit.T for at in starts), person, camera, query)
 
 
-def judge_all(similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLike, query: ArrayLike) -> Retrieval:
+def evaluate_rankings(
+    similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLike, query: ArrayLike
+) -> Retrieval:
     """Return how queries of the gallery itself are answered, from similarities that come in parts.
 
     Args:
@@ -175,7 +178,7 @@ def judge_all(similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLi
     done = 0
     for part in similarities:
         rows = query[done : done + len(part)]
-        parts.append(judge(part, person[rows], camera[rows], person, camera))
+        parts.append(evaluate_ranking(part, person[rows], camera[rows], person, camera))
         done += len(part)
     if not 0 < done == len(query):
         raise EmphasisValueError(
@@ -186,7 +189,7 @@ def judge_all(similarities: Iterable[Floats], person: ArrayLike, camera: ArrayLi
     )
 
 
-def normalised(features: Floats) -> Floats:
+def normalized_rows(features: Floats) -> Floats:
     """Return the rows of `features` (T, D) divided by their L2 norms, in their precision; zeros stay zeros.
 
     Raises:
@@ -236,3 +239,14 @@ def mean_by_tracklet(parts: Iterable[tuple[Floats, Ints]], num_tracklets: int) -
     if (empty := np.flatnonzero(counts == 0)).size:
         raise EmphasisValueError(f"{empty.size} of {num_tracklets} tracklets have no frame, tracklet {empty[0]} first")
     return sums / counts[:, None]
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "judge": "evaluate_ranking",
+        "judge_all": "evaluate_rankings",
+        "retrieve": "evaluate_features",
+        "normalised": "normalized_rows",
+    },
+)

@@ -262,7 +262,7 @@ def test_a_second_training_begins_with_an_epoch_and_from_the_first_parameters(na
         one.begin_epoch(5, progress, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
         assert one.method.second == begun
         assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), first, strict=True)) == begun
-        assert float(one.recalled) == (0.7 if begun else 0.0)
+        assert float(one.restarted_at) == (0.7 if begun else 0.0)
 
 
 def test_a_matrix_that_never_gives_a_label_that_occurs_is_refused():
@@ -477,7 +477,7 @@ def test_d2l_turns_goes_back_and_lets_predictions_in():
                     torch.testing.assert_close(value, kept[name])
                 assert float(one.method.alpha) == pytest.approx(math.exp(-0.5 * 9.0 / 4.0))
     assert float(one.method.alpha) == pytest.approx(math.exp(-0.6 * 8.0 / 4.0))
-    assert int(one.surveyed) == 6 * 200
+    assert int(one.examples_evaluated) == 6 * 200
 
 
 # --- the learner
@@ -496,3 +496,35 @@ def test_what_a_method_needs_and_the_network_lacks_is_said():
     for name in ("d2l", "forgetting"):
         with pytest.raises(ValueError, match=r"last nn\.Linear"):
             Learner(make(name, given_, **({"neighbours": 5} if name == "d2l" else {})), nn.Conv1d(1, 1, 1))
+
+
+def test_old_names_of_an_epoch_and_its_outputs_warn():
+    from emphasis import baselines
+    from emphasis.baselines import Epoch, Predictions, protocol
+
+    epoch = Epoch(0, 0.0, lambda _: None, save_weights=lambda: "saved", restore_weights=lambda: "restored")
+    with pytest.warns(DeprecationWarning, match=r"Epoch\.keep is deprecated; use Epoch\.save_weights"):
+        assert epoch.keep() == "saved"
+    with pytest.warns(DeprecationWarning, match=r"Epoch\.recall is deprecated"):
+        assert epoch.recall() == "restored"
+    for module in (baselines, protocol):
+        with pytest.warns(DeprecationWarning, match="Survey is deprecated; use .*Predictions"):
+            assert module.Survey is Predictions
+    with pytest.warns(DeprecationWarning, match='"maps" among the needs of Old is deprecated'):
+
+        class Old(baselines.Baseline):
+            needs = frozenset({"maps", "copy"})
+
+    assert Old.needs == {"feature_maps", "copy"}
+
+
+def test_a_checkpoint_of_before_its_counters_were_renamed_is_read():
+    given_, _, _ = problem()
+    one = learner("elr", given_)
+    one.examples_evaluated.fill_(7)
+    one.restarted_at.fill_(0.5)
+    state = one.state_dict()
+    state["surveyed"], state["recalled"] = state.pop("examples_evaluated"), state.pop("restarted_at")
+    other = learner("elr", given_)
+    other.load_state_dict(state)
+    assert (int(other.examples_evaluated), float(other.restarted_at)) == (7, 0.5)

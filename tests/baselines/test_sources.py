@@ -11,7 +11,7 @@ import emphasis.baselines as package
 import emphasis.experiments.recipes as recipes
 from emphasis.baselines import names, options_of
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 
 ROOT = Path(__file__).parents[2]
 PERSONS = ("osm-caa", "drsa", "cae")  # their files name their sources
@@ -51,7 +51,7 @@ def test_the_table_has_every_setting_with_its_default_and_its_source(name):
 @pytest.mark.parametrize("recipe", TABLES)
 def test_the_table_has_what_the_recipes_of_the_papers_tables_set(recipe):
     rows = table()
-    objectives = [cell.objective for cell in load_recipe(recipe).cells() if isinstance(cell.objective, Training)]
+    objectives = [cell.objective for cell in load_recipe(recipe).cells() if isinstance(cell.objective, MethodSpec)]
     assert objectives
     for objective in objectives:
         for option, value in objective.options.items():

@@ -316,7 +316,7 @@ def similarities(one, frames):
     method = one.eval().method
     one(frames)
     described = method.describe(
-        *(getattr(one, what)() if what in method.needs else None for what in ("features", "maps"))
+        one.features() if "features" in method.needs else None, one.maps() if "feature_maps" in method.needs else None
     )
     if type(method).compare is not VideoMethod.compare:
         first = torch.arange(0, len(frames), CLIP)

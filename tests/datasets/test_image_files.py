@@ -86,7 +86,7 @@ def test_an_image_of_too_many_pixels_is_refused_in_every_thread_and_filters_of_w
 
     def read():
         try:
-            read_image(tmp_path / "large.png", 8, 1, cut=False)
+            read_image(tmp_path / "large.png", 8, 1, center_crop=False)
         except Exception as error:
             failures.append(str(error))
 
@@ -101,17 +101,17 @@ def test_an_image_of_too_many_pixels_is_refused_in_every_thread_and_filters_of_w
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="30 x 30 pixels are more than 500"):
-            read_image(tmp_path / "large.png", 8, 1, cut=False)
+            read_image(tmp_path / "large.png", 8, 1, center_crop=False)
 
 
 def test_files_that_change_have_another_stamp(folder, tmp_path):
     image = Image.fromarray(digits(1)[0][0])
     image.save(tmp_path / "a.png")
     files = ImageFiles(tmp_path, ["a.png"], 8)
-    before = files.stamp()
-    assert files.stamp() == before
+    before = files.fingerprint()
+    assert files.fingerprint() == before
     image.resize((40, 40)).save(tmp_path / "a.png")
-    assert files.stamp() != before
+    assert files.fingerprint() != before
 
 
 def test_skipping_needs_a_stream(folder):
@@ -128,7 +128,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched
 def test_a_file_of_each_kind_that_is_meant_is_read_whatever_it_is_called(kind, tmp_path):
     path = tmp_path / "image.png"
     Image.new("RGB", (9, 9), (200, 100, 50)).save(path, kind)
-    assert read_image(path, 4, 3, cut=False).shape == (3, 4, 4)
+    assert read_image(path, 4, 3, center_crop=False).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("kind", ["PPM", "PCX", "TGA", "ICNS", "PDF", "JPEG2000", "EPS"])

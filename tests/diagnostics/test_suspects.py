@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emphasis.diagnostics.plots.audit import emphasis_of_looks, score_figure, training_figure
-from emphasis.diagnostics.suspects import find_suspects, found_and_right, margin_of
+from emphasis.diagnostics.suspects import find_suspects, margin_of, precision_recall
 from emphasis.weighting import DM, Uniform
 
 C = 4
@@ -99,9 +99,9 @@ def test_no_labels_at_all_are_refused():
 
 def test_precision_and_recall():
     suspect, wrong = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 1], bool)
-    assert found_and_right(suspect, wrong) == (0.5, pytest.approx(1 / 3))
-    assert np.isnan(found_and_right(np.zeros(4, bool), wrong)[0])
-    assert np.isnan(found_and_right(suspect, np.zeros(4, bool))[1])
+    assert precision_recall(suspect, wrong) == (0.5, pytest.approx(1 / 3))
+    assert np.isnan(precision_recall(np.zeros(4, bool), wrong)[0])
+    assert np.isnan(precision_recall(suspect, np.zeros(4, bool))[1])
 
 
 def test_emphasis_of_looks_is_the_weights_share_and_the_effective_sample_size():

@@ -16,7 +16,7 @@ from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.provenance import revision
 from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
-from emphasis.models.stacked import StackedMLP, StackOfOne
+from emphasis.models.stacked import SingleNetwork, StackedMLP
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -42,7 +42,7 @@ def test_perceptrons_are_stacked_and_other_networks_are_not():
     assert stack.num_networks == len(stacked[0].cells)
     alone = make_jobs(list(load_recipe("table9").scaled_down().cells()))
     assert all(len(job.cells) == 1 for job in alone)
-    assert isinstance(make_stack(alone[0], (3, 32, 32), 10), StackOfOne)
+    assert isinstance(make_stack(alone[0], (3, 32, 32), 10), SingleNetwork)
 
 
 def test_what_is_left_of_a_half_finished_recipe_keeps_the_product_form():
@@ -72,7 +72,7 @@ def test_perceptrons_take_images_flattened_and_stay_alone_where_images_are_cropp
     assert make_stack(job, (1, 4, 4), 10)(torch.zeros(1, 2, 1, 4, 4)).shape == (1, 2, 10)
     cropped = dataclasses.replace(cell, dataset=dataclasses.replace(cell.dataset, name="mnist", augment=True))
     (job,) = make_jobs([cropped])
-    assert isinstance(make_stack(job, (1, 28, 28), 10), StackOfOne)
+    assert isinstance(make_stack(job, (1, 28, 28), 10), SingleNetwork)
 
 
 def test_names_are_checked_before_anything_is_loaded():
@@ -91,7 +91,7 @@ def test_a_dropout_rate_takes_a_perceptron_out_of_the_stack():
     cell = next(load_recipe("digits").cells())
     network = dataclasses.replace(cell.network, options={**cell.network.options, "dropout": 0.5})
     (job,) = make_jobs([dataclasses.replace(cell, network=network)])
-    assert isinstance(make_stack(job, (64,), 10), StackOfOne)
+    assert isinstance(make_stack(job, (64,), 10), SingleNetwork)
 
 
 def _split(images=False):

@@ -12,7 +12,7 @@ from emphasis import baselines, datasets, models
 from emphasis.experiments.recipes.convert import build_objective
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
 from emphasis.experiments.recipes.recipe import RecipeError
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.weighting import CCE, DM, GCE, MAE, MSE
 
 NAMES = recipe_names()
@@ -269,7 +269,7 @@ def test_every_recipe_asks_for_things_that_exist(name):
 def test_no_recipe_pushes_for_ever_unless_it_says_bare(name):
     for cell in load_recipe(name).cells():
         objective = cell.objective
-        if isinstance(objective, Training):
+        if isinstance(objective, MethodSpec):
             assert objective.name in baselines.names()
             continue
         weighting = objective.weighting
@@ -479,7 +479,7 @@ def test_the_settings_of_noisy_benchmark_are_those_that_were_chosen_on_noisy_lab
     for cell in recipe.cells():
         if cell.method in chosen[cell.condition]:
             best = build_objective(chosen[cell.condition][cell.method]["best"], cell.method)
-            if isinstance(best, Training):
+            if isinstance(best, MethodSpec):
                 assert cell.objective == best
             else:
                 assert cell.objective.weighting == best.weighting

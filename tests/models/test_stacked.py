@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from emphasis.models.stacked import ACTIVATIONS, StackedMLP, StackOfOne, at_own_rates
+from emphasis.models.stacked import ACTIVATIONS, SingleNetwork, StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
 from emphasis.torch.functional import resolve
 from emphasis.torch.stacked import stacked_derivative
@@ -78,7 +78,7 @@ def test_shared_inputs_give_what_repeated_ones_do(hidden):
 def test_a_stack_of_one_is_its_network():
     network = torch.nn.Linear(3, 2)
     inputs = torch.rand(1, 4, 3)
-    assert torch.equal(StackOfOne(network)(inputs)[0], network(inputs[0]))
+    assert torch.equal(SingleNetwork(network)(inputs)[0], network(inputs[0]))
 
 
 def test_an_unknown_activation_names_the_known():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emphasis.training.augmentation import crop_flip, draw_offsets, normalise, random_crop_flip
+from emphasis.training.augmentation import crop_flip, draw_offsets, normalize, random_crop_flip
 
 
 def slow_crop_flip(images, tops, lefts, flipped, padding):
@@ -87,7 +87,7 @@ def test_the_generator_alone_decides_and_the_global_one_stays():
 def test_normalised_images_equal_the_formula_in_double_precision(channels_last):
     images = torch.randint(256, (5, 3, 7, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25, 0.24, 0.26])
-    outputs = normalise(images, mean, std, channels_last=channels_last)
+    outputs = normalize(images, mean, std, channels_last=channels_last)
     formula = (images.double() / 255 - mean.double().view(3, 1, 1)) / std.double().view(3, 1, 1)
     assert outputs.dtype == torch.float32
     assert outputs.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -18,7 +18,7 @@ from emphasis.corruption import symmetric
 from emphasis.datasets import ImageFiles, load_digits
 from emphasis.diagnostics.trace import EmphasisTrace, read_trace
 from emphasis.models import build
-from emphasis.models.stacked import StackedMLP, StackOfOne
+from emphasis.models.stacked import SingleNetwork, StackedMLP
 from emphasis.sklearn import EmphasisClassifier
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import evaluate
@@ -83,7 +83,7 @@ def stack():
 
 
 def network(name="resnet20", shape=(3, 12, 12), **options):
-    return StackOfOne(build(name, shape, 10, seed=0, **options))
+    return SingleNetwork(build(name, shape, 10, seed=0, **options))
 
 
 def test_a_stack_takes_the_cpus_steps():
@@ -156,7 +156,7 @@ def test_training_leaves_the_devices_generator_alone():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_every_precision_learns(precision):
     solver = Solver(iterations=300, batch_size=128, learning_rate=0.1, momentum=0.9)
-    state, _ = trained("cuda", StackOfOne(build("mlp", (64,), 10, seed=0, hidden=[32])), vectors(1),
+    state, _ = trained("cuda", SingleNetwork(build("mlp", (64,), 10, seed=0, hidden=[32])), vectors(1),
                        [Objective(PUBLISHED, "integral")], [0], solver, precision, evaluate_every=300)  # fmt: skip
     assert share_of_the_way(state.curves["test_accuracy"][-1][0], 0.1) > 0.5
 
@@ -212,7 +212,7 @@ def learner(name, task):
     return LearnerStack(Learner(method, *nets))
 
 
-@pytest.mark.parametrize("name", [name for name in names() if "maps" not in find(name).needs])
+@pytest.mark.parametrize("name", [name for name in names() if "feature_maps" not in find(name).needs])
 def test_every_method_learns(name):
     task, solver = vectors(1), Solver(200, 50, 0.05, momentum=0.9)
     if name == "cae":

@@ -19,7 +19,7 @@ from emphasis.baselines.learner import DivergedError
 from emphasis.datasets import Gallery
 from emphasis.datasets.mars import load_mars
 from emphasis.models import build
-from emphasis.retrieval import judge_all, mean_by_tracklet, normalised, retrieve
+from emphasis.retrieval import evaluate_features, evaluate_rankings, mean_by_tracklet, normalized_rows
 from emphasis.training.features import find, spread, tracklet_features
 from planted_mars import SIDE, write_planted_mars
 
@@ -42,7 +42,7 @@ def test_a_videos_feature_is_the_unit_mean_of_what_the_last_layer_sees(name):
     assert network.training
     with torch.no_grad():
         own = network.eval().features(frames).double().numpy()
-    expected = normalised(np.stack([own[tracklet == number].mean(axis=0) for number in range(3)]))
+    expected = normalized_rows(np.stack([own[tracklet == number].mean(axis=0) for number in range(3)]))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.shape == (3, 1024 if name == "googlenet-v2" else 128)
     np.testing.assert_array_equal(found, tracklet_features(network, batches(frames, tracklet, 4), 3))
@@ -66,7 +66,7 @@ def test_any_network_with_a_last_linear_layer_will_do_and_frames_come_one_batch_
     found = tracklet_features(network, streamed(), 5)
     with torch.no_grad():
         hidden = network[:2](frames).numpy()
-    np.testing.assert_allclose(found, normalised(mean_by_tracklet([(hidden, tracklet)], 5)), atol=1e-6)
+    np.testing.assert_allclose(found, normalized_rows(mean_by_tracklet([(hidden, tracklet)], 5)), atol=1e-6)
 
 
 def test_a_network_without_a_linear_layer_or_with_nan_is_refused_and_left_as_it_was():
@@ -90,10 +90,10 @@ def test_training_finds_the_planted_persons_across_cameras(tmp_path):
 
     def score():
         features = tracklet_features(network, batches(test_frames, mars.test.tracklet, 100), len(mars.test))
-        return retrieve(features, mars.test.person, mars.test.camera, mars.query)
+        return evaluate_features(features, mars.test.person, mars.test.camera, mars.query)
 
     pixels = mean_by_tracklet([(test_frames.flatten(1).numpy(), mars.test.tracklet)], len(mars.test))
-    by_pixels = retrieve(pixels, mars.test.person, mars.test.camera, mars.query)
+    by_pixels = evaluate_features(pixels, mars.test.person, mars.test.camera, mars.query)
     untrained = score()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(0)
@@ -126,7 +126,7 @@ def literal_videos(frames, tracklet, number, chosen):
 class Spread(VideoMethod):
     """Compares videos by three frames each, of which the first counts twice, and by the maps' largest values."""
 
-    needs = frozenset({"maps"})
+    needs = frozenset({"feature_maps"})
     test_frames = 3
 
     def describe(self, features, maps):
@@ -172,7 +172,7 @@ def test_persons_are_found_by_the_mean_unless_the_method_has_another_way(watched
     network, frames, tracklet, gallery = watched
     about = gallery.person, gallery.camera, gallery.query
     parts = batches(frames, tracklet, 7)
-    plain = retrieve(tracklet_features(network, parts, 12), *about)
+    plain = evaluate_features(tracklet_features(network, parts, 12), *about)
     same(find(network, None, parts, gallery), plain)
     same(find(network, method(LabelSmoothing), parts, gallery), plain)
     with torch.no_grad():
@@ -181,12 +181,12 @@ def test_persons_are_found_by_the_mean_unless_the_method_has_another_way(watched
         described = torch.cat([features, maps.amax((2, 3))], 1)
     chosen = literal_videos(described, tracklet, 12, 3)
     expected = torch.cat([chosen[:, 0], chosen.mean(1)], 1).numpy()
-    same(find(network, method(Spread), parts, gallery), retrieve(expected, *about))
+    same(find(network, method(Spread), parts, gallery), evaluate_features(expected, *about))
     unit = F.normalize(features, dim=1).numpy()
     nearest = np.array(
         [[(unit[tracklet == q] @ unit[tracklet == t].T).max() for t in range(12)] for q in gallery.query]
     )
-    same(find(network, method(Nearest), parts, gallery), judge_all([nearest], *about))
+    same(find(network, method(Nearest), parts, gallery), evaluate_rankings([nearest], *about))
 
 
 def test_a_video_without_a_frame_and_a_network_that_diverged_are_named(watched):

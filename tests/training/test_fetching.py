@@ -17,8 +17,8 @@ from clothing_layout import digits
 from emphasis.baselines import Learner, Problem, make
 from emphasis.datasets import DamagedFileError, ImageFiles
 from emphasis.models import build
-from emphasis.models.stacked import StackOfOne
-from emphasis.training.augmentation import centre_crop, random_crop_flip
+from emphasis.models.stacked import SingleNetwork
+from emphasis.training.augmentation import center_crop, random_crop_flip
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.evaluation import evaluate
 from emphasis.training.fetching import fetch
@@ -68,7 +68,7 @@ def in_memory(files):
 def fresh(fabric, task, method=None):
     network = build("small-cnn", task.input_shape, 10, seed=0, widths=[4, 8], dropout=0.2)
     if method is None:
-        return initial_state(StackOfOne(network), SOLVER, fabric, CPU)
+        return initial_state(SingleNetwork(network), SOLVER, fabric, CPU)
     learner = Learner(make(method, Problem(task.labels[0], 10)), network)
     return initial_state(LearnerStack(learner), SOLVER, fabric, CPU)
 
@@ -103,7 +103,7 @@ def test_streamed_images_train_as_images_in_memory_do(files, fabric, method):
 @pytest.mark.parametrize("stop", [3, 5, 7])
 def test_a_checkpoint_resumes_bit_for_bit_with_images_broken_and_decoded_ahead(tmp_path, files, fabric, stop):
     _, broken = files
-    task = make_task(broken, look=25)
+    task = make_task(broken, eval_train_size=25)
     whole = go(fresh(fabric, task), task, fabric)
 
     class KilledError(Exception):
@@ -177,7 +177,8 @@ def test_a_look_at_some_training_examples_is_the_look_at_all_there(files, fabric
     task = make_task(in_memory(files[0]))
     state = fresh(fabric, task)
     everything, some, more = (
-        evaluate(state.module, 1, dataclasses.replace(task, look=look), np.array([True])) for look in (0, 7, 1000)
+        evaluate(state.module, 1, dataclasses.replace(task, eval_train_size=look), np.array([True]))
+        for look in (0, 7, 1000)
     )
     places = [place * N // 7 for place in range(7)]
     np.testing.assert_allclose(some.p, everything.p[:, places], rtol=1e-5)
@@ -215,7 +216,7 @@ def test_a_window_smaller_than_the_image_is_somewhere_in_it(side, size, padding,
         both = torch.cat([candidates, candidates.flip(2)])
         assert (both == own).flatten(1).all(1).any()
     if size <= side:
-        middle = centre_crop(images, size)
+        middle = center_crop(images, size)
         assert middle.shape == (2, 1, size, size)
         margin = side - size
         assert torch.equal(middle, images[:, :, margin // 2 : side - (margin + 1) // 2, margin // 2 :][..., :size])
@@ -227,7 +228,7 @@ import torch
 from pathlib import Path
 from emphasis.datasets import ImageFiles
 from emphasis.models import build
-from emphasis.models.stacked import StackOfOne
+from emphasis.models.stacked import SingleNetwork
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
@@ -239,11 +240,12 @@ torch.set_num_threads(1)
 files = ImageFiles(base, sorted(path.name for path in base.iterdir()), 96)
 labels = torch.arange(len(files)) % 10
 statistics = (torch.full((3,), 0.4), torch.full((3,), 0.3))
-task = Task(files, labels[None], labels, files, labels, 10, statistics=statistics, augment=True, crop=48, look=8)
+options = {"statistics": statistics, "augment": True, "crop": 48, "eval_train_size": 8}
+task = Task(files, labels[None], labels, files, labels, 10, **options)
 execution, solver = Execution(accelerator="cpu"), Solver(steps, 32, 0.01)
 fabric = make_fabric(execution)
 network = build("small-cnn", task.input_shape, 10, seed=0, widths=[2, 2, 2])
-state = initial_state(StackOfOne(network), solver, fabric, execution)
+state = initial_state(SingleNetwork(network), solver, fabric, execution)
 found = []
 
 def after_step(state):

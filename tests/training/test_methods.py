@@ -16,7 +16,7 @@ from emphasis.training.videos import VideoTask
 
 CPU = Execution(accelerator="cpu")
 N, C, BATCH, ITERATIONS = 96, 3, 16, 60  # 6 steps an epoch, 10 epochs
-NAMES = [name for name in names() if "maps" not in find(name).needs]  # vectors have none
+NAMES = [name for name in names() if "feature_maps" not in find(name).needs]  # vectors have none
 SOLVER = Solver(ITERATIONS, BATCH, 0.1, momentum=0.9, weight_decay=1e-3, schedule=Schedule("step", at=(40,)))
 CLIPS = {"cae": 2}  # frames of a video, for methods that need them
 OPTIONS = {
@@ -145,13 +145,13 @@ def test_a_method_without_phases_has_every_iterations_own_learning_rate(task, fa
 
 def test_the_mean_of_a_methods_own_loss_trains_as_the_weighting_does(task, fabric):
     """Symmetric cross-entropy by its loss, and by its derivative in a stack: the same network."""
-    from emphasis.models.stacked import StackOfOne
+    from emphasis.models.stacked import SingleNetwork
     from emphasis.training.settings import Objective
     from emphasis.weighting import SCE
 
     by_loss = fresh("symmetric-cross-entropy", task, fabric)
     go(by_loss, task, fabric)
-    by_weight = initial_state(StackOfOne(build("mlp", (4,), C, seed=0, hidden=[8])), SOLVER, fabric, CPU)
+    by_weight = initial_state(SingleNetwork(build("mlp", (4,), C, seed=0, hidden=[8])), SOLVER, fabric, CPU)
     train(by_weight, task, [Objective(SCE())], [0], SOLVER, fabric, evaluate_every=10)
     pairs = zip(by_loss.module.network.network.parameters(), by_weight.module.network.parameters(), strict=True)
     for one, other in pairs:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emphasis.learning_rate import cosine
-from emphasis.training.optimizers import make_optimizer, set_for_step
+from emphasis.training.optimizers import apply_schedule, make_optimizer
 from emphasis.training.settings import Schedule, Solver
 
 STEPS = 12
@@ -22,7 +22,7 @@ def _run(solver):
     x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
     optimizer = make_optimizer([x], solver)
     for iteration in range(STEPS):
-        set_for_step(optimizer, solver, iteration)
+        apply_schedule(optimizer, solver, iteration)
         x.grad = _gradient(x.detach())
         optimizer.step()
     return x.detach()
@@ -75,7 +75,7 @@ def test_a_schedule_that_ends_takes_smaller_and_smaller_steps():
     steps = []
     for iteration in range(40):
         before = x.item()
-        set_for_step(optimizer, solver, iteration)
+        apply_schedule(optimizer, solver, iteration)
         x.grad = torch.ones_like(x)
         optimizer.step()
         steps.append(before - x.item())

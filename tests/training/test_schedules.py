@@ -69,7 +69,7 @@ def test_a_ramp_changes_the_training_and_ends_apart(fabric):
 def test_each_step_has_the_weighting_of_its_progress(fabric):
     """The loop with a schedule equals one's own loop that sets the criterion's weighting before each step."""
     from emphasis.training.batches import Batches
-    from emphasis.training.optimizers import make_optimizer, set_for_step
+    from emphasis.training.optimizers import apply_schedule, make_optimizer
 
     schedule = {"lam": Ramp(0, 1, "cosine"), "beta": Ramp(2, 8)}
     task = task_of()
@@ -81,7 +81,7 @@ def test_each_step_has_the_weighting_of_its_progress(fabric):
     for step in range(SOLVER.iterations):
         criterion.weighting = scheduled(BASE.weighting, schedule, step / SOLVER.iterations)
         places = batches.indices(step)[0]
-        set_for_step(optimizer, SOLVER, step)
+        apply_schedule(optimizer, SOLVER, step)
         optimizer.zero_grad()
         criterion(module(task.inputs[places].unsqueeze(0))[0], task.labels[0][places]).backward()
         optimizer.step()

@@ -14,7 +14,7 @@ from emphasis.corruption import symmetric
 from emphasis.datasets import load_digits
 from emphasis.metrics import chance_ceiling, outcome
 from emphasis.models import build
-from emphasis.models.stacked import StackedMLP, StackOfOne
+from emphasis.models.stacked import SingleNetwork, StackedMLP
 from emphasis.training.batches import Batches
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.fabric import make_fabric
@@ -89,7 +89,7 @@ def test_a_network_that_blows_up_is_named_and_leaves_the_others_alone(fabric):
 
 def test_training_ends_early_once_every_network_has_diverged(fabric):
     solver = dataclasses.replace(SOLVER, iterations=10_000, learning_rate=1e38)
-    state = initial_state(StackOfOne(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
+    state = initial_state(SingleNetwork(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
     task = _tiny_task(1)
     train(state, task, [Objective(CCE())], [0], solver, fabric, evaluate_every=5000)
     at = int(state.diverged_at[0])
@@ -102,7 +102,7 @@ def test_training_ends_early_once_every_network_has_diverged(fabric):
 def test_logits_spoilt_by_the_last_update_are_no_accuracy(fabric):
     """They are class 0 to argmax, and right about a tenth of the examples."""
     solver = dataclasses.replace(SOLVER, iterations=1, learning_rate=3e38)
-    state = initial_state(StackOfOne(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
+    state = initial_state(SingleNetwork(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
     train(state, _tiny_task(1), [Objective(CCE())], [0], solver, fabric, evaluate_every=1)
     assert state.evaluated_at == [0, 1]
     assert state.diverged_at.tolist() == [1]
@@ -112,7 +112,7 @@ def test_logits_spoilt_by_the_last_update_are_no_accuracy(fabric):
 
 def test_a_network_that_ends_where_it_was_evaluated_has_one_point_there(fabric):
     solver = dataclasses.replace(SOLVER, iterations=50, learning_rate=1e38)
-    state = initial_state(StackOfOne(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
+    state = initial_state(SingleNetwork(build("mlp", (5,), 3, seed=0, hidden=[6])), solver, fabric, CPU)
     train(state, _tiny_task(1), [Objective(CCE())], [0], solver, fabric, evaluate_every=1, record_trace=True)
     assert len(set(state.evaluated_at)) == len(state.evaluated_at)
     assert {len(curve) for curve in state.curves.values()} == {len(state.evaluated_at)} == {len(state.trace)}
@@ -152,7 +152,7 @@ ADAM = Solver(
 
 
 def _image_state(fabric):
-    return initial_state(StackOfOne(_Net()), ADAM, fabric, CPU)
+    return initial_state(SingleNetwork(_Net()), ADAM, fabric, CPU)
 
 
 @pytest.mark.parametrize("kind", ["stack", "images"])
@@ -240,7 +240,7 @@ def test_bfloat16_learns_what_float32_does(fabric):
         execution = dataclasses.replace(CPU, precision=precision)
         own = make_fabric(execution)
         network = build("mlp", (64,), 10, seed=0, hidden=[32])
-        state = initial_state(StackOfOne(network), solver, own, execution)
+        state = initial_state(SingleNetwork(network), solver, own, execution)
         train(state, task, [Objective(PUBLISHED, "integral")], [0], solver, own, evaluate_every=300)
         final[precision] = state.curves["test_accuracy"][-1][0]
     assert final["32-true"] > chance_ceiling(10, len(split.test_labels))
@@ -329,7 +329,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(kind):
     if kind == "stack":
         task, stack, solver, arguments = _tiny_task(), StackedMLP([5, 6, 3], [0, 1], 2), SOLVER, (OBJECTIVES, [0, 1])
     else:
-        task, stack, solver, arguments = _image_task(), StackOfOne(_Net()), ADAM, ([Objective(CCE())], [0])
+        task, stack, solver, arguments = _image_task(), SingleNetwork(_Net()), ADAM, ([Objective(CCE())], [0])
     state = initial_state(stack, solver, gpu, execution)
 
     def after_step(current):

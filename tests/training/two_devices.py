@@ -13,7 +13,7 @@ from PIL import Image
 from emphasis import CCE, DM
 from emphasis.datasets import ImageFiles
 from emphasis.models import build
-from emphasis.models.stacked import StackOfOne
+from emphasis.models.stacked import SingleNetwork
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
@@ -51,7 +51,7 @@ def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, fi
     solver = Solver(**{**vars(solver), "iterations": iterations, "learning_rate": rate})
 
     def fresh():
-        stack = StackOfOne(build("small-cnn", (3, 8, 8), 4, seed=0, widths=(8, 8)))
+        stack = SingleNetwork(build("small-cnn", (3, 8, 8), 4, seed=0, widths=(8, 8)))
         return initial_state(stack, solver, fabric, execution)
 
     def save(state):

@@ -23,7 +23,7 @@ from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
-from emphasis.training.ranks import dealt, exchanged
+from emphasis.training.ranks import deal_round_robin, gather_in_order
 from emphasis.training.settings import ClipSolver, Execution, Objective, Solver, clip_length
 from emphasis.training.sharding import whole
 from emphasis.training.task import Task
@@ -218,9 +218,9 @@ def sharing_out():
         assert torch.equal(own.grad / 2, (rows + 1.0)[part_of(group)])
     for number in range(1, 8):
         parts = list(range(number))
-        own = dealt(parts, group)
+        own = deal_round_robin(parts, group)
         assert len(own) == -(-number // 2)
-        assert list(exchanged((3 * part for part in own), number, group)) == [3 * part for part in parts]
+        assert list(gather_in_order((3 * part for part in own), number, group)) == [3 * part for part in parts]
 
     def fails():
         yield 0
@@ -228,7 +228,7 @@ def sharing_out():
             raise DamagedFileError("a.png is no image")
         yield 2
 
-    results = exchanged(fails(), 4, group)
+    results = gather_in_order(fails(), 4, group)
     assert [next(results), next(results)] == [0, 0]
     with pytest.raises(DamagedFileError, match=r"a.png is no image"):
         next(results)

@@ -12,20 +12,21 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from emphasis.baselines.registry import check_options, find, make, names, options_of, source_of
+from emphasis.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from emphasis.baselines.derivative_view import view
     from emphasis.baselines.learner import Learner
-    from emphasis.baselines.protocol import Baseline, Epoch, Problem, Step, Survey
+    from emphasis.baselines.protocol import Baseline, Epoch, Predictions, Problem, Step
     from emphasis.baselines.video import VideoMethod
 
 __all__ = [
     "Baseline",
     "Epoch",
     "Learner",
+    "Predictions",
     "Problem",
     "Step",
-    "Survey",
     "VideoMethod",
     "check_options",
     "find",
@@ -41,6 +42,9 @@ _HOMES = {"Learner": "learner", "VideoMethod": "video", "view": "derivative_view
 
 def __getattr__(name: str) -> Any:
     # Reading the names of methods and their options must not import torch.
+    if name == "Survey":
+        warn_renamed(f"{__name__}.Survey", f"{__name__}.Predictions")
+        name = "Predictions"
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return pkgutil.resolve_name(f"{__name__}.{_HOMES.get(name, 'protocol')}:{name}")

@@ -42,7 +42,7 @@ class TwoTrainings(Baseline):
     def begin_second(self, epoch: Epoch) -> None:
         """Begin the second training, from the first parameters on."""
         self.began.fill_(epoch.progress)
-        epoch.recall()
+        epoch.restore_weights()
 
     def schedule(self, progress: float) -> float:
         """Return where in the learning rate's schedule a step stands; each training has the whole of it.

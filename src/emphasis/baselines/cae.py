@@ -27,7 +27,7 @@ from emphasis.baselines.protocol import Need, Problem, Step, check_range, check_
 from emphasis.baselines.video import VideoMethod
 from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
-from emphasis.models.layers import last_linear, learn_beside
+from emphasis.models.layers import detach_input, last_linear
 
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
 
@@ -100,7 +100,7 @@ class CAE(VideoMethod):
             nn.init.normal_(score.weight, std=1e-3)
             nn.init.zeros_(score.bias)
             self.verify = nn.Sequential(nn.BatchNorm1d(width), score)
-        learn_beside(last)
+        detach_input(last)
 
     def loss(self, step: Step) -> Tensor:
         """Return both losses and the last layer's cross-entropy, and move the classes' features.

@@ -92,9 +92,9 @@ class D2L(Baseline):
             return
         if not self.turned and self.count >= self.judged_from and turning_point(self.recent, lid):
             self.turned.fill_(True)
-            epoch.recall()
+            epoch.restore_weights()
         elif not self.turned:
-            epoch.keep()
+            epoch.save_weights()
         if self.turned:
             self.alpha.fill_(math.exp(-epoch.progress * lid / min(float(self.lowest), lid)))
         self.lowest.fill_(min(float(self.lowest), lid))

@@ -28,7 +28,7 @@ from emphasis.baselines.protocol import Need, Problem, Step, check_range, check_
 from emphasis.baselines.video import VideoMethod
 from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
-from emphasis.models.layers import last_linear, learn_beside
+from emphasis.models.layers import detach_input, last_linear
 
 
 class DRSA(VideoMethod):
@@ -63,7 +63,7 @@ class DRSA(VideoMethod):
         ValueError: A parameter is out of bounds, or the examples are no videos.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"feature_maps"})
     test_frames: ClassVar[int] = 6
 
     def __init__(
@@ -91,7 +91,7 @@ class DRSA(VideoMethod):
             self.enhance = nn.Linear(last.in_features, self.width, bias=False)
             self.standardise = nn.BatchNorm1d(self.width, affine=False)
             self.temporal = nn.Conv1d(k * self.width, k, 1, groups=k, bias=False)
-        learn_beside(last)
+        detach_input(last)
 
     def loss(self, step: Step) -> Tensor:
         """Return the matching loss, the diversity and the last layer's cross-entropy, and move the classes' features.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emphasis.baselines.protocol import Baseline, Epoch, Step, Survey
+from emphasis.baselines.protocol import Baseline, Epoch, Predictions, Step
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
 from emphasis.torch.distributed import gathered, part_of
@@ -39,15 +39,16 @@ class Learner(nn.Module):
             torch's generators, and average their gradients, as DDP and FSDP do; None: this process alone.
 
     Attributes:
-        surveyed: How many examples the method has looked at without a derivative, a pass over the data being n.
-        recalled: The share of all steps that had been taken when the network was last started anew; 0 if it never was.
+        examples_evaluated: How many examples the network was evaluated on without a derivative; a pass over the data is
+            n of them.
+        restarted_at: The share of all steps that had been taken when the network was last restarted; 0 if never.
 
     Raises:
         ValueError: The method needs a second network, or none; or features or maps that the network does not have.
     """
 
-    surveyed: Tensor
-    recalled: Tensor
+    examples_evaluated: Tensor
+    restarted_at: Tensor
 
     def __init__(
         self, method: Baseline, network: nn.Module, peer: nn.Module | None = None, process_group: Any = None
@@ -58,17 +59,18 @@ class Learner(nn.Module):
                 f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two"
             )
         self.method, self.network, self.peer, self.process_group = method, network, peer, process_group
-        self.register_buffer("surveyed", torch.tensor(0))
-        self.register_buffer("recalled", torch.tensor(0.0, dtype=torch.float64))
-        for one in filter(None, (network, peer)):
-            method.prepare(one)
+        self.register_buffer("examples_evaluated", torch.tensor(0))
+        self.register_buffer("restarted_at", torch.tensor(0.0, dtype=torch.float64))
+        self.register_load_state_dict_pre_hook(_rename_counters)  # type: ignore[no-untyped-call]
+        for trained in filter(None, (network, peer)):
+            method.prepare(trained)
         self.kept: nn.Module | None = None
         if "copy" in method.needs:
             self.kept = copy.deepcopy(network).requires_grad_(False)
         self._seen: dict[str, tuple[Tensor, int]] = {}
         self._number = 0  # of examples in the latest call, on all ranks
         self._calls = 0  # of networks in this step
-        for what, layer_of in (("features", last_linear), ("maps", last_pool)):
+        for what, layer_of in (("features", last_linear), ("feature_maps", last_pool)):
             if what in method.needs:
                 # First of all: what the method itself does to the layer's input comes after.
                 layer_of(network).register_forward_pre_hook(partial(self._note, what), prepend=True)
@@ -111,18 +113,18 @@ class Learner(nn.Module):
             DivergedError: Logits of examples that the method looks at are not finite.
         """
 
-        def survey(indices: Tensor | None = None) -> Survey:
+        def survey(indices: Tensor | None = None) -> Predictions:
             return self._survey(batches(indices))
 
-        def keep() -> None:
+        def save_weights() -> None:
             self._kept().load_state_dict(self.network.state_dict())
 
-        def recall() -> None:
+        def restore_weights() -> None:
             self.network.load_state_dict(self._kept().state_dict())
             optimizer.state.clear()
-            self.recalled.fill_(progress)
+            self.restarted_at.fill_(progress)
 
-        self.method.begin_epoch(Epoch(number, progress, survey, keep, recall))
+        self.method.begin_epoch(Epoch(number, progress, survey, save_weights, restore_weights))
 
     def features(self) -> Tensor:
         """Return what the last linear layer saw in the latest call of the network."""
@@ -130,7 +132,7 @@ class Learner(nn.Module):
 
     def maps(self) -> Tensor:
         """Return what the global average pool saw in the latest call of the network."""
-        return self._noted("maps")
+        return self._noted("feature_maps")
 
     def _noted(self, what: str) -> Tensor:
         if what not in self._seen:
@@ -143,7 +145,7 @@ class Learner(nn.Module):
 
         def called(inputs: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
-                self.surveyed += len(inputs)
+                self.examples_evaluated += len(inputs)
             logits = self._checked(self._over_ranks(network, inputs))
             if logits.device.type == "cpu":
                 _require_finite(logits)
@@ -182,7 +184,7 @@ class Learner(nn.Module):
         self._seen[what] = inputs[0], self._number
 
     @torch.no_grad()
-    def _survey(self, batches: Iterable[Tensor]) -> Survey:
+    def _survey(self, batches: Iterable[Tensor]) -> Predictions:
         training = self.network.training
         self.network.eval()
         logits, features = [], []
@@ -192,8 +194,15 @@ class Learner(nn.Module):
             if "features" in self.method.needs:
                 features.append(self.features().float())
         self.network.train(training)
-        self.surveyed += sum(map(len, logits))
-        return Survey(torch.cat(logits), torch.cat(features) if features else None)
+        self.examples_evaluated += sum(map(len, logits))
+        return Predictions(torch.cat(logits), torch.cat(features) if features else None)
+
+
+def _rename_counters(_learner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load checkpoints written when two counters had other names."""
+    for old, new in (("surveyed", "examples_evaluated"), ("recalled", "restarted_at")):
+        if f"{prefix}{old}" in state:
+            state[f"{prefix}{new}"] = state.pop(f"{prefix}{old}")
 
 
 @contextmanager

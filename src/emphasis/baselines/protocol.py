@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emphasis.deprecation import warn_renamed
+from emphasis.deprecation import renamed, warn_renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.validation import check_flag, check_range, check_whole
 
@@ -23,9 +23,9 @@ __all__ = [
     "Baseline",
     "Epoch",
     "Need",
+    "Predictions",
     "Problem",
     "Step",
-    "Survey",
     "check_flag",
     "check_range",
     "check_whole",
@@ -33,10 +33,10 @@ __all__ = [
     "soft_cross_entropy",
 ]
 
-Need = Literal["features", "maps", "copy", "survey", "true labels"]
-"""features: what the last linear layer sees. maps: what the global average pool before it sees. copy: a second set of
-the network's parameters, to go back to. survey: the outputs for many training examples at the start of an epoch. true
-labels: those of a few examples, from an annotator."""
+Need = Literal["features", "feature_maps", "copy", "survey", "true labels"]
+"""features: the inputs of the last linear layer. feature_maps: the inputs of the global average pool before it. copy: a
+second set of the network's parameters, to go back to. survey: the network's outputs for many training examples at the
+start of an epoch. true labels: those of a few examples, from an annotator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +126,8 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
-    """The network's view of training examples, in evaluation mode and without a graph.
+class Predictions:
+    """The network's outputs for training examples, in evaluation mode and without gradients.
 
     Attributes:
         logits: (k, C), or (k, C + extra_outputs).
@@ -146,15 +146,28 @@ class Epoch:
         number: 0, 1, ...
         progress: Share of all steps that have been taken, in [0, 1).
         survey: Returns the network's view of the examples at the given indices, of all for None.
-        keep: Copies the network's parameters aside.
-        recall: Puts the copy's back (the first ones if `keep` was never called) and empties the optimiser's memory.
+        save_weights: Copies the network's parameters aside.
+        restore_weights: Restores the copied parameters (the initial ones if `save_weights` was never called) and clears
+            the optimizer's state.
     """
 
     number: int
     progress: float
-    survey: Callable[[Tensor | None], Survey]
-    keep: Callable[[], None]
-    recall: Callable[[], None]
+    survey: Callable[[Tensor | None], Predictions]
+    save_weights: Callable[[], None]
+    restore_weights: Callable[[], None]
+
+    @property
+    def keep(self) -> Callable[[], None]:
+        """Deprecated name of `save_weights`."""
+        warn_renamed("Epoch.keep", "Epoch.save_weights")
+        return self.save_weights
+
+    @property
+    def recall(self) -> Callable[[], None]:
+        """Deprecated name of `restore_weights`."""
+        warn_renamed("Epoch.recall", "Epoch.restore_weights")
+        return self.restore_weights
 
 
 _VIDEO_MEMBERS = {"describe", "videos", "compare", "test_frames"}
@@ -185,8 +198,12 @@ class Baseline(nn.Module):
         self.register_buffer("labels", problem.labels, persistent=False)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Make a video method of a subclass in the old style, which compared videos without being a `VideoMethod`."""
+        """Let subclasses in the old style go on working: "maps" was a need, and any method could compare videos."""
         super().__init_subclass__(**keywords)
+        needs: frozenset[str] = cls.needs
+        if "maps" in needs:
+            warn_renamed(f'"maps" among the needs of {cls.__name__}', '"feature_maps"')
+            cls.needs = cls.needs - {"maps"} | {"feature_maps"}
         old_style = Baseline in cls.__bases__ and _VIDEO_MEMBERS & vars(cls).keys()
         if old_style and cls.__module__ != "emphasis.baselines.video":
             from emphasis.baselines.video import VideoMethod
@@ -240,3 +257,6 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return -sum_j t_j log p_j of each example, (N,), from logits and targets (N, C)."""
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+__getattr__ = renamed(__name__, {"Survey": "Predictions"})

@@ -65,7 +65,7 @@ def load_image_folder(
 
     def images_of(paths: list[Path]) -> Inputs:
         if stream:
-            return ImageFiles(base, _relative(paths, base), size, channels, cut=True, skip_broken=skip)
+            return ImageFiles(base, _relative(paths, base), size, channels, center_crop=True, skip_broken=skip)
         return _read_all(paths, size, channels, progress)
 
     divided = [base / part for part in ("train", "test")]
@@ -131,7 +131,7 @@ def _read_all(paths: list[Path], size: int, channels: int, progress: Progress) -
     unreadable = []
     for place, path in enumerate(paths):
         try:
-            images[place] = read_image(path, size, channels, cut=True)
+            images[place] = read_image(path, size, channels, center_crop=True)
         except Exception as error:  # decoders fail in many ways; every file is tried, so that one run finds them all
             unreadable.append(f"{path} ({error})")
         progress("reading images", place + 1, len(paths))

@@ -34,8 +34,8 @@ class ImageFiles:
         base: A folder.
         names: The files, relative to it.
         size: Pixels per side that every image is scaled to.
-        channels: 3 (RGB) or 1 (grey).
-        cut: What is done to images that are no square: cut in the middle, or else squeezed.
+        channels: 3 (RGB) or 1 (gray).
+        center_crop: Whether images that are not square are cropped to their middle; otherwise they are squeezed.
         skip_broken: Whether training passes over an image that cannot be decoded; else it stops there.
     """
 
@@ -43,7 +43,7 @@ class ImageFiles:
     names: Sequence[str]
     size: int
     channels: int = 3
-    cut: bool = False
+    center_crop: bool = False
     skip_broken: bool = False
 
     dtype = np.dtype(np.uint8)
@@ -78,7 +78,7 @@ class ImageFiles:
         """
         path = self.base / self.names[row]
         try:
-            return read_image(path, self.size, self.channels, self.cut)
+            return read_image(path, self.size, self.channels, self.center_crop)
         except MemoryError:  # not the file's fault
             raise
         except Exception as error:  # decoders fail in many ways
@@ -87,7 +87,7 @@ class ImageFiles:
                 'with the option broken = "skip"'
             ) from error
 
-    def stamp(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Return names, sizes and times of the files, which differ where a file has changed."""
         about = ((name, (self.base / name).stat()) for name in self.names)
         return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in about).encode()
@@ -110,15 +110,15 @@ class ImageFiles:
         return np.stack(images)
 
 
-def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.uint8]:
+def read_image(path: Path, size: int, channels: int, center_crop: bool) -> NDArray[np.uint8]:
     """Return an image file as (channels, size, size), upright.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         size: Pixels per side.
-        channels: 3 (RGB) or 1 (grey).
-        cut: Whether an image that is no square is cut in the middle before it is scaled (bicubic), or squeezed
-            (bilinear, which is half as much work).
+        channels: 3 (RGB) or 1 (gray).
+        center_crop: Whether an image that is not square is cropped to its middle before it is scaled (bicubic);
+            otherwise it is squeezed (bilinear, which is half as much work).
 
     Raises:
         Exception: It cannot be read, or has more pixels than Pillow takes for safe; decoders fail in many ways.
@@ -136,7 +136,7 @@ def read_image(path: Path, size: int, channels: int, cut: bool) -> NDArray[np.ui
         upright = ImageOps.exif_transpose(image)
         full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
         plain = full.convert(MODES[channels])
-        if cut:
+        if center_crop:
             fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
         else:
             fitted = plain.resize((size, size), Image.Resampling.BILINEAR)

@@ -125,7 +125,7 @@ def margin_of(p: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return margin
 
 
-def found_and_right(suspect: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
+def precision_recall(suspect: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
     """Return precision and recall of the suspects, given which labels are truly wrong; NaN of nothing."""
     hits = np.count_nonzero(suspect & wrong)
     return hits / suspect.sum() if suspect.any() else np.nan, hits / wrong.sum() if wrong.any() else np.nan

@@ -74,7 +74,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
-def learn_beside(layer: nn.Module) -> None:
+def detach_input(layer: nn.Module) -> None:
     """Let a layer learn from what a network makes of inputs, and the network learn nothing from the layer."""
     layer.register_forward_pre_hook(_detached)
 

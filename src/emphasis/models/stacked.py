@@ -105,7 +105,7 @@ def at_own_rates(
 
 
 @torch.no_grad()
-def start_alike(network: nn.Module, seed: int) -> None:
+def init_like_stack(network: nn.Module, seed: int) -> None:
     """Give a multilayer perceptron of linear layers the parameters that one in a stack starts from, by its seed."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stack = StackedMLP([layers[0].in_features, *(layer.out_features for layer in layers)], [seed])
@@ -114,7 +114,7 @@ def start_alike(network: nn.Module, seed: int) -> None:
         layer.bias.copy_(bias[0, 0])
 
 
-class StackOfOne(nn.Module):
+class SingleNetwork(nn.Module):
     """Any network (N, ...) -> (N, C) as a stack of one: (1, N, ...) -> (1, N, C)."""
 
     num_networks = 1
@@ -129,4 +129,4 @@ class StackOfOne(nn.Module):
         return logits.unsqueeze(0)
 
 
-Stack = StackedMLP | StackOfOne
+Stack = StackedMLP | SingleNetwork

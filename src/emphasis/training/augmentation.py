@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 
 
@@ -71,13 +72,13 @@ def crop_flip(
     return windows.view(*images.shape[:2], height, width)
 
 
-def centre_crop(images: Tensor, size: int) -> Tensor:
+def center_crop(images: Tensor, size: int) -> Tensor:
     """Return the middle of images (..., H, W), `size` pixels wide and high, rounded up and left."""
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool = True) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool = True) -> Tensor:
     """Return uint8 images (N, channels, H, W) as (x / 255 - mean) / std, float32.
 
     Args:
@@ -90,3 +91,6 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool 
     scale = (1.0 / (255.0 * std)).view(-1, 1, 1)
     shift = (mean / std).view(-1, 1, 1)
     return images.to(torch.float32, memory_format=memory_format).mul_(scale).sub_(shift)
+
+
+__getattr__ = renamed(__name__, {"normalise": "normalize", "centre_crop": "center_crop"})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.metrics import accuracy, largest_share
 from emphasis.training.fetching import Fetched
-from emphasis.training.ranks import dealt, exchanged
+from emphasis.training.ranks import deal_round_robin, gather_in_order
 from emphasis.training.task import Task
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
@@ -71,25 +71,25 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         tests = task.evaluator.evaluate(module, task, size, broken, group)
         tests_finite = np.ones(networks, dtype=bool)
 
-    parts = torch.split(task.looked_at, size)
-    own = dealt(parts, group)
+    parts = torch.split(task.eval_indices, size)
+    own = deal_round_robin(parts, group)
     seeds = 1 if task.index is None else len(task.labels)  # without an index they share their inputs
 
-    def looks() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def evaluations() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for part, batch in zip(own, task.fetch(part.expand(seeds, -1) for part in own), strict=True):
             logits = module(task.prepared(batch.inputs)).float()
             labels = task.labels[:, part.to(task.labels.device)].repeat(copies, 1)
             broken.update(batch.names)
             yield logits.argmax(2), _probabilities(logits, labels), _finite(logits), decoded(batch)
 
-    fitted, probabilities, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
+    fitted, probabilities, finites, wholes = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
     finite = torch.stack(finites).all(0).cpu().numpy() & tests_finite
     module.train(training)
 
     # Method by method, (S / K, K, n): the seeds' labels then broadcast, and are not copied for every network.
-    looked_at = slice(None) if not task.look else task.looked_at.cpu().numpy()
-    given, true, noisy = (v.cpu().numpy()[:, looked_at] for v in (task.labels, task.seed_true_labels, task.noisy))
+    eval_rows = slice(None) if not task.eval_train_size else task.eval_indices.cpu().numpy()
+    given, true, noisy = (v.cpu().numpy()[:, eval_rows] for v in (task.labels, task.seed_true_labels, task.noisy))
     by_method = (copies, *given.shape)
     fit, probability = trained.reshape(by_method), p.reshape(by_method)
     seen = np.broadcast_to(torch.cat(wholes, 1).numpy(), given.shape)
@@ -114,13 +114,13 @@ def _classify(
     """Return the curves that are of the test part, and whose logits are finite; note bad images in `broken`."""
     parts = torch.split(torch.arange(len(task.test_inputs)), size)
 
-    def looks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for batch in task.fetch_test(dealt(parts, group)):
+    def evaluations() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in task.fetch_test(deal_round_robin(parts, group)):
             logits = module(task.prepared(batch.inputs))
             broken.update(batch.names)
             yield logits.argmax(2), _finite(logits), decoded(batch)
 
-    predicted, finites, wholes = zip(*exchanged(looks(), len(parts), group), strict=True)
+    predicted, finites, wholes = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
     kept = torch.cat(wholes, 1)[0].numpy()
     if not kept.any():
         raise DamagedFileError(f"none of {len(kept)} test images can be decoded")

@@ -16,7 +16,7 @@ from emphasis.baselines.video import VideoMethod
 from emphasis.datasets import Gallery
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
-from emphasis.retrieval import Ints, Retrieval, judge_all, mean_by_tracklet, normalised, retrieve
+from emphasis.retrieval import Ints, Retrieval, evaluate_features, evaluate_rankings, mean_by_tracklet, normalized_rows
 
 _VIDEOS_AT_ONCE = 256
 
@@ -42,7 +42,7 @@ def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -
             finite.
     """
     parts = ((described.numpy(), tracklet) for described, tracklet in _described(network, batches, None))
-    return normalised(mean_by_tracklet(parts, num_tracklets)).astype(np.float32)
+    return normalized_rows(mean_by_tracklet(parts, num_tracklets)).astype(np.float32)
 
 
 def find(
@@ -71,7 +71,7 @@ def find(
     if video_method is None or not (compares or video_method.test_frames):
         described = of_all(_described(network, batches, method))
         parts = ((_finite(one).numpy(), tracklet) for one, tracklet in described)
-        return retrieve(mean_by_tracklet(parts, len(gallery.person)), *about)
+        return evaluate_features(mean_by_tracklet(parts, len(gallery.person)), *about)
     held = [(_finite(one), tracklet) for one, tracklet in of_all(_described(network, batches, method))]
     tracklet = np.concatenate([tracklet for _, tracklet in held])
     first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
@@ -82,12 +82,12 @@ def find(
         if compares:
             places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
             similarities = video_method.compare(frames.to(device), *places)
-            return judge_all((_finite(part).cpu().numpy() for part in similarities), *about)
+            return evaluate_rankings((_finite(part).cpu().numpy() for part in similarities), *about)
         rows = torch.from_numpy(spread(first, last - first, video_method.test_frames))
         videos = [
             _finite(video_method.videos(frames[part].to(device))).cpu() for part in torch.split(rows, _VIDEOS_AT_ONCE)
         ]
-    return retrieve(torch.cat(videos).numpy(), *about)
+    return evaluate_features(torch.cat(videos).numpy(), *about)
 
 
 def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
@@ -99,7 +99,7 @@ def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
 def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> Described:
     seen: dict[str, Tensor] = {}
     layers: dict[str, nn.Module] = {"features": last_linear(network)}
-    if method is not None and "maps" in method.needs:
+    if method is not None and "feature_maps" in method.needs:
         layers["maps"] = last_pool(network)
     hooks = [
         layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen.update({name: inputs[0]}))

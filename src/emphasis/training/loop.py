@@ -40,7 +40,7 @@ from emphasis.training.evaluation import CURVES, evaluate
 from emphasis.training.fetching import Fetched
 from emphasis.training.methods import LearnerStack, backward, whole_batch
 from emphasis.training.norms import synchronised_norms
-from emphasis.training.optimizers import make_optimizer, set_for_step
+from emphasis.training.optimizers import apply_schedule, make_optimizer
 from emphasis.training.settings import Execution, Objective, Solver
 from emphasis.training.sharding import held
 from emphasis.training.task import Task
@@ -259,7 +259,7 @@ def _step(
         if bool((state.diverged_at >= 0).all()):
             return True
         logits = state.module(task.prepared(inputs))
-    set_for_step(state.optimizer, solver, state.iteration)
+    apply_schedule(state.optimizer, solver, state.iteration)
     state.optimizer.zero_grad(set_to_none=True)
     fabric.backward(logits, derivative(logits, labels, options))
     state.optimizer.step()
@@ -272,7 +272,7 @@ def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, 
     module = cast(LearnerStack, state.module)
     schedule = module.schedule(state.iteration, solver.iterations)
     own = module.step_of_start(state.iteration, solver.iterations) if solver.name == "adam" else state.iteration
-    set_for_step(state.optimizer, solver, own, schedule)
+    apply_schedule(state.optimizer, solver, own, schedule)
     state.optimizer.zero_grad(set_to_none=True)
     try:
         loss = backward(module, inputs, places, state.iteration, solver, fabric)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emphasis.baselines import Learner
 from emphasis.errors import EmphasisValueError
-from emphasis.models.stacked import StackOfOne
+from emphasis.models.stacked import SingleNetwork
 from emphasis.torch.distributed import gathered, part_of
 from emphasis.training.evaluation import examples_at_once
 from emphasis.training.norms import synchronised_norms
@@ -19,7 +19,7 @@ from emphasis.training.settings import Solver
 from emphasis.training.task import Task
 
 
-class LearnerStack(StackOfOne):
+class LearnerStack(SingleNetwork):
     """A learner as a stack of one network, (1, N, ...) -> (1, N, C)."""
 
     FORWARD_METHODS = ("loss", "begin_epoch")
@@ -65,7 +65,7 @@ class LearnerStack(StackOfOne):
 
     def step_of_start(self, iteration: int, iterations: int) -> int:
         """Return how many steps have been taken since the network was started, or started anew."""
-        return iteration - round(float(self.network.recalled) * iterations)
+        return iteration - round(float(self.network.restarted_at) * iterations)
 
 
 def backward(
@@ -102,5 +102,5 @@ def passes(learner: Learner | None, iterations: int, batch_size: int, num_train:
     return {
         "networks_trained": networks,
         "passes": round(networks * iterations * batch_size / num_train, 3),
-        "surveys": round(float(learner.surveyed) / num_train, 3) if learner is not None else 0.0,
+        "surveys": round(float(learner.examples_evaluated) / num_train, 3) if learner is not None else 0.0,
     }

@@ -52,7 +52,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
     )
 
 
-def set_for_step(
+def apply_schedule(
     optimizer: torch.optim.Optimizer, solver: Solver, iteration: int, scheduled: int | None = None
 ) -> None:
     """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps of the optimiser.

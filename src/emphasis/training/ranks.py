@@ -1,4 +1,4 @@
-"""Work without derivatives, shared out to ranks in whole batches, so that results have one process's bits."""
+"""Distribution of evaluation over ranks in whole batches, so that results are bit-identical to those of one process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from emphasis.datasets.errors import DamagedFileError
 T = TypeVar("T")
 
 
-def dealt(parts: Sequence[T], group: Any) -> Sequence[T]:
-    """Return this rank's of the parts, every W-th of W ranks'; the last one again where others have one more.
+def deal_round_robin(parts: Sequence[T], group: Any) -> Sequence[T]:
+    """Return this rank's parts, every W-th one of W ranks; the last one again where other ranks have one more.
 
-    So that all make as many calls of a network, which they must where each has a share of it.
+    So all ranks call the network equally often, as they must where each has a shard of it.
 
     Args:
         parts: The same on all ranks, one or more.
-        group: The ranks; None: this process alone, which has all.
+        group: The ranks; None: this process alone, which has all parts.
     """
     if group is None:
         return parts
@@ -29,11 +29,11 @@ def dealt(parts: Sequence[T], group: Any) -> Sequence[T]:
     return [parts[min(number, len(parts) - 1)] for number in range(own, -(-len(parts) // ranks) * ranks, ranks)]
 
 
-def exchanged(own: Iterable[T], number: int, group: Any) -> Iterator[T]:
-    """Yield what came of all `number` parts, in order, from what came of the `dealt` ones; tensors on the CPU.
+def gather_in_order(own: Iterable[T], number: int, group: Any) -> Iterator[T]:
+    """Yield the results of all `number` parts, in order, from this rank's results; tensors on the CPU.
 
     Raises:
-        DamagedFileError: One that `own` raised, on any rank.
+        DamagedFileError: The results of any rank raised one.
     """
     if group is None:
         yield from own
@@ -45,8 +45,8 @@ def exchanged(own: Iterable[T], number: int, group: Any) -> Iterator[T]:
             mine: Any = tree_map_only(Tensor, Tensor.cpu, next(results))
         except DamagedFileError as error:  # on the others as well: they would wait for this one
             mine = error
-        found: list[Any] = [None] * ranks
-        dist.all_gather_object(found, mine, group)
-        if failed := [one for one in found if isinstance(one, DamagedFileError)]:
+        gathered: list[Any] = [None] * ranks
+        dist.all_gather_object(gathered, mine, group)
+        if failed := [result for result in gathered if isinstance(result, DamagedFileError)]:
             raise failed[0]
-        yield from found[: number - done]
+        yield from gathered[: number - done]

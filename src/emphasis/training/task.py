@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emphasis.datasets import ImageFiles
 from emphasis.errors import EmphasisValueError
-from emphasis.training.augmentation import centre_crop, normalise
+from emphasis.training.augmentation import center_crop, normalize
 from emphasis.training.batches import Batches
 from emphasis.training.fetching import Fetched, fetch
 from emphasis.training.settings import ClipSolver, Solver
@@ -56,7 +56,7 @@ class Task:
         statistics: Mean and standard deviation of each channel of images, in units of [0, 1]; None for vectors.
         augment: Whether training images are cropped and flipped at random.
         crop: Pixels per side of what networks see of images, the middle where it is not drawn; 0: all.
-        look: How many training examples evaluations look at, evenly spaced; 0: all.
+        eval_train_size: How many training examples are evaluated, evenly spaced; 0: all.
         evaluator: What evaluates the networks on the test part; None: their accuracy on `test_labels`.
     """
 
@@ -70,7 +70,7 @@ class Task:
     statistics: tuple[Tensor, Tensor] | None = None
     augment: bool = False
     crop: int = 0
-    look: int = 0
+    eval_train_size: int = 0
     evaluator: Evaluator | None = None
 
     def to(self, device: torch.device) -> Task:
@@ -119,9 +119,9 @@ class Task:
         return self.inputs.device if isinstance(self.inputs, Tensor) else torch.device("cpu")
 
     @property
-    def looked_at(self) -> Tensor:
+    def eval_indices(self) -> Tensor:
         """The places (m,) of the training examples that evaluations look at."""
-        number = min(self.look, self.num_train) or self.num_train
+        number = min(self.eval_train_size, self.num_train) or self.num_train
         return torch.arange(number, device=self.places_device) * self.num_train // number
 
     def fetch(self, places: Iterable[Tensor]) -> Generator[Fetched]:
@@ -140,8 +140,8 @@ class Task:
         """
         if self.statistics is None:
             return inputs
-        inputs = centre_crop(inputs, self.crop) if self.crop else inputs
-        flat = normalise(inputs.flatten(0, 1), *self.statistics)
+        inputs = center_crop(inputs, self.crop) if self.crop else inputs
+        flat = normalize(inputs.flatten(0, 1), *self.statistics)
         return flat.view(*inputs.shape[:2], *flat.shape[1:])
 
     @property

@@ -17,12 +17,12 @@ from emphasis.baselines.learner import DivergedError, Learner
 from emphasis.baselines.video import VideoMethod
 from emphasis.datasets import DamagedFileError, Gallery
 from emphasis.errors import EmphasisValueError
-from emphasis.models.stacked import StackOfOne
+from emphasis.models.stacked import SingleNetwork
 from emphasis.retrieval import RANKS
 from emphasis.training.batches import Batches, clips
 from emphasis.training.evaluation import decoded
 from emphasis.training.features import Described, find, spread
-from emphasis.training.ranks import dealt, exchanged
+from emphasis.training.ranks import deal_round_robin, gather_in_order
 from emphasis.training.settings import ClipSolver, Solver
 from emphasis.training.task import Task
 
@@ -87,7 +87,7 @@ class RetrievalEvaluator:
             DamagedFileError: None of a video's images can be decoded.
             ValueError: The networks are in a stack.
         """
-        stack = next((part for part in module.modules() if isinstance(part, StackOfOne)), None)
+        stack = next((part for part in module.modules() if isinstance(part, SingleNetwork)), None)
         if stack is None:
             raise EmphasisValueError(
                 "retrieval needs a network that trains alone, such as small-cnn; use one in place of mlp"
@@ -101,7 +101,7 @@ class RetrievalEvaluator:
             first, length = (np.unique(video, return_index=True)[1], np.bincount(video))
             rows = np.unique(spread(first, length, method.test_frames))
         parts = torch.split(torch.from_numpy(rows), batch_size)
-        own = dealt(parts, group)
+        own = deal_round_robin(parts, group)
         seen: list[NDArray[np.integer[Any]]] = []
 
         def frames() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
@@ -111,7 +111,7 @@ class RetrievalEvaluator:
                 yield task.prepared(batch.inputs)[0][kept], video[part[kept].numpy()]
 
         def of_all(described: Described) -> Described:
-            for values, tracklet in exchanged(described, len(parts), group):
+            for values, tracklet in gather_in_order(described, len(parts), group):
                 seen.append(tracklet)
                 yield values, tracklet
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from emphasis.errors import EmphasisError, EmphasisValueError
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.texts import did_you_mean
 from emphasis.training.settings import Objective
 from emphasis.weighting.schedule import schedule_from_dict
@@ -65,7 +65,7 @@ def _type_hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def build_objective(table: Mapping[str, Any], where: str) -> Objective | Training:
+def build_objective(table: Mapping[str, Any], where: str) -> Objective | MethodSpec:
     """Return the objective that `weighting`, `schedule` and the like of a table describe, or `training`.
 
     TOML has no null, so "none" stands for None. Functions that the weighting names are not imported.
@@ -75,7 +75,7 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective | Trainin
             raise RecipeError(f"{where}: give 'weighting' or 'training', not both")
         if table.get("schedule") is not None:
             raise RecipeError(f"{where}: a 'schedule' is of a weighting's parameters, and 'training' has none")
-        return build(Training, table["training"], f"{where}: training")
+        return build(MethodSpec, table["training"], f"{where}: training")
     if table.get("weighting") is None:
         raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}, or "
                           "'training', e.g. { name = \"elr\" }")  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from emphasis.baselines.registry import check_options
 from emphasis.datasets.split import folds_of
+from emphasis.deprecation import renamed
 from emphasis.training.settings import Objective, Solver
 from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
@@ -95,7 +96,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Training:
+class MethodSpec:
     """A method of `emphasis.baselines` in place of a weighting.
 
     Attributes:
@@ -138,7 +139,7 @@ class Evaluation:
         check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
 
 
-_LATER = (
+_ADDED_FIELDS = (
     ("dataset", "validation_labels", "true"), ("dataset", "fold", 0), ("evaluation", "train_size", 0),
     ("solver", "clip", 1), ("solver", "videos", 1),
 )  # fmt: skip
@@ -172,14 +173,14 @@ class Cell:
     network: Network
     solver: Solver
     evaluation: Evaluation
-    objective: Objective | Training
+    objective: Objective | MethodSpec
     precision: str = "32-true"
 
     def shared(self) -> dict[str, Any]:
         """Return, as plain data, what networks trained as one batched computation have in common."""
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
-        for part, name, value in _LATER:
+        for part, name, value in _ADDED_FIELDS:
             if settings[part].get(name) == value:
                 del settings[part][name]
         plain: dict[str, Any] = json.loads(json.dumps({**settings, "precision": self.precision}))
@@ -187,7 +188,7 @@ class Cell:
 
     def config(self) -> dict[str, Any]:
         """Return, as plain data, what determines the numbers; a method of one's own by its source, too."""
-        source = self.objective.source if isinstance(self.objective, Training) else ""
+        source = self.objective.source if isinstance(self.objective, MethodSpec) else ""
         own = {"source": source} if source else {}
         return {**self.shared(), **objective_as_dict(self.objective), **own, "seed": self.seed}
 
@@ -197,9 +198,9 @@ class Cell:
         return digest(self.config())
 
 
-def objective_as_dict(objective: Objective | Training) -> dict[str, Any]:
+def objective_as_dict(objective: Objective | MethodSpec) -> dict[str, Any]:
     """Return the objective as plain data."""
-    if isinstance(objective, Training):
+    if isinstance(objective, MethodSpec):
         return {"training": json.loads(json.dumps({"name": objective.name, **objective.options}))}
     return {
         "weighting": objective.weighting.to_dict(),
@@ -216,3 +217,6 @@ def digest(plain: Any) -> str:
 
 
 Status = Literal["full", "scaled", "data-unavailable"]
+
+
+__getattr__ = renamed(__name__, {"Training": "MethodSpec"})

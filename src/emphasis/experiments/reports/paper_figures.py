@@ -20,7 +20,7 @@ from emphasis.diagnostics.plots.figures import (
     probability_curves,
 )
 from emphasis.errors import EmphasisValueError
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.recipe_figures import FITS, curve, marked, modes_by_rate, panel_of
 from emphasis.experiments.reports.report import find_folder, read_summary
 from emphasis.experiments.reports.summary import Entry, Summary
@@ -112,7 +112,7 @@ def _of_family(summary: Summary, *wanted: type[Weighting]) -> list[Entry]:
     """
     found = [
         entry for entry in summary.entries
-        if entry.rows and not isinstance(entry.cell.objective, Training)
+        if entry.rows and not isinstance(entry.cell.objective, MethodSpec)
         and isinstance(entry.cell.objective.weighting, wanted)
         and not getattr(entry.cell.objective.weighting, "vanishing", False)
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from emphasis.diagnostics.plots.figures import (
 )
 from emphasis.diagnostics.plots.method_ranks import rank_figure
 from emphasis.diagnostics.plots.palette import GREY
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.ranking import rank
 from emphasis.experiments.reports.summary import Entry, Summary, family_of, metric_title
 from emphasis.experiments.runs.store import Row
@@ -191,7 +191,7 @@ def _has_mode(entry: Entry) -> bool:
 def _weighting(entry: Entry) -> Weighting | None:
     """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none, or named."""
     objective = entry.cell.objective
-    return None if isinstance(objective, Training) or is_named(objective.weighting) else objective.at(1.0)
+    return None if isinstance(objective, MethodSpec) or is_named(objective.weighting) else objective.at(1.0)
 
 
 def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:

@@ -11,7 +11,7 @@ from emphasis.diagnostics.plots.pages import page_environment, png_uri
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_digest, recipe_names, recipe_to_tables
 from emphasis.experiments.recipes.recipe import PARTS, Recipe
-from emphasis.experiments.recipes.settings import Training
+from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.ranking import compared, rank, rank_text, verdict
 from emphasis.experiments.reports.recipe_figures import by_group, file_name
 from emphasis.experiments.reports.summary import METRICS, NOT_SCALED, Summary, findings, metric_title, signed
@@ -146,9 +146,9 @@ def _settings(summary: Summary) -> list[dict[str, Any]]:
     return sorted(lines.values(), key=lambda line: order.index(line["said"][0]))
 
 
-def _objective(objective: Objective | Training) -> tuple[str, str, str]:
+def _objective(objective: Objective | MethodSpec) -> tuple[str, str, str]:
     """Return weighting or method, normalization and largest margin, as people read them."""
-    if isinstance(objective, Training):
+    if isinstance(objective, MethodSpec):
         options = ", ".join(f"{key}={value!r}" for key, value in objective.options.items())
         return f"{objective.name}({options})", "", ""
     margin = "none (bare formula)" if objective.max_margin is None else str(objective.max_margin)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emphasis.experiments.recipes.recipe import Recipe
-from emphasis.experiments.recipes.settings import Cell, Training
+from emphasis.experiments.recipes.settings import Cell, MethodSpec
 from emphasis.experiments.runs.store import Row
 from emphasis.metrics import describe_outcomes, mean_and_std
 from emphasis.retrieval import RANKS
@@ -175,7 +175,7 @@ class Summary:
 
 def family_of(cell: Cell) -> str:
     """Return the family of a cell's weighting, "" of a method that is none."""
-    return "" if isinstance(cell.objective, Training) else str(cell.objective.weighting.to_dict()["family"])
+    return "" if isinstance(cell.objective, MethodSpec) else str(cell.objective.weighting.to_dict()["family"])
 
 
 def summarise(recipe: Recipe, rows: Sequence[Row]) -> Summary:

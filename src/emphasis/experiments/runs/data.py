@@ -155,7 +155,7 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
         "statistics": (torch.from_numpy(mean).float(), torch.from_numpy(std).float()) if is_images else None,
         "augment": cell.dataset.augment and is_images,
         "crop": split.crop,
-        "look": cell.evaluation.train_size,
+        "eval_train_size": cell.evaluation.train_size,
     }
     if not isinstance(split, VideoSplit):
         return Task(**settings)

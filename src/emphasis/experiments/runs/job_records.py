@@ -28,7 +28,7 @@ def make_rows(job: Job, state: State, task: Task, about: dict[str, Any]) -> list
     """
     curves = {name: np.array(values) for name, values in state.curves.items()}
     p = _final_probabilities(state)
-    noisy, evaluated = task.noisy.cpu().numpy(), task.looked_at.cpu().numpy()
+    noisy, evaluated = task.noisy.cpu().numpy(), task.eval_indices.cpu().numpy()
     rows = []
     for number, cell in enumerate(job.cells):
         seed_number = number % len(job.seeds)
@@ -81,7 +81,7 @@ def make_arrays(job: Job, state: State, task: Task) -> dict[str, NDArray[Any]]:
 
     `noisy`, `labels` and `index` are (K, n), `p` is (S, n); `trace` and `predicted`, if recorded, (evaluations, S, n).
     """
-    evaluated = task.looked_at.cpu()
+    evaluated = task.eval_indices.cpu()
     everyone = np.broadcast_to(evaluated.numpy(), (len(task.labels), len(evaluated)))
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.array([cell.key for cell in job.cells]),

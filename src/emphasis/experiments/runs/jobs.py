@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from emphasis.experiments.recipes.settings import Cell, Training, digest, objective_as_dict
+from emphasis.experiments.recipes.settings import Cell, MethodSpec, digest, objective_as_dict
 from emphasis.experiments.runs.store import job_name
 from emphasis.experiments.runs.user_code import with_code
 from emphasis.training.settings import Objective, Solver
@@ -33,7 +33,7 @@ class Job:
     def objectives(self) -> list[Objective]:
         """Objective of each group of K networks, with imported functions; empty for a method beyond a weighting."""
         objectives = [cell.objective for cell in self.cells[:: len(self.seeds)]]
-        return [with_code(objective) for objective in objectives if not isinstance(objective, Training)]
+        return [with_code(objective) for objective in objectives if not isinstance(objective, MethodSpec)]
 
     @property
     def solver(self) -> Solver:
@@ -83,7 +83,7 @@ def make_jobs(cells: Sequence[Cell]) -> list[Job]:
 def is_stackable(cell: Cell) -> bool:
     """Return whether the cell's network can be trained in a stack with others."""
     is_random = cell.network.options.get("dropout") or cell.dataset.augment
-    return cell.network.name == "mlp" and not is_random and not isinstance(cell.objective, Training)
+    return cell.network.name == "mlp" and not is_random and not isinstance(cell.objective, MethodSpec)
 
 
 def _measures_noise(cell: Cell) -> bool:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from emphasis.baselines import Learner, Problem, make
-from emphasis.experiments.recipes.settings import Cell, Training
+from emphasis.experiments.recipes.settings import Cell, MethodSpec
 from emphasis.experiments.runs.checkpointing import JobCheckpointer
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.data import load_split, make_task, network_options
@@ -23,7 +23,7 @@ from emphasis.experiments.runs.provenance import device_name, revision, versions
 from emphasis.experiments.runs.store import CELLS, is_finished, write_job
 from emphasis.files import naming_refusals
 from emphasis.models import build, options_of
-from emphasis.models.stacked import Stack, StackedMLP, StackOfOne, start_alike
+from emphasis.models.stacked import SingleNetwork, Stack, StackedMLP, init_like_stack
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.texts import shortened
 from emphasis.training.fabric import make_fabric
@@ -83,7 +83,7 @@ def _train_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, 
     queries: list[int] = []
     stack = (
         _make_learner(first, task, queries, context.root)
-        if isinstance(first.objective, Training)
+        if isinstance(first.objective, MethodSpec)
         else make_stack(job, task.input_shape, task.num_classes, context.root)
     )
     state = initial_state(stack, job.solver, fabric, execution, job.rates)
@@ -173,7 +173,7 @@ def make_stack(job: Job, input_shape: Sequence[int], num_classes: int, root: Pat
     # Also for a stack, since this checks the options.
     single = build(name, tuple(input_shape), num_classes, seed=first.seed, **options)
     if not is_stackable(first):
-        return StackOfOne(single)
+        return SingleNetwork(single)
     settings = {**options_of(name), **options}
     sizes = [math.prod(input_shape), *settings["hidden"], num_classes]
     return StackedMLP(sizes, job.seeds, len(job.objectives), activation=settings["activation"])
@@ -192,7 +192,7 @@ def _make_learner(cell: Cell, task: Task, queries: list[int], root: Path | None)
         ValueError: If the network or the method does not have or allow an option.
     """
     objective = cell.objective
-    if not isinstance(objective, Training):
+    if not isinstance(objective, MethodSpec):
         raise TypeError(f"{objective!r} is a weighting, which has no learner")
     true_labels = task.seed_true_labels[0].cpu()
 
@@ -208,5 +208,5 @@ def _make_learner(cell: Cell, task: Task, queries: list[int], root: Path | None)
     for seed in (cell.seed + number * _SECOND_NETWORK_SEED for number in range(method.networks)):
         networks.append(build(cell.network.name, shape, outputs, seed=seed, **options))
         if cell.network.name == "mlp":  # like the networks of weightings, which are trained in stacks
-            start_alike(networks[-1], seed)
+            init_like_stack(networks[-1], seed)
     return LearnerStack(Learner(method, *networks))

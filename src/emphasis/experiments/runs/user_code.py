@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from emphasis.baselines import check_options, source_of
 from emphasis.experiments.recipes.recipe import Recipe, Table
-from emphasis.experiments.recipes.settings import Cell, Training, digest, is_own
+from emphasis.experiments.recipes.settings import Cell, MethodSpec, digest, is_own
 from emphasis.training.settings import Objective
 from emphasis.weighting.serialise import imported
 
@@ -24,7 +24,7 @@ def check_code(cells: Iterable[Cell]) -> None:
     """
     objectives = {id(cell.objective): cell.objective for cell in cells}
     for objective in objectives.values():
-        if isinstance(objective, Training):
+        if isinstance(objective, MethodSpec):
             check_options(objective.name, objective.options)
         else:
             with_code(objective)

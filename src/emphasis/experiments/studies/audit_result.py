@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.diagnostics.suspects import Suspects, found_and_right
+from emphasis.diagnostics.suspects import Suspects, precision_recall
 from emphasis.files import naming_refusals, write_text
 from emphasis.texts import encodable
 from emphasis.weighting import Weighting
@@ -72,7 +72,7 @@ class Audit:
 
         has_both = 0 < self.wrong.sum() < len(self.wrong)
         suspicion = -self.suspects.score
-        precision, recall = found_and_right(self.suspects.suspect, self.wrong)
+        precision, recall = precision_recall(self.suspects.suspect, self.wrong)
         return numbers | {
             "true_noise_rate": float(self.wrong.mean()),
             "auroc": float(roc_auc_score(self.wrong, suspicion)) if has_both else math.nan,

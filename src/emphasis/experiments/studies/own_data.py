@@ -153,7 +153,7 @@ def single_method_recipe(
 def _fingerprint(split: Split) -> str:
     """Return a digest of the data, by which it is noticed that a file has changed since an earlier run."""
     inputs = split.train_inputs
-    digest = hashlib.sha256(inputs.stamp() if isinstance(inputs, ImageFiles) else inputs.tobytes())
+    digest = hashlib.sha256(inputs.fingerprint() if isinstance(inputs, ImageFiles) else inputs.tobytes())
     digest.update(split.train_labels.tobytes())
     for name, labels in split.human_labels.items():
         digest.update(name.encode() + labels.tobytes())
