@@ -1,15 +1,19 @@
-"""The errors that this package foresees: one root, and a class for each of Python's that callers may catch.
+"""The errors that this package raises: one root, and a subclass for each built-in exception that callers may catch.
 
-A message names the value that is wrong, what is allowed, and the cure. Whatever is raised and is no `EmphasisError`
-is a fault of the package, or of code that it was given.
+A message names the wrong value, the allowed values, and the remedy. Any other exception is a fault of the package, or
+of code that it was given.
 """
 
 ERROR_LOG = "error.log"
-"""The file of a run's folder that the command writes other errors to."""
+"""The file in a run's folder to which the command writes the traceback of any other exception."""
 
 
 class EmphasisError(Exception):
-    """Root of every error that the package foresees: bad arguments, files, settings and states."""
+    """Base class of the package's errors: bad arguments, files, settings and states."""
+
+    def command_lines(self) -> list[str]:
+        """Return the lines that the command prints of this error."""
+        return [str(self)]
 
 
 class EmphasisValueError(EmphasisError, ValueError):
@@ -17,25 +21,26 @@ class EmphasisValueError(EmphasisError, ValueError):
 
 
 class EmphasisTypeError(EmphasisError, TypeError):
-    """An argument is of a type that is not allowed."""
+    """An argument has a type that is not allowed."""
 
 
 class EmphasisOverflowError(EmphasisError, OverflowError):
-    """A result exceeds the numbers that its type can hold."""
+    """A result is too large for its type."""
 
 
 class EmphasisRuntimeError(EmphasisError, RuntimeError):
-    """A call that is not allowed in the present state."""
+    """A call is not allowed in the present state."""
 
 
 class EmphasisFileNotFoundError(EmphasisError, FileNotFoundError):
-    """A file that is needed is not there."""
+    """A required file is missing."""
 
 
 class EmphasisOSError(EmphasisError, OSError):
-    """The system refuses a file: the disk is full, permission is denied, a folder is in its place, ...
+    """The operating system refuses access to a file: the disk is full, permission is denied, a folder is in its place.
 
-    `errno` is the system's own.
+    Attributes:
+        errno: The operating system's error number, if known.
     """
 
     def __init__(self, message: str, errno: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever kills the writer; and the folder for what is slow to make."""
+"""Atomic writing of files, errors of the file system by name, and the cache folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PROBE = bytes(2**16)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it replaces `path` in one move, on failure `path` stays as it was.
+    """Yield a temporary path; after success it replaces `path` atomically, after a failure `path` is unchanged.
 
     Raises:
-        EmphasisOSError: The system refuses the file; the message says why.
+        EmphasisOSError: The file cannot be written; the message gives the reason.
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except EmphasisError:
         raise
-    except Exception as error:  # libraries fail in ways of their own when the disk is full
+    except Exception as error:  # libraries raise errors of their own when the disk is full
         if (reason := _reason(error) or _refusal(partial)) is None:
             raise
         raise refused("write", path, reason) from error
@@ -40,17 +40,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _reason(error: BaseException) -> OSError | None:
-    """Return what the system said, itself or as the cause of a library's error; None if it is not known."""
+    """Return the OSError that an error is or was caused by; None if there is none."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    found: BaseException | None = error
-    while found is not None and not is_full(found):
-        found = found.__cause__ or found.__context__
-    return found if isinstance(found, OSError) else None
+    cause: BaseException | None = error
+    while cause is not None and not is_full(cause):
+        cause = cause.__cause__ or cause.__context__
+    return cause if isinstance(cause, OSError) else None
 
 
 def _refusal(path: Path) -> OSError | None:
-    """Return why the system does not let anything be added to a file; None if it does."""
+    """Return the error of appending to a file; None if that succeeds."""
     try:
         with path.open("ab") as file:
             file.write(_PROBE)
@@ -62,7 +62,7 @@ def _refusal(path: Path) -> OSError | None:
 
 
 def refused(action: str, path: Path, error: OSError) -> EmphasisOSError:
-    """Return the error that says what could not be done to a file, and why."""
+    """Return an error that names the file, the action that failed, and the reason."""
     cure = "; free some space" if error.errno in _FULL else ""
     reason = os.strerror(error.errno) if error.errno else error
     return EmphasisOSError(f"cannot {action} {path}: {reason}{cure}", error.errno)
@@ -70,10 +70,10 @@ def refused(action: str, path: Path, error: OSError) -> EmphasisOSError:
 
 @contextmanager
 def naming_refusals(action: str, path: Path) -> Iterator[None]:
-    """Turn what the system refuses within into an error that says what could not be done to a file, and why.
+    """Turn an OSError within the block into an error that names the file, the action that failed, and the reason.
 
     Raises:
-        EmphasisOSError: Instead of an OSError.
+        EmphasisOSError: In place of an OSError.
     """
     try:
         yield
@@ -84,15 +84,14 @@ def naming_refusals(action: str, path: Path) -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error is that the disk, or one's share of it, is full."""
+    """Return whether an error means that the disk or the user's quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write `text` to `path`, whole or not at all.
+    r"""Write `text` to `path` atomically, as UTF-8.
 
-    A file's name may have bytes that are no letters, which Python reads as lone surrogates and UTF-8 does not have:
-    they are written as \udcff, as JSON and Python write them.
+    Lone surrogates, which stand for undecodable bytes in file names, are written as \udcff, as JSON and Python do.
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -101,8 +100,8 @@ def write_text(path: Path, text: str) -> None:
 def cache_dir() -> Path:
     """Return the user's cache folder for this package, which may not exist yet.
 
-    $XDG_CACHE_HOME/emphasis where that is set, else the platform's: ~/.cache, ~/Library/Caches or %LOCALAPPDATA%.
-    Relative paths in the environment are ignored: they would mean another folder in each working directory.
+    It is $XDG_CACHE_HOME/emphasis if that is set, else in the platform's folder: ~/.cache, ~/Library/Caches or
+    %LOCALAPPDATA%. Relative paths in the environment are ignored, since they would depend on the working directory.
 
     Raises:
         EmphasisOSError: The user has no home folder.
@@ -116,7 +115,7 @@ def cache_dir() -> Path:
 
 
 def _home() -> Path:
-    with suppress(RuntimeError, KeyError):  # neither the environment nor the system's list of users knows one
+    with suppress(RuntimeError, KeyError):  # neither the environment nor the user database has a home folder
         if (home := Path.home()).is_absolute():
             return home
         if sys.platform != "win32":

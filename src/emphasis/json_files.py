@@ -1,4 +1,4 @@
-"""JSON files that others wrote, or a kill or a full disk damaged: read with errors that name file and line."""
+"""Reading JSON files that may be damaged, or not ours, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 
 from emphasis.errors import EmphasisValueError
 
-_DEEPEST = 64  # lists and tables within each other; what copies and writes them calls itself for each
+_MAX_DEPTH = 64  # of nested lists and objects, which are copied and written recursively
 
 
 class JSONFileError(EmphasisValueError):
-    """A file does not hold the JSON that it should; the message names the file, and the line of JSON Lines."""
+    """A file does not contain the expected JSON; the message names the file, and the line in a JSON Lines file."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        JSONFileError: It cannot be read or holds none.
+        JSONFileError: The file cannot be read or contains no object.
         FileNotFoundError: There is no such file.
     """
     return _object(_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield, for each line of a file, where it is ("FILE, line 3") and the object that it holds.
+    """Yield the position ("FILE, line 3") and the object of each line of a JSON Lines file.
 
     Raises:
-        JSONFileError: The file cannot be read, or a line holds no object, such as one cut short.
+        JSONFileError: The file cannot be read, or a line, such as a truncated one, contains no object.
         FileNotFoundError: There is no such file.
     """
     for number, line in enumerate(_text(path).removesuffix("\n").split("\n"), start=1):
         where = f"{path}, line {number}"
-        if line or number > 1:  # of an empty file there is no line
+        if line or number > 1:  # an empty file has no lines
             yield where, _object(line, where)
 
 
@@ -52,26 +52,26 @@ def _text(path: Path) -> str:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # one alone stands for a byte of a file's name
-            json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # lone surrogates stand for bytes of file names
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError:
         raise JSONFileError(f"{where}: its lists and tables are nested too deep") from None
     except UnicodeEncodeError:
         raise JSONFileError(f"{where}: a text in it holds half a character") from None
     except ValueError as error:
         raise JSONFileError(f"{where}: not valid JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise JSONFileError(f"{where}: not a JSON object")
-    if too_deep(found):
+    if too_deep(value):
         raise JSONFileError(f"{where}: its lists and tables are nested too deep")
-    return found
+    return value
 
 
-def too_deep(found: Any) -> bool:
-    """Return whether lists and tables are within each other deeper than is safe to copy and to write."""
-    level = [found]
-    for _ in range(_DEEPEST):
+def too_deep(value: Any) -> bool:
+    """Return whether lists and objects are nested too deep to be copied and written safely."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
         level = [
             inner
             for outer in level

@@ -1,7 +1,7 @@
-"""What a process is told from outside: which of several it is, and that it should end.
+"""Signals that stop this process, and its rank among processes that train together.
 
-Ctrl-C, SIGTERM (a scheduler, `kill`) and SIGHUP (a terminal that closes) ask it to end. It does so at once; while it
-trains, after the step under way, so that it can write a checkpoint first. A second Ctrl-C ends it at once.
+Ctrl-C, SIGTERM (from a scheduler, or `kill`) and SIGHUP (from a terminal that closes) stop the process at once, or,
+during training, after the current step, so that it can write a checkpoint. A second Ctrl-C stops it at once.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 def is_first() -> bool:
-    """Return whether this is the first of the processes that train each network together; it alone prints."""
+    """Return whether this process has rank 0 among those that train together; only that one prints."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end by a signal, `number`."""
+    """A signal, `number`, has asked the process to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
-class _Asked:
-    """The handler of the signals: what this process was asked, and whether it sees to that itself."""
+class _SignalHandler:
+    """Handler of the signals: it records the first signal, and raises `Stopped` unless that is deferred."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.later = 0  # blocks under way that look at it where they can end
+        self.deferrals = 0  # number of active `stopping_later` blocks
 
     def __call__(self, number: int, _frame: Any) -> None:
-        insists = self.number is not None and number == signal.SIGINT  # a scheduler may send a signal twice
+        is_second_interrupt = self.number is not None and number == signal.SIGINT  # a scheduler may repeat SIGTERM
         self.number = self.number or number
-        if not self.later or insists:
+        if not self.deferrals or is_second_interrupt:
             raise Stopped(number)
 
 
-_asked = _Asked()
+_handler = _SignalHandler()
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within, raise `Stopped` on Ctrl-C, SIGTERM and SIGHUP; a signal that is ignored, as by nohup, stays ignored.
+    """Raise `Stopped` on Ctrl-C, SIGTERM and SIGHUP within the block; ignored signals, as under nohup, stay ignored.
 
-    Nothing is changed in a thread other than the main one, which alone gets signals.
+    In a thread other than the main thread, which alone receives signals, the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     heard = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-    _asked.number = None
+    _handler.number = None
     try:
         for number in heard:
-            signal.signal(number, _asked)
+            signal.signal(number, _handler)
         yield
     finally:
         for number, handler in heard.items():
@@ -69,28 +69,28 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping_later() -> Iterator[None]:
-    """Within, a signal raises nothing, unless it is a second Ctrl-C: look at `asked`, or call `stop_if_asked`."""
-    _asked.later += 1
+    """Defer signals within the block, which must check `asked` or call `stop_if_asked`; a second Ctrl-C still raises."""
+    _handler.deferrals += 1
     try:
         yield
     finally:
-        _asked.later -= 1
+        _handler.deferrals -= 1
 
 
 def asked() -> int | None:
-    """Return the number of the signal that has asked this process to end; None if none has."""
-    return _asked.number
+    """Return the number of the signal that has asked this process to stop; None if there was none."""
+    return _handler.number
 
 
 def stop_if_asked() -> None:
-    """Raise `Stopped` if this process has been asked to end."""
-    if _asked.number is not None:
-        raise Stopped(_asked.number)
+    """Raise `Stopped` if a signal has asked this process to stop."""
+    if _handler.number is not None:
+        raise Stopped(_handler.number)
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Within, start processes that no Ctrl-C and no SIGHUP reaches, though both reach a terminal's whole group."""
+    """Block SIGINT and SIGHUP in processes started within the block; a terminal sends both to its whole group."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

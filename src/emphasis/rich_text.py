@@ -1,6 +1,7 @@
-"""The one place where text of the user's enters rich: names, labels and paths are shown as they are, never obeyed.
+"""Rich texts, tables and columns that show names, labels and paths literally.
 
-`[bold]` in a label is no markup here, and its control characters, which a terminal would act upon, are written out.
+Text from data must enter rich through this module alone: `[bold]` in a label is not markup, and control characters,
+which a terminal would interpret, are escaped.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from emphasis.texts import visible
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Return a text for rich that says what it says."""
+    """Return a rich text that shows `text` literally."""
     return Text(visible(text), style=style)
 
 
 class PlainTable(Table):
-    """A table whose title, headings and cells are plain where they are given as str."""
+    """A table that shows a title, headings and cells of type str literally."""
 
     def __init__(self, *args: Any, title: str | Text | None = None, **options: Any) -> None:
         super().__init__(*args, title=_plain(title, "table.title"), **options)
@@ -35,14 +36,14 @@ class PlainTable(Table):
 
 
 class PlainColumn(ProgressColumn):
-    """A column of a progress bar, such as "{task.description}"."""
+    """A column of a progress bar with a format such as "{task.description}"."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
         self.form = form
 
     def render(self, task: Task) -> Text:
-        """Return what it shows of a task."""
+        """Return the text for a task."""
         return plain(self.form.format(task=task), "progress.description")
 
 

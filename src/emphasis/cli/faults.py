@@ -9,18 +9,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import signal
 import sys
 import traceback
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import emphasis
 from emphasis import process
 from emphasis.cli.options import Command
-from emphasis.datasets.table_report import TableError
 from emphasis.errors import ERROR_LOG, EmphasisError
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 from emphasis.texts import visible
@@ -47,16 +44,13 @@ def exit_code(error: BaseException, command: Command | None, options: argparse.N
         return _report_stop(number or int(signal.SIGINT), command)
     if isinstance(error, ModuleNotFoundError) and command is not None:
         error = _name_extra(error, command)
-    if isinstance(error, MissingExtraError):
-        return _report_mistake(str(error), error, options, prefix="")
-    if isinstance(error, TableError):
-        return _report_mistake(error.for_command(), error, options)
     if isinstance(error, EmphasisError):
-        return _report_mistake(str(error), error, options)
+        prefix = "" if isinstance(error, MissingExtraError) else "emphasis: "
+        return _report_mistake(error.command_lines(), error, options, prefix)
     if (output_error := _output_error()) is not None:
         if isinstance(output_error, BrokenPipeError):  # as in `emphasis show DM | head -1`: there is nothing to say
             return NO_READER
-        return _report_mistake(f"cannot write to the standard output: {output_error.strerror}", error, options)
+        return _report_mistake([f"cannot write to the standard output: {output_error.strerror}"], error, options)
     return _report_fault(error, options)
 
 
@@ -75,10 +69,11 @@ def _report_stop(number: int, command: Command | None) -> int:
     return _STOPPED + number
 
 
-def _report_mistake(message: str, error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: ") -> int:
-    """Report a foreseen error in one line, or in one for each problem of a table; with --debug after its traceback."""
+def _report_mistake(
+    lines: Sequence[str], error: BaseException, options: argparse.Namespace, prefix: str = "emphasis: "
+) -> int:
+    """Report a foreseen error in one line, or in one for each of several problems; with --debug after its traceback."""
     trace = "".join(traceback.format_exception(error)) if options.debug else ""
-    lines = message.split("\n- ") if isinstance(error, TableError) else [message]
     text = "\n- ".join(visible(" ".join(line.split())) for line in lines)
     _print_error(f"{trace}{prefix}{text}")
     return MISTAKE
@@ -106,6 +101,9 @@ def _write_log(trace: str, folder: Path | None) -> Path | None:
     """Append the traceback to the log of the output folder, and return the log's path; None if it cannot be written."""
     if folder is None:
         return None
+    import platform
+    from datetime import UTC, datetime
+
     now = datetime.now(UTC).isoformat(timespec="seconds")
     versions = f"{now}, emphasis {emphasis.__version__}, Python {platform.python_version()}, {platform.platform()}"
     with contextlib.suppress(OSError):
@@ -119,6 +117,8 @@ def _write_log(trace: str, folder: Path | None) -> Path | None:
 
 def _maintainers() -> str:
     """Return whom to report a fault to, with the address in the package's metadata if there is one."""
+    from importlib import metadata
+
     with contextlib.suppress(metadata.PackageNotFoundError):
         urls = metadata.metadata("emphasis-learn").get_all("Project-URL") or []
         addresses = dict(url.split(", ", 1) for url in urls if ", " in url)

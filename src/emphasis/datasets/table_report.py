@@ -111,6 +111,10 @@ class TableError(EmphasisValueError):
         """Return the message in the words of the command line."""
         return in_shell(self._text())
 
+    def command_lines(self) -> list[str]:
+        """Return the lines that the command prints: a heading if there are several problems, and each problem."""
+        return self.for_command().split("\n- ")
+
     def __reduce__(self) -> tuple[type[TableError], tuple[tuple[str, ...], str]]:
         return type(self), (self.problems, self.source)
 
