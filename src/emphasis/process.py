@@ -69,7 +69,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping_later() -> Iterator[None]:
-    """Defer signals within the block, which must check `asked` or call `stop_if_asked`; a second Ctrl-C still raises."""
+    """Defer signals within the block, which checks `asked` or calls `stop_if_asked`; a second Ctrl-C still raises."""
     _handler.deferrals += 1
     try:
         yield
