@@ -139,7 +139,7 @@ def test_what_the_system_or_a_library_refuses_is_one_line(arguments, said, tmp_p
     if arguments[0] == "search":
         pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("a,y\n" + "".join(f"{row},{row % 2}\n" for row in range(40)))
+    Path("t.csv").write_text("a,y\n" + "".join(f"{row * row % 17},{row % 2}\n" for row in range(40)))
     Path("file").write_text("in the way")
     for folder in ("folder.csv", "folder.svg"):
         Path(folder).mkdir()
