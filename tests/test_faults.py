@@ -108,7 +108,7 @@ def test_debug_shows_the_traceback_of_a_mistake_too(before, capsys):
 )
 def test_what_a_library_refuses_of_a_fits_settings_is_one_line(settings, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("a,y\n" + "".join(f"{row},{row % 2}\n" for row in range(40)))
+    Path("t.csv").write_text("a,y\n" + "".join(f"{row * row % 17},{row % 2}\n" for row in range(40)))
     assert main(["fit", "t.csv", "--label", "y", "--no-progress", "--folds", "2", *settings]) == 2
     error = capsys.readouterr().err
     assert said in error
