@@ -1,13 +1,14 @@
-"""The learning rate of `emphasis audit`, `tune` and `fit`: how it falls, and how it is found.
+"""The learning rate of `emphasis audit`, `tune` and `fit`: its schedule, the candidates, and the choice among them.
 
-A constant rate that suits one task is far from what suits another: with many classes 0.1 memorizes or never settles.
-So the rate falls to zero, and its highest value is found from the data: trainings, one for each of a few rates, are
-judged by held-out labels as they are, wrong ones included. Methods that are compared share cross-entropy's rate.
+A constant rate that suits one task is far from what suits another: with many classes 0.1 either memorizes wrong
+labels or does not converge. The rate therefore falls to zero, and its highest value is chosen by the data: networks
+are trained at a few candidate rates and evaluated on held-out labels as given, wrong ones included. Methods that are
+compared share the rate of cross-entropy.
 
-The trainings that are judged go as far as the one that is to come, since a network that takes more or longer steps
-memorizes more of the wrong labels: shorter ones would choose too high a rate.
+The candidates are trained as far as the final network, since a network that takes more or longer steps memorizes more
+of the wrong labels: shorter trainings would choose too high a rate.
 
-Here are the schedule, the rates and the choice; how networks are trained is the business of the trainers.
+This module has the schedule, the candidates and the choice; its users do the training.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ import math
 from collections.abc import Mapping
 
 WARM_UP = 0.05
-"""Share of the steps over which the rate rises."""
+"""Fraction of the steps in which the rate rises."""
 
 RATES: dict[str, tuple[float, ...]] = {
     "sgd": (0.003, 0.01, 0.03, 0.1, 0.3),
     "adam": (0.0003, 0.001, 0.003, 0.01, 0.03),
 }
-"""What is tried of each optimizer; SGD's are for a momentum of 0.9."""
+"""Candidate rates of each optimizer; those of SGD are for a momentum of 0.9."""
 
 HELD_OUT = 0.2
-"""Share of the examples by whose labels rates are judged."""
+"""Fraction of the examples that candidates are evaluated on."""
 
 
 def middle_rate(optimizer: str) -> float:
-    """Return the rate to take where there are too few examples to find one."""
+    """Return the rate to use if there are too few examples to choose one."""
     return RATES[optimizer][len(RATES[optimizer]) // 2]
 
 
 def can_be_found(examples: int, num_classes: int) -> bool:
-    """Return whether there are enough examples to tell rates apart by those that are held out."""
+    """Return whether there are enough examples to compare rates on held-out ones."""
     return examples >= max(100, 2 * num_classes)
 
 
 def cosine(step: int, steps: int) -> float:
-    """Return the factor of the rate in the step after `step` of `steps` steps: a linear rise, then half a cosine to 0.
+    """Return the factor of the highest rate at a step: a linear rise, then a fall to 0 along half a cosine.
+
+    Args:
+        step: Number of steps taken before.
+        steps: Total number of steps.
 
     I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, without restarts.
     """
@@ -48,7 +53,7 @@ def cosine(step: int, steps: int) -> float:
 
 
 def best_rate(accuracies: Mapping[float, float]) -> float:
-    """Return the rate with the highest accuracy, of equals the middle one."""
+    """Return the rate with the highest accuracy; among equals the middle one."""
     best = max(accuracies.values())
-    equal = sorted(rate for rate, accuracy in accuracies.items() if accuracy == best)
-    return equal[len(equal) // 2]
+    ties = sorted(rate for rate, accuracy in accuracies.items() if accuracy == best)
+    return ties[len(ties) // 2]

@@ -1,7 +1,9 @@
 """`emphasis audit`: planted mistakes are found in recipes, tables, folders of images and traces."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +15,11 @@ from sklearn.datasets import load_digits as digits_of_sklearn
 from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.weighting import DM
+from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.store import FolderError, stored_recipe
+from emphasis.experiments.studies import audit as audits
+from emphasis.experiments.studies.rates import with_rate
+from emphasis.weighting import DEFAULT_WEIGHTING, DM
 
 HOW = ["--no-progress", "--accelerator", "cpu"]
 
@@ -290,3 +296,25 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
     assert main(["audit", "digits", *HOW, "--out", str(tmp_path)]) == 2
     assert "is not empty and holds no run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_the_labels_of_an_audit_are_stored_and_those_of_earlier_versions_computed(digits, tmp_path, monkeypatch):
+    recipe, split = audits.audit_recipe(load_recipe("digits"), DEFAULT_WEIGHTING, iterations=500)
+    recipe = with_rate(recipe, stored_recipe(digits).conditions[0].solver["learning_rate"])
+    computed = []
+    corrupted = audits.corrupted
+    monkeypatch.setattr(audits, "corrupted", lambda *rest: (computed.append(1), corrupted(*rest))[1])
+    stored = audits.read_audit(recipe, split, digits)
+    assert not computed
+    shutil.copytree(digits, tmp_path / "earlier")
+    (file,) = (tmp_path / "earlier" / "cells").glob("*.npz")
+    arrays = dict(np.load(file))
+    np.testing.assert_array_equal(stored.labels, arrays.pop("labels")[0])
+    np.savez_compressed(file, **arrays)
+    earlier = audits.read_audit(recipe, split, tmp_path / "earlier")
+    assert len(computed) == 1
+    np.testing.assert_array_equal(earlier.labels, stored.labels)
+    np.testing.assert_array_equal(earlier.suspects.order, stored.suspects.order)
+    other = dataclasses.replace(split, train_labels=np.roll(split.train_labels, 1))
+    with pytest.raises(FolderError, match="is of other data than the present"):
+        audits.read_audit(recipe, other, digits)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from browser import browser, needs_chromium
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
-from emphasis.experiments.runs import train_job
+from emphasis.experiments.runs import store, train_job
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.runner import run
@@ -182,6 +182,20 @@ def test_one_failed_job_does_not_keep_the_others_from_being_written_and_shown(tw
     assert captured.err.count("\n") == 1
     assert "6 of 12 networks are not trained yet" in " ".join(captured.out.split())
     assert len(_results(tmp_path / "run")) == 6
+
+
+def test_a_job_reads_its_own_results_alone(tmp_path, monkeypatch):
+    """Reading those of all jobs before it, a sweep would cost time by the square of its jobs."""
+    read = []
+    read_rows = store.read_rows
+    monkeypatch.setattr(store, "read_rows", lambda path: (read.append(path.name), read_rows(path))[1])
+    settings = {"network.dropout": 0.1, "solver.iterations": 1, "seeds": 6}
+    recipe = load_recipe(RECIPE).limited([], ["CCE"]).changed(settings)
+    assert len(run(recipe, tmp_path / "run", RunContext(threads=1))) == 6
+    assert len(read) == len(set(read)) == 6  # once each, in the end
+    read.clear()
+    assert len(run(recipe, tmp_path / "run", RunContext(threads=1))) == 6
+    assert len(read) == 2 * 6
 
 
 # Forks processes that have imported everything, so that each costs what it does and not a second import of torch.

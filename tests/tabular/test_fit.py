@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import emphasis
 from controls import deviations_from_chance, right_beyond_chance, share_of_the_way
 from emphasis import CCE, DM, GCE
 from emphasis.cli.main import main, make_parser
@@ -325,3 +326,49 @@ def test_the_command_on_the_page_makes_the_fit_again(weighting, wine, tmp_path, 
     again = weighting_from_text(parsed.weighting) if parsed.weighting else found.weighting
     assert again == found.weighting
     assert main(arguments) == 0  # and is the very same fit: the folder takes it
+
+
+def test_a_table_in_memory_is_fitted_as_its_file_is(wine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table, _ = wine
+    table = table.sample(frac=1.0, random_state=1)  # an index that is not 0, 1, ...
+    options = {"label": "class", "folds": 2, "settings": QUICK["xgboost"], "compare": False}
+    by_path = fit_table(written(tmp_path, table), folder=tmp_path / "by-path", **options)
+    by_frame = emphasis.fit(table, **options)
+    assert by_frame.folder.parent.name == "runs"
+    assert by_frame.folder.name.startswith("class-")
+    for name, p in by_path.probabilities.items():
+        np.testing.assert_array_equal(by_frame.probabilities[name], p)
+    np.testing.assert_array_equal(by_frame.model.predict(table), by_path.model.predict(table))
+    assert "a table in memory" in (by_frame.folder / "report.html").read_text()
+    first = by_frame.folder / "folds" / "0.npz"
+    made = first.stat().st_mtime_ns
+    assert emphasis.fit(table, **options).folder == by_frame.folder  # which is continued
+    assert first.stat().st_mtime_ns == made
+    assert emphasis.fit(table.iloc[1:], **options).folder != by_frame.folder
+    with pytest.raises(TypeError, match="is no table"):
+        emphasis.fit([[1, 2]], label="class")
+
+
+def test_columns_are_encoded_once_a_fold_for_all_methods(wine, tmp_path, monkeypatch):
+    from emphasis.tabular import fit as module
+
+    encoded = []
+    fit_encoder = module.fit_encoder
+    monkeypatch.setattr(module, "fit_encoder", lambda *rest: (encoded.append(1), fit_encoder(*rest))[1])
+    found = fitted(tmp_path, written(tmp_path, wine[0]), folds=3)
+    assert len(found.probabilities) == 2
+    assert len(encoded) == 3
+
+
+def test_a_fit_is_known_by_the_columns_that_it_uses(wine, tmp_path):
+    table = wine[0].assign(note="a")
+    fitted(tmp_path, table, folds=2, drop=["note"])
+    fold = tmp_path / "fit" / "folds" / "0.npz"
+    made = fold.stat().st_mtime_ns
+    fitted(tmp_path, table.assign(note="b"), folds=2, drop=["note"])
+    assert fold.stat().st_mtime_ns == made
+    column = table.columns[0]
+    for changed in (table.assign(**{column: table[column] + 1}), table.rename(columns={column: "another"})):
+        with pytest.raises(ValueError, match="other settings or other data"):
+            fitted(tmp_path, changed, folds=2, drop=["note"])
