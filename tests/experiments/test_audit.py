@@ -15,11 +15,10 @@ from sklearn.datasets import load_digits as digits_of_sklearn
 from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.runs.data import load_split
 from emphasis.experiments.runs.store import FolderError, stored_recipe
 from emphasis.experiments.studies import audit as audits
-from emphasis.experiments.studies.rates import with_rate
-from emphasis.weighting import DEFAULT_WEIGHTING, DM
+from emphasis.weighting import DM
 
 HOW = ["--no-progress", "--accelerator", "cpu"]
 
@@ -299,8 +298,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
 
 
 def test_the_labels_of_an_audit_are_stored_and_those_of_earlier_versions_computed(digits, tmp_path, monkeypatch):
-    recipe, split = audits.audit_recipe(load_recipe("digits"), DEFAULT_WEIGHTING, iterations=500)
-    recipe = with_rate(recipe, stored_recipe(digits).conditions[0].solver["learning_rate"])
+    recipe = stored_recipe(digits)
+    cell = next(recipe.cells())
+    split = load_split(cell.dataset, cell.noise)
     computed = []
     corrupted = audits.corrupted
     monkeypatch.setattr(audits, "corrupted", lambda *rest: (computed.append(1), corrupted(*rest))[1])
