@@ -19,6 +19,8 @@ from emphasis.cli.options import (
     path_argument,
     requested_context,
     requested_data_recipe,
+    requested_reading,
+    requested_table_options,
 )
 from emphasis.cli.weightings import weighting_from_text
 
@@ -113,10 +115,10 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _check_trace_options(options: argparse.Namespace) -> None:
     """Reject options about data or training, which a trace has settled."""
-    names = ("label", "drop", "categorical", "missing", "size", "channels", "only", "noise_rate", "weighting")
-    for name in (*names, "iterations", "settings", "export"):
+    names = ["label", "size", "channels", "only", "noise_rate", "weighting", "iterations", "settings", "export"]
+    for name in [*requested_table_options(options), *names]:
         if getattr(options, name) not in (None, []):
-            flag = "set" if name == "settings" else name.replace("_", "-")
+            flag = {"settings": "set", "id_column": "id"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} has no meaning for a trace: {options.source} holds what was trained")
 
 
@@ -145,12 +147,13 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
 
 
 def _shown_columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
-    """Return the table's first columns besides the label, to show them on the page."""
-    from emphasis.datasets.table import read_table
+    """Return the table's first columns besides the label, to show them on the page, by rows in the file."""
+    from emphasis.datasets.table_source import open_table
 
-    table = read_table(Path(options.source), options.missing)
-    names = [name for name in table.columns if name != options.label][:_MAX_COLUMNS_SHOWN]
-    return {name: table[name].tolist() for name in names}
+    table = open_table(options.source, requested_reading(options))
+    names = [name for name in table.frame.columns if name != options.label][:_MAX_COLUMNS_SHOWN]
+    columns = table.frame[names].set_axis(table.rows, axis=0).reindex(range(table.total))
+    return {name: columns[name].tolist() for name in names}
 
 
 def _check_output_table(option: str, out: Path) -> None:
@@ -165,7 +168,7 @@ def _check_output_table(option: str, out: Path) -> None:
 
 def _check_export(options: argparse.Namespace) -> None:
     """Check that the cleaned table can be written, before anything is trained."""
-    from emphasis.datasets.table import read_table
+    from emphasis.datasets.table_source import open_table
 
     source, out = Path(options.source), options.export
     if options.label is None or options.noise_rate:
@@ -173,7 +176,8 @@ def _check_export(options: argparse.Namespace) -> None:
     _check_output_table("export", out)
     if out.resolve() == source.resolve():
         raise UsageError("--export is the table itself; choose another file")
-    taken = set(_added_columns(options)) & set(read_table(source, options.missing).columns)
+    table = open_table(source, requested_reading(options))
+    taken = set(_added_columns(options)) & set(table.frame.columns)
     if taken:
         raise UsageError(
             f"the table has a column {min(taken)!r} already, which --export would write; remove it, so that the "
@@ -186,26 +190,25 @@ def _added_columns(options: argparse.Namespace) -> list[str]:
 
 
 def _export(options: argparse.Namespace, result: Audit) -> None:
-    """Write the table unchanged but for three more columns."""
-    import pandas as pd
+    """Write the table unchanged but for three more columns; rows that were left out have the weight 0."""
+    import numpy as np
 
-    from emphasis.datasets.table import is_parquet, read_table, separator_of, write_table
+    from emphasis.datasets.table import write_table
+    from emphasis.datasets.table_source import as_written, is_parquet
 
-    source, suspects = Path(options.source), result.suspects
-    if is_parquet(source):
-        table = read_table(source)
-    else:  # cells as texts, so that they are written as they were read
-        table = pd.read_csv(source, sep=separator_of(source), dtype=str, keep_default_na=False, skipinitialspace=True)
-    labels = table[options.label].tolist()
-    class_texts = dict(zip(result.labels.tolist(), labels, strict=True))  # as the table spells them: 010 for 10
-    cleaned = [
-        class_texts[suggested] if is_suspect else label
-        for label, suggested, is_suspect in zip(labels, suspects.suggested.tolist(), suspects.suspect, strict=True)
-    ]
-    columns = (cleaned, suspects.suspect, suspects.sample_weight)
-    for name, values in zip(_added_columns(options), columns, strict=True):
-        table[name] = values
-    write_table(table, options.export)
+    table, suspects = as_written(options.source, requested_reading(options)), result.suspects
+    places = np.searchsorted(table.rows, result.rows)
+    cleaned = table.frame[options.label].astype(object).to_numpy(copy=True)
+    names: Sequence[Any] = result.class_names
+    if is_parquet(Path(options.source)):  # values of the column's own type
+        values = dict(zip(result.labels.tolist(), cleaned[places].tolist(), strict=True))
+        names = [values.get(label) for label in range(len(result.class_names))]
+    for place, suggested in zip(places[suspects.suspect], suspects.suggested[suspects.suspect], strict=True):
+        cleaned[place] = names[suggested]
+    is_suspect, weight = np.zeros(len(cleaned), dtype=bool), np.zeros(len(cleaned))
+    is_suspect[places], weight[places] = suspects.suspect, suspects.sample_weight
+    columns = dict(zip(_added_columns(options), (cleaned, is_suspect, weight), strict=True))
+    write_table(table.frame.assign(**columns).infer_objects(), options.export)
 
 
 def _print_result(result: Audit, folder: Path, console: Console) -> None:

@@ -14,6 +14,7 @@ from emphasis.files import naming_refusals
 from emphasis.texts import named_value
 
 if TYPE_CHECKING:
+    from emphasis.datasets.table_source import ReadOptions
     from emphasis.experiments.recipes.recipe import Recipe
     from emphasis.experiments.runs.context import RunContext
     from emphasis.training.settings import Execution
@@ -159,7 +160,7 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
 
 def add_table_options(group: argparse._ArgumentGroup) -> None:
     """Add the options with which `fit`, `audit` and `tune` describe a table."""
-    group.add_argument("--id", metavar="COLUMN", dest="id_column", help="the column that names the rows in reports")
+    add_id_option(group)
     for name, text in (
         ("drop", "ignore these columns"),
         ("categorical", "columns to treat as categories even if they hold numbers"),
@@ -186,6 +187,11 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
     add_reading_options(group)
 
 
+def add_id_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--id`."""
+    group.add_argument("--id", metavar="COLUMN", dest="id_column", help="the column that names the rows in results")
+
+
 def add_reading_options(group: argparse._ArgumentGroup) -> None:
     """Add the options with which all commands describe how a text file is written."""
     group.add_argument("--sep", metavar="C", help="separator of cells, such as ; or tab (default: detected)")
@@ -200,7 +206,15 @@ def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments about a table that were given, by the names that they have in Python."""
     names = ("id_column", "drop", "categorical", "keep", "max_levels", "unlabeled", "rare_classes", "merge_spellings",
              "sep", "encoding", "decimal", "missing")  # fmt: skip
-    return {name: getattr(options, name) for name in names if getattr(options, name) not in (None, [])}
+    return {name: value for name in names if (value := getattr(options, name, None)) not in (None, [])}
+
+
+def requested_reading(options: argparse.Namespace) -> ReadOptions:
+    """Return how a text file is written, as far as the options tell."""
+    from emphasis.datasets.table_source import ReadOptions
+
+    given = requested_table_options(options)
+    return ReadOptions(**{name: given[name] for name in ("sep", "encoding", "decimal", "missing") if name in given})
 
 
 def add_network_options(group: argparse._ArgumentGroup) -> None:

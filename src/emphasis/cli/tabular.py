@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.cli.options import (
     Command,
     UsageError,
+    add_id_option,
     add_no_progress_option,
     add_reading_options,
     add_table_options,
     path_argument,
+    requested_reading,
     requested_table_options,
 )
 from emphasis.cli.weightings import weighting_from_text
-from emphasis.texts import named_value
+from emphasis.texts import named_value, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from emphasis.tabular.result import Fit
+
+_TABLES = (".csv", ".parquet", ".pq")
 
 _FIT_DESCRIPTION = """\
 Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table. It is
@@ -39,12 +44,13 @@ examples:
 _PREDICT_DESCRIPTION = """\
 Predict the rows of a table with the model in a fit's folder: the label and the probability of each
 class. Columns that the model was not trained on are ignored. If the table has the label column, the
-accuracy is printed."""
+accuracy is printed, apart for rows that the model was trained on."""
 
 _PREDICT_EXAMPLES = """\
 examples:
   emphasis predict runs/customers new.csv
-  emphasis predict runs/customers new.parquet --out predicted.csv"""
+  emphasis predict runs/customers new.parquet --out predicted.csv
+  emphasis predict runs/customers new.csv --id customer --out -"""
 
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -147,46 +153,43 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         "table", type=path_argument, help="CSV or Parquet file with the columns that the model was trained on"
     )
     data = parser.add_argument_group("data")
+    add_id_option(data)
     add_reading_options(data)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
         type=path_argument,
         metavar="FILE",
-        help="a .csv or .parquet file (default: TABLE-predicted, beside the table)",
+        help="a .csv or .parquet file, or - for the standard output (default: TABLE-predicted, beside the table)",
     )
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import numpy as np
-    import pandas as pd
-
-    from emphasis.datasets.table import read_table, write_table
-    from emphasis.datasets.table_encoder import LevelsColumn, text_of
+    from emphasis.datasets.table import write_table
+    from emphasis.datasets.table_report import in_shell
+    from emphasis.tabular.predict import predict_table
     from emphasis.tabular.saved import load_model
 
-    out = options.out or options.table.with_name(f"{options.table.stem}-predicted{options.table.suffix}")
-    if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
-        raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet")
-    if out.resolve() == options.table.resolve():
+    to_screen = str(options.out) == "-"
+    suffix = options.table.suffix if options.table.suffix.lower() in _TABLES else ".csv"
+    out = options.out or options.table.with_name(f"{options.table.stem}-predicted{suffix}")
+    if not to_screen and out.suffix.lower() not in _TABLES:
+        raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet, or - for the screen")
+    if not to_screen and out.resolve() == options.table.resolve():
         raise UsageError("--out is the table itself; choose another file")
     model = load_model(options.model)
-    table = read_table(options.table, options.missing)
-    p = model.predict_proba(table)
-    predicted = np.array(model.classes)[p.argmax(1)]
-    columns = {"row": np.arange(len(p)), "predicted": predicted}
-    probabilities = {f"p_{name}": p[:, index] for index, name in enumerate(model.classes)}
-    write_table(pd.DataFrame(columns | probabilities), out)
-    for column in model.encoder.columns:
-        if isinstance(column, LevelsColumn) and (count := column.unknown(table[column.name])):
-            print(f"note: column {column.name!r} holds values in {count} rows that the model has never seen")
-    if model.label in table.columns:
-        is_labeled = table[model.label].notna()
-        labels = np.array([text_of(value) for value in table.loc[is_labeled, model.label]])
-        if len(labels):
-            accuracy = (labels == predicted[is_labeled.to_numpy()]).mean()
-            print(f"accuracy by the column {model.label!r}: {accuracy:.4f} (n = {len(labels)})")
-    print(f"{len(p)} rows predicted: {out}")
+    predictions = predict_table(model, options.table, requested_reading(options), id_column=options.id_column or "")
+    if to_screen:
+        predictions.frame.to_csv(sys.stdout, index=False)
+    else:
+        write_table(predictions.frame, out)
+    messages = sys.stderr if to_screen else sys.stdout
+    for note in predictions.notes:
+        print(visible(f"note: {in_shell(note)}"), file=messages)
+    for line in predictions.accuracy_lines(model.label):
+        print(visible(line), file=messages)
+    if not to_screen:
+        print(f"{len(predictions.frame)} rows predicted: {out}")
 
 
 COMMANDS = [

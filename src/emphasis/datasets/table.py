@@ -149,6 +149,24 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     )
 
 
+def read_labels(source: Any, label: str, options: TableOptions | None = None) -> tuple[Labels, SourceTable]:
+    """Return the classes of a table's label column, and the table, whose other columns may be anything.
+
+    Raises:
+        DataNotFoundError, DamagedFileError: There is no such file, or it cannot be read.
+        TableError: It cannot be used; the message lists everything that forbids it.
+    """
+    options = options or TableOptions()
+    names = [name for name in (label, options.id_column) if name]
+    table = open_table(source, options.read, as_text=names, needed=names)
+    if problems := options.labels.problems() + _absent(table, names):
+        raise TableError(problems, table.name)
+    labels = labels_of(table.frame[label], label, table.rows, 1, options.labels)
+    if labels.problems:
+        raise TableError(labels.problems, table.name)
+    return labels, table
+
+
 def load_table(
     root: Path,
     _progress: Progress,
@@ -295,11 +313,6 @@ def write_table(table: Any, path: Path) -> None:
             table.to_parquet(partial, index=False)
         else:
             table.to_csv(partial, index=False)
-
-
-def separator_of(path: Path) -> str:
-    """Return what separates the cells of a text file, by its suffix."""
-    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _absent(table: SourceTable, names: Sequence[str]) -> list[str]:

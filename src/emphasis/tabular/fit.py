@@ -167,7 +167,8 @@ def fit_table(
     total = folds * len(methods) + 1
     progress("the model, on all rows", total - 1, total)
     encoder = prepared.encoder
-    final = train(resolved, encoder.transform(prepared.frame), prepared.given, data.weights)
+    features = encoder.transform(prepared.frame)
+    final = train(resolved, features, prepared.given, data.weights)
     with naming_refusals("write to", target):
         save_model(
             target,
@@ -178,6 +179,7 @@ def fit_table(
             label=label,
             classes=prepared.classes,
             encoder=encoder,
+            features=features,
         )
     fit = Fit(
         target,

@@ -18,13 +18,15 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 import emphasis
 from emphasis.datasets.table import write_table
-from emphasis.datasets.table_encoder import NumericColumn
+from emphasis.datasets.table_features import DateColumn, NumericColumn, as_dates
+from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.files import write_text
 from emphasis.tabular.models import model_spec
-from emphasis.tabular.result import BASELINE, METRICS, REPORT, Fit
+from emphasis.tabular.result import BASELINE, METRICS, REPORT, TABLE, Fit
+from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
@@ -33,10 +35,13 @@ TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log
 
 
 def write_report(fit: Fit) -> None:
-    """Write predictions, metrics.json and report.html into the fit's folder."""
+    """Write predictions, metrics.json, table.json and report.html into the fit's folder."""
     scores = metrics(fit)
     write_table(predictions(fit), fit.folder / fit.predictions_name)
     write_text(fit.folder / METRICS, json.dumps(scores, indent=1, ensure_ascii=False))
+    if fit.prepared is not None:
+        text = json.dumps(fit.prepared.report.to_dict(), indent=1, ensure_ascii=False)
+        write_text(fit.folder / TABLE, encodable(text))
     write_text(fit.folder / REPORT, _page(fit, scores))
 
 
@@ -145,6 +150,7 @@ def _page(fit: Fit, scores: dict[str, Any]) -> str:
         confusion=confusion.tolist(),
         largest=int(confusion.max()),
         suspects=suspects(fit),
+        notes=[] if fit.prepared is None else fit.prepared.report.lines(in_shell),
         disagreeing=int((predicted != fit.given).sum()),
         histogram=png_uri(png(_histogram(fit))),
         importances=list(fit.importances.items())[:_LISTED],
@@ -181,6 +187,10 @@ def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
             "about": f"{values.min():g} to {values.max():g}",
             "absent": absent,
         }
+    if isinstance(column, DateColumn):
+        dates = as_dates(fit.table[column.name], column.name, column.format)
+        about = f"{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}"
+        return {"name": column.name, "kind": "dates", "about": about, "absent": absent}
     levels = [level for level in column.levels if level is not None]
     shown = ", ".join(levels[:6]) + (f" and {len(levels) - 6} more" if len(levels) > 6 else "")
     return {"name": column.name, "kind": f"{len(levels)} levels", "about": shown, "absent": absent}

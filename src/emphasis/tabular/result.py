@@ -15,7 +15,7 @@ from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.tabular.saved import SavedModel, load_model
 from emphasis.weighting import Weighting
 
-FIT, FOLDS, METRICS, REPORT = "fit.json", "folds", "metrics.json", "report.html"
+FIT, FOLDS, METRICS, REPORT, TABLE = "fit.json", "folds", "metrics.json", "report.html", "table.json"
 BASELINE = "cross-entropy"
 
 

@@ -21,12 +21,13 @@ from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.models import MODELS, Predict, model_spec
+from emphasis.tabular.trained_rows import read_hashes, row_hashes, write_hashes
 from emphasis.texts import one_line
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
 
 FOLDER, MANIFEST = "model", "manifest.json"
-_FORMAT = 2
+_FORMAT, _READABLE = 3, (2, 3)  # 3 has columns of dates and hashes of the training rows
 _CHECKSUM = "checksum"
 
 
@@ -41,6 +42,7 @@ class SavedModel:
         kind: "xgboost", "lightgbm", "catboost" or "net".
         weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
+        trained: Sorted hashes of the training rows; None if they were not saved.
     """
 
     label: str
@@ -49,6 +51,7 @@ class SavedModel:
     kind: str
     weighting: Weighting
     predict_rows: Predict
+    trained: NDArray[np.uint64] | None = None
 
     def predict_proba(self, table: Any) -> NDArray[np.float64]:
         """Return the class probabilities of each row of a pandas table, shape (N, C). Unknown columns are ignored.
@@ -57,7 +60,14 @@ class SavedModel:
             ValueError: If a column is missing, or cannot be encoded.
             DamagedFileError: If the model does not match its manifest.
         """
-        rows = self.encoder.transform(table)
+        return self.predict_features(self.encoder.transform(table))
+
+    def predict_features(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the class probabilities of encoded rows (N, D), shape (N, C).
+
+        Raises:
+            DamagedFileError: If the model does not match its manifest.
+        """
         try:
             probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(rows), np.float64)
         except Exception as error:  # libraries raise anything if the model does not match
@@ -68,6 +78,10 @@ class SavedModel:
                 "again with --force"
             )
         return probabilities
+
+    def was_trained_on(self, rows: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+        """Return which encoded rows (N, D) equal rows of the training table, shape (N,); None if that is not known."""
+        return None if self.trained is None else np.isin(row_hashes(rows), self.trained)
 
     def predict(self, table: Any) -> NDArray[Any]:
         """Return the most probable class of each row as text, shape (N,)."""
@@ -85,8 +99,12 @@ def save_model(
     label: str,
     classes: tuple[str, ...],
     encoder: TableEncoder,
+    features: NDArray[np.float32],
 ) -> None:
-    """Write the model and then its manifest into `folder`/model, each completely or not at all."""
+    """Write the model, hashes of its training `features` (N, D) and then its manifest into `folder`/model.
+
+    Each file is written completely or not at all.
+    """
     target, spec = folder / FOLDER, MODELS[kind]
     target.mkdir(parents=True, exist_ok=True)
     with replacing(target / spec.file) as partial:
@@ -103,6 +121,7 @@ def save_model(
         "label": label,
         "classes": list(classes),
         "encoder": encoder.to_dict(),
+        "rows_sha256": write_hashes(target, features),
     }
     manifest = json.loads(json.dumps(manifest))  # as it will be read
     manifest[_CHECKSUM] = checksum(manifest)
@@ -133,7 +152,7 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         manifest = read_json(model_folder / MANIFEST)
     except JSONFileError as error:
         raise DamagedFileError(f"{error}; fit again with --force") from error
-    if manifest.get("format") != _FORMAT:
+    if manifest.get("format") not in _READABLE:
         raise DamagedFileError(
             f"{model_folder / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
             "emphasis, or fit again with --force"
@@ -162,7 +181,8 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         raise
     except Exception as error:  # libraries raise anything for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
-    return SavedModel(label, classes, encoder, name, weighting, predict)
+    trained = read_hashes(model_folder, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
+    return SavedModel(label, classes, encoder, name, weighting, predict, trained)
 
 
 def _texts(values: Any) -> tuple[str, ...]:

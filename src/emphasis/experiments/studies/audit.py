@@ -231,7 +231,7 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         title=title,
         labels=labels,
         class_names=split.class_names or tuple(str(c) for c in range(split.num_classes)),
-        rows=rows,
+        rows=rows if split.rows is None else split.rows[rows],
         suspects=find_suspects(margins, list(stored["predicted"][1:]), labels, split.num_classes),
         at=row["curves"]["iteration"][1:],
         unit="iteration",
