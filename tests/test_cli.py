@@ -359,7 +359,7 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
     customers.drop(columns=["churned", "id"]).replace("full", "gold").to_csv("new.csv", index=False)
     assert main(["predict", "runs/customers", "new.csv", "--out", "said.parquet"]) == 0
     out = capsys.readouterr().out
-    assert f"note: column 'plan' holds values in {(customers['plan'] == 'full').sum()} rows" in out
+    assert f"note: the column 'plan' holds values in {(customers['plan'] == 'full').sum()} rows" in out
     assert "accuracy" not in out
     assert len(pd.read_parquet("said.parquet")) == 300
 

@@ -167,9 +167,11 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from emphasis.datasets.table import write_table
     from emphasis.datasets.table_report import in_shell
+    from emphasis.extras import require_modules
     from emphasis.tabular.predict import predict_table
     from emphasis.tabular.saved import load_model
 
+    require_modules("pandas")
     to_screen = str(options.out) == "-"
     suffix = options.table.suffix if options.table.suffix.lower() in _TABLES else ".csv"
     out = options.out or options.table.with_name(f"{options.table.stem}-predicted{suffix}")
