@@ -23,6 +23,7 @@ from emphasis.cli.options import (
     requested_table_options,
 )
 from emphasis.cli.weightings import weighting_from_text
+from emphasis.datasets.table_report import in_shell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ examples:
   emphasis audit digits                         a recipe's data, whose wrong labels are known
   emphasis audit customers.csv --label churned
   emphasis audit customers.csv --label churned --drop id --export cleaned.csv
+  emphasis audit customers.csv --label churned --probabilities p.npy
   emphasis audit photos                         a folder with a folder of images for each class
   emphasis audit runs/trace                     a trace that EmphasisTrace recorded in your own loop"""
 
@@ -59,6 +61,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: Relative)'
     )
     add_network_options(training)
+    training.add_argument(
+        "--probabilities",
+        type=path_argument,
+        metavar="FILE",
+        help="train nothing, and rank the labels by these out-of-sample probabilities of another model: .npy, .npz, "
+        ".parquet or .csv, a column for each class, by its name or in the order of the classes",
+    )
     add_accelerator_option(parser.add_argument_group("machine"))
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
@@ -94,6 +103,8 @@ def _audit(options: argparse.Namespace) -> None:
         _check_trace_options(options)
         folder = options.folder = options.out or source
         result = audits.audit_trace(source)
+    elif options.probabilities is not None:
+        result, folder = _read_probabilities(options, console)
     else:
         result, folder = _train(options, console)
     values = _shown_columns(options) if options.label else {}
@@ -115,11 +126,55 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _check_trace_options(options: argparse.Namespace) -> None:
     """Reject options about data or training, which a trace has settled."""
-    names = ["label", "size", "channels", "only", "noise_rate", "weighting", "iterations", "settings", "export"]
+    names = [
+        "label",
+        "probabilities",
+        "size",
+        "channels",
+        "only",
+        "noise_rate",
+        "weighting",
+        "iterations",
+        "settings",
+        "export",
+    ]
     for name in [*requested_table_options(options), *names]:
         if getattr(options, name) not in (None, []):
             flag = {"settings": "set", "id_column": "id"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} has no meaning for a trace: {options.source} holds what was trained")
+
+
+def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
+    """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
+    from emphasis.cli.progress import JobBar
+    from emphasis.datasets.table import TableOptions
+    from emphasis.experiments.studies.audit import audit_recipe
+    from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
+    from emphasis.rich_text import plain
+    from emphasis.weighting import DEFAULT_WEIGHTING
+
+    for name in ("weighting", "iterations", "settings"):
+        if getattr(options, name) not in (None, []):
+            flag = "set" if name == "settings" else name
+            raise UsageError(f"--{flag} is for training; with --probabilities nothing is trained")
+    source = Path(options.source)
+    if options.label is not None and options.noise_rate is None:
+        table_options = TableOptions.of(**requested_table_options(options))
+        result, findings = audit_table_by_file(source, options.label, options.probabilities, table_options)
+        for finding in findings:
+            console.print(plain(f"note: {in_shell(finding.text)}"))
+        return result, options.out or Path("runs") / f"{source.stem}-{options.label}-audit"
+    context = requested_context(options, workers=1)
+    with JobBar(console, not options.no_progress) as bar:
+        recipe, split = audit_recipe(
+            requested_data_recipe(options),
+            DEFAULT_WEIGHTING,
+            context,
+            bar,
+            condition=options.only or "",
+            noise_rate=options.noise_rate,
+        )
+    return audit_split_by_file(recipe, split, options.probabilities), options.out or Path("runs") / recipe.name
 
 
 def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:

@@ -46,6 +46,34 @@ class TableOptions:
     id_column: str = ""
     weight_column: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        sep: str = "",
+        encoding: str = "",
+        decimal: str = "",
+        missing: Sequence[str] = (),
+        unlabeled: str = "drop",
+        rare_classes: str = "keep",
+        merge_spellings: str = "form",
+        categorical: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        max_levels: int = 100,
+        drop: Sequence[str] = (),
+        id_column: str = "",
+        weight_column: str = "",
+    ) -> TableOptions:
+        """Return options by the names that `load_table`, `emphasis.fit` and the command have for them."""
+        return cls(
+            read=ReadOptions(sep, encoding, decimal, missing),
+            labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
+            columns=ColumnOptions(categorical, keep, max_levels),
+            drop=drop,
+            id_column=id_column,
+            weight_column=weight_column,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedTable:
@@ -233,10 +261,17 @@ def load_table(
         raise EmphasisValueError(
             f"test_share={test_share} is not allowed; use a number between 0 and 1, or 0 for no test part"
         )
-    options = TableOptions(
-        read=ReadOptions(sep, encoding, decimal, missing),
-        labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
-        columns=ColumnOptions(categorical, keep, max_levels),
+    options = TableOptions.of(
+        sep=sep,
+        encoding=encoding,
+        decimal=decimal,
+        missing=missing,
+        unlabeled=unlabeled,
+        rare_classes=rare_classes,
+        merge_spellings=merge_spellings,
+        categorical=categorical,
+        keep=keep,
+        max_levels=max_levels,
         drop=drop,
         id_column=id_column,
     )

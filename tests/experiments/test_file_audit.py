@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emphasis.cli.main import main
+from emphasis.corruption import symmetric
+
+
+@pytest.fixture
+def intents(tmp_path, monkeypatch):
+    """A table of 120 classes with 10 % wrong labels and texts alone, and probabilities of a model that knows better."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(120), 10)
+    noisy = symmetric(truth, 0.1, num_classes=120, seed=0).labels
+    names = np.array([f"{i:03}" for i in range(120)])
+    p = np.full((1200, 120), 0.2 / 119)
+    p[np.arange(1200), truth] = 0.8
+    p = p * rng.uniform(0.9, 1.1, p.shape)
+    p /= p.sum(1, keepdims=True)
+    table = pd.DataFrame({"key": [f"k{i}" for i in range(1200)], "text": "some words here", "intent": names[noisy]})
+    table.to_csv("t.csv", index=False)
+    np.save("p.npy", p)
+    return table, names, p, noisy != truth
+
+
+def test_labels_are_ranked_by_the_probabilities_of_another_model(intents, capsys):
+    table, names, p, wrong = intents
+    pd.DataFrame(p, columns=names).to_parquet("p.parquet")
+    for file in ("p.npy", "p.parquet"):
+        command = ["audit", "t.csv", "--label", "intent", "--probabilities", file, "--id", "key", "--out", f"a-{file}"]
+        assert main([*command, "--export", "cleaned.csv"]) == 0
+        lines = pd.read_csv(f"a-{file}/suspects.csv", dtype=str)
+        first = lines[: wrong.sum()]
+        assert set(first["row"].astype(int)) == set(np.flatnonzero(wrong))
+        assert first["source"].tolist() == [f"k{row}" for row in first["row"]]
+        assert set(lines["given"]) == set(names)
+        assert json.loads(Path(f"a-{file}/audit.json").read_text())["classes"] == 120
+        cleaned = pd.read_csv("cleaned.csv", dtype=str)
+        assert (cleaned["intent"] == table["intent"]).all()
+        truth, is_suspect = names[np.repeat(np.arange(120), 10)], (cleaned["suspect"] == "True").to_numpy()
+        assert 0.3 * wrong.sum() < is_suspect.sum()
+        assert not (is_suspect & ~wrong).any()
+        assert (cleaned["intent_cleaned"] == np.where(is_suspect, truth, table["intent"])).all()
+    assert "Probabilities of another model, from p.npy" in Path("a-p.npy/audit.html").read_text()
+
+
+def test_rows_without_a_label_keep_their_numbers_and_have_no_weight(intents):
+    table, names, _, wrong = intents
+    table.loc[[0, 5], "intent"] = ""
+    table.to_csv("t.csv", index=False)
+    command = [
+        "audit",
+        "t.csv",
+        "--label",
+        "intent",
+        "--probabilities",
+        "p.npy",
+        "--out",
+        "a",
+        "--export",
+        "cleaned.csv",
+    ]
+    assert main(command) == 0
+    lines = pd.read_csv("a/suspects.csv")
+    wrong[[0, 5]] = False
+    assert set(lines["row"][: wrong.sum()]) == set(np.flatnonzero(wrong))
+    cleaned = pd.read_csv("cleaned.csv", dtype=str, keep_default_na=False)
+    assert cleaned["intent_cleaned"][[0, 5]].tolist() == ["", ""]
+    assert cleaned["sample_weight"][[0, 5]].astype(float).tolist() == [0.0, 0.0]
+    is_suspect = (cleaned["suspect"] == "True").to_numpy()
+    assert (
+        cleaned["intent_cleaned"] == np.where(is_suspect, names[np.repeat(np.arange(120), 10)], table["intent"])
+    ).all()
+
+
+def test_probabilities_for_a_recipe_and_its_known_noise(tmp_path, monkeypatch, capsys):
+    from sklearn.datasets import load_digits
+
+    monkeypatch.chdir(tmp_path)
+    from emphasis import datasets
+
+    split = datasets.load("digits")
+    p = np.full((len(split.train_labels), 10), 0.01)
+    p[np.arange(len(p)), split.train_labels] = 0.91
+    np.savez("p.npz", probabilities=p, images=load_digits().data)
+    assert (
+        main(["audit", "digits", "--noise-rate", "0.2", "--probabilities", "p.npz", "--out", "a", "--no-progress"]) == 0
+    )
+    numbers = json.loads(Path("a/audit.json").read_text())
+    assert numbers["auroc"] == 1.0
+    assert numbers["recall"] == numbers["precision"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--weighting", "CCE"], "--weighting is for training; with --probabilities nothing is trained"),
+        (["--set", "solver.learning_rate=1"], "--set is for training"),
+        (["--probabilities", "none.npy"], "there is no file 'none.npy' of probabilities"),
+        (["--probabilities", "short.npy"], "has 7 rows of probabilities, but the data 1,200"),
+        (["--label", "txt"], "no column 'txt'; did you mean 'text'?"),
+    ],
+)
+def test_mistakes_are_one_line(more, message, intents, capsys):
+    np.save("short.npy", intents[2][:7])
+    assert main(["audit", "t.csv", "--label", "intent", "--probabilities", "p.npy", *more]) == 2
+    assert message in capsys.readouterr().err
