@@ -23,7 +23,6 @@ from emphasis.cli.options import (
     requested_table_options,
 )
 from emphasis.cli.weightings import weighting_from_text
-from emphasis.datasets.table_report import in_shell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,6 +147,7 @@ def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[
     """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table import TableOptions
+    from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.studies.audit import audit_recipe
     from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
     from emphasis.rich_text import plain
