@@ -23,8 +23,10 @@ try:
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
     from sklearn.utils.class_weight import compute_class_weight
-    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+
+    from emphasis.compatibility.sklearn import check_partial_fit_first_call, check_sample_weight
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.sklearn", "sklearn", error) from None
 
@@ -81,13 +83,27 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     best_epoch_: int | None
 
     def __init__(
-        self, weighting: WeightingLike | None = None, *, normalization: Normalization = "integral",
-        max_margin: MaxMargin = "auto", hidden: Sequence[int] = (64,), activation: str = "relu", dropout: float = 0.0,
-        learning_rate: float | Literal["auto"] = "auto", weight_decay: float = 0.0,
-        batch_size: int | Literal["auto"] = "auto", max_epochs: int = 200, early_stopping: bool = False,
-        validation_fraction: float = 0.1, n_iter_no_change: int = 10, tol: float = 1e-4, class_weight: Any = None,
-        random_state: Any = None, device: str = "cpu", verbose: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        weighting: WeightingLike | None = None,
+        *,
+        normalization: Normalization = "integral",
+        max_margin: MaxMargin = "auto",
+        hidden: Sequence[int] = (64,),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        learning_rate: float | Literal["auto"] = "auto",
+        weight_decay: float = 0.0,
+        batch_size: int | Literal["auto"] = "auto",
+        max_epochs: int = 200,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
         self.weighting, self.normalization, self.max_margin = weighting, normalization, max_margin
         self.hidden, self.activation, self.dropout = hidden, activation, dropout
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
@@ -157,7 +173,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         first = not hasattr(self, "network_")
         X, y, weight = _checked(self, X, y, sample_weight, reset=first)
-        _check_partial_fit_first_call(self, classes)
+        check_partial_fit_first_call(self, classes)
         if (unknown := ~np.isin(y, self.classes_)).any():
             known = self.classes_.tolist()
             raise EmphasisValueError(f"y holds {y[unknown].tolist()[0]!r}, which is not among the classes {known!r}")
@@ -199,7 +215,7 @@ def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, rese
             raise EmphasisValueError(f"{name}={value!r} is not allowed; use {allowed}")
     X, y = validate_data(model, X, y, reset=reset, **_INPUTS)
     check_classification_targets(y)
-    return X, y, _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+    return X, y, check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
 
 
 def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> None:
@@ -250,9 +266,12 @@ def _found_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: A
     held_out, train = np.split(order, [round(HELD_OUT * len(labels))])
     rates, factors = RATES["adam"], model._loss.class_weight
     stack = StackedMLP(
-        [model.n_features_in_, *model.hidden, classes], [model._random.randint(2**31)], len(rates),
-        activation=model.activation, dtype=like.dtype,
-    ).to(like.device)  # fmt: skip
+        [model.n_features_in_, *model.hidden, classes],
+        [model._random.randint(2**31)],
+        len(rates),
+        activation=model.activation,
+        dtype=like.dtype,
+    ).to(like.device)
     optimizer = torch.optim.AdamW(stack.parameters(), rates[-1], weight_decay=model.weight_decay)
     at_own_rates(optimizer, [rate / rates[-1] for rate in rates])
     size = _batch_size(model, len(train))

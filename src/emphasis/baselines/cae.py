@@ -75,9 +75,17 @@ class CAE(VideoMethod):
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
 
     def __init__(
-        self, problem: Problem, *, width: int = 128, stride: int = 4, top: float = 0.2, lam: float = 10.0,
-        negatives: float = 3.0, momentum: float = 0.5, temperature: float = 1 / 30,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        width: int = 128,
+        stride: int = 4,
+        top: float = 0.2,
+        lam: float = 10.0,
+        negatives: float = 3.0,
+        momentum: float = 0.5,
+        temperature: float = 1 / 30,
+    ) -> None:
         super().__init__(problem)
         check_whole("width", width, 1)
         check_whole("stride", stride, 1)

@@ -67,9 +67,16 @@ class DRSA(VideoMethod):
     test_frames: ClassVar[int] = 6
 
     def __init__(
-        self, problem: Problem, *, attentions: int = 6, hidden: int = 64, width: int = 128, lam: float = 1.0,
-        momentum: float = 0.5, temperature: float = 0.1,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        attentions: int = 6,
+        hidden: int = 64,
+        width: int = 128,
+        lam: float = 1.0,
+        momentum: float = 0.5,
+        temperature: float = 0.1,
+    ) -> None:
         super().__init__(problem)
         for name, value in (("attentions", attentions), ("hidden", hidden), ("width", width)):
             check_whole(name, value, 1)

@@ -95,9 +95,7 @@ class Learner(nn.Module):
         self._calls = 0
         network = self._counted(self.network)
         peer = None if self.peer is None else self._counted(self.peer)
-        step = Step(
-            inputs, self.method.labels[indices], indices, progress, network, peer, self.features, self.maps
-        )  # fmt: skip
+        step = Step(inputs, self.method.labels[indices], indices, progress, network, peer, self.features, self.maps)
         return self.method.loss(step)
 
     def begin_epoch(self, number: int, progress: float, optimizer: Any, batches: Batches) -> None:
@@ -169,8 +167,10 @@ class Learner(nn.Module):
         needed = self.method.num_classes + self.method.extra_outputs
         if logits.ndim != 2 or logits.shape[1] < needed:
             name, classes = type(self.method).__name__, self.method.num_classes
-            raise EmphasisValueError(f"{name} needs a network of {needed} outputs ({classes} classes and "
-                             f"{needed - classes} more), got {tuple(logits.shape[1:])}")  # fmt: skip
+            raise EmphasisValueError(
+                f"{name} needs a network of {needed} outputs ({classes} classes and "
+                f"{needed - classes} more), got {tuple(logits.shape[1:])}"
+            )
         return logits
 
     def _kept(self) -> nn.Module:

@@ -121,10 +121,16 @@ def load_clothing1m(
         raise DamagedFileError(f"{report}; nothing is left to train on or to judge by")
     images = ImageFiles(base, (*train, *tested), resize, skip_broken=skip_broken)
     return Split(
-        images[: len(train)], train_labels, images[len(train) :], test_labels, CLASSES,
-        tuple(lines["category_names_eng.txt"]), sources=tuple(train), crop=size,
+        images[: len(train)],
+        train_labels,
+        images[len(train) :],
+        test_labels,
+        CLASSES,
+        tuple(lines["category_names_eng.txt"]),
+        sources=tuple(train),
+        crop=size,
         notes=(f"{report}. They are left out.",) if faults else (),
-    )  # fmt: skip
+    )
 
 
 def _lines(base: Path, complete: bool) -> dict[str, list[str]]:

@@ -77,9 +77,14 @@ def load_image_folder(
         test, test_labels = _files(divided[1], names, may_lack=True)
         images = images_of([*train, *test])
         return Split(
-            images[: len(train)], train_labels, images[len(train) :], test_labels, len(names), names,
+            images[: len(train)],
+            train_labels,
+            images[len(train) :],
+            test_labels,
+            len(names),
+            names,
             sources=_relative(train, base),
-        )  # fmt: skip
+        )
     if any(path.is_dir() for path in divided):
         raise EmphasisValueError(f"{base} has only one of the folders 'train' and 'test'; it needs both or neither")
     if not 0.0 <= test_share < 1.0:

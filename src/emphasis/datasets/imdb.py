@@ -129,9 +129,15 @@ def load_imdb_vectors(
         ValueError: A setting is out of range.
     """
     settings = ParagraphVectors(
-        size=size, epochs=epochs, negative=negative, min_count=min_count, sample=float(sample),
-        shuffle=shuffle, seed=seed, workers=workers,
-    )  # fmt: skip
+        size=size,
+        epochs=epochs,
+        negative=negative,
+        min_count=min_count,
+        sample=float(sample),
+        shuffle=shuffle,
+        seed=seed,
+        workers=workers,
+    )
     reviews = load_reviews(root, progress, download)
     texts = [*reviews.train_texts, *reviews.test_texts, *reviews.unlabelled_texts]
     vectors = cached_paragraph_vectors(

@@ -99,8 +99,10 @@ class Tracklets:
 
     def _present_folder(self) -> Path:
         if self.folder is None:
-            raise DataNotFoundError("the images of MARS or the list of their names are absent: put train_name.txt, "
-                                    "test_name.txt, bbox_train and bbox_test beside the lists")  # fmt: skip
+            raise DataNotFoundError(
+                "the images of MARS or the list of their names are absent: put train_name.txt, "
+                "test_name.txt, bbox_train and bbox_test beside the lists"
+            )
         return self.folder
 
 
@@ -264,8 +266,10 @@ def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]
             raise DamagedFileError(f"{path}: line {line}, {name!r}, is no name like 0001C1T0001F001.jpg")
         if found.groups() != marks[tracklet]:
             person, camera = marks[tracklet]
-            raise DamagedFileError(f"{path}: line {line}, {name!r}, is not of person {person} and camera {camera} as "
-                                   f"row {tracklet + 1} of {info.name} says")  # fmt: skip
+            raise DamagedFileError(
+                f"{path}: line {line}, {name!r}, is not of person {person} and camera {camera} as "
+                f"row {tracklet + 1} of {info.name} says"
+            )
     return names
 
 
@@ -292,6 +296,7 @@ def _without_missing(tracklets: Tracklets, skip: bool) -> tuple[Tracklets, Rows,
         raise DataNotFoundError(f"{report}; get them, or leave them out with missing='skip'")
     last = np.cumsum(lengths[kept]) - 1
     names = tuple(name for name, here in zip(tracklets.names, there, strict=True) if here)
-    left = Tracklets(last - lengths[kept] + 1, last, tracklets.person[kept], tracklets.camera[kept], names,
-                     tracklets.folder)  # fmt: skip
+    left = Tracklets(
+        last - lengths[kept] + 1, last, tracklets.person[kept], tracklets.camera[kept], names, tracklets.folder
+    )
     return left, kept, report

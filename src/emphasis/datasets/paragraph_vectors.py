@@ -89,9 +89,16 @@ def train_paragraph_vectors(
     order = rng.permutation(len(texts)) if settings.shuffle else np.arange(len(texts))
     documents = [TaggedDocument(tokenize(texts[row]), [place]) for place, row in enumerate(order.tolist())]
     model = Doc2Vec(
-        dm=0, vector_size=settings.size, negative=settings.negative, hs=0, sample=settings.sample,
-        epochs=settings.epochs, min_count=settings.min_count, seed=settings.seed, workers=settings.workers,
-    )  # fmt: skip
+        dm=0,
+        vector_size=settings.size,
+        negative=settings.negative,
+        hs=0,
+        sample=settings.sample,
+        epochs=settings.epochs,
+        min_count=settings.min_count,
+        seed=settings.seed,
+        workers=settings.workers,
+    )
     model.build_vocab(documents)
     if not len(model.wv):
         raise EmphasisValueError(

@@ -49,9 +49,11 @@ class Suspects:
 
 
 def find_suspects(
-    margins: Sequence[NDArray[Any]], predicted: Sequence[NDArray[Any]], labels: NDArray[np.integer[Any]],
+    margins: Sequence[NDArray[Any]],
+    predicted: Sequence[NDArray[Any]],
+    labels: NDArray[np.integer[Any]],
     num_classes: int,
-) -> Suspects:  # fmt: skip
+) -> Suspects:
     """Rank labels by suspicion.
 
     Args:
@@ -84,8 +86,10 @@ def find_suspects(
         total += np.where(known, margin, 0.0)
         seen += known
     if not seen.all():
-        raise EmphasisValueError(f"{np.count_nonzero(seen == 0)} of {n} examples were never seen, the first of them "
-                         f"{int(np.argmin(seen))}; record another epoch, or leave them out")  # fmt: skip
+        raise EmphasisValueError(
+            f"{np.count_nonzero(seen == 0)} of {n} examples were never seen, the first of them "
+            f"{int(np.argmin(seen))}; record another epoch, or leave them out"
+        )
     score = total / seen
     suggested, outvoted = _votes(margins, predicted, np.asarray(labels), num_classes)
     weight = np.exp(log_sigmoid(score))

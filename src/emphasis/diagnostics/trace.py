@@ -142,8 +142,9 @@ class EmphasisTrace:
         }
         for name, value in mine.items():
             if about[name] != value:
-                raise TraceError(f"{self.folder} holds a trace with {name} = {about[name]}, not {value}; choose "
-                                 "another folder")  # fmt: skip
+                raise TraceError(
+                    f"{self.folder} holds a trace with {name} = {about[name]}, not {value}; choose another folder"
+                )
         self._num_classes = about["num_classes"]
         return int(about["rows"])
 
@@ -167,8 +168,10 @@ class EmphasisTrace:
         if logits.ndim == 1:
             logits = torch.stack((torch.zeros_like(logits), logits), 1)
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or indices.shape != labels.shape:
-            raise EmphasisValueError(f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
-                             f"{tuple(logits.shape)} and {tuple(labels.shape)}")  # fmt: skip
+            raise EmphasisValueError(
+                f"need indices (N,), logits (N, C) and labels (N,); got {tuple(indices.shape)}, "
+                f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+            )
         if self._num_classes not in (0, logits.shape[1]):
             raise EmphasisValueError(
                 f"logits of {logits.shape[1]} classes, but the rows before are of {self._num_classes}"
@@ -193,8 +196,12 @@ class EmphasisTrace:
         self._note_step(indices, log_w, relative, valid, count)
 
         row = self._row or self._new_row(device, logits.shape[1])
-        kept = {"margin": margin.clamp(-_LARGEST, _LARGEST), "share": relative.clamp(max=_LARGEST),
-                "predicted": logits.argmax(1), "labels": labels}  # fmt: skip
+        kept = {
+            "margin": margin.clamp(-_LARGEST, _LARGEST),
+            "share": relative.clamp(max=_LARGEST),
+            "predicted": logits.argmax(1),
+            "labels": labels,
+        }
         for name, values in kept.items():
             before = row[name][indices]
             row[name][indices] = torch.where(valid, values.to(row[name].dtype), before)
@@ -254,9 +261,15 @@ class EmphasisTrace:
         for name, values in {**row, "steps": steps}.items():
             _save(self.folder / f"{name}-{self.rows:05d}.npy", values)
         self.rows += 1
-        about = {"format": _FORMAT, "num_examples": self.num_examples, "num_classes": self._num_classes,
-                 "rows": self.rows, "weighting": self._said, "columns": self._columns,
-                 "ignore_index": self.ignore_index}  # fmt: skip
+        about = {
+            "format": _FORMAT,
+            "num_examples": self.num_examples,
+            "num_classes": self._num_classes,
+            "rows": self.rows,
+            "weighting": self._said,
+            "columns": self._columns,
+            "ignore_index": self.ignore_index,
+        }
         write_text(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
         self._row, self._steps, self._recorded = {}, [], 0
 
@@ -353,8 +366,10 @@ def read_trace(folder: str | Path) -> Trace:
     except JSONFileError as error:
         raise TraceError(f"{error}; record the trace anew") from error
     if about.get("format") != _FORMAT:
-        raise TraceError(f"{path} is of format {about.get('format')!r}, this version reads {_FORMAT}; update emphasis, "
-                         "or record the trace anew")  # fmt: skip
+        raise TraceError(
+            f"{path} is of format {about.get('format')!r}, this version reads {_FORMAT}; update emphasis, "
+            "or record the trace anew"
+        )
     for name, holds in _ABOUT.items():
         if name not in about or not holds(about[name]):
             raise TraceError(f"{path}: {name!r} is absent or not what it must be; record the trace anew")

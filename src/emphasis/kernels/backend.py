@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from emphasis.compatibility.torch import dispatch_modes_are_active, is_tracing, transforms_are_active
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting.options import Reduction
 
@@ -23,12 +24,12 @@ def is_watched() -> bool:
 
     What is read of a tensor, or written to its memory by address, would not be in the record.
     """
-    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+    return is_tracing() or dispatch_modes_are_active()
 
 
 def can_be_read(tensor: Tensor) -> bool:
     """Return whether a value can be read without stalling a device, and has one value."""
-    return tensor.is_cpu and not torch._C._are_functorch_transforms_active() and not is_watched()
+    return tensor.is_cpu and not transforms_are_active() and not is_watched()
 
 
 class Result(NamedTuple):

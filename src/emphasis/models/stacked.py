@@ -74,9 +74,10 @@ class StackedMLP(nn.Module):
 
 
 def at_own_rates(
-    optimizer: torch.optim.Optimizer, rates: Sequence[float],
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[float],
     held: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda parameter, of_networks: (parameter, of_networks),
-) -> None:  # fmt: skip
+) -> None:
     """Let each network of a stack be trained at a learning rate of its own.
 
     Each step is taken at the optimizer's rate, and network s then goes `rates[s]` of the way. That is the step at so

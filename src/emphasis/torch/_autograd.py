@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emphasis.compatibility.torch import transforms_are_active
 from emphasis.kernels.backend import is_watched
 from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
@@ -271,7 +272,7 @@ def _value(margin: Tensor, options: Options) -> Tensor:
     tables = options.tables_for(margin.device, margin.dtype)
     if margin.device.type != "mps":  # which has no float64
         margin = margin.double()
-    if tables is not None and not (is_watched() or torch._C._are_functorch_transforms_active()):
+    if tables is not None and not (is_watched() or transforms_are_active()):
         return look_up(tables[0], margin)[1]
 
     def asarray(array: Any) -> Tensor:

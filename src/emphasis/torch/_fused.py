@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from emphasis.compatibility.torch import has_batch_dimension, in_forward_mode, transforms_are_active, view_base
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, is_watched
 from emphasis.kernels.native import NATIVE
@@ -25,8 +26,6 @@ from emphasis.torch._options import Options
 _PLAIN = (Tensor, torch.nn.Parameter)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_transforms = torch._C._are_functorch_transforms_active
-_is_vmapped, _is_batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
 
 
 class Call(NamedTuple):
@@ -79,9 +78,9 @@ def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
         and not logits.is_neg()
         and not labels.is_neg()
         and not logits.is_meta
-        and not _transforms()
+        and not transforms_are_active()
         and not is_watched()
-        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(logits).tangent is None)  # type: ignore[no-untyped-call]
+        and (not in_forward_mode() or forward_ad.unpack_dual(logits).tangent is None)  # type: ignore[no-untyped-call]
     )
 
 
@@ -150,7 +149,7 @@ def _largest_factor(class_weight: Tensor | None, factor: Tensor | None) -> Tenso
 
 def check_inplace(logits: Tensor) -> None:
     """Raise ValueError if writing the derivative into the logits would destroy what somebody needs."""
-    base = logits._base
+    base = view_base(logits)
     if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise EmphasisValueError(
             "inplace=True overwrites the logits, and these are a leaf tensor that requires grad, whose values are the "
@@ -314,9 +313,7 @@ class _FusedFunction(torch.autograd.Function):
         if gradient is None:  # a second call
             logits, labels, class_weight, factor = _saved(ctx)
             _, gradient, pending_scale = compute(logits, labels, class_weight, factor, call, "new memory")
-        if _is_vmapped(grad_loss) or _is_batched(
-            grad_loss
-        ):  # several gradients at once (is_grads_batched): none of them may take the memory
+        if has_batch_dimension(grad_loss):  # several gradients at once (is_grads_batched): none may take the memory
             ctx.gradient = gradient
             return (gradient * (grad_loss * pending_scale)).to(gradient.dtype), None, None, None, None
         return call.backend.scale(gradient, grad_loss, pending_scale), None, None, None, None

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from emphasis.compatibility.torch import has_batch_dimension
 from emphasis.errors import EmphasisRuntimeError
 from emphasis.kernels.backend import Backend, ExampleError, GradientIn, can_be_read
 from emphasis.kernels.operators import power_above
@@ -350,8 +351,7 @@ def _without(derivative: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_several(tensor: Tensor) -> bool:
     """Return whether this stands for the tensors of several backward passes at once (is_grads_batched)."""
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    return has_batch_dimension(tensor)
 
 
 def _norms(hidden: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from emphasis.compatibility.torch import disable_current_modes
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
 from emphasis.weighting.margin_table import MarginTable, margin_table
@@ -88,7 +88,7 @@ class Options:
         if table is None or (dtype == torch.float64 and not table.is_exact) or device.type in ("mps", "meta"):
             found = None
         else:
-            with _disable_current_modes():  # what is kept is no tensor of an export's
+            with disable_current_modes():  # what is kept is no tensor of an export's
                 compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
                 found = torch.from_numpy(table.packed).to(device), compact
         self._tables[device, dtype] = found

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from emphasis.compatibility.torch import in_backward_pass
 from emphasis.errors import EmphasisOverflowError, EmphasisRuntimeError
 from emphasis.torch._checks import is_true
 
@@ -112,7 +113,7 @@ class Accumulation:
             raise EmphasisRuntimeError(
                 "call a loss under Accumulation outside torch.compile, which would count it only once"
             )
-        if torch._C._current_graph_task_id() != -1:
+        if in_backward_pass():
             raise EmphasisRuntimeError(
                 "a loss under Accumulation is computed again in a backward pass, and would count twice: call backward "
                 "once, without create_graph, and keep the loss out of activation checkpoints"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emphasis.compatibility.torch import is_tracing
 from emphasis.errors import EmphasisValueError
 from emphasis.torch import _checks
 from emphasis.torch._autograd import EmphasisFunction, loss_and_gradient
@@ -139,7 +140,7 @@ def apply_options(
         if inplace:
             raise EmphasisValueError("inplace=True is not for torch.compile; use inplace=False")
         return _compiled.loss(logits, labels, options, ignore_index, class_weight, sample_weight)
-    if torch._C._get_tracing_state() is not None and not inplace:
+    if is_tracing() and not inplace:
         with warnings.catch_warnings():  # that the trace holds for inputs of these shapes alone, as every trace does
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             return plain_loss(logits, labels, options, ignore_index, class_weight, sample_weight)
@@ -177,7 +178,7 @@ def plain_loss(
         targets = _checks.weighted_targets(targets, class_weight)
     else:
         targets = labels if valid is None else torch.where(valid, labels, 0)
-    if torch._C._get_tracing_state() is not None:
+    if is_tracing():
         return _traced(logits, targets, factor, valid, options)
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
         logits, targets, factor, valid, options, torch.is_grad_enabled()

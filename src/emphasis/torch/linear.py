@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from emphasis.compatibility.torch import is_tracing, transforms_are_active
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.kernels.backend import ExampleError, can_be_read, is_watched
 from emphasis.torch import _checks
@@ -107,7 +108,7 @@ def uncompiled(
     loss: Tensor
     options = resolve(*settings)
     ignore_index = _checks.check_ignore_index(ignore_index)
-    if torch._C._get_tracing_state() is None:  # to a trace, which holds for one shape, comparing shapes is a warning
+    if not is_tracing():  # to a trace, which holds for one shape, comparing shapes is a warning
         _check(hidden, weight, bias, labels, sample_weight, chunk_size)
     sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
     if _is_transformed(hidden, weight, bias):
@@ -146,7 +147,7 @@ def uncompiled(
 def _is_transformed(*tensors: Tensor | None) -> bool:
     """Return whether more is asked than numbers and one gradient: torch.func, forward mode, traces, dispatch modes."""
     return (
-        torch._C._are_functorch_transforms_active()
+        transforms_are_active()
         or is_watched()
         or any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors)  # type: ignore[no-untyped-call]
     )

@@ -11,9 +11,14 @@ from emphasis.errors import EmphasisValueError
 
 
 def random_crop_flip(
-    images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True, size: int | None = None,
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    padding: int = 4,
+    flip: bool = True,
+    size: int | None = None,
     part: tuple[int, Tensor] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Pad each image with zeros, cut a window at random, and mirror every other one.
 
     Args:

@@ -46,9 +46,12 @@ def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -
 
 
 def find(
-    network: nn.Module, method: Baseline | None, batches: Frames, gallery: Gallery,
+    network: nn.Module,
+    method: Baseline | None,
+    batches: Frames,
+    gallery: Gallery,
     of_all: Callable[[Described], Described] = lambda own: own,
-) -> Retrieval:  # fmt: skip
+) -> Retrieval:
     """Return how well a network finds the gallery's persons.
 
     By cosine similarity of the means of frames' features, unless the method that trained it has another way.

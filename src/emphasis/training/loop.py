@@ -46,6 +46,7 @@ from emphasis.training.sharding import held
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
+_DROPOUT_LAYERS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _AUGMENTATION, _DROPOUT, _EPOCH = 1, 2, 3  # purposes of `step_seed`
 
 
@@ -97,7 +98,7 @@ def initial_state(
         rates: Of each network, as a share of the solver's learning rate; none: all have that.
     """
     module: nn.Module = stack
-    dropouts = [part for part in stack.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
+    dropouts = [part for part in stack.modules() if isinstance(part, _DROPOUT_LAYERS)]
     draws = isinstance(stack, LearnerStack) or any(part.p > 0.0 for part in dropouts)
     group = _group(fabric)
     if group is not None and isinstance(stack, LearnerStack):

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from emphasis.compatibility.torch import tree_map_only
 from emphasis.datasets.errors import DamagedFileError
 
 T = TypeVar("T")

@@ -57,8 +57,12 @@ class Objective:
     def _check_arithmetic(self) -> None:
         known = ("exact", "keep-learned", "float32-published")
         check(self.arithmetic in known, "arithmetic", self.arithmetic, f"use one of {', '.join(known)}")
-        check(self.arithmetic == "exact" or self.normalization == "batch", "arithmetic", self.arithmetic,
-              'give normalization="batch" with it')  # fmt: skip
+        check(
+            self.arithmetic == "exact" or self.normalization == "batch",
+            "arithmetic",
+            self.arithmetic,
+            'give normalization="batch" with it',
+        )
         if self.arithmetic == "float32-published":
             plain_dm = isinstance(self.weighting, DM) and not self.weighting.vanishing
             check(plain_dm, "arithmetic", self.arithmetic, "it is that of DM(vanishing=False) alone")

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map_only
 
 from emphasis.baselines import Learner
+from emphasis.compatibility.torch import tree_map_only
 from emphasis.models.stacked import Stack, StackedMLP
 
 

@@ -77,14 +77,17 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective | MethodS
             raise RecipeError(f"{where}: a 'schedule' is of a weighting's parameters, and 'training' has none")
         return build(MethodSpec, table["training"], f"{where}: training")
     if table.get("weighting") is None:
-        raise RecipeError(f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}, or "
-                          "'training', e.g. { name = \"elr\" }")  # fmt: skip
+        raise RecipeError(
+            f"{where}: the setting 'weighting' is missing, e.g. {{ family = \"GCE\", q = 0.7 }}, or "
+            "'training', e.g. { name = \"elr\" }"
+        )
     settings = {key: table[key] for key in OBJECTIVE if key in table and key != "training"}
     settings = {key: None if value == "none" else value for key, value in settings.items()}
     schedule = settings.pop("schedule", None)
     if not isinstance(schedule, Mapping | None):
-        raise RecipeError(f"{where}: schedule must be a table such as {{ lam = {{ start = 0, end = 1 }} }}, "
-                          f"got {schedule!r}")  # fmt: skip
+        raise RecipeError(
+            f"{where}: schedule must be a table such as {{ lam = {{ start = 0, end = 1 }} }}, got {schedule!r}"
+        )
     try:
         settings["weighting"] = named_from_dict(settings["weighting"])
         if schedule is not None:

@@ -86,8 +86,10 @@ def recipe_from_tables(tables: Mapping[str, Any], where: str = "recipe") -> Reci
             if name not in known:
                 raise RecipeError(f"{where}: {place}: there is no method {name!r}{did_you_mean(name, known)}")
             if len(values) != len(recipe.conditions):
-                raise RecipeError(f"{where}: {place}: {name} has {len(values)} figures for {len(recipe.conditions)} "
-                                  "conditions; give one for each, nan where there is none")  # fmt: skip
+                raise RecipeError(
+                    f"{where}: {place}: {name} has {len(values)} figures for {len(recipe.conditions)} "
+                    "conditions; give one for each, nan where there is none"
+                )
     try:
         for variant in (recipe, recipe.scaled_down()) if recipe.scaled else (recipe,):
             for _ in variant.cells():

@@ -28,7 +28,7 @@ from emphasis.experiments.recipes.settings import (
     Network,
     Noise,
     Status,
-)  # fmt: skip
+)
 from emphasis.texts import did_you_mean
 from emphasis.training.settings import PRECISIONS, ClipSolver
 from emphasis.validation import check
@@ -317,9 +317,17 @@ class Recipe:
         recipe = self.limited(scaled.conditions, scaled.methods)
         parts: Table = {part: overridden(getattr(self, part), getattr(scaled, part)) for part in PARTS}
         return replace(
-            recipe, **parts, name=f"{self.name}-scaled", title=scaled.title, cost=scaled.cost, seeds=scaled.seeds,
-            deviations=scaled.deviations, expected=scaled.expected, status="scaled", scaled=None,
-        )  # fmt: skip
+            recipe,
+            **parts,
+            name=f"{self.name}-scaled",
+            title=scaled.title,
+            cost=scaled.cost,
+            seeds=scaled.seeds,
+            deviations=scaled.deviations,
+            expected=scaled.expected,
+            status="scaled",
+            scaled=None,
+        )
 
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
         """Return the recipe with settings replaced, such as {"seeds": 2, "noise.rate": 0.6, "solver.iterations": 300}.
@@ -355,8 +363,10 @@ class Recipe:
                     conditions.append(replace(one, **changed))
                 recipe = replace(recipe, conditions=tuple(conditions))
             else:
-                raise RecipeError(f"unknown setting {name!r}; use seeds, precision, or PART.KEY with a part of "
-                                  f"{', '.join(PARTS)}, such as solver.iterations")  # fmt: skip
+                raise RecipeError(
+                    f"unknown setting {name!r}; use seeds, precision, or PART.KEY with a part of "
+                    f"{', '.join(PARTS)}, such as solver.iterations"
+                )
         other = [name for name in settings if name not in ("seeds", "precision")]
         if recipe.paper and other:  # no longer the paper's experiment, and its figures no measure for this one
             said = ", ".join(f"{name} = {settings[name]}" for name in other)

@@ -21,9 +21,17 @@ from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
 
 NOISE_KINDS = (
-    "none", "symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent",
-    "pn_ratio", "long_tail", "human",
-)  # fmt: skip
+    "none",
+    "symmetric",
+    "pair_flip",
+    "cifar10_asymmetric",
+    "superclass_swap",
+    "block_swap",
+    "part_dependent",
+    "pn_ratio",
+    "long_tail",
+    "human",
+)
 _RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent")
 
 
@@ -140,9 +148,12 @@ class Evaluation:
 
 
 _ADDED_FIELDS = (
-    ("dataset", "validation_labels", "true"), ("dataset", "fold", 0), ("evaluation", "train_size", 0),
-    ("solver", "clip", 1), ("solver", "videos", 1),
-)  # fmt: skip
+    ("dataset", "validation_labels", "true"),
+    ("dataset", "fold", 0),
+    ("evaluation", "train_size", 0),
+    ("solver", "clip", 1),
+    ("solver", "videos", 1),
+)
 """Settings that came later, with what they have always been: not part of `Cell.key`, so that results keep theirs."""
 
 

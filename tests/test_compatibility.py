@@ -1,0 +1,117 @@
+"""Private names of other packages are there, and mean what this package takes them for."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from emphasis.compatibility import sklearn as private_sklearn
+from emphasis.compatibility import torch as private_torch
+
+
+class Passing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+def test_traces_are_told():
+    seen = []
+
+    def noted(x):
+        seen.append(private_torch.is_tracing())
+        return x + 1
+
+    assert not private_torch.is_tracing()
+    torch.jit.trace(noted, torch.zeros(2), check_trace=False)
+    assert seen == [True]
+    assert not private_torch.is_tracing()
+
+
+def test_dispatch_modes_are_told_and_disabled():
+    assert not private_torch.dispatch_modes_are_active()
+    with Passing():
+        assert private_torch.dispatch_modes_are_active()
+        with private_torch.disable_current_modes():
+            assert not private_torch.dispatch_modes_are_active()
+
+
+def test_transforms_and_their_batches_are_told():
+    seen = []
+
+    def noted(x):
+        seen.append((private_torch.transforms_are_active(), private_torch.has_batch_dimension(x)))
+        return x.sum()
+
+    noted(torch.ones(2))
+    torch.vmap(noted)(torch.ones(3, 2))
+    torch.func.grad(noted)(torch.ones(2))
+    assert seen == [(False, False), (True, True), (True, False)]
+
+
+def test_gradients_that_come_in_batches_are_told():
+    seen = []
+
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append((private_torch.in_backward_pass(), private_torch.has_batch_dimension(gradient)))
+            return 2 * gradient
+
+    x = torch.ones(3, requires_grad=True)
+    Noted.apply(x).sum().backward()
+    torch.autograd.grad(Noted.apply(x), x, torch.eye(3), is_grads_batched=True)
+    assert seen == [(True, False), (True, True)]
+    assert not private_torch.in_backward_pass()
+
+
+def test_views_know_their_base():
+    base = torch.zeros(4)
+    assert private_torch.view_base(base) is None
+    assert private_torch.view_base(base[1:]) is base
+
+
+def test_levels_of_forward_mode_are_told():
+    assert not private_torch.in_forward_mode()
+    with torch.autograd.forward_ad.dual_level():
+        assert private_torch.in_forward_mode()
+
+
+def test_a_tree_is_mapped_where_it_holds_tensors():
+    tree = {"a": [torch.ones(2), "text"], "b": (3, torch.zeros(1))}
+    mapped = private_torch.tree_map_only(torch.Tensor, lambda tensor: tensor.tolist(), tree)
+    assert mapped == {"a": [[1.0, 1.0], "text"], "b": (3, [0.0])}
+
+
+def test_sample_weights_are_checked_by_scikit_learn():
+    X = np.zeros((2, 1))
+    checked = private_sklearn.check_sample_weight([1, 2], X, dtype=np.float64, ensure_non_negative=True)
+    assert checked.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="Negative values"):
+        private_sklearn.check_sample_weight([1, -2], X, dtype=np.float64, ensure_non_negative=True)
+
+
+def test_the_first_call_of_partial_fit_needs_the_classes():
+    from sklearn.base import BaseEstimator
+
+    estimator = BaseEstimator()
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        private_sklearn.check_partial_fit_first_call(estimator, None)
+    assert private_sklearn.check_partial_fit_first_call(estimator, [1, 0])
+    assert estimator.classes_.tolist() == [0, 1]
+    assert not private_sklearn.check_partial_fit_first_call(estimator, None)
+
+
+def test_lightgbm_has_the_method_that_is_overridden():
+    lightgbm = pytest.importorskip("lightgbm")
+    parameters = lightgbm.LGBMClassifier(objective="binary", n_estimators=3)._process_params(stage="fit")
+    assert parameters["objective"] == "binary"
+
+
+def test_trl_has_the_method_that_is_overridden():
+    trl = pytest.importorskip("trl")
+    assert callable(trl.SFTTrainer._set_signature_columns_if_needed)
