@@ -12,7 +12,8 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 WIDTH, ROW, GAP = 860, 54, 14
 PURPOSE = {
-    "cli": "one command line",
+    "cli": "the command line",
+    "api": "the commands as functions",
     "experiments": "what runs many networks",
     "reports": "tables, figures, pages",
     "studies": "search, tune, audit",
