@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from clouds import CLASSES, N, first_loss, learner, problem, train
 from emphasis.baselines import Step, make
-from emphasis.baselines._gaussian_mixture import probability_of_the_smaller, scaled
+from emphasis.baselines._gaussian_mixture import fit, scaled
+from emphasis.baselines.gradient_clipping import threshold_for
 
 
 def cross_entropy(one, inputs):
@@ -135,11 +136,14 @@ def test_pes_starts_the_last_layer_anew_trains_it_alone_and_then_chooses():
 def test_a_mixture_of_two_normal_distributions_is_told_apart():
     rng = np.random.default_rng(0)
     values = torch.from_numpy(np.concatenate([rng.normal(0.2, 0.05, 700), rng.normal(0.7, 0.1, 300)])).clamp(0, 1)
-    found = probability_of_the_smaller(values)
+    mixture = fit(values, 5e-4)
+    np.testing.assert_allclose(mixture.mean, [0.2, 0.7], atol=0.02)
+    np.testing.assert_allclose(mixture.share, [0.7, 0.3], atol=0.02)
+    found = mixture.posterior(values)
     assert found[:700].mean() > 0.99
     assert found[700:].mean() < 0.02
     for same in (torch.full((20,), 0.3), torch.zeros(3)):
-        assert torch.isfinite(probability_of_the_smaller(same)).all()
+        assert torch.isfinite(fit(same, 5e-4).posterior(same)).all()
     assert scaled(torch.tensor([1.0, math.nan, 3.0])).tolist() == [0.0, 0.0, 1.0]
     assert scaled(torch.tensor([math.nan])).tolist() == [0.0]
 
@@ -186,11 +190,58 @@ def test_divide_mix_tells_wrong_labels(seed):
     assert float(one.method.clean.mean(0)[~wrong].mean()) > float(one.method.clean.mean(0)[wrong].mean()) + 0.3
 
 
+# --- OGC
+
+
+def test_the_loss_of_ogc_is_cross_entropy_and_its_tangent_below_the_threshold():
+    given, inputs, _ = problem(noise=0.3)
+    method = learner("gradient-clipping", given).method
+    method.threshold.fill_(0.3)
+    logits = (3.0 * torch.randn(N, CLASSES, dtype=torch.float64)).requires_grad_()
+    found = method.loss(Step(inputs, given.labels, torch.arange(N), 0.0, lambda _: logits))
+    p = logits.softmax(1).gather(1, given.labels[:, None]).squeeze(1)
+    expected = torch.where(p > 0.3, -p.log(), 1 - p / 0.3 - math.log(0.3)).mean()
+    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad(found, logits)
+    w = torch.where(p > 0.3, 2 * (1 - p), 2 * (1 - p) * p / 0.3)
+    torch.testing.assert_close(N * slope.abs().sum(1), w.detach())
+
+
+def test_the_threshold_of_ogc_bounds_how_much_more_large_losses_push():
+    rng = np.random.default_rng(0)
+    losses = torch.from_numpy(np.abs(np.concatenate([rng.normal(0.3, 0.2, 3000), rng.normal(4.0, 1.0, 1000)])))
+    thresholds = [threshold_for(losses, bound) for bound in (1.01, 1.2, 3.0, 30.0)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    for bound, t in zip((1.2, 3.0), thresholds[1:3], strict=True):
+        small, large = (float(part.exp().clamp_max(1 / t).mean()) for part in (losses[:3000], losses[3000:]))
+        assert large / small == pytest.approx(bound, rel=0.05)
+    assert threshold_for(losses, 1e9) == 1e-7
+    method = make("gradient-clipping", problem()[0])
+    assert [method.bound(x) for x in (0.0, 0.34, 0.67, 0.99)] == pytest.approx([3.0, 1.2, 1.02, 1.02])
+
+
+def test_ogc_fits_when_its_queue_of_the_latest_losses_is_full():
+    given, inputs, _ = problem(n=200, noise=0.3)
+    one = learner("gradient-clipping", given, every=2, queue=150)
+    found = []
+    for number in range(6):
+        rows = torch.arange(40) + 40 * (number % 5)
+        one.loss(inputs[rows], rows, 0.9)
+        found.append(float(one.method.threshold))
+    assert found[:3] == [1e-7] * 3  # 120 losses
+    assert found[3] > 1e-7
+    assert found[4] == found[3]
+    losses = F.cross_entropy(one(inputs), given.labels, reduction="none").detach()
+    latest = torch.cat([torch.arange(40), torch.arange(90, 200)])
+    torch.testing.assert_close(one.method.losses.sort().values, losses[latest].sort().values)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("vol-min-net", {"lam": -1.0}), ("sop", {"std": 0.0}), ("sop", {"lr_u": -1.0}), ("pes", {"warm": 0.0}),
         ("pes", {"warm": 0.6, "refine": 0.5}), ("divide-mix", {"alpha": 0.0}), ("divide-mix", {"threshold": 1.0}),
+        ("gradient-clipping", {"excess": 0.0}), ("gradient-clipping", {"every": 0}),
     ],
 )  # fmt: skip
 def test_hyperparameters_out_of_bounds_are_refused(name, options):

@@ -23,6 +23,7 @@ ROBUST = [
     ("vol-min-net", {"lam": 0.1}),
     ("sop", {"lr_u": 30.0}),
     ("pes", {}),
+    ("gradient-clipping", {"every": 5, "queue": 200}),
     ("divide-mix", {"warm": 0.2, "lambda_u": 0.0}),
 ]
 

@@ -228,7 +228,7 @@ def test_networks_are_as_many_as_rows_times_columns_times_seeds():
     assert networks == {
         "cifar10n": 4, "digits": 15 * 5, "figure10": 6, "figure11": 6, "figure2": 5, "figure2c": 16 * 5 * 4,
         "figure5": 4 * 9, "figure6": 17,
-        "figure7": 17, "figure8": 17, "figure9": 17, "noisy-benchmark": 37 * (3 * 5 + 2),
+        "figure7": 17, "figure8": 17, "figure9": 17, "noisy-benchmark": 38 * (3 * 5 + 2),
         "schedules": 8 * 3 * 5, "table1": 7 * 18,
         "table2": 4 * 18, "table3": 18, "table4": 9,
         "table5": 5 * 18 * 5, "table5-sample": 5 * 18 * 5, "table5-sorted": 5 * 18 * 5, "table6": 10 * 5,

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_LEAST_VARIANCE = 5e-4  # of losses scaled to [0, 1], as in the release of DivideMix (Train_CIFAR.py, reg_covar)
+
+class GaussianMixture(NamedTuple):
+    """Two components, the one with the smaller mean first; each field is (2,), float64."""
+
+    mean: Tensor
+    variance: Tensor
+    share: Tensor
+
+    def posterior(self, values: Tensor) -> Tensor:
+        """Return the probability that each of (n,) values is of the first component."""
+        return torch.softmax(self._log_joint(values), 1)[:, 0].to(values.dtype)
+
+    def _log_joint(self, values: Tensor) -> Tensor:
+        squares = (values.double().unsqueeze(1) - self.mean) ** 2
+        return self.share.log() - 0.5 * self.variance.log() - 0.5 * squares / self.variance
 
 
-def probability_of_the_smaller(values: Tensor, iterations: int = 30) -> Tensor:
-    """Return the probability that each of (n,) values is of the component with the smaller mean, (n,).
+def fit(values: Tensor, least_variance: float, iterations: int = 30) -> GaussianMixture:
+    """Return the mixture of (n,) values, from means at the 25th and 75th percentile on.
 
     Args:
-        values: Scaled to [0, 1].
-        iterations: Steps of expectation maximization, from means at the 25th and 75th percentile.
+        values: Finite.
+        least_variance: Added to every variance, so that none becomes 0.
+        iterations: Steps of expectation maximization.
     """
-    x = values.double().unsqueeze(1)
-    ordered = x.flatten().sort().values
-    n = len(ordered)
+    x = values.double()
+    ordered, n = x.sort().values, len(values)
     mean = torch.stack([ordered[n // 4], ordered[min(3 * n // 4, n - 1)]])
-    variance = torch.full_like(mean, max(float(x.var(correction=0)), _LEAST_VARIANCE))
-    share = torch.full_like(mean, 0.5)
+    spread = torch.full_like(mean, float(x.var(correction=0)) + least_variance)
+    mixture = GaussianMixture(mean, spread, torch.full_like(mean, 0.5))
     for _ in range(iterations):
-        log_joint = share.log() - 0.5 * variance.log() - 0.5 * (x - mean) ** 2 / variance
-        responsible = torch.softmax(log_joint, 1)
+        responsible = torch.softmax(mixture._log_joint(x), 1)
         mass = responsible.sum(0).clamp_min(1e-12)
-        mean = (responsible * x).sum(0) / mass
-        variance = (responsible * (x - mean) ** 2).sum(0) / mass + _LEAST_VARIANCE
-        share = mass / n
-    log_joint = share.log() - 0.5 * variance.log() - 0.5 * (x - mean) ** 2 / variance
-    return torch.softmax(log_joint, 1)[:, int(mean.argmin())].to(values.dtype)
+        mean = (responsible * x.unsqueeze(1)).sum(0) / mass
+        variance = (responsible * (x.unsqueeze(1) - mean) ** 2).sum(0) / mass + least_variance
+        mixture = GaussianMixture(mean, variance, mass / n)
+    order = mixture.mean.argsort()
+    return GaussianMixture(*(one[order] for one in mixture))
 
 
 def scaled(values: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from emphasis.baselines.protocol import (
     soft_cross_entropy,
 )  # fmt: skip
 
+_LEAST_VARIANCE = 5e-4  # of losses on [0, 1], in the release (Train_CIFAR.py, reg_covar)
+
 
 class DivideMix(Baseline):
     """Labels that the other network's losses make out as right are kept in part; the others give way to guesses.
@@ -118,5 +120,6 @@ class DivideMix(Baseline):
         if epoch.number == 0 or epoch.progress < self.warm:
             return
         for clean, losses in zip(self.clean, self.losses, strict=True):
-            clean.copy_(_gaussian_mixture.probability_of_the_smaller(_gaussian_mixture.scaled(losses)))
+            values = _gaussian_mixture.scaled(losses)
+            clean.copy_(_gaussian_mixture.fit(values, _LEAST_VARIANCE).posterior(values))
         self.divided.fill_(True)

@@ -35,6 +35,7 @@ METHODS: Registry[type[Baseline]] = Registry(
             "epsilon-softmax": "epsilon_softmax:EpsilonSoftmax",
             "focal": "focal:Focal",
             "forgetting": "forgetting:Forgetting",
+            "gradient-clipping": "gradient_clipping:GradientClipping",
             "joint-optimization": "joint_optimization:JointOptimization",
             "label-smoothing": "label_smoothing:LabelSmoothing",
             "logit-clipping": "logit_clipping:LogitClipping",
