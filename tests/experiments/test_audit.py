@@ -318,3 +318,30 @@ def test_the_labels_of_an_audit_are_stored_and_those_of_earlier_versions_compute
     other = dataclasses.replace(split, train_labels=np.roll(split.train_labels, 1))
     with pytest.raises(FolderError, match="is of other data than the present"):
         audits.read_audit(recipe, other, digits)
+
+
+def test_what_is_odd_about_a_table_is_said_and_stands_on_the_page_with_rows_as_in_the_file(
+    tmp_path, monkeypatch, capsys
+):
+    """Rows without a label, row numbers, ids, a label written in two ways; rows and ids lead back to the file."""
+    pd = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    lines = [f"{i};k{i};{x[i]:.3f};{'01' if x[i] > 0 else '1'}".replace(".", ",") for i in range(60)]
+    lines[4] = "4;k4;0,5;"
+    lines[6] += " "
+    (tmp_path / "t.csv").write_text("\n".join([";key;x;y", *lines]) + "\n")
+    command = ["audit", "t.csv", "--label", "y", "--id", "key", "--out", "a", "--iterations", "40", "--export", "e.csv"]
+    assert main([*command, "--set", "solver.learning_rate=0.1", "--no-progress"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "a" / "audit.html").read_text()
+    for part in ("separator semicolon", "is empty in 1 of 60 rows (row 4): left out", "the first column has no name",
+                 "use it with --keep", "spells one class in 2 ways", "59 of 60 rows are used"):  # fmt: skip
+        assert part in said
+        assert part in page
+    suspects = pd.read_csv(tmp_path / "a" / "suspects.csv", dtype=str)
+    assert suspects["source"].tolist() == [f"k{row}" for row in suspects["row"]]
+    assert sorted(map(int, suspects["row"])) == [i for i in range(60) if i != 4]
+    assert set(suspects["given"]) == {"01", "1"}
+    assert len(pd.read_csv(tmp_path / "e.csv")) == 60

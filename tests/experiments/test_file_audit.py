@@ -68,6 +68,9 @@ def test_rows_without_a_label_keep_their_numbers_and_have_no_weight(intents):
     lines = pd.read_csv("a/suspects.csv")
     wrong[[0, 5]] = False
     assert set(lines["row"][: wrong.sum()]) == set(np.flatnonzero(wrong))
+    page = Path("a/audit.html").read_text()
+    assert "is empty in 2 of 1,200 rows (rows 0, 5): left out" in page
+    assert "What happened during training" not in page
     cleaned = pd.read_csv("cleaned.csv", dtype=str, keep_default_na=False)
     assert cleaned["intent_cleaned"][[0, 5]].tolist() == ["", ""]
     assert cleaned["sample_weight"][[0, 5]].astype(float).tolist() == [0.0, 0.0]

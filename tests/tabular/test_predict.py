@@ -126,6 +126,17 @@ def test_other_spellings_of_values_are_understood(fitted):
     assert predict_table(model, labeled).correct.sum() == (expected["predicted"] == "10").sum()
 
 
+def test_a_model_predicts_tables_of_other_libraries_and_files(fitted):
+    import pyarrow
+
+    model = load_model(fitted[0] / "fit")
+    new = messy(4).assign(height=np.linspace(-1, 1, N))
+    expected = model.predict_proba(new)
+    np.testing.assert_array_equal(model.predict_proba(pyarrow.Table.from_pandas(new)), expected)
+    new.to_csv(fitted[0] / "other.csv", sep="|", index=False)
+    np.testing.assert_array_equal(model.predict_proba(fitted[0] / "other.csv"), expected)
+
+
 def test_columns_that_are_missing_empty_or_of_another_kind_are_named(fitted, capsys, monkeypatch):
     folder, _ = fitted
     monkeypatch.chdir(folder)

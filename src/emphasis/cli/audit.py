@@ -160,9 +160,9 @@ def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[
     source = Path(options.source)
     if options.label is not None and options.noise_rate is None:
         table_options = TableOptions.of(**requested_table_options(options))
-        result, findings = audit_table_by_file(source, options.label, options.probabilities, table_options)
-        for finding in findings:
-            console.print(plain(f"note: {in_shell(finding.text)}"))
+        result = audit_table_by_file(source, options.label, options.probabilities, table_options)
+        for note in result.notes:
+            console.print(plain(f"note: {in_shell(note)}"))
         return result, options.out or Path("runs") / f"{source.stem}-{options.label}-audit"
     context = requested_context(options, workers=1)
     with JobBar(console, not options.no_progress) as bar:

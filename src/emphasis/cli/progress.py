@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
+from emphasis.datasets.table_report import in_shell
 from emphasis.experiments.runs.context import Level, Reporter
 from emphasis.rich_text import PlainColumn, plain
 
@@ -40,6 +41,7 @@ class JobBar(Reporter):
 
     def message(self, text: str, level: Level = "info") -> None:
         """Print a line above the bars."""
+        text = in_shell(text)  # what a table's report says names options
         self._console.print(plain(text if level == "info" else f"{level}: {text}"))
 
     def loading(self, task: str, done: int, total: int) -> None:
@@ -79,6 +81,7 @@ class RunBars(Reporter):
 
     def message(self, text: str, level: Level = "info") -> None:
         """Print a line above the bars."""
+        text = in_shell(text)  # what a table's report says names options
         self._console.print(plain(text if level == "info" else f"{level}: {text}"))
 
     def loading(self, task: str, done: int, total: int) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.archives import file_digest
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.table import read_like
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
@@ -54,13 +55,16 @@ class SavedModel:
     trained: NDArray[np.uint64] | None = None
 
     def predict_proba(self, table: Any) -> NDArray[np.float64]:
-        """Return the class probabilities of each row of a pandas table, shape (N, C). Unknown columns are ignored.
+        """Return the class probabilities of each row of a table, shape (N, C). Unknown columns are ignored.
+
+        Args:
+            table: A table of pandas, polars, pyarrow or another library, or the path of one.
 
         Raises:
             ValueError: If a column is missing, or cannot be encoded.
             DamagedFileError: If the model does not match its manifest.
         """
-        return self.predict_features(self.encoder.transform(table))
+        return self.predict_features(self.encoder.transform(read_like(table, self.encoder).frame))
 
     def predict_features(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the class probabilities of encoded rows (N, D), shape (N, C).

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.audit import score_figure, training_figure
 from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
@@ -43,6 +44,7 @@ def audit_page(found: Audit, command: Sequence[str] = (), values: Mapping[str, S
         rows=[_row(found, int(place), values or {}) for place in first],
         swaps=_swaps(found),
         columns=list(values or {}),
+        notes=[in_shell(note) for note in found.notes],
         command=shlex.join(command),
         suspects_name=SUSPECTS,
     )  # fmt: skip

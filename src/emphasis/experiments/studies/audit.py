@@ -241,6 +241,7 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         sources=tuple(split.sources[r] for r in rows) if split.sources else (),
         pictures=_pictures(split, rows),
         about=_describe_training(cell, row, len(margins)),
+        notes=split.notes,
     )
 
 

@@ -41,6 +41,7 @@ class Audit:
         sources: Where each example comes from, such as its file; empty if it does not come from a file.
         pictures: Images, uint8 of shape (n, ...), or None.
         about: How the ranking was made.
+        notes: What was odd about the data, such as rows that are left out.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Audit:
     sources: tuple[str, ...] = ()
     pictures: NDArray[Any] | None = None
     about: str = ""
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def numbers(self) -> dict[str, Any]:

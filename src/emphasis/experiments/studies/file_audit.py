@@ -11,16 +11,13 @@ from emphasis.datasets import Split
 from emphasis.datasets.probability_files import read_probabilities
 from emphasis.datasets.table import TableOptions, read_labels
 from emphasis.datasets.table_features import natural_texts
-from emphasis.datasets.table_report import Finding
 from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.runs.data import corrupted
 from emphasis.experiments.studies.audit_result import Audit
 from emphasis.experiments.studies.label_audit import audit_predictions
 
 
-def audit_table_by_file(
-    source: Path, label: str, file: Path, options: TableOptions
-) -> tuple[Audit, tuple[Finding, ...]]:
+def audit_table_by_file(source: Path, label: str, file: Path, options: TableOptions) -> Audit:
     """Rank the labels of a table by out-of-sample probabilities; its other columns may hold anything.
 
     Args:
@@ -30,7 +27,7 @@ def audit_table_by_file(
         options: How the table is written, and what becomes of odd labels.
 
     Returns:
-        The ranking, and what was odd about the table.
+        The ranking; its `notes` say what was odd about the table.
 
     Raises:
         DataError, ValueError: If a file cannot be read, or they do not fit together.
@@ -44,8 +41,9 @@ def audit_table_by_file(
     if options.id_column:
         codes, texts = natural_texts(table.frame[options.id_column])
         sources = tuple("" if code < 0 else texts[code] for code in codes[used])
+    notes = tuple(finding.text for finding in (*table.findings, *labels.findings))
     title = f"The column {label} of {source.name}"
-    return dataclasses.replace(audit, title=title, rows=rows, sources=sources), (*table.findings, *labels.findings)
+    return dataclasses.replace(audit, title=title, rows=rows, sources=sources, notes=notes)
 
 
 def audit_split_by_file(recipe: Recipe, split: Split, file: Path) -> Audit:
@@ -67,7 +65,12 @@ def audit_split_by_file(recipe: Recipe, split: Split, file: Path) -> Audit:
     sources = tuple(split.sources[i] for i in noisy.index) if split.sources else ()
     wrong = noisy.labels != split.train_labels[noisy.index]
     return dataclasses.replace(
-        audit, title=recipe.title, rows=noisy.index, sources=sources, wrong=wrong if wrong.any() else None
+        audit,
+        title=recipe.title,
+        rows=noisy.index if split.rows is None else split.rows[noisy.index],
+        sources=sources,
+        wrong=wrong if wrong.any() else None,
+        notes=split.notes,
     )
 
 
