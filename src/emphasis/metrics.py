@@ -1,4 +1,4 @@
-"""What a training run is judged by: accuracies, their spread over seeds, and whether a network collapsed.
+"""Metrics of a training run: accuracies, their spread over seeds, and whether a network collapsed.
 
 Pure functions of numpy arrays.
 """
@@ -68,7 +68,7 @@ def chance_ceiling(num_classes: int, num_examples: int) -> float:
 
 
 def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: int) -> Outcome:
-    """Say what became of one network.
+    """Return the outcome of training one network.
 
     "diverged": its logits became NaN or infinite. "never learned": its accuracy never closed a tenth of the gap from
     guessing to 1. "collapsed": it did, but ends at chance or predicts one class only. "learned": none of these.
@@ -93,7 +93,7 @@ def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: 
 
 
 def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
-    """Return what went wrong over the seeds, such as "collapsed (2 of 5 seeds)"; "" if nothing did."""
+    """Return a summary of failed seeds, such as "collapsed (2 of 5 seeds)"; "" if none failed."""
     counts = Counter(outcomes)
     total = len(outcomes)
     seeds = "seed" if total == 1 else "seeds"

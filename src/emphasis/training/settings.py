@@ -1,4 +1,4 @@
-"""What training is told: the solver, the objective of each method, and where and how it runs. Plain data."""
+"""Settings of training as plain data: the solver, the objective of each method, and where and how it runs."""
 
 from __future__ import annotations
 
@@ -122,19 +122,19 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Solver:
-    """A stochastic optimiser and its length, counted in iterations.
+    """A stochastic optimizer and the length of training, in iterations.
 
     Attributes:
         iterations: Number of steps, >= 1.
         batch_size: Examples per step and network, >= 1.
         learning_rate: > 0, before the schedule.
         name: "sgd" or "adam".
-        momentum: In [0, 1); of SGD.
+        momentum: Momentum of SGD, in [0, 1).
         nesterov: Whether SGD's momentum is Nesterov's.
         weight_decay: >= 0, of all parameters, added to the gradient (L2), as in Caffe.
-        delta: Of Adam, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
-        betas: Of Adam, each in [0, 1).
-        schedule: Of the learning rate.
+        delta: Adam's, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
+        betas: Adam's, each in [0, 1).
+        schedule: Schedule of the learning rate.
     """
 
     iterations: int

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from TOML tables, with errors that say where and name the cure."""
+"""Conversion of TOML tables to frozen dataclasses; errors give the place and what to write instead."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Raise RecipeError unless a value is what JSON knows as well: TOML has dates and times besides."""
+    """Raise RecipeError unless JSON can represent a value; TOML has dates and times as well."""
     if isinstance(value, (list, tuple, Mapping)):
         for inner in value.values() if isinstance(value, Mapping) else value:
             _check_plain(inner, where)

@@ -63,7 +63,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: its objective, and what it changes of network and solver; `at` says more by condition."""
+    """A row of the table: its objective, and its changes to network and solver; `at` gives changes by condition."""
 
     name: str
     group: str = ""
@@ -95,7 +95,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a scaled-down run changes: settings, columns, rows and seeds. Empty lists keep all."""
+    """Changes of a scaled-down run: settings, columns, rows and seeds. Empty lists keep all."""
 
     title: str
     cost: str
@@ -124,29 +124,29 @@ class Recipe:
     """An experiment.
 
     Attributes:
-        name: By which it is run.
+        name: Name by which it is run.
         title: One line.
-        question: What it is to answer.
-        source: Where the paper describes it.
-        cost: Time, and on what.
-        choices: Where the settings come from.
+        question: The question that it answers.
+        source: Section of the paper that describes it.
+        cost: Training time, and the machine.
+        choices: Sources of the settings.
         baseline: The method that the others are compared with.
-        dataset: Settings that all cells share, as tables; so `noise`, `network`, `solver` and `evaluation`.
-        methods: Rows.
-        conditions: Columns.
+        dataset: Settings that all cells share, as a table; likewise `noise`, `network`, `solver` and `evaluation`.
+        methods: Rows of the table.
+        conditions: Columns of the table.
         seeds: Networks per cell of the table, seeded 0, 1, ...
-        precision: Of the arithmetic, one of `PRECISIONS`.
-        expected: What came out before.
-        deviations: How it differs from the paper.
+        precision: Precision of the arithmetic, one of `PRECISIONS`.
+        expected: Earlier results.
+        deviations: Differences from the paper.
         status: "full"; "scaled": smaller than the paper's, or changed; "data-unavailable": nobody can download the
             data freely.
-        figures: What the page draws beside the tables, any of `FIGURES`.
-        metric: Of the main table: "final_test_accuracy" or "best_test_accuracy".
-        compare: Methods that all others are set against, seed by seed, in a table of ranks; none: no such table.
+        figures: Figures of the report, any of `FIGURES`.
+        metric: Metric of the main table: "final_test_accuracy" or "best_test_accuracy".
+        compare: Methods that all others are compared with, seed by seed, in a table of ranks; empty: no such table.
         paper: For each metric, for each method, the paper's figures by condition, in percent; NaN where none.
         paper_spread: For each method the paper's standard deviations, where it has them.
-        reported: Rows that the paper quotes.
-        scaled: How to run it scaled down.
+        reported: Rows that the paper quotes from elsewhere.
+        scaled: Settings of a scaled-down run.
     """
 
     name: str
@@ -358,9 +358,9 @@ class Recipe:
                     inner = inner.setdefault(key, {})
                 inner[last] = value
                 conditions = []
-                for one in recipe.conditions:
-                    changed: Table = {part: overridden(getattr(one, part), table)}
-                    conditions.append(replace(one, **changed))
+                for condition in recipe.conditions:
+                    changed: Table = {part: overridden(getattr(condition, part), table)}
+                    conditions.append(replace(condition, **changed))
                 recipe = replace(recipe, conditions=tuple(conditions))
             else:
                 raise RecipeError(
@@ -369,18 +369,18 @@ class Recipe:
                 )
         other = [name for name in settings if name not in ("seeds", "precision")]
         if recipe.paper and other:  # no longer the paper's experiment, and its figures no measure for this one
-            said = ", ".join(f"{name} = {settings[name]}" for name in other)
-            about = f"Scaled: not the paper's experiment, since {said}."
+            changes = ", ".join(f"{name} = {settings[name]}" for name in other)
+            about = f"Scaled: not the paper's experiment, since {changes}."
             recipe = replace(recipe, status="scaled", deviations=f"{about} {recipe.deviations}")
         return recipe
 
 
 def _named(recipe: str, what: str, have: tuple[_Named, ...], wanted: Sequence[str]) -> tuple[_Named, ...]:
-    """Return those of `have` that are `wanted`, in their order; all if none are."""
-    names = [one.name for one in have]
+    """Return the items of `have` whose names are `wanted`, in their order; all if `wanted` is empty."""
+    names = [item.name for item in have]
     for name in wanted:
         if name not in names:
             raise RecipeError(
                 f"{recipe} has no {what} {name!r}{did_you_mean(name, names)}; it has {', '.join(map(repr, names))}"
             )
-    return tuple(one for one in have if not wanted or one.name in wanted)
+    return tuple(item for item in have if not wanted or item.name in wanted)

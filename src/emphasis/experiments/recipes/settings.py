@@ -1,7 +1,7 @@
-"""What one network of an experiment is made of, as frozen data; a recipe is many of them.
+"""Settings of one network of an experiment, as frozen data; a recipe describes many of them.
 
-All of it determines the numbers of a result: `Cell.key` is a digest of it. What else plays a part is the machine, as
-far as it rounds: device, threads, and how many networks share one computation. Each result says which those were.
+They determine the result, and `Cell.key` is a digest of them. Beyond them, results depend on rounding: on the device,
+the threads and how many networks share one computation. Each result records those.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "bl
 
 @dataclass(frozen=True)
 class Dataset:
-    """Which data.
+    """The data to train and test on.
 
     Attributes:
-        name: Of `emphasis.datasets.NAMES`.
+        name: One of `emphasis.datasets.NAMES`.
         augment: Crop and flip training images at random; after padding by 4, unless networks see less than all of them.
         train_size: Train on this many examples of the training part, all classes alike; 0: on all.
         validation: Hold out this share of the training part and test on it; 0: use the test part.
         validation_labels: "true", or "noisy": noise is put on the held-out labels as on the others.
         fold: Which part `validation` holds out: 0, 1, ... have no example in common.
-        split_seed: Of `train_size` and `validation`, and of data sets that have no test part of their own.
-        options: What else the data set's loader takes.
+        split_seed: Seed of `train_size` and `validation`, and of data sets without a test part of their own.
+        options: Further options of the data set's loader.
     """
 
     name: str
@@ -68,13 +68,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Noise:
-    """What is done to the training labels; see `emphasis.corruption`.
+    """Noise put on the training labels, or imbalance; see `emphasis.corruption`.
 
     Attributes:
         kind: One of `NOISE_KINDS`; "human": labels that people gave, which come with the data.
-        rate: Of label noise, in [0, 1].
+        rate: Noise rate, in [0, 1].
         ratio: Positives to negatives of "pn_ratio", or the imbalance factor of "long_tail".
-        labels: Which of the human labels.
+        labels: Name of the human labels.
     """
 
     kind: str = "none"
@@ -97,7 +97,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Network:
-    """Which network: a name that `emphasis.models` knows, and its options; "mlp" trains many at once."""
+    """A network: a name that `emphasis.models` knows, and its options. Networks named "mlp" are trained together."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -108,9 +108,10 @@ class MethodSpec:
     """A method of `emphasis.baselines` in place of a weighting.
 
     Attributes:
-        name: The package's name for it, or that of one's own, such as "FILE.py:CLASS", which is not imported here.
-        options: Its hyperparameters.
-        source: A digest of the code of a method of one's own, which whoever runs it fills in.
+        name: A name of `emphasis.baselines.names()`, or a method of your own, such as "FILE.py:CLASS", which is not
+            imported here.
+        options: Hyperparameters.
+        source: Digest of the code of a method of your own, set when the recipe is run.
     """
 
     name: str
@@ -119,12 +120,12 @@ class MethodSpec:
 
     def __post_init__(self) -> None:
         if not is_own(self.name):
-            told = {"source": self.source} if self.source else {}
-            check_options(self.name, {**self.options, **told})
+            source = {"source": self.source} if self.source else {}
+            check_options(self.name, {**self.options, **source})
 
 
 def is_own(name: str) -> bool:
-    """Return whether a method's name is of one's own, "FILE.py:CLASS" or "module:CLASS"."""
+    """Return whether a name stands for a method of your own: "FILE.py:CLASS" or "module:CLASS"."""
     return ":" in name
 
 
@@ -154,25 +155,26 @@ _ADDED_FIELDS = (
     ("solver", "clip", 1),
     ("solver", "videos", 1),
 )
-"""Settings that came later, with what they have always been: not part of `Cell.key`, so that results keep theirs."""
+"""Settings added later, with their defaults; at the default they are left out of `Cell.key`, so that the keys of older
+results stay valid."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One network: where it stands in the recipe's table, and all that determines its numbers.
+    """One network of a recipe: its place in the table, and all settings that determine its results.
 
     Attributes:
-        condition: The column of the table; "" if there is only one.
-        method: The row.
-        group: Of the method.
-        seed: Of initialisation, noise, batches, crops and dropout.
-        dataset: Which data.
-        noise: What is done to the labels.
-        network: Which network.
-        solver: The optimiser.
-        evaluation: How often it is looked at.
-        objective: The weighting, or the method that is more than one.
-        precision: Of the arithmetic.
+        condition: Column of the table; "" if there is only one.
+        method: Row of the table.
+        group: Group of the method in the table.
+        seed: Seed of initialization, noise, batches, crops and dropout.
+        dataset: The data.
+        noise: Noise put on the training labels.
+        network: The network.
+        solver: The optimizer.
+        evaluation: When and on what it is evaluated.
+        objective: A weighting, or a method of `emphasis.baselines`.
+        precision: Precision of the arithmetic, one of `PRECISIONS`.
     """
 
     condition: str
@@ -188,7 +190,7 @@ class Cell:
     precision: str = "32-true"
 
     def shared(self) -> dict[str, Any]:
-        """Return, as plain data, what networks trained as one batched computation have in common."""
+        """Return, as plain data, the settings that networks trained as one batched computation have in common."""
         parts = ("dataset", "noise", "network", "solver", "evaluation")
         settings: dict[str, Any] = {part: dataclasses.asdict(getattr(self, part)) for part in parts}
         for part, name, value in _ADDED_FIELDS:
@@ -198,7 +200,7 @@ class Cell:
         return plain
 
     def config(self) -> dict[str, Any]:
-        """Return, as plain data, what determines the numbers; a method of one's own by its source, too."""
+        """Return, as plain data, the settings that determine the results, and the source of a method of your own."""
         source = self.objective.source if isinstance(self.objective, MethodSpec) else ""
         own = {"source": source} if source else {}
         return {**self.shared(), **objective_as_dict(self.objective), **own, "seed": self.seed}
