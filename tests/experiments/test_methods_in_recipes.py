@@ -15,6 +15,7 @@ from emphasis.baselines import find
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, parse_recipe, recipe_from_tables, recipe_to_tables
+from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import load_split, make_task
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import stored_recipe
@@ -223,8 +224,9 @@ def test_a_validation_part_with_noisy_labels_has_them_and_the_test_set_is_left_o
 def test_a_search_may_vary_a_methods_hyperparameters_and_judge_by_noisy_labels(tmp_path):
     recipe = parse_recipe(HEAD + ROWS)
     space = (Vary("training.forget_rate", (0.2, 0.5)),)
-    result = search(recipe, tmp_path / "run", method="Co-teaching", space=space, trials=2, batch=2, threads=1,
-                    noisy_validation=True)  # fmt: skip
+    context = RunContext(threads=1)
+    how = {"method": "Co-teaching", "space": space, "trials": 2, "batch": 2, "noisy_validation": True}
+    result = search(recipe, tmp_path / "run", context, **how)
     assert {trial.settings["training.forget_rate"] for trial in result.trials} == {0.2, 0.5}
     assert max(trial.mean for trial in result.trials) < 0.75  # four in ten of the labels that judge are wrong
     summary = json.loads((tmp_path / "run" / "search.json").read_text())

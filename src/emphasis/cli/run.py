@@ -89,6 +89,8 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
         JobError, UnforeseenJobError: A job failed; the results of the other jobs are written and printed first.
         EmphasisOSError: The folder cannot be written to; the results are printed first.
     """
+    networks = sum(1 for _ in recipe.cells())  # names mistyped settings before anything heavy is imported
+
     from rich.console import Console
 
     from emphasis.cli.progress import RunBars
@@ -105,7 +107,6 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     context = requested_context(options)
     is_first = number_of_ranks(context.execution) == 1 or process.is_first()
     console = Console(quiet=not is_first)
-    networks = sum(1 for _ in recipe.cells())
     conditions = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
     about = f": {conditions}{len(recipe.methods)} methods, {recipe.seeds} seeds: {networks} networks"
     console.print(plain(recipe.title, "bold") + plain(about))
