@@ -146,7 +146,7 @@ def test_table3_starts_from_imagenet_s_parameters_and_sees_images_as_they_did(sm
                       .replace("28", "32", 1))  # fmt: skip
     said = fails(capsys, ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--out", str(tmp_path / "run")])
     assert "resnet50 starts from the parameters in " in said
-    assert "resnet50-0676ba61.pth', which is no file: put a state dict there" in said
+    assert "resnet50-0676ba61.pth', which is not a file: put a state dict there" in said
 
     path = tmp_path / "trained.pth"
     trained = build("resnet50", (3, 32, 32), 1000, seed=7).state_dict()

@@ -88,7 +88,7 @@ class JobCheckpointer:
             if is_stopping:
                 self.reporter.message(f"{self.title}: {error}", "warning")
             elif not self._failed_before:
-                again = f"training goes on, and the next attempt follows in {self.interval:g} s"
+                again = f"training goes on, and checkpoints are tried again every {self.interval:g} s"
                 self.reporter.message(f"{self.title}: {error}; {again}", "warning")
             self._failed_before = True
         self._saved = time.monotonic()
