@@ -252,9 +252,18 @@ def test_recipes_lists_every_recipe_with_its_command(capsys):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a.b=3", 3), ("a.b=0.5", 0.5), ("a.b=true", True), ("a.b=[1, 2]", [1, 2]), ('a.b="3"', "3"), ("a.b=adam", "adam"),
-     ("a.b={ x = 1 }", {"x": 1}), ("a.b=x=y", "x=y"), ("a.b=", "")],
-)  # fmt: skip
+    [
+        ("a.b=3", 3),
+        ("a.b=0.5", 0.5),
+        ("a.b=true", True),
+        ("a.b=[1, 2]", [1, 2]),
+        ('a.b="3"', "3"),
+        ("a.b=adam", "adam"),
+        ("a.b={ x = 1 }", {"x": 1}),
+        ("a.b=x=y", "x=y"),
+        ("a.b=", ""),
+    ],
+)
 def test_a_setting_is_toml_or_else_text(text, value):
     assert named_value(text, "PART.KEY=VALUE", "a.b=1") == ("a.b", value)
 
@@ -314,9 +323,24 @@ def test_search_tries_settings_and_tests_the_best(tmp_path, capsys):
     recipe = str(Path(__file__).parent / "experiments" / "tiny.toml")
     folder = tmp_path / "run"
     command = [
-        "search", recipe, "--method", "CCE", "--vary", "solver.learning_rate=0.01:0.2:log", "--trials", "3", "--batch",
-        "3", "--iterations", "60", "--seeds", "1", "--out", str(folder), "--no-progress",
-    ]  # fmt: skip
+        "search",
+        recipe,
+        "--method",
+        "CCE",
+        "--vary",
+        "solver.learning_rate=0.01:0.2:log",
+        "--trials",
+        "3",
+        "--batch",
+        "3",
+        "--iterations",
+        "60",
+        "--seeds",
+        "1",
+        "--out",
+        str(folder),
+        "--no-progress",
+    ]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "3 of 3 trials; best so far" in out

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emphasis.diagnostics.plots.audit import emphasis_of_looks, score_figure, training_figure
+from emphasis.diagnostics.plots.audit import emphasis_by_evaluation, score_figure, training_figure
 from emphasis.diagnostics.suspects import find_suspects, margin_of, precision_recall
 from emphasis.weighting import DM, Uniform
 
@@ -104,22 +104,22 @@ def test_precision_and_recall():
     assert np.isnan(precision_recall(suspect, np.zeros(4, bool))[1])
 
 
-def test_emphasis_of_looks_is_the_weights_share_and_the_effective_sample_size():
+def test_emphasis_by_evaluation_is_the_weights_share_and_the_effective_sample_size():
     rng = np.random.default_rng(0)
     margins = rng.normal(size=(5, 200)) * 4
     subset = rng.random(200) < 0.3
     margins[2, :50] = np.nan
     w = DM(lam=0.5, beta=8)
-    shares, effective = emphasis_of_looks(margins, subset, w)
+    shares, effective = emphasis_by_evaluation(margins, subset, w)
     for row, share, size in zip(margins, shares, effective, strict=True):
         seen = ~np.isnan(row)
         weight = w(1.0 / (1.0 + np.exp(-row[seen])))
         assert share == pytest.approx(weight[subset[seen]].sum() / weight.sum(), rel=1e-9)
         assert size == pytest.approx(weight.sum() ** 2 / (weight**2).sum() / seen.sum(), rel=1e-9)
-    flat_shares, flat = emphasis_of_looks(margins[:1], subset, Uniform())
+    flat_shares, flat = emphasis_by_evaluation(margins[:1], subset, Uniform())
     assert flat_shares[0] == pytest.approx(subset.mean())
     assert flat[0] == pytest.approx(1.0)
-    none, nothing = emphasis_of_looks(np.full((1, 200), 30.0), subset, w)  # beyond the largest margin
+    none, nothing = emphasis_by_evaluation(np.full((1, 200), 30.0), subset, w)  # beyond the largest margin
     assert (none[0], nothing[0]) == (0.0, 0.0)
 
 

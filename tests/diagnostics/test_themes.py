@@ -21,12 +21,10 @@ FIGURES = {
         [figures.CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], grey="z"
     ),
     "p": lambda: figures.probability_curves([figures.ProbabilityPanel("a", LINE, LINE, "collapsed (1 of 2 seeds)")]),
-    "emphasis": lambda: figures.emphasis_panels(
-        [figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]
-    ),
+    "emphasis": lambda: figures.emphasis_panels([figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
     "modes": lambda: figures.mode_by_noise([0, 0.2], [0, 1 / 3], paper=[0, 1 / 3]),
     "ranks": lambda: rank_figure({"a": [1, 2], "b": [2, 1]}, ["s", "t"], ["a"]),
-}  # fmt: skip
+}
 
 
 def test_every_ink_can_be_told_from_its_ground():

@@ -32,7 +32,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _design(options: argparse.Namespace) -> None:
     import webbrowser
 
-    from emphasis.diagnostics.plots.design import run_until_stopped, serve
+    from emphasis.diagnostics.plots.design import serve
+    from emphasis.diagnostics.plots.local_server import run_until_stopped
 
     histograms = {}
     if options.run is not None:

@@ -204,13 +204,14 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 
 def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments about a table that were given, by the names that they have in Python."""
-    names = ("id_column", "drop", "categorical", "keep", "max_levels", "unlabeled", "rare_classes", "merge_spellings",
-             "sep", "encoding", "decimal", "missing")  # fmt: skip
+    columns = ("id_column", "drop", "categorical", "keep", "max_levels")
+    labels = ("unlabeled", "rare_classes", "merge_spellings")
+    names = (*columns, *labels, "sep", "encoding", "decimal", "missing")
     return {name: value for name in names if (value := getattr(options, name, None)) not in (None, [])}
 
 
 def requested_reading(options: argparse.Namespace) -> ReadOptions:
-    """Return how a text file is written, as far as the options tell."""
+    """Return how to read a text table, as far as the options specify it."""
     from emphasis.datasets.table_source import ReadOptions
 
     given = requested_table_options(options)

@@ -118,7 +118,7 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
             run(recipe, folder, context, bars, force=options.force)
         except (JobError, UnforeseenJobError) as error:
             failure = error
-    console.print(f"took {time.monotonic() - began:.0f} s, report aside", highlight=False)
+    console.print(f"training took {time.monotonic() - began:.0f} s", highlight=False)
     summary = read_summary(folder)
     if is_first and any(entry.rows for entry in summary.entries):
         try:

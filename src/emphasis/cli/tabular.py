@@ -131,7 +131,7 @@ def _print_fit(result: Fit, console: Console) -> None:
             console.print(plain(f"note: {line}"))
     title = f"Held-out rows, {result.request['folds']} folds"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
-    table.add_column("Learned with")
+    table.add_column("Trained with")
     for heading in TITLES.values():
         table.add_column(heading, justify="right")
     scores = metrics(result)
@@ -141,7 +141,7 @@ def _print_fit(result: Fit, console: Console) -> None:
         values = scores["difference"]
         table.add_row("difference", *(f"{values[key]['mean']:+.3f} +- {values[key]['std']:.3f}" for key in TITLES))
     console.print(table)
-    console.print(plain("Judged by the labels as given, wrong ones included."), style="dim")
+    console.print(plain("Evaluated on the labels as given, including wrong ones."), style="dim")
     console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
 
 

@@ -137,19 +137,19 @@ def _print_result(result: TuningResult, folder: Path, console: Console) -> None:
     from emphasis.rich_text import PlainTable, plain
 
     low, high = (100 * end for end in result.interval)
-    source = "as told" if result.rate_is_given else f"estimated; {low:.0f} to {high:.0f} % is possible"
+    source = "as given" if result.rate_is_given else f"estimated; {low:.0f} to {high:.0f} % is possible"
     rate = f"{100 * result.noise_rate:.1f} % of the labels wrong, {source}"
     console.print(plain(f"{result.title}: {rate}", style="bold"))
     if result.doubtful:
         console.print(
             plain(
-                "Do not rely on that estimate: with two classes it is often far too low. If you know the share, say "
-                "so: --assume-rate"
+                "Do not rely on that estimate: with two classes it is often far too low. If you know the share, pass "
+                "it with --assume-rate."
             )
         )
     console.print(plain(result.verdict))
     console.print(plain(f"Recommended: {result.python}, learning rate {result.learning_rate:.3g}", style="bold"))
-    title = "Accuracy on held-out labels, wrong ones and all"
+    title = "Accuracy on held-out labels, including wrong ones"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")

@@ -1,1 +1,1 @@
-"""Everything that draws: figures, pages and the terminal."""
+"""Figures and pages: everything that draws, for files, HTML pages, the browser and the terminal."""

@@ -1,4 +1,4 @@
-"""Figures of an audit: where the labels' scores lie, and what became of them during training."""
+"""Figures of an audit: the distribution of the labels' scores, and their development during training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BINS = 60
 
 
 def score_figure(score: NDArray[np.float64], groups: Mapping[str, NDArray[np.bool_]]) -> Figure:
-    """Return the histogram of scores, a stack of one colour for each group of examples, and the line at 0.
+    """Return the histogram of scores, stacked by group of examples, with a line at 0.
 
     Args:
         score: (n,) mean margins.
-        groups: Names and masks (n,), two at most, together all of the examples.
+        groups: Masks (n,) by name, at most two, which together select every example.
     """
     figure = new_figure(7.6, 3.4)
     axis = figure.subplots()
@@ -38,17 +38,20 @@ def score_figure(score: NDArray[np.float64], groups: Mapping[str, NDArray[np.boo
 
 
 def training_figure(
-    at: Sequence[int], margins: Sequence[NDArray[Any]], suspect: NDArray[np.bool_], weighting: Weighting | None,
+    at: Sequence[int],
+    margins: Sequence[NDArray[Any]],
+    suspect: NDArray[np.bool_],
+    weighting: Weighting | None,
     xlabel: str = "iteration",
-) -> Figure:  # fmt: skip
-    """Return two panels over training: the median p of suspects and others with quartiles, and the emphasis they get.
+) -> Figure:
+    """Return two panels over training: median and quartiles of p of suspects and others, and the emphasis on them.
 
     Args:
-        at: (E,) when.
+        at: (E,) iterations of the evaluations.
         margins: (E, n), NaN where an example was not seen.
-        suspect: (n,).
-        weighting: Whose emphasis; None: p alone.
-        xlabel: What `at` counts.
+        suspect: (n,) mask of the suspects.
+        weighting: Weighting of the training; None draws the panel of p only.
+        xlabel: Label of the horizontal axis.
     """
     figure = new_figure(9.6 if weighting else 5.6, 3.6)
     axes: Any = figure.subplots(1, 2 if weighting else 1, squeeze=False)[0]
@@ -61,11 +64,12 @@ def training_figure(
             axes[0].fill_between(at, p[:, 0], p[:, 2], color=color, alpha=0.18, linewidth=0)
     axes[0].set(ylim=(-0.02, 1.02), xlabel=xlabel, ylabel="p of the label: median, quartiles")
     if weighting is not None:
-        shares, effective = emphasis_of_looks(margins, suspect, weighting)
+        shares, effective = emphasis_by_evaluation(margins, suspect, weighting)
         axes[1].plot(at, 100 * shares, color=COLORS[1], linewidth=2, label="emphasis on suspects")
         axes[1].axhline(100 * suspect.mean(), color=COLORS[1], linewidth=1, linestyle=(0, (5, 1.5)))
-        axes[1].plot(at, 100 * effective, color=COLORS[4], linewidth=2, linestyle=(0, (1.5, 1)),
-                     label="effective sample size")  # fmt: skip
+        axes[1].plot(
+            at, 100 * effective, color=COLORS[4], linewidth=2, linestyle=(0, (1.5, 1)), label="effective sample size"
+        )
         axes[1].set(ylim=(-2, 102), xlabel=xlabel, ylabel="% (dashed: suspects' part of the examples)")
         axes[1].legend(frameon=False, fontsize=9)
     axes[0].legend(frameon=False, fontsize=9)
@@ -74,12 +78,12 @@ def training_figure(
     return figure
 
 
-def emphasis_of_looks(
+def emphasis_by_evaluation(
     margins: Sequence[NDArray[Any]], subset: NDArray[np.bool_], weighting: Weighting
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return, at each look, the subset's share of all emphasis, and the effective sample size over n.
+    """Return the subset's share of the emphasis and the relative effective sample size at each evaluation.
 
-    The effective sample size is (sum w)^2 / sum w^2. Both are in [0, 1], and 0 where there is no emphasis at all.
+    The effective sample size is (sum w)^2 / sum w^2. Both are in [0, 1], and 0 where all weights are 0.
     """
     shares, effective = [], []
     largest = weighting.max_margin("auto")

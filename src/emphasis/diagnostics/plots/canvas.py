@@ -18,9 +18,9 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def literal(text: str) -> str:
-    """Return a text of the user's for a figure that shows it as it is.
+    """Return a text that matplotlib shows literally.
 
-    Else matplotlib sets what is between two dollars as a formula, and leaves labels out that begin with "_".
+    Unescaped, text between two dollar signs would become a formula, and labels that begin with "_" would be left out.
     """
     shown = visible(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

@@ -1,15 +1,13 @@
-"""The design page: an emphasis density drawn with sliders or by hand, in a browser, on a Bokeh server of one's own.
+"""The design page: a weighting chosen with sliders or drawn by hand in the browser, on a local Bokeh server.
 
-Everything shown is computed by `emphasis.weighting`; the page holds no mathematics. Needs the extra `design`.
+All values are computed by `emphasis.weighting`; the page contains no mathematics. Needs the extra `design`.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import re
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,6 @@ from emphasis.texts import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
 
 try:
-    from bokeh.application import Application
-    from bokeh.application.handlers import FunctionHandler
     from bokeh.layouts import column, row
     from bokeh.models import (
         Button,
@@ -35,47 +31,48 @@ try:
         Slider,
         TextAreaInput,
         Toggle,
-    )  # fmt: skip
+    )
     from bokeh.plotting import figure
-    from bokeh.server.server import BaseServer
-    from bokeh.server.tornado import BokehTornado
-    from bokeh.server.util import bind_sockets
-    from tornado.httpserver import HTTPServer
-    from tornado.ioloop import IOLoop
-    from tornado.routing import HostMatches, Rule, RuleRouter
+
+    from emphasis.diagnostics.plots.local_server import LocalServer
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.diagnostics.plots.design", "design", error) from None
 
 DRAWN = "by hand"
 SHOWN = ("DM", "Normal", "Exponential", "Beta", "GCE", "CCE", "MAE", "MSE", "SCE", "Focal")
-_RANGES = {  # of the sliders: lowest, highest, step, first
-    ("DM", "lam"): (0.0, 4.0, 0.05, 0.5), ("DM", "beta"): (-4.0, 30.0, 0.25, 8.0),
-    ("Normal", "psi"): (0.0, 1.0, 0.01, 0.3), ("Normal", "beta"): (0.0, 40.0, 0.25, 8.0),
-    ("Exponential", "beta"): (-10.0, 20.0, 0.25, 2.0), ("Beta", "alpha"): (0.1, 10.0, 0.05, 2.0),
-    ("Beta", "eta"): (0.1, 10.0, 0.05, 2.0), ("GCE", "q"): (0.0, 1.0, 0.01, 0.7),
-    ("SCE", "mu"): (0.0, 6.0, 0.05, 0.1), ("SCE", "nu"): (0.0, 6.0, 0.05, 1.0), ("SCE", "A"): (-8.0, 0.0, 0.25, -4.0),
+_RANGES = {  # sliders: minimum, maximum, step, initial value
+    ("DM", "lam"): (0.0, 4.0, 0.05, 0.5),
+    ("DM", "beta"): (-4.0, 30.0, 0.25, 8.0),
+    ("Normal", "psi"): (0.0, 1.0, 0.01, 0.3),
+    ("Normal", "beta"): (0.0, 40.0, 0.25, 8.0),
+    ("Exponential", "beta"): (-10.0, 20.0, 0.25, 2.0),
+    ("Beta", "alpha"): (0.1, 10.0, 0.05, 2.0),
+    ("Beta", "eta"): (0.1, 10.0, 0.05, 2.0),
+    ("GCE", "q"): (0.0, 1.0, 0.01, 0.7),
+    ("SCE", "mu"): (0.0, 6.0, 0.05, 0.1),
+    ("SCE", "nu"): (0.0, 6.0, 0.05, 1.0),
+    ("SCE", "A"): (-8.0, 0.0, 0.25, -4.0),
     ("Focal", "gamma"): (0.0, 6.0, 0.05, 2.0),
-}  # fmt: skip
+}
 _FIRST_POINTS = ((0.0, 0.2), (0.2, 0.6), (0.45, 1.0), (0.75, 0.5), (1.0, 0.0))
 _P = np.linspace(0.0, 1.0, 401)
 _MARGINS = np.linspace(-8.0, 12.0, 401)
-_NAMES = ("localhost", "127.0.0.1", "[::1]")  # of this computer
 _COLORS = (COLORS[0], GREY, *COLORS[1:4], *COLORS[5:], COLORS[4])
 _TWO = _COLORS[2]
 
 Histograms = Mapping[str, tuple[Sequence[int], Sequence[int]]]
-"""By name, how many rightly and how many wrongly labelled examples ended in equal bins of p in [0, 1]."""
+"""Numbers of correctly and of wrongly labeled examples in equal bins of p in [0, 1], by name."""
 
 
 class Design:
-    """One page: its widgets, and what follows when one of them is moved.
+    """One page: its widgets and their callbacks.
 
     Args:
-        histograms: To lay under the curves, such as those of a run; none: no choice of them.
+        histograms: Histograms of p to show behind the curves, such as those of a run.
 
     Attributes:
-        layout: What a Bokeh document shows.
-        error: What is wrong with the points, "" if nothing is.
+        layout: Root of the Bokeh document.
+        error: Message about invalid points; empty if they are valid.
     """
 
     def __init__(self, histograms: Histograms | None = None) -> None:
@@ -88,10 +85,12 @@ class Design:
             for key, (low, high, step, first) in _RANGES.items()
         }
         self._versus = MultiChoice(title="Beside it", value=["CCE"], options=list(SHOWN), name="versus")
-        self._interval = RangeSlider(title="Mass between", start=0.0, end=1.0, step=0.01, value=(0.2, 0.6),
-                                     name="interval")  # fmt: skip
-        self._overlay = Select(title="p of a run, under the curves", value="none",
-                               options=["none", *self._histograms], name="overlay")  # fmt: skip
+        self._interval = RangeSlider(
+            title="Mass between", start=0.0, end=1.0, step=0.01, value=(0.2, 0.6), name="interval"
+        )
+        self._overlay = Select(
+            title="p of a run, under the curves", value="none", options=["none", *self._histograms], name="overlay"
+        )
         self._numbers = Div(name="numbers", width=330)
         self._python = TextAreaInput(title="Python", rows=3, width=330, name="python")
         self._toml = TextAreaInput(title="In a recipe", rows=3, width=330, name="toml")
@@ -132,8 +131,14 @@ class Design:
         under.quad(left="left", right="right", bottom=0, top="clean", source=self._bars, color=FILLS[0], alpha=0.45)
         under.quad(left="left", right="right", bottom="clean", top="top", source=self._bars, color=_TWO, alpha=0.45)
         for name, plot in plots.items():
-            plot.multi_line(xs="xs", ys="ys", line_color="color", line_width="width", legend_field="label",
-                            source=self._sources[name])  # fmt: skip
+            plot.multi_line(
+                xs="xs",
+                ys="ys",
+                line_color="color",
+                line_width="width",
+                legend_field="label",
+                source=self._sources[name],
+            )
             plot.legend.background_fill_alpha = 0.6
             plot.legend.label_text_font_size = "9pt"
             plot.title.text_font_size = "10.5pt"
@@ -145,15 +150,26 @@ class Design:
         plots["weight"].toolbar.active_tap = tool
         copies = [_copy_button(area) for area in (self._python, self._toml)]
         side = column(
-            Div(text="<h2 style='margin:0'>Emphasis by design</h2>", width=330), self._family, *self._sliders.values(),
-            self._vanishing, self._versus, *([self._overlay] if self._histograms else []), self._interval,
-            self._numbers, self._python, copies[0], self._toml, copies[1], width=350,
-        )  # fmt: skip
-        hint = Div(width=560, text="<small>By hand: drag a point, click to add one, select one and press backspace to "
-                                   "remove it. The ends stay at p = 0 and 1.</small>")  # fmt: skip
+            Div(text="<h2 style='margin:0'>Emphasis by design</h2>", width=330),
+            self._family,
+            *self._sliders.values(),
+            self._vanishing,
+            self._versus,
+            *([self._overlay] if self._histograms else []),
+            self._interval,
+            self._numbers,
+            self._python,
+            copies[0],
+            self._toml,
+            copies[1],
+            width=350,
+        )
+        hint = Div(
+            width=560,
+            text="<small>By hand: drag a point, click to add one, select one and press backspace to "
+            "remove it. The ends stay at p = 0 and 1.</small>",
+        )
         return row(side, column(plots["weight"], hint, plots["density"], plots["loss"]), name="design")
-
-    # --- what is shown ---------------------------------------------------------------------------
 
     @property
     def weighting(self) -> Weighting:
@@ -167,7 +183,7 @@ class Design:
         return FAMILIES[family](**options)
 
     def update(self) -> None:
-        """Show what the widgets say."""
+        """Update curves and texts from the widgets."""
         family = self._family.value
         for (owner, _), slider in self._sliders.items():
             slider.visible = owner == family
@@ -178,7 +194,7 @@ class Design:
             self._set_points(_FIRST_POINTS)
         try:
             weighting = self.weighting
-        except ValueError as error:  # where sliders meet that weigh nothing
+        except ValueError as error:  # at slider positions where all weights are 0
             self.error = str(error)
             for source in self._sources.values():
                 source.data = {name: [] for name in ("xs", "ys", "color", "label", "width")}
@@ -186,21 +202,23 @@ class Design:
             self._python.value = self._toml.value = ""
             return
         others = [FAMILIES[name]() for name in self._versus.value]
-        drawn = [(weighting, _COLORS[0], 3.0), *((one, _COLORS[1 + k % 7], 1.5) for k, one in enumerate(others))]
+        drawn = [(weighting, _COLORS[0], 3.0), *((other, _COLORS[1 + k % 7], 1.5) for k, other in enumerate(others))]
         for name, curve in (("weight", _weight), ("density", _density), ("loss", _loss)):
-            curves = [curve(one) for one, _, _ in drawn]
+            curves = [curve(each) for each, _, _ in drawn]
             self._sources[name].data = {
-                "xs": [x.tolist() for x, _ in curves], "ys": [y.tolist() for _, y in curves],
-                "color": [color for _, color, _ in drawn], "width": [width for _, _, width in drawn],
-                "label": [_label(one) for one, _, _ in drawn],
-            }  # fmt: skip
+                "xs": [x.tolist() for x, _ in curves],
+                "ys": [y.tolist() for _, y in curves],
+                "color": [color for _, color, _ in drawn],
+                "width": [width for _, _, width in drawn],
+                "label": [_label(each) for each, _, _ in drawn],
+            }
         self._bars.data = self._histogram()
-        self._numbers.text = self._said(weighting)
+        self._numbers.text = self._describe(weighting)
         self._python.value, self._toml.value = python_line(weighting), toml_line(weighting)
 
-    def _said(self, weighting: Weighting) -> str:
+    def _describe(self, weighting: Weighting) -> str:
         low, high = self._interval.value
-        mode = "none: flat" if weighting.mode is None else ", ".join(f"{one:.4g}" for one in weighting.modes)
+        mode = "none: flat" if weighting.mode is None else ", ".join(f"{value:.4g}" for value in weighting.modes)
         finite = weighting.log_integral < math.inf
         lines = [
             ("emphasis mode", mode),
@@ -216,24 +234,26 @@ class Design:
         return warning + "<br>".join(f"{name}: <b>{value}</b>" for name, value in lines)
 
     def _histogram(self) -> dict[str, list[float]]:
-        """Return the chosen run's bars, scaled to a density as the curves are."""
+        """Return the bars of the chosen run, scaled to a density like the curves."""
         clean, noisy = (np.asarray(part, float) for part in self._histograms.get(self._overlay.value, ((), ())))
         total = clean.sum() + noisy.sum()
         if not total:
             return {"left": [], "right": [], "clean": [], "top": []}
         edges = np.linspace(0.0, 1.0, len(clean) + 1)
         scale = len(clean) / total
-        return {"left": edges[:-1].tolist(), "right": edges[1:].tolist(), "clean": (clean * scale).tolist(),
-                "top": ((clean + noisy) * scale).tolist()}  # fmt: skip
-
-    # --- what is moved ---------------------------------------------------------------------------
+        return {
+            "left": edges[:-1].tolist(),
+            "right": edges[1:].tolist(),
+            "clean": (clean * scale).tolist(),
+            "top": ((clean + noisy) * scale).tolist(),
+        }
 
     def _moved(self, _name: str, _old: Any, _new: Any) -> None:
         self.error = ""
         self.update()
 
     def _drawn(self, _name: str, _old: Any, _new: Any) -> None:
-        """Make a curve of the points as they were dropped: ends at 0 and 1, in order, none below 0."""
+        """Update the curve after points were moved: sorted, non-negative, and with ends at p = 0 and 1."""
         if self._drawing:
             return
         x, y = self._points.data["x"], self._points.data["y"]
@@ -254,9 +274,9 @@ class Design:
 
 
 def tidied(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return points that a spline can go through: in order, 0.005 apart, w >= 0, from p = 0 to p = 1.
+    """Return points that a spline can interpolate: sorted, 0.005 apart, w >= 0, from p = 0 to p = 1.
 
-    Their numbers are rounded as they are shown, so that the curve drawn is the one exported.
+    The numbers are rounded as in the exported line, so that the curve on the page is the exported one.
     """
     near = ((min(max(float(p), 0.0), 1.0), max(float(w), 0.0)) for p, w in points if p == p and w == w)
     rising = sorted(_rounded(point) for point in near)
@@ -270,18 +290,18 @@ def tidied(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def python_line(weighting: Weighting) -> str:
-    """Return the Python that makes the weighting."""
+    """Return the Python code that creates the weighting."""
     return f"from emphasis import {type(weighting).__name__}\nweighting = {_code(weighting, 6)}"
 
 
 def toml_line(weighting: Weighting) -> str:
-    """Return the line of a recipe that means the weighting."""
-    told = {key: _rounded(value) for key, value in weighting.to_dict().items()}
-    return f"weighting = {inline_table(told)}"
+    """Return the line of a recipe that specifies the weighting."""
+    rounded = {key: _rounded(value) for key, value in weighting.to_dict().items()}
+    return f"weighting = {inline_table(rounded)}"
 
 
 def _label(weighting: Weighting) -> str:
-    """Return what a legend calls the weighting."""
+    """Return the weighting's label in a legend."""
     return DRAWN if isinstance(weighting, Spline) else _code(weighting, 3)
 
 
@@ -291,9 +311,9 @@ def _code(weighting: Weighting, digits: int) -> str:
 
 
 def _rounded(value: Any, digits: int = 6) -> Any:
-    """Return a parameter as people would write it: sliders make 0.30000000000000004."""
+    """Return a parameter rounded to a few digits: sliders give values such as 0.30000000000000004."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_rounded(one, digits) for one in value)
+        return type(value)(_rounded(item, digits) for item in value)
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
@@ -319,35 +339,14 @@ def _copy_button(area: TextAreaInput) -> Button:
     return button
 
 
-class LocalServer(BaseServer):  # type: ignore[misc]
-    """A server of pages that answers this computer alone, and only by its own name.
+def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
+    """Return a running server of design pages, one per visitor; its port is `server.port`.
 
-    A page of elsewhere whose name was made to lead here (DNS rebinding) still says its name in the header Host, and is
-    refused like the websockets of other origins.
+    The server sends all that the page needs, so that no network is used.
 
     Args:
-        make: Fills the document of each visitor.
-        port: Where; 0 chooses a free one.
-    """
-
-    def __init__(self, make: Callable[[Any], None], port: int) -> None:
-        with socket.socket() as probe:  # sockets would be left open where the port is taken
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((_NAMES[0], port))
-        sockets, port = bind_sockets(_NAMES[0], port)
-        pages = BokehTornado(
-            {"/": Application(FunctionHandler(make))}, extra_websocket_origins=[f"{name}:{port}" for name in _NAMES]
-        )
-        names = HostMatches(f"({'|'.join(map(re.escape, _NAMES))})")
-        http = HTTPServer(RuleRouter([Rule(names, pages)]))
-        http.add_sockets(sockets)
-        super().__init__(IOLoop.current(), pages, http)
-
-
-def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
-    """Return a started server of design pages, one for each visitor; `server.port` says where, 0 chooses a free port.
-
-    It sends everything the page needs itself: no network is used.
+        histograms: Histograms of p to offer, by name.
+        port: Port to listen at; 0 chooses a free one.
 
     Raises:
         OSError: The port is taken.
@@ -360,12 +359,3 @@ def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
     server = LocalServer(make, port)
     server.start()
     return server
-
-
-def run_until_stopped(server: LocalServer, show: Callable[[], None]) -> None:
-    """Serve until Ctrl-C; `show` is called once it answers."""
-    server.io_loop.add_callback(show)
-    try:
-        server.io_loop.start()
-    finally:
-        server.stop()

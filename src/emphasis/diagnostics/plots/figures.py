@@ -27,11 +27,11 @@ _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One quantity of K networks over training.
+    """A quantity of K networks during training.
 
     Attributes:
-        iterations: (E,), rising.
-        values: (K, E) in [0, 1]; NaN where there is none.
+        iterations: (E,), increasing.
+        values: (K, E) in [0, 1]; NaN where there is no value.
     """
 
     iterations: Sequence[int]
@@ -43,9 +43,9 @@ class CurvePanel:
     """One panel of `accuracy_curves`.
 
     Attributes:
-        title: Above it.
-        curves: By the method's name.
-        chance: 1/C, drawn as a line.
+        title: Title of the panel.
+        curves: Curves by the method's name.
+        chance: Accuracy of chance, 1/C, drawn as a line.
     """
 
     title: str
@@ -55,7 +55,7 @@ class CurvePanel:
 
 @dataclass(frozen=True, eq=False)
 class ProbabilityPanel:
-    """One panel of `probability_curves`: a method's mean p of rightly and of wrongly labelled examples."""
+    """One panel of `probability_curves`: a method's mean p of correctly and of wrongly labeled examples."""
 
     title: str
     clean: Curve
@@ -68,11 +68,11 @@ class Panel:
     """One panel of `emphasis_panels`.
 
     Attributes:
-        title: The method's name.
-        weighting: Its w(p); None if it is no weighting, and has no line.
-        clean: How many rightly labelled examples ended in each of B equal bins of p in [0, 1].
-        noisy: The same of wrongly labelled ones.
-        note: Said in the panel, such as "collapsed (5 of 5 seeds)".
+        title: Title of the panel, such as the method's name.
+        weighting: The method's weighting; None if it has none, and draws no line.
+        clean: Number of correctly labeled examples in each of B equal bins of p in [0, 1], at the end of training.
+        noisy: The same for wrongly labeled examples.
+        note: Text in the panel, such as "collapsed (5 of 5 seeds)".
     """
 
     title: str
@@ -85,13 +85,13 @@ class Panel:
 def accuracy_curves(
     panels: Sequence[CurvePanel], *, grey: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
 ) -> Figure:
-    """Return accuracy over iterations, mean and band of one standard deviation over the networks.
+    """Return accuracy over iterations: mean and standard deviation over the networks, as lines and bands.
 
     Args:
-        panels: One or more. A method has the same colour in all of them if there are colours enough.
-        grey: A method drawn in grey, to be compared with.
-        columns: Panels side by side, at most.
-        ylabel: What the accuracies are of.
+        panels: One or more panels. A method has the same color in all of them if there are enough colors.
+        grey: Name of a baseline method, drawn in grey.
+        columns: Maximum number of panels side by side.
+        ylabel: Label of the vertical axis.
     """
     columns = 2 if len(panels) == 4 else min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -128,8 +128,15 @@ def accuracy_curves(
                 )
             ends.append((end, name, color))
         axis.axhline(100 * panel.chance, color=GREY, linewidth=0.8, linestyle=":")
-        axis.text(0.985 * last, 100 * panel.chance - 0.006 * (high - low), "chance", color=GREY, fontsize=8,
-                  va="top", ha="right")  # fmt: skip
+        axis.text(
+            0.985 * last,
+            100 * panel.chance - 0.006 * (high - low),
+            "chance",
+            color=GREY,
+            fontsize=8,
+            va="top",
+            ha="right",
+        )
         axis.set(ylim=(low, high), xlim=(0, last), xticks=(0, last // 2, last))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.tick_params(labelleft=True)
@@ -145,7 +152,7 @@ def accuracy_curves(
 
 
 def _range(panels: Sequence[CurvePanel]) -> tuple[float, float]:
-    """Return the limits of the vertical axis, in percent: what the means span, chance in it."""
+    """Return the limits of the vertical axis in percent, which include all means and chance."""
     values = [panel.chance for panel in panels]
     for panel in panels:
         for curve in panel.curves.values():
@@ -155,7 +162,7 @@ def _range(panels: Sequence[CurvePanel]) -> tuple[float, float]:
 
 
 def _line(axis: Any, curve: Curve, color: str, style: Any, scale: float = 1.0) -> NDArray[np.floating[Any]]:
-    """Draw the mean of a curve and its band; return the mean."""
+    """Draw the mean of a curve and the band of its standard deviation; return the mean."""
     mean, spread = mean_and_std(curve.values)
     spread = np.nan_to_num(spread)  # no band around a single seed
     axis.plot(curve.iterations, scale * mean, color=color, linestyle=style, linewidth=1.8)
@@ -176,7 +183,7 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
     """
     ordered = sorted(ends)
     heights = np.array([end for end, _, _ in ordered])
-    if len(heights) > 1:  # spread upward from the lowest, then shift each run of neighbours back onto its mean
+    if len(heights) > 1:  # push overlapping neighbors apart until none overlap, then move all into the axes
         places = heights.copy()
         for _ in range(200):
             overlap = np.maximum(gap - np.diff(places), 0.0) / 2
@@ -199,8 +206,8 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
 def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> Figure:
     """Return small multiples of mean p over iterations, of examples with clean and with noisy labels.
 
-    Mean over the networks and band of one standard deviation. The distance of the two lines says how far the method
-    tells wrong labels from right ones.
+    Lines are means over the networks, bands one standard deviation. The distance of the two lines shows how well the
+    method separates wrong labels from correct ones.
     """
     figure, axes = _multiples(len(panels), columns, "iteration", "mean p")
     last = max(max(panel.clean.iterations[-1] for panel in panels), 1)
@@ -212,7 +219,7 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
             _line(axis, panel.noisy, _NOISY, (0, (5, 1.5)))
         axis.set_title(literal(panel.title), fontsize=10, loc="left", y=1.0, fontweight="bold")
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
-        _say(axis, panel.note)
+        _write_note(axis, panel.note)
     handles = [
         Line2D([], [], color=_CLEAN, linewidth=1.8, label="clean labels"),
         Line2D([], [], color=_NOISY, linewidth=1.8, linestyle=(0, (5, 1.5)), label="noisy labels"),
@@ -222,10 +229,10 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
 
 
 def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
-    """Return small multiples: where each method's examples ended, and where it puts its emphasis.
+    """Return small multiples of the distribution of p at the end of training, and of the emphasis density.
 
-    Bars are the share of the clean and of the noisy examples in each bin of [0, 1] (square-root scale, since most
-    end near 0 or 1); the line is the EDF h(p), as a share of its peak, on a linear scale.
+    Bars are shares of the clean and of the noisy examples in bins of [0, 1], on a square-root scale, since most p end
+    near 0 or 1; the line is the emphasis density h(p) relative to its peak, on a linear scale.
     """
     xlabel = "p, the probability given to the example's label at the end of training"
     figure, axes = _multiples(len(panels), columns, xlabel, "share of the examples")
@@ -245,7 +252,7 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
             label = "EDF h(p) / its peak (linear)"  # on the square-root scale, the square is linear
             drawn += axis.plot(grid, density**2, color=_EDF, linewidth=1.6, label=label)
         handles |= {str(one.get_label()): one for one in drawn}
-        _say(axis, panel.note)
+        _write_note(axis, panel.note)
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
     figure.legend(handles=list(handles.values()), loc="upper center", ncols=3, frameon=False, fontsize=10)
     return figure
@@ -259,24 +266,34 @@ def mode_by_noise(
     paper_label: str = "paper",
     label: str = "ours",
 ) -> Figure:
-    """Return the emphasis mode that did best at each noise rate, and the paper's.
+    """Return the emphasis mode of the best DM at each noise rate, here and in the paper.
 
     Args:
         rates: (R,) noise rates in [0, 1].
-        modes: (R,) p in [0, 1]; NaN where no method with a mode was run.
-        paper: (R,) likewise, or empty.
-        paper_label: What the paper's are called in the legend.
-        label: What ours are called.
+        modes: (R,) modes in [0, 1]; NaN where no method with a mode was run.
+        paper: (R,) the paper's modes, or empty.
+        paper_label: Label of the paper's modes.
+        label: Label of ours.
     """
     figure = new_figure(5.6, 3.8)
     axis = figure.subplots()
     order = np.argsort(rates)
     x = 100 * np.asarray(rates, dtype=np.float64)[order]
     if len(paper):
-        axis.plot(x, np.asarray(paper, dtype=np.float64)[order], "s--", color=GREY, linewidth=1.4, markersize=11,
-                  markerfacecolor="none", markeredgewidth=1.6, label=paper_label)  # fmt: skip
-    axis.plot(x, np.asarray(modes, dtype=np.float64)[order], "o-", color=COLORS[0], linewidth=1.8, markersize=6,
-              label=label)  # fmt: skip
+        axis.plot(
+            x,
+            np.asarray(paper, dtype=np.float64)[order],
+            "s--",
+            color=GREY,
+            linewidth=1.4,
+            markersize=11,
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+            label=paper_label,
+        )
+    axis.plot(
+        x, np.asarray(modes, dtype=np.float64)[order], "o-", color=COLORS[0], linewidth=1.8, markersize=6, label=label
+    )
     axis.set(xlabel="noise rate (%)", ylabel="emphasis mode of the best DM", ylim=(-0.04, 1.0), xticks=x)
     axis.set_yticks((0, 1 / 3, 1 / 2, 2 / 3, 1), ("0", "1/3", "1/2", "2/3", "1"))
     axis.margins(x=0.08)
@@ -286,7 +303,7 @@ def mode_by_noise(
 
 
 def _multiples(count: int, columns: int, xlabel: str, ylabel: str) -> tuple[Figure, list[Any]]:
-    """Return a figure and `count` small axes of one scale, the lowest of each column with labels below."""
+    """Return a figure and `count` small axes with shared scales and tick labels on the outer axes."""
     columns = min(columns, count)
     rows = -(-count // columns)
     width, height = max(3.1 * columns, 6.0), 2.5 * rows + 0.7  # inches, as below
@@ -301,12 +318,21 @@ def _multiples(count: int, columns: int, xlabel: str, ylabel: str) -> tuple[Figu
     return figure, axes[:count]
 
 
-def _say(axis: Any, note: str) -> None:
-    """Write what failed into the middle of a panel."""
+def _write_note(axis: Any, note: str) -> None:
+    """Write a note, such as a failure, into the middle of a panel."""
     if note:
-        axis.text(0.5, 0.42, literal(note).replace("; ", "\n").replace(" (", "\n("), fontsize=8.5, color=ALARM,
-                  ha="center", va="center", fontweight="bold", transform=axis.transAxes,
-                  bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 2})  # fmt: skip
+        axis.text(
+            0.5,
+            0.42,
+            literal(note).replace("; ", "\n").replace(" (", "\n("),
+            fontsize=8.5,
+            color=ALARM,
+            ha="center",
+            va="center",
+            fontweight="bold",
+            transform=axis.transAxes,
+            bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 2},
+        )
 
 
 def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str) -> Any:
@@ -327,7 +353,7 @@ def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str)
 
 
 def edf_figure(weightings: Sequence[Weighting]) -> Figure:
-    """Return the EDFs h(p) of weightings, with their modes; w(p) for a weighting whose integral is infinite."""
+    """Return the emphasis densities h(p) of weightings with their modes; w(p) where the integral is infinite."""
     figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     draw_weightings(axis, weightings)
@@ -337,14 +363,20 @@ def edf_figure(weightings: Sequence[Weighting]) -> Figure:
 
 
 def draw_weightings(axis: Any, weightings: Sequence[Weighting], *, normalized: bool = True) -> None:
-    """Draw the EDFs h(p) of weightings into an axis, or w(p), each with its modes."""
+    """Draw the emphasis densities h(p) of weightings into axes, or w(p), each with its modes."""
     grid = np.linspace(0.0, 1.0, 1001)
     for number, weighting in enumerate(weightings):
         color, style = COLORS[number % len(COLORS)], _STYLES[number % len(_STYLES)]
         density = weighting.density if normalized and weighting.log_integral < np.inf else weighting
         values = density(grid)
-        axis.plot(grid, np.where(np.isfinite(values), values, np.nan), color=color, linestyle=style,
-                  linewidth=2, label=literal(repr(weighting)))  # fmt: skip
+        axis.plot(
+            grid,
+            np.where(np.isfinite(values), values, np.nan),
+            color=color,
+            linestyle=style,
+            linewidth=2,
+            label=literal(repr(weighting)),
+        )
         for mode in weighting.modes:
             peak = float(density(mode))
             if np.isfinite(peak):

@@ -1,4 +1,4 @@
-"""A figure of ranks: every method's on every task, and their mean."""
+"""Figure of the ranks of methods: on each task, and their mean."""
 
 from __future__ import annotations
 
@@ -15,28 +15,34 @@ _LIGHT, _DARK, _MARKED = GREY, COLORS[4], COLORS[0]
 
 
 def rank_figure(ranks: Mapping[str, Sequence[float]], tasks: Sequence[str], marked: Collection[str] = ()) -> Figure:
-    """Return the methods from best to worst, a mark for each task's rank and a bar at the mean.
+    """Return a figure of the methods from best to worst, with a mark for each task's rank and a bar at the mean.
 
     Args:
-        ranks: By method, (T,) ranks, 1 being the best; drawn in this order.
-        tasks: T names.
-        marked: Methods in colour.
+        ranks: Ranks (T,) by method, 1 being the best; drawn in this order.
+        tasks: Names of the T tasks.
+        marked: Methods to highlight in color.
     """
     figure = new_figure(7.6, 0.8 + 0.26 * len(ranks))
     axis = figure.subplots()
-    places = np.arange(len(ranks))
+    positions = np.arange(len(ranks))
     values = np.array(list(ranks.values()), dtype=np.float64)
     for number, task in enumerate(tasks):
-        axis.plot(values[:, number], places, _MARKERS[number % len(_MARKERS)], color=_LIGHT, markersize=5,
-                  markerfacecolor="none", label=literal(task))  # fmt: skip
+        axis.plot(
+            values[:, number],
+            positions,
+            _MARKERS[number % len(_MARKERS)],
+            color=_LIGHT,
+            markersize=5,
+            markerfacecolor="none",
+            label=literal(task),
+        )
     colors = [_MARKED if name in marked else _DARK for name in ranks]
-    axis.scatter(values.mean(1), places, marker="|", s=150, linewidths=3, color=colors, label="mean", zorder=3)
-    axis.set_yticks(places, labels=list(map(literal, ranks)))
+    axis.scatter(values.mean(1), positions, marker="|", s=150, linewidths=3, color=colors, label="mean", zorder=3)
+    axis.set_yticks(positions, labels=list(map(literal, ranks)))
     for label, color in zip(axis.get_yticklabels(), colors, strict=True):
         label.set(color=color, fontweight="bold" if color == _MARKED else "normal")
     axis.set(xlim=(0.5, len(ranks) + 0.5), ylim=(len(ranks) - 0.4, -0.6), xlabel="rank (1 is best)")
     axis.grid(axis="y", alpha=0.25, linewidth=0.6)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(3, len(tasks) + 1), frameon=False, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""What all pages share: one style, readable in light and dark, images within the page, no other file needed."""
+"""What all HTML pages share: the template environment with one style sheet, and images as data URIs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from emphasis.texts import encodable
 
 
 def page_environment(package: str) -> Environment:
-    """Return the environment of a package's templates, which may include "page.css"."""
+    """Return the Jinja environment of a package's templates, which may include "page.css"."""
     loaders = [PackageLoader(package), PackageLoader("emphasis.diagnostics.plots")]
     return Environment(
-        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=_writable,
-    )  # fmt: skip
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_encodable,
+    )
 
 
-def _writable(value: Any) -> Any:
-    """Return what a template shows as it can be written: names of files may hold what is no text."""
+def _encodable(value: Any) -> Any:
+    """Return a template's value in a form that UTF-8 can encode: file names may contain undecodable bytes."""
     return encodable(value) if type(value) is str else value
 
 
 def shown(value: Any) -> str:
-    """Return a table's value as people read it."""
-    if value is None or value != value:  # NaN and NaT are not themselves
+    """Return a table's value formatted for reading."""
+    if value is None or value != value:  # NaN and NaT differ from themselves
         return "missing"
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def png_uri(content: bytes) -> str:
-    """Return a PNG file's bytes as an address for <img>."""
+    """Return the content of a PNG file as a data URI for <img>."""
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

@@ -1,4 +1,4 @@
-"""An EDF drawn in the terminal, with plotext, and its key numbers in words."""
+"""Emphasis densities drawn in the terminal with plotext, and their key numbers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _COLORS = ("blue+", "orange+", "green+", "magenta+", "cyan+", "red+")
 
 
 def draw(weightings: Sequence[Weighting], width: int, height: int, color: bool) -> str:
-    """Return the EDFs h(p) as text; w(p) for a weighting whose integral is infinite.
+    """Return the emphasis densities h(p) as text; w(p) for a weighting whose integral is infinite.
 
     Args:
-        weightings: One curve each.
-        width: In characters.
-        height: In lines.
-        color: Whether to keep the escape codes that colour the text.
+        weightings: Weightings to draw, one curve each.
+        width: Width in characters.
+        height: Height in lines.
+        color: Whether to keep the escape codes that color the text.
     """
     figure = plotext.figure
     figure.clear()
@@ -43,11 +43,11 @@ def draw(weightings: Sequence[Weighting], width: int, height: int, color: bool) 
 
 
 def describe(weighting: Weighting, radius: float = 0.1) -> str:
-    """Return mode, integral, w(1) and the share of the emphasis near the mode, in a few lines.
+    """Return the mode, the integral, w(1) and the share of the emphasis near the mode, in a few lines.
 
     Args:
-        weighting: To be described.
-        radius: Half the width of "near".
+        weighting: Weighting to describe.
+        radius: Largest distance from the mode that counts as near.
     """
     at_one = float(weighting(1.0))
     modes = ", ".join(f"{mode:.4g}" for mode in weighting.modes) or "none: every example counts alike"

@@ -1,4 +1,4 @@
-"""Figures of a tuning: what was tried and how it did, and what the choice emphasises."""
+"""Figure of the trials of `tune`: their settings and accuracies."""
 
 from __future__ import annotations
 
@@ -15,36 +15,51 @@ _MARKERS = "osD^vP"
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A trial: the value of what is drawn along the axis, its accuracy, and whether it was judged by every fold."""
+class TrialPoint:
+    """A trial: the setting on the horizontal axis, its accuracy, and whether every fold evaluated it."""
 
     x: float
     accuracy: float
-    whole: bool
+    is_complete: bool
 
 
 def trials_figure(
-    groups: Mapping[str, Sequence[Tried]], xlabel: str, best: Tried, baseline: float, log: bool
+    groups: Mapping[str, Sequence[TrialPoint]], xlabel: str, best: TrialPoint, baseline: float, log: bool
 ) -> Figure:
-    """Return accuracies of trials, a colour and marker for each group; those stopped early are hollow.
+    """Return the accuracies of trials, with a color and marker per group; trials stopped early are hollow.
 
     Args:
-        groups: Trials that share what is not drawn along the axis, by name.
-        xlabel: What is drawn along the axis.
-        best: Ringed.
-        baseline: Accuracy of cross-entropy, a dashed line.
+        groups: Trials by the settings that are not on the horizontal axis.
+        xlabel: Label of the horizontal axis.
+        best: The chosen trial, which is circled.
+        baseline: Accuracy of cross-entropy, drawn as a dashed line.
         log: Whether the axis is logarithmic.
     """
     figure = new_figure(7.6, 3.8)
     axis = figure.subplots()
     for number, (name, trials) in enumerate(groups.items()):
         color, marker = COLORS[number % len(COLORS)], _MARKERS[number % len(_MARKERS)]
-        for whole in (True, False):
-            some = [trial for trial in trials if trial.whole == whole]
-            axis.plot([one.x for one in some], [100 * one.accuracy for one in some], marker, color=color, markersize=6,
-                      markerfacecolor=color if whole else "none", label=literal(name) if whole else None)  # fmt: skip
-    axis.plot([best.x], [100 * best.accuracy], "o", color=COLORS[4], markersize=13, markerfacecolor="none",
-              markeredgewidth=1.6, label="chosen")  # fmt: skip
+        for is_complete in (True, False):
+            points = [trial for trial in trials if trial.is_complete == is_complete]
+            axis.plot(
+                [point.x for point in points],
+                [100 * point.accuracy for point in points],
+                marker,
+                color=color,
+                markersize=6,
+                markerfacecolor=color if is_complete else "none",
+                label=literal(name) if is_complete else None,
+            )
+    axis.plot(
+        [best.x],
+        [100 * best.accuracy],
+        "o",
+        color=COLORS[4],
+        markersize=13,
+        markerfacecolor="none",
+        markeredgewidth=1.6,
+        label="chosen",
+    )
     if np.isfinite(baseline):
         axis.axhline(100 * baseline, color=COLORS[4], linewidth=1.2, linestyle=(0, (5, 1.5)), label="cross-entropy")
     if log:

@@ -1,1 +1,1 @@
-"""What is made of a run's results: summaries, tables, figures and pages."""
+"""Reports of runs and studies: summary, tables, figures and pages."""

@@ -34,9 +34,9 @@ class PaperFigure:
     """A figure of the paper.
 
     Attributes:
-        caption: What it shows.
-        recipes: Whose runs it can be drawn from, the first of them the paper's own; none: it needs no run.
-        draw: Makes it from the run's results.
+        caption: Caption of the figure.
+        recipes: Recipes whose runs it can be drawn from, that of the paper first; empty if it needs no run.
+        draw: Draws the figure from the summary of a run.
     """
 
     caption: str
@@ -48,7 +48,7 @@ def paper_figure(name: str) -> PaperFigure:
     """Return a figure by its number in the paper.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such figure.
     """
     key = name.lower().removeprefix("figure").strip(" -")
     if key not in FIGURES:
@@ -59,7 +59,7 @@ def paper_figure(name: str) -> PaperFigure:
 
 
 def find_run(figure: PaperFigure) -> Path | None:
-    """Return the folder of a run, full or scaled, that the figure can be drawn from; None if there is none."""
+    """Return the folder of a run, full or scaled, from which the figure can be drawn; None if there is none."""
     for name in [name + suffix for suffix in ("", "-scaled") for name in figure.recipes]:
         with contextlib.suppress(FolderError):
             return find_folder(name)
@@ -67,33 +67,33 @@ def find_run(figure: PaperFigure) -> Path | None:
 
 
 def draw_figure(name: str, run: str | None = None) -> tuple[Figure, Path | None]:
-    """Return a figure of the paper and the run that it is drawn from, None if it needs none.
+    """Return a figure of the paper and the folder of the run it is drawn from, None if it needs no run.
 
     Args:
-        name: Its number, such as "2a".
-        run: A run's folder, or its name in runs/ or results/; None: the first found.
+        name: Number of the figure, such as "2a".
+        run: A run's folder, or its name in runs/ or results/; None takes the first run that `find_run` finds.
 
     Raises:
-        ValueError: There is no such figure, or the run lacks what it shows.
-        FolderError: There is no run; the message says which command makes it.
+        ValueError: There is no such figure, or the run lacks the results that it shows.
+        FolderError: There is no run; the message names the command that trains it.
     """
     figure = paper_figure(name)
     if not figure.recipes:
         return _losses_and_densities(), None
     folder = find_folder(run) if run is not None else find_run(figure)
     if folder is None:
-        raise FolderError(f"no run to draw figure {name} from; 'emphasis run {figure.recipes[0]}' makes one, or with "
-                          "--scaled a smaller one, or give another's with --run")  # fmt: skip
+        raise FolderError(
+            f"no run to draw figure {name} from; 'emphasis run {figure.recipes[0]}' makes one, or with "
+            "--scaled a smaller one, or give another's with --run"
+        )
     summary = read_summary(folder)
     if not any(entry.rows for entry in summary.entries):
-        raise EmphasisValueError(
-            f"nothing is trained yet in {folder}; 'emphasis run {figure.recipes[0]}' goes on with it"
-        )
+        raise EmphasisValueError(f"nothing is trained yet in {folder}; 'emphasis run {figure.recipes[0]}' resumes it")
     return marked(summary, figure.draw(summary)), folder
 
 
 def _losses_and_densities(_: Summary | None = None) -> Figure:
-    """Return figure 1b: the magnitudes w(p) of losses' derivatives, and EDFs of DM."""
+    """Return figure 1b: the magnitudes w(p) of losses' derivatives, and emphasis densities of DM."""
     figure = new_figure(10.4, 4.4)
     axes = figure.subplots(1, 2)
     draw_weightings(axes[0], [CCE(), MAE(), MSE(), GCE(q=0.7)], normalized=False)
@@ -105,66 +105,83 @@ def _losses_and_densities(_: Summary | None = None) -> Figure:
 
 
 def _of_family(summary: Summary, *wanted: type[Weighting]) -> list[Entry]:
-    """Return the entries with weightings of these classes, DM as published alone.
+    """Return the entries whose weightings are of these classes; of DM only the published form.
 
     Raises:
         ValueError: There is none with DM.
     """
-    found = [
-        entry for entry in summary.entries
-        if entry.rows and not isinstance(entry.cell.objective, MethodSpec)
+    entries = [
+        entry
+        for entry in summary.entries
+        if entry.rows
+        and not isinstance(entry.cell.objective, MethodSpec)
         and isinstance(entry.cell.objective.weighting, wanted)
         and not getattr(entry.cell.objective.weighting, "vanishing", False)
-    ]  # fmt: skip
-    if not any(entry.is_dm for entry in found):
+    ]
+    if not any(entry.is_dm for entry in entries):
         raise EmphasisValueError(f"the run {summary.recipe.name} has no network with DM yet")
-    return found
+    return entries
 
 
 def _probabilities(summary: Summary) -> Figure:
-    """Return figure 2a: mean p of clean and of noisy examples along the way, cross-entropy's and DM's."""
+    """Return figure 2a: mean p of clean and of noisy examples during training, of cross-entropy and DM."""
     entries = _of_family(summary, CCE, DM)
     several = len(summary.recipe.conditions) > 1
-    return probability_curves([
-        ProbabilityPanel(": ".join([*([entry.cell.condition] if several else []), entry.cell.method]),
-                         curve(entry.rows, "p_clean"), curve(entry.rows, "p_noisy"), entry.outcome)
-        for entry in entries
-    ])  # fmt: skip
+    return probability_curves(
+        [
+            ProbabilityPanel(
+                ": ".join([*([entry.cell.condition] if several else []), entry.cell.method]),
+                curve(entry.rows, "p_clean"),
+                curve(entry.rows, "p_noisy"),
+                entry.outcome,
+            )
+            for entry in entries
+        ]
+    )
 
 
 def _test_accuracies(summary: Summary) -> Figure:
-    """Return figure 2b: test accuracy along the way, cross-entropy's and DM's, a panel per condition."""
+    """Return figure 2b: test accuracy during training, of cross-entropy and DM, a panel per condition."""
     entries = _of_family(summary, CCE, DM)
-    columns = {name: [entry for entry in entries if entry.cell.condition == name]
-               for name in summary.recipe.condition_names}  # fmt: skip
+    columns = {
+        name: [entry for entry in entries if entry.cell.condition == name] for name in summary.recipe.condition_names
+    }
     panels = [panel_of(name or FITS["test_accuracy"], own) for name, own in columns.items() if own]
     return accuracy_curves(panels, grey=summary.recipe.baseline)
 
 
 def _modes(summary: Summary) -> Figure:
-    """Return figure 2c: the emphasis mode that did best at each noise rate, and the paper's."""
+    """Return figure 2c: the best emphasis mode at each noise rate, here and in the paper."""
     rates, ours, _ = modes_by_rate(summary)
     if len(rates) < 2 or not np.isfinite(ours).any():
         raise EmphasisValueError(
-            f"the run {summary.recipe.name} has not two noise rates with DMs of one emphasis mode each; "
+            f"the run {summary.recipe.name} lacks two noise rates with DMs that have one emphasis mode each; "
             "use 'emphasis run figure2c', or table9 with several conditions"
         )
-    return mode_by_noise(rates, ours, paper=[mode_for(rate) for rate in rates],
-                         paper_label="paper (CIFAR-10, ResNet-56)", label="this run")  # fmt: skip
+    return mode_by_noise(
+        rates,
+        ours,
+        paper=[mode_for(rate) for rate in rates],
+        paper_label="paper (CIFAR-10, ResNet-56)",
+        label="this run",
+    )
 
 
 def _fits(summary: Summary, metrics: tuple[str, ...]) -> Figure:
-    """Return test and training accuracies along the way: a row per condition, a panel per set."""
+    """Return test and training accuracies during training: a row per condition, a panel per set."""
     panels = []
     for condition in summary.recipe.condition_names:
         entries = [entry for entry in summary.of(condition) if entry.rows]
-        panels += [panel_of(": ".join(filter(None, (condition, FITS[metric]))), entries, metric)
-                   for metric in metrics if entries]  # fmt: skip
+        panels += [
+            panel_of(": ".join(filter(None, (condition, FITS[metric]))), entries, metric)
+            for metric in metrics
+            if entries
+        ]
     return accuracy_curves(panels, grey=summary.recipe.baseline, columns=len(metrics), ylabel="accuracy (%)")
 
 
 def _by_mode(summary: Summary) -> Figure:
-    """Return test accuracy along the way: a panel per emphasis mode, a line per beta, and cross-entropy in each."""
+    """Return test accuracy during training: a panel per emphasis mode, a line per beta, and cross-entropy in each."""
     baseline = [entry for entry in summary.entries if entry.rows and entry.cell.method == summary.recipe.baseline]
     groups: dict[str, list[Entry]] = {}
     for entry in _of_family(summary, DM):
@@ -175,19 +192,24 @@ def _by_mode(summary: Summary) -> Figure:
 
 _EVERY = tuple(FITS)
 FIGURES: dict[str, PaperFigure] = {
-    "1b": PaperFigure("What losses emphasise, and emphasis densities of DM", (), _losses_and_densities),
+    "1b": PaperFigure("What losses emphasize, and emphasis densities of DM", (), _losses_and_densities),
     "2a": PaperFigure("Mean p of clean and of noisy examples, cross-entropy and DM", ("figure2",), _probabilities),
     "2b": PaperFigure("Test accuracy on noisy labels, cross-entropy and DM", ("figure2",), _test_accuracies),
     "2c": PaperFigure("The best emphasis mode by noise rate", ("table9", "figure2c"), _modes),
-    "5": PaperFigure("Test and training accuracies by noise rate and emphasis mode", ("figure5", "table9"),
-                     partial(_fits, metrics=_EVERY)),
+    "5": PaperFigure(
+        "Test and training accuracies by noise rate and emphasis mode",
+        ("figure5", "table9"),
+        partial(_fits, metrics=_EVERY),
+    ),
     **{
         str(number): PaperFigure(f"Emphasis mode and variance, {rate} % wrong labels", (f"figure{number}",), _by_mode)
         for number, rate in ((6, 20), (7, 40), (8, 60), (9, 80))
     },
-    "10": PaperFigure("Training and test accuracies, clean labels, ResNet-20", ("figure10",),
-                      partial(_fits, metrics=_EVERY[:2])),
-    "11": PaperFigure("Training and test accuracies, clean labels, ResNet-56", ("figure11",),
-                      partial(_fits, metrics=_EVERY[:2])),
-}  # fmt: skip
-"""By their numbers in the paper."""
+    "10": PaperFigure(
+        "Training and test accuracies, clean labels, ResNet-20", ("figure10",), partial(_fits, metrics=_EVERY[:2])
+    ),
+    "11": PaperFigure(
+        "Training and test accuracies, clean labels, ResNet-56", ("figure11",), partial(_fits, metrics=_EVERY[:2])
+    ),
+}
+"""The figures by their numbers in the paper."""

@@ -1,4 +1,4 @@
-"""Where each method stands among the others, and how far from those it is to be compared with, seed by seed."""
+"""Ranks of the methods, and their differences to the methods they are compared with, seed by seed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _HEADS = ("method", "mean_rank", "std", "conditions", "condition", "rank", "rank
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A method among M.
+    """The rank of one of M methods.
 
     Attributes:
-        method: Its name.
-        mean: Mean and standard deviation over the conditions of its mean ranks, 1 being the best, M the worst.
-        ranks: By condition, its rank over the seeds.
-        gains: By the method compared with, by condition, what that one has over this in the same seeds.
-        compute: What it took, by condition.
+        method: Name of the method.
+        mean: Mean and standard deviation of its mean ranks over the conditions; 1 is the best rank, M the worst.
+        ranks: Its rank over the seeds, by condition.
+        gains: Gain of each method of comparison over this one in the same seeds, by that method and by condition.
+        compute: Its computational cost, by condition.
     """
 
     method: str
@@ -39,13 +39,13 @@ class Ranked:
 
 
 def rank(summary: Summary) -> list[Ranked]:
-    """Return the methods, the best mean rank first; those that were not trained everywhere are left out.
+    """Return the methods by mean rank, best first; methods that were not trained in every condition are left out.
 
-    In each condition and seed the methods are ranked by the recipe's metric, equals sharing their mean rank; a network
-    that diverged is last. Ranks are then averaged over seeds, and over conditions, which count alike.
+    In each condition and seed the methods are ranked by the recipe's metric; ties share their mean rank, and networks
+    that diverged rank last. Ranks are then averaged over seeds, and over conditions with equal weight.
     """
     names = [method.name for method in summary.recipe.methods]
-    trained = [one for one in summary.recipe.condition_names if any(entry.rows for entry in summary.of(one))]
+    trained = [name for name in summary.recipe.condition_names if any(entry.rows for entry in summary.of(name))]
     if not trained:
         return []
     complete = [name for name in names if all(_complete(summary.find(one, name)) for one in trained)]
@@ -60,35 +60,35 @@ def rank(summary: Summary) -> list[Ranked]:
         }
         compute = {one: _compute(_entry(summary, one, name).rows) for one in trained}
         ranked.append(Ranked(name, spread([one.mean for one in ranks.values()]), ranks, gains, compute))
-    return sorted(ranked, key=lambda one: one.mean.mean)
+    return sorted(ranked, key=lambda method: method.mean.mean)
 
 
 def verdict(summary: Summary, ranked: Sequence[Ranked]) -> list[str]:
-    """Return in sentences which method ranks best, and where those compared with stand."""
+    """Return sentences about the best method and the ranks of the methods of comparison."""
     if not ranked:
         return []
     first = ranked[0]
     over = f"{len(ranked[0].ranks)} tasks" if len(ranked[0].ranks) > 1 else "the seeds"
     lines = [f"By mean rank over {over} {first.method} is first ({first.mean.mean:.1f} of {len(ranked)})."]
-    order = [one.method for one in ranked]
+    order = [each.method for each in ranked]
     for name in summary.recipe.compare:
         if name not in order or name == first.method:
             continue
-        place = order.index(name)
+        index = order.index(name)
         lines.append(
-            f"{name} is not best: it is number {place + 1} ({ranked[place].mean.mean:.1f}), behind "
-            f"{', '.join(one.method for one in ranked[:place])}."
+            f"{name} is not best: it is number {index + 1} ({ranked[index].mean.mean:.1f}), behind "
+            f"{', '.join(one.method for one in ranked[:index])}."
         )
     return lines
 
 
 def compared(ranked: Sequence[Ranked]) -> list[str]:
-    """Return the methods that others can be compared with: those asked for that have been trained."""
+    """Return the methods of comparison that have been trained."""
     return list(dict.fromkeys(other for one in ranked for other in one.gains))
 
 
 def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
-    """Return the ranks, and one table of differences per method compared with, for the terminal."""
+    """Return the table of ranks, and a table of differences for each method of comparison, for the terminal."""
     conditions = list(ranked[0].ranks) if ranked else []
     scaled = ", scaled" if summary.scaled else ""
     ranks = _table("Method", "Mean rank", *conditions)
@@ -107,16 +107,25 @@ def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
 
 
 def ranks_csv(ranked: Sequence[Ranked]) -> str:
-    """Return one line per method and condition."""
+    """Return the ranks as CSV, with one line per method and condition."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     others = compared(ranked)
-    writer.writerow([*_HEADS, *(f"{other} minus it: {what}" for other in others for what in ("mean", "std", "ahead")),
-                     "compute"])  # fmt: skip
+    writer.writerow(
+        [*_HEADS, *(f"{other} minus it: {what}" for other in others for what in ("mean", "std", "ahead")), "compute"]
+    )
     for one in ranked:
         for condition, own in one.ranks.items():
-            line = [one.method, f"{one.mean.mean:.3f}", f"{one.mean.std:.3f}", one.mean.n, condition,
-                    f"{own.mean:.3f}", f"{own.std:.3f}", own.n]  # fmt: skip
+            line = [
+                one.method,
+                f"{one.mean.mean:.3f}",
+                f"{one.mean.std:.3f}",
+                one.mean.n,
+                condition,
+                f"{own.mean:.3f}",
+                f"{own.std:.3f}",
+                own.n,
+            ]
             for other in others:
                 gain = one.gains.get(other, {}).get(condition)
                 line += (
@@ -152,7 +161,7 @@ def _gain(summary: Summary, condition: str, other: str, name: str) -> Gain:
 
 
 def _compute(rows: Sequence[Row]) -> str:
-    """Return the passes over the training data that a method's network took: "20.5", "2 networks, 41.0", ..."""
+    """Return the computational cost of a method, such as "2 networks, 41.0 passes"."""
     row = rows[0]
     parts = [f"{row['networks_trained']} networks"] if row.get("networks_trained", 1) > 1 else []
     if math.isfinite(number(row.get("passes"))):

@@ -1,4 +1,4 @@
-"""A recipe's figures, drawn from its rows alone."""
+"""The figures that a recipe asks for, drawn from the rows of its results."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from emphasis.experiments.runs.store import Row
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import is_named
 
-_MANY = 8  # methods beyond this number do not fit one panel
-_MANY_PANELS = 10
+_MAX_METHODS_PER_PANEL = 8
+_MAX_PANELS = 10
 FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
 
 
 def draw(summary: Summary) -> dict[str, bytes]:
-    """Return the PNG files that the recipe asks for, by name; those of which nothing has been trained are left out.
+    """Return the content of the PNG files that the recipe asks for, by name.
 
-    One that stands for a single condition of several ends in its number: emphasis-2.png.
+    Figures without trained networks are left out. A figure of one condition among several has its number in the name,
+    such as emphasis-2.png.
     """
     drawings: dict[str, Figure] = {}
-    for kind, make in MAKERS.items():
+    for kind, make in DRAWERS.items():
         if kind in summary.recipe.figures:
             drawings |= make(summary)
     if summary.recipe.compare and (ranked := rank(summary)):
@@ -49,7 +50,7 @@ def draw(summary: Summary) -> dict[str, bytes]:
 
 
 def file_name(summary: Summary, kind: str, condition: str) -> str:
-    """Return the name of the file that shows `condition`."""
+    """Return the name of the file with the figure of `condition`."""
     names = summary.recipe.condition_names
     if len(names) == 1 or (kind == "curves" and not by_group(summary)):
         return f"{kind}.png"
@@ -57,8 +58,8 @@ def file_name(summary: Summary, kind: str, condition: str) -> str:
 
 
 def by_group(summary: Summary) -> bool:
-    """Return whether there are so many methods that their curves are shown group by group."""
-    return len(summary.recipe.methods) > _MANY
+    """Return whether the methods are too many for one panel, so that there is a panel per group."""
+    return len(summary.recipe.methods) > _MAX_METHODS_PER_PANEL
 
 
 def _trained(summary: Summary, condition: str) -> list[Entry]:
@@ -87,7 +88,7 @@ def _curves(summary: Summary) -> dict[str, Figure]:
 
 
 def panel_of(title: str, entries: Sequence[Entry], metric: str = "test_accuracy") -> CurvePanel:
-    """Return a metric of entries along the way, all of one condition."""
+    """Return the panel of a metric during training, for entries of one condition."""
     chance = 1.0 / entries[0].rows[0]["num_classes"]
     return CurvePanel(title, {e.cell.method: curve(e.rows, metric) for e in entries}, chance)
 
@@ -116,7 +117,7 @@ def _probabilities(summary: Summary) -> dict[str, Figure]:
 
 
 def _emphasis(summary: Summary) -> dict[str, Figure]:
-    """Return where the examples ended and where the emphasis is: a figure per condition, a panel per method."""
+    """Return the final p of the examples and the emphasis density: a figure per condition, a panel per method."""
 
     def make(entries: Sequence[Entry]) -> Figure:
         panels = [
@@ -133,11 +134,11 @@ def _counts(entry: Entry, labels: str) -> list[int]:
 
 
 def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]) -> dict[str, Figure]:
-    """Return a figure per condition, of all its methods; if they are many, of DM's, the baseline and the best other."""
+    """Return a figure per condition of its methods; of many, only the DMs, the baseline and the best other method."""
     drawings = {}
     for condition in summary.recipe.condition_names:
         entries = _trained(summary, condition)
-        if len(entries) > _MANY_PANELS:
+        if len(entries) > _MAX_PANELS:
             kept = (summary.find(condition, summary.recipe.baseline), summary.best(condition, dm=False))
             entries = [entry for entry in entries if entry.is_dm or entry in kept]
         if entries:
@@ -146,22 +147,24 @@ def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]
 
 
 def _modes(summary: Summary) -> dict[str, Figure]:
-    """Return the emphasis mode of the best DM by noise rate, if there are two rates at least."""
+    """Return the emphasis mode of the best DM by noise rate, if there are at least two rates."""
     rates, ours, papers = modes_by_rate(summary)
     if len(rates) < 2 or not np.isfinite(ours).any():
         return {}
     figure = mode_by_noise(
-        rates, ours, paper=papers if np.isfinite(papers).any() else (),
+        rates,
+        ours,
+        paper=papers if np.isfinite(papers).any() else (),
         paper_label="paper (full scale)" if summary.scaled else "paper",
         label=f"ours, by {metric_title(summary.recipe.metric).lower()}{', scaled' if summary.scaled else ''}",
-    )  # fmt: skip
+    )
     return {"modes.png": marked(summary, figure)}
 
 
 def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[float]]:
-    """Return the noise rates, and the emphasis modes of the DMs that did best at each, here and in the paper.
+    """Return the noise rates, and the emphasis modes of the best DM at each, here and in the paper.
 
-    NaN where there is none; conditions without a rate of noise are left out.
+    A mode is NaN where there is no DM; conditions without a noise rate are left out.
     """
     recipe, metric = summary.recipe, summary.recipe.metric
     rates, ours, papers = [], [], []
@@ -176,7 +179,7 @@ def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[floa
 
 
 def marked(summary: Summary, figure: Figure) -> Figure:
-    """Return the figure, which says so if the run is scaled down: it may be shown without its page."""
+    """Return the figure with a note if the run is scaled down, since it may be shown without its page."""
     if summary.scaled:
         figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color=GREY)
     return figure
@@ -189,7 +192,7 @@ def _has_mode(entry: Entry) -> bool:
 
 
 def _weighting(entry: Entry) -> Weighting | None:
-    """Return the entry's weighting, of a schedule that which it ends with; None of a method that is none, or named."""
+    """Return the entry's weighting, at the end of its schedule; None for a method without one, or a user's own."""
     objective = entry.cell.objective
     return None if isinstance(objective, MethodSpec) or is_named(objective.weighting) else objective.at(1.0)
 
@@ -202,7 +205,7 @@ def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:
 
 
 def curve(rows: Sequence[Row], name: str) -> Curve:
-    """Return one of the rows' curves, those that end early because their network diverged filled up with NaN."""
+    """Return a curve of the rows; curves that end early, because a network diverged, are padded with NaN."""
     longest: list[int] = max((row["curves"]["iteration"] for row in rows), key=len)
     values = np.full((len(rows), len(longest)), np.nan)
     for number, row in enumerate(rows):
@@ -211,7 +214,11 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
     return Curve(longest, values)
 
 
-MAKERS: dict[str, Callable[[Summary], dict[str, Figure]]] = {
-    "curves": _curves, "fits": _fits, "probabilities": _probabilities, "emphasis": _emphasis, "modes": _modes,
-}  # fmt: skip
-"""By the kind that a recipe asks for."""
+DRAWERS: dict[str, Callable[[Summary], dict[str, Figure]]] = {
+    "curves": _curves,
+    "fits": _fits,
+    "probabilities": _probabilities,
+    "emphasis": _emphasis,
+    "modes": _modes,
+}
+"""Functions that draw the figures of each kind."""

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that needs nothing else."""
+"""The page of a run: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _EXTRAS = {"imdb-vectors": "text", "table": "table"}  # data sets that need more
 
 
 def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] = ()) -> str:
-    """Return the page, its figures within it.
+    """Return the page with its figures embedded.
 
     Args:
         summary: The results.
-        drawings: From `drawings.draw`.
-        beside: Files that lie beside the page, to be linked: the table, the figures, and the page of suspect labels.
+        drawings: PNG files by name, from `recipe_figures.draw`.
+        beside: Files in the same folder to link to: the table, the figures, and the page of suspect labels.
     """
     environment = page_environment("emphasis.experiments.reports")
     environment.filters["signed"] = signed
@@ -64,52 +64,52 @@ def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] 
         rank_text=rank_text,
         compared=compared(ranked),
         rank_verdict=verdict(summary, ranked),
-    )  # fmt: skip
+    )
 
 
 def run_command(recipe: Recipe) -> str:
-    """Return the command that makes the recipe's results; "" if it takes settings beyond options of the command."""
+    """Return the command that gives these results; "" if the command's options cannot express the settings."""
     base, scaled = recipe.name.removesuffix("-scaled"), recipe.name.endswith("-scaled")
     known = base in recipe_names()
     command = f"emphasis run {shlex.quote(base if known else base + '.toml')}" + (" --scaled" if scaled else "")
     if not known:
         return command
     try:
-        own = load_recipe(base)
-        own = own.scaled_down() if scaled else own
-        own, command = _limit(own, recipe, command)
-        settings = _changes(own, recipe)
-        same = recipe_digest(own.changed(settings)) == recipe_digest(recipe)
-    except RecipeError:  # of another version of the package, say
+        original = load_recipe(base)
+        original = original.scaled_down() if scaled else original
+        original, command = _limit(original, recipe, command)
+        settings = _changes(original, recipe)
+        is_same = recipe_digest(original.changed(settings)) == recipe_digest(recipe)
+    except RecipeError:  # for example, of another version of the package
         return ""
     for name, value in settings.items():
         command += f" --{name} {value}" if name in ("seeds", "precision") else f" --set {name}={_quoted_value(value)}"
-    return command if same else ""
+    return command if is_same else ""
 
 
-def _limit(own: Recipe, recipe: Recipe, command: str) -> tuple[Recipe, str]:
-    """Return the package's recipe with the columns and rows of `recipe`, and the options that say so."""
-    for option, what in (("only", "conditions"), ("methods", "methods")):
-        names = [one.name for one in getattr(recipe, what)]
-        if names != [one.name for one in getattr(own, what)]:
-            own = own.limited(**{what: names})
+def _limit(original: Recipe, recipe: Recipe, command: str) -> tuple[Recipe, str]:
+    """Return the package's recipe limited to the conditions and methods of `recipe`, and the command that does so."""
+    for option, attribute in (("only", "conditions"), ("methods", "methods")):
+        names = [item.name for item in getattr(recipe, attribute)]
+        if names != [item.name for item in getattr(original, attribute)]:
+            original = original.limited(**{attribute: names})
             command += f" --{option} " + shlex.join(names)
-    return own, command
+    return original, command
 
 
-def _changes(own: Recipe, recipe: Recipe) -> dict[str, Any]:
-    """Return the settings, as `Recipe.changed` takes them, that every condition has and the package's recipe lacks."""
+def _changes(original: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of every condition that differ from the package's recipe, as `Recipe.changed` takes them."""
     changes: dict[str, Any] = {
-        n: getattr(recipe, n) for n in ("seeds", "precision") if getattr(recipe, n) != getattr(own, n)
+        n: getattr(recipe, n) for n in ("seeds", "precision") if getattr(recipe, n) != getattr(original, n)
     }
     for part in PARTS:
-        before, after = _flat(getattr(own.conditions[0], part)), _flat(getattr(recipe.conditions[0], part))
+        before, after = _flat(getattr(original.conditions[0], part)), _flat(getattr(recipe.conditions[0], part))
         changes |= {f"{part}.{key}": value for key, value in after.items() if before.get(key) != value}
     return changes
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a table of tables as one, such as {"schedule.factor": 0.1}."""
+    """Return nested tables as one table with dotted keys, such as {"schedule.factor": 0.1}."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -126,7 +126,7 @@ def _extras(recipe: Recipe) -> list[str]:
 
 
 def _quoted(summary: Summary) -> dict[str, list[str]]:
-    """Return the rows that the paper quotes, by group."""
+    """Return the methods that the paper quotes, by group."""
     groups: dict[str, list[str]] = {}
     for row in summary.recipe.reported:
         groups.setdefault(row.group, []).append(row.name)
@@ -134,7 +134,7 @@ def _quoted(summary: Summary) -> dict[str, list[str]]:
 
 
 def _settings(summary: Summary) -> list[dict[str, Any]]:
-    """Return each method's objective, once for each condition in which it is another."""
+    """Return each method's objective, with the conditions that share it."""
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry in summary.entries:
         said = (entry.cell.method, *_objective(entry.cell.objective))
@@ -147,7 +147,7 @@ def _settings(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _objective(objective: Objective | MethodSpec) -> tuple[str, str, str]:
-    """Return weighting or method, normalization and largest margin, as people read them."""
+    """Return the weighting or method, the normalization and the largest margin as texts."""
     if isinstance(objective, MethodSpec):
         options = ", ".join(f"{key}={value!r}" for key, value in objective.options.items())
         return f"{objective.name}({options})", "", ""
@@ -159,7 +159,7 @@ def _objective(objective: Objective | MethodSpec) -> tuple[str, str, str]:
 
 
 def _provenance(summary: Summary) -> str:
-    """Return where the numbers come from: how many networks, how long, on what, from which revision."""
+    """Return the provenance of the results: networks, time, devices, revision and versions."""
     rows: dict[str, Row] = {row["key"]: row for entry in summary.entries for row in entry.rows}
     if not rows:
         return "Nothing has been trained yet."

@@ -1,4 +1,4 @@
-"""The tables of a run for the terminal, and as CSV. No number is ever cut: tables too wide are split by columns."""
+"""The tables of a run for the terminal and as CSV. Tables that are too wide are split by columns, never cut."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ from emphasis.experiments.reports.summary import METRICS, NOT_SCALED, Entry, Sum
 from emphasis.rich_text import PlainTable, plain
 from emphasis.texts import visible
 
-_NAMES = 24  # the width that names of methods are wrapped to
-_HEADING = 14
-_STATUS = 9  # "collapsed"
-_GAP = 2  # between two columns
+_NAME_WIDTH = 24  # method names are wrapped to it, in characters as all widths here
+_HEADING_WIDTH = 14
+_STATUS_WIDTH = 9  # of "collapsed"
+_GAP = 2  # between columns
 CSV_COLUMNS = (
-    "condition", "method", "group", "metric", "ours_mean", "ours_std", "n", "paper", "difference", "status", "outcome",
-)  # fmt: skip
+    "condition",
+    "method",
+    "group",
+    "metric",
+    "ours_mean",
+    "ours_std",
+    "n",
+    "paper",
+    "difference",
+    "status",
+    "outcome",
+)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a table: its heading, and the lines in each method's cell with their style."""
+    """A column of a table: its heading, and the lines and styles of each method's cell."""
 
     heading: str
     cells: dict[str, list[tuple[str, str]]]
@@ -38,14 +48,14 @@ class _Column:
     @property
     def width(self) -> int:
         texts = [line for lines in self.cells.values() for line, _ in lines]
-        return max(map(len, [*texts, *textwrap.wrap(visible(self.heading), _HEADING)]), default=1)
+        return max(map(len, [*texts, *textwrap.wrap(visible(self.heading), _HEADING_WIDTH)]), default=1)
 
 
 def result_tables(summary: Summary, width: int) -> list[Group]:
-    """Return the tables of a run with their titles, each at most `width` wide if a column fits at all.
+    """Return the tables of a run with their titles, each at most `width` characters wide if a column fits at all.
 
-    One condition: methods by metrics. Several: methods by conditions, one table for the recipe's metric and one for
-    each other that the paper has.
+    With one condition, the columns are metrics. With several, they are conditions, and there is one table for the
+    recipe's metric and for each other metric of the paper.
     """
     recipe = summary.recipe
     if len(recipe.conditions) > 1:
@@ -59,14 +69,20 @@ def result_tables(summary: Summary, width: int) -> list[Group]:
 
     def columns_of(failures: bool) -> list[_Column]:
         return [
-            _column(summary, condition, metric, METRICS.get(metric, metric_title(metric)),
-                    details=metric == recipe.metric, failures=failures and metric == recipe.metric)
+            _column(
+                summary,
+                condition,
+                metric,
+                METRICS.get(metric, metric_title(metric)),
+                details=metric == recipe.metric,
+                failures=failures and metric == recipe.metric,
+            )
             for metric in summary.metrics
-        ]  # fmt: skip
+        ]
 
     columns = columns_of(failures=False)
     room = width - _first_width(summary, with_paper) - sum(column.width + _GAP for column in columns) - _GAP
-    if room >= _STATUS:
+    if room >= _STATUS_WIDTH:
         columns.append(_statuses(summary, condition, min(room, 40)))
     else:
         columns = columns_of(failures=True)
@@ -74,7 +90,7 @@ def result_tables(summary: Summary, width: int) -> list[Group]:
 
 
 def caption(summary: Summary) -> str:
-    """Return what the numbers of the tables are."""
+    """Return a sentence that explains the numbers in the tables."""
     sizes: dict[tuple[int, int], list[str]] = {}
     for entry in summary.entries:
         for row in entry.rows[:1]:
@@ -90,9 +106,9 @@ def caption(summary: Summary) -> str:
 
 
 def csv_text(summary: Summary) -> str:
-    """Return one line per condition, method and metric, in percent; rows that the paper quotes are not run.
+    """Return one line per condition, method and metric, in percent, and lines for the paper's rows that are not run.
 
-    A scaled run's heading says that the paper's figures are not, and has no differences.
+    In a scaled run, the heading says that the paper's values are at full scale, and there are no differences.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -103,10 +119,20 @@ def csv_text(summary: Summary) -> str:
         for metric in summary.metrics:
             ours = entry.values[metric]
             writer.writerow(
-                [cell.condition, cell.method, cell.group, metric, _cell(100 * ours.mean), _cell(100 * ours.std),
-                 ours.n, _cell(entry.paper[metric]), _cell(summary.difference(entry, metric)), status,
-                 entry.outcome or ("learned" if entry.rows else "not trained yet")]
-            )  # fmt: skip
+                [
+                    cell.condition,
+                    cell.method,
+                    cell.group,
+                    metric,
+                    _cell(100 * ours.mean),
+                    _cell(100 * ours.std),
+                    ours.n,
+                    _cell(entry.paper[metric]),
+                    _cell(summary.difference(entry, metric)),
+                    status,
+                    entry.outcome or ("learned" if entry.rows else "not trained yet"),
+                ]
+            )
     for condition in summary.recipe.condition_names:
         for row in summary.recipe.reported:
             for metric in filter(summary.has_paper, summary.metrics):
@@ -121,7 +147,7 @@ def _cell(value: float) -> str:
 
 
 def paper_text(summary: Summary, entry: Entry, metric: str) -> str:
-    """Return the paper's figure, with its spread if it has one, and the difference in brackets; "" where none."""
+    """Return the paper's value, its standard deviation if known, and the difference in brackets; "" without a value."""
     if math.isnan(entry.paper[metric]):
         return ""
     text = f"{entry.paper[metric]:.1f}"
@@ -132,14 +158,14 @@ def paper_text(summary: Summary, entry: Entry, metric: str) -> str:
 
 
 def short_outcome(entry: Entry) -> str:
-    """Return the outcome in few words: "collapsed 2/5"."""
+    """Return the outcome in short, such as "collapsed 2/5"."""
     return re.sub(r" \((\d+) of (\d+) seeds?\)", r" \1/\2", entry.outcome)
 
 
 def _column(
     summary: Summary, condition: str, metric: str, heading: str, *, details: bool = True, failures: bool = True
 ) -> _Column:
-    """Return a column of one metric; `details`: of how many seeds the mean is; `failures`: what went wrong."""
+    """Return the column of a metric, with the number of seeds (`details`) and the failures (`failures`)."""
     cells: dict[str, list[tuple[str, str]]] = {}
     best = summary.best(condition)
     for entry in summary.of(condition):
@@ -147,12 +173,12 @@ def _column(
         style = "red" if entry.outcome else "bold green" if entry is best and metric == summary.recipe.metric else ""
         lines = [(str(ours), style)]
         if summary.has_paper(metric) and (paper := paper_text(summary, entry, metric)):
-            lines += [(line, "dim") for line in textwrap.wrap(paper, _HEADING)]
+            lines += [(line, "dim") for line in textwrap.wrap(paper, _HEADING_WIDTH)]
         if details and ours.n not in (0, summary.recipe.seeds):
             lines.append((f"n = {ours.n}", "dim"))
         if failures and entry.outcome:
             parts = short_outcome(entry).split("; ")
-            lines += [(line, "red") for part in parts for line in textwrap.wrap(part, _HEADING)]
+            lines += [(line, "red") for part in parts for line in textwrap.wrap(part, _HEADING_WIDTH)]
         cells[entry.cell.method] = lines
     for row in summary.recipe.reported:
         quoted = summary.paper(condition, row.name, metric)
@@ -173,18 +199,18 @@ def _statuses(summary: Summary, condition: str, width: int) -> _Column:
 
 
 def _head(summary: Summary, with_paper: bool) -> list[str]:
-    """Return the heading of the first column, which says what stands in a cell."""
+    """Return the heading of the first column, which explains the cells."""
     texts = ["Method"]
     if with_paper:
         texts += ["ours ± std, and below it", NOT_SCALED if summary.scaled else "paper (difference)"]
-    return [line for text in texts for line in textwrap.wrap(text, _NAMES)]
+    return [line for text in texts for line in textwrap.wrap(text, _NAME_WIDTH)]
 
 
 def _names(summary: Summary) -> dict[str, list[str]]:
-    """Return every row's name, in lines."""
+    """Return every row's name, wrapped into lines."""
     recipe = summary.recipe
     names = [*(method.name for method in recipe.methods), *(row.name for row in recipe.reported)]
-    return {name: textwrap.wrap(visible(name), _NAMES) or [""] for name in names}
+    return {name: textwrap.wrap(visible(name), _NAME_WIDTH) or [""] for name in names}
 
 
 def _first_width(summary: Summary, with_paper: bool) -> int:
@@ -193,7 +219,7 @@ def _first_width(summary: Summary, with_paper: bool) -> int:
 
 
 def _tables(summary: Summary, title: str, columns: Sequence[_Column], width: int, with_paper: bool) -> list[Group]:
-    """Return the columns as tables that fit, with their titles."""
+    """Return the columns as tables that fit the width, with their titles."""
     first = _first_width(summary, with_paper)
     blocks: list[list[_Column]] = []
     room = 0
@@ -210,7 +236,7 @@ def _tables(summary: Summary, title: str, columns: Sequence[_Column], width: int
         table = PlainTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column(plain("\n".join(_head(summary, with_paper))), width=first, no_wrap=True)
         for column in block:
-            heading = plain("\n".join(textwrap.wrap(visible(column.heading), _HEADING)))
+            heading = plain("\n".join(textwrap.wrap(visible(column.heading), _HEADING_WIDTH)))
             justify: Literal["left", "right"] = "left" if column.heading == "Status" else "right"
             table.add_column(heading, width=column.width, no_wrap=True, justify=justify)
         _fill(table, summary, block)

@@ -1,4 +1,4 @@
-"""The page of a tuning: what to use, what was tried, and why."""
+"""The page of `tune`: the recommended settings, the trials, and the reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emphasis.diagnostics.plots.audit import score_figure
 from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.figures import edf_figure
 from emphasis.diagnostics.plots.pages import page_environment, png_uri
-from emphasis.diagnostics.plots.tune import Tried, trials_figure
+from emphasis.diagnostics.plots.tune import TrialPoint, trials_figure
 from emphasis.experiments.studies.audit_result import PAGE
 from emphasis.experiments.studies.search import Trial
 from emphasis.experiments.studies.tune import AUDIT, TUNE
@@ -24,28 +24,38 @@ _AXIS = "weighting.beta"
 
 
 def tune_page(tuned: TuningResult, command: Sequence[str] = ()) -> str:
-    """Return the page as one HTML text that needs no other file.
+    """Return the page as self-contained HTML.
 
     Args:
-        tuned: What was found.
-        command: By which it is found again.
+        tuned: The result of `tune`.
+        command: The command that repeats it.
     """
     audit = tuned.audit
-    return page_environment("emphasis.experiments.reports").get_template("tune.html.j2").render(
-        tuned=tuned,
-        best=tuned.search.best,
-        described=described,
-        weighting=inline_table(tuned.weighting.to_dict()),
-        drawn=png_uri(png(_trials(tuned))),
-        density=png_uri(png(edf_figure([tuned.best_weighting, CCE()]))),
-        scores="" if audit is None else png_uri(png(score_figure(
-            audit.suspects.score,
-            {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
-        ))),
-        command=shlex.join(command),
-        tune_name=TUNE,
-        audit_page=f"{AUDIT}/{PAGE}",
-    )  # fmt: skip
+    return (
+        page_environment("emphasis.experiments.reports")
+        .get_template("tune.html.j2")
+        .render(
+            tuned=tuned,
+            best=tuned.search.best,
+            described=described,
+            weighting=inline_table(tuned.weighting.to_dict()),
+            drawn=png_uri(png(_trials(tuned))),
+            density=png_uri(png(edf_figure([tuned.best_weighting, CCE()]))),
+            scores=""
+            if audit is None
+            else png_uri(
+                png(
+                    score_figure(
+                        audit.suspects.score,
+                        {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
+                    )
+                )
+            ),
+            command=shlex.join(command),
+            tune_name=TUNE,
+            audit_page=f"{AUDIT}/{PAGE}",
+        )
+    )
 
 
 def _trials(tuned: TuningResult) -> Any:
@@ -53,10 +63,10 @@ def _trials(tuned: TuningResult) -> Any:
     search = tuned.search
     along = all(_AXIS in trial.settings for trial in search.trials)
 
-    def tried(number: int, trial: Trial) -> Tried:
-        return Tried(trial.settings[_AXIS] if along else number, trial.mean, trial.folds == tuned.folds)
+    def tried(number: int, trial: Trial) -> TrialPoint:
+        return TrialPoint(trial.settings[_AXIS] if along else number, trial.mean, trial.folds == tuned.folds)
 
-    groups: dict[str, list[Tried]] = {}
+    groups: dict[str, list[TrialPoint]] = {}
     for number, trial in enumerate(search.trials):
         form = "vanishing " if getattr(weighting_of(tuned.lam, trial.settings), "vanishing", False) else ""
         name = f"{form}DM, {trial.settings.get('normalization', 'integral')}"

@@ -1,0 +1,54 @@
+"""A Bokeh server that only this computer can reach."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from bokeh.application import Application
+from bokeh.application.handlers import FunctionHandler
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from bokeh.server.util import bind_sockets
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.routing import HostMatches, Rule, RuleRouter
+
+_HOST_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class LocalServer(BaseServer):  # type: ignore[misc]
+    """A server of pages that accepts connections from this computer only, and only under the computer's own name.
+
+    After DNS rebinding, a page of another origin still sends its own name in the Host header; it is refused, as are
+    websockets of other origins.
+
+    Args:
+        make: Fills the document of each visitor.
+        port: Port to listen at; 0 chooses a free one.
+    """
+
+    def __init__(self, make: Callable[[Any], None], port: int) -> None:
+        with socket.socket() as probe:  # bind_sockets would leave sockets open if the port is taken
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((_HOST_NAMES[0], port))
+        sockets, port = bind_sockets(_HOST_NAMES[0], port)
+        pages = BokehTornado(
+            {"/": Application(FunctionHandler(make))},
+            extra_websocket_origins=[f"{name}:{port}" for name in _HOST_NAMES],
+        )
+        names = HostMatches(f"({'|'.join(map(re.escape, _HOST_NAMES))})")
+        http = HTTPServer(RuleRouter([Rule(names, pages)]))
+        http.add_sockets(sockets)
+        super().__init__(IOLoop.current(), pages, http)
+
+
+def run_until_stopped(server: LocalServer, show: Callable[[], None]) -> None:
+    """Serve until Ctrl-C; call `show` once the server responds."""
+    server.io_loop.add_callback(show)
+    try:
+        server.io_loop.start()
+    finally:
+        server.stop()
