@@ -166,7 +166,7 @@ def test_the_finding_compares_dm_with_the_best_other_seed_by_seed(summary):
     assert "CCE is best in final test accuracy, 90.0 ± 0.0 %" in first
     assert "the best method with DM, Vanishing DM, is 2.5 ± 10.6 points below it" in first
     assert "no clear difference (DM ahead in 1 of 2 seeds)" in first
-    assert "the DM of the paper ends at 50.0 ± 0.0 %, 40.0 ± 0.0 points below CCE" in first
+    assert "the DM of the paper reaches 50.0 ± 0.0 %, 40.0 ± 0.0 points below CCE" in first
 
 
 def test_gains_are_paired_by_seed():
