@@ -45,7 +45,9 @@ def derivative(name: str) -> Tensor:
     [
         ("CCE", CCE(), "integral"),
         ("GCE 0.7", GCE(0.7), "integral"),
-        ("doubt 0.7", Relative(q=0.7, doubt=0.2), "integral"),
+        ("above prior 1", Relative(doubt=0.0), "integral"),
+        ("above prior 0.7", Relative(q=0.7, doubt=0.0), "integral"),
+        ("doubt above prior 1", Relative(), "integral"),
         ("SCE", SCE(mu=0.1, nu=1.0), None),
         ("DM(0.5, 12)", DM(lam=0.5, beta=12), "integral"),
         ("DM(0.5, 4)", DM(lam=0.5, beta=4), "integral"),

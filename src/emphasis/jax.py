@@ -20,7 +20,7 @@ import numpy as np
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import DEFAULT_WEIGHTING, FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
-from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
+from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
 
 try:
@@ -317,12 +317,8 @@ def _loss_and_gradient(
     lead = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - others.max(-1), 0.0)
     log_trust = jnp.zeros_like(log_p)
     if options.weighting.trust[0]:
-        counted = factor.sum()
-        doubt = jnp.where(present, factor * doubt_of(log_p, lead, jnp), 0.0).sum() / jnp.where(
-            counted == 0.0, 1.0, counted
-        )
-        power = power_of(options.weighting.trust, jax.lax.stop_gradient(doubt), jnp)
-        log_trust = log_trust_of(log_p, lead, power, jnp)
+        exponent = jax.lax.stop_gradient(_exponent(options.weighting.trust, logits, log_p, lead, factor))
+        log_trust = log_trust_of(exponent, lead, jnp)
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
     if options.unbounded:  # by the smaller of the two types: the derivative goes back into the logits' own
         log_w = jnp.minimum(log_w, math.log(min(_largest(like.dtype), _largest(margin.dtype))))
@@ -350,6 +346,26 @@ def _loss_and_gradient(
     gradient = jnp.where(own, -half, jnp.exp(others - log_rest[..., None]) * half)
     gradient = jnp.where(present[..., None], gradient, 0.0)
     return loss if options.reduction == "none" else loss.sum(), (gradient, like)
+
+
+def _exponent(
+    trust: tuple[float, float], logits: jax.Array, log_p: jax.Array, lead: jax.Array, factor: jax.Array
+) -> jax.Array:
+    """Return the exponents of p / p_max in the batch; see `Relative`."""
+    present = factor != 0.0
+    whole = jnp.where(present, factor, 0.0).sum()
+    share = jnp.where(present, factor, 0.0) / jnp.where(whole == 0.0, 1.0, whole)
+    top = logits.argmax(-1)
+    is_top = jax.nn.one_hot(top, logits.shape[-1], dtype=bool)
+    others = jnp.where(is_top, -math.inf, logits)
+    log_rest = jax.nn.logsumexp(others, axis=-1)
+    rest = jax.nn.sigmoid(log_rest - logits.max(-1))  # 1 - p_max, with its digits where p_max is near 1
+    rests = jnp.where(is_top, rest[..., None], 1.0 - jnp.exp(others - log_rest[..., None]) * rest[..., None])
+    rests = jnp.where(present[..., None], share[..., None] * rests, 0.0)
+    prior_rest = rests.sum(tuple(range(rests.ndim - 1)))[top]
+    doubt = jnp.where(present, share * doubt_of(log_p, lead, jnp), 0.0).sum()
+    exponent: jax.Array = exponent_of(trust, doubt, rest, prior_rest, jnp)
+    return exponent
 
 
 def _largest(dtype: Any) -> float:

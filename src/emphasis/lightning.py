@@ -224,5 +224,5 @@ def _log_total(loss: EmphasisLoss, logits: Tensor, labels: Tensor, sample_weight
             log_p = logits - torch.logaddexp(log_rest, logits.gather(1, index))
             margin = (log_p - torch.log(-torch.expm1(log_p))).scatter(1, index, margin)
         share = torch.where(valid, log_share.exp(), 0.0)
-        log_share = log_share + log_weight_of(margin, lead, share, loss.options)
+        log_share = log_share + log_weight_of(margin, lead, logits, share, loss.options)
     return torch.where(valid, log_share, -math.inf).flatten().logsumexp(0)

@@ -71,19 +71,29 @@ def started(monkeypatch, tmp_path):
 def starts(shape, dtype, of_targets):
     """What a backend starts for all that it does, with and without what is optional."""
     found = []
-    backend = GpuBackend(lambda *one: found.append(one), lambda dtype, device: torch.empty((), dtype=dtype))
+
+    def begin(kernel, grid, arguments, options):
+        found.append((kernel, grid, arguments, options))
+        if kernel.fn.__name__ == "likeliest":  # nothing runs, and what it would have written is read
+            arguments[4].zero_()
+
+    backend = GpuBackend(begin, lambda dtype, device: torch.empty((), dtype=dtype))
     logits, labels = torch.randn(shape).to(dtype), torch.randint(shape[1], (shape[0], *shape[2:]))
     table, factor = torch.zeros(6 + 18 * 60 + 1, dtype=torch.float64), torch.rand(labels.shape, dtype=torch.float64)
     if of_targets:
         given = logits, torch.rand(shape), torch.rand(shape[1], dtype=torch.float64), factor, table, torch.zeros(12, 32)
         backend.loss_of_targets(*given, "mean", False, "new memory")
         backend.loss_of_targets(*given[:2], None, None, table, None, "none", True, "new memory")
+        backend.loss_of_targets(*given, "mean", False, "new memory", (1.0, 0.2))
+        backend.loss_of_targets(*given[:2], None, None, table, None, "none", True, "new memory", (1.0, 0.2))
         return found
     backend.loss_of_labels(logits, labels, factor, table, IGNORED, "mean", False, "new memory")
     backend.loss_of_labels(logits, labels, None, table, IGNORED, "sum", False, "the logits")
     backend.loss_of_labels(logits, labels, None, table, 2**40, "none", False, "nothing")
     backend.loss_of_labels(logits, labels, factor, table, IGNORED, "mean", True, "new memory")
     backend.loss_of_labels(logits, labels, None, table, IGNORED, "none", True, "nothing")
+    backend.loss_of_labels(logits, labels, factor, table, IGNORED, "mean", False, "new memory", (1.0, 0.2))
+    backend.loss_of_labels(logits, labels, None, table, IGNORED, "none", True, "new memory", (1.0, 0.2))
     margin, _, state = backend.margins(logits, labels, IGNORED, "new memory")
     gradient = backend.derivative(logits, labels, margin, state, IGNORED, "new memory")
     backend.scale(gradient, torch.ones(()), torch.ones((), dtype=torch.float64))
@@ -186,12 +196,20 @@ def test_a_compiled_graph_holds_the_launches_and_copies_nothing(given, is_batch,
 
 
 @on_host
+def test_a_compiler_knows_what_the_operators_return_for_a_weighting_that_depends_on_the_batch(given):
+    for of_library, own, more in zip(OPERATORS, given, ((IGNORED,), ()), strict=True):
+        loss, gradient, pending = of_library(*own, *more, "mean", False, True, 1.0, 0.2)
+        assert (loss.shape, gradient.shape, pending.shape) == ((), (128, 10), ())
+        assert gradient.dtype == torch.float16
+
+
+@on_host
 def test_a_cache_of_compiled_graphs_knows_the_kernels_text():
     """What is in its key: another version's kernels must not be taken for these."""
     found = {kernel.fn.__name__ for name in ("labels", "targets")
              for kernel in get_triton_kernels_for_op(f"emphasis::loss_of_{name}_on_gpu")}  # fmt: skip
     assert found == {"count", "fused", "margins", "add_up", "write", "count_targets", "targets_fused",
-                     "targets_log_weights"}  # fmt: skip
+                     "targets_log_weights", "likeliest", "add_classes"}  # fmt: skip
 
 
 @on_host

@@ -160,6 +160,24 @@ def last_layer(group):
         torch.testing.assert_close(ours.grad / world, alone.grad, rtol=1e-12, atol=1e-12)
 
 
+def last_layer_of_relative(group):
+    """The same for the default, whose means are over the ranks, and over one call alone."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    (parts,) = make_parts(world, 1, torch.float64)
+    for normalization in ("integral", "batch"):
+        weight = make_model(torch.float64)[2].weight.detach()
+        hidden = [4.0 * x.tanh().repeat(1, 2)[:, :8] for x, _, _ in parts]
+        alone, ours = (nn.Parameter(weight.clone()) for _ in range(2))
+        settings = {"normalization": normalization, "class_weight": torch.tensor([1.0, 0.5, 3.0, 0.1])}
+        labels = torch.cat([y for _, y, _ in parts])
+        linear_emphasis_loss(torch.cat(hidden), alone, labels, **settings).backward()
+        linear_emphasis_loss(
+            hidden[rank], ours, parts[rank][1], process_group=group, chunk_size=3, **settings
+        ).backward()
+        dist.all_reduce(ours.grad, group=group)
+        torch.testing.assert_close(ours.grad / world, alone.grad, rtol=1e-12, atol=1e-12)
+
+
 def main(rank: int, folder: Path, worlds: list[int]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -173,6 +191,7 @@ def main(rank: int, folder: Path, worlds: list[int]) -> None:
                 compare(kind, group, normalization, calls, True, torch.float64, calls == 1)
                 compare(kind, group, normalization, calls, True, torch.float32, True)
             last_layer(group)
+            last_layer_of_relative(group)
             if world > 1:
                 nothing_to_learn(group)
     dist.barrier()

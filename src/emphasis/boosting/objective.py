@@ -17,6 +17,7 @@ itself will not do: it is negative for the examples that a robust weighting hold
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
-from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
+from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
 FloatArray = NDArray[np.float64]
@@ -94,13 +95,24 @@ class Objective:
         if raw_prediction.ndim == 1:
             sign = np.where(labels == 1, 1.0, -1.0)
             margin = sign * raw_prediction
-            half, curvature, p, _ = self._pushes(margin, margin, sample_weight)
+            ones = raw_prediction > 0.0
+
+            def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
+                of_one = float(share @ np.where(labels == 1, p, rest))
+                return np.where(ones, of_one, share.sum() - of_one)
+
+            half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior)
             return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
         rows = np.arange(len(labels))
         q = raw_prediction.T.copy()  # (C, N): sums over classes run along whole rows
         own = q[labels, rows]
         log_rest, highest = _to_direction(q, (labels, rows))
-        half, curvature, p, rest = self._pushes(own - log_rest, own - highest, sample_weight)
+
+        def prior_of_likeliest(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
+            sums = q @ (share * rest) + np.bincount(labels, share * p, len(q))
+            return sums[q.argmax(axis=0)]  # of the others: a label that is the likeliest class is not held back
+
+        half, curvature, p, rest = self._pushes(own - log_rest, own - highest, sample_weight, prior_of_likeliest)
         hessian = np.multiply(q, rest)
         np.multiply(np.subtract(1.0, hessian, out=hessian), q, out=hessian)
         hessian *= curvature
@@ -112,14 +124,15 @@ class Objective:
     def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
         """Return one example's gradient (C,), and its whole matrix of curvature max(c, 1) (diag(p) - p p^T), (C, C).
 
-        What CatBoost asks for. Under "batch" an example would need to know the others: see `check_single_examples`.
+        What CatBoost asks for. For `Relative`, the example being a batch of its own, it is that of cross-entropy. Under
+        "batch" an example would need to know the others: see `check_single_examples`.
         """
         if not math.isfinite(raw_prediction.sum()):
             raise EmphasisValueError(_NOT_FINITE)
         q = raw_prediction.copy()
         log_rest, highest = _to_direction(q, label)
         own = raw_prediction[label]
-        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None))
+        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None, None))
         matrix = np.outer(q, q) * (-weight * curvature * rest)
         matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
         matrix.flat[:: len(q) + 1] += q * (weight * curvature)
@@ -137,11 +150,13 @@ class Objective:
             )
 
     def _pushes(
-        self, margin: FloatArray, lead: FloatArray, sample_weight: Any
+        self, margin: FloatArray, lead: FloatArray, sample_weight: Any, prior: Callable[..., Any] | None
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalised and times the sample weights.
 
         lead: Each label's score less the largest other one.
+        prior: Takes the examples' shares, p and 1-p, and returns the sum over examples of share times the probability
+            of each example's likeliest class; None for one example, whose own that is.
         """
         share = np.ones(margin.shape) if sample_weight is None else _checked_weight(sample_weight, len(margin))
         shifted = np.log1p(np.exp(-np.abs(margin)))
@@ -149,9 +164,14 @@ class Objective:
         p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
-            if self._resolved.trust[0]:
-                doubt = np.sum(share * doubt_of(log_p, lead, np)) / max(share.sum(), np.finfo(float).tiny)
-                log_w = log_w + log_trust_of(log_p, lead, power_of(self._resolved.trust, doubt, np), np)
+            if self._resolved.trust[0] and prior is not None:
+                whole = max(share.sum(), np.finfo(float).tiny)
+                above = doubt_of(log_p, lead, np)
+                prior_rest = 1.0 - prior(share, p, rest) / whole
+                exponent = exponent_of(
+                    self._resolved.trust, np.sum(share * above) / whole, rest - above, prior_rest, np
+                )
+                log_w = log_w + log_trust_of(exponent, lead, np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
                 log_w -= max(log_w.max(), -_LARGEST_LOG)

@@ -184,13 +184,14 @@ class EmphasisTrace:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         index = torch.where(valid, labels, 0).unsqueeze(1)
         margin, others, _ = margin_and_others(wide, index, 1)
-        margin, lead = margin.squeeze(1), lead_of(wide, index, others, 1).squeeze(1)
+        lead = lead_of(wide, index, others, 1)
         share = valid.to(margin.dtype)
         if self._class_weight is not None:
             share = share * self._class_weight.to(device)[torch.where(valid, labels, 0)]
         if sample_weight is not None:
             share = share * torch.as_tensor(sample_weight).to(share)
-        log_w = torch.where(valid, log_weight_of(margin, lead, share, self._options) + share.log(), -math.inf)
+        log_w = log_weight_of(margin, lead, wide, share.unsqueeze(1), self._options).squeeze(1)
+        margin, log_w = margin.squeeze(1), torch.where(valid, log_w + share.log(), -math.inf)
         count = valid.sum().to(log_w.dtype).clamp(min=1.0)
         relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where there is no emphasis at all
         self._note_step(indices, log_w, relative, valid, count)

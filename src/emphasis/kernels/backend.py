@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emphasis.compatibility.torch import dispatch_modes_are_active, is_tracing, transforms_are_active
 from emphasis.errors import EmphasisValueError
+from emphasis.kernels.batch_statistics import BatchStatistics
 from emphasis.weighting.options import Reduction
 
 Wrong = Literal["label", "logits", "probabilities"]
@@ -102,8 +103,18 @@ class Backend(Protocol):
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
-        """Return the loss of class labels and its derivative."""
+        """Return the loss of class labels and its derivative.
+
+        trust: `Weighting.trust`, which the table has as well, but on a device where reading it would stall.
+        """
+
+    def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
+        """Return what a weighting that depends on the batch has to know of it.
+
+        share: Of the labels' shape, float64 >= 0: what each example counts, 0 for those that are ignored.
+        """
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
         """Return each example's margin; `gradient_in` says what will be asked of `derivative`."""

@@ -17,7 +17,9 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / name for name in ("rows.c", "steps_float.c", "steps_double.c"))
-HEADERS = tuple(_FOLDER / name for name in ("job.h", "lanes.h", "table.h", "steps.h", "soft.h"))
+HEADERS = tuple(
+    _FOLDER / name for name in ("job.h", "lanes.h", "table.h", "sums.h", "statistics.h", "steps.h", "tiles.h", "soft.h")
+)
 FLAGS = (
     *("-O3", "-std=c11", "-shared", "-fPIC", "-fopenmp-simd"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),

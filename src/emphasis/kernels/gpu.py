@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from emphasis.kernels import triton_rows as kernels
+from emphasis.kernels import triton_statistics
 from emphasis.kernels import triton_targets as of_targets
 from emphasis.kernels.backend import GradientIn, Margins, Result
+from emphasis.kernels.batch_statistics import BatchStatistics, Likeliest, exponents, exponents_of_targets
+from emphasis.kernels.operators import share_of_labels
 from emphasis.kernels.triton_launch import start
 from emphasis.kernels.triton_tiles import triton
 from emphasis.weighting._potential import MARGIN_REACH
@@ -40,6 +44,7 @@ _MOST_TARGETS = 1024  # the same of rows of probabilities
 _SPAN, _MOST_PROGRAMS = 4096, 4096
 # Examples whose factors one program adds up as fast as it starts, and programs that do for more, or for rows.
 _FEW, _ADDERS = 8192, 64
+_ADDERS_OF_CLASSES = 1024  # programs that add up over examples, for all chunks of classes together
 _TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
 _COMPACT = {
     "CELLS": COMPACT_OCTAVES << COMPACT_SPLITS,
@@ -86,13 +91,15 @@ class GpuBackend:
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
         device, examples = logits.device, labels.numel()
         gradient = _gradient(logits, gradient_in)
         loss, pending = self._loss_and_pending(logits, labels.shape, gradient, reduction, is_batch)
         (tiles, chunks), sizes, tile = _layout(logits, once=is_batch)
-        given = logits, labels, factor, table, ignore_index
+        exponent = self._exponents(trust, logits, labels, factor, ignore_index) if trust[0] else None
+        given = logits, labels, factor, table, exponent, ignore_index
         if is_batch:  # a state for each example, and 2 numbers for all, 3 for each program and 1 for each example
             state = torch.empty((3, examples), dtype=torch.float32, device=device)
             work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
@@ -125,6 +132,7 @@ class GpuBackend:
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
         """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN for errors."""
         device, (examples, classes) = logits.device, logits.shape
@@ -132,7 +140,8 @@ class GpuBackend:
         loss, pending = self._loss_and_pending(logits, (examples,), gradient, reduction, is_batch)
         tile = _tile_of_targets(int(classes))
         tiles = -(-examples // tile["EXAMPLES"])
-        given = logits, targets, class_weight, factor, table, compact
+        exponent = exponents_of_targets(trust, logits, targets, class_weight, factor) if trust[0] else None
+        given = logits, targets, class_weight, factor, table, compact, exponent
         sizes, parts = (examples, classes), 0
         work: Tensor | None = None
         each: Tensor | None = loss
@@ -155,6 +164,33 @@ class GpuBackend:
         self._start(of_targets.targets_fused, (tiles,), (*given, gradient, each, work, pending, *sizes), options)
         return Result(loss, gradient, 1.0 if pending is None else pending)
 
+    def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
+        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        device, classes = logits.device, logits.shape[1]
+        (tiles, _), sizes, tile = _layout(logits, once=True)
+        state = torch.empty((6, *labels.shape), dtype=torch.float32, device=device)
+        top = torch.empty(labels.shape, dtype=torch.int64, device=device)
+        self._start(triton_statistics.likeliest, (tiles,), (logits, labels, ignore_index, state, top, *sizes), tile)
+        tile = _tile_of_sums(int(classes), sizes[2])
+        tiles = _tiles(logits, sizes, tile["EXAMPLES"])
+        chunks = -(-classes // tile["CLASSES"])
+        programs = min(tiles, max(1, _ADDERS_OF_CLASSES // chunks))
+        parts = torch.empty((programs, classes), dtype=torch.float64, device=device)
+        share = share.contiguous()
+        unit = share.amax()
+        arguments = logits, labels, share, unit, ignore_index, state, top, parts, *sizes, tiles
+        self._start(triton_statistics.add_classes, (programs, chunks), arguments, tile)
+        margin, lead, _, _, _, rest = state.unbind(0)
+        return BatchStatistics(margin, lead, Likeliest(top, rest, parts.sum(0) * unit))
+
+    def _exponents(
+        self, trust: tuple[float, float], logits: Tensor, labels: Tensor, factor: Tensor | None, ignore_index: int
+    ) -> Tensor:
+        """Return the exponents of p / p_max of class labels, of their shape, in float64."""
+        share = share_of_labels(labels, factor, ignore_index)
+        margin, lead, likeliest = self.batch_statistics(logits, labels, share, ignore_index)
+        return exponents(trust, F.logsigmoid(margin.double()), lead.double(), share, likeliest).contiguous()
+
     def _loss_and_pending(
         self,
         logits: Tensor,
@@ -176,7 +212,7 @@ class GpuBackend:
         """Return each example's margin: as `Backend`."""
         (tiles, _), sizes, tile = _layout(logits, once=True)
         state = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
-        arguments = logits, labels, None, None, ignore_index, state, None, *sizes
+        arguments = logits, labels, None, None, None, ignore_index, state, None, *sizes
         self._start(kernels.margins, (tiles,), arguments, {**tile, **_TABLE})
         return Margins(state[0], state[0] + state[2].log(), state)
 
@@ -231,8 +267,15 @@ def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int
         inner *= int(size)
     tile = _tile(classes, inner, logits.element_size(), once)
     examples, columns = tile["EXAMPLES"], tile["CLASSES"]
-    tiles = outer * -(-inner // examples) if inner > 1 else -(-outer // examples)
-    return (tiles, -(-classes // columns)), (outer * inner, classes, inner), tile
+    sizes = outer * inner, classes, inner
+    return (_tiles(logits, sizes, examples), -(-classes // columns)), sizes, tile
+
+
+def _tiles(logits: Tensor, sizes: tuple[int, int, int], examples: int) -> int:
+    """Return how many tiles of so many examples there are."""
+    inner = sizes[2]
+    tiles: int = logits.shape[0] * -(-inner // examples) if inner > 1 else -(-logits.shape[0] // examples)
+    return tiles
 
 
 @lru_cache(maxsize=1024)
@@ -251,6 +294,14 @@ def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]
         columns, examples = _CHUNK if once or row <= _CACHED else _LARGE_CHUNK, 1
         warps = columns // 512
     return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": warps, **_OPTIONS}
+
+
+@lru_cache(maxsize=1024)
+def _tile_of_sums(classes: int, inner: int) -> dict[str, Any]:
+    """Return the tile for sums over examples: 32 numbers for each thread, neighbours in memory among them."""
+    columns = min(_power_from(classes), 32 if inner > 1 else 128)
+    examples = min(4096 // columns, 128, _power_from(inner) if inner > 1 else 128)
+    return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": 4, **_OPTIONS}
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from emphasis.kernels.backend import Result
 from emphasis.kernels.gpu import GpuBackend
 from emphasis.kernels.triton_launch import start
 from emphasis.kernels.triton_rows import add_up, count, fused, margins, write
+from emphasis.kernels.triton_statistics import add_classes, likeliest
 from emphasis.kernels.triton_targets import count_targets, targets_fused, targets_log_weights
 
 
@@ -68,13 +69,16 @@ def loss_of_labels_on_gpu(
     reduction: str,
     is_batch: bool,
     with_gradient: bool,
+    q: float = 0.0,
+    doubt: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss of class labels, its derivative and the scale: as `Backend.loss_of_labels`, for any strides."""
     if logits.numel() == 0:
         return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(
-        wrap_triton(count), wrap_triton(fused), wrap_triton(margins), wrap_triton(add_up), wrap_triton(write)
-    )
+        wrap_triton(count), wrap_triton(fused), wrap_triton(margins), wrap_triton(add_up), wrap_triton(write),
+        wrap_triton(likeliest), wrap_triton(add_classes),
+    )  # fmt: skip
     result = backend.loss_of_labels(
         logits.contiguous(),
         labels.contiguous(),
@@ -84,6 +88,7 @@ def loss_of_labels_on_gpu(
         reduction,  # type: ignore[arg-type]
         is_batch,
         "new memory" if with_gradient else "nothing",
+        (q, doubt),
     )
     return _three(result, logits)
 
@@ -99,6 +104,8 @@ def loss_of_targets_on_gpu(
     reduction: str,
     is_batch: bool,
     with_gradient: bool,
+    q: float = 0.0,
+    doubt: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same of rows of probabilities: as `NativeBackend.loss_of_targets`, for any strides."""
     if logits.numel() == 0:
@@ -116,5 +123,6 @@ def loss_of_targets_on_gpu(
         reduction,  # type: ignore[arg-type]
         is_batch,
         "new memory" if with_gradient else "nothing",
+        (q, doubt),
     )
     return _three(result, logits)

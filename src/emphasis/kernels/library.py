@@ -31,7 +31,7 @@ _FUNCTIONS = {  # p: pointer, s: 64-bit integer, i: int
     "emphasis_labels": "ppppppppssssiiiii",
     "emphasis_targets": "ppppppppppssiiiii",
     "emphasis_binary": "ppppppppppssiiii",
-    "emphasis_margins": "ppppppssssii",
+    "emphasis_margins": "ppppppppppssssii",
     "emphasis_write": "ppppppssssii",
 }
 _KINDS = {"p": ctypes.c_void_p, "s": ctypes.c_int64, "i": ctypes.c_int}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong
+from emphasis.kernels.batch_statistics import BatchStatistics, Likeliest
 from emphasis.kernels.library import library
 from emphasis.weighting.options import Reduction
 
@@ -38,6 +39,7 @@ class NativeBackend:
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),  # noqa: ARG002
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
         outer, classes = logits.shape[:2]
@@ -79,6 +81,7 @@ class NativeBackend:
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),  # noqa: ARG002
     ) -> Result:
         """Return the loss of rows of probabilities and its derivative.
 
@@ -92,6 +95,7 @@ class NativeBackend:
             reduction: "mean" divides by the sum of factor * class_weight * targets.
             is_batch: Weights are shares of the batch's sum.
             gradient_in: New memory or nothing.
+            trust: As in `loss_of_labels`.
 
         Raises:
             ExampleError: A logit is not finite, or a row holds no probabilities.
@@ -179,27 +183,16 @@ class NativeBackend:
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
         """Return each example's margin: as `Backend`."""
-        outer, classes = logits.shape[:2]
-        examples = labels.numel()
-        margin, peak, total = (_loss(logits, labels.shape, "none") for _ in range(3))
-        where = ctypes.c_int64()
-        status = _kernels().emphasis_margins(
-            _address(logits, logits.dtype, examples * classes),
-            _address(labels, torch.int64, examples),
-            margin.data_ptr(),
-            peak.data_ptr(),
-            total.data_ptr(),
-            ctypes.byref(where),
-            outer,
-            classes,
-            examples // outer,
-            ignore_index,
-            _DTYPES[logits.dtype],
-            _threads(),
-        )
-        if status:
-            _raise(status, where.value)
+        margin, peak, total = _margins(logits, labels, ignore_index, None)
         return Margins(margin, margin + total.log(), (peak, total))
+
+    def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
+        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        top = torch.empty(labels.shape, dtype=torch.int32)
+        rest = torch.empty(labels.shape, dtype=torch.float64)
+        sums = torch.empty(logits.shape[1], dtype=torch.float64)
+        margin, _, total = _margins(logits, labels, ignore_index, (share.contiguous(), top, rest, sums))
+        return BatchStatistics(margin, margin + total.log(), Likeliest(top.clamp_(min=0).long(), rest, sums))
 
     def derivative(
         self, logits: Tensor, labels: Tensor, half: Tensor, state: Any, ignore_index: int, gradient_in: GradientIn
@@ -249,6 +242,41 @@ def _kernels() -> ctypes.CDLL:
     found = library()
     assert found is not None
     return found
+
+
+def _margins(
+    logits: Tensor, labels: Tensor, ignore_index: int, statistics: tuple[Tensor, Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each example's margin, the largest of the other logits, and the sum of their exponentials over that.
+
+    statistics: None, or what each example counts, and room for what the kernel writes of the likeliest classes.
+    """
+    outer, classes = logits.shape[:2]
+    examples = labels.numel()
+    margin, peak, total = (_loss(logits, labels.shape, "none") for _ in range(3))
+    where = ctypes.c_int64()
+    share, top, rest, sums = (None, None, None, None) if statistics is None else statistics
+    status = _kernels().emphasis_margins(
+        _address(logits, logits.dtype, examples * classes),
+        _address(labels, torch.int64, examples),
+        None if share is None else _address(share, torch.float64, examples),
+        margin.data_ptr(),
+        peak.data_ptr(),
+        total.data_ptr(),
+        None if top is None else _address(top, torch.int32, examples),
+        None if rest is None else _address(rest, torch.float64, examples),
+        None if sums is None else _address(sums, torch.float64, classes),
+        ctypes.byref(where),
+        outer,
+        classes,
+        examples // outer,
+        ignore_index,
+        _DTYPES[logits.dtype],
+        _threads(),
+    )
+    if status:
+        _raise(status, where.value)
+    return margin, peak, total
 
 
 def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.kernels.backend import ExampleError, GradientIn, Margins, Result, Wrong, can_be_read
-from emphasis.weighting._numerics import Array, ArrayModule, doubt_of, log_trust_of, power_of
+from emphasis.kernels.batch_statistics import BatchStatistics, Likeliest, exponents, likeliest_of
+from emphasis.weighting._numerics import Array, ArrayModule, log_trust_of
 from emphasis.weighting._potential import MARGIN_REACH
 from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
@@ -41,18 +42,22 @@ class OperatorsBackend:
         reduction: Reduction,
         is_batch: bool,
         gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
+        trust = trust_of(table)
+        # Before the derivative takes the logits' place.
+        share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
+        statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
         margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
         ignored = state[2]
         log_w, value = look_up(table, margin.double())
         if ignored is not None:
             valid = ~ignored.squeeze(1)
             factor = valid.to(log_w.dtype) if factor is None else factor.masked_fill(~valid, 0.0)
-        trust = _parts_of(table).trust
-        if trust[0]:
+        if statistics is not None:
             lead = lead.to(value.dtype)
-            log_trust = log_trust_of(-value, lead, power_in_batch(trust, -value, lead, factor), torch)
+            log_trust = log_trust_of(exponents(trust, -value, lead, share, statistics.likeliest), lead, torch)
             log_w, value = log_w + log_trust, value * log_trust.exp()
         losses, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
         loss = (losses if reduction == "none" else losses.sum()).to(margin.dtype)
@@ -84,6 +89,13 @@ class OperatorsBackend:
         if ignored is None:
             return Margins(margin, lead, (others, index, None))
         return Margins(margin.masked_fill_(ignored, 0.0), lead, (others, index, ignored.unsqueeze(1)))
+
+    def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
+        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        margin, lead, _ = self.margins(logits, labels, ignore_index, "new memory")
+        top, rest, sums = likeliest_of(wide, share.unsqueeze(1))
+        return BatchStatistics(margin, lead, Likeliest(top.squeeze(1), rest.squeeze(1), sums))
 
     def derivative(
         self,
@@ -167,23 +179,11 @@ def _weighted(
     return losses, weight * (factor * (scale_of_mean / pending_scale)), pending_scale
 
 
-def power_in_batch(trust: tuple[float, float], log_p: Tensor, lead: Tensor, factor: Tensor | None) -> Tensor:
-    """Return the power of (p / p_max)^p_max of a batch, a number.
-
-    Args:
-        trust: `Weighting.trust`.
-        log_p: Of the labels, any shape.
-        lead: Of that shape, the labels' logits less the largest other ones.
-        factor: Of that shape, what each counts in the mean, or None for 1.
-    """
-    doubt = doubt_of(log_p, lead, torch)
-    if factor is None:
-        mean = doubt.mean()
-    else:
-        total = factor.sum()
-        mean = torch.where(factor == 0.0, 0.0, factor * doubt).sum() / torch.where(total == 0.0, 1.0, total)
-    power: Tensor = power_of(trust, mean, torch)
-    return power
+def share_of_labels(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Tensor:
+    """Return what each example counts in a mean over the batch; float64 where there is that."""
+    valid = labels != ignore_index
+    share = valid if factor is None else torch.where(valid, factor, 0.0)
+    return share.to(torch.float32 if share.device.type == "mps" else torch.float64)
 
 
 def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,6 +198,11 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
         return torch.from_numpy(log_w), torch.from_numpy(value)
     return _look_up(parts, parts.coefficients, margin, torch)
+
+
+def trust_of(table: Tensor) -> tuple[float, float]:
+    """Return `Weighting.trust` of a table, which is read once."""
+    return _parts_of(table).trust
 
 
 class _Parts(NamedTuple):

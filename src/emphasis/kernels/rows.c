@@ -27,6 +27,7 @@ typedef struct {
     int64_t first, last; /* steps: tiles or groups of rows */
     int64_t where;       /* first example that is not finite, -1 for none */
     int status;
+    double *sums; /* where statistics are taken: what these steps add to those of each class */
     pthread_t thread;
 } Share;
 
@@ -39,6 +40,7 @@ static size_t real_size(const Job *job) { return is_double(job) ? sizeof(double)
 static int64_t span(const Job *job) { /* examples that one step takes */
     if (job->inner > 1) return is_double(job) ? double_tile_width(job) : float_tile_width(job);
     int64_t rows = 65536 / job->classes; /* a group's logits stay in the cache between its sweeps */
+    if (job->statistics && rows < 16) rows = 16; /* which sweeps once, and then adds up over classes */
     return job->binary || rows > SPAN ? SPAN : rows < 1 ? 1 : rows;
 }
 
@@ -49,19 +51,22 @@ static int64_t steps_of(const Job *job) {
 
 static int64_t scratch_size(const Job *job) { /* numbers that a step needs room for */
     if (job->binary) return SPAN;
-    if (job->targets) return 3 * job->classes;
-    return job->inner > 1 || (job->dtype != FLOAT32 && job->dtype != FLOAT64) ? job->classes * span(job) : 0;
+    int64_t sums = job->statistics ? job->classes : 0;
+    if (job->targets) return 3 * job->classes + sums;
+    int is_half = job->dtype != FLOAT32 && job->dtype != FLOAT64;
+    return job->inner > 1 || is_half || (job->statistics && !job->out) ? job->classes * span(job) + sums : sums;
 }
 
 static void *work(void *argument) {
     Share *share = argument;
     const Job *job = share->job;
-    int64_t wide = span(job), needed = scratch_size(job);
+    int64_t wide = span(job), needed = job->scratch;
     void *scratch = needed ? calloc(needed, real_size(job)) : NULL;
-    if (needed && !scratch) share->status = NO_MEMORY;
+    if (job->statistics) share->sums = calloc(job->classes, sizeof(double));
+    if ((needed && !scratch) || (job->statistics && !share->sums)) share->status = NO_MEMORY;
     for (int64_t i = share->first; i < share->last && share->status == OK; i++) {
         int64_t first = job->inner > 1 ? i : i * wide, count = job->outer - first < wide ? job->outer - first : wide;
-        share->status = (is_double(job) ? double_step : float_step)(job, first, count, scratch, &share->where);
+        share->status = (is_double(job) ? double_step : float_step)(job, first, count, scratch, share->sums, &share->where);
     }
     free(scratch);
     return NULL;
@@ -83,6 +88,8 @@ static int run(const Job *job, int threads, int64_t *where) {
     size_t width = job->dtype == FLOAT32 ? 4 : job->dtype == FLOAT64 ? 8 : 2;
     if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * width);
     int64_t steps = steps_of(job);
+    Job sized = *job;
+    sized.scratch = scratch_size(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
     /* A thread takes about as long to start as 100,000 elements to compute. */
@@ -91,7 +98,7 @@ static int run(const Job *job, int threads, int64_t *where) {
     Share shares[MAX_THREADS];
     int started = 0, status = OK;
     for (int k = 0; k < threads; k++) {
-        shares[k] = (Share){job, steps * k / threads, steps * (k + 1) / threads, -1, OK, 0};
+        shares[k] = (Share){&sized, steps * k / threads, steps * (k + 1) / threads, -1, OK, NULL, 0};
     }
     for (int k = 1; k < threads; k++, started++) {
         if (pthread_create(&shares[k].thread, NULL, work, &shares[k])) break;
@@ -104,6 +111,8 @@ static int run(const Job *job, int threads, int64_t *where) {
             status = shares[k].status;
             *where = shares[k].where;
         }
+        for (int64_t c = 0; shares[k].sums && c < job->classes; c++) job->statistics->sums[c] += shares[k].sums[c];
+        free(shares[k].sums);
     }
     return status;
 }
@@ -198,36 +207,7 @@ static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
     return highest + log(sum);
 }
 
-/* job->power := what the network's doubt in the labels makes of the table's: the mean of p_max - p over the examples,
- * each times its factor, divided by the level at which it is doubt in full. Where rows can keep their exponentials in
- * `out` they do, and *kept has to be freed after they have been used. */
-static int measure_doubt(Job *job, double counted, int64_t *where, int threads, int can_keep, void **kept) {
-    job->power = job->table[POWER];
-    if (job->power == 0.0 || job->table[LEVEL] == 0.0) return OK;
-    int64_t examples = job->outer * job->inner;
-    int keeps = can_keep && job->out && job->labels && !job->binary && job->inner == 1 &&
-                (job->dtype == FLOAT32 || job->dtype == FLOAT64);
-    double *room = malloc((examples + 1) * (keeps ? 4 : 1) * sizeof(double));
-    if (!room) return NO_MEMORY;
-    Job first = *job;
-    first.doubt = room;
-    if (keeps)
-        first.margins = room + examples, first.leads = room + 2 * examples, first.sum = room + 3 * examples;
-    else
-        first.out = NULL;
-    int status = run(&first, threads, where);
-    double sum = 0.0;
-    for (int64_t i = 0; i < examples && status == OK; i++)
-        sum += room[i] == 0.0 ? 0.0 : room[i] * (job->factor ? job->factor[i] / job->unit : 1.0);
-    double mean = counted > 0.0 ? sum / counted : 0.0;
-    if (mean < job->table[LEVEL]) job->power *= mean / job->table[LEVEL];
-    if (keeps && status == OK) {
-        job->margins = first.margins, job->leads = first.leads, job->sum = first.sum;
-        *kept = room;
-    } else
-        free(room);
-    return status;
-}
+#include "statistics.h"
 
 static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
     double counted, unit;
@@ -235,10 +215,10 @@ static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, in
     if (status != OK) return status;
     job->unit = unit;
     void *kept = NULL;
-    if ((status = measure_doubt(job, counted, where, threads, 1, &kept)) != OK) return status;
+    status = find_exponents(job, counted, where, threads, 1, &kept);
     *still = set_scales(job, mean, defer, counted, unit);
     job->value = malloc((job->outer * job->inner + 1) * sizeof(double));
-    status = job->value ? run(job, threads, where) : NO_MEMORY;
+    if (status == OK) status = job->value ? run(job, threads, where) : NO_MEMORY;
     if (status == OK) put_loss(job, job->value, mean, loss);
     free(job->value);
     free(kept);
@@ -252,10 +232,15 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
     size_t width = real_size(job);
     double counted, peak;
     int status = sum_of_factors(job, &counted, &job->unit, where);
-    if (status == OK) status = measure_doubt(job, counted, where, threads, 0, NULL);
     if (status != OK) return status;
+    void *kept = NULL;
+    status = find_exponents(job, counted, where, threads, 0, &kept);
     double *log_w = malloc((examples + 1) * (2 * sizeof(double) + 4 * width)), *value = log_w + examples;
-    if (!log_w) return NO_MEMORY;
+    if (!log_w || status != OK) {
+        free(log_w);
+        free(kept);
+        return status == OK ? NO_MEMORY : status;
+    }
     char *margin = (char *)(value + examples), *peaks = margin + examples * width, *sums = peaks + examples * width;
     char *half = sums + examples * width;
     Job first = *job;
@@ -285,6 +270,7 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
     }
     if (status == OK) put_loss(job, value, mean, loss);
     free(log_w);
+    free(kept);
     return status;
 }
 
@@ -327,15 +313,31 @@ int emphasis_binary(const void *logits, void *out, const int64_t *labels, const 
     return loss_of_table(&job, loss, still, where, mean, defer, threads);
 }
 
-/* Margins, and what emphasis_write needs of each example: double for float64, else float. */
-int emphasis_margins(const void *logits, const int64_t *labels, void *margin, void *peak, void *sum, int64_t *where,
-                     int64_t outer, int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads) {
+/* Margins, and what emphasis_write needs of each example: double for float64, else float. With `top` also statistics: of
+ * each example the likeliest class, -1 if ignored, and 1 - p_max; of each class the sum over examples of factor (1 - p). */
+int emphasis_margins(const void *logits, const int64_t *labels, const double *factor, void *margin, void *peak, void *sum,
+                     int32_t *top, double *rest, double *rests, int64_t *where, int64_t outer, int64_t classes,
+                     int64_t inner, int64_t ignore_index, int dtype, int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
-    double counted, unit;
-    Job job = {.logits = logits, .labels = labels, .margin = margin, .peak = peak, .sum = sum,
+    double counted, doubt, *of_classes;
+    int64_t n = outer * inner;
+    Job job = {.logits = logits, .labels = labels, .factor = factor, .margin = margin, .peak = peak, .sum = sum,
                .outer = outer, .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype};
-    int status = sum_of_factors(&job, &counted, &unit, where);
-    return status == OK ? run(&job, threads, where) : status;
+    int status = sum_of_factors(&job, &counted, &job.unit, where);
+    if (status != OK || !top) return status == OK ? run(&job, threads, where) : status;
+    Statistics statistics = {.rounder = 3.0 * power_above(counted)};
+    double *room = room_for_statistics(&job, n, 0, &statistics);
+    if (!room) return NO_MEMORY;
+    job.statistics = &statistics;
+    status = run(&job, threads, where);
+    if (status == OK) {
+        sums_of_statistics(&job, n, &of_classes, &doubt);
+        for (int64_t k = 0; k < classes; k++) rests[k] = of_classes[k] * job.unit;
+        memcpy(top, statistics.top, n * sizeof(int32_t));
+        memcpy(rest, statistics.rest, n * sizeof(double));
+    }
+    free(room);
+    return status;
 }
 
 /* The derivative from half weights, of logits that emphasis_margins has seen. */

@@ -4,7 +4,7 @@
  * whose 1-p may be too small to divide by, is set apart: with q the softmax over the others and S their sum of t rho,
  *     dz_j = q_j ((1-p_top) S + t_top w_top / 2) - t_j rho_j,    dz_top = p_top S - t_top w_top / 2.
  */
-#include "steps.h"
+#include "tiles.h"
 
 enum { COMPACT_TERMS = 6, COMPACT_CELLS = 32 };
 static const double COMPACT_REACH = 127.0, LOG_2 = 0.6931471805599453;
@@ -17,7 +17,7 @@ typedef struct {
     double margin;         /* of the likeliest */
     double log_p_of_peak, p_of_e; /* log p of the class at the peak; p / e */
     double scale, shift;          /* t rho is multiplied by scale, log rho is added shift */
-    REAL power;                   /* of p / p_max, by which rho is multiplied */
+    REAL exponent;                /* of p / p_max, by which rho is multiplied */
 } Row;
 
 static inline Lanes block(const REAL *x, int64_t start, int64_t classes, REAL other) {
@@ -90,11 +90,11 @@ static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags 
     }
 }
 
-/* The same, times (p / p_max)^(power p_max). */
+/* The same, times (p / p_max)^exponent. */
 static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
     look_up_block_of_agreed(row, start, counts, log_rho, loss);
-    if (row->power == 0) return;
-    Lanes trust = row->power * (block(row->x, start, row->job->classes, row->x[row->top]) - row->x[row->top]);
+    if (row->exponent == 0) return;
+    Lanes trust = row->exponent * (block(row->x, start, row->job->classes, row->x[row->top]) - row->x[row->top]);
     *log_rho += trust;
     if (!row->job->batch) *loss *= exp_of(trust);
 }
@@ -152,6 +152,30 @@ static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_to
     return peak + log(sum + (log_of_top == -INFINITY ? 0.0 : exp(log_of_top - peak)));
 }
 
+/* The sum of a row's probabilities, and times the classes' weights; NaN if they are not probabilities. */
+static double sum_of_targets(const Job *job, int64_t at, double *weighted) {
+    Row row = {.job = job, .t = (const REAL *)job->targets + at * job->classes, .top = -LANES};
+    Lanes least = {0}, most = {0}, odd = {0};
+    double sum = 0.0;
+    *weighted = 0.0;
+    for (int64_t span = 0; span < job->classes; span += LONG / 16) {
+        Lanes sums = {0}, sums_weighted = {0};
+        for (int64_t start = span; start < job->classes && start < span + LONG / 16; start += LANES) {
+            Lanes t = block(row.t, start, job->classes, 0);
+            sums += t;
+            odd += t * 0;
+            most = larger(t, most);
+            least = larger(-t, least);
+            if (job->class_weight) sums_weighted += weighted_targets(&row, start);
+        }
+        sum += total(sums);
+        *weighted += total(sums_weighted);
+    }
+    if (!job->class_weight) *weighted = sum;
+    int good = total(odd) == 0 && largest(least) <= 0 && largest(most) <= (REAL)(1.0 + 1e-3);
+    return good ? sum : NAN;
+}
+
 /* The sum over classes of t (p_max - p). */
 static double doubt_of(const Row *row, double p_max) {
     double sum = 0.0;
@@ -165,15 +189,10 @@ static double doubt_of(const Row *row, double p_max) {
 static int64_t index_of_largest(const REAL *x, int64_t n) {
     Lanes lanes = all(x[0]);
     for (int64_t start = 0; start < n; start += LANES) lanes = larger(block(x, start, n, x[0]), lanes);
-    REAL most = largest(lanes);
-    for (int64_t start = 0; start < n; start += LANES)
-        if (any(block(x, start, n, x[0]) == most))
-            for (int64_t k = start; k < n && k < start + LANES; k++)
-                if (x[k] == most) return k;
-    return 0; /* NaN, found later */
+    return index_of(x, n, largest(lanes)); /* NaN is found later */
 }
 
-static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
+static int soft_row(const Job *job, int64_t at, REAL *scratch, REAL *of_step, int64_t *where) {
     int64_t classes = job->classes, first = at * classes;
     int plain = is_plain(job);
     REAL *loaded = scratch, *e = scratch + classes, *t_rho = scratch + 2 * classes;
@@ -182,7 +201,7 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
     Row row = {.job = job, .x = plain ? (const REAL *)job->logits + first : loaded, .e = e};
     row.t = (const REAL *)job->targets + first;
     row.top = index_of_largest(row.x, classes);
-    int status = sweep(row.x, e, classes, row.top, NULL, &row.peak, &row.sum);
+    int status = sweep(row.x, e, classes, row.top, NULL, &row.peak, &row.sum, NULL);
     if (status != OK) {
         *where = at;
         return status;
@@ -197,15 +216,19 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, int64_t *where) {
     double p = exp_of_double(log_p), q = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
     row.log_p_of_peak = log_q - log_sum;
     row.p_of_e = q / (double)row.sum;
-    row.power = (REAL)(job->power * p);
-    if (job->doubt) {
-        job->doubt[at] = doubt_of(&row, p);
-        return OK;
-    }
-
+    row.exponent = job->exponents ? (REAL)job->exponents[at] : 0;
     double factor, log_w, loss, x, value = 0.0;
     int32_t cell;
     factors_of(job, at, 1, &factor);
+    if (job->statistics) {
+        const Statistics *statistics = job->statistics;
+        double weighted;
+        sum_of_targets(job, at, &weighted);
+        statistics->share[at] = factor * weighted, statistics->doubt[at] = factor * doubt_of(&row, p);
+        statistics->rest[at] = q, statistics->top[at] = (int32_t)row.top;
+        add_row(e, (REAL)(statistics->share[at] * row.p_of_e), classes, of_step);
+        return OK;
+    }
     look_up(job->table, 1, &row.margin, &log_w, &loss, &cell, &x);
     double t_top = (double)row.t[row.top] * (job->class_weight ? job->class_weight[row.top] : 1.0);
     if (job->log_w) {
@@ -237,7 +260,10 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
     REAL half[SPAN], gradient[SPAN] = {0};
     load(job->logits, first, n, job->dtype, z);
     factors_of(job, first, n, given);
-    memset((job->doubt ? job->doubt : job->value) + first, 0, n * sizeof(double));
+    if (job->statistics)
+        memset(job->statistics->doubt + first, 0, n * sizeof(double)), memset(job->statistics->share + first, 0, n * sizeof(double));
+    else
+        memset(job->value + first, 0, n * sizeof(double));
     for (int own = 0; own < 2; own++) {
         int needed = 0;
         double of_class = job->class_weight ? job->class_weight[own] : 1.0;
@@ -253,10 +279,12 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
             }
         }
         if (!needed) continue;
-        if (job->doubt) { /* p_max - p of the less likely class, times the share of it that the label is */
+        if (job->statistics) { /* p_max - p of the less likely class, times the share of it that the label is */
             for (int64_t t = 0; t < n; t++) {
-                double share = given[t] == 0.0 ? 0.0 : factor[t] / given[t];
-                if (margin[t] < 0.0) job->doubt[first + t] += share * -tanh(0.5 * margin[t]);
+                job->statistics->share[first + t] += factor[t];
+                if (margin[t] < 0.0) job->statistics->doubt[first + t] += factor[t] * -tanh(0.5 * margin[t]);
+                job->statistics->top[first + t] = (margin[t] > 0.0) == own;
+                job->statistics->rest[first + t] = exp_of_double(-log_one_plus_exp(margin[t]) - fabs(margin[t]));
             }
             continue;
         }
@@ -270,36 +298,14 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
     return OK;
 }
 
-/* The sum of a row's probabilities, and times the classes' weights; NaN if they are not probabilities. */
-static double sum_of_targets(const Job *job, int64_t at, double *weighted) {
-    Row row = {.job = job, .t = (const REAL *)job->targets + at * job->classes, .top = -LANES};
-    Lanes least = {0}, most = {0}, odd = {0};
-    double sum = 0.0;
-    *weighted = 0.0;
-    for (int64_t span = 0; span < job->classes; span += LONG / 16) {
-        Lanes sums = {0}, sums_weighted = {0};
-        for (int64_t start = span; start < job->classes && start < span + LONG / 16; start += LANES) {
-            Lanes t = block(row.t, start, job->classes, 0);
-            sums += t;
-            odd += t * 0;
-            most = larger(t, most);
-            least = larger(-t, least);
-            if (job->class_weight) sums_weighted += weighted_targets(&row, start);
-        }
-        sum += total(sums);
-        *weighted += total(sums_weighted);
-    }
-    if (!job->class_weight) *weighted = sum;
-    int good = total(odd) == 0 && largest(least) <= 0 && largest(most) <= (REAL)(1.0 + 1e-3);
-    return good ? sum : NAN;
-}
-
-static int one_step(const Job *job, int64_t first, int64_t count, void *scratch, int64_t *where) {
+static int one_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
     int status = OK;
     if (job->binary) return binary(job, first, count, scratch, where);
     if (job->targets) {
-        for (int64_t t = 0; t < count && status == OK; t++) status = soft_row(job, first + t, scratch, where);
+        REAL *of_step = job->statistics ? sums_of_step(job, scratch) : NULL;
+        for (int64_t t = 0; t < count && status == OK; t++) status = soft_row(job, first + t, scratch, of_step, where);
+        if (job->statistics) add_rounded(of_step, job->classes, sums, job->statistics->rounder);
         return status;
     }
-    return job->inner > 1 ? tile(job, first, scratch, where) : group(job, first, count, scratch, where);
+    return job->inner > 1 ? tile(job, first, scratch, sums, where) : group(job, first, count, scratch, sums, where);
 }

@@ -4,6 +4,7 @@
  */
 #include "job.h"
 #include "lanes.h"
+#include "sums.h"
 #include "table.h"
 
 static int is_plain(const Job *job) { return job->dtype == FLOAT32 || job->dtype == FLOAT64; }
@@ -55,11 +56,11 @@ static void weigh_margins(const Job *job, int64_t first, int64_t n, const double
     double log_w[SPAN], loss[SPAN], x[SPAN];
     int32_t cell[SPAN];
     look_up(job->table, n, margin, log_w, loss, cell, x);
-    if (job->power != 0.0) { /* of cross-entropy, whose loss is -log p */
+    if (job->exponents) { /* of cross-entropy, whose loss is -log p */
+        const double *exponents = job->exponents + first;
 #pragma omp simd
         for (int64_t t = 0; t < n; t++) {
-            double below = lead[t] < 0.0 ? lead[t] : 0.0;
-            double trust = job->power * largest_probability(-loss[t], below) * below;
+            double trust = lead[t] < 0.0 ? exponents[t] * lead[t] : 0.0;
             log_w[t] += trust;
             loss[t] *= trust < -700.0 ? 0.0 : exp_of_double(trust);
         }
@@ -78,17 +79,16 @@ static void weigh_margins(const Job *job, int64_t first, int64_t n, const double
 }
 
 /* Whether an earlier run has left the exponentials in `out`. */
-static int are_summed(const Job *job) { return job->margins && !job->doubt; }
+static int are_summed(const Job *job) { return job->margins && !job->statistics; }
 
 static void factors_of(const Job *job, int64_t first, int64_t n, double *factor) {
     for (int64_t t = 0; t < n; t++) factor[t] = job->factor ? job->factor[first + t] / job->unit : 1.0;
 }
 
 /* Examples first..first+n, not ignored ones among them: keep what is asked for; half := half their weights. */
-static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, const REAL *peak, const REAL *sum,
-                  REAL *half) {
+static void weigh(const Job *job, int64_t first, int64_t n, Examples *of, double *sums) {
     if (job->half) {
-        memcpy(half, (const REAL *)job->half + first, n * sizeof(REAL));
+        memcpy(of->half, (const REAL *)job->half + first, n * sizeof(REAL));
         return;
     }
     double margin[SPAN], lead[SPAN], factor[SPAN], x[SPAN];
@@ -97,8 +97,8 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
         memcpy(lead, job->leads + first, n * sizeof(double));
     } else {
         for (int64_t t = 0; t < n; t++) {
-            lead[t] = (double)own[t] - (double)peak[t];
-            x[t] = sum[t];
+            lead[t] = (double)of->own[t] - (double)of->peak[t];
+            x[t] = of->sum[t];
         }
 #pragma omp simd
         for (int64_t t = 0; t < n; t++) margin[t] = lead[t] - log_of(x[t]);
@@ -106,26 +106,24 @@ static void weigh(const Job *job, int64_t first, int64_t n, const REAL *own, con
     if (job->margin) {
         for (int64_t t = 0; t < n; t++) {
             ((REAL *)job->margin)[first + t] = (REAL)margin[t];
-            ((REAL *)job->peak)[first + t] = peak[t];
-            ((REAL *)job->sum)[first + t] = sum[t];
+            ((REAL *)job->peak)[first + t] = of->peak[t];
+            ((REAL *)job->sum)[first + t] = of->sum[t];
         }
     }
-    if (job->doubt) {
-        for (int64_t t = 0; t < n; t++) {
-            double log_p = -log_one_plus_exp(margin[t]) + (margin[t] < 0.0 ? margin[t] : 0.0);
-            if (job->margins) job->margins[first + t] = margin[t], job->leads[first + t] = lead[t];
-            job->doubt[first + t] = lead[t] < 0.0 ? largest_probability(log_p, lead[t]) - exp_of_double(log_p) : 0.0;
-        }
-        return;
-    }
-    if (!job->table) return;
     factors_of(job, first, n, factor);
-    weigh_margins(job, first, n, margin, lead, factor, half, job->log_w ? NULL : job->value + first);
+    if (job->statistics) {
+        if (job->margins) {
+            memcpy(job->margins + first, margin, n * sizeof(double));
+            memcpy(job->leads + first, lead, n * sizeof(double));
+        }
+        statistics_of_examples(job, first, n, margin, lead, factor, of, sums);
+    } else if (job->table)
+        weigh_margins(job, first, n, margin, lead, factor, of->half, job->log_w ? NULL : job->value + first);
 }
 
 static void ignore(const Job *job, int64_t example) {
     if (job->value) job->value[example] = 0.0;
-    if (job->doubt) job->doubt[example] = 0.0;
+    if (job->statistics) job->statistics->top[example] = -1;
     if (job->log_w) job->log_w[example] = -INFINITY;
     if (job->margin && !job->half) {
         ((REAL *)job->margin)[example] = ((REAL *)job->peak)[example] = 0;
@@ -166,9 +164,10 @@ static inline Lanes add_exps(const REAL *x, REAL *e, int64_t first, int64_t last
 }
 
 /* Max and sum of exp over the other classes; e := the exps, 0 for the label, unless NULL; e may be x. In whole blocks:
- * the block that holds the label, and a last one that is broken, have -inf where there is no other class. */
+ * the block that holds the label, and a last one that is broken, have -inf where there is no other class. top: the
+ * likeliest class of all, unless NULL. */
 static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, const REAL *known, REAL *peak,
-                        REAL *sum) {
+                        REAL *sum, int32_t *top) {
     const Lanes never = all(-INFINITY);
     int64_t whole = classes / LANES * LANES, own = label / LANES * LANES;
     int rest = (int)(classes - whole), broken = rest > 0, own_is_last = own == whole;
@@ -187,11 +186,12 @@ static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, 
         if (next < whole) find_max(x, next, whole, &most, &odd);
         highest = largest(most);
     }
-    Lanes top = all(highest);
-    at_own = exp_of(at_own - top);
+    if (top) *top = (int32_t)(x[label] < highest ? index_of(x, classes, highest) : label);
+    Lanes highests = all(highest);
+    at_own = exp_of(at_own - highests);
     Lanes sums = at_own + odd; /* NaN if a number is not finite */
     if (!own_is_last && broken) {
-        last = exp_of(last - top);
+        last = exp_of(last - highests);
         sums += last;
     }
     double all_of_it = 0.0; /* a long sum in float would lose digits */
@@ -200,7 +200,7 @@ static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, 
         for (int64_t start = bounds[k], stop; start < bounds[k + 1]; start = stop) {
             stop = bounds[k + 1] - start > LONG ? start + LONG : bounds[k + 1];
             if (start > bounds[k]) all_of_it += total(sums), sums = (Lanes){0};
-            sums = add_exps(x, e, start, stop, top, sums);
+            sums = add_exps(x, e, start, stop, highests, sums);
         }
     all_of_it += total(sums);
     if (e) {
@@ -224,34 +224,55 @@ static inline void multiply(REAL *x, int64_t n, REAL share) {
     if (j < n) put_some(get_some(x + j, (int)(n - j), 0) * by, (int)(n - j), x + j);
 }
 
-static int group(const Job *job, int64_t first, int64_t rows, REAL *scratch, int64_t *where) {
-    REAL own[SPAN] = {0}, peak[SPAN] = {0}, sum[SPAN] = {0}, half[SPAN];
+/* Room for a step's sums over its examples, behind what else a step needs; 0 at first. */
+static REAL *sums_of_step(const Job *job, REAL *scratch) {
+    REAL *sums = scratch + job->scratch - job->classes;
+    memset(sums, 0, job->classes * sizeof(REAL));
+    return sums;
+}
+
+static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, double *sums, int64_t *where) {
+    Examples of = {0};
     int64_t classes = job->classes;
+    double factor[SPAN];
+    /* Exponentials go where the derivative will be, or are read by this step alone. */
     int plain = is_plain(job);
-    for (int64_t t = 0; t < rows; t++) {
+    REAL *exps = plain && job->out ? (REAL *)job->out + first * classes : job->out || job->statistics ? scratch : NULL;
+    REAL *of_step = job->statistics ? sums_of_step(job, scratch) : NULL;
+    if (job->statistics) factors_of(job, first, count, factor);
+    for (int64_t t = 0; t < count; t++) {
         int64_t label = job->labels[first + t], at = (first + t) * classes;
-        own[t] = peak[t] = 0;
-        sum[t] = 1;
+        of.sum[t] = 1;
         if (label == job->ignore_index) continue;
-        REAL *values = scratch + t * classes;
-        const REAL *x = plain ? (const REAL *)job->logits + at : values;
-        if (!plain) load(job->logits, at, classes, job->dtype, values);
-        REAL *e = job->out ? (plain ? (REAL *)job->out + at : values) : NULL;
         if (are_summed(job)) {
-            sum[t] = ((const REAL *)job->sum)[first + t];
+            of.sum[t] = ((const REAL *)job->sum)[first + t];
             continue;
         }
-        own[t] = x[label];
+        const REAL *x = plain ? (const REAL *)job->logits + at : scratch + t * classes;
+        if (!plain) load(job->logits, at, classes, job->dtype, scratch + t * classes);
+        of.own[t] = x[label];
         const REAL *known = job->half ? (const REAL *)job->peak + first + t : NULL;
-        int status = sweep(x, e, classes, label, known, peak + t, sum + t);
+        REAL *e = exps ? exps + t * classes : NULL;
+        int status = sweep(x, e, classes, label, known, of.peak + t, of.sum + t, job->statistics ? of.top + t : NULL);
         if (status != OK) {
             *where = first + t;
             return status;
         }
+        if (!job->statistics) continue;
+        REAL by = (REAL)(factor[t] / ((double)of.sum[t] + exp_of_double((double)of.own[t] - (double)of.peak[t])));
+        REAL of_likeliest = of_step[of.top[t]]; /* whose exp, 1, is no part of the sums */
+        if (by != 0) add_row(e, by, classes, of_step);
+        of_step[of.top[t]] = of_likeliest;
+        if (of.top[t] == label) continue;
+        of.without[t] = of.sum[t] - 1;
+        if (of.sum[t] < 2) e[of.top[t]] = 0, of.without[t] = sum_of(e, classes), e[of.top[t]] = 1;
     }
-    weigh(job, first, rows, own, peak, sum, half);
-    if (job->doubt && job->margins) memcpy((REAL *)job->sum + first, sum, rows * sizeof(REAL));
-    for (int64_t t = 0; t < rows; t++) {
+    weigh(job, first, count, &of, sums);
+    if (job->statistics) {
+        add_rounded(of_step, classes, sums, job->statistics->rounder);
+        if (job->margins) memcpy((REAL *)job->sum + first, of.sum, count * sizeof(REAL));
+    }
+    for (int64_t t = 0; t < count; t++) {
         int64_t label = job->labels[first + t], at = (first + t) * classes;
         if (label == job->ignore_index) {
             ignore(job, first + t);
@@ -259,84 +280,12 @@ static int group(const Job *job, int64_t first, int64_t rows, REAL *scratch, int
             if (job->out) memset((char *)job->out + at * width, 0, classes * width);
             continue;
         }
-        if (!job->out || job->doubt) continue;
-        REAL *e = plain ? (REAL *)job->out + at : scratch + t * classes;
-        multiply(e, classes, half[t] / sum[t]);
-        e[label] = -half[t];
+        if (!job->out) continue;
+        REAL *e = exps + t * classes;
+        if (job->statistics) continue; /* another run reads them */
+        multiply(e, classes, of.half[t] / of.sum[t]);
+        e[label] = -of.half[t];
         if (!plain) store(e, classes, job->dtype, job->out, at);
-    }
-    return OK;
-}
-
-/* --- a tile of examples whose classes lie `inner` apart ---------------------------------------------------------- */
-
-static int64_t tile_width(const Job *job) { /* a tile's logits stay in the cache between its sweeps */
-    int64_t width = 65536 / job->classes / LANES * LANES, needed = (job->inner + LANES - 1) / LANES * LANES;
-    width = width < LANES ? LANES : width > SPAN ? SPAN : width;
-    return width < needed ? width : needed;
-}
-
-static int tile(const Job *job, int64_t number, REAL *values, int64_t *where) {
-    int64_t wide = tile_width(job), tiles = (job->inner + wide - 1) / wide;
-    int64_t outer = number / tiles, start = number % tiles * wide;
-    int64_t width = job->inner - start < wide ? job->inner - start : wide;
-    int64_t base = outer * job->classes * job->inner + start, first = outer * job->inner + start;
-    const Lanes never = all(-INFINITY);
-    REAL own[SPAN] = {0}, peak[SPAN] = {0}, sum[SPAN] = {0}, half[SPAN] = {0}, odd[SPAN] = {0};
-    INTEGER label[SPAN];
-    for (int64_t t = 0; t < wide; t++) {
-        int counts = t < width && job->labels[first + t] != job->ignore_index;
-        label[t] = counts ? (INTEGER)job->labels[first + t] : -1;
-        peak[t] = job->half && counts ? ((const REAL *)job->peak)[first + t] : -INFINITY;
-    }
-    for (int64_t c = 0; c < job->classes; c++) {
-        REAL *x = values + c * wide;
-        load(job->logits, base + c * job->inner, width, job->dtype, x);
-        for (int64_t t = 0; t < wide; t += LANES) {
-            Flags labels, is_own;
-            memcpy(&labels, label + t, sizeof labels);
-            is_own = labels == (INTEGER)c;
-            Lanes lanes = get(x + t);
-            put(get(odd + t) + lanes * 0, odd + t);
-            put(choose(is_own, lanes, get(own + t)), own + t);
-            lanes = choose(is_own, never, lanes);
-            put(lanes, x + t);
-            if (!job->half) put(larger(lanes, get(peak + t)), peak + t);
-        }
-    }
-    for (int64_t t = 0; t < width; t++) {
-        if (odd[t] != 0 && label[t] >= 0) { /* NaN */
-            *where = first + t;
-            return NOT_FINITE;
-        }
-    }
-    for (int64_t c = 0; c < job->classes; c++) {
-        REAL *x = values + c * wide;
-        for (int64_t t = 0; t < wide; t += LANES) {
-            Lanes value = exp_of(get(x + t) - get(peak + t));
-            put(value, x + t);
-            put(get(sum + t) + value, sum + t);
-        }
-    }
-    for (int64_t t = 0; t < width; t++) {
-        if (label[t] < 0) own[t] = peak[t] = 0, sum[t] = 1;
-    }
-    weigh(job, first, width, own, peak, sum, half);
-    for (int64_t t = 0; t < width; t++) {
-        if (label[t] < 0) ignore(job, first + t);
-        half[t] = label[t] < 0 ? 0 : half[t];
-        peak[t] = label[t] < 0 ? 0 : half[t] / sum[t]; /* from here on: the share of each unit of exp */
-    }
-    if (!job->out) return OK;
-    for (int64_t c = 0; c < job->classes; c++) {
-        REAL *x = values + c * wide;
-        for (int64_t t = 0; t < wide; t += LANES) {
-            Flags labels;
-            memcpy(&labels, label + t, sizeof labels);
-            Lanes share = get(peak + t), other = choose(share == 0, (Lanes){0}, get(x + t) * share);
-            put(choose(labels == (INTEGER)c, -get(half + t), other), x + t);
-        }
-        store(x, width, job->dtype, job->out, base + c * job->inner);
     }
     return OK;
 }

@@ -2,8 +2,8 @@
 #define REAL_IS_DOUBLE
 #include "soft.h"
 
-int double_step(const Job *job, int64_t first, int64_t count, void *scratch, int64_t *where) {
-    return one_step(job, first, count, scratch, where);
+int double_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
+    return one_step(job, first, count, scratch, sums, where);
 }
 
 int64_t double_tile_width(const Job *job) { return tile_width(job); }

@@ -1,8 +1,8 @@
 /* The steps in float: of float32, bfloat16 and float16 logits. */
 #include "soft.h"
 
-int float_step(const Job *job, int64_t first, int64_t count, void *scratch, int64_t *where) {
-    return one_step(job, first, count, scratch, where);
+int float_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
+    return one_step(job, first, count, scratch, sums, where);
 }
 
 int64_t float_tile_width(const Job *job) { return tile_width(job); }

@@ -1,5 +1,7 @@
 /* A weighting as a table of the margin: MarginTable in weighting/margin_table.py, whose `packed` this reads. And double
  * exponentials and logarithms that any compiler vectorizes. */
+#ifndef EMPHASIS_TABLE_H
+#define EMPHASIS_TABLE_H
 #include <math.h>
 #include <stdint.h>
 
@@ -100,3 +102,4 @@ static inline void look_up(const double *table, int64_t n, const double *margin,
         value[t] = margin[t] > max_margin ? end : value[t] + under * value_left + over * value_right;
     }
 }
+#endif

@@ -107,12 +107,13 @@ def add_up_losses(work, parts, scale, loss, SPAN: tl.constexpr):
 
 @jit(do_not_specialize=VARYING)
 def fused(
-    logits, labels, factor, table, ignore_index, out, loss, work, pending, examples, classes, inner,
+    logits, labels, factor, table, exponents, ignore_index, out, loss, work, pending, examples, classes, inner,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr, PARTS: tl.constexpr, SPAN: tl.constexpr,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Loss and derivative. No example's logits are written before all of them have been read.
 
+    exponents: None, or of p / p_max, by which each example's weight and loss are multiplied.
     work: None for the loss of each example. Else a 0, what `count` left in PARTS programs, if any, and room for a sum
         of each program's; the loss is the sum of all, or the mean where PARTS > 0.
     pending: None, or room for a power of two by which the derivative is still to be multiplied.
@@ -129,9 +130,11 @@ def fused(
         peak, total = sums_of_others(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
     margin, finite = margin_of(own, allowed, peak, total)
     log_w, value = look_up(table, margin, TERMS, OCTAVES, REACH)
-    log_trust = log_trust_of(table, -value, own, peak)
-    weight = exp_of(log_w + log_trust)
-    value *= exp_of(log_trust)
+    if exponents is not None:
+        log_trust = log_trust_of(exponents, example, there, own, peak)
+        log_w += log_trust
+        value *= exp_of(log_trust)
+    weight = exp_of(log_w)
     unit, scale = 1.0, 1.0
     if PARTS > 0:
         unit, scale = unit_and_scale(work, PARTS)
@@ -173,7 +176,7 @@ def fused(
 
 @jit(do_not_specialize=VARYING)
 def margins(
-    logits, labels, factor, table, ignore_index, state, work, examples, classes, inner,
+    logits, labels, factor, table, exponents, ignore_index, state, work, examples, classes, inner,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
 ):  # fmt: skip
@@ -194,8 +197,9 @@ def margins(
     tl.store(peaks + example, tl.where(wrong, float("nan"), peak), mask=there)
     tl.store(peaks + examples + example, total, mask=there)
     if table is not None:
-        log_w, value = look_up(table, margin, TERMS, OCTAVES, REACH)
-        log_w += log_trust_of(table, -value, own, peak)
+        log_w, _ = look_up(table, margin, TERMS, OCTAVES, REACH)
+        if exponents is not None:
+            log_w += log_trust_of(exponents, example, there, own, peak)
         if factor is not None:
             log_w += log_of_factor(factor, example, there)
         log_w = tl.where(wrong, float("nan"), tl.where(ignored, float("-inf"), log_w))

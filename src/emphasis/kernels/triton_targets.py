@@ -136,10 +136,12 @@ def ratios_exactly(table, log_p, p, TERMS: tl.constexpr, OCTAVES: tl.constexpr, 
 
 
 @jit
-def trust_of_row(table, log_p, log_p_of_peak):
+def trust_of_row(exponents, example, there, log_p, log_p_of_peak):
     """Return the power of p / p_max that multiplies rho of a row, and log(p / p_max) at the peak of the others."""
-    power = tl.load(table + 6) * exp_of(log_p)
-    return power.to(tl.float32), (log_p_of_peak.to(tl.float64) - log_p).to(tl.float32)
+    exponent = log_p * 0.0
+    if exponents is not None:
+        exponent = tl.load(exponents + example, mask=there, other=0.0)
+    return exponent.to(tl.float32), (log_p_of_peak.to(tl.float64) - log_p).to(tl.float32)
 
 
 @jit
@@ -181,7 +183,7 @@ def others_of_row(
 
 @jit(do_not_specialize=VARYING)
 def targets_fused(
-    logits, targets, class_weight, factor, table, compact, out, loss, work, pending, examples, classes,
+    logits, targets, class_weight, factor, table, compact, exponents, out, loss, work, pending, examples, classes,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
     PARTS: tl.constexpr, SPAN: tl.constexpr, BATCH: tl.constexpr,
@@ -200,7 +202,7 @@ def targets_fused(
     q = exp_of(log_q)
     p_of_e = (q / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
-    trust, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
+    trust, lead_of_peak = trust_of_row(exponents, example, there, log_p, log_p_of_peak)
     unit, scale = 1.0, 1.0
     if PARTS > 0:
         unit, scale = unit_and_scale(work, PARTS)
@@ -271,7 +273,7 @@ def targets_fused(
 
 @jit(do_not_specialize=VARYING)
 def targets_log_weights(
-    logits, targets, class_weight, factor, table, compact, work, examples, classes,
+    logits, targets, class_weight, factor, table, compact, exponents, work, examples, classes,
     TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
     CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COMPACT_SPLITS: tl.constexpr, COMPACT_REACH: tl.constexpr,
     EXAMPLES: tl.constexpr, CLASSES: tl.constexpr,
@@ -284,7 +286,7 @@ def targets_log_weights(
     log_q = log_p - margin
     p_of_e = (exp_of(log_q) / total).to(tl.float32)
     log_p_of_peak = (log_q - tl.log(total)).to(tl.float32)
-    trust, lead_of_peak = trust_of_row(table, log_p, log_p_of_peak)
+    trust, lead_of_peak = trust_of_row(exponents, example, there, log_p, log_p_of_peak)
     t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
     if class_weight is not None:
         t_of_top *= tl.load(class_weight + top)

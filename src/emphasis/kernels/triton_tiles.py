@@ -31,16 +31,21 @@ except ImportError:  # `gpu.available` can be asked where there is no Triton
 @jit
 def place(examples, classes, inner, EXAMPLES: tl.constexpr, SPATIAL: tl.constexpr):
     """Return this program's examples, where each one's class 0 is, and which of them there are."""
-    program = tl.program_id(0)
+    return place_of(tl.program_id(0), examples, classes, inner, EXAMPLES, SPATIAL)
+
+
+@jit
+def place_of(program, examples, classes, inner, EXAMPLES: tl.constexpr, SPATIAL: tl.constexpr):
+    """Return the same of a tile's number, which need not be the program's."""
     if SPATIAL:  # within one of `outer`, so that neighbours in the tile are neighbours in memory
         tiles = tl.cdiv(inner, EXAMPLES)
-        outer = (program // tiles).to(tl.int64)
-        within = (program % tiles).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)
+        outer = tl.cast(program // tiles, tl.int64)
+        within = tl.cast(program % tiles, tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)
         example = outer * inner + within
         base = outer * classes * inner + within
         there = within < inner
     else:
-        example = program.to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)
+        example = tl.cast(program, tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)
         base = example * classes
         there = example < examples
     return example, base, there
@@ -199,8 +204,8 @@ def look_up(table, margin, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl
 
 
 @jit
-def log_trust_of(table, log_p, own, peak):
+def log_trust_of(exponents, example, there, own, peak):
     """Return the log of what weight and loss are multiplied by where the network contradicts the label."""
     lead = own.to(tl.float64) - peak.to(tl.float64)
     below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: that example is set apart in the end
-    return tl.load(table + 6) * exp_of(tl.minimum(log_p - below, 0.0)) * below
+    return tl.load(exponents + example, mask=there, other=0.0) * below

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from emphasis.compatibility.torch import transforms_are_active
 from emphasis.kernels.backend import is_watched
+from emphasis.kernels.batch_statistics import Likeliest, likeliest_of
 from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import mean_over_ranks, whole_peak_and_sum, whole_sum
-from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
+from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import SATURATION
 
 
@@ -54,7 +55,12 @@ def loss_and_gradient(
     if factor is not None:
         factor = factor.unsqueeze(1)
         share = factor if share is None else share * factor
-    loss, weight = _weigh(margin, log_p, log_q, lead, share, valid, options, dtype)
+    likeliest = None
+    if options.weighting.trust[0]:
+        counted = torch.ones_like(margin) if share is None else share.expand(margin.shape)
+        counted = counted if valid is None else torch.where(valid, counted, 0.0)
+        likeliest = likeliest_of(logits.detach(), counted.detach().sum(1, keepdim=True))
+    loss, weight = _weigh(margin, log_p, log_q, lead, likeliest, share, valid, options, dtype)
     if soft:
         loss = loss.sum(1, keepdim=True)
     loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
@@ -148,26 +154,41 @@ def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: 
     return log_w
 
 
-def log_weight_of(margin: Tensor, lead: Tensor, share: Tensor, options: Options) -> Tensor:
+def log_weight_of(margin: Tensor, lead: Tensor, logits: Tensor, share: Tensor, options: Options) -> Tensor:
     """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin.
 
     Args:
-        margin: Any shape.
+        margin: One for each example, with size 1 for the classes, or one for each class.
         lead: Of that shape, each label's logit less the largest other one.
-        share: Of that shape, what each counts in the batch.
+        logits: (N, C, ...), which those come from.
+        share: Of the margins' shape, what each counts in the batch.
         options: What to compute.
     """
     log_p = F.logsigmoid(margin)
     log_w = _log_weight(margin, log_p, F.logsigmoid(-margin), options, margin.dtype)
-    return log_w + log_trust(log_p, lead, share, options) if options.weighting.trust[0] else log_w
+    if not options.weighting.trust[0]:
+        return log_w
+    return log_w + log_trust(log_p, lead, likeliest_of(logits, share.sum(1, keepdim=True)), share, options)
 
 
-def log_trust(log_p: Tensor, lead: Tensor, share: Tensor, options: Options) -> Tensor:
-    """Return log of what a label that the network contradicts is multiplied by, with arguments as `log_weight_of`."""
+def log_trust(log_p: Tensor, lead: Tensor, likeliest: Likeliest, share: Tensor, options: Options) -> Tensor:
+    """Return log of what a label that the network contradicts is multiplied by.
+
+    Args:
+        log_p: Any shape.
+        lead: Of that shape, each label's logit less the largest other one.
+        likeliest: Of the examples, such that it broadcasts to that shape.
+        share: Of that shape, what each counts in the batch.
+        options: What to compute.
+    """
     doubt = doubt_of(log_p, lead, torch).detach()
     share = share.detach()
-    mean = mean_over_ranks(torch.where(share == 0.0, 0.0, share * doubt).sum(), share.sum(), options.process_group)
-    result: Tensor = log_trust_of(log_p, lead, power_of(options.weighting.trust, mean, torch), torch)
+    doubt = torch.where(share == 0.0, 0.0, share * doubt).sum()
+    sums = torch.cat((doubt.view(1), likeliest.sums.to(doubt.dtype)))
+    means = mean_over_ranks(sums, share.sum().to(sums.dtype).view(1), options.process_group)
+    rest, prior_rest = likeliest.rest.to(log_p.dtype), means[1:][likeliest.top]
+    exponent = exponent_of(options.weighting.trust, means[0], rest, prior_rest, torch)
+    result: Tensor = log_trust_of(exponent, lead, torch)
     return result
 
 
@@ -184,6 +205,7 @@ def _weigh(
     log_p: Tensor,
     log_q: Tensor,
     lead: Tensor,
+    likeliest: Likeliest | None,
     share: Tensor | None,
     valid: Tensor | None,
     options: Options,
@@ -194,12 +216,12 @@ def _weigh(
     share and valid: of the margins' shape, or such that they broadcast to it.
     """
     log_w = _log_weight(margin, log_p, log_q, options, dtype)
-    if not options.weighting.trust[0]:
+    if likeliest is None:
         weight, unit = _normalized(log_w, share, valid, options)
         return _loss(margin, log_p, weight, unit, options), weight
     counted = torch.ones_like(log_p) if share is None else share.expand(log_p.shape)
     counted = counted if valid is None else torch.where(valid, counted, 0.0)
-    trust = log_trust(log_p, lead, counted, options)
+    trust = log_trust(log_p, lead, likeliest, counted, options)
     weight, unit = _normalized(log_w + trust, share, valid, options)
     if options.normalization != "batch":
         unit = unit * trust.detach().exp()
@@ -209,6 +231,7 @@ def _weigh(
 def weigh_examples(
     margin: Tensor,
     lead: Tensor,
+    likeliest: Likeliest | None,
     factor: Tensor | None,
     valid: Tensor | None,
     options: Options,
@@ -219,13 +242,14 @@ def weigh_examples(
     Args:
         margin: One for each example, like all the others.
         lead: The label's logit less the largest other one.
+        likeliest: Of the examples, where the weighting depends on the batch; else None.
         factor: Weights of the examples, or None for 1.
         valid: Which examples count, or None for all.
         options: What to compute.
         dtype: Of the derivative.
     """
     factor = None if factor is None else factor.to(margin.dtype)
-    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), lead, factor, valid, options, dtype)
+    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), lead, likeliest, factor, valid, options, dtype)
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emphasis.kernels.operators import OPERATORS
-from emphasis.torch import _checks, _ops, _trust
+from emphasis.torch import _checks, _ops
 from emphasis.torch._autograd import EmphasisFunction
 from emphasis.torch._fused import backend_on
 from emphasis.torch._options import kept_number, options_of
@@ -63,8 +63,9 @@ def _suffix(device: torch.device, dtype: torch.dtype) -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _trust_of(number: int) -> tuple[float, float]:
-    return options_of(number).weighting.trust
+def _trust_on(number: int, device: torch.device, dtype: torch.dtype) -> tuple[float, ...]:
+    """Return `Weighting.trust` for the operators for GPUs; those for CPUs have it of the table, and take none."""
+    return options_of(number).weighting.trust if _suffix(device, dtype) else ()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -102,29 +103,35 @@ def loss(
     device, dtype, with_gradient = logits.device, logits.dtype, torch.is_grad_enabled()
     if targets is None and _has_table(number, device, dtype):
         of_labels = getattr(torch.ops.emphasis, "loss_of_labels" + _suffix(device, dtype))
-        table, trust = _table(number, device, dtype), _trust_of(number)
-        if trust[0] and _suffix(device, dtype):
-            table = _trust.table_of_labels(table, trust, logits, labels, factor, ignore_index, None)
-        result: Tensor = of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, with_gradient)[0]
+        table = _table(number, device, dtype)
+        result: Tensor = of_labels(
+            logits,
+            labels,
+            factor,
+            table,
+            ignore_index,
+            reduction,
+            is_batch,
+            with_gradient,
+            *_trust_on(number, device, dtype),
+        )[0]
         return result
     if targets is not None and _takes_targets(device, dtype) and _has_table(number, device, dtype):
         shape = logits.movedim(1, -1).shape
         rows, probabilities = (one.movedim(1, -1).reshape(-1, shape[-1]) for one in (logits, targets))
         factor = None if factor is None else factor.reshape(-1)
         of_targets = getattr(torch.ops.emphasis, "loss_of_targets" + _suffix(device, dtype))
-        table, trust = _table(number, device, dtype), _trust_of(number)
-        if trust[0] and _suffix(device, dtype):
-            table = _trust.table_of_targets(table, trust, rows, probabilities, class_weight, factor)
         result = of_targets(
             rows,
             probabilities,
             class_weight,
             factor,
-            table,
+            _table(number, device, dtype),
             _compact(number, device, dtype),
             reduction,
             is_batch,
             with_gradient,
+            *_trust_on(number, device, dtype),
         )[0]
         return result.view(shape[:-1]) if reduction == "none" else result
     if targets is not None:

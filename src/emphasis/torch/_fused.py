@@ -18,8 +18,8 @@ from emphasis.compatibility.torch import has_batch_dimension, in_forward_mode, t
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, is_watched
 from emphasis.kernels.native import NATIVE
-from emphasis.kernels.operators import OPERATORS, power_above
-from emphasis.torch import _checks, _trust
+from emphasis.kernels.operators import OPERATORS, power_above, share_of_labels
+from emphasis.torch import _checks
 from emphasis.torch._autograd import loss_and_gradient, weigh_examples
 from emphasis.torch._options import Options
 
@@ -242,8 +242,12 @@ def compute_rows(
     is_batch, reduction = options.normalization == "batch", options.reduction
     if tables is None:
         valid = labels != ignore_index
+        likeliest = None
+        if options.weighting.trust[0]:
+            share = share_of_labels(labels, factor, ignore_index)
+            likeliest = backend.batch_statistics(logits, labels, share, ignore_index).likeliest
         margin, lead, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        loss, weight = weigh_examples(margin, lead, factor, valid, options, logits.dtype)
+        loss, weight = weigh_examples(margin, lead, likeliest, factor, valid, options, logits.dtype)
         loss = (loss if reduction == "none" else loss.sum()).to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
@@ -252,11 +256,6 @@ def compute_rows(
         return Result(loss, backend.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
     table, compact = tables
     trust = options.weighting.trust
-    if trust[0] and backend.name == "gpu":
-        if labels.is_floating_point():
-            table = _trust.table_of_targets(table, trust, logits, labels, class_weight, factor)
-        else:
-            table = _trust.table_of_labels(table, trust, logits, labels, factor, ignore_index, backend)
     if logits.dim() == 1:
         return NATIVE.loss_of_one_logit(
             logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
@@ -264,10 +263,10 @@ def compute_rows(
     if labels.is_floating_point():
         of_targets: Any = backend
         result: Result = of_targets.loss_of_targets(
-            logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in
+            logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in, trust
         )
         return result
-    return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in)
+    return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in, trust)
 
 
 def half_weight(weight: Tensor, dtype: torch.dtype, is_share: bool) -> tuple[Tensor, Tensor | float]:

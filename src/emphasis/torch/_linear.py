@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from emphasis.compatibility.torch import has_batch_dimension
 from emphasis.errors import EmphasisRuntimeError
 from emphasis.kernels.backend import Backend, ExampleError, GradientIn, can_be_read
-from emphasis.kernels.operators import power_above
+from emphasis.kernels.batch_statistics import Likeliest
+from emphasis.kernels.operators import power_above, share_of_labels
 from emphasis.torch import _checks
 from emphasis.torch._autograd import denominator, saturated_log_weight, weigh_examples
 from emphasis.torch._fused import backend_on
@@ -137,7 +138,7 @@ def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Grad
             losses[part] = result.loss
             return result.gradient
         margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
-        losses[part], weight = weigh_examples(margin, lead, own, problem.valid[part], each, logits.dtype)
+        losses[part], weight = weigh_examples(margin, lead, None, own, problem.valid[part], each, logits.dtype)
         if not any(wanted):
             return None
         half = (0.5 * weight).to(margin.dtype)
@@ -176,7 +177,7 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
         return backend.derivative(logits, labels, half, state, ignore_index, "the logits")
 
     _sweep(problem, derive, gradients)
-    loss, weight = weigh_examples(margins, margins, problem.factor, valid, options, problem.hidden.dtype)
+    loss, weight = weigh_examples(margins, margins, None, problem.factor, valid, options, problem.hidden.dtype)
     if len(weight):
         gradients.unit = weight.amax()  # which is what log_unit has come to
     return loss.sum(), gradients
@@ -188,13 +189,25 @@ def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
     options.check_range(problem.hidden.dtype)
     margins = torch.zeros(len(problem.labels), dtype=problem.dtype, device=problem.hidden.device)
     leads = torch.zeros_like(margins)
+    ignore_index, backend = problem.ignore_index, problem.backend
+    likeliest = None
+    if options.weighting.trust[0]:
+        sums = torch.zeros(len(problem.weight), dtype=torch.float64, device=margins.device)
+        likeliest = Likeliest(torch.zeros_like(problem.labels), torch.zeros_like(margins), sums)
 
     def derive(logits: Tensor, part: slice) -> None:
         labels = problem.labels[part]
-        margins[part], leads[part], _ = problem.backend.margins(logits, labels, problem.ignore_index, "the logits")
+        if likeliest is None:
+            margins[part], leads[part], _ = backend.margins(logits, labels, ignore_index, "the logits")
+            return
+        share = share_of_labels(labels, None if problem.factor is None else problem.factor[part], ignore_index)
+        margins[part], leads[part], found = backend.batch_statistics(logits, labels, share, ignore_index)
+        likeliest.top[part], likeliest.rest[part] = found.top, found.rest
+        likeliest.sums.add_(found.sums)
 
     _sweep(problem, derive, None)
-    losses, weight = weigh_examples(margins, leads, problem.factor, problem.valid, options, problem.hidden.dtype)
+    valid = problem.valid
+    losses, weight = weigh_examples(margins, leads, likeliest, problem.factor, valid, options, problem.hidden.dtype)
     return losses.new_zeros(len(problem.hidden)).index_copy_(0, problem.index, losses), weight
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from emphasis.kernels.backend import Backend, ExampleError, Result
 from emphasis.kernels.native import NATIVE
+from emphasis.kernels.operators import trust_of
 from emphasis.torch import _checks
 from emphasis.torch._fused import backend_on
 from emphasis.weighting.options import Reduction
@@ -69,6 +70,7 @@ def _loss_of_labels(
             reduction,
             is_batch,
             "new memory" if with_gradient else "nothing",
+            trust_of(table),
         )
     except ExampleError as error:
         raise _checks.example_error(error, logits, labels, ignore_index) from None

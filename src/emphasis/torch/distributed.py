@@ -42,6 +42,7 @@ class Accumulation:
     Every call is normalised by the divisor s_1 of the first call that has one; at the end of the step the gradients
     are multiplied by s_1 / (s_1 + ... + s_M), s_m being a call's divisor over all ranks (see the module). A step of
     one call is the loss as it is without accumulation, bit for bit. Outside a step each call is a batch of its own.
+    `Relative` weighs the examples of each call by the means over that call.
 
     Args:
         process_group: As in `emphasis_loss`: the ranks over which each call's examples are spread, or None.
@@ -147,11 +148,12 @@ def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
     """Return total / count, sums over the ranks of which this one has its part; 0 for a count of 0.
 
     Args:
-        total: A scalar.
-        count: A scalar >= 0.
+        total: (..., K).
+        count: (..., 1) >= 0.
         over: A process group, an `Accumulation`, of which this is one call alone, or None.
     """
-    total, count = _sum_over_ranks(torch.stack((total, count)), _group_of(over))
+    both = _sum_over_ranks(torch.cat((total, count), -1), _group_of(over))
+    total, count = both[..., :-1], both[..., -1:]
     return torch.where(count == 0.0, 0.0, total / _nonzero(count))
 
 

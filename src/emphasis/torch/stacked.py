@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emphasis.errors import EmphasisValueError
+from emphasis.kernels.batch_statistics import likeliest_of
 from emphasis.torch._autograd import lead_of, margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
 from emphasis.torch.distributed import mean_over_ranks, whole_log_sum
-from emphasis.weighting._numerics import doubt_of, log_trust_of, power_of
+from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 
 
 @lru_cache(maxsize=16)
@@ -76,12 +77,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
         one.check_range(dtype)
         log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
         if one.weighting.trust[0]:
-            doubt = doubt_of(log_p[number], lead[number], torch)
-            count = doubt.new_full((len(labels), 1, 1), examples)
-            mean = mean_over_ranks(doubt.sum(1, keepdim=True), count, one.process_group)
-            log_w[number] += log_trust_of(
-                log_p[number], lead[number], power_of(one.weighting.trust, mean, torch), torch
-            )
+            log_w[number] += _log_trust(z[number], log_p[number], lead[number], one)
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)
@@ -94,3 +90,22 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     half = (log_w - torch.where(log_unit == -math.inf, 0.0, log_unit) - math.log(2.0)).exp_()
     derivative = others.sub_(log_rest).exp_().mul_(half).scatter_(3, index, -half)
     return derivative.view(logits.shape).to(logits.dtype)
+
+
+def _log_trust(z: Tensor, log_p: Tensor, lead: Tensor, options: Options) -> Tensor:
+    """Return log of what a label that the network contradicts is multiplied by; see `_autograd.log_trust`.
+
+    Args:
+        z: Logits (K, N, C) of K networks.
+        log_p: (K, N, 1), of the labels.
+        lead: (K, N, 1), their logits less the largest other ones.
+        options: One method's.
+    """
+    likeliest = likeliest_of(z, torch.ones_like(lead), 2, across=(1,))
+    doubt = doubt_of(log_p, lead, torch).sum(1)
+    count = doubt.new_full((len(z), 1), z.shape[1])
+    means = mean_over_ranks(torch.cat((doubt, likeliest.sums), 1), count, options.process_group)
+    prior_rest = means[:, 1:].gather(1, likeliest.top.squeeze(2)).unsqueeze(2)
+    exponent = exponent_of(options.weighting.trust, means[:, :1, None], likeliest.rest, prior_rest, torch)
+    result: Tensor = log_trust_of(exponent, lead, torch)
+    return result

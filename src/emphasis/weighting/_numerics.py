@@ -96,32 +96,39 @@ def checked_parameter(owner: str, name: str, value: float, low: float = -math.in
     return number
 
 
-def log_trust_of(log_p: Array, lead: Array, power: Array, xp: ArrayModule) -> Array:
-    """Return log of (p / p_max)^(power p_max), 0 where the label is the likeliest class; see `weighting.Relative`.
+# The least that 1 - pi is taken to be: where a class is all but certain a priori, nothing is certain above it.
+LEAST_ROOM = 1e-6
+
+
+def log_trust_of(exponent: Array, lead: Array, xp: ArrayModule) -> Array:
+    """Return log of (p / p_max)^exponent, 0 where the label is the likeliest class; see `weighting.Relative`.
 
     Args:
-        log_p: Of the label, finite, any shape.
-        lead: Its logit less the largest other one; log(p / p_max) where negative.
-        power: One number.
+        exponent: From `exponent_of`, of the shape of `lead` or such that it broadcasts to it.
+        lead: The label's logit less the largest other one; log(p / p_max) where negative.
         xp: The arrays' module.
     """
-    below = xp.clip(lead, -math.inf, 0.0)
-    return power * xp.exp(log_p - below) * below
+    return exponent * xp.clip(lead, -math.inf, 0.0)
 
 
 def doubt_of(log_p: Array, lead: Array, xp: ArrayModule) -> Array:
-    """Return p_max - p, with arguments as `log_trust_of`."""
+    """Return p_max - p of labels with finite log p, and `lead` as `log_trust_of` takes it."""
     below = xp.clip(lead, -math.inf, 0.0)
     return -xp.exp(log_p - below) * xp.expm1(below)
 
 
-def power_of(trust: tuple[float, float], doubt: Array, xp: ArrayModule) -> Array:
-    """Return the power of (p / p_max)^p_max, q min(1, doubt / level).
+def exponent_of(trust: tuple[float, float], doubt: Array, rest: Array, prior_rest: Array, xp: ArrayModule) -> Array:
+    """Return the exponent of p / p_max, q min(1, doubt / level) max(0, (p_max - pi) / (1 - pi)).
+
+    Certainties are given by what they lack to 1, which keeps its digits where p_max and pi are near 1.
 
     Args:
         trust: (q, level).
         doubt: The batch's mean of p_max - p.
+        rest: 1 - p_max of each example.
+        prior_rest: 1 - pi, the batch's mean of 1 minus the probability of the class that is each example's likeliest.
         xp: The arrays' module.
     """
     q, level = trust
-    return q * (xp.clip(doubt / level, 0.0, 1.0) if level else xp.ones_like(doubt))
+    certainty = xp.clip((prior_rest - rest) / xp.clip(prior_rest, LEAST_ROOM, math.inf), 0.0, 1.0)
+    return q * certainty * (xp.clip(doubt / level, 0.0, 1.0) if level else 1.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.weighting._numerics import Array, doubt_of, log_sigmoid, log_trust_of, logsumexp, power_of
+from emphasis.weighting._numerics import Array, doubt_of, exponent_of, log_sigmoid, log_trust_of, logsumexp
 
 if TYPE_CHECKING:
     from emphasis.weighting.base import FloatArray, Weighting
@@ -63,6 +63,17 @@ def lead_of(logits: Array, labels: Array) -> FloatArray:
     return lead
 
 
+def rests_of(logits: Array) -> tuple[FloatArray, FloatArray]:
+    """Return 1 - p_max of each example, and 1 - pi of its likeliest class, pi the batch's mean probability of that."""
+    top = np.asarray(logits).argmax(axis=1)
+    margin, direction = margin_and_direction(logits, top)
+    rest = np.exp(log_sigmoid(-margin))
+    rests = 1.0 - direction * np.expand_dims(rest, 1)  # of all classes; 1 - p is exact for the likeliest alone
+    np.put_along_axis(rests, np.expand_dims(top, 1), np.expand_dims(rest, 1), axis=1)
+    prior_rest: FloatArray = rests.mean(axis=tuple(axis for axis in range(rests.ndim) if axis != 1))[top]
+    return rest, prior_rest
+
+
 def derivative(weighting: Weighting, logits: Array, labels: Array, max_margin: float = math.inf) -> FloatArray:
     """Return dz_y = -w/2, dz_j = (w/2) q_j (Eq. 7 without its 0/0); see `Weighting.derivative`."""
     margin, direction = margin_and_direction(logits, labels)
@@ -71,8 +82,9 @@ def derivative(weighting: Weighting, logits: Array, labels: Array, max_margin: f
         log_w = weighting.where_agreed.log_weight(log_p, log_q, np)
         if weighting.trust[0]:
             lead = lead_of(logits, labels)
-            power = power_of(weighting.trust, doubt_of(log_p, lead, np).mean(), np)
-            log_w = log_w + log_trust_of(log_p, lead, power, np)
+            rest, prior_rest = rests_of(logits)
+            exponent = exponent_of(weighting.trust, doubt_of(log_p, lead, np).mean(), rest, prior_rest, np)
+            log_w = log_w + log_trust_of(exponent, lead, np)
         half_w = 0.5 * np.where(margin > max_margin, 0.0, np.exp(log_w))
     result = direction * np.expand_dims(half_w, 1)
     np.put_along_axis(result, np.expand_dims(np.asarray(labels), 1), -np.expand_dims(half_w, 1), axis=1)

@@ -1,0 +1,79 @@
+/* The sums over examples of each class's probability, for the statistics of a batch: see statistics.h. Included by steps.h. */
+#ifndef EMPHASIS_SUMS_H
+#define EMPHASIS_SUMS_H
+#include "job.h"
+#include "lanes.h"
+#include "table.h"
+
+/* Examples of one step, as far as their sums over the classes have come. */
+typedef struct {
+    REAL own[SPAN], peak[SPAN], sum[SPAN]; /* the label's logit; of the other classes the largest, and the sum of exp */
+    REAL without[SPAN];                    /* for statistics: that sum without the likeliest class */
+    int32_t top[SPAN];                     /* for statistics: the likeliest class of all */
+    REAL half[SPAN];                       /* half the weights */
+} Examples;
+
+/* The first of n numbers that is `value`; 0 if there is none. */
+static int64_t index_of(const REAL *x, int64_t n, REAL value) {
+    int64_t start = 0;
+    for (; start + 4 * LANES <= n; start += 4 * LANES) {
+        const REAL *at = x + start;
+        if (any((get(at) == value) | (get(at + LANES) == value) | (get(at + 2 * LANES) == value) |
+                (get(at + 3 * LANES) == value)))
+            break;
+    }
+    for (; start < n; start++)
+        if (x[start] == value) return start;
+    return 0;
+}
+
+static REAL sum_of(const REAL *x, int64_t n) {
+    double sum = 0.0; /* a long sum in float would lose digits */
+    for (int64_t start = 0, stop; start < n; start = stop) {
+        stop = n - start > LONG ? start + LONG : n;
+        Lanes a = {0}, b = {0}, c = {0}, d = {0};
+        int64_t j = start;
+        for (; j + 4 * LANES <= stop; j += 4 * LANES)
+            a += get(x + j), b += get(x + j + LANES), c += get(x + j + 2 * LANES), d += get(x + j + 3 * LANES);
+        for (; j + LANES <= stop; j += LANES) a += get(x + j);
+        if (j < stop) b += get_some(x + j, (int)(stop - j), 0);
+        sum += total((a + b) + (c + d));
+    }
+    return (REAL)sum;
+}
+
+/* sums += by * row */
+static void add_row(const REAL *row, REAL by, int64_t classes, REAL *sums) {
+    int64_t j = 0;
+    for (; j + LANES <= classes; j += LANES) put(get(sums + j) + by * get(row + j), sums + j);
+    int rest = (int)(classes - j);
+    if (rest) put_some(get_some(sums + j, rest, 0) + by * get_some(row + j, rest, 0), rest, sums + j);
+}
+
+/* A thread's sums += those of a step, rounded to a digit that all sums have: so additions are exact, and do not depend on
+ * how the steps are spread over threads. */
+static void add_rounded(const REAL *of_step, int64_t classes, double *sums, double rounder) {
+#pragma omp simd
+    for (int64_t j = 0; j < classes; j++) sums[j] += ((double)of_step[j] + rounder) - rounder;
+}
+
+/* Keep the statistics of examples first..first+n, and add the labels' probabilities to the classes' sums. */
+static void statistics_of_examples(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
+                            const double *factor, const Examples *of, double *sums) {
+    const Statistics *statistics = job->statistics;
+    double *doubt = statistics->doubt + first, *rest = statistics->rest + first;
+    double p[SPAN];
+#pragma omp simd
+    for (int64_t t = 0; t < n; t++) {
+        double log_p = -log_one_plus_exp(margin[t]) + (margin[t] < 0.0 ? margin[t] : 0.0);
+        double below = lead[t] < 0.0 ? lead[t] : 0.0, own = exp_of_double(below);
+        p[t] = exp_of_double(log_p);
+        doubt[t] = factor[t] * (lead[t] < 0.0 ? largest_probability(log_p, below) - p[t] : 0.0);
+        rest[t] = lead[t] < 0.0 ? ((double)of->without[t] + own) / ((double)of->sum[t] + own) : exp_of_double(log_p - margin[t]);
+    }
+    memcpy(statistics->share + first, factor, n * sizeof(double));
+    memcpy(statistics->top + first, of->top, n * sizeof(int32_t));
+    for (int64_t t = 0; t < n; t++) /* of an ignored example lead is 0 */
+        if (lead[t] < 0.0) sums[job->labels[first + t]] += (factor[t] * p[t] + statistics->rounder) - statistics->rounder;
+}
+#endif
