@@ -7,6 +7,7 @@ import torch
 
 from controls import share_of_the_way
 from emphasis.baselines import Learner, Problem, find, make, names
+from emphasis.baselines.video import VideoMethod
 from emphasis.models import build
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.loop import initial_state, train
@@ -48,7 +49,8 @@ def fresh(name, task, fabric, solver=SOLVER, **more):
 
 
 def go(state, task, fabric, solver=SOLVER, **more):
-    solver = ClipSolver(**vars(solver), clip=getattr(state.module.network.method, "clip", 1))
+    method = state.module.network.method
+    solver = ClipSolver(**vars(solver), clip=method.clip if isinstance(method, VideoMethod) else 1)
     train(state, task, [], [0], solver, fabric, evaluate_every=10, **more)
 
 
