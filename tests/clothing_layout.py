@@ -12,8 +12,8 @@ SIDES = (40, 34)  # height and width of the files: no squares
 def digits(number):
     """Scanned digits as (n, 16, 16, 3) uint8, and what they are."""
     split = load_digits()
-    grey = (255 * split.train_inputs[:number].reshape(-1, 8, 8)).astype(np.uint8)
-    return np.repeat(np.kron(grey, np.ones((1, 2, 2), np.uint8))[..., None], 3, axis=3), split.train_labels[:number]
+    gray = (255 * split.train_inputs[:number].reshape(-1, 8, 8)).astype(np.uint8)
+    return np.repeat(np.kron(gray, np.ones((1, 2, 2), np.uint8))[..., None], 3, axis=3), split.train_labels[:number]
 
 
 def write_layout(base, parts=PARTS, wrong=0.25, source=digits, sides=SIDES):

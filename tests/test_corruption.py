@@ -46,7 +46,7 @@ each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def recounted(true, noisy, num_classes):
-    """The realised matrix by the definition, one label at a time."""
+    """The realized matrix by the definition, one label at a time."""
     counts = np.zeros((num_classes, num_classes))
     for a, b in zip(true, noisy, strict=True):
         counts[a, b] += 1

@@ -233,30 +233,30 @@ def instance_dependent(
     """
     if (probabilities is None) == (difficulty is None):
         raise EmphasisTypeError("instance_dependent needs either probabilities=(N, C) or difficulty=(N,)")
-    modelled = probabilities is not None
-    name, source = ("probabilities", probabilities) if modelled else ("difficulty", difficulty)
+    modeled = probabilities is not None
+    name, source = ("probabilities", probabilities) if modeled else ("difficulty", difficulty)
     values = np.array(source, dtype=np.float64)
-    if num_classes is None and modelled and values.ndim == 2:
+    if num_classes is None and modeled and values.ndim == 2:
         num_classes = values.shape[1]
     given, classes = checked_labels(labels, num_classes)
-    shape = (given.size, classes) if modelled else given.shape
+    shape = (given.size, classes) if modeled else given.shape
     if values.shape != shape:
         raise EmphasisValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
     rate = checked_parameter("instance_dependent", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
 
-    if modelled:
+    if modeled:
         values = checked_rows(name, values, _SOFTMAX_TOLERANCE)
         values[np.arange(given.size), given] = 0.0
     elif (bad := ~((values >= 0.0) & (values < np.inf))).any():
         raise EmphasisValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
-    hardness = values.sum(axis=1) if modelled else values  # 1 - p_y, without cancellation
+    hardness = values.sum(axis=1) if modeled else values  # 1 - p_y, without cancellation
     order = rng.permutation(given.size)
     edges = np.cumsum(flip_probabilities(hardness, rate)[order]) + rng.random()
     flipped = np.sort(order[np.diff(np.floor(edges), prepend=0.0) > 0.0])
 
     noisy = given.copy()
-    if modelled:
+    if modeled:
         cumulative = np.cumsum(values[flipped], axis=1)
         points = rng.random(flipped.size) * cumulative[:, -1]
         noisy[flipped] = (cumulative <= points[:, None]).sum(axis=1)

@@ -219,7 +219,7 @@ def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, rese
 
 
 def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> None:
-    """Give the model a new network, its optimiser, the loss and random numbers."""
+    """Give the model a new network, its optimizer, the loss and random numbers."""
     classes = model.classes_
     if len(classes) < 2:
         raise EmphasisValueError(f"y holds one class, {classes.tolist()[0]!r}; a classifier needs two classes or more")

@@ -34,7 +34,7 @@ def people(videos, clip, seed=0):
 
 
 def cae(labels, clip, seed=0, **options):
-    """The method in float64, with normalisations that have seen something and parameters of ordinary size."""
+    """The method in float64, with normalizations that have seen something and parameters of ordinary size."""
     method = make("cae", Problem(labels, CLASSES, seed, clip=clip), **{"width": WIDTH, **options})
     method.prepare(nn.Linear(FEATURES, CLASSES))
     method.double()
@@ -56,8 +56,8 @@ def fed(labels, features, logits):
 # --- the literal method
 
 
-def normalised(norm, rows):
-    """Batch normalisation of rows, by what they are in training and by what was seen in evaluation."""
+def normalized(norm, rows):
+    """Batch normalization of rows, by what they are in training and by what was seen in evaluation."""
     mean, variance = norm.running_mean, norm.running_var
     if norm.training:
         mean = sum(rows) / len(rows)
@@ -66,7 +66,7 @@ def normalised(norm, rows):
 
 
 def literal_layer(layer, rows):
-    return normalised(layer[1], [layer[0].weight @ row for row in rows])
+    return normalized(layer[1], [layer[0].weight @ row for row in rows])
 
 
 def literal_lstm(lstm, frames):
@@ -112,7 +112,7 @@ def literal_loss(method, features, labels, logits, clip):
                 differences.append((own - other) ** 2)
                 alike.append(person == persons[i])
     norm, score = method.verify
-    p = [(score.weight[0] @ row + score.bias[0]).sigmoid() for row in normalised(norm, differences)]
+    p = [(score.weight[0] @ row + score.bias[0]).sigmoid() for row in normalized(norm, differences)]
     one = [-one.log() for one, same in zip(p, alike, strict=True) if same]
     two = [-(1.0 - one).log() for one, same in zip(p, alike, strict=True) if not same]
     verified = 0.0
@@ -146,7 +146,7 @@ def literal_similarity(method, one, other):
         for snippet in other:
             (values,), (keys,), _ = literal_parts(method, [snippet])
             norm, score = method.verify
-            (row,) = normalised(norm, [(own - literal_embedding(query, keys, values)) ** 2])
+            (row,) = normalized(norm, [(own - literal_embedding(query, keys, values)) ** 2])
             found.append(float((score.weight[0] @ row + score.bias[0]).sigmoid()))
     found.sort(reverse=True)
     kept = found[: math.floor(method.top * (len(found) - 1)) + 1]

@@ -174,8 +174,8 @@ def test_normalised_passive_losses_are_shares_of_the_sum_over_all_labels(classes
         1,
     )
     share = each.gather(1, labels[:, None]).squeeze(1) / each.sum(1)
-    normalised = losses("active-passive", logits, labels, passive=f"N{passive}", **options)
-    torch.testing.assert_close(normalised, share)
+    normalized = losses("active-passive", logits, labels, passive=f"N{passive}", **options)
+    torch.testing.assert_close(normalized, share)
     rce = losses("active-passive", logits, labels, passive="RCE", **options)
     torch.testing.assert_close(losses("active-passive", logits, labels, passive="NRCE", **options),
                                rce / (4 * (classes - 1)))  # fmt: skip

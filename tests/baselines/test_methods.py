@@ -292,7 +292,7 @@ def test_logits_that_are_no_numbers_are_refused_whatever_the_method(name):
                 one.begin_epoch(number, progress, optimizer, lambda rows: [inputs if rows is None else inputs[rows]])
 
 
-# --- joint optimisation
+# --- joint optimization
 
 
 def test_the_term_against_one_class_is_the_divergence_from_the_uniform():

@@ -165,7 +165,7 @@ def literal_drsa(method, maps, labels, clip):
                 shared = sum((a * c).sqrt() for a, c in zip(attention[k], attention[other], strict=True))
                 diversity = diversity + (shared - (1.0 if k == other else 0.0)) ** 2 / n
     mean = sum(outs) / len(outs)
-    std = (sum((out - mean) ** 2 for out in outs) / len(outs) + method.standardise.eps).sqrt()
+    std = (sum((out - mean) ** 2 for out in outs) / len(outs) + method.standardize.eps).sqrt()
     unit = [(out - mean) / std for out in outs]
     unit = [out / out.norm() for out in unit]
     x = [unit[k_all * frame : k_all * (frame + 1)] for frame in range(n)]

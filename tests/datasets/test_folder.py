@@ -14,13 +14,13 @@ def write(path, pixels, **options):
 
 
 def plain(value, side=8):
-    """A picture of one colour, by which it is recognised."""
+    """A picture of one color, by which it is recognized."""
     return np.full((side, side, 3), value, np.uint8)
 
 
 @pytest.fixture
 def flat(tmp_path):
-    """ROOT/CLASS/FILE: five pictures of each of two classes; 10 c + i is the colour of picture i of class c."""
+    """ROOT/CLASS/FILE: five pictures of each of two classes; 10 c + i is the color of picture i of class c."""
     for c, name in enumerate(["cat", "dog"]):
         for i in range(5):
             write(tmp_path / name / f"{i}.png", plain(10 * c + i))
@@ -69,15 +69,15 @@ def test_images_of_their_own_size_are_unchanged_and_others_are_scaled_and_cut_in
 
 
 def test_every_mode_of_8_bits_becomes_rgb_or_grey_and_rotation_is_undone(tmp_path):
-    colour = Image.fromarray(plain(90))
-    palette = colour.convert("P")
+    color = Image.fromarray(plain(90))
+    palette = color.convert("P")
     palette.info["transparency"] = bytes(256)
     exif = Image.Exif()
     exif[0x0112] = 3  # taken upside down
     half = np.concatenate([plain(0)[:4], plain(200)[:4]])
     folder = tmp_path / "a"
     folder.mkdir()
-    for name, image in {"1": colour.convert("L"), "2": colour.convert("RGBA"), "3": palette}.items():
+    for name, image in {"1": color.convert("L"), "2": color.convert("RGBA"), "3": palette}.items():
         image.save(folder / f"{name}.png")
     Image.fromarray(half).save(folder / "4.png", exif=exif)
     write(tmp_path / "b" / "1.png", plain(5))
@@ -88,9 +88,9 @@ def test_every_mode_of_8_bits_becomes_rgb_or_grey_and_rotation_is_undone(tmp_pat
             [split.train_inputs[split.train_labels == 0], split.test_inputs[split.test_labels == 0]]
         )
         assert images.shape[1] == channels
-        colours = sorted(images[:, 0, 0, 0].tolist())
-        assert colours[-1] == 200
-        np.testing.assert_allclose(colours[:-1], 90, atol=20)  # the web palette has no 90
+        colors = sorted(images[:, 0, 0, 0].tolist())
+        assert colors[-1] == 200
+        np.testing.assert_allclose(colors[:-1], 90, atol=20)  # the web palette has no 90
 
 
 def test_all_unreadable_images_are_listed_at_once(flat):

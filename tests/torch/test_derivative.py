@@ -180,7 +180,7 @@ def test_double_backward_survives_a_logit_far_ahead():
             assert second.isfinite().all(), weighting
 
 
-# --- normalisation ------------------------------------------------------------------------------
+# --- normalization ------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 3), st.sampled_from([-1e4, -3.0, 0.0, 12.0, 1e4]), st.integers(0, 2**31))

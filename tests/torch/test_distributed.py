@@ -18,7 +18,7 @@ PUBLISHED = DM(lam=0.5, beta=12)
 
 @pytest.mark.parametrize("worlds", [("1", "2"), ("4",)])
 def test_ranks_with_uneven_masks_and_batches_learn_as_one_process(tmp_path, worlds):
-    """DDP and FSDP2 over gloo, one call or three, all normalisations and weights: see ranks.py."""
+    """DDP and FSDP2 over gloo, one call or three, all normalizations and weights: see ranks.py."""
     script = Path(__file__).with_name("ranks.py")
     commands = [
         [sys.executable, "-W", "error", str(script), str(rank), str(tmp_path), *worlds]

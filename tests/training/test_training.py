@@ -127,7 +127,7 @@ def _image_task(seed=0):
 
 
 class _Net(nn.Module):
-    """Convolution, batch normalisation and dropout: everything that has state or draws."""
+    """Convolution, batch normalization and dropout: everything that has state or draws."""
 
     def __init__(self):
         super().__init__()

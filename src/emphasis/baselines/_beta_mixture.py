@@ -1,4 +1,4 @@
-"""A mixture of two beta distributions, fitted by expectation maximisation with weighted moments.
+"""A mixture of two beta distributions, fitted by expectation maximization with weighted moments.
 
 Source: E. Arazo et al., Unsupervised Label Noise Modeling and Loss Correction, ICML 2019, section 3.1.
 """
@@ -60,9 +60,9 @@ class BetaMixture:
 
 
 def fit(values: Tensor, iterations: int = 10) -> BetaMixture:
-    """Return the mixture of values (n,) in [0, 1], after some steps of expectation maximisation.
+    """Return the mixture of values (n,) in [0, 1], after some steps of expectation maximization.
 
-    The maximisation matches each component's weighted mean and variance, for which there is a closed form.
+    The maximization matches each component's weighted mean and variance, for which there is a closed form.
 
     Raises:
         ValueError: A value lies outside [0, 1] or is NaN.

@@ -28,7 +28,7 @@ class ActivePassive(Baseline):
     """alpha * active + beta * passive.
 
     Active, the share of the label's loss in the sum over all labels: NCE = -log p_y / sum_k -log p_k (Eq. 3); NFL the
-    same of the focal loss. Passive: RCE = |A| (1 - p); MAE = 2 (1 - p); and their normalised forms, both
+    same of the focal loss. Passive: RCE = |A| (1 - p); MAE = 2 (1 - p); and their normalized forms, both
     (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (|A| (K - 1)).
 
     Args:

@@ -35,7 +35,7 @@ _AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `
 class CAE(VideoMethod):
     """Snippets of `clip` frames, embedded in pairs by what the first one asks for, and videos compared by the best.
 
-    With x_t the features of frame t, B batch normalisation, and products and softmax channel by channel,
+    With x_t the features of frame t, B batch normalization, and products and softmax channel by channel,
 
         values        v_t = B(W_v x_t), divided by its L2 norm;
         keys          k_t = B(W_k x_t);
@@ -215,13 +215,13 @@ def mean_of_least(distances: Tensor, share: float) -> Tensor:
 
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    linear = nn.Linear(inputs, outputs, bias=False)  # which the normalisation would take off again
+    linear = nn.Linear(inputs, outputs, bias=False)  # which the normalization would take off again
     nn.init.kaiming_normal_(linear.weight, mode="fan_out")
     return nn.Sequential(linear, nn.BatchNorm1d(outputs))
 
 
 def _by_frame(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a layer's outputs where batch normalisation is to count all axes but the last as one."""
+    """Return a layer's outputs where batch normalization is to count all axes but the last as one."""
     outputs: Tensor = layer(inputs.flatten(0, -2))
     return outputs.reshape(*inputs.shape[:-1], -1)
 

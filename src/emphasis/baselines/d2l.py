@@ -24,7 +24,7 @@ _BATCH = 128  # neighbours are looked for among this many examples, as in the re
 
 
 class D2L(Baseline):
-    """Labels give way to predictions once the features begin to need more dimensions: the sign of memorising.
+    """Labels give way to predictions once the features begin to need more dimensions: the sign of memorizing.
 
     After every epoch the local intrinsic dimensionality (LID) of the features before the last layer is estimated.
     When it exceeds the mean of the last `window` epochs by two standard deviations, the network goes back to where it
@@ -110,8 +110,8 @@ def turning_point(recent: Tensor, lid: float) -> bool:
 def mean_lid(features: Tensor, neighbours: int) -> float:
     """Return the mean LID of features (n, D), neighbours being looked for in batches of 128.
 
-    Maximum likelihood (Eq. 4): LID(x) = -(1/k sum_{i=1}^k log(r_i / r_k))^-1, r_i the distance to neighbour i.
-    Examples that coincide with a neighbour say nothing and are left out; NaN-free, 0 if all do.
+    Maximum likelihood (Eq. 4): LID(x) = -(1/k sum_{i=1}^k log(r_i / r_k))^-1, r_i the distance to neighbor i.
+    Examples that coincide with a neighbor say nothing and are left out; NaN-free, 0 if all do.
     """
     found = []
     for batch in torch.split(features, _BATCH):

@@ -11,7 +11,7 @@ settings of the matching loss; momentum and temperature are those of the loss's 
 open-reid, on which the release builds, have temperature 1 / 30; with it, small networks that started from random
 parameters remained near chance in most runs.
 
-One thing is ours: the enhanced features are standardised over the batch. A network's maps are positive, so all its
+One thing is ours: the enhanced features are standardized over the batch. A network's maps are positive, so all its
 videos are nearly parallel at first; those that start from ImageNet outgrow it, others were stuck at chance without.
 """
 
@@ -37,7 +37,7 @@ class DRSA(VideoMethod):
     With f_nl the network's maps at position l of frame n, and k = 1 ... K,
 
         spatial attention    s_nk = softmax over l of u_k . max(0, W_k f_nl + b_k);
-        enhanced features    x_nk = E (sum_l s_nkl f_nl), standardised over the batch, divided by its L2 norm;
+        enhanced features    x_nk = E (sum_l s_nkl f_nl), standardized over the batch, divided by its L2 norm;
         temporal attention   t_k = softmax over the frames n of v_k . x_nk;
         the video            x = the K features sum_n t_nk x_nk one after the other, divided by the norm of them all;
         diversity            Q_n = |R R^T - I|^2 (Frobenius), R = the roots of s_n1 ... s_nK as rows (K, H W);
@@ -96,7 +96,7 @@ class DRSA(VideoMethod):
             first = nn.Conv2d(last.in_features, k * self.hidden, 1)
             self.spatial = nn.Sequential(first, nn.ReLU(), nn.Conv2d(k * self.hidden, k, 1, groups=k, bias=False))
             self.enhance = nn.Linear(last.in_features, self.width, bias=False)
-            self.standardise = nn.BatchNorm1d(self.width, affine=False)
+            self.standardize = nn.BatchNorm1d(self.width, affine=False)
             self.temporal = nn.Conv1d(k * self.width, k, 1, groups=k, bias=False)
         detach_input(last)
 
@@ -121,7 +121,7 @@ class DRSA(VideoMethod):
         """Return x (N, K, width) and the logarithm of s (N, K, H W), from maps (N, D, H, W)."""
         log_attention = F.log_softmax(self.spatial(maps).flatten(2), 2)
         gated = torch.einsum("nkl,ndl->nkd", log_attention.exp(), maps.flatten(2))
-        enhanced = self.standardise(self.enhance(gated).flatten(0, 1)).view(*gated.shape[:2], self.width)
+        enhanced = self.standardize(self.enhance(gated).flatten(0, 1)).view(*gated.shape[:2], self.width)
         return F.normalize(enhanced, dim=2), log_attention
 
     def describe(self, features: Tensor, maps: Tensor | None) -> Tensor:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Early-learning regularisation.
+"""Early-learning regularization.
 
 Source: S. Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020.
 """

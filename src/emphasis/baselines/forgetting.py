@@ -1,4 +1,4 @@
-"""Forgetting: strong dropout against memorising.
+"""Forgetting: strong dropout against memorizing.
 
 Source: D. Arpit et al., A Closer Look at Memorization in Deep Networks, ICML 2017.
 The name and the range are those of L. Jiang et al., MentorNet, ICML 2018, section 5.

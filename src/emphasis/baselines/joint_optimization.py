@@ -1,4 +1,4 @@
-"""Joint optimisation of labels and weights.
+"""Joint optimization of labels and weights.
 
 Source: D. Tanaka et al., Joint Optimization Framework for Learning with Noisy Labels, CVPR 2018.
 """

@@ -81,7 +81,7 @@ class Learner(nn.Module):
         return logits[:, : self.method.num_classes]
 
     def loss(self, inputs: Tensor, indices: Tensor, progress: float) -> Tensor:
-        """Return what the step is to minimise, a number.
+        """Return what the step is to minimize, a number.
 
         Args:
             inputs: (N, ...), on the method's device.

@@ -60,7 +60,7 @@ class MentorNetDD(Baseline):
         updates: Where in training the mentor is fitted, rising, in (0, 1). In the paper (2018) 0.21 and 0.75. The
             release has a mentor that was trained before, and keeps its time at epoch 18 of 100 (burn_in_epoch=18).
         decay: Decay of the moving average, in [0, 1). 0.95 is the paper's, 0.9 the release's (utils.py).
-        steps: Steps of the mentor's optimiser (Adam, learning rate 0.01) at each update, >= 1. Our choice.
+        steps: Steps of the mentor's optimizer (Adam, learning rate 0.01) at each update, >= 1. Our choice.
 
     Raises:
         ValueError: A parameter is out of bounds, or nobody can be asked.
@@ -144,7 +144,7 @@ class MentorNetDD(Baseline):
                 loss = F.binary_cross_entropy_with_logits(self.mentor(losses, excess, labels, time), truth)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-        optimizer.zero_grad()  # lest the loop's optimiser take them for the student's
+        optimizer.zero_grad()  # lest the loop's optimizer take them for the student's
         self.mentor.requires_grad_(False)
 
 

@@ -1,7 +1,7 @@
 """What a method of learning from noisy labels is, and what it may ask of the loop that trains with it.
 
 A method is a module: what it remembers from step to step (moving averages, corrected labels, a noise layer) lives in
-its buffers and parameters, so that it moves to a device, is checkpointed and is optimised like the network itself.
+its buffers and parameters, so that it moves to a device, is checkpointed and is optimized like the network itself.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Baseline(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines neither example_losses nor loss")
 
     def loss(self, step: Step) -> Tensor:
-        """Return what one step minimises, a number: here the mean of `example_losses`."""
+        """Return what one step minimizes, a number: here the mean of `example_losses`."""
         return self.example_losses(step.logits, step.labels).mean()
 
     def begin_epoch(self, epoch: Epoch) -> None:

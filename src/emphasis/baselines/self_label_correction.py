@@ -73,6 +73,6 @@ class SelfLabelCorrection(Baseline):
         self.sharpness, self.trust = sharpness, trust
 
     def loss(self, step: Step) -> Tensor:
-        """Return the loss with the integral normalisation, the mean over the examples."""
+        """Return the loss with the integral normalization, the mean over the examples."""
         targets = corrected_targets(step.logits, step.labels, step.progress, sharpness=self.sharpness, trust=self.trust)
         return emphasis_loss(step.logits, targets, self.weighting)

@@ -19,8 +19,8 @@ _SMALLEST = 1e-4  # of a probability, and of 1 - u^2 and 1 - v^2, in the release
 class SOP(Baseline):
     """The network explains a label together with a correction of its own, u^2 at the label and -v^2 elsewhere.
 
-    The network minimises -log of the label's share in p + s, s = u^2 onehot(y) - v^2 (1 - onehot(y)), and so does u; v
-    minimises the squared distance of onehot(argmax p) + s from the label. All u and v start near 0, from where gradient
+    The network minimizes -log of the label's share in p + s, s = u^2 onehot(y) - v^2 (1 - onehot(y)), and so does u; v
+    minimizes the squared distance of onehot(argmax p) + s from the label. All u and v start near 0, from where gradient
     descent makes few of them large: those of wrong labels. Without the consistency and balance terms, which are SOP+.
 
     u and v have learning rates of their own, of plain gradient descent, and are buffers that each step updates.

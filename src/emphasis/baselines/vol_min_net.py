@@ -15,7 +15,7 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 
 
 class VolMinNet(Baseline):
-    """-log sum_i p_i T[i, y] + lam log det T, minimised over the network and T together.
+    """-log sum_i p_i T[i, y] + lam log det T, minimized over the network and T together.
 
     Row i of T is (1 at i, sigmoid(w_ij) elsewhere), divided by its sum: each class keeps its label more often than it
     is taken for any one other. No anchor is needed, nor a network trained before. T is left out in prediction.

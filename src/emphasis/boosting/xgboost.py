@@ -63,7 +63,7 @@ def _of_labels(own: Objective) -> Callable[..., tuple[FloatArray, FloatArray]]:
 
 
 def _base_score(log_share: FloatArray) -> Any:
-    """Return what XGBoost takes as base_score: centred scores of several classes, or class 1's share of two."""
+    """Return what XGBoost takes as base_score: centered scores of several classes, or class 1's share of two."""
     return float(np.exp(log_share[1])) if len(log_share) == 2 else (log_share - log_share.mean()).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Clothing1M in its official layout: a million photographs from shops, labelled by the words around them.
+"""Clothing1M in its official layout: a million photographs from shops, labeled by the words around them.
 
 Source: T. Xiao, T. Xia, Y. Yang, C. Huang and X. Wang, Learning from Massive Noisy Labeled Data for Image
 Classification, CVPR 2015. The data is given by its authors, for research that is not commercial.

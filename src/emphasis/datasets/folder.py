@@ -42,7 +42,7 @@ def load_image_folder(
         progress: Told the number of images read and in all.
         folder: The folder of the images, relative to `root` or absolute.
         size: Pixels per side.
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB) or 1 (gray).
         test_share: Share of each class that becomes the test part, in (0, 1), where there is no train/ and test/. 0:
             all images are trained on, and the test part is the training part.
         seed: Of that choice.

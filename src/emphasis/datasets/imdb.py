@@ -106,7 +106,7 @@ def load_imdb_vectors(
     workers: int = 1,
     download: bool = False,
 ) -> Split:
-    """Return the labelled reviews as paragraph vectors, kept in `cache_dir()` so that they are trained only once.
+    """Return the labeled reviews as paragraph vectors, kept in `cache_dir()` so that they are trained only once.
 
     They are trained on all reviews, those without label among them, and see no label; 50,000 reviews take 3 to 8
     minutes of one core.

@@ -159,7 +159,7 @@ def load_mars(root: Path, *, missing: str = "stop") -> Mars:
 def load_mars_split(
     root: Path, progress: Progress, *, resize: int = 256, size: int = 224, missing: str = "stop", broken: str = "stop"
 ) -> VideoSplit:
-    """Return MARS to train on: frames labelled by person, judged by retrieval; images are decoded in training.
+    """Return MARS to train on: frames labeled by person, judged by retrieval; images are decoded in training.
 
     Args:
         root: The data folder.

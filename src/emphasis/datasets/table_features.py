@@ -21,7 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A column of numbers, standardised: (x / scale - mean) / deviation.
+    """A column of numbers, standardized: (x / scale - mean) / deviation.
 
     Attributes:
         name: The column's.
@@ -49,13 +49,13 @@ class NumericColumn:
         values = finite_numbers(column, self.name)
         absent = np.isnan(values)
         with np.errstate(over="ignore"):
-            standardised = (np.where(absent, self.median, values) / self.scale - self.mean) / self.deviation
-        if np.abs(standardised).max(initial=0.0) > np.finfo(np.float32).max:
+            standardized = (np.where(absent, self.median, values) / self.scale - self.mean) / self.deviation
+        if np.abs(standardized).max(initial=0.0) > np.finfo(np.float32).max:
             raise EmphasisValueError(
                 f"column {self.name!r} reaches {np.nanmax(np.abs(values)):g} outside the training part, beyond what a "
                 "float32 holds"
             )
-        return np.stack([standardised, absent] if self.gaps else [standardised], axis=1).astype(np.float64)
+        return np.stack([standardized, absent] if self.gaps else [standardized], axis=1).astype(np.float64)
 
     def note(self, column: Any) -> str:
         """Return what should be said of further rows; "" if nothing."""
@@ -118,7 +118,7 @@ class LevelsColumn:
 
 @dataclass(frozen=True)
 class DateColumn:
-    """A column of dates: year, month, day, weekday and days since the first training date, each standardised.
+    """A column of dates: year, month, day, weekday and days since the first training date, each standardized.
 
     Attributes:
         name: The column's.

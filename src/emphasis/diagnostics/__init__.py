@@ -1,1 +1,1 @@
-"""What is emphasised: figures for files and for the terminal."""
+"""What is emphasized: figures for files and for the terminal."""

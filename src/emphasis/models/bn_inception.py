@@ -101,7 +101,7 @@ class BNInception(Classifier):
     def from_standard(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the parameters of the published PyTorch file, converted from Caffe, to those of this network.
 
-        Names that are not of that file stay. Its convolutions have biases; a batch normalisation follows each, so a
+        Names that are not of that file stay. Its convolutions have biases; a batch normalization follows each, so a
         bias is the same as a running mean that is smaller by it.
         """
         ours = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]

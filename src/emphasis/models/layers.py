@@ -1,4 +1,4 @@
-"""What the networks share: checks of their options, convolutions, initialisation and the classifier around a body."""
+"""What the networks share: checks of their options, convolutions, initialization and the classifier around a body."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Branches(nn.ModuleDict):
 def conv_norm_relu(
     channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, batch_norm: bool = True
 ) -> nn.Sequential:
-    """Return convolution ("same" padding at stride 1), batch normalisation and ReLU; a bias stands in for no norm."""
+    """Return convolution ("same" padding at stride 1), batch normalization and ReLU; a bias stands in for no norm."""
     convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
     norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
     return nn.Sequential(convolution, *norm, nn.ReLU(inplace=True))

@@ -23,7 +23,7 @@ def mlp(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Return a perceptron with PyTorch's default initialisation, uniform within +-1/sqrt(fan-in).
+    """Return a perceptron with PyTorch's default initialization, uniform within +-1/sqrt(fan-in).
 
     Args:
         input_shape: (D,), or any shape, which is flattened.

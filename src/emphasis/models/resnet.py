@@ -62,7 +62,7 @@ def cifar_resnet(depth: int, input_shape: Sequence[int], num_classes: int, *, dr
         input_shape: (channels, height, width), sides of at least 4 pixels.
         num_classes: C.
         dropout: Rate, in [0, 1), before the last linear layer. He et al. use none; the papers that compare with
-            dropout do not say where in a residual network it goes, and here no normalised layer follows it.
+            dropout do not say where in a residual network it goes, and here no normalized layer follows it.
 
     Raises:
         ValueError: An argument is not allowed.

@@ -23,7 +23,7 @@ def small_cnn(
     """Return a stack of 3 x 3 convolutions, each batch-normalised and rectified, with pooling between them.
 
     All but the last convolution are followed by a 2 x 2 max pool, the last by a global average pool. The pool comes
-    right after the convolution, before normalisation and ReLU, which then cost a quarter and lose no accuracy.
+    right after the convolution, before normalization and ReLU, which then cost a quarter and lose no accuracy.
     For 32 x 32 RGB images and 10 classes it has 98,970 parameters.
 
     Args:

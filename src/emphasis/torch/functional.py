@@ -72,7 +72,7 @@ def emphasis_loss(
 
     Returns:
         The loss, float32 for half types. Its value is the potential of the weighting (`Weighting.potential`, after
-        normalisation); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
+        normalization); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
         empty batch, all labels ignored, all weights 0 or all margins beyond `max_margin`.
 
         Integer labels take one buffer of the logits' size, and none with `inplace`: one fused kernel for float32,

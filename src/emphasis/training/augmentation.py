@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, and normalisation, on the device that holds the images."""
+"""Random crops and flips of whole batches, and normalization, on the device that holds the images."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Over several devices each step's batch is split: every rank learns from its part
 gradients are the whole batch's. Evaluations are shared out as well. A rank has the whole state (DDP) or a shard of it
 (FSDP).
 
-The state of a run after a step is a function of its settings and that step's number alone: initialisation, noise,
+The state of a run after a step is a function of its settings and that step's number alone: initialization, noise,
 batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
 
 On an accelerator the step reads nothing back: data stay on the device, and a network that diverges is noted in a
@@ -231,7 +231,7 @@ def _step(
     solver: Solver,
     fabric: Fabric,
 ) -> bool:
-    """Take one step of the optimiser with every network; return whether all are known to have diverged."""
+    """Take one step of the optimizer with every network; return whether all are known to have diverged."""
     places, inputs, group = batch.places, batch.inputs, _group(fabric)
     if batch.broken is not None:
         if bool(batch.broken.all(1).any()):

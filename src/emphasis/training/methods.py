@@ -39,7 +39,7 @@ class LearnerStack(SingleNetwork):
             learner.peer = synchronised_norms(learner.peer, device)
 
     def loss(self, inputs: Tensor, places: Tensor, progress: float) -> Tensor:
-        """Return what a step minimises, from inputs (1, N, ...) of the examples at places (1, N)."""
+        """Return what a step minimizes, from inputs (1, N, ...) of the examples at places (1, N)."""
         return self.network.loss(inputs.squeeze(0), places.squeeze(0), progress)
 
     def begin_epoch(self, number: int, progress: float, optimizer: torch.optim.Optimizer, task: Task) -> None:

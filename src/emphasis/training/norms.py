@@ -37,14 +37,14 @@ class SynchronisedNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return the normalised input."""
+        """Return the normalized input."""
         if not self.training:
             return super().forward(input)
         counts = torch.tensor(float(input.numel() // max(input.shape[1], 1)), dtype=input.dtype)
         dist.all_reduce(counts)
         mean = _over_ranks(input.sum((0, 2, 3))) / counts
-        centred = input - mean.view(1, -1, 1, 1)
-        variance = _over_ranks(centred.square().sum((0, 2, 3))) / counts
+        centered = input - mean.view(1, -1, 1, 1)
+        variance = _over_ranks(centered.square().sum((0, 2, 3))) / counts
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -53,7 +53,7 @@ class SynchronisedNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (counts / (counts - 1.0)), self.momentum)
-        scaled = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        scaled = centered * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         return torch.addcmul(self.bias.view(1, -1, 1, 1), scaled, self.weight.view(1, -1, 1, 1))
 
 

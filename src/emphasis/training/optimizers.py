@@ -25,7 +25,7 @@ from emphasis.training.settings import Solver
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.optim.Optimizer:
-    """Return the optimiser that `solver` describes, for its first step."""
+    """Return the optimizer that `solver` describes, for its first step."""
     parameters = list(parameters)
     # One pass over each; SGD's fused form does not take shards, and the other not shards beside what is whole.
     sharded = [isinstance(parameter, DTensor) for parameter in parameters]
@@ -55,7 +55,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
 def apply_schedule(
     optimizer: torch.optim.Optimizer, solver: Solver, iteration: int, scheduled: int | None = None
 ) -> None:
-    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps of the optimiser.
+    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps of the optimizer.
 
     The learning rate is that of the schedule at `scheduled`, where a method trains twice, say; None: at `iteration`.
     """

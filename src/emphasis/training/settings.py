@@ -203,7 +203,7 @@ class Execution:
         precision: "32-true", "bf16-mixed" or "16-mixed".
         compile: Whether `torch.compile` is applied to the network.
         devices: On this machine, over which each step's batch is split; a process for each.
-        strategy: What each of several devices keeps of the network and the optimiser: "ddp", everything; "fsdp", its
+        strategy: What each of several devices keeps of the network and the optimizer: "ddp", everything; "fsdp", its
             share.
     """
 

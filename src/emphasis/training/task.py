@@ -134,7 +134,7 @@ class Task:
         return fetch(self.test_inputs, places, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """Return inputs (K, B, ...) as networks take them: images cropped, normalised, float32, channels last.
+        """Return inputs (K, B, ...) as networks take them: images cropped, normalized, float32, channels last.
 
         Vectors stay as they are, and so do images' margins where they have been cropped already.
         """

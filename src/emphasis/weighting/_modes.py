@@ -16,7 +16,7 @@ _ZOOMS = 10
 
 
 def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]:
-    """Return every p that maximises w, ascending; () if w is flat. A plateau counts once, by its smallest p."""
+    """Return every p that maximizes w, ascending; () if w is flat. A plateau counts once, by its smallest p."""
 
     def at(margin: Array) -> Array:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

@@ -77,8 +77,8 @@ def build_table(log_w: Callable[[Array, Array], Array], log_peak: float) -> Pote
 
     for cells in _CELLS:
         half = reach / cells
-        centres = -reach + half * (2 * np.arange(cells) + 1)
-        t = centres + half * nodes[:, None]
+        centers = -reach + half * (2 * np.arange(cells) + 1)
+        t = centers + half * nodes[:, None]
         series = to_coefficients @ (weight(np.sinh(t)) * np.cosh(t))
         scale = np.maximum.accumulate(np.abs(series).max(axis=0))
         if (np.abs(series[-2:]).max(axis=0) <= _TOLERANCE * (1.0 + scale)).all():

@@ -67,7 +67,7 @@ class Weighting:
 
     @cached_property
     def modes(self) -> tuple[float, ...]:
-        """Every p that maximises w, ascending (Definition 1); () if w is flat and emphasises nothing."""
+        """Every p that maximizes w, ascending (Definition 1); () if w is flat and emphasizes nothing."""
         return numerical_modes(lambda log_p, log_q: self.log_weight(log_p, log_q, np))
 
     @property
@@ -182,7 +182,7 @@ class Weighting:
             max_margin: See `max_margin`.
 
         Returns:
-            float64 array of the logits' shape. Not averaged, not normalised.
+            float64 array of the logits' shape. Not averaged, not normalized.
         """
         return derivative(self, logits, labels, self.max_margin(max_margin))
 

@@ -66,7 +66,7 @@ class CCE(Weighting):
 
 @dataclass(frozen=True, repr=False)
 class GCE(_Checked, Weighting):
-    """Generalised cross-entropy, w = 2 p^q (1-p): Eq. 4 and 6. Mode q/(q+1), loss (1-p^q)/q.
+    """Generalized cross-entropy, w = 2 p^q (1-p): Eq. 4 and 6. Mode q/(q+1), loss (1-p^q)/q.
 
     Args:
         q: In [0, 1]. q = 0 is CCE, q = 1 is MAE. The published default is 0.7 (Zhang and Sabuncu, 2018).
@@ -148,7 +148,7 @@ class DM(_Checked, Weighting):
 
     Args:
         lam: >= 0, sets the emphasis mode: 0, 1/2, 1, 2 put it at p = 0, 1/3, 1/2, 2/3. More noise wants more.
-        beta: Any finite number, sets how much the mode is emphasised. beta = 0 treats all examples alike.
+        beta: Any finite number, sets how much the mode is emphasized. beta = 0 treats all examples alike.
         vanishing: Subtract w(1): w = exp(beta p^lam (1-p)) - 1, so that a learned example stops pushing and the loss
             is finite. Needs beta > 0. Tends to beta/2 times GCE(q=lam) as beta -> 0.
     """
@@ -220,7 +220,7 @@ class Normal(_Checked, Weighting):
 
     Args:
         psi: >= 0, the emphasis mode.
-        beta: Any finite number; 1/(2 beta) is the variance of the bell. For beta < 0 the ends are emphasised.
+        beta: Any finite number; 1/(2 beta) is the variance of the bell. For beta < 0 the ends are emphasized.
     """
 
     psi: float = 0.5

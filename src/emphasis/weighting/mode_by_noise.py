@@ -1,4 +1,4 @@
-"""Which emphasis mode goes with a noise rate: the more labels are wrong, the easier the examples to emphasise.
+"""Which emphasis mode goes with a noise rate: the more labels are wrong, the easier the examples to emphasize.
 
 Source: section 4.1 of "Derivative Manipulation for General Example Weighting".
 """
