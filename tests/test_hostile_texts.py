@@ -21,7 +21,7 @@ from emphasis.diagnostics.plots.canvas import literal
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_to_tables
 from emphasis.experiments.reports.report import print_report, render, write_report
 from emphasis.experiments.reports.run_page import run_command
-from emphasis.experiments.reports.summary import summarise
+from emphasis.experiments.reports.summary import summarize
 from emphasis.experiments.reports.tune_page import tune_page
 from emphasis.experiments.runs.store import lines, read_rows
 from emphasis.experiments.studies.search import SearchResult, Trial
@@ -64,7 +64,7 @@ def summary():
             table[methods[old]] = table.pop(old)
     tables["reported"][0] |= {"name": UNDERSCORE, "group": FORMULA}
     found = recipe_from_tables(tables)
-    return summarise(found, make_rows(found, lambda condition, method, seed: 0.5 + 0.1 * seed))
+    return summarize(found, make_rows(found, lambda condition, method, seed: 0.5 + 0.1 * seed))
 
 
 @pytest.mark.parametrize("text", ALL)

@@ -141,7 +141,7 @@ def evaluate_features(features: Floats, person: ArrayLike, camera: ArrayLike, qu
     """Return how well cosine similarity finds the persons of the queries, each of which is in the gallery itself.
 
     Args:
-        features: (T, D) of the gallery's videos, of any length: they are normalised here.
+        features: (T, D) of the gallery's videos, of any length: they are normalized here.
         person: (T,) whole numbers; `JUNK` and `DISTRACTOR` are no persons.
         camera: (T,).
         query: (Q,) rows of the gallery.

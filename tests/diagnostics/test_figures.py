@@ -21,7 +21,7 @@ def _panels(count, methods=7):
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_curves_and_labels_do_not_overlap(count):
-    figure = figures.accuracy_curves(_panels(count), grey="m0")
+    figure = figures.accuracy_curves(_panels(count), gray="m0")
     figure.draw_without_rendering()
     for axis in figure.axes:
         boxes = [Text.get_window_extent(text) for text in axis.texts if text.get_text() != "chance"]
@@ -31,7 +31,7 @@ def test_curves_and_labels_do_not_overlap(count):
 
 
 def test_a_method_has_one_colour_in_all_panels_and_the_grey_one_is_grey():
-    figure = figures.accuracy_curves(_panels(3, methods=4), grey="m0")
+    figure = figures.accuracy_curves(_panels(3, methods=4), gray="m0")
     colors = [{text.get_text(): text.get_color() for text in axis.texts} for axis in figure.axes if axis.get_visible()]
     assert colors[0]["m3"] == colors[2]["m3"]
     assert colors[0]["m0"] == colors[1]["m0"] == "#767676"
@@ -103,7 +103,7 @@ def test_a_png_is_the_same_each_time():
 
 
 def test_a_png_is_drawn_once_and_its_background_is_white():
-    figure = figures.accuracy_curves(_panels(1), grey="m0")
+    figure = figures.accuracy_curves(_panels(1), gray="m0")
     (axis,) = figure.axes
     draw, draws = axis.draw, []
     axis.draw = lambda renderer: draws.append(renderer) or draw(renderer)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from emphasis.diagnostics.plots import canvas, figures
 from emphasis.diagnostics.plots.method_ranks import rank_figure
-from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, DARK_BG, FILLS, GREY, GRID, LIGHT_BG, contrast
+from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, DARK_BG, FILLS, GRAY, GRID, LIGHT_BG, contrast
 from emphasis.diagnostics.plots.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
 
@@ -18,7 +18,7 @@ LINE = figures.Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
 FIGURES = {
     "edf": lambda: figures.edf_figure(WEIGHTINGS),
     "curves": lambda: figures.accuracy_curves(
-        [figures.CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], grey="z"
+        [figures.CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], gray="z"
     ),
     "p": lambda: figures.probability_curves([figures.ProbabilityPanel("a", LINE, LINE, "collapsed (1 of 2 seeds)")]),
     "emphasis": lambda: figures.emphasis_panels([figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
@@ -28,14 +28,14 @@ FIGURES = {
 
 
 def test_every_ink_can_be_told_from_its_ground():
-    for ink in (*COLORS, GREY, ALARM):  # labels are written in them
+    for ink in (*COLORS, GRAY, ALARM):  # labels are written in them
         assert contrast(ink, LIGHT_BG) >= 4.5, ink
         assert contrast(DARK[ink], DARK_BG) >= 4.5, ink
     for ink in FILLS:
         assert contrast(ink, LIGHT_BG) >= 3.0, ink
         assert contrast(DARK[ink], DARK_BG) >= 3.0, ink
     assert contrast("#000000", "#FFFFFF") == pytest.approx(21.0)
-    assert {*COLORS, *FILLS, GREY, ALARM, LIGHT_BG, GRID} == DARK.keys()
+    assert {*COLORS, *FILLS, GRAY, ALARM, LIGHT_BG, GRID} == DARK.keys()
     assert not DARK.keys() & set(DARK.values())
     for inks in (COLORS, FILLS):
         assert len({DARK[ink] for ink in inks}) == len(inks)

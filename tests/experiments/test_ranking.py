@@ -15,7 +15,7 @@ from emphasis.experiments.recipes.load import parse_recipe, recipe_from_tables, 
 from emphasis.experiments.recipes.recipe import RecipeError
 from emphasis.experiments.reports.ranking import rank, rank_text, ranks_csv, verdict
 from emphasis.experiments.reports.report import render, write_report
-from emphasis.experiments.reports.summary import summarise
+from emphasis.experiments.reports.summary import summarize
 from synthetic import TABLE, make_rows, plain
 
 COMPARED = TABLE.replace("seeds = 2\n", 'seeds = 2\ncompare = ["DM", "Vanishing DM"]\n', 1)
@@ -24,7 +24,7 @@ METHODS = ("CCE", "GCE", "DM", "Vanishing DM")
 
 def ranked(final, diverged=(), text=COMPARED):
     recipe = parse_recipe(text)
-    summary = summarise(recipe, make_rows(recipe, final, diverged))
+    summary = summarize(recipe, make_rows(recipe, final, diverged))
     return summary, rank(summary)
 
 
@@ -70,11 +70,11 @@ def test_a_method_that_was_not_trained_everywhere_has_no_rank():
     rows = [
         row for row in make_rows(recipe, plain) if (row["method"], row["seed"], row["condition"]) != ("GCE", 1, "r = 0")
     ]
-    found = rank(summarise(recipe, rows))
+    found = rank(summarize(recipe, rows))
     assert [one.method for one in found] == ["DM", "Vanishing DM", "CCE"]
     assert [one.mean.mean for one in found] == [1, 2, 3]
-    assert rank(summarise(recipe, [])) == []
-    summary = summarise(recipe, [row for row in make_rows(recipe, plain) if "DM" not in row["method"]])
+    assert rank(summarize(recipe, [])) == []
+    summary = summarize(recipe, [row for row in make_rows(recipe, plain) if "DM" not in row["method"]])
     for kind in ("text", "html"):  # nothing to compare with yet
         assert "minus the method" not in render(summary, kind)
 
@@ -107,7 +107,7 @@ def test_text_file_and_page_say_the_same(tmp_path):
 
 def test_a_recipe_without_comparisons_has_no_ranks(tmp_path):
     recipe = parse_recipe(TABLE)
-    summary = summarise(recipe, make_rows(recipe, plain))
+    summary = summarize(recipe, make_rows(recipe, plain))
     write_report(tmp_path, summary)
     assert not (tmp_path / "ranks.csv").exists()
     assert "Ranks" not in render(summary, "text")
@@ -119,7 +119,7 @@ def test_a_condition_may_have_seeds_of_its_own():
     assert seeds == [("r = 0", 0), ("r = 0.4", 0), ("r = 0.4", 1)]
     again = recipe_from_tables(recipe_to_tables(recipe))
     assert [cell.key for cell in again.cells()] == [cell.key for cell in recipe.cells()]
-    found = rank(summarise(recipe, make_rows(recipe, plain)))
+    found = rank(summarize(recipe, make_rows(recipe, plain)))
     assert [one.n for one in found[0].ranks.values()] == [1, 2]
     assert math.isnan(found[0].ranks["r = 0"].std)
     fewer = dataclasses.replace(recipe, seeds=1)

@@ -18,7 +18,7 @@ from emphasis.experiments.recipes.load import load_recipe, recipe_to_tables
 from emphasis.experiments.reports.recipe_figures import curve, draw
 from emphasis.experiments.reports.report import print_report, read_summary, render, write_report
 from emphasis.experiments.reports.run_page import page, run_command
-from emphasis.experiments.reports.summary import findings, paired, percent, signed, summarise
+from emphasis.experiments.reports.summary import findings, paired, percent, signed, summarize
 from emphasis.experiments.reports.table import caption
 from emphasis.experiments.runs.data import forget_loaded
 from emphasis.experiments.runs.store import FolderError, lines, read_rows
@@ -29,7 +29,7 @@ FULL = "paper (full scale; this run is scaled down)"
 
 @pytest.fixture(scope="module")
 def summary():
-    return summarise(recipe(), make_rows(recipe(), plain))
+    return summarize(recipe(), make_rows(recipe(), plain))
 
 
 def _csv(summary):
@@ -57,11 +57,11 @@ def test_differences_are_ours_minus_the_papers(summary):
 def test_the_caption_says_which_condition_has_how_many_examples():
     rows = make_rows(recipe(), plain)
     n = rows[0]["n_train"], rows[0]["n_test"]
-    assert caption(summarise(recipe(), rows)).endswith(f"; {n[0]:,} training examples, {n[1]:,} test.")
+    assert caption(summarize(recipe(), rows)).endswith(f"; {n[0]:,} training examples, {n[1]:,} test.")
     for row in rows:
         if row["condition"] == "r = 0.4":
             row["n_train"] = 77
-    said = caption(summarise(recipe(), rows))
+    said = caption(summarize(recipe(), rows))
     assert f"{n[0]:,} training examples, {n[1]:,} test (r = 0); 77 training examples, {n[1]:,} test (r = 0.4)" in said
 
 
@@ -98,7 +98,7 @@ def test_the_csv_has_a_line_for_every_condition_method_and_metric(summary):
 
 def test_a_scaled_run_says_so_wherever_it_is_shown():
     small = recipe(scaled=True)
-    scaled = summarise(small, make_rows(small, plain))
+    scaled = summarize(small, make_rows(small, plain))
     text, document = render(scaled, "text"), render(scaled, "html")
     assert "A synthetic table, scaled" in text
     assert re.sub(r"\s+", " ", text).count("Final test accuracy (%), scaled") == 1
@@ -120,7 +120,7 @@ def test_a_scaled_run_says_so_wherever_it_is_shown():
 
 def test_null_is_no_number(tmp_path):
     gone = {("r = 0.4", "DM", 0), ("r = 0", "GCE", 0), ("r = 0", "GCE", 1)}
-    broken = summarise(recipe(), make_rows(recipe(), plain, gone))
+    broken = summarize(recipe(), make_rows(recipe(), plain, gone))
     one, none = broken.find("r = 0.4", "DM"), broken.find("r = 0", "GCE")
     assert (one.values["final_test_accuracy"].n, one.outcome) == (1, "diverged (1 of 2 seeds)")
     assert str(one.values["final_test_accuracy"]) == "68.0"
@@ -142,13 +142,13 @@ def test_null_is_no_number(tmp_path):
 
 def test_what_is_not_trained_yet_is_a_dash_and_counted():
     rows = [row for row in make_rows(recipe(), plain) if row["condition"] == "r = 0" and row["method"] != "DM"]
-    partial = summarise(recipe(), rows)
+    partial = summarize(recipe(), rows)
     assert partial.missing == 10
     text = " ".join(render(partial, "text").split())
     assert "10 of 16 networks are not trained yet; '-' stands for them." in text
     assert "10 of 16 networks" in html.unescape(render(partial, "html"))
     assert partial.find("r = 0.4", "CCE").status == "-"
-    empty = summarise(recipe(), [])
+    empty = summarize(recipe(), [])
     assert draw(empty) == {}
     assert "16 of 16 networks" in html.unescape(page(empty, {}))
 
@@ -162,7 +162,7 @@ def test_the_finding_compares_dm_with_the_best_other_seed_by_seed(summary):
     def vanishing_wins(condition, method, seed):
         return {"CCE": 0.9, "GCE": 0.7, "DM": 0.5, "Vanishing DM": 0.8 + 0.15 * seed}[method]
 
-    first, _ = findings(summarise(recipe(), make_rows(recipe(), vanishing_wins)))
+    first, _ = findings(summarize(recipe(), make_rows(recipe(), vanishing_wins)))
     assert "CCE is best in final test accuracy, 90.0 ± 0.0 %" in first
     assert "the best method with DM, Vanishing DM, is 2.5 ± 10.6 points below it" in first
     assert "no clear difference (DM ahead in 1 of 2 seeds)" in first
@@ -173,14 +173,14 @@ def test_gains_are_paired_by_seed():
     def uneven(condition, method, seed):
         return {"CCE": (0.6, 0.7), "GCE": (0.8, 0.9)}.get(method, (0.9, 0.5))[seed]
 
-    uneven_summary = summarise(recipe(), make_rows(recipe(), uneven))
+    uneven_summary = summarize(recipe(), make_rows(recipe(), uneven))
     even = uneven_summary.gain(uneven_summary.find("r = 0", "GCE"))
     assert (even.mean, even.std, even.n, even.ahead) == pytest.approx((0.2, 0.0, 2, 2))
     mixed = uneven_summary.gain(uneven_summary.find("r = 0", "DM"))
     assert (mixed.mean, mixed.n, mixed.ahead) == pytest.approx((0.05, 2, 1))
     assert uneven_summary.gain(uneven_summary.find("r = 0", "CCE")) is None
     missing = paired(
-        uneven_summary.find("r = 0", "GCE"), summarise(recipe(), []).find("r = 0", "DM"), "final_test_accuracy"
+        uneven_summary.find("r = 0", "GCE"), summarize(recipe(), []).find("r = 0", "DM"), "final_test_accuracy"
     )
     assert (missing.n, str(missing)) == (0, "")
 

@@ -5,7 +5,7 @@ Source: S. Li et al., Diversity Regularized Spatiotemporal Attention for Video-B
 
 From the authors' release, ShuangLI59/Diversity-Regularized-Spatiotemporal-Attention: the enhancement is one linear map
 for all attention models, divided by its norm; `hidden`, `width` and `lam`. Where the release parts from the formulas
-below, these are used: its attention models share their first layer and normalise over the batch before ReLU and
+below, these are used: its attention models share their first layer and normalize over the batch before ReLU and
 softmax, and its regulariser is the root of Q summed over the batch. It has neither the temporal attention nor the
 settings of the matching loss; momentum and temperature are those of the loss's paper. The training scripts of
 open-reid, on which the release builds, have temperature 1 / 30; with it, small networks that started from random

@@ -33,7 +33,7 @@ from emphasis.weighting.options import Normalization, check_options
 FloatArray = NDArray[np.float64]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
-_NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularise more"
+_NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularize more"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Objective:
     Attributes:
         weighting: As `emphasis.torch.emphasis_loss` takes it; None for `DEFAULT_WEIGHTING`.
         normalization: "integral": w divided by its integral over [0, 1] (Eq. 8), so that CCE is cross-entropy itself
-            and any other has the same total over p: regularisation keeps its usual size. "batch": w divided by its
+            and any other has the same total over p: regularization keeps its usual size. "batch": w divided by its
             mean over the training examples, anew in each round. None: w as it is.
         max_margin: No derivative beyond this margin, see `emphasis_loss`.
     """
@@ -152,7 +152,7 @@ class Objective:
     def _pushes(
         self, margin: FloatArray, lead: FloatArray, sample_weight: Any, prior: Callable[..., Any] | None
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalised and times the sample weights.
+        """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalized and times the sample weights.
 
         lead: Each label's score less the largest other one.
         prior: Takes the examples' shares, p and 1-p, and returns the sum over examples of share times the probability

@@ -1,4 +1,4 @@
-"""A record of what is emphasised, made by any training loop in two lines.
+"""A record of what is emphasized, made by any training loop in two lines.
 
     trace = EmphasisTrace("runs/trace", len(data), criterion)
     for inputs, labels, indices in loader:               # indices: which examples these are

@@ -79,7 +79,7 @@ def load_others(
     An example that is not read has 0 for others, so that its sums are finite: it is set apart in the end.
     """
     column = (first + tl.arange(0, CLASSES))[None, :]
-    # With inner > 1 a mask that differs from neighbour to neighbour would make every load a load of one number.
+    # With inner > 1 a mask that differs from neighbor to neighbor would make every load a load of one number.
     mask = (there if SPATIAL else allowed)[:, None] & (column < classes)
     at = logits + base[:, None] + offset_of(column, inner, SPATIAL)
     z = tl.load(at, mask=mask, other=0.0, eviction_policy=EVICTION).to(tl.float32)

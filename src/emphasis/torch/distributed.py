@@ -27,7 +27,7 @@ from emphasis.torch._checks import is_true
 
 
 class Accumulation:
-    """Makes the calls of a loss between two steps of the optimiser one batch, on one rank or on many.
+    """Makes the calls of a loss between two steps of the optimizer one batch, on one rank or on many.
 
     Given as `process_group` to `EmphasisLoss`, `emphasis_loss` or `linear_emphasis_loss`, with reduction "mean" or
     normalization "batch"::
@@ -39,7 +39,7 @@ class Accumulation:
                 criterion(model(x), labels).backward()
         optimizer.step()
 
-    Every call is normalised by the divisor s_1 of the first call that has one; at the end of the step the gradients
+    Every call is normalized by the divisor s_1 of the first call that has one; at the end of the step the gradients
     are multiplied by s_1 / (s_1 + ... + s_M), s_m being a call's divisor over all ranks (see the module). A step of
     one call is the loss as it is without accumulation, bit for bit. Outside a step each call is a batch of its own.
     `Relative` weighs the examples of each call by the means over that call.
@@ -64,7 +64,7 @@ class Accumulation:
 
         Inside, the gradients must come from this loss alone: zero them before, clip and unscale after, call
         `backward` on other terms after. Under `no_sync` of DistributedDataParallel, or `set_requires_gradient_sync`
-        of `fully_shard`, let the last `backward` inside synchronise. All ranks make equally many calls; a rank without
+        of `fully_shard`, let the last `backward` inside synchronize. All ranks make equally many calls; a rank without
         examples for one makes it with an empty batch, or with labels that are all ignored.
 
         Raises:
@@ -92,7 +92,7 @@ class Accumulation:
         gradients = [one.grad for one in given if one.grad is not None]
         if not gradients:
             raise EmphasisRuntimeError(
-                "no parameter has a gradient at the end of the step: call backward inside it, synchronised, and pass "
+                "no parameter has a gradient at the end of the step: call backward inside it, synchronized, and pass "
                 "the parameters that the optimizer has"
             )
         _, unit, total = self._sums

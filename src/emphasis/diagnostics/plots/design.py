@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.diagnostics.plots.palette import COLORS, FILLS, GREY
+from emphasis.diagnostics.plots.palette import COLORS, FILLS, GRAY
 from emphasis.extras import missing_extra
 from emphasis.texts import inline_table
 from emphasis.weighting import FAMILIES, Spline, Weighting
@@ -57,7 +57,7 @@ _RANGES = {  # sliders: minimum, maximum, step, initial value
 _FIRST_POINTS = ((0.0, 0.2), (0.2, 0.6), (0.45, 1.0), (0.75, 0.5), (1.0, 0.0))
 _P = np.linspace(0.0, 1.0, 401)
 _MARGINS = np.linspace(-8.0, 12.0, 401)
-_COLORS = (COLORS[0], GREY, *COLORS[1:4], *COLORS[5:], COLORS[4])
+_COLORS = (COLORS[0], GRAY, *COLORS[1:4], *COLORS[5:], COLORS[4])
 _TWO = _COLORS[2]
 
 Histograms = Mapping[str, tuple[Sequence[int], Sequence[int]]]

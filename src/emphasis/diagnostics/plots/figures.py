@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from emphasis.diagnostics.plots.canvas import arrange, literal, new_figure
-from emphasis.diagnostics.plots.palette import ALARM, COLORS, FILLS, GREY
+from emphasis.diagnostics.plots.palette import ALARM, COLORS, FILLS, GRAY
 from emphasis.metrics import mean_and_std
 from emphasis.weighting import Weighting
 
@@ -83,13 +83,13 @@ class Panel:
 
 
 def accuracy_curves(
-    panels: Sequence[CurvePanel], *, grey: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
+    panels: Sequence[CurvePanel], *, gray: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
 ) -> Figure:
     """Return accuracy over iterations: mean and standard deviation over the networks, as lines and bands.
 
     Args:
         panels: One or more panels. A method has the same color in all of them if there are enough colors.
-        grey: Name of a baseline method, drawn in grey.
+        gray: Name of a baseline method, drawn in gray.
         columns: Maximum number of panels side by side.
         ylabel: Label of the vertical axis.
     """
@@ -100,19 +100,19 @@ def accuracy_curves(
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     labels: list[Text] = []
     low, high = _range(panels)
-    names = list(dict.fromkeys(name for panel in panels for name in panel.curves if name != grey))
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves if name != gray))
     for number, axis in enumerate(axes.flat):
         if number >= len(panels):
             axis.set_visible(False)
             continue
         panel = panels[number]
-        own = names if len(names) <= len(COLORS) else [name for name in panel.curves if name != grey]
+        own = names if len(names) <= len(COLORS) else [name for name in panel.curves if name != gray]
         last = max((curve.iterations[-1] for curve in panel.curves.values()), default=1)
         ends: list[tuple[float, str, str]] = []
         for name, curve in panel.curves.items():
-            place = -1 if name == grey else own.index(name)
-            color = GREY if name == grey else COLORS[place % len(COLORS)]
-            style = "-" if name == grey else _STYLES[(place // len(COLORS) + place) % len(_STYLES)]
+            place = -1 if name == gray else own.index(name)
+            color = GRAY if name == gray else COLORS[place % len(COLORS)]
+            style = "-" if name == gray else _STYLES[(place // len(COLORS) + place) % len(_STYLES)]
             mean = _line(axis, curve, color, style, 100.0)
             finite = np.flatnonzero(np.isfinite(mean))
             end = 100 * float(mean[finite[-1]]) if finite.size else low
@@ -127,12 +127,12 @@ def accuracy_curves(
                     clip_on=False,
                 )
             ends.append((end, name, color))
-        axis.axhline(100 * panel.chance, color=GREY, linewidth=0.8, linestyle=":")
+        axis.axhline(100 * panel.chance, color=GRAY, linewidth=0.8, linestyle=":")
         axis.text(
             0.985 * last,
             100 * panel.chance - 0.006 * (high - low),
             "chance",
-            color=GREY,
+            color=GRAY,
             fontsize=8,
             va="top",
             ha="right",
@@ -284,7 +284,7 @@ def mode_by_noise(
             x,
             np.asarray(paper, dtype=np.float64)[order],
             "s--",
-            color=GREY,
+            color=GRAY,
             linewidth=1.4,
             markersize=11,
             markerfacecolor="none",

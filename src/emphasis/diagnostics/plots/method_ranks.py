@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from emphasis.diagnostics.plots.canvas import literal, new_figure
-from emphasis.diagnostics.plots.palette import COLORS, GREY
+from emphasis.diagnostics.plots.palette import COLORS, GRAY
 
 _MARKERS = "osD^vP*X"
-_LIGHT, _DARK, _MARKED = GREY, COLORS[4], COLORS[0]
+_LIGHT, _DARK, _MARKED = GRAY, COLORS[4], COLORS[0]
 
 
 def rank_figure(ranks: Mapping[str, Sequence[float]], tasks: Sequence[str], marked: Collection[str] = ()) -> Figure:

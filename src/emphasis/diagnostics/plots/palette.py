@@ -10,7 +10,7 @@ from __future__ import annotations
 
 COLORS = ("#0072B2", "#B23C00", "#00785A", "#AA4499", "#000000", "#8A6100", "#5B5BD6")
 FILLS = ("#3A8FC8", "#D55E00")
-GREY, ALARM = "#767676", COLORS[1]
+GRAY, ALARM = "#767676", COLORS[1]
 LIGHT_BG, DARK_BG = "#FFFFFF", "#14171B"
 GRID = "#B0B0B0"
 
@@ -24,7 +24,7 @@ DARK = {
     "#5B5BD6": "#A9A9FF",
     "#3A8FC8": "#3D8FC6",
     "#D55E00": "#D9701A",
-    GREY: "#A5AEB9",
+    GRAY: "#A5AEB9",
     LIGHT_BG: DARK_BG,
     GRID: "#6B7480",
 }

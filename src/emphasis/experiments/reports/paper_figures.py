@@ -147,7 +147,7 @@ def _test_accuracies(summary: Summary) -> Figure:
         name: [entry for entry in entries if entry.cell.condition == name] for name in summary.recipe.condition_names
     }
     panels = [panel_of(name or FITS["test_accuracy"], own) for name, own in columns.items() if own]
-    return accuracy_curves(panels, grey=summary.recipe.baseline)
+    return accuracy_curves(panels, gray=summary.recipe.baseline)
 
 
 def _modes(summary: Summary) -> Figure:
@@ -177,7 +177,7 @@ def _fits(summary: Summary, metrics: tuple[str, ...]) -> Figure:
             for metric in metrics
             if entries
         ]
-    return accuracy_curves(panels, grey=summary.recipe.baseline, columns=len(metrics), ylabel="accuracy (%)")
+    return accuracy_curves(panels, gray=summary.recipe.baseline, columns=len(metrics), ylabel="accuracy (%)")
 
 
 def _by_mode(summary: Summary) -> Figure:
@@ -187,7 +187,7 @@ def _by_mode(summary: Summary) -> Figure:
     for entry in _of_family(summary, DM):
         groups.setdefault(entry.cell.group, []).append(entry)
     panels = [panel_of(group, [*entries, *baseline]) for group, entries in groups.items()]
-    return accuracy_curves(panels, grey=summary.recipe.baseline)
+    return accuracy_curves(panels, gray=summary.recipe.baseline)
 
 
 _EVERY = tuple(FITS)

@@ -19,7 +19,7 @@ from emphasis.diagnostics.plots.figures import (
     probability_curves,
 )
 from emphasis.diagnostics.plots.method_ranks import rank_figure
-from emphasis.diagnostics.plots.palette import GREY
+from emphasis.diagnostics.plots.palette import GRAY
 from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.ranking import rank
 from emphasis.experiments.reports.summary import Entry, Summary, family_of, metric_title
@@ -68,22 +68,22 @@ def _trained(summary: Summary, condition: str) -> list[Entry]:
 
 def _curves(summary: Summary) -> dict[str, Figure]:
     """Return test accuracy over iterations: a panel per condition, or a figure per condition and a panel per group."""
-    grey = summary.recipe.baseline
+    gray = summary.recipe.baseline
     conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
     if not by_group(summary):
         panels = [panel_of(condition, _trained(summary, condition)) for condition in conditions]
-        return {"curves.png": marked(summary, accuracy_curves(panels, grey=grey))} if panels else {}
+        return {"curves.png": marked(summary, accuracy_curves(panels, gray=gray))} if panels else {}
     drawings = {}
     for condition in conditions:
         groups: dict[str, list[Entry]] = {}
         for entry in _trained(summary, condition):
             groups.setdefault(entry.cell.group, []).append(entry)
-        baseline = [entry for entry in _trained(summary, condition) if entry.cell.method == grey]
+        baseline = [entry for entry in _trained(summary, condition) if entry.cell.method == gray]
         panels = [
             panel_of(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
             for group, entries in groups.items()
         ]
-        drawings[file_name(summary, "curves", condition)] = marked(summary, accuracy_curves(panels, grey=grey))
+        drawings[file_name(summary, "curves", condition)] = marked(summary, accuracy_curves(panels, gray=gray))
     return drawings
 
 
@@ -98,7 +98,7 @@ def _fits(summary: Summary) -> dict[str, Figure]:
 
     def make(entries: Sequence[Entry]) -> Figure:
         panels = [panel_of(title, entries, metric) for metric, title in FITS.items()]
-        return marked(summary, accuracy_curves(panels, grey=summary.recipe.baseline, ylabel="accuracy (%)"))
+        return marked(summary, accuracy_curves(panels, gray=summary.recipe.baseline, ylabel="accuracy (%)"))
 
     return _each(summary, "fits", make)
 
@@ -181,7 +181,7 @@ def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[floa
 def marked(summary: Summary, figure: Figure) -> Figure:
     """Return the figure with a note if the run is scaled down, since it may be shown without its page."""
     if summary.scaled:
-        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color=GREY)
+        figure.suptitle("scaled run", x=0.01, ha="left", fontsize=10, color=GRAY)
     return figure
 
 

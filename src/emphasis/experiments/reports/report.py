@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from emphasis.experiments.reports.ranking import rank, rank_tables, ranks_csv, verdict
-from emphasis.experiments.reports.summary import Summary, findings, summarise
+from emphasis.experiments.reports.summary import Summary, findings, summarize
 from emphasis.experiments.reports.table import caption, csv_text, result_tables
 from emphasis.experiments.runs.store import (
     CELLS,
@@ -60,8 +60,8 @@ def read_summary(folder: Path) -> Summary:
     """
     recipe = stored_recipe(folder)
     if any((folder / CELLS).glob("[!.]*.jsonl")):
-        return summarise(recipe, rows_of_recipe(folder, recipe))
-    return summarise(recipe, read_rows(folder / RESULTS) if (folder / RESULTS).exists() else [])
+        return summarize(recipe, rows_of_recipe(folder, recipe))
+    return summarize(recipe, read_rows(folder / RESULTS) if (folder / RESULTS).exists() else [])
 
 
 def histograms_of(folder: Path) -> dict[str, tuple[list[int], list[int]]]:

@@ -178,7 +178,7 @@ def family_of(cell: Cell) -> str:
     return "" if isinstance(cell.objective, MethodSpec) else str(cell.objective.weighting.to_dict()["family"])
 
 
-def summarise(recipe: Recipe, rows: Sequence[Row]) -> Summary:
+def summarize(recipe: Recipe, rows: Sequence[Row]) -> Summary:
     """Return the summary of a recipe's rows, which may be incomplete."""
     by_entry: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
