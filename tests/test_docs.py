@@ -168,7 +168,7 @@ def test_the_quick_commands_on_a_page_run(page, capsys):
 def test_the_stored_results_that_the_pages_name_can_be_reported(monkeypatch, capsys):
     from emphasis.cli.main import main
 
-    stored = set(re.findall(r"emphasis report (results/[\w-]+)", "".join(map(read, ALL_PAGES))))
+    stored = set(re.findall(r"emphasis report\s(results/[\w-]+)", "".join(map(read, ALL_PAGES))))
     assert stored
     monkeypatch.chdir(ROOT)
     for folder in stored:
