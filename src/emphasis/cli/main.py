@@ -47,7 +47,7 @@ examples:
   emphasis show DM --lam 0.5 --beta 12          where Derivative Manipulation puts its emphasis
   emphasis show GCE --q 0.7 --vs CCE MAE        one weighting compared with others
   emphasis recipes                              every table and figure of the paper, by name
-  emphasis run digits                           thirteen ways to learn from 40 % wrong labels
+  emphasis run digits                           losses compared where 40 % of the labels are wrong
   emphasis report digits                        show its results again
   emphasis fit customers.csv --label churned    a classifier of your own
   emphasis audit customers.csv --label churned  which of its labels look wrong

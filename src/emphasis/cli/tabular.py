@@ -64,7 +64,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost or net"
     )
     model.add_argument(
-        "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: vanishing DM)'
+        "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: Relative)'
     )
     model.add_argument(
         "--set",
