@@ -165,17 +165,17 @@ def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> A
 
 
 def print_report(summary: Summary, console: Console) -> None:
-    """Print title, tables, their caption and the findings."""
+    """Print title and findings, which are what most readers need, and then the tables with their caption."""
     badge = " [scaled]" if summary.scaled else ""
     console.print(plain(summary.recipe.title + badge, style="bold"))
+    ranked = rank(summary) if summary.recipe.compare else []
+    for line in [*findings(summary), *verdict(summary, ranked)]:
+        console.print(plain(line))
     for table in result_tables(summary, console.width):
         console.print()
         console.print(table)
-    ranked = rank(summary) if summary.recipe.compare else []
     for group in rank_tables(summary, ranked) if ranked else []:
         console.print()
         console.print(group)
     console.print()
     console.print(plain(caption(summary), style="dim"))
-    for line in [*findings(summary), *verdict(summary, ranked)]:
-        console.print(plain(line))
