@@ -213,7 +213,7 @@ def test_a_damaged_model_is_named_by_predict(tmp_path, capsys):
     text = manifest.read_text()
     for content, said in (
         (text[:-20], "not valid JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "nested too deep"),
-        (text.replace('"u"', '"w"'), "its checksum"), (text.replace('"format": 2', '"format": 3'), "is of format 3"),
+        (text.replace('"u"', '"w"'), "its checksum"), (text.replace('"format": 3', '"format": 4'), "is of format 4"),
     ):  # fmt: skip
         manifest.write_text(content)
         refused(capsys, ["predict", str(tmp_path / "fit"), str(tmp_path / "t.csv")], manifest, said)

@@ -193,7 +193,7 @@ def test_torchrun_and_devices_must_agree(monkeypatch):
     [
         (["--methods", "CCE", "--devices", "0"], "use a whole number >= 1"),
         (["--methods", "CCE", "--strategy", "fsdp"], "strategy='fsdp' is not allowed; give devices >= 2 with it"),
-        (["--methods", "CCE", "--devices", "2", "--workers", "2"], "do not go together"),
+        (["--methods", "CCE", "--devices", "2", "--workers", "2"], "cannot be combined"),
     ],
 )
 def test_what_cannot_be_split_is_an_error_with_the_cure(tmp_path, capsys, options, said):

@@ -13,7 +13,7 @@ from emphasis.experiments.recipes.settings import Dataset, Network, Noise
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import check_names, corrupted, make_task
 from emphasis.experiments.runs.jobs import make_jobs
-from emphasis.experiments.runs.provenance import revision
+from emphasis.experiments.runs.provenance import _described_revision, revision
 from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
 from emphasis.models.stacked import SingleNetwork, StackedMLP
@@ -183,6 +183,8 @@ def test_every_recipes_network_can_be_built_and_run(cell, tmp_path):
 def test_a_copy_without_its_repository_is_told_its_revision(monkeypatch):
     monkeypatch.setenv("PATH", "")  # no git
     monkeypatch.delenv("EMPHASIS_REVISION", raising=False)
+    _described_revision.cache_clear()  # of a test before
     assert revision() is None
+    _described_revision.cache_clear()
     monkeypatch.setenv("EMPHASIS_REVISION", "3b4994e")
     assert revision() == "3b4994e"

@@ -104,7 +104,7 @@ def test_recipes_keep_what_they_say_where_they_are_run(tmp_path):
     assert needs_rate(audited)
     assert solver_of(audited).schedule.policy == "cosine"
     assert recipe_of("table5", {}) == load_recipe("table5")  # its schedule ends
-    source = Path(load_recipe.__code__.co_filename).parent / "recipes" / "digits.toml"
+    source = Path(load_recipe.__code__.co_filename).parent / "digits.toml"
     (tmp_path / "mine.toml").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     mine = recipe_of(str(tmp_path / "mine.toml"), {})
     assert solver_of(mine) == solver_of(published)

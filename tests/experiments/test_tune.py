@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_the_page_has_what_to_copy_and_leads_to_the_audit(digits):
     assert (digits / "audit" / "audit.html").exists()
     assert "criterion = EmphasisLoss(" in page
     assert "cross-entropy at its best learning rate" in page
-    assert "http" not in page
+    assert "http" not in re.sub("base64,[A-Za-z0-9+/=]*", "", page)  # whose letters may be any
 
 
 def test_the_same_command_again_trains_nothing_and_more_trials_go_on(digits, capsys):

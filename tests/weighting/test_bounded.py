@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+import reference
 from emphasis.torch import emphasis_loss
 from emphasis.weighting import AEL, AGCE, AUL, CCE, GCE, MAE, Taylor, from_dict
 
-mpmath.mp.dps = 40
+mpmath.mp.dps = reference.mp.mp.dps  # one precision for all tests of a process
 LOSSES = [
     (AGCE(a=1.0, q=2.0), lambda p: ((1 + 1) ** 2 - (1 + p) ** 2) / mpmath.mpf(2)),
     (
