@@ -331,3 +331,7 @@ def test_derivative_takes_more_dimensions():
 
 def test_every_case_prints_without_an_address():
     assert not [case for case in CASES if "0x" in repr(case[0])]
+
+
+def test_dm_takes_its_parameters_in_the_order_of_the_paper():
+    assert DM(0.5, 12) == DM(lam=0.5, beta=12)

@@ -138,7 +138,7 @@ class MSE(Weighting):
         return _sigmoid(-margin, xp) ** 2
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, repr=False)
 class DM(_Checked, Weighting):
     """Derivative Manipulation, w = exp(beta p^lam (1-p)): Eq. 12. Mode lam/(lam+1) if beta > 0.
 
