@@ -63,7 +63,8 @@ static int find_exponents(Job *job, double counted, int64_t *where, int threads,
     int status = run(&first, threads, where);
     if (status != OK) return status;
     double whole = sums_of_statistics(&first, n, &rests, &doubt), power = q;
-    if (whole > 0.0 && doubt < level * whole) power *= doubt / (level * whole);
+    if (level > 0.0 && whole > 0.0 && doubt < level * whole) /* rounding may leave a doubt just below 0 */
+        power *= doubt > 0.0 ? doubt / (level * whole) : 0.0;
     double *exponents = statistics.doubt; /* in its place */
     for (int64_t i = 0; i < n; i++) {
         if (statistics.share[i] == 0.0) {
