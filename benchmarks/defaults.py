@@ -97,8 +97,13 @@ def run(
     path = options.out / f"{name}.jsonl"
     done = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     todo = [cell for cell in cells if not any(cell.items() <= line.items() for line in done)]
-    about = {"revision": revision(), "python": platform.python_version(), "torch": torch.__version__,
-             "scikit-learn": version("scikit-learn"), "machine": platform.machine()}  # fmt: skip
+    about = {
+        "revision": revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "scikit-learn": version("scikit-learn"),
+        "machine": platform.machine(),
+    }
     with path.open("a", encoding="utf-8") as file:
         for cell in tqdm(todo, desc=name):
             start = time.perf_counter()

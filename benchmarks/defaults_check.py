@@ -30,8 +30,17 @@ from sklearn.decomposition import PCA
 from emphasis.datasets import load
 
 NOISES = ("0 %", "20 % symmetric", "40 % symmetric", "30 % pair")
-COMPARED = ("CCE", "GCE 0.7", "SCE", "ELR", "calibrated warm-up", "Relative 0.5", "above prior 1", "doubt 0.7",
-            "doubt above prior 1")  # fmt: skip
+COMPARED = (
+    "CCE",
+    "GCE 0.7",
+    "SCE",
+    "ELR",
+    "calibrated warm-up",
+    "Relative 0.5",
+    "above prior 1",
+    "doubt 0.7",
+    "doubt above prior 1",
+)
 
 
 def _components(root: Path, name: str, labels: Callable[[Any, Ints], tuple[Ints, Ints, Ints | None]]) -> Task:

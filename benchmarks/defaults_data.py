@@ -142,9 +142,13 @@ def _images(name: str, root: Path) -> Task:
     )
     mean, deviation = x.mean((0, 2, 3), keepdims=True), x.std((0, 2, 3), keepdims=True)
     return Task(
-        (x - mean) / deviation, split.train_labels[train], (x_test - mean) / deviation, split.test_labels[test],
-        split.num_classes, split.human_labels["worse_label"][train] if human else None,
-    )  # fmt: skip
+        (x - mean) / deviation,
+        split.train_labels[train],
+        (x_test - mean) / deviation,
+        split.test_labels[test],
+        split.num_classes,
+        split.human_labels["worse_label"][train] if human else None,
+    )
 
 
 VECTORS: dict[str, Callable[[Path], Task]] = {

@@ -60,7 +60,9 @@ def draw_dynamics(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         axis.set_title(f"{task}, {some[0]['noise']}", fontsize=10, loc="left", fontweight="bold")
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
     handles = [Line2D([], [], color=color, label=name) for name, color in zip(names, COLORS, strict=False)]
-    handles += [Line2D([], [], color="black", label="right labels"),
-                Line2D([], [], color="black", linestyle=(0, (4, 1.5)), label="wrong labels")]  # fmt: skip
+    handles += [
+        Line2D([], [], color="black", label="right labels"),
+        Line2D([], [], color="black", linestyle=(0, (4, 1.5)), label="wrong labels"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     path.write_bytes(png(figure))

@@ -16,10 +16,15 @@ from torch import Tensor, nn
 WIDTH, BATCH, EPOCHS = 16, 128, 15
 NORMED, PLAIN = "batch norm", "no batch norm"
 CELLS = (
-    ("cifar100", "0 %", NORMED), ("cifar100", "40 % symmetric", NORMED), ("cifar10", "40 % symmetric", NORMED),
-    ("cifar10n", HUMAN, NORMED), ("vehicles10", "40 % symmetric", NORMED), ("cifar100", "0 %", PLAIN),
-    ("cifar100", "40 % symmetric", PLAIN), ("cifar10n", HUMAN, PLAIN),
-)  # fmt: skip
+    ("cifar100", "0 %", NORMED),
+    ("cifar100", "40 % symmetric", NORMED),
+    ("cifar10", "40 % symmetric", NORMED),
+    ("cifar10n", HUMAN, NORMED),
+    ("vehicles10", "40 % symmetric", NORMED),
+    ("cifar100", "0 %", PLAIN),
+    ("cifar100", "40 % symmetric", PLAIN),
+    ("cifar10n", HUMAN, PLAIN),
+)
 FIRST = ("CCE", BEST, "GCE 0.7")
 SECOND = ("above prior 1", "doubt 0.7", "Relative 0.7, 1.5", "calibrated warm-up", "SCE", "Relative 0.5", "DM(0.5, 12)")
 

@@ -208,18 +208,28 @@ EARLY = "CCE, stopped early"
 def known_methods() -> list[Method]:
     """Return cross-entropy, first, and what was known or proposed before."""
     return [
-        Method(CCE), WarmUp("calibrated warm-up"), AtChance("DM at chance scale"), Weighted("GCE 0.7", gce(0.7)),
-        SCE("SCE"), ELR("ELR"), NCEAndRCE("NCE+RCE"), LabelSmoothing("label smoothing"),
-        Weighted("DM(0.5, 12)", dm(0.5, 12.0)), Relative("Relative 0.5", 0.5),
-    ]  # fmt: skip
+        Method(CCE),
+        WarmUp("calibrated warm-up"),
+        AtChance("DM at chance scale"),
+        Weighted("GCE 0.7", gce(0.7)),
+        SCE("SCE"),
+        ELR("ELR"),
+        NCEAndRCE("NCE+RCE"),
+        LabelSmoothing("label smoothing"),
+        Weighted("DM(0.5, 12)", dm(0.5, 12.0)),
+        Relative("Relative 0.5", 0.5),
+    ]
 
 
 def candidates() -> list[Method]:
     """Return the forms that the default is chosen from."""
     return [
-        Relative("Relative 0.7, 1.5", 0.7, 1.5), AbovePrior("above prior 0.7", 0.7), AbovePrior("above prior 1", 1.0),
-        Relative("doubt 0.7", 0.7, 1.0, 0.2), AbovePrior(BEST, 1.0, doubt=0.2),
-    ]  # fmt: skip
+        Relative("Relative 0.7, 1.5", 0.7, 1.5),
+        AbovePrior("above prior 0.7", 0.7),
+        AbovePrior("above prior 1", 1.0),
+        Relative("doubt 0.7", 0.7, 1.0, 0.2),
+        AbovePrior(BEST, 1.0, doubt=0.2),
+    ]
 
 
 def methods() -> list[Method]:

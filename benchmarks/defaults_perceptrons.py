@@ -167,8 +167,12 @@ def train(task: Task, noise: str, seed: int, stack: Stack, epochs: int, watch: b
     if watch:
         watched.append([done, *_mean_p(stack, part)])
         names = [method.name for method in stack.methods]
-        return {"methods": names, "steps": [w[0] for w in watched], "clean": [w[1] for w in watched],
-                "wrong": [w[2] for w in watched]}  # fmt: skip
+        return {
+            "methods": names,
+            "steps": [w[0] for w in watched],
+            "clean": [w[1] for w in watched],
+            "wrong": [w[2] for w in watched],
+        }
     scores = _judged(stack, part)
     found = {f"{n.method}|{n.regime}|{n.rate:g}": row for n, row in zip(stack.networks, scores, strict=True)}
     for number, (regime, rate) in enumerate(stack.each if by_epoch else ()):

@@ -158,8 +158,22 @@ def _section(title: str, scores: Scores) -> list[str]:
 def _by_cell(scores: Scores) -> list[list[str]]:
     """Return the lines of cells.csv."""
     its, own = differences(scores, False), differences(scores, True)
-    lines = [["task", "noise", "regime", "method", "seeds", "CCE", "CCE's rate", "difference", "±", "own rate",
-              "difference at own rate", "± at own rate"]]  # fmt: skip
+    lines = [
+        [
+            "task",
+            "noise",
+            "regime",
+            "method",
+            "seeds",
+            "CCE",
+            "CCE's rate",
+            "difference",
+            "±",
+            "own rate",
+            "difference at own rate",
+            "± at own rate",
+        ]
+    ]
     for cell, methods in scores.items():
         rate = best_rate(methods[CCE])
         base = methods[CCE][rate][:, ACCURACY].mean()

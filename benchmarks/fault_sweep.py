@@ -53,9 +53,20 @@ COMMANDS = {
     "fit": ["fit", *TABLE, "--no-progress", "--folds", "4", "--set", "n_estimators=20"],
     "audit": ["audit", *TABLE, *QUIET, "--iterations", "100"],
     "tune": ["tune", *TABLE, *QUIET, "--workers", "1", "--iterations", "60", "--trials", "4", "--folds", "2"],
-    "search": ["search", "recipe.toml", *ONE, "--method", "CCE", "--vary", "solver.learning_rate=0.01:0.2:log",
-               "--trials", "4", "--batch", "2"],
-}  # fmt: skip
+    "search": [
+        "search",
+        "recipe.toml",
+        *ONE,
+        "--method",
+        "CCE",
+        "--vary",
+        "solver.learning_rate=0.01:0.2:log",
+        "--trials",
+        "4",
+        "--batch",
+        "2",
+    ],
+}
 WRITES = {"run": 20, "fit": 12, "audit": 12, "tune": 30, "search": 12}  # at most, before a kill
 SIZES = {"run": (8, 24, 40), "fit": (8, 40, 80), "audit": (8, 24, 60), "tune": (8, 60, 110)}  # KiB
 CHANGING = ("seconds", "revision", "emphasis", "networks_at_once")  # fields that differ between two runs
@@ -116,8 +127,11 @@ def without_times(value: Any) -> Any:
 
 def recorded_twice(folder: Path) -> int:
     """Return how many networks more than one job has recorded."""
-    keys = [json.loads(line)["key"] for path in folder.rglob("cells/[!.]*.jsonl")
-            for line in path.read_text(encoding="utf-8").splitlines()]  # fmt: skip
+    keys = [
+        json.loads(line)["key"]
+        for path in folder.rglob("cells/[!.]*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     return len(keys) - len(set(keys))
 
 
@@ -125,9 +139,10 @@ def verdict(folder: Path, alone: dict[str, Any], kept: set[tuple[str, int, int]]
     """Return whether a command that was stopped has ended as one that was not; `kept` was finished when it stopped."""
     ended = results_of(folder)
     return {
-        "lost": len(kept - finished_in(folder)), "recorded_twice": recorded_twice(folder),
+        "lost": len(kept - finished_in(folder)),
+        "recorded_twice": recorded_twice(folder),
         "differ": sorted(name for name in {*ended, *alone} if ended.get(name) != alone.get(name)),
-    }  # fmt: skip
+    }
 
 
 def killed(name: str, base: Path, kills: int, draw: random.Random) -> dict[str, Any]:
@@ -169,8 +184,13 @@ def ranks(base: Path, kills: int, draw: random.Random) -> dict[str, Any]:
     same = [
         name for name in ("lines", "arrays", "recorded", "files") for one in found["runs"] if not one[f"same_{name}"]
     ]
-    return {"kills": found["kills"], "folders": len(found["runs"]), "lost": same.count("lines") + same.count("arrays"),
-            "recorded_twice": same.count("recorded"), "differ": same}  # fmt: skip
+    return {
+        "kills": found["kills"],
+        "folders": len(found["runs"]),
+        "lost": same.count("lines") + same.count("arrays"),
+        "recorded_twice": same.count("recorded"),
+        "differ": same,
+    }
 
 
 @contextlib.contextmanager
@@ -213,8 +233,15 @@ def table(report: dict[str, dict[str, Any]]) -> str:
     columns = ("what", "kills", "full disks", "said so", "finished work lost", "recorded twice", "files that differ")
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, one in report.items():
-        cells = (name, one.get("kills", ""), one.get("full_disks", ""), one.get("said_so", ""), one["lost"],
-                 one["recorded_twice"], len(one["differ"]))  # fmt: skip
+        cells = (
+            name,
+            one.get("kills", ""),
+            one.get("full_disks", ""),
+            one.get("said_so", ""),
+            one["lost"],
+            one["recorded_twice"],
+            len(one["differ"]),
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

@@ -196,11 +196,17 @@ def main() -> None:
     for counts in found["kinds"].values():
         whole.update(counts)
     report = {
-        "n": sum(whole.values()), "seed": options.seed,
-        **{what: whole[what] for what in ("read", "refused", *FAULTS)}, **found,
-        "seconds": round(time.monotonic() - began), "machine": platform.machine(), "python": platform.python_version(),
-        "numpy": np.__version__, "torch": torch.__version__, "revision": revision(),
-    }  # fmt: skip
+        "n": sum(whole.values()),
+        "seed": options.seed,
+        **{what: whole[what] for what in ("read", "refused", *FAULTS)},
+        **found,
+        "seconds": round(time.monotonic() - began),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "revision": revision(),
+    }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps({name: value for name, value in report.items() if name != "faults"}, indent=1))
     if found["faults"]:

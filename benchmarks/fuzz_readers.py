@@ -258,8 +258,11 @@ def recipes(case: Case) -> None:
         with contextlib.suppress(tomllib.TOMLDecodeError):
             before = tomllib.loads(f"value = {before}")["value"]
         value = damage.other(before, case.draw)
-        said = json.dumps(value) if not isinstance(value, dict) else "{" + ", ".join(
-            f"{name} = {json.dumps(inner)}" for name, inner in value.items()) + "}"  # fmt: skip
+        said = (
+            json.dumps(value)
+            if not isinstance(value, dict)
+            else "{" + ", ".join(f"{name} = {json.dumps(inner)}" for name, inner in value.items()) + "}"
+        )
         lines[place : place + case.draw.choice((0, 1, 1, 1))] = [f"{key} = {said}"]
         text = "\n".join(lines).encode()
     path.write_bytes(text)
@@ -267,6 +270,13 @@ def recipes(case: Case) -> None:
 
 
 KINDS: dict[str, Callable[[Case], None]] = {
-    "pickles": pickles, "npz": npz, "idx": idx, "tar": tar, "run.json": run_json, "results.jsonl": results,
-    "manifests": manifests, "traces": traces, "recipes": recipes,
-}  # fmt: skip
+    "pickles": pickles,
+    "npz": npz,
+    "idx": idx,
+    "tar": tar,
+    "run.json": run_json,
+    "results.jsonl": results,
+    "manifests": manifests,
+    "traces": traces,
+    "recipes": recipes,
+}

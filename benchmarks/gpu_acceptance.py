@@ -111,13 +111,22 @@ def measure(case: Case, device: str) -> list[dict[str, Any]]:
     rows = []
     for name, reference, limit in pairs:
         found = ratios(timings[name], timings[reference])
-        rows.append({
-            "case": case.title, "contender": name, "reference": reference, "limit": limit, "repeats": case.repeats,
-            "seconds": timings[name].median, "reference_seconds": timings[reference].median, **found,
-            "holds": None if limit is None else found["ratio"] <= limit,
-            "launches": sum(of_each[name].values()), "reference_launches": sum(of_each[reference].values()),
-            "kernels": of_each[name],
-        })  # fmt: skip
+        rows.append(
+            {
+                "case": case.title,
+                "contender": name,
+                "reference": reference,
+                "limit": limit,
+                "repeats": case.repeats,
+                "seconds": timings[name].median,
+                "reference_seconds": timings[reference].median,
+                **found,
+                "holds": None if limit is None else found["ratio"] <= limit,
+                "launches": sum(of_each[name].values()),
+                "reference_launches": sum(of_each[reference].values()),
+                "kernels": of_each[name],
+            }
+        )
     return rows
 
 

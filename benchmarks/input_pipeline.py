@@ -135,9 +135,17 @@ def training(files: ImageFiles, case: str) -> dict[str, float]:
     name, options, steps = CASES[case]
     labels = torch.arange(len(files)) % CLASSES
     task = TimedTask(
-        files, labels[None], labels, files[:LOOK], labels[:LOOK], CLASSES, statistics=STATISTICS, augment=True,
-        crop=CROP, look=LOOK,
-    )  # fmt: skip
+        files,
+        labels[None],
+        labels,
+        files[:LOOK],
+        labels[:LOOK],
+        CLASSES,
+        statistics=STATISTICS,
+        augment=True,
+        crop=CROP,
+        look=LOOK,
+    )
     execution, solver = Execution(accelerator="cpu"), Solver(steps + 2, BATCH, 0.01, momentum=0.9)
     fabric = make_fabric(execution)
     network = build(name, task.input_shape, CLASSES, seed=0, **options)
@@ -152,9 +160,11 @@ def training(files: ImageFiles, case: str) -> dict[str, float]:
     train(state, task, [Objective(DM(lam=1, beta=2))], [0], solver, fabric, evaluate_every=10**9, after_step=after_step)
     seconds = ends[-2] - ends[0]  # without the first step, which fills the queue, and the last, which is evaluated
     return {
-        "waiting_share": sum(waits[1:-1]) / seconds, "images_per_second": steps * BATCH / seconds,
-        "memory_after_quarter": memory[steps // 4], "memory_at_end": memory[steps],
-    }  # fmt: skip
+        "waiting_share": sum(waits[1:-1]) / seconds,
+        "images_per_second": steps * BATCH / seconds,
+        "memory_after_quarter": memory[steps // 4],
+        "memory_at_end": memory[steps],
+    }
 
 
 def main() -> None:
@@ -171,20 +181,30 @@ def main() -> None:
         report: dict[str, Any] = {
             "command": "python benchmarks/input_pipeline.py",
             "images": f"{options.images} windows of scikit-learn's two photographs, 256 to 400 pixels a side, JPEG 85",
-            "bytes_per_image": round(size), "resize": RESIZE, "crop": CROP, "batch_size": BATCH,
-            "rates": decoding(files, options.rounds), "training": {},
-        }  # fmt: skip
+            "bytes_per_image": round(size),
+            "resize": RESIZE,
+            "crop": CROP,
+            "batch_size": BATCH,
+            "rates": decoding(files, options.rounds),
+            "training": {},
+        }
         for case, (network, network_options, steps) in CASES.items():
             runs = [training(files, case) for _ in range(options.trainings)]
             report["training"][case] = {
-                "network": network, "options": network_options, "steps": steps,
+                "network": network,
+                "options": network_options,
+                "steps": steps,
                 **{name: spread([run[name] for run in runs]) for name in runs[0]},
-            }  # fmt: skip
+            }
     report |= {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work", "pillow": Image.__version__,
-        "libjpeg_turbo": features.version("libjpeg_turbo"), "torch": torch.__version__,
-        "python": platform.python_version(), "threads": "1 to decode, 1 to compute", "revision": revision(),
-    }  # fmt: skip
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work",
+        "pillow": Image.__version__,
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": "1 to decode, 1 to compute",
+        "revision": revision(),
+    }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

@@ -203,16 +203,27 @@ def killed_until(kills: int, kind: Callable[..., dict[str, Any]], base: Path, it
         folder = base / f"run-{len(runs)}"
         about = kind(folder, left, iterations, draw)
         found = found_in(folder)
-        runs.append({
-            **about, "resumed_from_a_checkpoint": log_of(folder).read_text().count("going on from iteration"),
-            "networks": len(found["lines"]), **{f"same_{name}": found[name] == alone[name] for name in alone},
-        })  # fmt: skip
+        runs.append(
+            {
+                **about,
+                "resumed_from_a_checkpoint": log_of(folder).read_text().count("going on from iteration"),
+                "networks": len(found["lines"]),
+                **{f"same_{name}": found[name] == alone[name] for name in alone},
+            }
+        )
         print(runs[-1], *sorted({*found["files"]} ^ {*alone["files"]}), flush=True)
     good = all(one[f"same_{name}"] for one in runs for name in alone)
     return {
-        "kills": sum(one["kills"] for one in runs), "all_the_same": good, "runs": runs, "seed": seed, "processes": 2,
-        "iterations": iterations, "machine": platform.machine(), "torch": torch.__version__, "revision": revision(),
-    }  # fmt: skip
+        "kills": sum(one["kills"] for one in runs),
+        "all_the_same": good,
+        "runs": runs,
+        "seed": seed,
+        "processes": 2,
+        "iterations": iterations,
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "revision": revision(),
+    }
 
 
 def main() -> None:

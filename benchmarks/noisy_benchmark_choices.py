@@ -61,13 +61,23 @@ def main() -> None:
     rows = {method.name: method for method in recipe.methods}
     tried = [(name, settings, f"{name} {json.dumps(settings)}") for name, settings in candidates()]
     methods = tuple(
-        replace(rows[name], name=title, **settings,
-                at={one: _settings_at(rows[name], one, settings) for one in recipe.condition_names})
+        replace(
+            rows[name],
+            name=title,
+            **settings,
+            at={one: _settings_at(rows[name], one, settings) for one in recipe.condition_names},
+        )
         for name, settings, title in tried
-    )  # fmt: skip
+    )
     conditions = tuple(replace(one, seeds=SEEDS.get(one.name, DEFAULT_SEEDS)) for one in recipe.conditions)
-    changed = replace(recipe, name="noisy-benchmark-choices", methods=methods, conditions=conditions,
-                      baseline=methods[0].name, compare=())  # fmt: skip
+    changed = replace(
+        recipe,
+        name="noisy-benchmark-choices",
+        methods=methods,
+        conditions=conditions,
+        baseline=methods[0].name,
+        compare=(),
+    )
     held_out = changed.changed({"dataset.validation": SHARE, "dataset.validation_labels": "noisy"})
     results = run(held_out, options.runs, RunContext(options.data, workers=options.workers), Printer())
 

@@ -122,10 +122,19 @@ def train(data: str, rate: float, booster: str, trees: str, method: str, seed: i
     best = int(np.argmax(validation))  # the first of equals
     memorised = float(np.mean((predict(X[part], rounds) == noisy[part])[noisy[part] != y[part]])) if rate else None
     return {
-        "data": data, "rate": rate, "booster": booster, "trees": trees, "method": method, "seed": seed,
-        "last": test[-1], "stopped": test[best], "stopped_at": at[best], "memorised": memorised, "rows": len(part),
+        "data": data,
+        "rate": rate,
+        "booster": booster,
+        "trees": trees,
+        "method": method,
+        "seed": seed,
+        "last": test[-1],
+        "stopped": test[best],
+        "stopped_at": at[best],
+        "memorised": memorised,
+        "rows": len(part),
         "weighting": None if METHODS[method] is None else repr(METHODS[method]),
-    }  # fmt: skip
+    }
 
 
 def cells() -> Iterator[tuple[Any, ...]]:

@@ -39,9 +39,13 @@ from emphasis.training.task import Task
 from emphasis.weighting import CCE, DM
 
 NETWORKS: dict[str, tuple[int, int, int, int]] = {  # side, classes, batch, steps; as Tables 1 to 4, 9 and Figure 10
-    "resnet20": (32, 10, 256, 100), "resnet44": (32, 100, 256, 60), "resnet56": (32, 10, 256, 60),
-    "googlenet-v1": (32, 10, 256, 40), "resnet50": (224, 14, 64, 40), "googlenet-v2": (224, 625, 180, 30),
-}  # fmt: skip
+    "resnet20": (32, 10, 256, 100),
+    "resnet44": (32, 100, 256, 60),
+    "resnet56": (32, 10, 256, 60),
+    "googlenet-v1": (32, 10, 256, 40),
+    "resnet50": (224, 14, 64, 40),
+    "googlenet-v2": (224, 625, 180, 30),
+}
 OBJECTIVES = {"CCE": Objective(CCE()), "DM": Objective(DM(lam=0.5, beta=12), "batch")}
 AT_ONCE, WARM = 10, 10  # steps
 
@@ -67,9 +71,17 @@ def steps(name: str, rounds: int, execution: Execution) -> dict[str, Any]:
     images = torch.randint(0, 256, (2 * size, 3, stored, stored), generator=generator, dtype=torch.uint8)
     labels = torch.arange(2 * size) % classes
     task = Task(
-        images, labels[None], labels, images[:2], labels[:2], classes, statistics=input_pipeline.STATISTICS,
-        augment=True, crop=crop, look=2,
-    ).to(device)  # fmt: skip
+        images,
+        labels[None],
+        labels,
+        images[:2],
+        labels[:2],
+        classes,
+        statistics=input_pipeline.STATISTICS,
+        augment=True,
+        crop=crop,
+        look=2,
+    ).to(device)
     solver = Solver(WARM + number, size, 0.01, momentum=0.9, weight_decay=1e-4)
     times: dict[str, list[float]] = {objective: [] for objective in OBJECTIVES}
     if device.type == "cuda":
@@ -96,12 +108,16 @@ def steps(name: str, rounds: int, execution: Execution) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     memory = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
     return {
-        "side": crop or side, "classes": classes, "batch": size, "precision": execution.precision,
+        "side": crop or side,
+        "classes": classes,
+        "batch": size,
+        "precision": execution.precision,
         "ms_per_step": {objective: spread(values) for objective, values in times.items()},
         "DM_over_CCE": spread([dm / cce for cce, dm in zip(times["CCE"], times["DM"], strict=True)]),
         "images_per_second": size / statistics.median(times["DM"]) * 1000,
-        "evaluated_per_second": len(task.inputs) / min(seconds[1:]), "peak_MiB": memory,
-    }  # fmt: skip
+        "evaluated_per_second": len(task.inputs) / min(seconds[1:]),
+        "peak_MiB": memory,
+    }
 
 
 def decoded(files: ImageFiles, threads: int) -> float:
@@ -118,9 +134,17 @@ def streamed(files: ImageFiles, number: int, size: int, execution: Execution) ->
     labels = torch.arange(len(files)) % input_pipeline.CLASSES
     fabric = make_fabric(execution)
     task = input_pipeline.TimedTask(
-        files, labels[None], labels, files[:2], labels[:2], input_pipeline.CLASSES,
-        statistics=input_pipeline.STATISTICS, augment=True, crop=input_pipeline.CROP, look=2,
-    ).to(fabric.device)  # fmt: skip
+        files,
+        labels[None],
+        labels,
+        files[:2],
+        labels[:2],
+        input_pipeline.CLASSES,
+        statistics=input_pipeline.STATISTICS,
+        augment=True,
+        crop=input_pipeline.CROP,
+        look=2,
+    ).to(fabric.device)
     solver = Solver(WARM + number + 1, size, 0.01, momentum=0.9)
     network = SingleNetwork(build("resnet50", task.input_shape, input_pipeline.CLASSES, seed=0))
     state = initial_state(network, solver, fabric, execution)
@@ -136,9 +160,11 @@ def streamed(files: ImageFiles, number: int, size: int, execution: Execution) ->
     train(state, task, [OBJECTIVES["DM"]], [0], solver, fabric, evaluate_every=10**9, after_step=after_step)
     seconds = ends[-2] - ends[WARM - 1]
     return {
-        "images_per_second": number * size / seconds, "waiting_share": sum(input_pipeline.waits[WARM:-1]) / seconds,
-        "memory_after_quarter": memory[WARM + number // 4], "memory_at_end": memory[-2],
-    }  # fmt: skip
+        "images_per_second": number * size / seconds,
+        "waiting_share": sum(input_pipeline.waits[WARM:-1]) / seconds,
+        "memory_after_quarter": memory[WARM + number // 4],
+        "memory_at_end": memory[-2],
+    }
 
 
 def main() -> None:
@@ -152,9 +178,13 @@ def main() -> None:
         NETWORKS.clear()
         NETWORKS["resnet20"] = (32, 10, 16, 40)
     report: dict[str, Any] = {
-        "device": device_name(torch.device(options.device)), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "versions": versions(), "revision": revision(), "steps": {},
-    }  # fmt: skip
+        "device": device_name(torch.device(options.device)),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "revision": revision(),
+        "steps": {},
+    }
     for precision in ("32-true", "bf16-mixed"):
         execution = Execution(accelerator=options.device, precision=precision)
         for name in NETWORKS:
@@ -175,9 +205,12 @@ def main() -> None:
         print({threads: round(one["median"]) for threads, one in report["decoded_per_second"].items()}, flush=True)
         execution = Execution(accelerator=options.device)
         runs = [streamed(files, 10 if options.quick else 200, 4 if options.quick else 64, execution) for _ in range(3)]
-        report["streamed"] = {"network": "resnet50", "batch": 64, "steps": 200, **{
-            name: input_pipeline.spread([run[name] for run in runs]) for name in runs[0]
-        }}  # fmt: skip
+        report["streamed"] = {
+            "network": "resnet50",
+            "batch": 64,
+            "steps": 200,
+            **{name: input_pipeline.spread([run[name] for run in runs]) for name in runs[0]},
+        }
     print(json.dumps(report["streamed"]), flush=True)
     write_text(options.out, json.dumps(report, indent=1) + "\n")
 

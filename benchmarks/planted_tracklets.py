@@ -93,9 +93,13 @@ def main() -> None:
     rows = "".join(f'[[methods]]\nname = "{name}"\ngroup = ""\n{how}\n' for name, how in METHODS.items())
     write_text(path, RECIPE.replace("seeds = 3", f"seeds = {options.seeds}") + rows)
     report: dict[str, Any] = {
-        "planted": PLANTED, "seeds": options.seeds, "revision": revision(), "versions": versions(),
-        "recipe": path.read_text(encoding="utf-8"), "shares": {},
-    }  # fmt: skip
+        "planted": PLANTED,
+        "seeds": options.seeds,
+        "revision": revision(),
+        "versions": versions(),
+        "recipe": path.read_text(encoding="utf-8"),
+        "shares": {},
+    }
     for share in options.shares:
         data = options.runs / f"data-{share:.0%}"
         if not (data / "info" / "query_IDX.mat").exists():

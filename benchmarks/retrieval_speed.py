@@ -44,10 +44,16 @@ def main() -> None:
     from emphasis.experiments.runs.provenance import revision
 
     report = {
-        **measured, "repeats": options.repeats, "command": "python benchmarks/retrieval_speed.py --data DATA",
-        "machine": platform.machine(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "python": platform.python_version(), "numpy": np.__version__, "revision": revision(),
-    }  # fmt: skip
+        **measured,
+        "repeats": options.repeats,
+        "command": "python benchmarks/retrieval_speed.py --data DATA",
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "revision": revision(),
+    }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
@@ -69,10 +75,14 @@ def measure(data: Path, repeats: int) -> dict[str, Any]:
     features = rng.normal(size=(len(test), FEATURES)).astype(np.float32)
     scores = seconds(lambda: evaluate_features(features, test.person, test.camera, mars.query), repeats)
     return {
-        "queries": len(mars.query), "gallery": len(test), "frames": len(frame_of), "features": FEATURES,
-        "dtype": "float32", "seconds": {"retrieve": scores, "mean_by_tracklet": means},
+        "queries": len(mars.query),
+        "gallery": len(test),
+        "frames": len(frame_of),
+        "features": FEATURES,
+        "dtype": "float32",
+        "seconds": {"retrieve": scores, "mean_by_tracklet": means},
         "peak_bytes": {"lists read": started, "mean_by_tracklet": with_means, "retrieve": peak()},
-    }  # fmt: skip
+    }
 
 
 def seconds(function: Callable[[], object], repeats: int) -> dict[str, float]:

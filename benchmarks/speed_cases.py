@@ -91,16 +91,23 @@ class Contender:
 
 def cases(device: str) -> list[Case]:
     flat = [(256, 10), (256, 100), (256, 1000), (512, 32_000), (128, 128_000)]
-    chosen = [Case(f"{rows}x{classes}", f"{rows} x {classes:,}", "logits", (rows, classes), 15)
-              for rows, classes in flat]  # fmt: skip
+    chosen = [
+        Case(f"{rows}x{classes}", f"{rows} x {classes:,}", "logits", (rows, classes), 15) for rows, classes in flat
+    ]
     chosen.append(Case("segmentation", "segmentation, 8 x 21 x 256 x 256", "logits", (8, 21, 256, 256), 15))
     if device == "cpu":
         chosen.append(Case("4096x1000", "4,096 x 1,000", "logits", (4096, 1000), 15, compiles=True))
         chosen += [
-            Case(f"soft-{rows}x{classes}", f"soft labels, {rows} x {classes:,}", "logits", (rows, classes), 15,
-                 labels="probabilities")
+            Case(
+                f"soft-{rows}x{classes}",
+                f"soft labels, {rows} x {classes:,}",
+                "logits",
+                (rows, classes),
+                15,
+                labels="probabilities",
+            )
             for rows, classes in flat[:3]
-        ]  # fmt: skip
+        ]
         chosen += [
             Case(
                 f"float64-{rows}x{classes}",
@@ -120,11 +127,20 @@ def cases(device: str) -> list[Case]:
         chosen += [
             Case("4096x1000", "4,096 x 1,000", "logits", (4096, 1000), 15, compiles=True),
             Case("4096x32000-float32", "4,096 x 32,000, float32", "logits", (4096, 32_000), 15, copies=True),
-            Case("4096x32000-bfloat16", "4,096 x 32,000, bfloat16", "logits", (4096, 32_000), 15, torch.bfloat16, True,
-                 True),
-            Case("2048x128000-bfloat16", "2,048 x 128,000, bfloat16", "logits", (2048, 128_000), 15, torch.bfloat16,
-                 True),
-        ]  # fmt: skip
+            Case(
+                "4096x32000-bfloat16",
+                "4,096 x 32,000, bfloat16",
+                "logits",
+                (4096, 32_000),
+                15,
+                torch.bfloat16,
+                True,
+                True,
+            ),
+            Case(
+                "2048x128000-bfloat16", "2,048 x 128,000, bfloat16", "logits", (2048, 128_000), 15, torch.bfloat16, True
+            ),
+        ]
     chosen += [
         Case(f"linear-{classes}", f"2,048 tokens, {HIDDEN} x {classes:,}", "linear", (2048, classes), 5)
         for classes in (32_000, 128_000)

@@ -74,8 +74,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     measured = {row["case"] for row in rows if row.get("extra_bytes") is not None}
     for case, (place, _) in middles.items():
         if case not in measured:
-            memory.text(0.5, place, "not measured", color="#767676", fontsize=8.5, ha="center", va="center",
-                        transform=memory.get_yaxis_transform())  # fmt: skip
+            memory.text(
+                0.5,
+                place,
+                "not measured",
+                color="#767676",
+                fontsize=8.5,
+                ha="center",
+                va="center",
+                transform=memory.get_yaxis_transform(),
+            )
     memory.set_title("Peak extra memory", fontsize=10, fontweight="bold", loc="left")
     memory.set_xlabel("over the logits' size", fontsize=9)
 

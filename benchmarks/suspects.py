@@ -85,13 +85,15 @@ def main() -> None:
         "revision_of_audits": revision(),
         "tasks": {
             task: {
-                method: {name: {"mean": statistics.mean(v), "std": statistics.stdev(v), "seeds": v}
-                         for name, v in numbers.items()}
+                method: {
+                    name: {"mean": statistics.mean(v), "std": statistics.stdev(v), "seeds": v}
+                    for name, v in numbers.items()
+                }
                 for method, numbers in methods.items()
             }
             for task, methods in found.items()
         },
-    }  # fmt: skip
+    }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     for task, methods in report["tasks"].items():
         for method, numbers in methods.items():

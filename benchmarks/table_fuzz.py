@@ -31,11 +31,61 @@ from emphasis.errors import EmphasisError
 SEPARATORS = (",", ";", "\t", "|")
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1")
 CLASSES = (
-    "None", "NA", "nan", "null", "n/a", "-", "?", "0", "1", "10", "010", "1.0", "01", "True", "False", "true", "yes",
-    "no", "A", "a", "Müller", "naïve", "Ångström", "New York", "a, b", "a; b", "a|b", 'say "hi"', '"quoted"', "it's",
-    "=1+1", "#3", "12%", "1,5", "1.234", "2020-01-01", "x" * 300, "two\nlines", "tab\tstop", "sep=", "Unnamed: 0",
-    "<b>", "a&b", "e\u0301t\u00e9", "ﬁne", "-1", "+1", "1e5", "inf", "'", "a=b", "C++", "R$", "50 €",
-)  # fmt: skip
+    "None",
+    "NA",
+    "nan",
+    "null",
+    "n/a",
+    "-",
+    "?",
+    "0",
+    "1",
+    "10",
+    "010",
+    "1.0",
+    "01",
+    "True",
+    "False",
+    "true",
+    "yes",
+    "no",
+    "A",
+    "a",
+    "Müller",
+    "naïve",
+    "Ångström",
+    "New York",
+    "a, b",
+    "a; b",
+    "a|b",
+    'say "hi"',
+    '"quoted"',
+    "it's",
+    "=1+1",
+    "#3",
+    "12%",
+    "1,5",
+    "1.234",
+    "2020-01-01",
+    "x" * 300,
+    "two\nlines",
+    "tab\tstop",
+    "sep=",
+    "Unnamed: 0",
+    "<b>",
+    "a&b",
+    "e\u0301t\u00e9",
+    "ﬁne",
+    "-1",
+    "+1",
+    "1e5",
+    "inf",
+    "'",
+    "a=b",
+    "C++",
+    "R$",
+    "50 €",
+)
 UNICODE_ONLY = ("日本", "Ελλάδα", "Москва", "😀", "עברית", "e\u0301")
 WORDS = ("red", "green", "blue", "Zürich", "Genève", "a, b", "x;y", "p|q", 'in "quotes"', "", "two words", "two\nlines")
 LABELS = ("label", "y", "class", "Kategorie", "Größe", "my label", "label, given", "a;b", "Label (%)")
@@ -60,12 +110,22 @@ def write(path: Path, rng: random.Random) -> Written:
     thousands = rng.choice(["", "", "." if decimal == "," else ",", " ", "'", "\u00a0"])
     escape = rng.random() < 0.15
     dialect = {
-        "encoding": encoding, "sep": sep, "decimal": decimal, "thousands": thousands, "escape": escape,
-        "quoting": rng.choice(["minimal", "all", "nonnumeric"]), "end": rng.choice(["\n", "\r\n", "\r"]),
-        "last_end": rng.random() < 0.8, "declared": rng.random() < 0.05, "trailing": rng.random() < 0.08,
-        "row_names": rng.random() < 0.08, "ragged": rng.random() < 0.15, "blank_lines": rng.random() < 0.1,
-        "unlabeled": rng.random() < 0.3, "spellings": rng.random() < 0.2,
-    }  # fmt: skip
+        "encoding": encoding,
+        "sep": sep,
+        "decimal": decimal,
+        "thousands": thousands,
+        "escape": escape,
+        "quoting": rng.choice(["minimal", "all", "nonnumeric"]),
+        "end": rng.choice(["\n", "\r\n", "\r"]),
+        "last_end": rng.random() < 0.8,
+        "declared": rng.random() < 0.05,
+        "trailing": rng.random() < 0.08,
+        "row_names": rng.random() < 0.08,
+        "ragged": rng.random() < 0.15,
+        "blank_lines": rng.random() < 0.1,
+        "unlabeled": rng.random() < 0.3,
+        "spellings": rng.random() < 0.2,
+    }
     table = Written(dialect, rng.choice(LABELS))
     rows = rng.randint(6, 60)
     pool = [name for name in (*CLASSES, *UNICODE_ONLY) if _fits(name, encoding)]
@@ -139,9 +199,13 @@ def _save(path: Path, table: Written, order: list[str], columns: dict[str, list[
     quoting = {"minimal": csv.QUOTE_MINIMAL, "all": csv.QUOTE_ALL, "nonnumeric": csv.QUOTE_NONNUMERIC}
     text = io.StringIO(newline="")
     writer = csv.writer(
-        text, delimiter=str(dialect["sep"]), lineterminator=end, quoting=quoting[str(dialect["quoting"])],
-        doublequote=not dialect["escape"], escapechar="\\" if dialect["escape"] else None,
-    )  # fmt: skip
+        text,
+        delimiter=str(dialect["sep"]),
+        lineterminator=end,
+        quoting=quoting[str(dialect["quoting"])],
+        doublequote=not dialect["escape"],
+        escapechar="\\" if dialect["escape"] else None,
+    )
     more = [""] if dialect["trailing"] and not dialect["row_names"] else []
     first = [""] if dialect["row_names"] and rng.random() < 0.5 else []
     writer.writerow([*first, *order, *more])
@@ -237,8 +301,14 @@ def main() -> None:
     outcomes, failures = fuzz(options.tables, options.seed)
     seconds = time.perf_counter() - start
     print("\n".join(failures))
-    result = {"tables": options.tables, "seed": options.seed, "outcomes": dict(outcomes), "seconds": round(seconds, 1),
-              "emphasis": emphasis.__version__, "failures": failures}  # fmt: skip
+    result = {
+        "tables": options.tables,
+        "seed": options.seed,
+        "outcomes": dict(outcomes),
+        "seconds": round(seconds, 1),
+        "emphasis": emphasis.__version__,
+        "failures": failures,
+    }
     print(json.dumps({name: value for name, value in result.items() if name != "failures"}))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

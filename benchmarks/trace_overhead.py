@@ -71,13 +71,20 @@ def main() -> None:
     ratios = sorted(with_trace / without for without, with_trace in pairs)
     alone = time_of_record(criterion, options.batch_size, device, subset)
     report = {
-        "network": "resnet20", "batch_size": options.batch_size, "rounds": options.rounds, "steps": options.steps,
+        "network": "resnet20",
+        "batch_size": options.batch_size,
+        "rounds": options.rounds,
+        "steps": options.steps,
         "step_seconds": statistics.median(without for without, _ in pairs),
         "ratio": {"median": statistics.median(ratios), "quartiles": statistics.quantiles(ratios, n=4)[::2]},
-        "record_seconds": alone, "row_seconds": row, "examples": EXAMPLES,
+        "record_seconds": alone,
+        "row_seconds": row,
+        "examples": EXAMPLES,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "revision": revision(),
-    }  # fmt: skip
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "revision": revision(),
+    }
     report["record_share"] = alone / report["step_seconds"]
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

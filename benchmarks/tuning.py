@@ -47,9 +47,12 @@ from emphasis.weighting import DEFAULT_WEIGHTING
 
 TASKS = {"digits": "digits 40 %", "MNIST": "MNIST 60 %", "IMDB": "IMDB vectors 40 %"}
 NOISES = {
-    "0 %": ("none", 0.0), "20 %": ("symmetric", 0.2), "40 %": ("symmetric", 0.4), "60 %": ("symmetric", 0.6),
+    "0 %": ("none", 0.0),
+    "20 %": ("symmetric", 0.2),
+    "40 %": ("symmetric", 0.4),
+    "60 %": ("symmetric", 0.6),
     "30 % pair flip": ("pair_flip", 0.3),
-}  # fmt: skip
+}
 SAMPLERS, SEEDS, TRIALS, FOLDS = 3, 3, 24, 3
 LAM = Vary("weighting.lam", low=0.0, high=2.0)
 GRID = {"lam": (0.0, 0.5, 1.0, 2.0), "beta": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "vanishing": (False, True)}
@@ -75,8 +78,14 @@ def main() -> None:
             write_text(path, json.dumps({"task": task, "noise": noise, **found, "revision": revision()}) + "\n")
         print(task, noise, summary(json.loads(path.read_text(encoding="utf-8"))), flush=True)
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.runs.glob("*/found.json"))]
-    report = {"samplers": SAMPLERS, "seeds": SEEDS, "trials": TRIALS, "folds": FOLDS, "versions": versions(),
-              "tasks": [{**part, "summary": summary(part)} for part in parts]}  # fmt: skip
+    report = {
+        "samplers": SAMPLERS,
+        "seeds": SEEDS,
+        "trials": TRIALS,
+        "folds": FOLDS,
+        "versions": versions(),
+        "tasks": [{**part, "summary": summary(part)} for part in parts],
+    }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 
@@ -86,8 +95,14 @@ def recipe_of(task: str, noise: str) -> Recipe:
     recipe = load_recipe("noisy-benchmark").limited([TASKS[task]])
     changes: dict[str, Any] = {"noise.kind": kind, "noise.rate": rate}
     if task == "MNIST":
-        changes |= {"network.name": "mlp", "network.hidden": [96, 96], "solver.iterations": 1000,
-                    "solver.schedule.at": [500, 750], "solver.learning_rate": 0.1, "evaluation.every": 500}  # fmt: skip
+        changes |= {
+            "network.name": "mlp",
+            "network.hidden": [96, 96],
+            "solver.iterations": 1000,
+            "solver.schedule.at": [500, 750],
+            "solver.learning_rate": 0.1,
+            "evaluation.every": 500,
+        }
     return recipe.changed(changes)
 
 
@@ -118,8 +133,11 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
                     "test": tested(base, method, folder / "test", context),
                 }
             )
-    return {"estimate": {**numbers(tuned), "true": base.conditions[0].noise.get("rate", 0.0)}, "ways": ways,
-            "rank_correlation": rank_correlation(base, folder / "grid", context)}  # fmt: skip
+    return {
+        "estimate": {**numbers(tuned), "true": base.conditions[0].noise.get("rate", 0.0)},
+        "ways": ways,
+        "rank_correlation": rank_correlation(base, folder / "grid", context),
+    }
 
 
 def tested(base: Recipe, method: Method, folder: Path, context: RunContext) -> list[float]:
@@ -151,8 +169,9 @@ def summary(part: dict[str, Any]) -> dict[str, Any]:
     means = {way: [statistics.mean(one["test"]) for one in found] for way, found in part["ways"].items()}
     regrets = {
         way: [clean - own for clean, own in zip(means["clean"], values, strict=True)]
-        for way, values in means.items() if way != "clean"
-    }  # fmt: skip
+        for way, values in means.items()
+        if way != "clean"
+    }
     return {
         "noise_rate": {name: part["estimate"][name] for name in ("true", "noise_rate", "mixture_rate")},
         "rank_correlation": part["rank_correlation"],

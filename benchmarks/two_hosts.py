@@ -74,10 +74,13 @@ def on_two_hosts(commands: Sequence[list[str]]) -> list[str]:
     nodes = [
         subprocess.Popen(
             ["ip", "netns", "exec", name, sys.executable, *command],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for name, command in zip(SIDES, commands, strict=True)
-    ]  # fmt: skip
+    ]
     said = [node.communicate(timeout=900)[0] for node in nodes]
     if any(node.returncode for node in nodes):
         raise SystemExit("\n".join(said))
@@ -142,10 +145,13 @@ def recipes(base: Path, processes: int, iterations: int) -> dict[str, Any]:
             pair = (np.array(line["curves"]["test_accuracy"]) for line in (row, expected))
             apart[row["method"]] = np.abs(np.subtract(*pair)).round(5).tolist()
         return {
-            "strategy": strategy, "bytes_sent": sent, "ranks": [row["devices"] for row in found["lines"]],
+            "strategy": strategy,
+            "bytes_sent": sent,
+            "ranks": [row["devices"] for row in found["lines"]],
             **{f"same_{name}_as_on_one_host": found[name] == same[name] for name in found},
-            "evaluated_at": expected["curves"]["iteration"], "test_accuracy_from_one_process": apart,
-        }  # fmt: skip
+            "evaluated_at": expected["curves"]["iteration"],
+            "test_accuracy_from_one_process": apart,
+        }
 
     alone = on_one_host(base / "alone", *command(base / "alone"))
     said = on_two_hosts([command(base / "sweep")] * 2)
@@ -158,7 +164,7 @@ def recipes(base: Path, processes: int, iterations: int) -> dict[str, Any]:
             "found_taken_by_the_other": [" ".join(one.split()).count("another process is at it") for one in said],
             **{f"same_{name}_as_one_process": sweep[name] == alone[name] for name in alone},
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -170,11 +176,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, two_networks():
         report = {
-            "hosts": 2, "processes_each": options.processes,
+            "hosts": 2,
+            "processes_each": options.processes,
             "loop": loops(Path(folder), options.processes, options.steps),
             "recipe": recipes(Path(folder), options.processes, options.iterations),
-            "machine": platform.machine(), "torch": torch.__version__, "revision": revision(),
-        }  # fmt: skip
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "revision": revision(),
+        }
     write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

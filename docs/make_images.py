@@ -65,8 +65,10 @@ def draw_memorization(path: Path) -> None:
         for axes, middle, deviation in zip(panels, mean, spread, strict=True):
             axes.plot(steps, middle, style, color=color, label=name, linewidth=1.8)
             axes.fill_between(steps, middle - deviation, middle + deviation, color=color, alpha=0.15, linewidth=0)
-        print(f"{name}: test accuracy {mean[0, -1]:.1f} ± {spread[0, -1]:.1f} %, wrong labels learned "
-              f"{mean[1, -1]:.1f} ± {spread[1, -1]:.1f} %")  # fmt: skip
+        print(
+            f"{name}: test accuracy {mean[0, -1]:.1f} ± {spread[0, -1]:.1f} %, wrong labels learned "
+            f"{mean[1, -1]:.1f} ± {spread[1, -1]:.1f} %"
+        )
     for axes, title in zip(
         panels, ("Accuracy on test labels (%)", "Wrong labels that were memorized (%)"), strict=True
     ):

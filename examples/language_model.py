@@ -85,9 +85,16 @@ class Size:
 
 
 QUICK = Size(
-    pretraining_reviews=256, training_reviews=48, held_out_reviews=48, length=32, vocabulary=512, hidden=32, layers=1,
-    epochs=2, seeds=2,
-)  # fmt: skip
+    pretraining_reviews=256,
+    training_reviews=48,
+    held_out_reviews=48,
+    length=32,
+    vocabulary=512,
+    hidden=32,
+    layers=1,
+    epochs=2,
+    seeds=2,
+)
 
 
 def make_tokenizer(texts: Iterable[str], size: Size) -> Tokenizer:

@@ -85,18 +85,33 @@ def make_rows(recipe, final, diverged=()):
         last = None if bad else end
         rows.append(
             {
-                "key": cell.key, "condition": cell.condition, "method": cell.method, "group": cell.group,
+                "key": cell.key,
+                "condition": cell.condition,
+                "method": cell.method,
+                "group": cell.group,
                 **cell.config(),
-                "realised_noise_rate": cell.noise.rate, "best_test_accuracy": 0.6 if bad else max(0.6, end),
+                "realised_noise_rate": cell.noise.rate,
+                "best_test_accuracy": 0.6 if bad else max(0.6, end),
                 **dict.fromkeys(("final_test_accuracy", "final_fit_noisy", "final_fit_true", "final_p_clean"), last),
-                "final_p_noisy": last if noisy else None, "final_largest_share": last,
-                "outcome": "diverged" if bad else "learned", "diverged_at": 73 if bad else None,
-                "diverged_batch": list(range(40, 50)) if bad else None, "curves": curves,
+                "final_p_noisy": last if noisy else None,
+                "final_largest_share": last,
+                "outcome": "diverged" if bad else "learned",
+                "diverged_at": 73 if bad else None,
+                "diverged_batch": list(range(40, 50)) if bad else None,
+                "curves": curves,
                 "p_histogram": {"clean": [0] * 19 + [60], "noisy": [40 * noisy] + [0] * 19},
-                "n_train": 100, "n_test": 50, "num_classes": 10, "networks_at_once": 4, "seconds": 8.0, "threads": 1,
-                "device": "cpu", "compiled": False, "revision": "abc123", "versions": {"torch": "2.13"},
+                "n_train": 100,
+                "n_test": 50,
+                "num_classes": 10,
+                "networks_at_once": 4,
+                "seconds": 8.0,
+                "threads": 1,
+                "device": "cpu",
+                "compiled": False,
+                "revision": "abc123",
+                "versions": {"torch": "2.13"},
             }
-        )  # fmt: skip
+        )
     return json.loads(json.dumps(rows))
 
 

@@ -152,9 +152,13 @@ def test_a_table_on_disk_is_audited_as_by_the_command(tmp_path):
     frame = load_breast_cancer(as_frame=True).frame.iloc[:150]
     frame.to_csv(tmp_path / "t.csv", index=False)
     result = emphasis.audit(
-        tmp_path / "t.csv", label="target", folder=tmp_path / "out", iterations=30, accelerator="cpu",
+        tmp_path / "t.csv",
+        label="target",
+        folder=tmp_path / "out",
+        iterations=30,
+        accelerator="cpu",
         settings={"solver.learning_rate": 0.05},
-    )  # fmt: skip
+    )
     kept = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert kept["suspects"] == result.numbers["suspects"]
     assert (tmp_path / "out" / "audit.html").exists()
@@ -162,9 +166,13 @@ def test_a_table_on_disk_is_audited_as_by_the_command(tmp_path):
 
 def test_a_recipe_is_run_and_reported(tmp_path):
     rows = emphasis.run(
-        "digits", folder=tmp_path / "run", methods=["CCE"], accelerator="cpu", threads=1,
+        "digits",
+        folder=tmp_path / "run",
+        methods=["CCE"],
+        accelerator="cpu",
+        threads=1,
         settings={"seeds": 2, "solver.iterations": 20},
-    )  # fmt: skip
+    )
     assert [(row["method"], row["seed"]) for row in rows] == [("CCE", 0), ("CCE", 1)]
     text = emphasis.report(tmp_path / "run", format="text")
     assert "CCE" in text
@@ -179,10 +187,17 @@ def test_a_recipe_is_run_and_reported(tmp_path):
 def test_settings_are_searched_and_tuned(tmp_path):
     pytest.importorskip("optuna")
     found = emphasis.search(
-        "digits", "CCE", vary={"solver.learning_rate": (0.01, 0.3, "log"), "normalization": ["integral", "batch"]},
-        folder=tmp_path / "search", trials=2, batch=2, retrain=False, accelerator="cpu", threads=1,
+        "digits",
+        "CCE",
+        vary={"solver.learning_rate": (0.01, 0.3, "log"), "normalization": ["integral", "batch"]},
+        folder=tmp_path / "search",
+        trials=2,
+        batch=2,
+        retrain=False,
+        accelerator="cpu",
+        threads=1,
         settings={"seeds": 1, "solver.iterations": 5},
-    )  # fmt: skip
+    )
     assert {*found.best.settings} == {"solver.learning_rate", "normalization"}
     with pytest.raises(ValueError, match=r"use \(low, high\) or"):
         emphasis.search("digits", "CCE", vary={"solver.learning_rate": (0.3, 0.01)})

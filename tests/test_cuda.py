@@ -264,9 +264,13 @@ def test_the_operators_of_compiled_graphs_are_what_they_say():
             torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize(("normalization", "wanted"), [
-    (None, ["count", "fused", "scale"]), ("batch", ["margins", "add_up", "write", "scale"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("normalization", "wanted"),
+    [
+        (None, ["count", "fused", "scale"]),
+        ("batch", ["margins", "add_up", "write", "scale"]),
+    ],
+)
 def test_a_loss_takes_few_launches(normalization, wanted):
     logits, labels = batch((37, 10), torch.float32)
     loss_and_gradient(logits, labels, PUBLISHED, normalization=normalization)
@@ -310,14 +314,17 @@ def test_a_cuda_graph_replays_the_loss_and_nothing_waits_for_the_device(inplace,
     with torch.no_grad():
         static.copy_(other)
     graph.replay()
-    for got, wanted in zip(captured, loss_and_gradient(other, labels, PUBLISHED, normalization=normalization),
-                           strict=True):  # fmt: skip
+    for got, wanted in zip(
+        captured, loss_and_gradient(other, labels, PUBLISHED, normalization=normalization), strict=True
+    ):
         assert torch.equal(got, wanted)
 
 
 def test_a_stack_of_networks_has_each_ones_derivative():
-    options = [resolve(one, n, "mean", "auto", None) for one, n in
-               ((CCE(), None), (PUBLISHED, "batch"), (GCE(0.7), "integral"))]  # fmt: skip
+    options = [
+        resolve(one, n, "mean", "auto", None)
+        for one, n in ((CCE(), None), (PUBLISHED, "batch"), (GCE(0.7), "integral"))
+    ]
     for dtype in DTYPES[:3]:
         logits = batch((6 * 37, 10), dtype, 11)[0].view(6, 37, 10)
         labels = batch((2 * 37, 10), dtype, 12)[1].view(2, 37)

@@ -28,12 +28,26 @@ evaluation = { trace = false }
 """
 TABLE = ["table.csv", "--label", "class", "--no-progress"]
 COMMANDS = {
-    "run": ["run", "recipe.toml", "--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu",
-            "--checkpoint-seconds", "0", "--methods", "CCE", "MAE"],
+    "run": [
+        "run",
+        "recipe.toml",
+        "--no-progress",
+        "--workers",
+        "1",
+        "--threads",
+        "1",
+        "--accelerator",
+        "cpu",
+        "--checkpoint-seconds",
+        "0",
+        "--methods",
+        "CCE",
+        "MAE",
+    ],
     "fit": ["fit", *TABLE, "--folds", "3", "--set", "n_estimators=10"],
     "audit": ["audit", *TABLE, "--iterations", "40", "--set", "solver.learning_rate=0.1"],
     "tune": ["tune", *TABLE, "--iterations", "30", "--trials", "2", "--folds", "1", "--workers", "1"],
-}  # fmt: skip
+}
 CHANGING = ("seconds", "revision")
 
 
@@ -102,8 +116,11 @@ def test_a_full_disk_is_said_and_the_next_run_goes_on(name, kib, refused, disk, 
     retried = "training goes on, and checkpoints are tried again every 0 s"
     assert " ".join(said.out.split()).count(retried) == (name == "run") * (1 if kib < 10 else 2)
     assert not list(disk.place.rglob("*.partial.*"))
-    whole = {path: path.stat().st_mtime_ns for path in disk.place.rglob("*")
-             if re.fullmatch(r"[0-9a-f]{16}\.jsonl|\d\.npz", path.name)}  # fmt: skip
+    whole = {
+        path: path.stat().st_mtime_ns
+        for path in disk.place.rglob("*")
+        if re.fullmatch(r"[0-9a-f]{16}\.jsonl|\d\.npz", path.name)
+    }
     assert len(whole) >= {("run", 24): 1, ("fit", 8): 1, ("fit", 24): 3, ("audit", 28): 1, ("tune", 60): 2}.get(
         (name, kib), 0
     )

@@ -171,9 +171,14 @@ def test_the_language_model_runs_and_shows_every_method(tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     shown = {line[:20].strip(): int(line[20:23]) for line in result.stdout.splitlines()[1:-1]}
     assert shown == {
-        "before fine-tuning": 1, "CCE, clean targets": 2, "CCE": 2, "MAE (DFT)": 2, "DM 0.5/4": 2, "DM 0.1/4": 2,
+        "before fine-tuning": 1,
+        "CCE, clean targets": 2,
+        "CCE": 2,
+        "MAE (DFT)": 2,
+        "DM 0.5/4": 2,
+        "DM 0.1/4": 2,
         "DM 0.1/4 vanishing": 2,
-    }  # fmt: skip
+    }
     assert len(rows) == sum(shown.values())
     assert all(1 < row["perplexity"] < 512 and 0 <= row["accuracy"] <= 100 for row in rows)
 
@@ -191,8 +196,9 @@ def test_the_distributed_loop_ends_the_same_in_one_process_and_in_two(tmp_path):
     alone = subprocess.Popen([sys.executable, "-W", "error", *script, str(tmp_path / "alone")])
     two = subprocess.run(
         [sys.executable, *torchrun, *script, str(tmp_path / "two"), "--wrap", "fsdp", "--accumulate", "3"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert two.returncode == 0, two.stderr
     assert two.stdout.startswith("2 processes, fsdp, 3 calls a step: ")
     assert alone.wait() == 0

@@ -144,10 +144,14 @@ def table_of(tmp_path):
     rng = np.random.default_rng(0)
     labels = [HTML, SCRIPT, STYLE]
     given = rng.integers(0, 3, 90)
-    table = pd.DataFrame({
-        CLOSING: given + rng.normal(scale=0.6, size=90), FORMULA: rng.choice([HTML, SCRIPT, OBEYED], 90),
-        HTML: rng.normal(size=90), STYLE: [labels[one] for one in given],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            CLOSING: given + rng.normal(scale=0.6, size=90),
+            FORMULA: rng.choice([HTML, SCRIPT, OBEYED], 90),
+            HTML: rng.normal(size=90),
+            STYLE: [labels[one] for one in given],
+        }
+    )
     path = tmp_path / f"{HTML}.csv"
     table.to_csv(path, index=False)
     return path
@@ -195,8 +199,13 @@ def page_of_a_tuning(tmp_path):
     best = Trial({"weighting.beta": 3.0, "normalization": "batch", "solver.name": SCRIPT}, 0.6, 0.01)
     worse = Trial({"weighting.beta": 1.0, "normalization": CLOSING}, 0.5, 0.01)
     path = tmp_path / "tune.html"
-    path.write_text(tune_page(TuningResult(one, 0.3, None, 10, 0.5, SearchResult((best, worse), best, ()), worse, 0.1),
-                              ["emphasis", "tune", SHELL]), encoding="utf-8")  # fmt: skip
+    path.write_text(
+        tune_page(
+            TuningResult(one, 0.3, None, 10, 0.5, SearchResult((best, worse), best, ()), worse, 0.1),
+            ["emphasis", "tune", SHELL],
+        ),
+        encoding="utf-8",
+    )
     return path, (HTML, SCRIPT, CLOSING)
 
 

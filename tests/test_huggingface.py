@@ -13,9 +13,13 @@ pytestmark = pytest.mark.skipif(
 
 VOCABULARY, CLASSES, ROWS, LENGTH = 40, 4, 24, 10
 SMALL = {
-    "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
 
 
 def make(task):
@@ -58,10 +62,21 @@ def trained(task, folder, loss, accumulation, batch):
 
     model = make(task)
     arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=2, per_device_train_batch_size=batch, learning_rate=0.1,
-        gradient_accumulation_steps=accumulation, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-        report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, seed=3, logging_strategy="no",
-    )  # fmt: skip
+        output_dir=str(folder),
+        num_train_epochs=2,
+        per_device_train_batch_size=batch,
+        learning_rate=0.1,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=3,
+        logging_strategy="no",
+    )
     trainer = Trainer(model, arguments, train_dataset=rows(task), compute_loss_func=loss)
     trainer.train()
     return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -138,8 +153,14 @@ IMAGE = VOCABULARY - 1  # the token whose place an image takes
 
 
 def blip(language, **options):
-    return {"vision_config": VISION, "qformer_config": QFORMER, "text_config": language, "num_query_tokens": 2,
-            "image_token_index": IMAGE, **options}  # fmt: skip
+    return {
+        "vision_config": VISION,
+        "qformer_config": QFORMER,
+        "text_config": language,
+        "num_query_tokens": 2,
+        "image_token_index": IMAGE,
+        **options,
+    }
 
 
 # Model, configuration, its settings, and `causal`: None where the output's name says it.
@@ -156,11 +177,19 @@ OWN = {
     "BLIP-2, OPT": ("Blip2ForConditionalGeneration", "Blip2Config", blip(OPT), None),
     "BLIP-2, T5": ("Blip2ForConditionalGeneration", "Blip2Config", blip(T5), None),
     "InstructBLIP, OPT": ("InstructBlipForConditionalGeneration", "InstructBlipConfig", blip(OPT), None),
-    "Kosmos-2": ("Kosmos2ForConditionalGeneration", "Kosmos2Config",
-                 {"text_config": KOSMOS, "vision_config": VISION, "latent_query_num": 2}, None),
-    "Kosmos-2.5": ("Kosmos2_5ForConditionalGeneration", "Kosmos2_5Config",
-                   {"text_config": KOSMOS, "vision_config": PATCHES, "latent_query_num": 2}, None),
-}  # fmt: skip
+    "Kosmos-2": (
+        "Kosmos2ForConditionalGeneration",
+        "Kosmos2Config",
+        {"text_config": KOSMOS, "vision_config": VISION, "latent_query_num": 2},
+        None,
+    ),
+    "Kosmos-2.5": (
+        "Kosmos2_5ForConditionalGeneration",
+        "Kosmos2_5Config",
+        {"text_config": KOSMOS, "vision_config": PATCHES, "latent_query_num": 2},
+        None,
+    ),
+}
 
 
 def model_and_inputs(name):

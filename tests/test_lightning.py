@@ -31,9 +31,13 @@ def data():
 
 def trainer(folder, **options):
     return lightning.Trainer(
-        default_root_dir=folder, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        logger=False, **{"enable_checkpointing": False, **options},
-    )  # fmt: skip
+        default_root_dir=folder,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        **{"enable_checkpointing": False, **options},
+    )
 
 
 def network():
@@ -128,9 +132,13 @@ def test_an_epoch_of_validation_is_one_batch(layout, normalization, weighting, t
     class_weight = [0.5, 2.0] if "binary" in layout else [0.5, 1.0, 2.0, 0.0, 1.0]
     module = EmphasisModule(nn.Identity(), weighting, normalization=normalization, class_weight=class_weight)
     expected = emphasis_loss(
-        logits.double(), labels.double() if "soft" in layout else labels, weighting, normalization=normalization,
-        class_weight=torch.tensor(class_weight).double(), sample_weight=weight.double(),
-    )  # fmt: skip
+        logits.double(),
+        labels.double() if "soft" in layout else labels,
+        weighting,
+        normalization=normalization,
+        class_weight=torch.tensor(class_weight).double(),
+        sample_weight=weight.double(),
+    )
     for size in (4, 7, 18):
         run = trainer(tmp_path)
         loader = DataLoader(TensorDataset(logits, labels, weight), batch_size=size)

@@ -85,8 +85,14 @@ def made(tmp_path_factory):
         rng = np.random.default_rng(0)
         table = pd.DataFrame({"x": rng.normal(size=60), "class": np.arange(60) % 2})
         table.to_csv(folder / "table.csv", index=False)
-        fit_table(folder / "table.csv", label="class", folder=folder / "fit", folds=2, weighting=own.weight,
-                  settings={"n_estimators": 3})  # fmt: skip
+        fit_table(
+            folder / "table.csv",
+            label="class",
+            folder=folder / "fit",
+            folds=2,
+            weighting=own.weight,
+            settings={"n_estimators": 3},
+        )
         for text in (folder / "run" / "run.json", folder / "trace" / "trace.json", folder / "fit/model/manifest.json"):
             assert "code_of_mine:weight" in text.read_text()
         yield folder

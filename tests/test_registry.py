@@ -94,7 +94,7 @@ def test_a_registry_is_a_mapping_of_the_things_themselves():
         (lambda: METHODS.check_options("co-teaching", {}), "co-teaching needs the option 'forget_rate'; it takes"),
         (lambda: DATASETS.check_options("table", {"file": "a.csv"}), "table needs the option 'label'; it takes file"),
     ],
-)  # fmt: skip
+)
 def test_unknown_names_and_options_are_named(call, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()

@@ -57,9 +57,11 @@ def test_it_holds_out_against_wrong_labels():
         robust, plain = (
             EmphasisClassifier(
                 weighting, hidden=(256,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=seed
-            ).fit(X, noisy).score(X_test, y_test)
+            )
+            .fit(X, noisy)
+            .score(X_test, y_test)
             for weighting in (DM(lam=0.5, beta=4, vanishing=True), CCE())
-        )  # fmt: skip
+        )
         assert share_of_the_way(robust, plain) > 0.3
 
 
@@ -85,7 +87,7 @@ def test_weights_are_numbers_of_copies(wine, weighting, class_weight):
     copies = np.random.default_rng(0).integers(0, 3, len(y))
     model = EmphasisClassifier(
         weighting, learning_rate=1e-3, max_epochs=30, batch_size=10_000, random_state=0, class_weight=class_weight
-    )  # fmt: skip
+    )
     weighted = clone(model).fit(X, y, sample_weight=copies).predict_proba(X_test)
     repeated = clone(model).fit(np.repeat(X, copies, axis=0), np.repeat(y, copies)).predict_proba(X_test)
     np.testing.assert_allclose(weighted, repeated, atol=1e-9)
@@ -170,9 +172,13 @@ def test_it_pickles_and_repeats_itself(wine, tmp_path, early_stopping):
 def test_early_stopping_keeps_the_best_epoch(wine):
     X, _, y, _ = wine
     model = EmphasisClassifier(
-        learning_rate=0.02, max_epochs=100, early_stopping=True, validation_fraction=0.3, random_state=0,
+        learning_rate=0.02,
+        max_epochs=100,
+        early_stopping=True,
+        validation_fraction=0.3,
+        random_state=0,
         n_iter_no_change=5,
-    )  # fmt: skip
+    )
     model.fit(X, y)
     assert len(model.validation_scores_) == model.n_iter_ < 100
     assert model.validation_scores_[model.best_epoch_ - 1] == max(model.validation_scores_)

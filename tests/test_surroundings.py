@@ -100,10 +100,12 @@ def test_a_narrow_terminal_shows_everything(columns, tmp_path, monkeypatch, caps
     "name",
     [
         "мои данные 漢字 é",
-        pytest.param(os.fsdecode(b"no letters \xff\xfe"), marks=pytest.mark.skipif(
-            sys.platform != "linux", reason="names of any bytes are Linux's")),
+        pytest.param(
+            os.fsdecode(b"no letters \xff\xfe"),
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_paths_may_have_spaces_and_any_letters(name, tmp_path, monkeypatch, capsys):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)

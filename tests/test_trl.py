@@ -10,9 +10,14 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason=
 
 VOCABULARY, LENGTH, ROWS = 40, 10, 4
 SMALL = {
-    "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "pad_token_id": 0, "tie_word_embeddings": False,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
 
 
 @pytest.fixture
@@ -52,12 +57,25 @@ def trainer(tmp_path, *args, kind=None, loss_type="nll", collator=collate, **opt
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(tokens, unk_token="t1")), pad_token="t0", eos_token="t2", unk_token="t1"
     )
-    config = SFTConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, loss_type=loss_type, seed=0,
-                       activation_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True})  # fmt: skip
+    config = SFTConfig(
+        output_dir=str(tmp_path),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        loss_type=loss_type,
+        seed=0,
+        activation_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
     return (kind or EmphasisSFTTrainer)(
-        *args, model=model(), args=config, train_dataset=datasets.Dataset.from_dict(rows), data_collator=collator,
-        processing_class=tokenizer, **options,
-    )  # fmt: skip
+        *args,
+        model=model(),
+        args=config,
+        train_dataset=datasets.Dataset.from_dict(rows),
+        data_collator=collator,
+        processing_class=tokenizer,
+        **options,
+    )
 
 
 def gradients(one, inputs):
@@ -75,8 +93,14 @@ def expected_gradients(inputs, weighting, normalization=None, token_weight=None)
     logits = made(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
     labels = inputs["labels"][:, 1:]
     weights = None if token_weight is None else token_weight[:, 1:].flatten()
-    total = emphasis_loss(logits.flatten(0, 1), labels.flatten(), weighting, normalization=normalization,
-                          reduction="sum", sample_weight=weights)  # fmt: skip
+    total = emphasis_loss(
+        logits.flatten(0, 1),
+        labels.flatten(),
+        weighting,
+        normalization=normalization,
+        reduction="sum",
+        sample_weight=weights,
+    )
     count = 1 if normalization == "batch" else (labels != -100).sum()
     (total / count).backward()
     return [parameter.grad for parameter in made.parameters()]
@@ -107,8 +131,9 @@ def test_tokens_have_weights_of_their_own(normalization, batch, tmp_path):
     token_weight = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(2))
     token_weight[0] = 0.0
     weighting = GCE(0.7)
-    _, found = gradients(trainer(tmp_path, weighting, normalization=normalization),
-                         {**batch, "token_weight": token_weight})  # fmt: skip
+    _, found = gradients(
+        trainer(tmp_path, weighting, normalization=normalization), {**batch, "token_weight": token_weight}
+    )
     expected = expected_gradients(batch, weighting, normalization, token_weight)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6 * float(other.abs().max()) + 1e-9)

@@ -54,9 +54,13 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, weighting: WeightingLike, *args: Any, normalization: Normalization = "integral",
-        max_margin: MaxMargin = "auto", **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        weighting: WeightingLike,
+        *args: Any,
+        normalization: Normalization = "integral",
+        max_margin: MaxMargin = "auto",
+        **options: Any,
+    ) -> None:
         self.emphasis = resolve(weighting, normalization, "sum", max_margin, None)
         if self.emphasis.weighting.trust[0]:
             raise EmphasisValueError(

@@ -154,9 +154,14 @@ def literal_similarity(method, one, other):
 
 
 @given(
-    seed=SEEDS, videos=st.integers(2, 4), clip=st.integers(2, 3), lam=st.floats(0.0, 20.0),
-    negatives=st.floats(0.0, 5.0), momentum=st.floats(0.0, 0.9), temperature=st.floats(0.03, 2.0),
-)  # fmt: skip
+    seed=SEEDS,
+    videos=st.integers(2, 4),
+    clip=st.integers(2, 3),
+    lam=st.floats(0.0, 20.0),
+    negatives=st.floats(0.0, 5.0),
+    momentum=st.floats(0.0, 0.9),
+    temperature=st.floats(0.03, 2.0),
+)
 @settings(max_examples=12, deadline=None)
 def test_it_is_the_literal_loss_and_moves_the_classes(seed, videos, clip, lam, negatives, momentum, temperature):
     labels = people(videos, clip, seed)
@@ -174,9 +179,13 @@ def test_it_is_the_literal_loss_and_moves_the_classes(seed, videos, clip, lam, n
 
 
 @given(
-    seed=SEEDS, lengths=st.lists(st.integers(1, 7), min_size=2, max_size=4), clip=st.integers(2, 3),
-    stride=st.integers(1, 4), top=st.floats(0.0, 1.0), at_once=st.sampled_from([1, 40, 10**6]),
-)  # fmt: skip
+    seed=SEEDS,
+    lengths=st.lists(st.integers(1, 7), min_size=2, max_size=4),
+    clip=st.integers(2, 3),
+    stride=st.integers(1, 4),
+    top=st.floats(0.0, 1.0),
+    at_once=st.sampled_from([1, 40, 10**6]),
+)
 @settings(max_examples=40, deadline=None)
 def test_videos_are_as_similar_as_the_literal_best_of_their_snippets(seed, lengths, clip, stride, top, at_once):
     method = cae(people(2, clip), clip, seed, stride=stride, top=top).eval()
@@ -246,9 +255,7 @@ def test_the_lstm_sees_the_order_of_frames_and_only_through_it_does_it_count():
 # --- snippets and the best of their pairs
 
 
-@given(
-    st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3)
-)  # fmt: skip
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
 @settings(deadline=None)
 def test_snippets_are_those_cut_one_by_one(lengths, clip, stride, gap):
     first = torch.tensor([0, *(length + gap for length in lengths[:-1])]).cumsum(0)

@@ -177,8 +177,9 @@ def test_divide_mix_by_its_formula():
         expected = expected + fit + 3.0 * 0.5 * apart + even
     torch.testing.assert_close(found, expected)
     with torch.no_grad():
-        losses = torch.stack([F.cross_entropy(network(inputs), given.labels, reduction="none")
-                              for network in (one.network, one.peer)])  # fmt: skip
+        losses = torch.stack(
+            [F.cross_entropy(network(inputs), given.labels, reduction="none") for network in (one.network, one.peer)]
+        )
     torch.testing.assert_close(method.losses, losses)
 
 
@@ -239,11 +240,17 @@ def test_ogc_fits_when_its_queue_of_the_latest_losses_is_full():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("vol-min-net", {"lam": -1.0}), ("sop", {"std": 0.0}), ("sop", {"lr_u": -1.0}), ("pes", {"warm": 0.0}),
-        ("pes", {"warm": 0.6, "refine": 0.5}), ("divide-mix", {"alpha": 0.0}), ("divide-mix", {"threshold": 1.0}),
-        ("gradient-clipping", {"excess": 0.0}), ("gradient-clipping", {"every": 0}),
+        ("vol-min-net", {"lam": -1.0}),
+        ("sop", {"std": 0.0}),
+        ("sop", {"lr_u": -1.0}),
+        ("pes", {"warm": 0.0}),
+        ("pes", {"warm": 0.6, "refine": 0.5}),
+        ("divide-mix", {"alpha": 0.0}),
+        ("divide-mix", {"threshold": 1.0}),
+        ("gradient-clipping", {"excess": 0.0}),
+        ("gradient-clipping", {"every": 0}),
     ],
-)  # fmt: skip
+)
 def test_hyperparameters_out_of_bounds_are_refused(name, options):
     with pytest.raises(ValueError, match=r"not allowed|leave no training"):
         make(name, problem()[0], **options)

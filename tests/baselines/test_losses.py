@@ -177,8 +177,9 @@ def test_normalised_passive_losses_are_shares_of_the_sum_over_all_labels(classes
     normalized = losses("active-passive", logits, labels, passive=f"N{passive}", **options)
     torch.testing.assert_close(normalized, share)
     rce = losses("active-passive", logits, labels, passive="RCE", **options)
-    torch.testing.assert_close(losses("active-passive", logits, labels, passive="NRCE", **options),
-                               rce / (4 * (classes - 1)))  # fmt: skip
+    torch.testing.assert_close(
+        losses("active-passive", logits, labels, passive="NRCE", **options), rce / (4 * (classes - 1))
+    )
 
 
 @given(seed=SEEDS, gamma=st.floats(0.0, 3.0))

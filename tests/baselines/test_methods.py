@@ -319,9 +319,13 @@ def test_labels_of_examples_that_were_not_seen_stay():
 
 
 @given(
-    a=st.floats(1.5, 4.0), b=st.floats(15.0, 40.0), c=st.floats(15.0, 40.0), d=st.floats(1.5, 4.0),
-    share=st.floats(0.25, 0.75), seed=st.integers(0, 1000),
-)  # fmt: skip
+    a=st.floats(1.5, 4.0),
+    b=st.floats(15.0, 40.0),
+    c=st.floats(15.0, 40.0),
+    d=st.floats(1.5, 4.0),
+    share=st.floats(0.25, 0.75),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=15, deadline=None)
 def test_beta_mixture_recovers_planted_components_that_lie_apart(a, b, c, d, share, seed):
     """Where they overlap much, the moments that the authors match instead of the likelihood are biased."""
@@ -361,8 +365,10 @@ def test_the_phases_and_the_temperature_of_mixup_bootstrapping_are_the_releases(
     method = make("mixup-bootstrapping", problem()[0])
     assert method.phase(0.5) == "mixup"  # no loss has been looked at
     method.known.fill_(True)
-    begins = {phase: min(e for e in range(105, 300) if method.phase(e / 300) == phase)
-              for phase in ("dynamic mixup", "bootstrapping")}  # fmt: skip
+    begins = {
+        phase: min(e for e in range(105, 300) if method.phase(e / 300) == phase)
+        for phase in ("dynamic mixup", "bootstrapping")
+    }
     assert begins == {"dynamic mixup": 105, "bootstrapping": 110}
     epochs = (0, 110, 155, 200, 299)
     assert [method.temperature(e / 300) for e in epochs] == pytest.approx([1.0, 1.0, 0.5005, 0.001, 0.001])

@@ -65,9 +65,7 @@ def literal_osm_caa(logits, features, labels, sigma, alpha, lam):
     return (1.0 - lam) * means[0] + lam * means[1] + entropy
 
 
-@given(
-    seed=SEEDS, n=st.integers(2, 8), sigma=st.floats(0.3, 3.0), alpha=st.floats(0.1, 2.0), lam=st.floats(0.0, 1.0)
-)  # fmt: skip
+@given(seed=SEEDS, n=st.integers(2, 8), sigma=st.floats(0.3, 3.0), alpha=st.floats(0.1, 2.0), lam=st.floats(0.0, 1.0))
 @settings(max_examples=40, deadline=None)
 def test_osm_caa_is_the_literal_loss_and_its_weights_are_constants(seed, n, sigma, alpha, lam):
     logits, labels = 2.0 * random(n, CLASSES, seed=seed), random_labels(n, seed)
@@ -186,9 +184,15 @@ def literal_drsa(method, maps, labels, clip):
 
 
 @given(
-    seed=SEEDS, videos=st.integers(1, 3), clip=st.integers(2, 3), height=st.integers(1, 3), width=st.integers(1, 2),
-    lam=st.floats(0.0, 3.0), momentum=st.floats(0.0, 0.9), temperature=st.floats(0.05, 2.0),
-)  # fmt: skip
+    seed=SEEDS,
+    videos=st.integers(1, 3),
+    clip=st.integers(2, 3),
+    height=st.integers(1, 3),
+    width=st.integers(1, 2),
+    lam=st.floats(0.0, 3.0),
+    momentum=st.floats(0.0, 0.9),
+    temperature=st.floats(0.05, 2.0),
+)
 @settings(max_examples=15, deadline=None)
 def test_drsa_is_the_literal_loss_and_moves_the_classes(seed, videos, clip, height, width, lam, momentum, temperature):
     labels = random_labels(videos, seed).repeat_interleave(clip)

@@ -294,9 +294,17 @@ def test_the_real_vehicles(shared_data):
     np.testing.assert_array_equal(np.bincount(split.train_labels), [500] * 10)
     np.testing.assert_array_equal(np.bincount(split.test_labels), [100] * 10)
     assert split.class_names == (
-        "bicycle", "bus", "lawn_mower", "motorcycle", "pickup_truck",
-        "rocket", "streetcar", "tank", "tractor", "train",
-    )  # fmt: skip
+        "bicycle",
+        "bus",
+        "lawn_mower",
+        "motorcycle",
+        "pickup_truck",
+        "rocket",
+        "streetcar",
+        "tank",
+        "tractor",
+        "train",
+    )
 
 
 def test_the_real_cifar10_with_human_labels(shared_data):

@@ -72,10 +72,18 @@ def _lines(base, name, change):
 def test_every_fault_is_named_and_counted_at_once_or_left_out(copy):
     base, keys = copy
     train, test = keys["noisy_train"], keys["clean_test"]
-    _lines(base, "noisy_label_kv.txt", lambda lines: [
-        *(line for line in lines if not line.startswith((train[0], train[1], train[2]))),
-        f"{train[1]} 14", f"{train[2]} 3", f"{train[2]} 4", "what is this", f"{train[9]} three",
-    ])  # fmt: skip
+    _lines(
+        base,
+        "noisy_label_kv.txt",
+        lambda lines: [
+            *(line for line in lines if not line.startswith((train[0], train[1], train[2]))),
+            f"{train[1]} 14",
+            f"{train[2]} 3",
+            f"{train[2]} 4",
+            "what is this",
+            f"{train[9]} three",
+        ],
+    )
     _lines(base, "noisy_train_key_list.txt", lambda lines: [*lines, train[5], train[5], "", "images/../../etc/x.jpg"])
     _lines(base, "clean_val_key_list.txt", lambda lines: [*lines, test[0]])
     (base / train[4]).unlink()

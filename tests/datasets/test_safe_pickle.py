@@ -140,10 +140,14 @@ HUNGRY = {
     "a tuple that doubles": b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (k, k, k + 1) for k in range(40)) + b".",
     "text that claims to be long": b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"a.",
     "a place in memory far away": b"\x80\x02Nr\xff\xff\xff\x7f",
-    "the same bytes copied": b"\x80\x02]X\x10'\x00\x00" + b"a" * 10000 + b"q\x000"
-    + b"(" + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 10000 + b"e.",
+    "the same bytes copied": b"\x80\x02]X\x10'\x00\x00"
+    + b"a" * 10000
+    + b"q\x000"
+    + b"("
+    + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 10000
+    + b"e.",
     "an array without content": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR.",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("content", HUNGRY.values(), ids=HUNGRY)

@@ -171,16 +171,33 @@ def test_an_ambiguous_number_is_read_as_the_other_numbers_of_its_file(tmp_path):
 
 
 def test_an_encoder_of_before_is_read_and_other_spellings_of_its_levels_are_known():
-    encoder = TableEncoder.from_dict({"columns": [
-        {"kind": "numbers", "name": "n", "median": 1.0, "scale": 2.0, "mean": 0.5, "deviation": 0.5, "gaps": True},
-        {"kind": "levels", "name": "flag", "levels": ["False", "True"]},
-        {"kind": "levels", "name": "code", "levels": ["1", "2", None]},
-    ]})  # fmt: skip
+    encoder = TableEncoder.from_dict(
+        {
+            "columns": [
+                {
+                    "kind": "numbers",
+                    "name": "n",
+                    "median": 1.0,
+                    "scale": 2.0,
+                    "mean": 0.5,
+                    "deviation": 0.5,
+                    "gaps": True,
+                },
+                {"kind": "levels", "name": "flag", "levels": ["False", "True"]},
+                {"kind": "levels", "name": "code", "levels": ["1", "2", None]},
+            ]
+        }
+    )
     assert [type(column) for column in encoder.columns] == [NumericColumn, LevelsColumn, LevelsColumn]
     expected = [[0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0], [2.0 / 2 - 1, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]]
     expected[1][0] = (2 / 2.0 - 0.5) / 0.5
-    for flags, codes in (([0, 1], [2.0, 1.0]), ([False, True], [2, 1]), (["false", "TRUE"], ["2.0", "1"]),
-                         (["0", "1"], ["2", "1.0"]), ([0.0, 1.0], ["2", "1"])):  # fmt: skip
+    for flags, codes in (
+        ([0, 1], [2.0, 1.0]),
+        ([False, True], [2, 1]),
+        (["false", "TRUE"], ["2.0", "1"]),
+        (["0", "1"], ["2", "1.0"]),
+        ([0.0, 1.0], ["2", "1"]),
+    ):
         rows = encoder.transform(pd.DataFrame({"n": [1.0, 2.0], "flag": flags, "code": codes}))
         np.testing.assert_allclose(rows, expected)
 

@@ -134,10 +134,14 @@ def test_more_than_a_hundred_classes_are_classes_and_names_of_rows_are_not(tmp_p
 
 
 def test_everything_that_forbids_a_table_is_said_at_once_in_the_words_of_the_door(tmp_path):
-    frame = pd.DataFrame({
-        "x": [np.inf, *np.arange(59) / 7], "town": [f"t{i % 30}" for i in range(60)], "odd": [[1]] * 60,
-        "y": ["a", "b", None] * 20,
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "x": [np.inf, *np.arange(59) / 7],
+            "town": [f"t{i % 30}" for i in range(60)],
+            "odd": [[1]] * 60,
+            "y": ["a", "b", None] * 20,
+        }
+    )
     from emphasis.datasets.table_columns import ColumnOptions
 
     options = TableOptions(labels=LabelOptions(unlabeled="error"), columns=ColumnOptions(max_levels=10))

@@ -11,9 +11,11 @@ pd = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
 
 COLUMNS = {
-    "x": [1.5, 2.5, None, 4.0], "town": ["Ulm", "Bern", None, "Ulm"], "flag": [True, False, True, True],
+    "x": [1.5, 2.5, None, 4.0],
+    "town": ["Ulm", "Bern", None, "Ulm"],
+    "flag": [True, False, True, True],
     "y": ["010", "10", "010", None],
-}  # fmt: skip
+}
 
 
 def test_tables_of_all_libraries_are_the_same_table(tmp_path):

@@ -192,8 +192,12 @@ def ask(address, host, **headers):
         ]
         if headers:
             lines[-1] = "Connection: Upgrade"
-            lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-                      "Sec-WebSocket-Protocol: bokeh, token"]  # fmt: skip
+            lines += [
+                "Upgrade: websocket",
+                "Sec-WebSocket-Version: 13",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                "Sec-WebSocket-Protocol: bokeh, token",
+            ]
             lines += [f"{name}: {value.format(port=port)}" for name, value in headers.items()]
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         return int(connection.makefile("rb").readline().split()[1])

@@ -47,8 +47,15 @@ def test_rows_hold_margins_shares_and_predictions_of_every_example(tmp_path, wei
         assert np.array_equal(read.predicted[row][at], logits.argmax(1).numpy())
         assert np.array_equal(read.labels[at], labels.numpy())
         inside = subset[at]
-        steps.append([weight.sum() ** 2 / (weight**2).sum() / len(at), weight.mean(), W.emphasis_variance(p),
-                      weight[inside].sum() / weight.sum(), inside.mean()])  # fmt: skip
+        steps.append(
+            [
+                weight.sum() ** 2 / (weight**2).sum() / len(at),
+                weight.mean(),
+                W.emphasis_variance(p),
+                weight[inside].sum() / weight.sum(),
+                inside.mean(),
+            ]
+        )
     assert read.columns == ["effective_share", "mean_weight", "emphasis_variance", "share of first", "part of first"]
     np.testing.assert_allclose(read.steps, steps, rtol=2e-4)
 

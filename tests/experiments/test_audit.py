@@ -226,8 +226,21 @@ def test_a_folder_of_images_is_audited_file_by_file(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(folder / f"{number:04d}.png")
         wrong[f"{given}/{number:04d}.png"] = given != label
-    command = ["audit", str(tmp_path / "photos"), "--size", "8", "--channels", "1", "--iterations", "100",
-               "--set", "network.widths=[8,16]", *HOW, "--out", str(tmp_path / "run")]  # fmt: skip
+    command = [
+        "audit",
+        str(tmp_path / "photos"),
+        "--size",
+        "8",
+        "--channels",
+        "1",
+        "--iterations",
+        "100",
+        "--set",
+        "network.widths=[8,16]",
+        *HOW,
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main(command) == 0
     rows = ranked(tmp_path / "run")
     assert {row["source"] for row in rows} == set(wrong)
@@ -337,8 +350,14 @@ def test_what_is_odd_about_a_table_is_said_and_stands_on_the_page_with_rows_as_i
     assert main([*command, "--set", "solver.learning_rate=0.1", "--no-progress"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     page = (tmp_path / "a" / "audit.html").read_text()
-    for part in ("separator semicolon", "is empty in 1 of 60 rows (row 4): left out", "the first column has no name",
-                 "use it with --keep", "spells one class in 2 ways", "59 of 60 rows are used"):  # fmt: skip
+    for part in (
+        "separator semicolon",
+        "is empty in 1 of 60 rows (row 4): left out",
+        "the first column has no name",
+        "use it with --keep",
+        "spells one class in 2 ways",
+        "59 of 60 rows are used",
+    ):
         assert part in said
         assert part in page
     suspects = pd.read_csv(tmp_path / "a" / "suspects.csv", dtype=str)

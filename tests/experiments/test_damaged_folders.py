@@ -180,10 +180,13 @@ def test_damaged_probabilities_are_named_or_passed_over(tmp_path, capsys):
 
 def test_an_own_recipe_that_is_no_toml_is_named(tmp_path, capsys):
     for name, content in {
-        "bytes": b"\xff\xfe", "deep": b"a = " + b"[" * 100_000, "dotted": b".".join([b"a"] * 2000) + b" = 1",
-        "digits": b"seeds = " + b"9" * 5000, "half": b'name = "a',
+        "bytes": b"\xff\xfe",
+        "deep": b"a = " + b"[" * 100_000,
+        "dotted": b".".join([b"a"] * 2000) + b" = 1",
+        "digits": b"seeds = " + b"9" * 5000,
+        "half": b'name = "a',
         "date": b'extends = "digits"\n[dataset]\nx = 2020-01-01\n',
-    }.items():  # fmt: skip
+    }.items():
         path = tmp_path / f"{name}.toml"
         path.write_bytes(content)
         for command in (["run"], ["audit"], ["tune"], ["search", "--method", "DM 0.5/8 integral"]):
@@ -212,9 +215,12 @@ def test_a_damaged_model_is_named_by_predict(tmp_path, capsys):
     manifest = tmp_path / "fit" / "model" / "manifest.json"
     text = manifest.read_text()
     for content, said in (
-        (text[:-20], "not valid JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "nested too deep"),
-        (text.replace('"u"', '"w"'), "its checksum"), (text.replace('"format": 3', '"format": 4'), "is of format 4"),
-    ):  # fmt: skip
+        (text[:-20], "not valid JSON"),
+        ("[1]", "not a JSON object"),
+        ("[" * 100_000, "nested too deep"),
+        (text.replace('"u"', '"w"'), "its checksum"),
+        (text.replace('"format": 3', '"format": 4'), "is of format 4"),
+    ):
         manifest.write_text(content)
         refused(capsys, ["predict", str(tmp_path / "fit"), str(tmp_path / "t.csv")], manifest, said)
 

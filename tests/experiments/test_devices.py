@@ -19,8 +19,21 @@ from emphasis.cli.main import main
 from emphasis.training.settings import Execution, number_of_ranks
 
 RECIPE = 'extends = "digits"\nname = "devices"\nfigures = []\nseeds = 1\n[network]\ndropout = 1e-12\n'  # next to none
-OPTIONS = ["--methods", "DM 0.5/8 integral", "--iterations", "150", "--threads", "1", "--workers", "1", "--accelerator",
-           "cpu", "--no-progress", "--checkpoint-seconds", "0.1"]  # fmt: skip
+OPTIONS = [
+    "--methods",
+    "DM 0.5/8 integral",
+    "--iterations",
+    "150",
+    "--threads",
+    "1",
+    "--workers",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--no-progress",
+    "--checkpoint-seconds",
+    "0.1",
+]
 
 
 def _row(folder):
@@ -100,8 +113,20 @@ def test_ranks_that_are_asked_to_end_write_a_checkpoint_and_end_together(tmp_pat
     (tmp_path / "own.py").write_text(OWN)
     methods = 'methods = [{ name = "CCE", training = { name = "own.py:Own" } }]\n'
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("[network]", f"{methods}[network]"))
-    command = ["emphasis", "run", "recipe.toml", *OPTIONS[4:-2], "--iterations", "100000", "--out", "run", "--strategy",
-               strategy, "--checkpoint-seconds", "1000"]  # fmt: skip
+    command = [
+        "emphasis",
+        "run",
+        "recipe.toml",
+        *OPTIONS[4:-2],
+        "--iterations",
+        "100000",
+        "--out",
+        "run",
+        "--strategy",
+        strategy,
+        "--checkpoint-seconds",
+        "1000",
+    ]
     if asked == "torchrun":
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))

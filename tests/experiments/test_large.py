@@ -139,11 +139,17 @@ def test_table3_starts_from_imagenet_s_parameters_and_sees_images_as_they_did(sm
     assert cell.network.options == {"pretrained": "resnet50-0676ba61.pth"}
     assert (cell.dataset.augment, cell.evaluation.train_size) == (True, 10_000)
     assert {key: datasets.options("clothing1m")[key] for key in ("test", "resize", "size", "complete")} == {
-        "test": "test", "resize": 256, "size": 224, "complete": True,
-    }  # fmt: skip
+        "test": "test",
+        "resize": 256,
+        "size": 224,
+        "complete": True,
+    }
     recipe = tmp_path / "resnet.toml"
-    recipe.write_text(SMALL.replace('name = "small-cnn"\nwidths = [8, 16]', 'name = "resnet50"').replace("32", "36", 1)
-                      .replace("28", "32", 1))  # fmt: skip
+    recipe.write_text(
+        SMALL.replace('name = "small-cnn"\nwidths = [8, 16]', 'name = "resnet50"')
+        .replace("32", "36", 1)
+        .replace("28", "32", 1)
+    )
     said = fails(capsys, ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--out", str(tmp_path / "run")])
     assert "resnet50 starts from the parameters in " in said
     assert "resnet50-0676ba61.pth', which is not a file: put a state dict there" in said

@@ -24,9 +24,11 @@ from emphasis.experiments.studies.search import search
 from emphasis.experiments.studies.space import Vary
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
-HEAD = TINY.split("[[methods]]")[0].replace('seeds = 2', 'seeds = 2\ncompare = ["DM"]').replace(
-    "iterations = 400", "iterations = 100"
-)  # fmt: skip
+HEAD = (
+    TINY.split("[[methods]]")[0]
+    .replace("seeds = 2", 'seeds = 2\ncompare = ["DM"]')
+    .replace("iterations = 400", "iterations = 100")
+)
 ROWS = """
 [[methods]]
 name = "CCE"
@@ -109,8 +111,18 @@ def test_plain_data_and_back_are_the_same_cells():
 
 def test_a_run_that_is_killed_goes_on_and_ends_alike(finished, tmp_path):
     recipe, whole = finished
-    command = [sys.executable, "-m", "emphasis", "run", str(recipe), *HOW, "--out", str(tmp_path / "run"),
-               "--checkpoint-seconds", "0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "emphasis",
+        "run",
+        str(recipe),
+        *HOW,
+        "--out",
+        str(tmp_path / "run"),
+        "--checkpoint-seconds",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "run").glob("cells/*.jsonl"))) < 2:  # the losses' job, and one method's

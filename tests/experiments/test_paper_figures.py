@@ -43,8 +43,11 @@ def test_figure_1b_needs_no_run():
     figure, folder = draw_figure("1b")
     assert folder is None
     assert [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")] == [
-        "CCE()", "MAE()", "MSE()", "GCE(q=0.7)",
-    ]  # fmt: skip
+        "CCE()",
+        "MAE()",
+        "MSE()",
+        "GCE(q=0.7)",
+    ]
     assert [line.get_xdata()[0] for line in figure.axes[1].lines if len(line.get_xdata()) == 1] == pytest.approx(
         [0, 1 / 3, 1 / 2, 2 / 3]
     )
@@ -56,10 +59,17 @@ def test_figure_1b_needs_no_run():
         ("2a", [f"r = {rate}: {method}" for rate in (0.2, 0.4) for method in ("CCE", "DM 0", "DM 1")]),
         ("2b", ["r = 0.2", "r = 0.4"]),
         ("6", ["Emphasis mode of 0", "Emphasis mode of 1"]),
-        ("10", ["r = 0.2: Test", "r = 0.2: Training, labels as given", "r = 0.4: Test",
-                "r = 0.4: Training, labels as given"]),
+        (
+            "10",
+            [
+                "r = 0.2: Test",
+                "r = 0.2: Training, labels as given",
+                "r = 0.4: Test",
+                "r = 0.4: Training, labels as given",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_figure_has_the_panels_of_its_run(made, name, titles):
     figure, _ = draw_figure(name, made)
     assert [axis.get_title("left") for axis in figure.axes if axis.get_visible()] == titles

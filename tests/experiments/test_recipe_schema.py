@@ -84,9 +84,15 @@ def test_limited_keeps_cells_and_figures_of_what_is_left(data, name):
 def test_changed_settings_hold_in_every_cell(seeds, rate, iterations, width, text):
     recipe = parse_recipe(text)
     changed = recipe.changed(
-        {"seeds": seeds, "noise.rate": rate, "solver.iterations": iterations, "network.hidden": [width, 3],
-         "solver.schedule.policy": "inv", "precision": "bf16-mixed"}
-    )  # fmt: skip
+        {
+            "seeds": seeds,
+            "noise.rate": rate,
+            "solver.iterations": iterations,
+            "network.hidden": [width, 3],
+            "solver.schedule.policy": "inv",
+            "precision": "bf16-mixed",
+        }
+    )
     cells = list(changed.cells())
     assert {cell.seed for cell in cells} == set(range(seeds))
     for cell in cells:
@@ -182,19 +188,31 @@ def test_weightings_are_replaced_whole():
         ('group = "Losses"', 'at = { "r = 0.3" = {} }', "CCE: condition='r = 0.3' is not allowed; use one of"),
         ('group = "Losses"', 'only = ["r = 0.3"]', "CCE: condition='r = 0.3' is not allowed; use one of"),
         ('group = "Losses"', 'at = { "" = { seeds = 3 } }', "tiny / CCE: unknown setting 'seeds'; a method may set"),
-        ('group = "Losses"', 'noise = { rate = 0.1 }', r"tiny: methods\[0\]: unknown setting 'noise'"),
-        ("[network]", "[paper]\nfinal_test_accuracy = { CCE = [1.0, 2.0] }\n[network]",
-         "tiny: paper.final_test_accuracy: CCE has 2 figures for 1 conditions; give one for each, nan where"),
-        ("[network]", "[paper]\nfinal_test_accuracy = { CEC = [1.0] }\n[network]",
-         "tiny: paper.final_test_accuracy: there is no method 'CEC'; did you mean 'CCE'"),
+        ('group = "Losses"', "noise = { rate = 0.1 }", r"tiny: methods\[0\]: unknown setting 'noise'"),
+        (
+            "[network]",
+            "[paper]\nfinal_test_accuracy = { CCE = [1.0, 2.0] }\n[network]",
+            "tiny: paper.final_test_accuracy: CCE has 2 figures for 1 conditions; give one for each, nan where",
+        ),
+        (
+            "[network]",
+            "[paper]\nfinal_test_accuracy = { CEC = [1.0] }\n[network]",
+            "tiny: paper.final_test_accuracy: there is no method 'CEC'; did you mean 'CCE'",
+        ),
         ("[network]", "[paper_spread]\nCCE = []\n[network]", "tiny: paper_spread: CCE has 0 figures for 1 conditions"),
-        ("[network]", '[[reported]]\nname = "SL"\ngroup = "g"\nvalues = [1, 2]\n[network]',
-         "tiny: reported: SL has 2 figures for 1 conditions"),
-        ("[network]", '[scaled]\ntitle = "t"\ncost = "c"\ndeviations = "d"\nmethods = ["CEC"]\n[network]',
-         "tiny has no method 'CEC'; did you mean 'CCE'"),
+        (
+            "[network]",
+            '[[reported]]\nname = "SL"\ngroup = "g"\nvalues = [1, 2]\n[network]',
+            "tiny: reported: SL has 2 figures for 1 conditions",
+        ),
+        (
+            "[network]",
+            '[scaled]\ntitle = "t"\ncost = "c"\ndeviations = "d"\nmethods = ["CEC"]\n[network]',
+            "tiny has no method 'CEC'; did you mean 'CCE'",
+        ),
         ("[network]", '[scaled]\ntitle = "t"\ncost = "c"\n[network]', "scaled: the setting 'deviations' is missing"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(old, new, message):
     assert old in TINY
     with pytest.raises(RecipeError, match=message):
@@ -229,8 +247,12 @@ def test_limits_that_leave_nothing_are_named():
     columns = "".join(f'[[conditions]]\nname = "{name}"\n' for name in "ab")
     only = parse_recipe(TINY.replace('group = "Losses"', 'only = ["a"]') + columns)
     assert [(cell.condition, cell.method) for cell in only.cells()][::2] == [
-        ("a", "CCE"), ("a", "DM"), ("a", "Vanishing DM"), ("b", "DM"), ("b", "Vanishing DM"),
-    ]  # fmt: skip
+        ("a", "CCE"),
+        ("a", "DM"),
+        ("a", "Vanishing DM"),
+        ("b", "DM"),
+        ("b", "Vanishing DM"),
+    ]
     assert only.limited(["b"]).baseline == "DM"
     with pytest.raises(RecipeError, match="tiny has no method CCE in b"):
         only.limited(["b"], ["CCE"])
@@ -267,5 +289,8 @@ def test_asymmetric_noise_of_100_classes_is_of_superclasses_or_of_blocks_of_five
         assert (group[noisy] == group[labels]).all()
     assert (groups["superclass_swap"][noisy] != groups["superclass_swap"][labels])[moved].mean() > 0.5
     with pytest.raises(ValueError, match="blocks of five classes, the data has 4"):
-        corrupted(replace(split, train_labels=labels % 4, test_labels=labels[:1] % 4, num_classes=4), Noise(
-            "block_swap", rate=0.1), 0)  # fmt: skip
+        corrupted(
+            replace(split, train_labels=labels % 4, test_labels=labels[:1] % 4, num_classes=4),
+            Noise("block_swap", rate=0.1),
+            0,
+        )

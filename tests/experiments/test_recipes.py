@@ -226,19 +226,45 @@ def test_table_9_is_the_papers(name):
 def test_networks_are_as_many_as_rows_times_columns_times_seeds():
     networks = {name: len(list(load_recipe(name).cells())) for name in NAMES}
     assert networks == {
-        "cifar10n": 4, "digits": 16 * 5, "figure10": 6, "figure11": 6, "figure2": 5, "figure2c": 16 * 5 * 4,
-        "figure5": 4 * 9, "figure6": 17,
-        "figure7": 17, "figure8": 17, "figure9": 17, "noisy-benchmark": 38 * (3 * 5 + 2),
-        "schedules": 8 * 3 * 5, "table1": 7 * 18,
-        "table2": 4 * 18, "table3": 18, "table4": 9,
-        "table5": 5 * 18 * 5, "table5-sample": 5 * 18 * 5, "table5-sorted": 5 * 18 * 5, "table6": 10 * 5,
-        "table7": 6 * 7, "table8": 2 * 10, "table9": 4 * 9,
-    }  # fmt: skip
+        "cifar10n": 4,
+        "digits": 16 * 5,
+        "figure10": 6,
+        "figure11": 6,
+        "figure2": 5,
+        "figure2c": 16 * 5 * 4,
+        "figure5": 4 * 9,
+        "figure6": 17,
+        "figure7": 17,
+        "figure8": 17,
+        "figure9": 17,
+        "noisy-benchmark": 38 * (3 * 5 + 2),
+        "schedules": 8 * 3 * 5,
+        "table1": 7 * 18,
+        "table2": 4 * 18,
+        "table3": 18,
+        "table4": 9,
+        "table5": 5 * 18 * 5,
+        "table5-sample": 5 * 18 * 5,
+        "table5-sorted": 5 * 18 * 5,
+        "table6": 10 * 5,
+        "table7": 6 * 7,
+        "table8": 2 * 10,
+        "table9": 4 * 9,
+    }
     scaled = {name: load_recipe(name).scaled_down() for name in NAMES if load_recipe(name).scaled}
     assert {name: len(list(recipe.cells())) for name, recipe in scaled.items()} == {
-        "cifar10n": 4 * 2, "figure2": 4 * 2, "figure5": 5 * 2, "figure6": 17, "figure7": 17, "figure8": 17,
-        "figure9": 17, "figure10": 6 * 2, "figure11": 6 * 2, "table8": 2 * 10 * 2, "table9": 5 * 2,
-    }  # fmt: skip
+        "cifar10n": 4 * 2,
+        "figure2": 4 * 2,
+        "figure5": 5 * 2,
+        "figure6": 17,
+        "figure7": 17,
+        "figure8": 17,
+        "figure9": 17,
+        "figure10": 6 * 2,
+        "figure11": 6 * 2,
+        "table8": 2 * 10 * 2,
+        "table9": 5 * 2,
+    }
     for name, count in networks.items():
         if name != "digits":
             assert re.match(rf"{count} networks|40 networks, and 10 ", load_recipe(name).cost), name
@@ -453,18 +479,28 @@ def test_scaled_parts_shorten_and_change_nothing_else():
     for cell in table8.cells():
         solver = cell.solver
         assert (cell.network.name, solver.iterations, solver.batch_size, solver.momentum) == (
-            "small-cnn", 1600, 128, 0.9,
-        )  # fmt: skip
+            "small-cnn",
+            1600,
+            128,
+            0.9,
+        )
         steps = [solver.schedule.scale(i) for i in (0, 799, 800, 1199, 1200, 1599)]
         assert steps == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     table9 = load_recipe("table9").scaled_down()
     assert table9.condition_names == ["r = 0.4"]
     assert [m.name for m in table9.methods] == [
-        "CCE", "DM lam=0.5", "DM lam=0.5, released", "GCE", "Vanishing DM lam=0.5",
-    ]  # fmt: skip
+        "CCE",
+        "DM lam=0.5",
+        "DM lam=0.5, released",
+        "GCE",
+        "Vanishing DM lam=0.5",
+    ]
     assert {cell.objective.weighting for cell in table9.cells()} == {
-        CCE(), GCE(0.7), DM(lam=0.5, beta=12), DM(lam=0.5, beta=12, vanishing=True),
-    }  # fmt: skip
+        CCE(),
+        GCE(0.7),
+        DM(lam=0.5, beta=12),
+        DM(lam=0.5, beta=12, vanishing=True),
+    }
     assert table9.paper_value(FINAL, "DM lam=0.5", "r = 0.4") == 79.9
     assert math.isnan(table9.paper_value(FINAL, "GCE", "r = 0.4"))
     with pytest.raises(RecipeError, match="table1 has no scaled form; run it as it is"):

@@ -207,9 +207,17 @@ def test_committed_results_are_enough_for_every_figure_and_table(tmp_path, capsy
     assert "r = 0.4: DM is best" in " ".join(out.split())
     made = sorted(path.name for path in folder.iterdir())
     assert made == [
-        "curves.png", "emphasis-1.png", "emphasis-2.png", "modes.png", "probabilities-1.png", "probabilities-2.png",
-        "report.html", "results.jsonl", "run.json", "table.csv",
-    ]  # fmt: skip
+        "curves.png",
+        "emphasis-1.png",
+        "emphasis-2.png",
+        "modes.png",
+        "probabilities-1.png",
+        "probabilities-2.png",
+        "report.html",
+        "results.jsonl",
+        "run.json",
+        "table.csv",
+    ]
     assert (folder / "report.html").read_text().count("data:image/png") == 6
     assert read_rows(folder / "results.jsonl") == rows
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

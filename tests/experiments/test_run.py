@@ -296,8 +296,23 @@ def test_two_processes_in_one_folder_train_nothing_twice(two, tmp_path):
 def test_two_searches_in_one_folder_share_their_trials(tmp_path):
     pytest.importorskip("optuna")
     alone, folder, logs = tmp_path / "alone", tmp_path / "both", [tmp_path / "a", tmp_path / "b"]
-    search = ["search", RECIPE, "--method", "DM", "--trials", "4", "--batch", "2", "--seeds", "2", "--iterations", "60",
-              "--set", "network.dropout=0.1", *ONE_PROCESS]  # fmt: skip
+    search = [
+        "search",
+        RECIPE,
+        "--method",
+        "DM",
+        "--trials",
+        "4",
+        "--batch",
+        "2",
+        "--seeds",
+        "2",
+        "--iterations",
+        "60",
+        "--set",
+        "network.dropout=0.1",
+        *ONE_PROCESS,
+    ]
     assert main([*search, "--out", str(alone)]) == 0
     assert _forks(BOTH, [*search, "--out", str(folder)], list(map(str, logs))) == [0, 0]
     trained = re.findall(r"TRAINS (\w+)", logs[0].read_text() + logs[1].read_text())

@@ -144,9 +144,17 @@ def test_what_to_vary_is_read(text, vary):
 
 @pytest.mark.parametrize(
     "text",
-    ["beta=1,2", "weighting.beta", "weighting.beta=", "weighting.beta=3:1", "weighting.beta=0:1:log", "dataset.name=a",
-     "weighting.beta=1:2:lin", "weighting.beta=a:b"],
-)  # fmt: skip
+    [
+        "beta=1,2",
+        "weighting.beta",
+        "weighting.beta=",
+        "weighting.beta=3:1",
+        "weighting.beta=0:1:log",
+        "dataset.name=a",
+        "weighting.beta=1:2:lin",
+        "weighting.beta=a:b",
+    ],
+)
 def test_what_cannot_be_varied_is_an_error_with_the_cure(text):
     with pytest.raises(RecipeError, match=r"use PART\.KEY=|use LOW:HIGH"):
         parse_vary(text)

@@ -89,8 +89,11 @@ def test_workers_that_are_asked_to_end_write_their_checkpoints(name, recipe, cap
     with Path("log").open("w") as log, Path("errors").open("w") as errors:
         running = subprocess.Popen(
             [sys.executable, "-m", "emphasis", *recipe, "--workers", "2", "--out", "run"],
-            stdout=log, stderr=errors, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            stdout=log,
+            stderr=errors,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     wait_for(lambda: len(list(Path().glob("begun-*"))) == 2, running)
     os.killpg(running.pid, number)
     Path("go").touch()

@@ -179,8 +179,19 @@ def test_a_folder_of_images(tmp_path):
         folder = tmp_path / "photos" / f"class{label}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"{number}.png")
-    command = ["tune", str(tmp_path / "photos"), "--size", "8", "--channels", "1", *HOW, "--iterations", "40",
-               "--set", "network.widths=[4, 8]"]  # fmt: skip
+    command = [
+        "tune",
+        str(tmp_path / "photos"),
+        "--size",
+        "8",
+        "--channels",
+        "1",
+        *HOW,
+        "--iterations",
+        "40",
+        "--set",
+        "network.widths=[4, 8]",
+    ]
     assert main([*command, "--trials", "2", "--folds", "1", "--out", str(tmp_path / "run")]) == 0
     assert told(tmp_path / "run")["trials"] == 2
 

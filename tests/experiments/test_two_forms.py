@@ -51,19 +51,25 @@ def test_the_first_form_shares_cross_entropys_rate_and_the_second_gives_each_its
     assert shared.choices.startswith("Learning rates: CCE's best in each condition, by 20%")
     assert rates_of(accuracies)[""]["DM"] == 0.01
     rows = run(replace(own, seeds=1), folder / "own", ONE_THREAD)
-    assert {row["method"]: row["solver"]["learning_rate"] for row in rows} == {"CCE": 0.1, "DM": 0.01,
-                                                                              "Vanishing DM": 0.1}  # fmt: skip
+    assert {row["method"]: row["solver"]["learning_rate"] for row in rows} == {
+        "CCE": 0.1,
+        "DM": 0.01,
+        "Vanishing DM": 0.1,
+    }
 
 
 def test_rates_are_chosen_condition_by_condition_and_keep_what_a_row_says_there():
     recipe = load_recipe("noisy-benchmark").limited(["digits 40 %", "MNIST 60 %"], ["CCE", "Self-paced"])
-    accuracies = {condition: {name: {0.01: 0.1, 0.1: 0.2} for name in ("CCE", "Self-paced")}
-                  for condition in recipe.condition_names}  # fmt: skip
+    accuracies = {
+        condition: {name: {0.01: 0.1, 0.1: 0.2} for name in ("CCE", "Self-paced")}
+        for condition in recipe.condition_names
+    }
     accuracies["MNIST 60 %"]["CCE"] = {0.01: 0.9, 0.1: 0.2}
     shared = in_form(recipe, accuracies, "shared-rate")
     assert {key[0]: rate for key, rate in rates_in(shared).items() if key[1] == "Self-paced"} == {
-        "MNIST 60 %": 0.01, "digits 40 %": 0.1,
-    }  # fmt: skip
+        "MNIST 60 %": 0.01,
+        "digits 40 %": 0.1,
+    }
     before = {(cell.condition, cell.method): cell.objective for cell in recipe.cells()}
     assert {(cell.condition, cell.method): cell.objective for cell in shared.cells()} == before
 

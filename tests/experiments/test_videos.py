@@ -231,5 +231,8 @@ def test_table4_has_the_papers_settings_of_section_4_3():
     cell = next(load_recipe("table4").cells())
     assert (cell.network.name, cell.dataset.name, cell.solver.clip) == ("googlenet-v2", "mars", 3)
     assert {key: datasets.options("mars")[key] for key in ("resize", "size", "missing", "broken")} == {
-        "resize": 256, "size": 224, "missing": "stop", "broken": "stop",
-    }  # fmt: skip
+        "resize": 256,
+        "size": 224,
+        "missing": "stop",
+        "broken": "stop",
+    }

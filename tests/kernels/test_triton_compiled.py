@@ -101,9 +101,16 @@ def starts(shape, dtype, of_targets):
 
 
 @on_host
-@pytest.mark.parametrize(("shape", "dtype"), [
-    ((128, 10), torch.float32), ((7, 1000), torch.float16), ((4, 32000), torch.bfloat16), ((2, 19, 70), torch.float32),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((128, 10), torch.float32),
+        ((7, 1000), torch.float16),
+        ((4, 32000), torch.bfloat16),
+        ((2, 19, 70), torch.float32),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("of_targets", [False, True])
 def test_every_kernel_compiles_and_starts_the_second_time_as_the_first(shape, dtype, of_targets, started, monkeypatch):
     """The interpreter takes Python that the compiler does not; and the short way to a launch has to be the long one."""
@@ -170,12 +177,21 @@ def test_a_compiler_knows_what_the_operators_return(given, reduction, is_batch):
 
 @on_host
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # torch asks for a compiler's default options
-@pytest.mark.parametrize(("is_batch", "of_labels", "of_targets"), [
-    (False, [("count", ["work"]), ("fused", ["out", "loss", "work", "pending"])],
-     [("count_targets", ["work"]), ("targets_fused", ["out", "loss", "work", "pending"])]),
-    (True, [("margins", ["state", "work"]), ("add_up", ["work", "loss", "pending"]), ("write", ["out"])],
-     [("targets_log_weights", ["work"]), ("add_up", ["work", "loss", "pending"]), ("targets_fused", ["out"])]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("is_batch", "of_labels", "of_targets"),
+    [
+        (
+            False,
+            [("count", ["work"]), ("fused", ["out", "loss", "work", "pending"])],
+            [("count_targets", ["work"]), ("targets_fused", ["out", "loss", "work", "pending"])],
+        ),
+        (
+            True,
+            [("margins", ["state", "work"]), ("add_up", ["work", "loss", "pending"]), ("write", ["out"])],
+            [("targets_log_weights", ["work"]), ("add_up", ["work", "loss", "pending"]), ("targets_fused", ["out"])],
+        ),
+    ],
+)
 def test_a_compiled_graph_holds_the_launches_and_copies_nothing(given, is_batch, of_labels, of_targets, started):
     """What a kernel is thought to write to is copied first, unless it is new: the logits must not be among that."""
     for of_library, own, more, wanted in zip(OPERATORS, given, ((IGNORED,), ()), (of_labels, of_targets), strict=True):
@@ -206,10 +222,23 @@ def test_a_compiler_knows_what_the_operators_return_for_a_weighting_that_depends
 @on_host
 def test_a_cache_of_compiled_graphs_knows_the_kernels_text():
     """What is in its key: another version's kernels must not be taken for these."""
-    found = {kernel.fn.__name__ for name in ("labels", "targets")
-             for kernel in get_triton_kernels_for_op(f"emphasis::loss_of_{name}_on_gpu")}  # fmt: skip
-    assert found == {"count", "fused", "margins", "add_up", "write", "count_targets", "targets_fused",
-                     "targets_log_weights", "likeliest", "add_classes"}  # fmt: skip
+    found = {
+        kernel.fn.__name__
+        for name in ("labels", "targets")
+        for kernel in get_triton_kernels_for_op(f"emphasis::loss_of_{name}_on_gpu")
+    }
+    assert found == {
+        "count",
+        "fused",
+        "margins",
+        "add_up",
+        "write",
+        "count_targets",
+        "targets_fused",
+        "targets_log_weights",
+        "likeliest",
+        "add_classes",
+    }
 
 
 @on_host

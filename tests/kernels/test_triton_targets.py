@@ -106,10 +106,11 @@ def test_the_weights_of_a_batch_sum_to_one(weighting, shape):
     unit = float64(factor)[:, None] * float64(class_weight)
     losses, derivative = expected(weighting, logits, targets, unit, True)
     every = sum(
-        float64(targets)[:, label] * unit[:, label]
+        float64(targets)[:, label]
+        * unit[:, label]
         * np.abs(weighting.derivative(float64(logits), np.full(shape[0], label), "auto")).sum(1)
         for label in range(shape[1])
-    ).sum()  # fmt: skip
+    ).sum()
     loss, _, got = compute(logits, targets, class_weight, factor, table, compact, is_batch=True)
     np.testing.assert_allclose(float64(loss), losses / every, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(got, derivative / every, rtol=1e-5, atol=2e-6 * np.abs(derivative).max() / every)
@@ -197,8 +198,10 @@ def test_weights_by_the_whole_batch_are_those_of_torch_operators(monkeypatch, so
     logits = (4.0 * torch.randn(21, 37, generator=generator)).to(DEVICE)
     labels = torch.randint(37, (21,), generator=generator)
     labels = torch.softmax(2.0 * torch.randn(21, 37, generator=generator), 1) if soft else labels
-    weights = {"class_weight": torch.rand(37, generator=generator).to(DEVICE),
-               "sample_weight": torch.rand(21, generator=generator).to(DEVICE)}  # fmt: skip
+    weights = {
+        "class_weight": torch.rand(37, generator=generator).to(DEVICE),
+        "sample_weight": torch.rand(21, generator=generator).to(DEVICE),
+    }
     found = []
     for backend in (GPU, OPERATORS):
         monkeypatch.setattr(_fused, "backend_on", lambda _, backend=backend: backend)

@@ -32,9 +32,11 @@ def test_cifar_resnets_have_the_published_size(depth, published_millions, exact)
     convolutions = 9 * (
         3 * 16
         + 2 * n * 16 * 16  # 2n convolutions in each stage
-        + 16 * 32 + (2 * n - 1) * 32 * 32
-        + 32 * 64 + (2 * n - 1) * 64 * 64
-    )  # fmt: skip
+        + 16 * 32
+        + (2 * n - 1) * 32 * 32
+        + 32 * 64
+        + (2 * n - 1) * 64 * 64
+    )
     norms = 2 * (16 + 2 * n * (16 + 32 + 64))
     linear = 64 * 10 + 10
     model = build(f"resnet{depth}", (3, 32, 32), 10, seed=0)
@@ -120,11 +122,21 @@ def test_googlenet_pools_nothing_before_3a():
 def test_bn_inception_s_modules_give_the_published_shapes():
     # Ioffe & Szegedy 2015, Figure 5; 608 and 1,056 are the sums of its columns where its output column says 576, 1,024.
     published = {
-        "conv1_7x7_s2": (64, 112), "pool1": (64, 56), "conv2_3x3": (192, 56), "pool2": (192, 28),
-        "3a": (256, 28), "3b": (320, 28), "3c": (576, 14),
-        "4a": (576, 14), "4b": (576, 14), "4c": (608, 14), "4d": (608, 14), "4e": (1056, 7),
-        "5a": (1024, 7), "5b": (1024, 7),
-    }  # fmt: skip
+        "conv1_7x7_s2": (64, 112),
+        "pool1": (64, 56),
+        "conv2_3x3": (192, 56),
+        "pool2": (192, 28),
+        "3a": (256, 28),
+        "3b": (320, 28),
+        "3c": (576, 14),
+        "4a": (576, 14),
+        "4b": (576, 14),
+        "4c": (608, 14),
+        "4d": (608, 14),
+        "4e": (1056, 7),
+        "5a": (1024, 7),
+        "5b": (1024, 7),
+    }
     model = build("googlenet-v2", (3, 224, 224), 10, seed=0)
     shapes = outputs_of(model, published, torch.zeros(1, 3, 224, 224))
     assert shapes == {name: (channels, side, side) for name, (channels, side) in published.items()}

@@ -11,9 +11,7 @@ from emphasis.models import PretrainedError, build, load_pretrained
 
 
 def norm(state, name, x):
-    return F.batch_norm(
-        x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-    )  # fmt: skip
+    return F.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
 
 
 def scrambled(state, seed=3):
@@ -83,12 +81,17 @@ def caffe_bn_inception(state, x):
 def caffe_state(num_classes):
     """A state dict with the published file's names, from the columns of the paper's Figure 5."""
     rows = {
-        "3a": (192, 64, 64, 64, 64, 96, 32), "3b": (256, 64, 64, 96, 64, 96, 64), "3c": (320, 0, 128, 160, 64, 96, 0),
-        "4a": (576, 224, 64, 96, 96, 128, 128), "4b": (576, 192, 96, 128, 96, 128, 128),
-        "4c": (576, 160, 128, 160, 128, 160, 128), "4d": (608, 96, 128, 192, 160, 192, 128),
-        "4e": (608, 0, 128, 192, 192, 256, 0), "5a": (1056, 352, 192, 320, 160, 224, 128),
+        "3a": (192, 64, 64, 64, 64, 96, 32),
+        "3b": (256, 64, 64, 96, 64, 96, 64),
+        "3c": (320, 0, 128, 160, 64, 96, 0),
+        "4a": (576, 224, 64, 96, 96, 128, 128),
+        "4b": (576, 192, 96, 128, 96, 128, 128),
+        "4c": (576, 160, 128, 160, 128, 160, 128),
+        "4d": (608, 96, 128, 192, 160, 192, 128),
+        "4e": (608, 0, 128, 192, 192, 256, 0),
+        "5a": (1056, 352, 192, 320, 160, 224, 128),
         "5b": (1024, 352, 192, 320, 192, 224, 128),
-    }  # fmt: skip
+    }
     convolutions = {"conv1_7x7_s2": (3, 64, 7), "conv2_3x3_reduce": (64, 64, 1), "conv2_3x3": (64, 192, 3)}
     for module, (before, one, reduce3, three, reduce_double, double, projection) in rows.items():
         parts = {

@@ -81,8 +81,15 @@ def test_every_row_is_predicted_by_a_model_that_has_not_seen_it(wine, tmp_path):
         assert abs(deviations_from_chance(lambda labels, p=p: np.mean(p.argmax(1) == labels), found.given)) < 4.0
     # The model of the whole table has seen them, and cross-entropy memorizes them.
     deep = {"n_estimators": 60, "max_depth": 12, "min_child_weight": 0}
-    fit_table(tmp_path / "table.csv", label="class", folder=tmp_path / "seen", settings=deep, folds=2,
-              weighting=CCE(), compare=False)  # fmt: skip
+    fit_table(
+        tmp_path / "table.csv",
+        label="class",
+        folder=tmp_path / "seen",
+        settings=deep,
+        folds=2,
+        weighting=CCE(),
+        compare=False,
+    )
     assert right_beyond_chance(load_model(tmp_path / "seen").predict(table), table["class"])
     assert sorted(np.bincount(found.fold)) == [100] * 4
 
@@ -121,9 +128,15 @@ def test_weights_leave_rows_out_and_are_no_feature(wine, tmp_path):
         (given[0] == given[1]).mean(), abs=0.01
     )
     fit_table(
-        written(tmp_path, both.drop(columns="trust"), "counted.csv"), label="class", folder=tmp_path / "counted",
-        model="xgboost", settings=QUICK["xgboost"], folds=2, weighting=CCE(), compare=False,
-    )  # fmt: skip
+        written(tmp_path, both.drop(columns="trust"), "counted.csv"),
+        label="class",
+        folder=tmp_path / "counted",
+        model="xgboost",
+        settings=QUICK["xgboost"],
+        folds=2,
+        weighting=CCE(),
+        compare=False,
+    )
     counted = (load_model(tmp_path / "counted").predict(table) == table["class"]).mean()
     assert share_of_the_way(agrees, counted) > 0.5
 
@@ -318,9 +331,18 @@ def test_a_weighting_of_ones_own_learns(wine, tmp_path):
 def test_the_command_on_the_page_makes_the_fit_again(weighting, wine, tmp_path, monkeypatch):
     path = written(tmp_path, wine[0], "my table.csv")
     found = fit_table(
-        path, label="class", folder=tmp_path / "a fit", folds=2, seed=3, settings={"n_estimators": 9, "max_depth": 2},
-        weighting=weighting, drop=["code"], compare=False, max_levels=50, missing=["?"],
-    )  # fmt: skip
+        path,
+        label="class",
+        folder=tmp_path / "a fit",
+        folds=2,
+        seed=3,
+        settings={"n_estimators": 9, "max_depth": 2},
+        weighting=weighting,
+        drop=["code"],
+        compare=False,
+        max_levels=50,
+        missing=["?"],
+    )
     arguments = shlex.split(command(found.request, found.folder))[1:]
     parsed = make_parser().parse_args(join_negative_numbers(arguments))
     again = weighting_from_text(parsed.weighting) if parsed.weighting else found.weighting

@@ -85,18 +85,27 @@ def test_every_order_of_axes_against_the_float64_reference(kernels, dtype, kind)
                 sample_weight=laid_out(weight, label_order, "permutation"),
             )
             derivative, terms = loss_reference(
-                values.double().numpy(), labels.numpy(), PUBLISHED, normalization, reduction, IGNORED, weight.numpy(),
+                values.double().numpy(),
+                labels.numpy(),
+                PUBLISHED,
+                normalization,
+                reduction,
+                IGNORED,
+                weight.numpy(),
                 "auto",
-            )  # fmt: skip
+            )
             terms = terms if reduction == "none" else terms.sum()
             np.testing.assert_allclose(loss.double().numpy(), terms, rtol=2e-5, atol=1e-6)
             expected = derivative * (np.expand_dims(seed.double().numpy(), 1) if reduction == "none" else seed.item())
             peak = np.abs(expected).max()
             for gradient in (got, again):
                 np.testing.assert_allclose(
-                    gradient.double().numpy(), expected, rtol=2 * DTYPES[dtype], atol=DTYPES[dtype] * peak,
+                    gradient.double().numpy(),
+                    expected,
+                    rtol=2 * DTYPES[dtype],
+                    atol=DTYPES[dtype] * peak,
                     err_msg=f"{order} {normalization} {reduction}",
-                )  # fmt: skip
+                )
 
 
 @given(

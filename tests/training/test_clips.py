@@ -57,10 +57,14 @@ def test_all_frames_of_a_part_are_drawn_equally_often():
 
 def task(**changed):
     given = {
-        "inputs": torch.zeros(12, 2), "labels": torch.arange(12)[None] // 6, "true_labels": torch.arange(12) // 6,
-        "test_inputs": torch.zeros(1, 2), "test_labels": torch.zeros(1, dtype=torch.int64), "num_classes": 2,
+        "inputs": torch.zeros(12, 2),
+        "labels": torch.arange(12)[None] // 6,
+        "true_labels": torch.arange(12) // 6,
+        "test_inputs": torch.zeros(1, 2),
+        "test_labels": torch.zeros(1, dtype=torch.int64),
+        "num_classes": 2,
         "videos": torch.arange(12) // 3,
-    }  # fmt: skip
+    }
     kind = Task if changed.get("videos", True) is None else VideoTask
     arguments = {**given, **changed}
     return kind(**{name: value for name, value in arguments.items() if value is not None})

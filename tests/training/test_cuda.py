@@ -51,8 +51,9 @@ def repeatable(monkeypatch):
 def vectors(seeds=2):
     split = load_digits()
     true = torch.from_numpy(split.train_labels)
-    labels = torch.stack([torch.from_numpy(symmetric(split.train_labels, 0.2, num_classes=10, seed=s).labels)
-                          for s in range(seeds)])  # fmt: skip
+    labels = torch.stack(
+        [torch.from_numpy(symmetric(split.train_labels, 0.2, num_classes=10, seed=s).labels) for s in range(seeds)]
+    )
     test = torch.from_numpy(split.test_inputs), torch.from_numpy(split.test_labels)
     return Task(torch.from_numpy(split.train_inputs), labels, true, *test, 10)
 
@@ -62,8 +63,17 @@ def images(number=200, files=None, augment=True):
     inputs = torch.from_numpy(pixels).movedim(3, 1).contiguous() if files is None else files
     labels = torch.from_numpy(labels)
     statistics = torch.full((3,), 0.4), torch.full((3,), 0.3)
-    return Task(inputs, labels[None], labels, inputs[:50], labels[:50], 10, statistics=statistics, augment=augment,
-                crop=12 if augment else 0)  # fmt: skip
+    return Task(
+        inputs,
+        labels[None],
+        labels,
+        inputs[:50],
+        labels[:50],
+        10,
+        statistics=statistics,
+        augment=augment,
+        crop=12 if augment else 0,
+    )
 
 
 def trained(device, stack, task, objectives, seeds, solver=SOLVER, precision="32-true", **more):
@@ -156,8 +166,16 @@ def test_training_leaves_the_devices_generator_alone():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_every_precision_learns(precision):
     solver = Solver(iterations=300, batch_size=128, learning_rate=0.1, momentum=0.9)
-    state, _ = trained("cuda", SingleNetwork(build("mlp", (64,), 10, seed=0, hidden=[32])), vectors(1),
-                       [Objective(PUBLISHED, "integral")], [0], solver, precision, evaluate_every=300)  # fmt: skip
+    state, _ = trained(
+        "cuda",
+        SingleNetwork(build("mlp", (64,), 10, seed=0, hidden=[32])),
+        vectors(1),
+        [Objective(PUBLISHED, "integral")],
+        [0],
+        solver,
+        precision,
+        evaluate_every=300,
+    )
     assert share_of_the_way(state.curves["test_accuracy"][-1][0], 0.1) > 0.5
 
 
@@ -200,9 +218,14 @@ def in_clips(task):
 
 
 def learner(name, task):
-    options = {"co-teaching": {"forget_rate": 0.3}, "d2l": {"window": 2, "neighbours": 8},
-               "joint-optimization": {"window": 3}, "loss-correction": {"backward": True},
-               "mentornet-dd": {"share": 0.3, "steps": 20}, "mentornet-pd": {"burn_in": 0.3}}  # fmt: skip
+    options = {
+        "co-teaching": {"forget_rate": 0.3},
+        "d2l": {"window": 2, "neighbours": 8},
+        "joint-optimization": {"window": 3},
+        "loss-correction": {"backward": True},
+        "mentornet-dd": {"share": 0.3, "steps": 20},
+        "mentornet-pd": {"burn_in": 0.3},
+    }
     true = task.true_labels.cpu()
     clip = 2 if isinstance(task, VideoTask) else 1
     problem = Problem(task.labels[0].cpu(), task.num_classes, 0, lambda rows: true[rows], clip)
@@ -277,8 +300,10 @@ def test_the_estimator_is_the_cpus_and_leaves_the_devices_generator_alone(dtype)
     settings = {"max_epochs": 8, "learning_rate": 0.01, "random_state": 0, "class_weight": "balanced"}
     torch.cuda.manual_seed(1)
     before = torch.cuda.get_rng_state()
-    found = [EmphasisClassifier(PUBLISHED, device=device, **settings).fit(inputs, labels, np.ones(600))
-             for device in ("cpu", "cuda")]  # fmt: skip
+    found = [
+        EmphasisClassifier(PUBLISHED, device=device, **settings).fit(inputs, labels, np.ones(600))
+        for device in ("cpu", "cuda")
+    ]
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert next(found[1].network_.parameters()).is_cuda
     given = split.test_inputs.astype(dtype)
@@ -295,8 +320,10 @@ def test_emphasis_run_trains_on_the_gpu_and_says_so(tmp_path):
     for device in ("cpu", "cuda"):
         how = ["--no-progress", "--workers", "1", "--accelerator", device, "--out", str(tmp_path / device)]
         assert main(["run", str(recipe), *how]) == 0
-    cpu, cuda = ([json.loads(line) for line in (tmp_path / device / "results.jsonl").read_text().splitlines()]
-                 for device in ("cpu", "cuda"))  # fmt: skip
+    cpu, cuda = (
+        [json.loads(line) for line in (tmp_path / device / "results.jsonl").read_text().splitlines()]
+        for device in ("cpu", "cuda")
+    )
     for one, other in zip(cpu, cuda, strict=True):
         assert other["device"] == torch.cuda.get_device_name()
         assert one["key"] == other["key"]

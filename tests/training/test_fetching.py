@@ -198,8 +198,11 @@ def test_a_broken_image_stops_training_unless_it_is_to_be_skipped(files, fabric)
 
 
 @given(
-    side=st.integers(1, 9), size=st.integers(1, 9), padding=st.integers(0, 2), seed=st.integers(0, 2**31),
-)  # fmt: skip
+    side=st.integers(1, 9),
+    size=st.integers(1, 9),
+    padding=st.integers(0, 2),
+    seed=st.integers(0, 2**31),
+)
 def test_a_window_smaller_than_the_image_is_somewhere_in_it(side, size, padding, seed):
     images = torch.arange(1, 2 * side * side + 1).view(2, 1, side, side)
     generator = torch.Generator().manual_seed(seed)

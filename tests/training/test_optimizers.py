@@ -31,9 +31,14 @@ def _run(solver):
 @given(st.floats(1e-8, 2.0), st.floats(0.0, 0.1), st.floats(0.0, 0.99), st.floats(0.5, 0.9999))
 def test_adams_delta_means_what_it_does_in_caffe(delta, weight_decay, beta1, beta2):
     solver = Solver(
-        iterations=STEPS, batch_size=1, learning_rate=0.05, name="adam", delta=delta, betas=(beta1, beta2),
+        iterations=STEPS,
+        batch_size=1,
+        learning_rate=0.05,
+        name="adam",
+        delta=delta,
+        betas=(beta1, beta2),
         weight_decay=weight_decay,
-    )  # fmt: skip
+    )
     x, m, v = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), 0.0, 0.0
     for t in range(1, STEPS + 1):
         g = _gradient(x) + weight_decay * x
@@ -45,9 +50,14 @@ def test_adams_delta_means_what_it_does_in_caffe(delta, weight_decay, beta1, bet
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum_and_weight_decay(nesterov):
     solver = Solver(
-        iterations=STEPS, batch_size=1, learning_rate=0.05, momentum=0.9, nesterov=nesterov, weight_decay=0.01,
+        iterations=STEPS,
+        batch_size=1,
+        learning_rate=0.05,
+        momentum=0.9,
+        nesterov=nesterov,
+        weight_decay=0.01,
         schedule=Schedule("step", at=(4, 8), factor=0.5),
-    )  # fmt: skip
+    )
     x, velocity = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), 0.0
     for iteration in range(STEPS):
         rate = 0.05 * 0.5 ** ((iteration >= 4) + (iteration >= 8))
@@ -86,10 +96,14 @@ def test_a_schedule_that_ends_takes_smaller_and_smaller_steps():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"policy": "triangle"}, "policy"), ({"policy": "step", "at": (5, 5)}, "at"), ({"at": (0,)}, "at"),
-        ({"factor": 0.0}, "factor"), ({"gamma": -1.0}, "gamma"), ({"power": math.inf}, "power"),
+        ({"policy": "triangle"}, "policy"),
+        ({"policy": "step", "at": (5, 5)}, "at"),
+        ({"at": (0,)}, "at"),
+        ({"factor": 0.0}, "factor"),
+        ({"gamma": -1.0}, "gamma"),
+        ({"power": math.inf}, "power"),
     ],
-)  # fmt: skip
+)
 def test_schedules_are_checked(changes, named):
     with pytest.raises(ValueError, match=f"^{named}="):
         Schedule(**changes)
@@ -98,12 +112,18 @@ def test_schedules_are_checked(changes, named):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"iterations": 0}, "iterations"), ({"batch_size": 0}, "batch_size"), ({"learning_rate": 0.0}, "learning_rate"),
-        ({"momentum": 1.0}, "momentum"), ({"nesterov": True}, "nesterov"), ({"name": "lion"}, "name"),
-        ({"name": "adam", "momentum": 0.9}, "momentum"), ({"delta": 0.0}, "delta"), ({"betas": (0.9,)}, "betas"),
+        ({"iterations": 0}, "iterations"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"nesterov": True}, "nesterov"),
+        ({"name": "lion"}, "name"),
+        ({"name": "adam", "momentum": 0.9}, "momentum"),
+        ({"delta": 0.0}, "delta"),
+        ({"betas": (0.9,)}, "betas"),
         ({"weight_decay": -1e-4}, "weight_decay"),
     ],
-)  # fmt: skip
+)
 def test_solvers_are_checked(changes, named):
     with pytest.raises(ValueError, match=f"^{named}="):
         Solver(**{"iterations": 1, "batch_size": 1, "learning_rate": 0.1, **changes})

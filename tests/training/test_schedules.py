@@ -37,8 +37,9 @@ def task_of(noise=0.3, n=240, seeds=1):
     inputs = torch.randn(n, 5, generator=generator) + 2.5 * torch.eye(3, 5)[true]
     labels = torch.where(
         torch.rand(seeds, n, generator=generator) < noise,
-        (true + torch.randint(1, 3, (seeds, n), generator=generator)) % 3, true,
-    )  # fmt: skip
+        (true + torch.randint(1, 3, (seeds, n), generator=generator)) % 3,
+        true,
+    )
     return Task(inputs, labels, true, inputs, true, 3)
 
 
@@ -136,18 +137,33 @@ def test_the_measured_rate_is_the_share_of_labels_contradicted_at_the_last_look(
 
 
 TABLES = {
-    "name": "tiny", "title": "t", "question": "q", "source": "s", "cost": "c", "choices": "c", "baseline": "plain",
-    "seeds": 2, "dataset": {"name": "digits"}, "noise": {"kind": "symmetric", "rate": 0.4},
+    "name": "tiny",
+    "title": "t",
+    "question": "q",
+    "source": "s",
+    "cost": "c",
+    "choices": "c",
+    "baseline": "plain",
+    "seeds": 2,
+    "dataset": {"name": "digits"},
+    "noise": {"kind": "symmetric", "rate": 0.4},
     "network": {"name": "mlp", "hidden": [8]},
-    "solver": {"iterations": 30, "batch_size": 64, "learning_rate": 0.1}, "evaluation": {"every": 10},
+    "solver": {"iterations": 30, "batch_size": 64, "learning_rate": 0.1},
+    "evaluation": {"every": 10},
     "methods": [
         {"name": "plain", "weighting": {"family": "DM", "lam": 0.5, "beta": 4}},
-        {"name": "ramp", "weighting": {"family": "DM", "lam": 0.5, "beta": 4},
-         "schedule": {"lam": {"start": 0, "end": 1}}},
-        {"name": "measured", "weighting": {"family": "DM", "lam": 0.5, "beta": 4},
-         "schedule": {"lam": {"measured": True, "start": 0.5}}},
+        {
+            "name": "ramp",
+            "weighting": {"family": "DM", "lam": 0.5, "beta": 4},
+            "schedule": {"lam": {"start": 0, "end": 1}},
+        },
+        {
+            "name": "measured",
+            "weighting": {"family": "DM", "lam": 0.5, "beta": 4},
+            "schedule": {"lam": {"measured": True, "start": 0.5}},
+        },
     ],
-}  # fmt: skip
+}
 
 
 def test_a_recipe_takes_schedules_and_says_them_again(tmp_path):
@@ -181,7 +197,7 @@ def test_a_recipe_takes_schedules_and_says_them_again(tmp_path):
         ({"weighting": {"family": "DM"}, "schedule": {"beta": {"measured": True}}}, "beta cannot follow"),
         ({"weighting": {"family": "DM", "vanishing": True}, "schedule": {"beta": {"start": 4, "end": -1}}}, "beta"),
     ],
-)  # fmt: skip
+)
 def test_a_schedule_that_cannot_be_is_an_error_before_training(table, said):
     with pytest.raises(RecipeError, match=said):
         build_objective(table, "here")

@@ -39,9 +39,13 @@ def test_the_push_that_never_ends_and_its_two_cures_on_clean_digits(fabric):
     split = load_digits()
     labels = torch.from_numpy(split.train_labels)
     task = Task(
-        torch.from_numpy(split.train_inputs), labels.expand(2, -1).contiguous(), labels,
-        torch.from_numpy(split.test_inputs), torch.from_numpy(split.test_labels), 10,
-    )  # fmt: skip
+        torch.from_numpy(split.train_inputs),
+        labels.expand(2, -1).contiguous(),
+        labels,
+        torch.from_numpy(split.test_inputs),
+        torch.from_numpy(split.test_labels),
+        10,
+    )
     solver = Solver(iterations=700, batch_size=128, learning_rate=0.1, momentum=0.9)
     state = initial_state(StackedMLP([64, 48, 48, 10], seeds, len(objectives)), solver, fabric, CPU)
     train(state, task, objectives, seeds, solver, fabric, evaluate_every=50)
@@ -231,9 +235,13 @@ def test_bfloat16_learns_what_float32_does(fabric):
     split = load_digits()
     labels = torch.from_numpy(symmetric(split.train_labels, 0.2, num_classes=10, seed=0).labels)
     task = Task(
-        torch.from_numpy(split.train_inputs), labels[None], torch.from_numpy(split.train_labels),
-        torch.from_numpy(split.test_inputs), torch.from_numpy(split.test_labels), 10,
-    )  # fmt: skip
+        torch.from_numpy(split.train_inputs),
+        labels[None],
+        torch.from_numpy(split.train_labels),
+        torch.from_numpy(split.test_inputs),
+        torch.from_numpy(split.test_labels),
+        10,
+    )
     solver = Solver(iterations=300, batch_size=128, learning_rate=0.1, momentum=0.9)
     final = {}
     for precision in ("32-true", "bf16-mixed"):

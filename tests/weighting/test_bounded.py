@@ -72,11 +72,16 @@ def test_they_come_back_from_a_dictionary_and_stop_pushing(weighting):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AGCE(q=0.0), "q=0"), (lambda: AGCE(a=-0.1), "a=-0.1"), (lambda: AUL(a=0.9), "a=0.9"),
-        (lambda: AUL(q=0), "q=0"), (lambda: AEL(0.0), "a=0"), (lambda: Taylor(0), "order=0"),
-        (lambda: Taylor(1.5), "order=1.5"), (lambda: Taylor(float("nan")), "order=nan"),
+        (lambda: AGCE(q=0.0), "q=0"),
+        (lambda: AGCE(a=-0.1), "a=-0.1"),
+        (lambda: AUL(a=0.9), "a=0.9"),
+        (lambda: AUL(q=0), "q=0"),
+        (lambda: AEL(0.0), "a=0"),
+        (lambda: Taylor(0), "order=0"),
+        (lambda: Taylor(1.5), "order=1.5"),
+        (lambda: Taylor(float("nan")), "order=nan"),
     ],
-)  # fmt: skip
+)
 def test_parameters_out_of_bounds_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()

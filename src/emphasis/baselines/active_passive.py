@@ -50,9 +50,18 @@ class ActivePassive(Baseline):
     """
 
     def __init__(
-        self, problem: Problem, *, active: str = "NCE", passive: str = "RCE", alpha: float = 1.0, beta: float = 1.0,
-        gamma: float = 0.5, A: LogOfZero = -4.0, a: float | None = None, q: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        active: str = "NCE",
+        passive: str = "RCE",
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 0.5,
+        A: LogOfZero = -4.0,
+        a: float | None = None,
+        q: float | None = None,
+    ) -> None:
         super().__init__(problem)
         for name, value, known in (("active", active, ACTIVE), ("passive", passive, PASSIVE)):
             if value not in known:

@@ -17,7 +17,7 @@ from emphasis.baselines.protocol import (
     check_whole,
     one_hot,
     soft_cross_entropy,
-)  # fmt: skip
+)
 from emphasis.errors import EmphasisValueError
 
 _BATCH = 128  # neighbours are looked for among this many examples, as in the release (callback_util.py)

@@ -22,7 +22,7 @@ from emphasis.baselines.protocol import (
     check_range,
     one_hot,
     soft_cross_entropy,
-)  # fmt: skip
+)
 
 _LEAST_VARIANCE = 5e-4  # of losses on [0, 1], in the release (Train_CIFAR.py, reg_covar)
 
@@ -59,9 +59,16 @@ class DivideMix(Baseline):
     divided: Tensor
 
     def __init__(
-        self, problem: Problem, *, warm: float = 10 / 300, threshold: float = 0.5, temperature: float = 0.5,
-        alpha: float = 4.0, lambda_u: float = 25.0, ramp: float = 16 / 300,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        warm: float = 10 / 300,
+        threshold: float = 0.5,
+        temperature: float = 0.5,
+        alpha: float = 4.0,
+        lambda_u: float = 25.0,
+        ramp: float = 16 / 300,
+    ) -> None:
         super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
         check_range("threshold", threshold, 0.0, 1.0, ends="()")

@@ -21,7 +21,7 @@ from emphasis.baselines.protocol import (
     check_whole,
     one_hot,
     soft_cross_entropy,
-)  # fmt: skip
+)
 
 
 class JointOptimization(TwoTrainings):
@@ -52,9 +52,15 @@ class JointOptimization(TwoTrainings):
     epochs: Tensor
 
     def __init__(
-        self, problem: Problem, *, alpha: float = 1.2, beta: float = 0.8, phase: float = 0.625,
-        update_from: float = 0.35, window: int = 10,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        alpha: float = 1.2,
+        beta: float = 0.8,
+        phase: float = 0.625,
+        update_from: float = 0.35,
+        window: int = 10,
+    ) -> None:
         check_range("phase", phase, 0.0, 1.0, ends="()")
         super().__init__(problem, phase)
         check_range("alpha", alpha, 0.0, float("inf"), ends="[)")

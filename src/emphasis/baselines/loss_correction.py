@@ -48,9 +48,15 @@ class LossCorrection(TwoTrainings):
     correcting: Tensor
 
     def __init__(
-        self, problem: Problem, *, backward: bool = False, matrix: Sequence[Sequence[float]] | Tensor | None = None,
-        warm: float = 0.5, restart: bool = True, quantile: float = 0.7,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        backward: bool = False,
+        matrix: Sequence[Sequence[float]] | Tensor | None = None,
+        warm: float = 0.5,
+        restart: bool = True,
+        quantile: float = 0.7,
+    ) -> None:
         check_range("warm", warm, 0.0, 1.0, ends="()")
         super().__init__(problem, warm)
         check_range("quantile", quantile, 0.0, 1.0, ends="(]")

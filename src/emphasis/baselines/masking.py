@@ -45,9 +45,13 @@ class Masking(Baseline):
     prior: Tensor
 
     def __init__(
-        self, problem: Problem, *, structure: str | Sequence[Sequence[int]] = "full", weight: float = 0.1,
+        self,
+        problem: Problem,
+        *,
+        structure: str | Sequence[Sequence[int]] = "full",
+        weight: float = 0.1,
         keep: float = 0.8,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(problem)
         classes = problem.num_classes
         check_range("weight", weight, 0.0, float("inf"), ends="[)")

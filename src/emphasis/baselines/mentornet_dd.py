@@ -73,9 +73,15 @@ class MentorNetDD(Baseline):
     updated: Tensor
 
     def __init__(
-        self, problem: Problem, *, share: float = 0.1, percentile: float = 0.75,
-        updates: tuple[float, ...] | list[float] = (0.21, 0.75), decay: float = 0.95, steps: int = 300,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        share: float = 0.1,
+        percentile: float = 0.75,
+        updates: tuple[float, ...] | list[float] = (0.21, 0.75),
+        decay: float = 0.95,
+        steps: int = 300,
+    ) -> None:
         super().__init__(problem)
         check_range("share", share, 0.0, 1.0, ends="(]")
         check_range("percentile", percentile, 0.0, 1.0, ends="(]")

@@ -46,9 +46,16 @@ class MentorNetPD(Baseline):
     threshold: Tensor
 
     def __init__(
-        self, problem: Problem, *, percentile: float = 0.75, lambda2: float = 1.0, burn_in: float = 0.18,
-        hard_until: float = 0.0, strong_dropout: float | None = None, decay: float = 0.95,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        percentile: float = 0.75,
+        lambda2: float = 1.0,
+        burn_in: float = 0.18,
+        hard_until: float = 0.0,
+        strong_dropout: float | None = None,
+        decay: float = 0.95,
+    ) -> None:
         super().__init__(problem)
         check_range("percentile", percentile, 0.0, 1.0, ends="(]")
         check_range("lambda2", lambda2, 0.0, float("inf"), ends="[)")

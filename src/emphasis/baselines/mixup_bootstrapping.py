@@ -24,7 +24,7 @@ from emphasis.baselines.protocol import (
     check_whole,
     one_hot,
     soft_cross_entropy,
-)  # fmt: skip
+)
 
 Phase = Literal["mixup", "dynamic mixup", "bootstrapping"]
 
@@ -64,9 +64,17 @@ class MixupBootstrapping(Baseline):
     known: Tensor
 
     def __init__(
-        self, problem: Problem, *, warm: float = 0.35, alpha: float = 32.0, dynamic: float = 5 / 300,
-        halves: bool = True, harden_from: float = 110 / 300, harden_until: float = 200 / 300, iterations: int = 10,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        warm: float = 0.35,
+        alpha: float = 32.0,
+        dynamic: float = 5 / 300,
+        halves: bool = True,
+        harden_from: float = 110 / 300,
+        harden_until: float = 200 / 300,
+        iterations: int = 10,
+    ) -> None:
         super().__init__(problem)
         check_range("warm", warm, 0.0, 1.0, ends="()")
         check_range("alpha", alpha, 0.0, float("inf"), ends="[)")

@@ -62,9 +62,15 @@ class SelfLabelCorrection(Baseline):
     """
 
     def __init__(
-        self, problem: Problem, *, lam: float = 0.5, beta: float = 4.0, vanishing: bool = True,
-        sharpness: float = 16.0, trust: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        *,
+        lam: float = 0.5,
+        beta: float = 4.0,
+        vanishing: bool = True,
+        sharpness: float = 16.0,
+        trust: float = 1.0,
+    ) -> None:
         super().__init__(problem)
         check_flag("vanishing", vanishing)
         check_range("sharpness", sharpness, 0.0, math.inf, ends="[)")

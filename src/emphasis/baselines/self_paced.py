@@ -33,9 +33,15 @@ class SelfPaced(Baseline):
     threshold: Tensor
 
     def __init__(
-        self, problem: Problem, *, start: float = 0.5, end: float = 1.0, burn_in: float = 0.18, grow: float = 1.0,
+        self,
+        problem: Problem,
+        *,
+        start: float = 0.5,
+        end: float = 1.0,
+        burn_in: float = 0.18,
+        grow: float = 1.0,
         decay: float = 0.95,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(problem)
         check_range("start", start, 0.0, 1.0, ends="(]")
         check_range("end", end, start, 1.0)

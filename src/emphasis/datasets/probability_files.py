@@ -84,10 +84,13 @@ def _from_table(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.floa
     frame: Any = open_table(path).frame
     names = list(frame.columns)
     columns = next(
-        ([f"{prefix}{name}" for name in class_names] for prefix in ("p_", "")
-         if all(f"{prefix}{name}" in names for name in class_names)),
+        (
+            [f"{prefix}{name}" for name in class_names]
+            for prefix in ("p_", "")
+            if all(f"{prefix}{name}" in names for name in class_names)
+        ),
         None,
-    )  # fmt: skip
+    )
     numbers = frame["row"].to_numpy(dtype=np.int64) if columns and "row" in names and "row" not in columns else None
     if columns is None and len(names) != len(class_names):
         raise EmphasisValueError(

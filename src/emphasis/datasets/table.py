@@ -126,11 +126,15 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     options = options or TableOptions()
     singled_out = [name for name in (label, options.id_column, options.weight_column) if name]
     table = open_table(
-        source, options.read, as_text=[name for name in (label, options.id_column) if name],
-        as_names=options.columns.categorical, needed=[*singled_out, *options.drop],
-    )  # fmt: skip
-    problems = options.labels.problems() + _absent(table, [*singled_out, *options.columns.categorical,
-                                                           *options.columns.keep, *options.drop])  # fmt: skip
+        source,
+        options.read,
+        as_text=[name for name in (label, options.id_column) if name],
+        as_names=options.columns.categorical,
+        needed=[*singled_out, *options.drop],
+    )
+    problems = options.labels.problems() + _absent(
+        table, [*singled_out, *options.columns.categorical, *options.columns.keep, *options.drop]
+    )
     if label in (*options.drop, options.weight_column, options.id_column):
         problems.append(f"the label column {label!r} cannot be dropped, and is neither the rows' name nor their weight")
     if not len(table.frame):
@@ -145,8 +149,10 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     frame = table.frame[used].reset_index(drop=True) if used.any() else table.frame
     features = [name for name in columns.features if frame[name].notna().any()]
     if not features:
-        problems.append(f"{table.name} has no column besides the label {label!r} to learn from"
-                        + "".join(f"; {finding}" for finding in columns.findings))  # fmt: skip
+        problems.append(
+            f"{table.name} has no column besides the label {label!r} to learn from"
+            + "".join(f"; {finding}" for finding in columns.findings)
+        )
     encoder = TableEncoder(())
     try:
         encoder = fit_encoder(
@@ -356,8 +362,9 @@ def _absent(table: SourceTable, names: Sequence[str]) -> list[str]:
     listed = shortened([repr(column) for column in known], _COLUMNS_SHOWN)
     return [
         f"{table.name} has no column {name!r}{did_you_mean(name, known)}; it has {listed}"
-        for name in dict.fromkeys(names) if name not in known
-    ]  # fmt: skip
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
 
 
 def _ids(frame: Any, column: str) -> tuple[str, ...]:

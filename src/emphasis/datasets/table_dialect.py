@@ -22,8 +22,13 @@ from emphasis.datasets.table_report import TableError, argument, counted
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _SAMPLE, _SAMPLE_RECORDS, _CHUNK = 1 << 20, 1000, 20_000
-_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _WESTERN_SIGNS = frozenset(
     "\u00a0\u20ac\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u00b0\u00b2\u00b3\u00a7\u00b1\u00a3\u00a5".encode("cp1252")
 )

@@ -27,8 +27,17 @@ from emphasis.datasets.table_report import TableError, argument, counted
 from emphasis.errors import EmphasisValueError
 from emphasis.texts import did_you_mean
 
-__all__ = ["Column", "DateColumn", "LevelsColumn", "NumericColumn", "TableEncoder", "fit_encoder", "natural_texts",
-           "numeric_first", "text_of"]  # fmt: skip
+__all__ = [
+    "Column",
+    "DateColumn",
+    "LevelsColumn",
+    "NumericColumn",
+    "TableEncoder",
+    "fit_encoder",
+    "natural_texts",
+    "numeric_first",
+    "text_of",
+]
 
 Column = NumericColumn | LevelsColumn | DateColumn
 

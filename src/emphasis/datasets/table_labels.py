@@ -153,11 +153,23 @@ def _merged_spellings(
     findings = []
     for key, members in groups.items():
         if len(members) > 1:
-            listed = shortened([f"{ascii(texts[at]) if _hidden(texts[at]) else repr(texts[at])} ({counts[at]:,})"
-                                for at in sorted(members, key=lambda at: -counts[at])], _LISTED)  # fmt: skip
+            listed = shortened(
+                [
+                    f"{ascii(texts[at]) if _hidden(texts[at]) else repr(texts[at])} ({counts[at]:,})"
+                    for at in sorted(members, key=lambda at: -counts[at])
+                ],
+                _LISTED,
+            )
             total = int(sum(counts[at] for at in members))
-            findings.append(Finding("spellings", label, total, f"the label column {label!r} spells one class in "
-                                    f"{len(members)} ways: {listed}", f"merged as {names[key]!r}"))  # fmt: skip
+            findings.append(
+                Finding(
+                    "spellings",
+                    label,
+                    total,
+                    f"the label column {label!r} spells one class in {len(members)} ways: {listed}",
+                    f"merged as {names[key]!r}",
+                )
+            )
     return findings
 
 
@@ -167,9 +179,15 @@ def _hidden(text: str) -> bool:
 
 
 def _rare(
-    codes: NDArray[np.int64], levels: list[str], spellings: dict[str, str], label: str, fewest: int,
-    options: LabelOptions, findings: list[Finding], problems: list[str],
-) -> tuple[NDArray[np.int64], list[str], dict[str, str]]:  # fmt: skip
+    codes: NDArray[np.int64],
+    levels: list[str],
+    spellings: dict[str, str],
+    label: str,
+    fewest: int,
+    options: LabelOptions,
+    findings: list[Finding],
+    problems: list[str],
+) -> tuple[NDArray[np.int64], list[str], dict[str, str]]:
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     rare = [at for at, count in enumerate(counts) if count < fewest]
     if not rare:

@@ -74,9 +74,13 @@ class SourceTable:
 
 
 def open_table(
-    source: Any, options: ReadOptions | None = None, *, as_text: Sequence[str] = (), as_names: Sequence[str] = (),
+    source: Any,
+    options: ReadOptions | None = None,
+    *,
+    as_text: Sequence[str] = (),
+    as_names: Sequence[str] = (),
     needed: Sequence[str] = (),
-) -> SourceTable:  # fmt: skip
+) -> SourceTable:
     """Return a table as a pandas table.
 
     In a text file, a column of numbers, truth values or dates becomes one; in all others, types are kept.
@@ -183,8 +187,13 @@ def _parquet(path: Path) -> Any:
 def _refuse_repeated(names: Sequence[str], source: str) -> None:
     if twice := repeated(names):
         listed = ", ".join(map(repr, twice))
-        raise TableError([f"{source} has two columns {listed}; rename one" if len(twice) == 1 else
-                          f"{source} has two columns of each of the names {listed}; rename them"])  # fmt: skip
+        raise TableError(
+            [
+                f"{source} has two columns {listed}; rename one"
+                if len(twice) == 1
+                else f"{source} has two columns of each of the names {listed}; rename them"
+            ]
+        )
 
 
 def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable:
@@ -197,9 +206,15 @@ def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable
         frame = table.to_pandas()
         for name in as_text:  # a missing value would turn large whole numbers into inexact floats
             if name in table.column_names and str(table[name].type) in ("int64", "uint64") and table[name].null_count:
-                frame[name] = table[name].to_pandas(types_mapper={
-                    table[name].type: pd.Int64Dtype() if str(table[name].type) == "int64" else pd.UInt64Dtype()
-                }.get).to_numpy(dtype=object, na_value=None)  # fmt: skip
+                frame[name] = (
+                    table[name]
+                    .to_pandas(
+                        types_mapper={
+                            table[name].type: pd.Int64Dtype() if str(table[name].type) == "int64" else pd.UInt64Dtype()
+                        }.get
+                    )
+                    .to_numpy(dtype=object, na_value=None)
+                )
     names = [str(name) for name in frame.columns]
     _refuse_repeated(names, source)
     frame = frame.set_axis(names, axis=1).reset_index(drop=True)
@@ -245,8 +260,7 @@ def _from_text(
         if plain[name].null_count == len(plain[name]):  # rows that end with a separator
             del cells[name], plain[name]
         else:
-            findings.append(Finding("unnamed column", name, len(text.rows), "a column has no name",
-                                    f"called {name!r}"))  # fmt: skip
+            findings.append(Finding("unnamed column", name, len(text.rows), "a column has no name", f"called {name!r}"))
     candidates = {name: number_candidate(column) for name, column in plain.items() if name not in as_names}
     numbers = {name: candidate for name, candidate in candidates.items() if candidate is not None}
     decimal = options.decimal or file_decimal(list(numbers.values()))
@@ -292,10 +306,17 @@ def _dialect_said(text: TextTable, numbers: Mapping[str, Candidate], formats: Ma
 
 def _marks(numbers: Mapping[str, Candidate]) -> list[Finding]:
     return [
-        Finding("missing marks", name, sum(candidate.marks.values()), f"the column {name!r} holds numbers and "
-                + ", ".join(f"{mark!r} ({count:,})" for mark, count in candidate.marks.items()), "read as missing")
-        for name, candidate in numbers.items() if candidate.marks
-    ]  # fmt: skip
+        Finding(
+            "missing marks",
+            name,
+            sum(candidate.marks.values()),
+            f"the column {name!r} holds numbers and "
+            + ", ".join(f"{mark!r} ({count:,})" for mark, count in candidate.marks.items()),
+            "read as missing",
+        )
+        for name, candidate in numbers.items()
+        if candidate.marks
+    ]
 
 
 def _ragged(text: TextTable) -> list[Finding]:

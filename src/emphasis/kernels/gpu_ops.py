@@ -76,9 +76,14 @@ def loss_of_labels_on_gpu(
     if logits.numel() == 0:
         return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(
-        wrap_triton(count), wrap_triton(fused), wrap_triton(margins), wrap_triton(add_up), wrap_triton(write),
-        wrap_triton(likeliest), wrap_triton(add_classes),
-    )  # fmt: skip
+        wrap_triton(count),
+        wrap_triton(fused),
+        wrap_triton(margins),
+        wrap_triton(add_up),
+        wrap_triton(write),
+        wrap_triton(likeliest),
+        wrap_triton(add_classes),
+    )
     result = backend.loss_of_labels(
         logits.contiguous(),
         labels.contiguous(),

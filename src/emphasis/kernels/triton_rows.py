@@ -107,10 +107,29 @@ def add_up_losses(work, parts, scale, loss, SPAN: tl.constexpr):
 
 @jit(do_not_specialize=VARYING)
 def fused(
-    logits, labels, factor, table, exponents, ignore_index, out, loss, work, pending, examples, classes, inner,
-    TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr, PARTS: tl.constexpr, SPAN: tl.constexpr,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
+    logits,
+    labels,
+    factor,
+    table,
+    exponents,
+    ignore_index,
+    out,
+    loss,
+    work,
+    pending,
+    examples,
+    classes,
+    inner,
+    TERMS: tl.constexpr,
+    OCTAVES: tl.constexpr,
+    REACH: tl.constexpr,
+    PARTS: tl.constexpr,
+    SPAN: tl.constexpr,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
     """Loss and derivative. No example's logits are written before all of them have been read.
 
     exponents: None, or of p / p_max, by which each example's weight and loss are multiplied.
@@ -176,10 +195,24 @@ def fused(
 
 @jit(do_not_specialize=VARYING)
 def margins(
-    logits, labels, factor, table, exponents, ignore_index, state, work, examples, classes, inner,
-    TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+    logits,
+    labels,
+    factor,
+    table,
+    exponents,
+    ignore_index,
+    state,
+    work,
+    examples,
+    classes,
+    inner,
+    TERMS: tl.constexpr,
+    OCTAVES: tl.constexpr,
+    REACH: tl.constexpr,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+):
     """The first half of `fused`.
 
     state: Gets all margins, all peaks, both NaN for a wrong example, and all totals.
@@ -274,9 +307,22 @@ def add_up(work, loss, pending, tiles, SPAN: tl.constexpr):
 
 @jit(do_not_specialize=VARYING)
 def write(
-    logits, labels, halves, work, state, ignore_index, out, loss, pending, examples, classes, inner,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+    logits,
+    labels,
+    halves,
+    work,
+    state,
+    ignore_index,
+    out,
+    loss,
+    pending,
+    examples,
+    classes,
+    inner,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+):
     """The second half of `fused`, one chunk of classes a program.
 
     halves: Half the weights. Or None with `work`, whose log-weights `add_up` has seen: weights are shares of their sum

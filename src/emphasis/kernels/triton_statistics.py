@@ -26,9 +26,18 @@ from emphasis.kernels.triton_tiles import (
 
 @jit(do_not_specialize=VARYING)
 def likeliest(
-    logits, labels, ignore_index, state, top, examples, classes, inner,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+    logits,
+    labels,
+    ignore_index,
+    state,
+    top,
+    examples,
+    classes,
+    inner,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+):
     """Leave of each example the likeliest class in `top`, and in `state` what follows.
 
     state: Gets all margins, NaN for a wrong example; the labels' logits less the largest other ones; these; by what
@@ -72,9 +81,22 @@ def likeliest(
 
 @jit(do_not_specialize=VARYING)
 def add_classes(
-    logits, labels, share, unit, ignore_index, state, top, parts, examples, classes, inner, tiles,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+    logits,
+    labels,
+    share,
+    unit,
+    ignore_index,
+    state,
+    top,
+    parts,
+    examples,
+    classes,
+    inner,
+    tiles,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+):
     """Leave in `parts`, one row for each program of the first axis, the sums over examples of share (1 - p) / unit.
 
     state and top: What `likeliest` left of the same examples.

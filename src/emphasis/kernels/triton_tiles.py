@@ -71,9 +71,18 @@ def offset_of(column, inner, SPATIAL: tl.constexpr):
 
 @jit
 def load_others(
-    logits, base, label, there, allowed, first, classes, inner,
-    CLASSES: tl.constexpr, SPATIAL: tl.constexpr, EVICTION: tl.constexpr,
-):  # fmt: skip
+    logits,
+    base,
+    label,
+    there,
+    allowed,
+    first,
+    classes,
+    inner,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+    EVICTION: tl.constexpr,
+):
     """Return the logits of the others: -inf at the label and where there is no class, NaN for one that is not finite.
 
     An example that is not read has 0 for others, so that its sums are finite: it is set apart in the end.
@@ -104,9 +113,17 @@ def store_all(
 
 @jit
 def sums_of_others(
-    logits, base, label, there, allowed, classes, inner,
-    EXAMPLES: tl.constexpr, CLASSES: tl.constexpr, SPATIAL: tl.constexpr,
-):  # fmt: skip
+    logits,
+    base,
+    label,
+    there,
+    allowed,
+    classes,
+    inner,
+    EXAMPLES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    SPATIAL: tl.constexpr,
+):
     """Return peak, the largest of the others, and total, the sum of exp(other - peak), in one sweep over classes.
 
     The total, not the peak, is NaN if a logit is: a maximum skips NaN.

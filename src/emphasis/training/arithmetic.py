@@ -82,9 +82,14 @@ def published_derivative(logits: Tensor, labels: Tensor, options: Options, epsil
 def keep_learned_derivative(logits: Tensor, labels: Tensor, options: Options) -> Tensor:
     """Return the exact derivative, whose sum over the batch keeps the weights of examples beyond `max_margin`."""
     unlimited = Options(
-        options.weighting, options.normalization, options.reduction, float("inf"), options.log_normalizer,
-        options.log_largest, options.process_group,
-    )  # fmt: skip
+        options.weighting,
+        options.normalization,
+        options.reduction,
+        float("inf"),
+        options.log_normalizer,
+        options.log_largest,
+        options.process_group,
+    )
     index = labels.unsqueeze(2)
     others = logits.float().scatter(2, index, -torch.inf)
     margin = logits.float().gather(2, index) - others.logsumexp(2, keepdim=True)

@@ -55,12 +55,25 @@ def measure_rates(
         check(rate > 0.0, "grid", rate, "use rates > 0")
     if any(cell.noise.kind in ("pn_ratio", "long_tail") for cell in cells):
         raise RecipeError(f"{recipe.name}: noise that leaves examples out has no noisy labels that could be held out")
-    rows = {(method.name, rate): _at(method, dict.fromkeys(recipe.condition_names, rate), f"{method.name} at {rate:g}")
-            for method in recipe.methods for rate in rates}  # fmt: skip
+    rows = {
+        (method.name, rate): _at(method, dict.fromkeys(recipe.condition_names, rate), f"{method.name} at {rate:g}")
+        for method in recipe.methods
+        for rate in rates
+    }
     conditions = tuple(replace(column, seeds=0) for column in recipe.conditions)
-    trial = replace(recipe, name=f"{recipe.name}-rates", methods=tuple(rows.values()), conditions=conditions,
-                    seeds=seeds, baseline=next(iter(rows.values())).name, compare=(), paper={}, paper_spread={},
-                    reported=(), scaled=None)  # fmt: skip
+    trial = replace(
+        recipe,
+        name=f"{recipe.name}-rates",
+        methods=tuple(rows.values()),
+        conditions=conditions,
+        seeds=seeds,
+        baseline=next(iter(rows.values())).name,
+        compare=(),
+        paper={},
+        paper_spread={},
+        reported=(),
+        scaled=None,
+    )
     held_out = {"dataset.validation": HELD_OUT, "dataset.validation_labels": "noisy"}
     found = run(trial.changed(held_out), folder, context, reporter)
     result: Accuracies = {}
@@ -89,8 +102,9 @@ def in_form(recipe: Recipe, accuracies: Accuracies, form: Form) -> Recipe:
         methods.append(_at(method, rates, method.name))
     whose = f"{recipe.baseline}'s best" if form == "shared-rate" else "each method's own best"
     about = f"Learning rates: {whose} in each condition, by {HELD_OUT:.0%} of the training part with noisy labels."
-    return replace(recipe, name=f"{recipe.name}-{form}", methods=tuple(methods), choices=f"{about} {recipe.choices}",
-                   scaled=None)  # fmt: skip
+    return replace(
+        recipe, name=f"{recipe.name}-{form}", methods=tuple(methods), choices=f"{about} {recipe.choices}", scaled=None
+    )
 
 
 def rates_of(accuracies: Accuracies) -> dict[str, dict[str, float]]:
