@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -325,6 +326,15 @@ def test_objective_and_execution_settings_are_checked():
         Execution(accelerator="tpu9")
     with pytest.raises(ValueError, match="precision"):
         Execution(precision="8")
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_login_node_of_a_cluster_gives_no_warning(tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert make_fabric(Execution(accelerator="cpu")).world_size == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -33,13 +34,15 @@ def make_fabric(execution: Execution) -> Fabric:
         kept: dict[str, Any] = {since: False}
         strategy = DDPStrategy(**kept)
     try:
-        fabric = Fabric(
-            accelerator=execution.accelerator,
-            devices=execution.devices,
-            num_nodes=ranks // execution.devices,
-            precision=execution.precision,  # type: ignore[arg-type]
-            strategy=strategy,
-        )
+        with warnings.catch_warnings():  # one process on the login node of a cluster is no mistake
+            warnings.filterwarnings("ignore", "The `srun` command is available")
+            fabric = Fabric(
+                accelerator=execution.accelerator,
+                devices=execution.devices,
+                num_nodes=ranks // execution.devices,
+                precision=execution.precision,  # type: ignore[arg-type]
+                strategy=strategy,
+            )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         where = f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
         raise EmphasisValueError(f"{where} cannot be used here: {error}") from error
