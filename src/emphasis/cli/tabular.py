@@ -124,23 +124,33 @@ def _print_fit(result: Fit, console: Console) -> None:
 
     from emphasis.datasets.table_report import in_shell
     from emphasis.rich_text import PlainTable, plain
-    from emphasis.tabular.report import TITLES, metrics
+    from emphasis.scores import CONFIDENCE, METRICS
+    from emphasis.tabular.report import metrics
 
     if result.prepared is not None:
         for line in result.prepared.report.lines(in_shell):
             console.print(plain(f"note: {line}"))
-    title = f"Held-out rows, {result.request['folds']} folds"
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
-    table.add_column("Trained with")
-    for heading in TITLES.values():
-        table.add_column(heading, justify="right")
     scores = metrics(result)
-    for name, values in scores["methods"].items():
-        table.add_row(name, *(f"{values[key]['mean']:.3f} +- {values[key]['std']:.3f}" for key in TITLES))
-    if "difference" in scores:
-        values = scores["difference"]
-        table.add_row("difference", *(f"{values[key]['mean']:+.3f} +- {values[key]['std']:.3f}" for key in TITLES))
+    title = f"Held-out rows, {result.request['folds']} folds"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
+    table.add_column("Score")
+    differences = scores.get("difference", {})
+    for name in ("Weighting", "Cross-entropy") if differences else scores["methods"]:
+        table.add_column(name, justify="right")
+    for heading in ("Difference", f"{100 * CONFIDENCE:.0f} % interval", "") if differences else ():
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for key, metric in METRICS.items():
+        cells = [f"{values[key]['value']:.3f}" for values in scores["methods"].values()]
+        if differences:
+            value, low, high, judged = (differences[key][part] for part in ("value", "low", "high", "result"))
+            cells += [f"{value:+.3f}", f"{low:+.3f}, {high:+.3f}", "" if judged == "unclear" else judged]
+        table.add_row(metric.title, *cells)
+    console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
     console.print(table)
+    if "verdict" in scores:
+        console.print(plain(scores["verdict"]["headline"], style="bold"))
+        for warning in scores["verdict"]["warnings"]:
+            console.print(plain(f"warning: {warning}"))
     console.print(plain("Evaluated on the labels as given, including wrong ones."), style="dim")
     console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
 

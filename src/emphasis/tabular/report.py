@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shlex
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import confusion_matrix
 
 import emphasis
 from emphasis.datasets.table import write_table
@@ -23,7 +21,10 @@ from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
+from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
+from emphasis.scores import CONFIDENCE, evaluate
+from emphasis.scores import METRICS as SCORES
 from emphasis.tabular.models import model_spec
 from emphasis.tabular.result import BASELINE, METRICS, REPORT, TABLE, Fit
 from emphasis.texts import encodable
@@ -31,7 +32,6 @@ from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
 _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
-TITLES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "log_loss": "Log loss"}
 
 
 def write_report(fit: Fit) -> None:
@@ -46,23 +46,11 @@ def write_report(fit: Fit) -> None:
 
 
 def metrics(fit: Fit) -> dict[str, Any]:
-    """Return the scores of each method: values of the folds, their mean and standard deviation.
+    """Return the scores of each method on held-out rows, with their labels as given and their weights.
 
-    Models are evaluated on the rows of the other folds with their labels as given and their weights. "difference" is
-    the score of the weighting minus that of cross-entropy, fold by fold.
+    See `emphasis.scores.evaluate`.
     """
-    scores = {
-        name: {metric: _summary([_score(fit, p, metric, k) for k in range(fit.fold.max() + 1)]) for metric in TITLES}
-        for name, p in fit.probabilities.items()
-    }
-    result: dict[str, Any] = {"methods": scores}
-    if BASELINE in scores:
-        ours = next(iter(scores.values()))
-        result["difference"] = {
-            metric: _summary(list(np.subtract(ours[metric]["folds"], scores[BASELINE][metric]["folds"])))
-            for metric in TITLES
-        }
-    return result
+    return evaluate(fit.given, fit.probabilities, fit.classes, baseline=BASELINE, weights=fit.weights, fold=fit.fold)
 
 
 def predictions(fit: Fit) -> Any:
@@ -111,24 +99,6 @@ def _of_given(fit: Fit) -> NDArray[np.float64]:
     return _ours(fit)[np.arange(len(fit.given)), fit.given]
 
 
-def _score(fit: Fit, p: NDArray[np.float64], metric: str, fold: int) -> float:
-    rows = fit.fold == fold
-    given, weight = fit.given[rows], fit.weights[rows]
-    if not weight.any():
-        return math.nan
-    if metric == "log_loss":
-        shares = p[rows] / p[rows].sum(1, keepdims=True)
-        return float(log_loss(given, shares, sample_weight=weight, labels=np.arange(len(fit.classes))))
-    score = accuracy_score if metric == "accuracy" else balanced_accuracy_score
-    with warnings.catch_warnings():  # a rare class may be predicted in a fold that has none of its rows
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true", UserWarning)
-        return float(score(given, p[rows].argmax(1), sample_weight=weight))
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    return {"folds": [float(v) for v in values], "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-
-
 def _page(fit: Fit, scores: dict[str, Any]) -> str:
     predicted = _ours(fit).argmax(1)
     confusion = confusion_matrix(fit.given, predicted, labels=np.arange(len(fit.classes)))
@@ -143,10 +113,12 @@ def _page(fit: Fit, scores: dict[str, Any]) -> str:
         name=fit.source,
         columns=[_describe_column(fit, column) for column in fit.encoder.columns],
         counts=np.bincount(fit.given, minlength=len(fit.classes)).tolist(),
-        found=scores,
-        titles=TITLES,
-        methods={name: BASELINE if name == BASELINE else name for name in fit.probabilities},
-        finding=_finding(scores),
+        scores=scores,
+        metrics=SCORES,
+        methods=list(fit.probabilities),
+        verdict=scores.get("verdict"),
+        confidence=round(100 * CONFIDENCE),
+        reliability=png_uri(png(reliability_figure(scores["reliability"]))),
         confusion=confusion.tolist(),
         largest=int(confusion.max()),
         suspects=suspects(fit),
@@ -160,21 +132,6 @@ def _page(fit: Fit, scores: dict[str, Any]) -> str:
         folder=shlex.quote(str(fit.folder)),
         versions=", ".join(versions),
     )
-
-
-def _finding(scores: dict[str, Any]) -> str:
-    """Return one sentence on whether the weighting predicts the given labels better than cross-entropy."""
-    if "difference" not in scores:
-        return ""
-    difference = scores["difference"]["accuracy"]
-    mean, n = 100 * difference["mean"], len(difference["folds"])
-    error = 100 * difference["std"] / math.sqrt(n)
-    points = f"{mean:+.1f} points of accuracy (n = {n} folds, standard error {error:.1f})"
-    if abs(mean) <= 2 * error or not mean:
-        return f"Against cross-entropy: {points}. The difference is not significant: either will do for these labels."
-    better = "The weighting predicts" if mean > 0 else "Cross-entropy predicts"
-    advice = "" if mean > 0 else ' Consider --weighting "CCE".'
-    return f"{better} held-out labels better; the weighting against cross-entropy: {points}.{advice}"
 
 
 def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
