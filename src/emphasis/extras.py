@@ -34,6 +34,7 @@ EXTRAS = {
     "table": ("pandas", "pyarrow", "narwhals", "charset_normalizer"),
     "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
+    "completion": ("shtab",),
     "fit": (
         "pandas",
         "pyarrow",

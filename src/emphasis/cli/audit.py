@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emphasis.cli.options import (
+    RESUMES,
     Command,
     UsageError,
     add_accelerator_option,
@@ -22,6 +23,7 @@ from emphasis.cli.options import (
     requested_reading,
     requested_table_options,
 )
+from emphasis.cli.output import print_notes
 from emphasis.cli.weightings import weighting_from_text
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from emphasis.experiments.studies.audit_result import Audit
 
-_MAX_SUSPECTS_SHOWN, _MAX_COLUMNS_SHOWN = 10, 5
+_MAX_SUSPECTS_SHOWN, _MAX_SUSPECTS_IN_JSON, _MAX_COLUMNS_SHOWN = 10, 100, 5
 
 _DESCRIPTION = """\
 Find labels that look wrong: train one network on all of them with a weighting that is robust to
@@ -103,9 +105,9 @@ def _audit(options: argparse.Namespace) -> None:
         folder = options.folder = options.out or source
         result = audits.audit_trace(source)
     elif options.probabilities is not None:
-        result, folder = _read_probabilities(options, console)
+        result, folder = _read_probabilities(options)
     else:
-        result, folder = _train(options, console)
+        result, folder = _train(options)
     values = _shown_columns(options) if options.label else {}
     write_audit(result, folder, lambda audit: audit_page(audit, ["emphasis", *sys.argv[1:]], values))
     if options.suspects is not None:
@@ -116,6 +118,13 @@ def _audit(options: argparse.Namespace) -> None:
         write_table(pd.DataFrame(suspects_table(result)), options.suspects)
     if options.export is not None:
         _export(options, result)
+    options.result = {
+        "folder": folder,
+        "title": result.title,
+        **result.numbers,
+        "most_suspicious": [_row(result, int(index)) for index in result.suspects.order[:_MAX_SUSPECTS_IN_JSON]],
+        "notes": list(result.notes),
+    }
     _print_result(result, folder, console)
     if options.suspects is not None:
         console.print(plain(f"The ranking: {options.suspects}"))
@@ -143,14 +152,13 @@ def _check_trace_options(options: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} has no meaning for a trace: {options.source} holds what was trained")
 
 
-def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
+def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
     """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table import TableOptions
     from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.studies.audit import audit_recipe
     from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
-    from emphasis.rich_text import plain
     from emphasis.weighting import DEFAULT_WEIGHTING
 
     for name in ("weighting", "iterations", "settings"):
@@ -161,11 +169,10 @@ def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[
     if options.label is not None and options.noise_rate is None:
         table_options = TableOptions.of(**requested_table_options(options))
         result = audit_table_by_file(source, options.label, options.probabilities, table_options)
-        for note in result.notes:
-            console.print(plain(f"note: {in_shell(note)}"))
+        print_notes(options, [in_shell(note) for note in result.notes])
         return result, options.out or Path("runs") / f"{source.stem}-{options.label}-audit"
     context = requested_context(options, workers=1)
-    with JobBar(console, not options.no_progress) as bar:
+    with JobBar(options) as bar:
         recipe, split = audit_recipe(
             requested_data_recipe(options),
             DEFAULT_WEIGHTING,
@@ -177,7 +184,7 @@ def _read_probabilities(options: argparse.Namespace, console: Console) -> tuple[
     return audit_split_by_file(recipe, split, options.probabilities), options.out or Path("runs") / recipe.name
 
 
-def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
+def _train(options: argparse.Namespace) -> tuple[Audit, Path]:
     """Train a network on the data, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.experiments.studies import audit as audits
@@ -186,7 +193,7 @@ def _train(options: argparse.Namespace, console: Console) -> tuple[Audit, Path]:
     recipe = requested_data_recipe(options)
     weighting = DEFAULT_WEIGHTING if options.weighting is None else weighting_from_text(options.weighting)
     context = requested_context(options, workers=1)
-    with JobBar(console, not options.no_progress) as bar:
+    with JobBar(options) as bar:
         one_network, split = audits.audit_recipe(
             recipe,
             weighting,
@@ -280,9 +287,8 @@ def _print_result(result: Audit, folder: Path, console: Console) -> None:
     for name in ("Row", "Given", "Suggested", "Score"):
         table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
     for index in suspects.order[:_MAX_SUSPECTS_SHOWN]:
-        source = result.sources[index] if result.sources else str(result.rows[index])
-        label, suggested = result.name_of(result.labels[index]), result.name_of(suspects.suggested[index])
-        table.add_row(source, label, suggested, f"{suspects.score[index]:.2f}")
+        row = _row(result, int(index))
+        table.add_row(row["source"] or str(row["row"]), row["given"], row["suggested"], f"{row['score']:.2f}")
     console.print(table)
     if "auroc" in numbers:
         console.print(
@@ -295,6 +301,17 @@ def _print_result(result: Audit, folder: Path, console: Console) -> None:
     console.print(plain(f"Written to {folder}: {PAGE}, {SUSPECTS}, {AUDIT}"))
 
 
+def _row(result: Audit, index: int) -> dict[str, Any]:
+    """Return what is said about one label."""
+    return {
+        "row": int(result.rows[index]),
+        "source": result.sources[index] if result.sources else "",
+        "given": result.name_of(result.labels[index]),
+        "suggested": result.name_of(result.suspects.suggested[index]),
+        "score": float(result.suspects.score[index]),
+    }
+
+
 COMMANDS = [
     Command(
         name="audit",
@@ -304,6 +321,22 @@ COMMANDS = [
         add_options=_add_options,
         handler=_audit,
         extras=("experiments", "table", "text"),
-        resume_hint="the same command resumes from the last checkpoint, if there is one",
+        json_keys={
+            "folder": "output folder, with the full ranking in suspects.csv",
+            "title": "title of the data",
+            "examples": "number of labels",
+            "classes": "number of classes",
+            "suspects": "number of labels that look wrong",
+            "estimated_noise_rate": "their share",
+            "true_noise_rate": "share of wrong labels, where that is known, as are the next four",
+            "auroc": "area under the ROC curve of the ranking",
+            "average_precision": "average precision of the ranking",
+            "precision": "share of the suspects that are wrong",
+            "recall": "share of the wrong labels that are suspects",
+            "most_suspicious": f"the first {_MAX_SUSPECTS_IN_JSON} labels: `row`, `source`, `given`, `suggested` and "
+            "`score`",
+            "notes": "what was odd about the data",
+        },
+        resume_hint=RESUMES,
     )
 ]

@@ -17,8 +17,10 @@ from pathlib import Path
 import emphasis
 from emphasis import process
 from emphasis.cli import faults
+from emphasis.cli.config import add_config_options, add_file_settings
 from emphasis.cli.options import Command, Parser, UsageError, join_negative_numbers
-from emphasis.texts import did_you_mean
+from emphasis.cli.output import add_output_options, run_handler
+from emphasis.texts import did_you_mean, visible
 
 MODULES = (
     "tabular",
@@ -29,6 +31,7 @@ MODULES = (
     "run",
     "search",
     "report",
+    "completion",
 )
 """The modules of this package that define commands, in the order of the help."""
 
@@ -75,17 +78,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.callback(setattr, sys, name, None)
         commands = load_commands()
         parser, parsers = make_parsers(commands)
-        _check_command_name(parser, arguments, commands)
+        requested = _command_name(parser, arguments, commands)
+        file_settings: dict[str, str] = {}
+        if requested is not None and not {"-h", "--help"} & set(arguments):
+            try:
+                arguments, file_settings = add_file_settings(arguments, requested, parsers)
+            except UsageError as error:
+                parser.error(visible(str(error)))
+            parsers[requested].file_settings = file_settings
         options, unknown = parser.parse_known_args(arguments)
         command = commands.get(options.command)
-        options.folder, options.unknown = None, unknown
+        options.folder, options.unknown, options.file_settings = None, unknown, file_settings
         stack.enter_context(process.stopping_on_signals())
         try:
             if command is None:
                 parser.print_help()
             else:
                 _check_call(command, parsers[command.name], options)
-                command.handler(options)
+                run_handler(command, options)
             sys.stdout.flush()
         except BaseException as error:
             return faults.exit_code(error, command, options)
@@ -113,6 +123,8 @@ def make_parsers(commands: dict[str, Command]) -> tuple[Parser, dict[str, Parser
             command.name, help=command.summary, description=command.description, epilog=command.examples
         )
         command.add_options(subparser)
+        add_output_options(subparser, command)
+        add_config_options(subparser)
     parser.set_defaults(debug=False)
     for each in (parser, *subparsers.choices.values()):
         each.add_argument(
@@ -121,12 +133,13 @@ def make_parsers(commands: dict[str, Command]) -> tuple[Parser, dict[str, Parser
     return parser, dict(subparsers.choices)
 
 
-def _check_command_name(parser: Parser, arguments: Sequence[str], commands: dict[str, Command]) -> None:
-    """Exit with a suggestion if the command, which is the first argument that is no option, does not exist."""
+def _command_name(parser: Parser, arguments: Sequence[str], commands: dict[str, Command]) -> str | None:
+    """Return the command, the first argument that is no option; exit with a suggestion if it does not exist."""
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in commands:
         hint = did_you_mean(name, commands) or f"; known: {', '.join(commands)}"
         parser.error(f"unknown command {name!r}{hint}")
+    return name
 
 
 def _check_call(command: Command, parser: Parser, options: argparse.Namespace) -> None:

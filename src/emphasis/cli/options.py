@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
     from emphasis.experiments.runs.context import RunContext
     from emphasis.training.settings import Execution
+
+RESUMES = "the same command resumes from the last checkpoint, if there is one"
+"""The `Command.resume_hint` of commands that train networks."""
 
 _MAX_WORKERS = 1024  # threads or processes; far more than this exhausts a machine
 
@@ -39,8 +42,10 @@ class Command:
         description: First paragraphs of the command's help.
         examples: Example command lines, one per line, shown at the end of the help.
         add_options: Adds the command's options to its parser.
-        handler: Executes the command; it may set `options.folder` to where the log of an unforeseen error belongs.
+        handler: Executes the command; it may set `options.folder` to where the log of an unforeseen error belongs, and
+            `options.result` to what `--json` prints.
         extras: Extras whose packages the handler may import, the one to suggest first if a package is missing.
+        json_keys: Keys of `options.result` with their meaning; a command without results has none, and no `--json`.
         resume_hint: How to resume the command after it was stopped; empty if there is nothing to resume.
         accepts_unknown_options: Whether the handler parses `options.unknown`, the arguments that the parser does not
             know. Otherwise these are an error.
@@ -54,6 +59,7 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None]
     handler: Callable[[argparse.Namespace], None]
     extras: tuple[str, ...] = ()
+    json_keys: Mapping[str, str] = field(default_factory=dict)
     resume_hint: str = ""
     accepts_unknown_options: bool = False
     supports_torchrun: bool = False
@@ -64,10 +70,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self.file_settings: dict[str, str] = {}  # files by the destinations of the options that they set
 
     def error(self, message: str) -> Any:
-        """Exit with code 2 and one line."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        """Exit with code 2 and one line, which names the configuration file if the mistake is there."""
+        option = re.match(r"argument (--[\w-]+)", message)
+        action = self._option_string_actions.get(option.group(1)) if option else None
+        source = self.file_settings.get(action.dest) if action else None
+        self.exit(2, f"{self.prog}: {message}{f' (set in {source})' if source else ''}\n")
 
     def option_names(self) -> list[str]:
         """Return the names of the options, such as "--out"."""

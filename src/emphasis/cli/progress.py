@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
+from emphasis.cli.output import message_console
 from emphasis.datasets.table_report import in_shell
 from emphasis.experiments.runs.context import Level, Reporter
 from emphasis.rich_text import PlainColumn, plain
@@ -17,47 +19,16 @@ if TYPE_CHECKING:
     from emphasis.experiments.runs.jobs import Job
 
 
-class JobBar(Reporter):
-    """One bar, for the job or the part of the work that reported last."""
+class Bars(Reporter):
+    """Messages, and a bar for the work as a whole; a context manager that shows the bars.
 
-    def __init__(self, console: Console, show: bool) -> None:
-        self._console = console
-        columns = (
-            PlainColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TimeElapsedColumn(),
-            PlainColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
-        self._task = self._progress.add_task("preparing the data", total=None)
+    Args:
+        options: The command's options: whether bars and messages are shown, and where.
+    """
 
-    def __enter__(self) -> JobBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    def message(self, text: str, level: Level = "info") -> None:
-        """Print a line above the bars."""
-        text = in_shell(text)  # what a table's report says names options
-        self._console.print(plain(text if level == "info" else f"{level}: {text}"))
-
-    def loading(self, task: str, done: int, total: int) -> None:
-        """Show that `done` of `total` parts of a task are done; a total of 0 means that it is unknown."""
-        self._progress.update(self._task, description=task, completed=done, total=total or None)
-
-    def progress(self, job: Job, done: int, total: int) -> None:
-        """Show that `done` of the `total` steps of a job are taken."""
-        self.loading(job.title, done, total)
-
-
-class RunBars(Reporter):
-    """One bar for the steps of all networks and one for each running job."""
-
-    def __init__(self, recipe: Recipe, folder: Path, console: Console, show: bool) -> None:
-        self._recipe, self._folder, self._console = recipe, folder, console
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._is_quiet, self._is_verbose = options.quiet, options.verbose
+        self._console = message_console(options)
         columns = (
             PlainColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -66,13 +37,13 @@ class RunBars(Reporter):
             PlainColumn("left"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console, disable=not show, transient=True, expand=True)
+        is_hidden = options.no_progress or options.quiet
+        self._progress = Progress(*columns, console=self._console, disable=is_hidden, transient=True, expand=True)
         self._overall = self._progress.add_task("preparing the data", total=None, steps="")
-        self._total = 0
-        self._jobs: dict[str, TaskID] = {}
-        self._done: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+        self._finished: set[str] = set()
 
-    def __enter__(self) -> RunBars:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -80,8 +51,10 @@ class RunBars(Reporter):
         self._progress.stop()
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Print a line above the bars."""
-        text = in_shell(text)  # what a table's report says names options
+        """Print a line above the bars; `--quiet` omits lines that are not warnings."""
+        if level == "info" and self._is_quiet:
+            return
+        text = in_shell(text)  # a table's report marks options
         self._console.print(plain(text if level == "info" else f"{level}: {text}"))
 
     def loading(self, task: str, done: int, total: int) -> None:
@@ -90,7 +63,37 @@ class RunBars(Reporter):
         self._progress.update(self._overall, description=task, completed=done, total=total or None, steps=steps)
 
     def progress(self, job: Job, done: int, total: int) -> None:
-        """Show that `done` of the `total` steps of a job are taken."""
+        """Show that `done` of the `total` steps of a job are taken; with `--verbose`, print when all are."""
+        now = time.monotonic()
+        began = self._began.setdefault(job.name, now)
+        self._show(job, done, total)
+        if done >= total and self._is_verbose and job.name not in self._finished:
+            self._finished.add(job.name)
+            self.message(f"{job.title}: {total:,} steps in {now - began:.1f} s")
+
+    def _show(self, job: Job, done: int, total: int) -> None:
+        """Update the bars of a job."""
+        raise NotImplementedError
+
+
+class JobBar(Bars):
+    """One bar, for the job or the part of the work that reported last."""
+
+    def _show(self, job: Job, done: int, total: int) -> None:
+        self._progress.update(self._overall, description=job.title, completed=done, total=total or None, steps="")
+
+
+class RunBars(Bars):
+    """One bar for the steps of all networks and one for each running job."""
+
+    def __init__(self, recipe: Recipe, folder: Path, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self._recipe, self._folder = recipe, folder
+        self._total = 0
+        self._jobs: dict[str, TaskID] = {}
+        self._done: dict[str, int] = {}
+
+    def _show(self, job: Job, done: int, total: int) -> None:
         if not self._total:
             self._total = self._steps_to_take()
         networks, name = len(job.cells), job.name

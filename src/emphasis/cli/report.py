@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emphasis.cli.options import Command, UsageError, name_or_path_argument, path_argument
+from emphasis.cli.output import check_json_target
 
 if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
+
+REPORT_KEYS = {
+    "folder": "the run's folder",
+    "recipe": "name of the recipe",
+    "title": "title of the recipe",
+    "scaled": "whether the run is scaled down",
+    "metric": "the metric that methods are compared by",
+    "baseline": "the method that others are compared with",
+    "findings": "the findings, as sentences",
+    "networks": "number of networks that the recipe asks for",
+    "missing": "number of those that are not trained yet",
+    "results": "for each `condition` and `method`: `group`, `outcome`, number `n` of networks, `metrics` with `mean`, "
+    "`std` and `n` as shares, `paper` in percent, and `gain` over the baseline",
+}
+"""Keys of the results of a run, with their meaning."""
 
 _REPORT_DESCRIPTION = """\
 Compare the results of a run with the paper's: differences, number of seeds and standard deviation.
@@ -51,6 +67,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    check_json_target(options)
     if options.out is not None and options.format is None:
         raise UsageError("--out needs --format text, csv or html")
     from rich.console import Console
@@ -61,6 +78,7 @@ def _report(options: argparse.Namespace) -> None:
     folder = report.find_folder(options.run)
     options.folder = folder if options.format is None else None  # with a format, nothing is written into the folder
     summary = report.read_summary(folder)
+    options.result = report.summary_json(folder, summary)
     if options.out is not None:
         write_text(options.out, report.render(summary, options.format))
         print(f"written to {options.out}")
@@ -98,18 +116,26 @@ def _figure(options: argparse.Namespace) -> None:
     from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure, find_run
 
     if options.name is None:
+        runs = {name: find_run(figure) for name, figure in FIGURES.items()}
+        options.result = {
+            "figures": [
+                {"name": name, "caption": figure.caption, "recipes": figure.recipes, "run": runs[name]}
+                for name, figure in FIGURES.items()
+            ]
+        }
         for name, figure in FIGURES.items():
-            run = find_run(figure)
+            run = runs[name]
             source = str(run) if run else f"needs: emphasis run {figure.recipes[0]}" if figure.recipes else "no run"
             print(f"  {name:<3} {figure.caption} ({source})")
         return
     drawing, run = draw_figure(options.name, options.run)
     out = options.out or Path(f"figure-{options.name}.svg")
     save(drawing, out, options.theme)
+    options.result = {"file": out, "run": run}
     print(f"drawn to {out}" + (f" from {run}" if run else ""))
 
 
-def _recipes(_options: argparse.Namespace) -> None:
+def _recipes(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -120,8 +146,9 @@ def _recipes(_options: argparse.Namespace) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
-    for name in recipe_names():
-        recipe = load_recipe(name)
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    options.result = {"recipes": [_recipe_json(name, recipe) for name, recipe in recipes.items()]}
+    for name, recipe in recipes.items():
         left = [(name, "bold"), (recipe.status, ""), (_count_networks(recipe), "")]
         right = [(recipe.title, "bold"), (recipe.cost, ""), (f"emphasis run {name}", "cyan")]
         if recipe.scaled is not None:
@@ -130,6 +157,22 @@ def _recipes(_options: argparse.Namespace) -> None:
         table.add_row(*(Text("\n").join(plain(line, style) for line, style in lines) for lines in (left, right)))
         table.add_row()
     Console().print(table)
+
+
+def _recipe_json(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Return what is listed about a recipe."""
+    scaled = None
+    if recipe.scaled is not None:
+        small = recipe.scaled_down()
+        scaled = {"networks": sum(1 for _ in small.cells()), "cost": recipe.scaled.cost}
+    return {
+        "name": name,
+        "title": recipe.title,
+        "status": recipe.status,
+        "networks": sum(1 for _ in recipe.cells()),
+        "cost": recipe.cost,
+        "scaled": scaled,
+    }
 
 
 def _count_networks(recipe: Recipe) -> str:
@@ -145,6 +188,7 @@ COMMANDS = [
         add_options=_add_report_options,
         handler=_report,
         extras=("experiments", "table", "text"),
+        json_keys=REPORT_KEYS,
     ),
     Command(
         name="figure",
@@ -154,6 +198,11 @@ COMMANDS = [
         add_options=_add_figure_options,
         handler=_figure,
         extras=("experiments",),
+        json_keys={
+            "figures": "without a name: for each figure its `name`, `caption`, `recipes` and `run`, or null",
+            "file": "with a name: file of the drawing",
+            "run": "with a name: the run it is drawn from, or null",
+        },
     ),
     Command(
         name="recipes",
@@ -163,5 +212,9 @@ COMMANDS = [
         add_options=lambda _parser: None,
         handler=_recipes,
         extras=("experiments",),
+        json_keys={
+            "recipes": "for each its `name`, `title`, `status`, number of `networks`, `cost`, and the `networks` and "
+            "`cost` of its `scaled` form, or null"
+        },
     ),
 ]

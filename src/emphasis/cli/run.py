@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from emphasis import process
 from emphasis.cli.options import (
+    RESUMES,
     Command,
     UsageError,
     add_recipe_options,
@@ -18,6 +19,7 @@ from emphasis.cli.options import (
     requested_context,
     requested_recipe,
 )
+from emphasis.cli.report import REPORT_KEYS
 from emphasis.errors import EmphasisOSError
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     from rich.console import Console
 
     from emphasis.cli.progress import RunBars
-    from emphasis.experiments.reports.report import print_report, read_summary, write_report
+    from emphasis.experiments.reports.report import print_report, read_summary, summary_json, write_report
     from emphasis.experiments.runs.failures import JobError, UnforeseenJobError
     from emphasis.experiments.runs.runner import run
     from emphasis.experiments.runs.store import RESULTS
@@ -109,22 +111,25 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     console = Console(quiet=not is_first)
     conditions = f"{len(recipe.conditions)} conditions, " if len(recipe.conditions) > 1 else ""
     about = f": {conditions}{len(recipe.methods)} methods, {recipe.seeds} seeds: {networks} networks"
-    console.print(plain(recipe.title, "bold") + plain(about))
+    if not options.quiet:
+        console.print(plain(recipe.title, "bold") + plain(about))
     failure: JobError | UnforeseenJobError | EmphasisOSError | None = None
     recipe = with_sources(recipe)
     began = time.monotonic()
-    with RunBars(recipe, folder, console, not options.no_progress) as bars:
+    with RunBars(recipe, folder, options) as bars:
         try:
             run(recipe, folder, context, bars, force=options.force)
         except (JobError, UnforeseenJobError) as error:
             failure = error
-    console.print(f"training took {time.monotonic() - began:.0f} s", highlight=False)
+    seconds = time.monotonic() - began
+    console.print(f"training took {seconds:.0f} s", highlight=False)
     summary = read_summary(folder)
     if is_first and any(entry.rows for entry in summary.entries):
         try:
             written = [RESULTS, *write_report(folder, summary, options.data)]
         except EmphasisOSError as error:  # the results can be printed nevertheless
             failure, written = failure or error, []
+        options.result = {**summary_json(folder, summary), "seconds": seconds, "files": written}
         print_report(summary, console)
         if written:
             console.print(plain(f"Written to {folder}: {', '.join(written)}"))
@@ -157,7 +162,8 @@ COMMANDS = [
         add_options=_add_options,
         handler=_run,
         extras=("experiments", "table", "text"),
-        resume_hint="the same command resumes from the last checkpoint, if there is one",
+        json_keys={**REPORT_KEYS, "seconds": "time of the training", "files": "names of the files written to `folder`"},
+        resume_hint=RESUMES,
         supports_torchrun=True,
     )
 ]

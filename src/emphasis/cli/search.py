@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from emphasis.cli.options import (
+    RESUMES,
     Command,
     add_recipe_options,
     check_worker_options,
@@ -74,8 +75,9 @@ def _search(options: argparse.Namespace) -> None:
     console = Console()
     varied = ", ".join(vary.name for vary in space)
     about = f": {options.trials} trials of {options.method}, {recipe.seeds} seeds each, varying {varied}"
-    console.print(plain(recipe.title, "bold") + plain(about))
-    with JobBar(console, not options.no_progress) as bar:
+    if not options.quiet:
+        console.print(plain(recipe.title, "bold") + plain(about))
+    with JobBar(options) as bar:
         result = search(
             recipe,
             folder,
@@ -89,6 +91,18 @@ def _search(options: argparse.Namespace) -> None:
             noisy_validation=options.noisy_validation,
             retrain=not options.no_retrain,
         )
+    test = dict(zip(("mean", "std"), final_accuracy(result.rows), strict=True)) if result.rows else None
+    options.result = {
+        "folder": folder,
+        "title": recipe.title,
+        "method": options.method,
+        "trials": [
+            {"settings": trial.settings, "mean": trial.mean, "std": trial.std}
+            for trial in sorted(result.trials, key=lambda trial: -trial.mean)
+        ],
+        "best": result.best.settings,
+        "test_accuracy": test and {**test, "n": len(result.rows)},
+    }
     title = f"Validation accuracy, {options.validation:.0%} held out"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
     table.add_column("Settings")
@@ -112,6 +126,14 @@ COMMANDS = [
         add_options=_add_options,
         handler=_search,
         extras=("search", "table", "text"),
-        resume_hint="the same command resumes from the last checkpoint, if there is one",
+        json_keys={
+            "folder": "output folder",
+            "title": "title of the recipe",
+            "method": "method that was searched",
+            "trials": "list from best to worst: `settings`, and `mean` and `std` of the validation accuracy",
+            "best": "settings of the best trial",
+            "test_accuracy": "`mean`, `std` and number `n` of networks trained with them on all data, or null",
+        },
+        resume_hint=RESUMES,
     )
 ]

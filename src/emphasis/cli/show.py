@@ -61,6 +61,7 @@ def _show(options: argparse.Namespace) -> None:
             print(terminal.draw(weightings, width, height, color=sys.stdout.isatty()))
         for weighting in weightings:
             print(terminal.describe(weighting))
+        options.result = {"weightings": [terminal.numbers(each) for each in weightings], "file": options.out}
         if options.out is not None:
             print(f"drawn to {options.out}")
 
@@ -74,6 +75,11 @@ COMMANDS = [
         add_options=_add_options,
         handler=_show,
         extras=("plot", "torch"),
+        json_keys={
+            "weightings": "for each: its `weighting` as Python code, emphasis `modes`, `integral` of w, `w_at_one`, "
+            "whether it `vanishes` at p = 1, and the `mass` of its density within 0.1 of each mode",
+            "file": "file of the drawing, or null",
+        },
         accepts_unknown_options=True,
     )
 ]

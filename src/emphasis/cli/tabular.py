@@ -18,6 +18,7 @@ from emphasis.cli.options import (
     requested_reading,
     requested_table_options,
 )
+from emphasis.cli.output import check_json_target, print_notes
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value, visible
 
@@ -91,15 +92,17 @@ def _fit(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from emphasis.cli.progress import JobBar
+    from emphasis.datasets.table_report import in_shell
     from emphasis.extras import require_modules
     from emphasis.tabular.fit import fit_table
+    from emphasis.tabular.report import metrics
 
     require_modules("jinja2", "matplotlib")  # for the report
     console = Console()
     weighting = None if options.weighting is None else weighting_from_text(options.weighting)
     options.folder = options.out or Path("runs") / options.table.stem
     settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
-    with JobBar(console, not options.no_progress) as bar:
+    with JobBar(options) as bar:
         bar.loading("reading the table", 0, 0)
         result = fit_table(
             options.table,
@@ -116,20 +119,27 @@ def _fit(options: argparse.Namespace) -> None:
             force=options.force,
             progress=bar.loading,
         )
+    notes = [] if result.prepared is None else result.prepared.report.lines(in_shell)
+    print_notes(options, notes)
+    options.result = {
+        "folder": result.folder,
+        "label": options.label,
+        "model": options.model,
+        "rows": len(result.given),
+        "classes": result.classes,
+        "scores": metrics(result),
+        "notes": notes,
+    }
     _print_fit(result, console)
 
 
 def _print_fit(result: Fit, console: Console) -> None:
     from rich import box
 
-    from emphasis.datasets.table_report import in_shell
     from emphasis.rich_text import PlainTable, plain
     from emphasis.scores import CONFIDENCE, METRICS
     from emphasis.tabular.report import metrics
 
-    if result.prepared is not None:
-        for line in result.prepared.report.lines(in_shell):
-            console.print(plain(f"note: {line}"))
     scores = metrics(result)
     title = f"Held-out rows, {result.request['folds']} folds"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
@@ -182,6 +192,7 @@ def _predict(options: argparse.Namespace) -> None:
     from emphasis.tabular.saved import load_model
 
     require_modules("pandas")
+    check_json_target(options)
     to_screen = str(options.out) == "-"
     suffix = options.table.suffix if options.table.suffix.lower() in _TABLES else ".csv"
     out = options.out or options.table.with_name(f"{options.table.stem}-predicted{suffix}")
@@ -196,10 +207,19 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         write_table(predictions.frame, out)
     messages = sys.stderr if to_screen else sys.stdout
-    for note in predictions.notes:
-        print(visible(f"note: {in_shell(note)}"), file=messages)
-    for line in predictions.accuracy_lines(model.label):
+    notes, accuracy = [in_shell(note) for note in predictions.notes], predictions.accuracy_lines(model.label)
+    for line in [*([] if options.quiet else [f"note: {note}" for note in notes]), *accuracy]:
         print(visible(line), file=messages)
+    options.result = {
+        "file": out,
+        "rows": len(predictions.frame),
+        "label": model.label,
+        "classes": model.classes,
+        "labeled": int(predictions.labeled.sum()),
+        "correct": int(predictions.correct.sum()),
+        "accuracy": accuracy,
+        "notes": notes,
+    }
     if not to_screen:
         print(f"{len(predictions.frame)} rows predicted: {out}")
 
@@ -213,6 +233,15 @@ COMMANDS = [
         add_options=_add_fit_options,
         handler=_fit,
         extras=("fit",),
+        json_keys={
+            "folder": "output folder",
+            "label": "the column that is predicted",
+            "model": "kind of model",
+            "rows": "number of rows with a label",
+            "classes": "names of the classes",
+            "scores": "the scores of metrics.json: by method, their difference to cross-entropy, and the verdict",
+            "notes": "what was odd about the table, and what was done",
+        },
         resume_hint="the same command resumes after the last fold that was finished",
     ),
     Command(
@@ -223,5 +252,15 @@ COMMANDS = [
         add_options=_add_predict_options,
         handler=_predict,
         extras=("fit",),
+        json_keys={
+            "file": "file of the predictions",
+            "rows": "number of rows that were predicted",
+            "label": "the column that is predicted",
+            "classes": "names of the classes",
+            "labeled": "number of rows that have a label",
+            "correct": "number of them that are predicted as labeled",
+            "accuracy": "sentences on the accuracy, apart for rows that the model was trained on",
+            "notes": "what was odd about the table",
+        },
     ),
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.cli.options import (
+    RESUMES,
     Command,
     UsageError,
     add_accelerator_option,
@@ -100,12 +101,13 @@ def _tune(options: argparse.Namespace) -> None:
     from emphasis.experiments.studies import tune as tuning
     from emphasis.experiments.studies.audit_result import write_audit
     from emphasis.experiments.studies.space import parse_vary
+    from emphasis.experiments.studies.tuning_result import numbers
     from emphasis.files import write_text
 
     console = Console()
     recipe = requested_data_recipe(options)
     folder = options.folder = options.out or Path("runs") / f"{recipe.name}-tune"
-    with JobBar(console, not options.no_progress) as bar:
+    with JobBar(options) as bar:
         result = tuning.tune(
             recipe,
             folder,
@@ -125,6 +127,7 @@ def _tune(options: argparse.Namespace) -> None:
     if result.audit is not None:
         write_audit(result.audit, folder / tuning.AUDIT, lambda audit: audit_page(audit, command))
     write_text(folder / tuning.PAGE, tune_page(result, command))
+    options.result = {"folder": folder, "title": result.title, "verdict": result.verdict, **numbers(result)}
     _print_result(result, folder, console)
 
 
@@ -172,6 +175,30 @@ COMMANDS = [
         add_options=_add_options,
         handler=_tune,
         extras=("search", "table", "text"),
-        resume_hint="the same command resumes from the last checkpoint, if there is one",
+        json_keys={
+            "folder": "output folder",
+            "title": "title of the data",
+            "verdict": "reason of the recommendation, in one sentence",
+            "noise_rate": "estimated share of wrong labels, or the one that was given",
+            "told": "whether the share was given",
+            "noise_rate_interval": "lowest and highest possible share",
+            "noise_rate_doubtful": "whether the estimate should not be relied on",
+            "unlearned": "share of its training labels that cross-entropy contradicts",
+            "mixture_rate": "share of wrong labels by a mixture of two normal distributions",
+            "num_classes": "number of classes",
+            "lam": "lambda by the share of wrong labels",
+            "recommended": "DM or cross-entropy",
+            "difference": "`mean` and `std` of the best DM's accuracy minus cross-entropy's",
+            "learning_rate": "recommended learning rate",
+            "weighting": "recommended weighting, as a dictionary",
+            "normalization": "recommended normalization",
+            "python": "Python code of the recommended loss",
+            "validation": "accuracy of the best trial: `mean`, `std` and number of `folds`",
+            "best_trial": "settings of the best trial",
+            "cross_entropy": "the same of cross-entropy, with its settings",
+            "trials": "number of trials",
+            "stopped_early": "number of trials that were not evaluated on every fold",
+        },
+        resume_hint=RESUMES,
     )
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotext
@@ -40,6 +41,22 @@ def draw(weightings: Sequence[Weighting], width: int, height: int, color: bool) 
     figure.label("p, the probability given to the example's label", "x")
     text = figure.build().string()
     return text if color else str(plotext.uncolorize(text))
+
+
+def numbers(weighting: Weighting, radius: float = 0.1) -> dict[str, Any]:
+    """Return what `describe` says as plain data."""
+    has_density = weighting.log_integral < math.inf
+    return {
+        "weighting": repr(weighting),
+        "modes": [float(mode) for mode in weighting.modes],
+        "integral": float(weighting.integral),
+        "w_at_one": float(weighting(1.0)),
+        "vanishes": bool(weighting.vanishes),
+        "mass": [
+            float(weighting.mass(max(0.0, mode - radius), min(1.0, mode + radius))) if has_density else math.nan
+            for mode in weighting.modes
+        ],
+    }
 
 
 def describe(weighting: Weighting, radius: float = 0.1) -> str:

@@ -5,13 +5,14 @@ A report as text or CSV imports neither matplotlib nor torch: what draws and wha
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from emphasis.experiments.reports.ranking import rank, rank_tables, ranks_csv, verdict
-from emphasis.experiments.reports.summary import Summary, findings, summarize
+from emphasis.experiments.reports.summary import Entry, Summary, findings, summarize
 from emphasis.experiments.reports.table import caption, csv_text, result_tables
 from emphasis.experiments.runs.store import (
     CELLS,
@@ -162,6 +163,37 @@ def audit_of_best(folder: Path, summary: Summary, root: Path | None = None) -> A
             title = ": ".join(filter(None, (summary.recipe.title, condition, best.cell.method)))
             return audit_of_network(title, best.cell, row, folder, root)
     return None
+
+
+def summary_json(folder: Path, summary: Summary) -> dict[str, Any]:
+    """Return the results as plain data, with NaN where there is no value."""
+    recipe = summary.recipe
+    return {
+        "folder": str(folder),
+        "recipe": recipe.name,
+        "title": recipe.title,
+        "scaled": summary.scaled,
+        "metric": recipe.metric,
+        "baseline": recipe.baseline,
+        "findings": findings(summary),
+        "networks": summary.networks,
+        "missing": summary.missing,
+        "results": [_entry_json(summary, entry) for entry in summary.entries],
+    }
+
+
+def _entry_json(summary: Summary, entry: Entry) -> dict[str, Any]:
+    gain = summary.gain(entry)
+    return {
+        "condition": entry.cell.condition,
+        "method": entry.cell.method,
+        "group": entry.cell.group,
+        "outcome": entry.outcome,
+        "n": len(entry.rows),
+        "metrics": {metric: asdict(spread) for metric, spread in entry.values.items()},
+        "paper": entry.paper,
+        "gain": None if gain is None else asdict(gain),
+    }
 
 
 def print_report(summary: Summary, console: Console) -> None:
