@@ -35,6 +35,17 @@ EXTRAS = {
     "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
     "completion": ("shtab",),
+    "review": (
+        "starlette",
+        "uvicorn",
+        "filelock",
+        "PIL",
+        "sklearn",
+        "pandas",
+        "pyarrow",
+        "narwhals",
+        "charset_normalizer",
+    ),
     "fit": (
         "pandas",
         "pyarrow",

@@ -72,6 +72,13 @@ class StackedMLP(nn.Module):
             activations = torch.baddbmm(bias, ACTIVATIONS[self.activation](activations), weight)
         return activations
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return what the last layer sees, (S, N, width), for inputs (K, N, ...)."""
+        hidden = inputs.flatten(2).repeat(self.num_networks // len(inputs), 1, 1)
+        for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
+            hidden = ACTIVATIONS[self.activation](torch.baddbmm(bias, hidden, weight))
+        return hidden
+
 
 def at_own_rates(
     optimizer: torch.optim.Optimizer,

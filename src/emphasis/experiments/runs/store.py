@@ -41,6 +41,8 @@ Row = dict[str, Any]
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
 _MAX_BYTES = 64 << 30  # of the arrays of one job
+EXAMPLE_ARRAYS = {"top_classes": "i", "top_probabilities": "f", "features": "f"}
+"""Arrays (n, ...) of the examples of a job of one network, and the kinds of their types."""
 
 
 class FolderError(EmphasisError):
@@ -215,6 +217,8 @@ def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
         `p` (n,), the final probability of each training label; `noisy` (n,), whether it is wrong; `index` (n,), the
         row of its example; `labels` (n,), the label, unless an earlier version stored the job; and if the recipe asks
         for a trace, for each of E evaluations, `trace` (E, n), the probability of each label, and `predicted` (E, n).
+        Of a network that was trained alone with a trace also `top_classes` and `top_probabilities` (n, K) and
+        `features` (n, D).
 
     Raises:
         FolderError: If the file is missing or damaged.
@@ -226,6 +230,7 @@ def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
         of_network = {name: arrays[name][seed] for name in ("noisy", "index")} | {"p": arrays["p"][network]}
         of_network |= {name: arrays[name][seed] for name in ("labels",) if name in arrays}
         of_network |= {name: arrays[name][:, network] for name in ("trace", "predicted") if name in arrays}
+        of_network |= {name: arrays[name] for name in EXAMPLE_ARRAYS if name in arrays}
         _check_arrays(of_network)
     except (DamagedFileError, OSError, ValueError, LookupError, AttributeError) as error:
         raise FolderError(f"{path} cannot be read ({error}); delete {row['job']}.* and run again") from error
@@ -234,11 +239,12 @@ def probabilities(folder: Path, row: Row) -> dict[str, NDArray[Any]]:
 
 def _check_arrays(arrays: dict[str, NDArray[Any]]) -> None:
     """Raise ValueError unless the arrays belong to one network, with one value for each of n examples."""
-    kinds = {"noisy": "b", "labels": "iu", "index": "iu", "p": "f", "trace": "f", "predicted": "iu"}
+    kinds = {"noisy": "b", "labels": "iu", "index": "iu", "p": "f", "trace": "f", "predicted": "iu", **EXAMPLE_ARRAYS}
     n = len(arrays["p"])
     for name, values in arrays.items():
         evaluations = values.shape[:1] if name in ("trace", "predicted") else ()
-        if values.dtype.kind not in kinds[name] or values.shape != (*evaluations, n):
+        width = values.shape[1:2] if name in EXAMPLE_ARRAYS else ()
+        if values.dtype.kind not in kinds[name] or values.shape != (*evaluations, n, *width):
             raise EmphasisValueError(f"{name} is of shape {values.shape} and type {values.dtype}")
     if "trace" in arrays and arrays["trace"].shape != arrays["predicted"].shape:
         raise EmphasisValueError(f"{len(arrays['trace'])} evaluations, but {len(arrays['predicted'])} of predictions")

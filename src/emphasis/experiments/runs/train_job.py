@@ -17,6 +17,7 @@ from emphasis.experiments.recipes.settings import Cell, MethodSpec
 from emphasis.experiments.runs.checkpointing import JobCheckpointer
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.data import load_split, make_task, network_options
+from emphasis.experiments.runs.example_arrays import describe_examples
 from emphasis.experiments.runs.job_records import make_arrays, make_rows
 from emphasis.experiments.runs.jobs import Job, is_stackable
 from emphasis.experiments.runs.provenance import device_name, revision, versions
@@ -126,7 +127,10 @@ def _train_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, 
         rows = make_rows(job, state, task, about)
         _report_problems(job, state, rows, reporter)
         if fabric.is_global_zero:
-            write_job(folder, job.name, rows, make_arrays(job, state, task))
+            arrays = make_arrays(job, state, task)
+            if first.evaluation.trace and len(job.cells) == 1 and fabric.world_size == 1 and not execution.compile:
+                arrays |= describe_examples(state, task)
+            write_job(folder, job.name, rows, arrays)
     if fabric.is_global_zero:
         stop_if_asked()
 

@@ -3,6 +3,7 @@
 The folder of an audit is that of a run of one network, and holds in addition
 
     suspects.csv         one line per example, from the most to the least suspicious
+    examples.json, .npz  what a review needs of the examples
     audit.json           counts and rates
     rates/               networks that the learning rate was chosen by
     audit.html           the page
@@ -31,6 +32,7 @@ from emphasis.experiments.runs.data import corrupted, load_split
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import (
     CELLS,
+    EXAMPLE_ARRAYS,
     RUN,
     FolderError,
     acquire,
@@ -39,6 +41,7 @@ from emphasis.experiments.runs.store import (
     stored_recipe,
 )
 from emphasis.experiments.studies.audit_result import Audit
+from emphasis.experiments.studies.example_data import pictures_of, where_examples_lie
 from emphasis.experiments.studies.own_data import single_method_recipe
 from emphasis.experiments.studies.rates import needs_rate, with_best_rate
 from emphasis.files import naming_refusals
@@ -226,6 +229,7 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         )
     labels = _stored_labels(split, cell, stored, file)
     rows = np.asarray(stored["index"], dtype=np.int64)
+    pictures = pictures_of(split, rows)
     margins = [margin_of(p) for p in stored["trace"][1:]]  # the first evaluation is of the untrained network
     return Audit(
         title=title,
@@ -239,9 +243,11 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         weighting=_known_weighting(getattr(cell.objective, "weighting", None)),
         wrong=None if cell.noise.kind in ("none", *_RESAMPLING) else np.asarray(stored["noisy"], dtype=bool),
         sources=tuple(split.sources[r] for r in rows) if split.sources else (),
-        pictures=_pictures(split, rows),
+        pictures=pictures,
         about=_describe_training(cell, row, len(margins)),
         notes=split.notes,
+        data=where_examples_lie(cell.dataset, split, pictures is not None),
+        **{name: stored.get(name) for name in EXAMPLE_ARRAYS},
     )
 
 
@@ -276,16 +282,6 @@ def _stored_labels(split: Split, cell: Cell, stored: Mapping[str, NDArray[Any]],
 def _known_weighting(weighting: Weighting | None) -> Weighting | None:
     """Return a weighting, or None if there is none or only its name is known."""
     return None if weighting is None or is_named(weighting) else weighting
-
-
-def _pictures(split: Split, rows: NDArray[np.int64]) -> NDArray[Any] | None:
-    """Return the examples as images, or None if they are not."""
-    if split.train_inputs.dtype == np.uint8:
-        return np.asarray(split.train_inputs[rows])
-    if split.picture is not None:
-        gray = (255.0 * (1.0 - np.asarray(split.train_inputs[rows]))).clip(0, 255).astype(np.uint8)
-        return np.asarray(gray.reshape(-1, 1, *split.picture))
-    return None
 
 
 def is_trace(folder: Path) -> bool:

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emphasis.diagnostics.suspects import Suspects, precision_recall
 from emphasis.files import naming_refusals, write_text
+from emphasis.review.examples import Examples, write_examples
 from emphasis.texts import encodable
 from emphasis.weighting import Weighting
 
@@ -42,6 +43,10 @@ class Audit:
         pictures: Images, uint8 of shape (n, ...), or None.
         about: How the ranking was made.
         notes: What was odd about the data, such as rows that are left out.
+        data: Where the examples lie, as `emphasis.review.examples.Examples` describes it.
+        top_classes: The likeliest classes of each example, shape (n, K), or None.
+        top_probabilities: Their probabilities, shape (n, K), or None.
+        features: Features of the examples, by which a review finds neighbors, shape (n, D), or None.
     """
 
     title: str
@@ -58,6 +63,10 @@ class Audit:
     pictures: NDArray[Any] | None = None
     about: str = ""
     notes: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=lambda: {"kind": "none"})
+    top_classes: NDArray[np.int32] | None = None
+    top_probabilities: NDArray[Any] | None = None
+    features: NDArray[Any] | None = None
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
@@ -92,6 +101,25 @@ class Audit:
         import pandas as pd
 
         return pd.DataFrame(suspects_table(self))
+
+    def to_examples(self) -> Examples:
+        """Return what a review needs of the audit."""
+        return Examples(
+            title=self.title,
+            class_names=self.class_names,
+            labels=self.labels,
+            suggested=self.suspects.suggested,
+            suspect=self.suspects.suspect,
+            score=self.suspects.score,
+            sample_weight=self.suspects.sample_weight,
+            rows=self.rows,
+            sources=self.sources,
+            data=self.data,
+            top_classes=self.top_classes,
+            top_probabilities=self.top_probabilities,
+            features=self.features,
+            pictures=self.pictures if self.data.get("kind") == "pictures" else None,
+        )
 
 
 def suspects_table(audit: Audit) -> dict[str, list[Any]]:
@@ -129,7 +157,7 @@ def suspects_csv(audit: Audit) -> str:
 
 
 def write_audit(audit: Audit, folder: Path, page: Callable[[Audit], str]) -> None:
-    """Write suspects.csv, audit.json and the page into `folder`.
+    """Write suspects.csv, audit.json, the page, and what a review needs, into `folder`.
 
     Args:
         audit: The result.
@@ -147,3 +175,4 @@ def write_audit(audit: Audit, folder: Path, page: Callable[[Audit], str]) -> Non
     write_text(folder / SUSPECTS, suspects_csv(audit))
     write_text(folder / AUDIT, json.dumps(numbers, indent=1) + "\n")
     write_text(folder / PAGE, page(audit))
+    write_examples(audit.to_examples(), folder)

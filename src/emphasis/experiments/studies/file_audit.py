@@ -14,6 +14,7 @@ from emphasis.datasets.table_features import natural_texts
 from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.runs.data import corrupted
 from emphasis.experiments.studies.audit_result import Audit
+from emphasis.experiments.studies.example_data import pictures_of, where_examples_lie, where_table_lies
 from emphasis.experiments.studies.label_audit import audit_predictions
 
 
@@ -43,7 +44,8 @@ def audit_table_by_file(source: Path, label: str, file: Path, options: TableOpti
         sources = tuple("" if code < 0 else texts[code] for code in codes[used])
     notes = tuple(finding.text for finding in (*table.findings, *labels.findings))
     title = f"The column {label} of {source.name}"
-    return dataclasses.replace(audit, title=title, rows=rows, sources=sources, notes=notes)
+    data = where_table_lies(source, label, dataclasses.asdict(options.read))
+    return dataclasses.replace(audit, title=title, rows=rows, sources=sources, notes=notes, data=data)
 
 
 def audit_split_by_file(recipe: Recipe, split: Split, file: Path) -> Audit:
@@ -64,6 +66,7 @@ def audit_split_by_file(recipe: Recipe, split: Split, file: Path) -> Audit:
     audit = audit_predictions(noisy.labels, probabilities, class_names=names, about=_about(file))
     sources = tuple(split.sources[i] for i in noisy.index) if split.sources else ()
     wrong = noisy.labels != split.train_labels[noisy.index]
+    pictures = pictures_of(split, noisy.index)
     return dataclasses.replace(
         audit,
         title=recipe.title,
@@ -71,6 +74,8 @@ def audit_split_by_file(recipe: Recipe, split: Split, file: Path) -> Audit:
         sources=sources,
         wrong=wrong if wrong.any() else None,
         notes=split.notes,
+        pictures=pictures,
+        data=where_examples_lie(cell.dataset, split, pictures is not None),
     )
 
 

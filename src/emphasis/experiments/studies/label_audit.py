@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from emphasis.diagnostics.suspects import Suspects
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.experiments.studies.audit_result import Audit
+from emphasis.review.examples import likeliest_classes
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid
 
@@ -58,6 +59,7 @@ def audit_predictions(
     if len(codes) != len(log_p):
         raise EmphasisValueError(f"there are {len(codes)} labels, but predictions for {len(log_p)} examples")
     margin = _margins(log_p, codes)
+    top_classes, top_probabilities = likeliest_classes(np.exp(log_p))
     return Audit(
         title="Labels in memory",
         labels=codes,
@@ -69,6 +71,8 @@ def audit_predictions(
         margins=(margin,),
         weighting=weighting,
         about=about,
+        top_classes=top_classes,
+        top_probabilities=top_probabilities,
     )
 
 

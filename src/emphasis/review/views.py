@@ -1,0 +1,224 @@
+"""What a reviewer sees of an example: a picture, a text, or the row of a table with its odd values marked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.image_files import FORMATS
+from emphasis.datasets.table_source import ReadOptions, open_table
+from emphasis.errors import EmphasisFileNotFoundError, EmphasisValueError
+from emphasis.review.examples import Examples, ReviewError
+from emphasis.texts import encodable
+
+_LONG_TEXT = 30  # characters, in the mean, of a column that is shown as a text
+_ODD_DEVIATIONS = 3.5  # of a number from the median of its class, in robust standard deviations
+_ODD_SHARE = 0.01  # of a category within its class
+_RANKED_ROWS = 3000  # by which columns are ranked
+_MAX_SHOWN = 20_000  # characters of a text
+_MAX_PIXELS = 50_000_000
+
+
+class Views(Protocol):
+    """How the examples of an audit are shown."""
+
+    def content(self, index: int) -> dict[str, Any]:
+        """Return what the page shows of an example: "kind" and, for rows and texts, "text" and "columns"."""
+
+    def text(self, index: int) -> str:
+        """Return an example as one text, for search and for other tools."""
+
+
+def views_of(examples: Examples) -> Views:
+    """Return the views that belong to where the examples lie."""
+    kind = examples.data.get("kind")
+    if kind == "images":
+        return ImageViews(examples)
+    if kind == "pictures" and examples.pictures is not None:
+        return ImageViews(examples)
+    if kind == "table":
+        return TableViews.of(examples)
+    return TextViews([f"Example {key}" for key in examples.keys])
+
+
+class ImageViews:
+    """Images, from files or from an array."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self._folder = Path(str(examples.data["folder"])) if examples.data.get("kind") == "images" else None
+
+    def content(self, index: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return that there is a picture."""
+        return {"kind": "image"}
+
+    def text(self, index: int) -> str:
+        """Return the name of the file, or the number of the row."""
+        return self._examples.keys[index]
+
+    def picture(self, index: int, size: int) -> bytes:
+        """Return the image as a PNG file of at most `size` pixels per side; small ones are not enlarged.
+
+        Raises:
+            EmphasisFileNotFoundError: If it is missing or cannot be decoded.
+        """
+        from PIL import Image, ImageOps
+
+        if self._folder is None:
+            assert self._examples.pictures is not None
+            pixels = np.asarray(self._examples.pictures[index]).transpose(1, 2, 0)
+            return _png(Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)), size)
+        path = self._folder / self._examples.sources[index]
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            raise EmphasisFileNotFoundError(f"{path} lies outside of {self._folder}")
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise EmphasisValueError(f"it has more than {_MAX_PIXELS:,} pixels")
+                image.draft("RGB", (size, size))  # decodes large JPEG files at a fraction of their size
+                return _png(ImageOps.exif_transpose(image), size)
+        except Exception as error:  # decoders fail in many ways
+            raise EmphasisFileNotFoundError(f"image {path} cannot be read ({error})") from error
+
+
+def _png(image: Any, size: int) -> bytes:
+    shown = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    shown.thumbnail((size, size))
+    file = io.BytesIO()
+    shown.save(file, "PNG")
+    return file.getvalue()
+
+
+class TextViews:
+    """Texts, one for each example."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def content(self, index: int) -> dict[str, Any]:
+        """Return the text."""
+        return {"kind": "text", "text": _shown(self._texts[index]), "columns": []}
+
+    def text(self, index: int) -> str:
+        """Return the text."""
+        return str(self._texts[index])
+
+
+class TableViews:
+    """Rows of a table: its texts in full, then the columns, those that tell the classes apart first.
+
+    Args:
+        frame: A pandas DataFrame of the n examples, without the label.
+        labels: (n,) their labels.
+    """
+
+    def __init__(self, frame: Any, labels: NDArray[np.int64]) -> None:
+        from pandas.api import types
+
+        self._frame, self._labels = frame, labels
+        self._numbers = {
+            name
+            for name in frame.columns
+            if types.is_numeric_dtype(frame[name].dtype) and not types.is_bool_dtype(frame[name].dtype)
+        }
+        self._texts = [name for name in frame.columns if name not in self._numbers and _is_text(frame[name])]
+        self._columns = _by_importance([n for n in frame.columns if n not in self._texts], frame, labels, self._numbers)
+        self._usual: dict[tuple[str, int], Any] = {}
+
+    @classmethod
+    def of(cls, examples: Examples) -> TableViews:
+        """Return the views of an audited table, which is read again.
+
+        Raises:
+            DataError: If the table cannot be read any more.
+            ReviewError: If it has fewer rows than it had.
+        """
+        table = open_table(Path(str(examples.data["file"])), ReadOptions(**examples.data.get("read", {})))
+        places = np.searchsorted(table.rows, examples.rows)
+        if places.max(initial=0) >= len(table.rows) or not np.array_equal(table.rows[places], examples.rows):
+            raise ReviewError(f"{table.name} has fewer rows than when it was audited; run the audit again")
+        frame = table.frame.drop(columns=[examples.data["label"]], errors="ignore").iloc[places]
+        return cls(frame.reset_index(drop=True), examples.labels)
+
+    def content(self, index: int) -> dict[str, Any]:
+        """Return the texts, and the other columns with what is usual in the example's class."""
+        row, label = self._frame.iloc[index], int(self._labels[index])
+        texts = [_shown(row[name]) for name in self._texts]
+        if len(self._texts) > 1:
+            texts = [f"{name}: {text}" for name, text in zip(self._texts, texts, strict=True)]
+        columns = [self._cell(name, row[name], label) for name in self._columns]
+        return {"kind": "text" if texts else "row", "text": "\n\n".join(texts), "columns": columns}
+
+    def text(self, index: int) -> str:
+        """Return the row as text."""
+        row = self._frame.iloc[index]
+        if self._texts and not self._columns and len(self._texts) == 1:
+            return _shown(row[self._texts[0]])
+        return "\n".join(f"{name}: {_shown(row[name])}" for name in [*self._texts, *self._columns])
+
+    def _cell(self, name: str, value: Any, label: int) -> dict[str, Any]:
+        if (name, label) not in self._usual:
+            of_class = self._frame[name][self._labels == label].dropna()
+            self._usual[name, label] = _usual(of_class, name in self._numbers)
+        usual = self._usual[name, label]
+        cell = {"name": encodable(str(name)), "value": _shown(value), "odd": False, "usual": ""}
+        if usual is None or value is None or value != value:
+            return cell
+        if name in self._numbers:
+            median, spread, low, high = usual
+            odd = spread > 0 and abs(float(value) - median) > _ODD_DEVIATIONS * spread
+            return cell | {"odd": bool(odd), "usual": f"{low:.4g} to {high:.4g}"}
+        share = usual.get(value, 0.0)
+        most = max(usual, key=usual.__getitem__)
+        return cell | {"odd": bool(share < _ODD_SHARE), "usual": f"mostly {_shown(most)}" if usual[most] > 0.5 else ""}
+
+
+def _is_text(column: Any) -> bool:
+    lengths = column.dropna().head(_RANKED_ROWS).map(lambda value: len(value) if isinstance(value, str) else 0)
+    return bool(len(lengths) and lengths.mean() > _LONG_TEXT)
+
+
+def _by_importance(names: list[str], frame: Any, labels: NDArray[np.int64], numbers: set[str]) -> list[str]:
+    """Return columns by their mutual information with the labels, largest first."""
+    import pandas as pd
+    from sklearn.feature_selection import mutual_info_classif
+
+    if len(names) < 2 or len(np.unique(labels)) < 2 or len(labels) < 20:
+        return names
+    sample = np.random.default_rng(0).permutation(len(labels))[:_RANKED_ROWS]
+    values = np.empty((len(sample), len(names)))
+    for place, name in enumerate(names):
+        column = frame[name].iloc[sample]
+        if name in numbers:
+            filled = column.astype(float).replace([np.inf, -np.inf], np.nan)
+            values[:, place] = filled.fillna(filled.median() if filled.notna().any() else 0.0)
+        else:
+            values[:, place] = pd.factorize(column.astype(str))[0]
+    discrete = np.array([name not in numbers for name in names])
+    information = mutual_info_classif(values, labels[sample], discrete_features=discrete, random_state=0)
+    return [names[place] for place in np.argsort(-information, kind="stable")]
+
+
+def _usual(values: Any, is_number: bool) -> Any:
+    """Return what is usual of a column within a class; None of fewer than 10 values."""
+    if len(values) < 10:
+        return None
+    if not is_number:
+        return values.value_counts(normalize=True).to_dict()
+    numbers = values.to_numpy(dtype=float)
+    low, median, high = np.quantile(numbers, (0.05, 0.5, 0.95))
+    spread = 1.4826 * float(np.median(np.abs(numbers - median))) or float(numbers.std())
+    return float(median), spread, float(low), float(high)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text that JSON and UTF-8 can hold."""
+    if value is None or value != value:
+        return "missing"
+    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    return encodable(text[:_MAX_SHOWN])
