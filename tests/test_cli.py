@@ -49,6 +49,7 @@ def _fails(capsys, *arguments):
                 "fit",
                 "predict",
                 "audit",
+                "labels",
                 "tune",
                 "design",
                 "figure",
