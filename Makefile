@@ -1,4 +1,4 @@
-# make demo | test | extras | lint | docs | clean
+# make demo | test | extras | lint | docs | dist | clean
 #
 # Everything is installed into $(VENV), once: a stamp file there notes each set of extras, and a later run installs
 # again only if pyproject.toml or constraints.txt has changed. Needs GNU make and Python 3.11 or newer.
@@ -19,7 +19,7 @@ TRACED := src/emphasis/torch/_compiled.py,src/emphasis/kernels/gpu_ops.py
 
 ALONE ?= xgboost lightgbm jax sklearn
 
-.PHONY: help demo test extras lint docs clean
+.PHONY: help demo test extras lint docs dist clean
 
 help:
 	@echo "make demo   train on digits with 40 % wrong labels and compare the losses"
@@ -28,6 +28,7 @@ help:
 	@echo "            (ALONE=catboost for another than $(ALONE))"
 	@echo "make lint   check format, style, types, the direction of imports and spelling"
 	@echo "make docs   build the documentation into docs/_build/html"
+	@echo "make dist   build wheel and sdist into dist/ and check them as a user will meet them; nothing is published"
 	@echo "make clean  remove what was built, the environment $(VENV) excepted"
 
 demo: $(VENV)/.installed-experiments
@@ -51,11 +52,20 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md src tests docs examples benchmarks
+	$(BIN)/codespell *.md .github packaging src tests docs examples benchmarks
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+# The version is read from the last tag, so dist/ holds a release only at a tag.
+dist: $(VENV)/.installed-release,test
+	rm -rf dist
+	EMPHASIS_BUILD_KERNELS=1 $(BIN)/python -m build
+	set -e; for wheel in dist/*-linux_*.whl; do \
+	  if test -f "$$wheel"; then PATH="$(abspath $(BIN)):$$PATH" auditwheel repair -w dist "$$wheel"; rm "$$wheel"; fi; done
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python packaging/check_dist.py dist build/release-venv build/release
 
 clean:
 	rm -rf build dist docs/_build docs/_generated .coverage .coverage.* .pytest_cache .hypothesis

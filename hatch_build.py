@@ -1,7 +1,7 @@
 """Build hook: compile the kernels for the CPU into the wheel, one library for each level of the instruction set.
 
 Without a C compiler, or for an editable installation, the wheel holds the sources alone, and the kernels are compiled
-on first use. EMPHASIS_BUILD_KERNELS=1 makes a missing compiler an error, as a release needs it.
+on first use. With EMPHASIS_BUILD_KERNELS=1, as in a release, a missing compiler is an error.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def check_the_others_are_named(extra):
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             said = str(error)
-        if f"pip install 'emphasis-learn[{other}]'" not in said or "\n" in said:
+        if f"pip install '.[{other}]'" not in said or "\n" in said:
             raise SystemExit(f"{module} does not name its extra {other} in one line: {said!r}")
 
 

@@ -177,7 +177,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     ("missing", "arguments", "message"),
     [
         ("rich", ["run", "digits"], "emphasis run needs the extra 'experiments'"),
-        ("torch", ["run", "digits"], "pip install 'emphasis-learn[experiments]'"),
+        ("torch", ["run", "digits"], "pip install '.[experiments]' in a checkout"),
         (
             "lightning_fabric",
             ["run", "digits"],
@@ -187,7 +187,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("matplotlib", ["report", TABLE5, "--format", "html"], "emphasis report needs the extra 'experiments'"),
         ("jinja2", ["run", "digits"], "emphasis run needs the extra 'experiments' (jinja2 is missing)"),
         ("jinja2", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (jinja2 is missing)"),
-        ("rich", ["recipes"], "pip install 'emphasis-learn[experiments]'"),
+        ("rich", ["recipes"], "pip install '.[experiments]' in a checkout"),
         ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
         ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),
         ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
@@ -196,7 +196,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
         ("bokeh", ["design"], "design needs the extra 'design' (bokeh is missing)"),
         ("rich", ["design", "--run", "digits"], "emphasis design needs the extra 'experiments' (rich is missing)"),
         ("rich", ["audit", "digits"], "emphasis audit needs the extra 'experiments' (rich is missing)"),
-        ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install 'emphasis-learn[plot]'"),
+        ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install '.[plot]' in a checkout"),
         ("rich", ["tune", "digits"], "emphasis tune needs the extra 'search' (rich is missing)"),
         ("torch", ["tune", "digits"], "emphasis tune needs the extra 'search' (torch is missing)"),
         ("optuna", ["tune", "digits"], "emphasis tune needs the extra 'search' (optuna is missing)"),
@@ -229,7 +229,7 @@ def test_data_that_needs_an_extra_of_its_own_names_that_one(module, extra, tmp_p
 
     monkeypatch.setattr(runner, "load_split", load)
     message = _fails(capsys, "run", "digits", "--out", str(tmp_path / "run"))
-    assert f"pip install 'emphasis-learn[{extra}]'" in message
+    assert f"pip install '.[{extra}]' in a checkout" in message
 
 
 def test_data_that_is_not_there_is_one_line(tmp_path, capsys):

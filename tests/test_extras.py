@@ -29,7 +29,8 @@ def test_a_front_end_names_its_extra_in_one_line(module, missing, extra):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        f"{module} needs the extra '{extra}' ({missing} is missing): pip install 'emphasis-learn[{extra}]'\n"
+        f"{module} needs the extra '{extra}' ({missing} is missing): "
+        f"pip install '.[{extra}]' in a checkout, 'emphasis-learn[{extra}]' from an index\n"
     )
 
 

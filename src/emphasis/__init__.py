@@ -43,7 +43,7 @@ from emphasis.weighting import (
 if TYPE_CHECKING:
     from emphasis.api import audit, fit, report, run, search, tune
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "AEL",
@@ -86,8 +86,19 @@ _FUNCTIONS = ("audit", "fit", "report", "run", "search", "tune")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _installed_version()
     if name not in _FUNCTIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # the modules that it imports import this one
 
     return getattr(import_module("emphasis.api"), name)
+
+
+def _installed_version() -> str:
+    from importlib import metadata  # takes longer than the rest of this import
+
+    try:
+        return metadata.version("emphasis-learn")
+    except metadata.PackageNotFoundError:  # imported from a copy that is not installed
+        return "0.0"

@@ -87,5 +87,11 @@ def missing_extra(user: str, extra: str, error: ModuleNotFoundError) -> ModuleNo
     module = (error.name or "").partition(".")[0]
     if isinstance(error, MissingExtraError) or module not in EXTRAS[extra]:
         return error
-    text = f"{user} needs the extra '{extra}' ({module} is missing): pip install 'emphasis-learn[{extra}]'"
+    text = f"{user} needs the extra '{extra}' ({module} is missing): {how_to_install(extra)}"
     return MissingExtraError(text, name=error.name)
+
+
+def how_to_install(*extras: str) -> str:
+    """Return the commands that install extras, for an error message: from a checkout, and from a package index."""
+    names = ",".join(extras)
+    return f"pip install '.[{names}]' in a checkout, 'emphasis-learn[{names}]' from an index"

@@ -62,7 +62,8 @@ def compile_to(path: Path, level: str, compiler: list[str], *options: str) -> No
         OSError, subprocess.SubprocessError: There is no such compiler, it fails, or it does not end.
     """
     flags = [*FLAGS, *LEVELS.get(level, ()), *options]
-    command = [*compiler, *flags, "-o", str(path), *map(str, SOURCES), "-lm", "-lpthread"]
+    static = ["-static"] if os.name == "nt" else []  # gcc's threads on Windows are a library that users lack
+    command = [*compiler, *flags, *static, "-o", str(path), *map(str, SOURCES), "-lm", "-lpthread"]
     # Into a file, not a pipe, and in a session of its own: a compiler that hangs may have children that hold a pipe.
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
@@ -72,7 +73,7 @@ def compile_to(path: Path, level: str, compiler: list[str], *options: str) -> No
             status = process.wait(SECONDS_TO_COMPILE)
         except BaseException:
             with suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
         if status:

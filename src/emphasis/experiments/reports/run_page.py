@@ -58,7 +58,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] 
         files=[name for name in beside if not name.startswith(SUSPECTS)],
         suspects=next((name for name in beside if name.startswith(SUSPECTS)), ""),
         further=shlex.quote(shlex.split(command)[2]) if command and recipe.status != "data-unavailable" else "",
-        install=f"pip install 'emphasis-learn[{','.join(_extras(recipe))}]'",
+        install=f"pip install '.[{','.join(_extras(recipe))}]'  # in a checkout of emphasis",
         provenance=_provenance(summary),
         ranked=ranked,
         rank_text=rank_text,
