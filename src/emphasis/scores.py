@@ -272,6 +272,12 @@ def _minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(left, right, strict=True)]
 
 
+def difference(name: str, ours: Held, theirs: Held) -> dict[str, Any]:
+    """Return the difference of a score between two methods on the same rows, as `evaluate` returns it."""
+    metric = METRICS[name]
+    return _interval(metric, metric.score(ours), metric.score(theirs), ours.weights)
+
+
 def _interval(
     metric: Metric, ours: tuple[float, Floats], theirs: tuple[float, Floats], weights: Floats
 ) -> dict[str, Any]:

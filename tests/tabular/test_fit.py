@@ -373,7 +373,7 @@ def test_a_table_in_memory_is_fitted_as_its_file_is(wine, tmp_path, monkeypatch)
 
 
 def test_columns_are_encoded_once_a_fold_for_all_methods(wine, tmp_path, monkeypatch):
-    from emphasis.tabular import fit as module
+    from emphasis.tabular import cross_validation as module
 
     encoded = []
     fit_encoder = module.fit_encoder

@@ -80,6 +80,9 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
     model.add_argument(
+        "--no-calibration", action="store_true", help="leave probabilities as they are, even if calibration helps"
+    )
+    model.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed of folds and models (default: %(default)s)"
     )
     output = parser.add_argument_group("output")
@@ -111,6 +114,7 @@ def _fit(options: argparse.Namespace) -> None:
             model=options.model,
             weighting=weighting,
             compare=not options.no_compare,
+            calibrate=not options.no_calibration,
             folds=options.folds,
             seed=options.seed,
             settings=settings,
@@ -161,6 +165,8 @@ def _print_fit(result: Fit, console: Console) -> None:
         console.print(plain(scores["verdict"]["headline"], style="bold"))
         for warning in scores["verdict"]["warnings"]:
             console.print(plain(f"warning: {warning}"))
+    for name, method in result.calibration.items():
+        console.print(plain(f"Probabilities of {name} are calibrated ({method}, on held-out rows)."))
     console.print(plain("Evaluated on the labels as given, including wrong ones."), style="dim")
     console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
 

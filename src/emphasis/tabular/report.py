@@ -168,6 +168,8 @@ def command(request: dict[str, Any], folder: Path) -> str:
         parts += ["--weighting", weighting]
     if not request["compare"]:
         parts.append("--no-compare")
+    if not request.get("calibrate", True):
+        parts.append("--no-calibration")
     for name, default in (("folds", 5), ("seed", 0), ("max_levels", 100)):
         if request[name] != default:
             parts += [f"--{name.replace('_', '-')}", str(request[name])]

@@ -36,6 +36,8 @@ class Fit:
         importances: Importance of each column, with sum 1; {} for a net.
         weights: Weight of each row, shape (N,).
         prepared: How the table was read: numbers of the rows in the file, their ids, and what was odd.
+        calibration: How the probabilities of each method were calibrated, "sigmoid" or "isotonic"; methods whose
+            probabilities were not are left out.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Fit:
     weights: NDArray[np.float64]
     importances: dict[str, float] = field(default_factory=dict)
     prepared: PreparedTable | None = None
+    calibration: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> SavedModel:

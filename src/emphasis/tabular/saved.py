@@ -21,6 +21,7 @@ from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
+from emphasis.tabular.calibration import Calibration
 from emphasis.tabular.models import MODELS, Predict, model_spec
 from emphasis.tabular.trained_rows import read_hashes, row_hashes, write_hashes
 from emphasis.texts import one_line
@@ -28,7 +29,7 @@ from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
 
 FOLDER, MANIFEST = "model", "manifest.json"
-_FORMAT, _READABLE = 3, (2, 3)  # 3 has columns of dates and hashes of the training rows
+_FORMAT, _READABLE = 4, (2, 3, 4)  # 3 has columns of dates and hashes of the training rows, 4 a calibration
 _CHECKSUM = "checksum"
 
 
@@ -44,6 +45,7 @@ class SavedModel:
         weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
         trained: Sorted hashes of the training rows; None if they were not saved.
+        calibration: Calibration of the probabilities; None if they are the model's own.
     """
 
     label: str
@@ -53,6 +55,7 @@ class SavedModel:
     weighting: Weighting
     predict_rows: Predict
     trained: NDArray[np.uint64] | None = None
+    calibration: Calibration | None = None
 
     def predict_proba(self, table: Any) -> NDArray[np.float64]:
         """Return the class probabilities of each row of a table, shape (N, C). Unknown columns are ignored.
@@ -81,7 +84,7 @@ class SavedModel:
                 f"the model predicts {probabilities.shape[1:]} numbers a row for {len(self.classes)} classes; fit "
                 "again with --force"
             )
-        return probabilities
+        return probabilities if self.calibration is None else self.calibration.apply(probabilities)
 
     def was_trained_on(self, rows: NDArray[np.float32]) -> NDArray[np.bool_] | None:
         """Return which encoded rows (N, D) equal rows of the training table, shape (N,); None if that is not known."""
@@ -104,6 +107,7 @@ def save_model(
     classes: tuple[str, ...],
     encoder: TableEncoder,
     features: NDArray[np.float32],
+    calibration: Calibration | None = None,
 ) -> None:
     """Write the model, hashes of its training `features` (N, D) and then its manifest into `folder`/model.
 
@@ -125,6 +129,7 @@ def save_model(
         "label": label,
         "classes": list(classes),
         "encoder": encoder.to_dict(),
+        "calibration": None if calibration is None else calibration.to_dict(),
         "rows_sha256": write_hashes(target, features),
     }
     manifest = json.loads(json.dumps(manifest))  # as it will be read
@@ -173,6 +178,8 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = model_folder / spec.file, manifest["sha256"]
         settings = manifest["settings"]
+        curves = manifest.get("calibration")
+        calibration = None if curves is None else Calibration.from_dict(curves, len(classes))
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{model_folder / MANIFEST} is damaged ({error}); fit again with --force") from error
     with naming_refusals("read", path):
@@ -186,7 +193,7 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     except Exception as error:  # libraries raise anything for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     trained = read_hashes(model_folder, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
-    return SavedModel(label, classes, encoder, name, weighting, predict, trained)
+    return SavedModel(label, classes, encoder, name, weighting, predict, trained, calibration)
 
 
 def _texts(values: Any) -> tuple[str, ...]:
