@@ -19,7 +19,7 @@ from emphasis.cli.weightings import weighting_from_text
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.models import MODELS
-from emphasis.tabular.report import command, metrics, suspects
+from emphasis.tabular.report import command, suspects
 from emphasis.tabular.saved import checksum
 from emphasis.weighting import DEFAULT_WEIGHTING
 
@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_predictions(cancer, tmp_path):
     table, truth = cancer
     found = fitted(tmp_path, written(tmp_path, table), folds=3)
     said = json.loads((tmp_path / "fit" / "metrics.json").read_text())
-    assert said == metrics(found)
+    assert said == found.scores
     lines = pd.read_csv(tmp_path / "fit" / "predictions.csv")
     by_fold = (lines["given"] == lines["predicted"]).groupby(lines["fold"]).mean()
     np.testing.assert_allclose(said["methods"][repr(found.weighting)]["accuracy"]["folds"], by_fold)
@@ -124,7 +124,7 @@ def test_weights_leave_rows_out_and_are_no_feature(wine, tmp_path):
     assert "trust" not in found.importances
     agrees = (load_model(tmp_path / "fit").predict(table) == table["class"]).mean()
     given = found.given[: len(table)], found.probabilities["CCE()"][: len(table)].argmax(1)
-    assert metrics(found)["methods"]["CCE()"]["accuracy"]["mean"] == pytest.approx(
+    assert found.scores["methods"]["CCE()"]["accuracy"]["mean"] == pytest.approx(
         (given[0] == given[1]).mean(), abs=0.01
     )
     fit_table(

@@ -98,7 +98,6 @@ def _fit(options: argparse.Namespace) -> None:
     from emphasis.datasets.table_report import in_shell
     from emphasis.extras import require_modules
     from emphasis.tabular.fit import fit_table
-    from emphasis.tabular.report import metrics
 
     require_modules("jinja2", "matplotlib")  # for the report
     console = Console()
@@ -131,7 +130,7 @@ def _fit(options: argparse.Namespace) -> None:
         "model": options.model,
         "rows": len(result.given),
         "classes": result.classes,
-        "scores": metrics(result),
+        "scores": result.scores,
         "notes": notes,
     }
     _print_fit(result, console)
@@ -142,9 +141,8 @@ def _print_fit(result: Fit, console: Console) -> None:
 
     from emphasis.rich_text import PlainTable, plain
     from emphasis.scores import CONFIDENCE, METRICS
-    from emphasis.tabular.report import metrics
 
-    scores = metrics(result)
+    scores = result.scores
     title = f"Held-out rows, {result.request['folds']} folds"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
     table.add_column("Score")

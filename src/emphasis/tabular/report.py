@@ -23,10 +23,10 @@ from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
-from emphasis.scores import CONFIDENCE, evaluate
+from emphasis.scores import CONFIDENCE
 from emphasis.scores import METRICS as SCORES
 from emphasis.tabular.models import model_spec
-from emphasis.tabular.result import BASELINE, METRICS, REPORT, TABLE, Fit
+from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
@@ -36,21 +36,13 @@ _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "fo
 
 def write_report(fit: Fit) -> None:
     """Write predictions, metrics.json, table.json and report.html into the fit's folder."""
-    scores = metrics(fit)
+    scores = fit.scores
     write_table(predictions(fit), fit.folder / fit.predictions_name)
     write_text(fit.folder / METRICS, json.dumps(scores, indent=1, ensure_ascii=False))
     if fit.prepared is not None:
         text = json.dumps(fit.prepared.report.to_dict(), indent=1, ensure_ascii=False)
         write_text(fit.folder / TABLE, encodable(text))
     write_text(fit.folder / REPORT, _page(fit, scores))
-
-
-def metrics(fit: Fit) -> dict[str, Any]:
-    """Return the scores of each method on held-out rows, with their labels as given and their weights.
-
-    See `emphasis.scores.evaluate`.
-    """
-    return evaluate(fit.given, fit.probabilities, fit.classes, baseline=BASELINE, weights=fit.weights, fold=fit.fold)
 
 
 def predictions(fit: Fit) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.table import PreparedTable, is_parquet
 from emphasis.datasets.table_encoder import TableEncoder
+from emphasis.scores import evaluate
 from emphasis.tabular.saved import SavedModel, load_model
 from emphasis.weighting import Weighting
 
@@ -58,6 +59,13 @@ class Fit:
     def model(self) -> SavedModel:
         """The model that was trained on all rows, loaded from the folder."""
         return load_model(self.folder)
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Scores of each method on held-out rows, with their labels as given and their weights; see `evaluate`."""
+        return evaluate(
+            self.given, self.probabilities, self.classes, baseline=BASELINE, weights=self.weights, fold=self.fold
+        )
 
     @property
     def source(self) -> str:
