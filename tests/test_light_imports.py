@@ -55,3 +55,9 @@ def test_a_command_that_trains_and_draws_nothing_imports_no_framework(arguments)
 def test_a_report_with_figures_needs_matplotlib_and_no_framework():
     loaded = _loaded(f"from emphasis.cli.main import main\nmain({['report', TABLE5, '--format', 'html']!r})")
     assert loaded & HEAVY == {"matplotlib"}
+
+
+def test_training_imports_no_transformers_and_torchmetrics_stays_whole():
+    """Lightning Fabric would import torchmetrics for its version, and that transformers."""
+    program = "import emphasis.training.loop, torch; assert 'transformers' not in sys.modules"
+    assert "lightning_fabric" in _loaded(f"{program}\nassert 'torchmetrics' not in sys.modules")

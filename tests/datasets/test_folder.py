@@ -6,6 +6,7 @@ from PIL import Image
 
 from emphasis import datasets
 from emphasis.datasets import DamagedFileError, DataNotFoundError
+from emphasis.datasets.image_list import list_images, natural_size
 
 
 def write(path, pixels, **options):
@@ -108,6 +109,75 @@ def test_all_unreadable_images_are_listed_at_once(flat):
         datasets.load("image-folder", flat)
 
 
+def test_unreadable_images_are_left_out_and_listed_if_asked(flat):
+    (flat / "cat" / "1.png").write_bytes(b"no image")
+    split = datasets.load("image-folder", flat, test_share=0.0, broken="skip", size=8)
+    assert split.sources == tuple(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5) if (c, i) != ("cat", 1))
+    np.testing.assert_array_equal(split.train_labels, [0] * 4 + [1] * 5)
+    np.testing.assert_array_equal(split.train_inputs[:, 0, 0, 0], [0, 2, 3, 4, 10, 11, 12, 13, 14])
+    (note,) = split.notes
+    assert note.startswith("1 of 10 images cannot be read and were left out: ")
+    assert "1.png (cannot identify image file" in note
+    for i in range(5):
+        (flat / "cat" / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(DamagedFileError, match="5 of 10 images cannot be read, among them all of cat: "):
+        datasets.load("image-folder", flat, broken="skip")
+
+
+def test_nested_folders_are_read_and_what_is_skipped_is_noted(flat):
+    write(flat / "dog" / "2024" / "june" / "9.JPG", plain(50))
+    (flat / "dog" / "2024" / "again").symlink_to(flat / "dog")
+    (flat / "dog" / "notes.txt").write_text("skipped")
+    (flat / "dog" / ".cache").mkdir()
+    write(flat / "dog" / ".cache" / "8.png", plain(60))
+    (flat / "bird" / "nothing").mkdir(parents=True)
+    write(flat / "loose.png", plain(70))
+    split = datasets.load("image-folder", flat, test_share=0.0)
+    assert split.class_names == ("cat", "dog")
+    assert "dog/2024/june/9.JPG" in split.sources
+    assert len(split.sources) == 11
+    assert split.notes == (
+        "1 folder without images skipped: bird",
+        f"1 image in {flat.name} itself, outside of the folders of the classes: left out",
+        "1 file of other kinds skipped: 1 .txt",
+    )
+
+
+def test_a_table_lists_images_beside_it_with_labels_as_they_are_written(flat):
+    write(flat / "loose.png", plain(70))
+    lines = [
+        "file;kind",
+        "cat/0.png;None",
+        "dog/1.png;01",
+        f"{flat}/loose.png;01",
+        "cat/2.png;None",
+        ";01",
+        "cat/3.png;",
+    ]
+    (flat / "list.csv").write_text("\n".join(lines))
+    options = {"file": "list.csv", "label": "kind", "images": "file", "test_share": 0.0}
+    split = datasets.load("image-table", flat, size=8, **options)
+    assert split.class_names == ("01", "None")
+    np.testing.assert_array_equal(split.train_labels, [1, 0, 0, 1])
+    np.testing.assert_array_equal(split.train_inputs[:, 0, 0, 0], [0, 11, 70, 2])
+    np.testing.assert_array_equal(split.rows, [0, 1, 2, 3])
+    assert any("no image in row 4: left out" in note for note in split.notes)
+    with pytest.raises(ValueError, match=r"has no column 'fil' of images; did you mean 'file'\?"):
+        datasets.load("image-table", flat, **{**options, "images": "fil"})
+    with pytest.raises(ValueError, match="names files that are no images: None, 01"):
+        datasets.load("image-table", flat, **{**options, "images": "kind"})
+
+
+def test_the_size_and_channels_of_a_list_suit_its_images(flat):
+    images = list_images(flat)
+    assert natural_size(images, 32) == (8, 3)
+    assert natural_size(images, 4) == (4, 3)
+    for name in images.names:
+        write(flat / name, np.zeros((40, 60)))
+    (flat / "cat" / "1.png").write_bytes(b"no image")
+    assert natural_size(images, 64) == (40, 1)
+
+
 def test_progress_counts_the_images(flat):
     told = []
     datasets.load("image-folder", flat, progress=lambda *report: told.append(report))
@@ -125,10 +195,7 @@ def test_folders_of_another_form_are_clear_errors(flat):
     }.items():
         with pytest.raises((ValueError, DataNotFoundError), match=match):
             datasets.load("image-folder", flat, **options)
-    (flat / "empty").mkdir()
-    with pytest.raises(DataNotFoundError, match="empty holds no images"):
-        datasets.load("image-folder", flat)
-    (flat / "empty").rename(flat / "train")
+    (flat / "train").mkdir()
     with pytest.raises(ValueError, match="only one of the folders 'train' and 'test'"):
         datasets.load("image-folder", flat)
 
@@ -136,7 +203,7 @@ def test_folders_of_another_form_are_clear_errors(flat):
 def test_a_class_that_only_the_test_part_has_is_an_error_and_one_it_lacks_is_not(tmp_path):
     for path in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png"):
         write(tmp_path / path, plain(1))
-    with pytest.raises(ValueError, match=r"has the class 'c', which .*train lacks"):
+    with pytest.raises(ValueError, match=r"test has the class 'c', which the training part lacks"):
         datasets.load("image-folder", tmp_path)
     (tmp_path / "train" / "b").rename(tmp_path / "train" / "c")
     (tmp_path / "train" / "d").mkdir()

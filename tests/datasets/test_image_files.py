@@ -114,11 +114,10 @@ def test_files_that_change_have_another_stamp(folder, tmp_path):
     assert files.fingerprint() != before
 
 
-def test_skipping_needs_a_stream(folder):
-    with pytest.raises(ValueError, match='broken="skip" is not allowed without stream'):
-        datasets.load("image-folder", folder, broken="skip")
+@pytest.mark.parametrize("stream", [False, True])
+def test_broken_images_stop_or_are_skipped(folder, stream):
     with pytest.raises(ValueError, match="broken='mend' is not allowed"):
-        datasets.load("image-folder", folder, broken="mend", stream=True)
+        datasets.load("image-folder", folder, broken="mend", stream=stream)
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched) (w) file closefile showpage\n"

@@ -47,6 +47,7 @@ examples:
   emphasis audit customers.csv --label churned --drop id --export cleaned.csv
   emphasis audit customers.csv --label churned --probabilities p.npy
   emphasis audit photos                         a folder with a folder of images for each class
+  emphasis audit photos.csv --label kind --images path
   emphasis audit runs/trace                     a trace that EmphasisTrace recorded in your own loop"""
 
 
@@ -89,6 +90,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _audit(options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.reports.audit_page import audit_page
     from emphasis.experiments.studies import audit as audits
     from emphasis.experiments.studies.audit_result import suspects_table, write_audit
@@ -137,6 +139,7 @@ def _check_trace_options(options: argparse.Namespace) -> None:
     names = [
         "label",
         "probabilities",
+        "images",
         "size",
         "channels",
         "only",
@@ -156,7 +159,6 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
     """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table import TableOptions
-    from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.studies.audit import audit_recipe
     from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
     from emphasis.weighting import DEFAULT_WEIGHTING
@@ -166,7 +168,7 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
             flag = "set" if name == "settings" else name
             raise UsageError(f"--{flag} is for training; with --probabilities nothing is trained")
     source = Path(options.source)
-    if options.label is not None and options.noise_rate is None:
+    if options.label is not None and options.images is None and options.noise_rate is None:
         table_options = TableOptions.of(**requested_table_options(options))
         result = audit_table_by_file(source, options.label, options.probabilities, table_options)
         print_notes(options, [in_shell(note) for note in result.notes])

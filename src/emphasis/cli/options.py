@@ -159,8 +159,7 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--label", metavar="COLUMN", help="the table's column of labels")
     add_table_options(data)
-    data.add_argument("--size", type=int, metavar="N", help="scale images to N x N pixels (default: 32)")
-    data.add_argument("--channels", type=int, metavar="N", help="color channels: 3 (default), or 1 for grayscale")
+    add_image_options(data, "their own size, at most 32")
     data.add_argument("--only", metavar="CONDITION", help="a recipe's condition, or table column (default: the first)")
     data.add_argument(
         "--noise-rate", type=float, metavar="R", help="replace this share of the labels by wrong ones first, as a test"
@@ -195,6 +194,15 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         "in upper and lower case as well (case), or none",
     )
     add_reading_options(group)
+
+
+def add_image_options(group: argparse._ArgumentGroup, size: str) -> None:
+    """Add the options that describe images; `size` says which size is the default."""
+    group.add_argument("--images", metavar="COLUMN", help="the table's column of image files")
+    group.add_argument("--size", type=int, metavar="N", help=f"scale images to N x N pixels (default: {size})")
+    group.add_argument(
+        "--channels", type=int, metavar="N", help="color channels: 3, or 1 for grayscale (default: by the images)"
+    )
 
 
 def add_id_option(group: argparse._ArgumentGroup) -> None:
@@ -283,7 +291,7 @@ def requested_data_recipe(options: argparse.Namespace) -> Recipe:
             raise UsageError(f"--set {text} is not allowed; set something of network or solver")
     if options.iterations is not None and options.iterations < 1:
         raise UsageError(f"--iterations {options.iterations} is not allowed; use a whole number >= 1")
-    data = {name: getattr(options, name) for name in ("label", "size", "channels") if getattr(options, name)}
+    data = {name: getattr(options, name) for name in ("label", "images", "size", "channels") if getattr(options, name)}
     recipe = recipe_of(options.source, {**data, **requested_table_options(options)})
     return recipe.changed(
         dict(named_value(text, "PART.KEY=VALUE", "network.name=resnet20") for text in options.settings)

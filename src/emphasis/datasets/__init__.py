@@ -53,6 +53,7 @@ DATASETS: Registry[Callable[..., Split]] = Registry(
         "mnist": "emphasis.datasets.mnist:load_mnist",
         "imdb-vectors": "emphasis.datasets.imdb:load_imdb_vectors",
         "image-folder": "emphasis.datasets.folder:load_image_folder",
+        "image-table": "emphasis.datasets.folder:load_image_table",
         "clothing1m": "emphasis.datasets.clothing1m:load_clothing1m",
         "mars": "emphasis.datasets.mars:load_mars_split",
         "table": "emphasis.datasets.table:load_table",

@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for: inputs of a data set that need not fit into memory."""
+"""Image files: reading one, and many that stand for an array and are decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from emphasis.texts import one_line
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """What image files may be, whatever they are called: Pillow knows fifty more, and hands some to other programs."""
+
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+"""What the names of such files end with, in lower case."""
 
 MODES = {1: "L", 3: "RGB"}
 """What Pillow calls images of so many channels."""
@@ -141,6 +144,18 @@ def read_image(path: Path, size: int, channels: int, center_crop: bool) -> NDArr
         else:
             fitted = plain.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def image_header(path: Path) -> tuple[int, int, bool]:
+    """Return width and height of an image file, and whether it is gray, without decoding it.
+
+    Raises:
+        Exception: It cannot be read; decoders fail in many ways.
+    """
+    from PIL import Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        return image.width, image.height, image.mode in ("1", "L", "LA")
 
 
 def skips(option: str, value: str) -> bool:

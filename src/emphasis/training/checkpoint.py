@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
+from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisError
 from emphasis.files import replacing
 from emphasis.training.loop import State

@@ -7,12 +7,9 @@ import logging
 import warnings
 from typing import Any
 
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from emphasis.compatibility.fabric import DDPStrategy, Fabric, MisconfigurationException, ModelParallelStrategy
 from emphasis.errors import EmphasisValueError
 from emphasis.training.settings import Execution, number_of_ranks
 from emphasis.training.sharding import sharded

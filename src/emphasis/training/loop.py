@@ -22,12 +22,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emphasis.baselines.learner import DivergedError
+from emphasis.compatibility.fabric import Fabric, ModelParallelStrategy
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.models.stacked import Stack, at_own_rates
 from emphasis.torch._options import Options

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from emphasis.baselines import Learner
+from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import SingleNetwork
 from emphasis.torch.distributed import gathered, part_of

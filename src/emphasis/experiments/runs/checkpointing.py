@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
+from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisOSError
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.jobs import Job

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
+from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisOSError, EmphasisValueError
 from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.recipes.settings import Cell

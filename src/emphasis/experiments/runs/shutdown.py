@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
-from lightning_fabric import Fabric
 
+from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisRuntimeError
 from emphasis.process import asked, stopping_later
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
 from emphasis.baselines import Learner, Problem, make
+from emphasis.compatibility.fabric import Fabric
 from emphasis.experiments.recipes.settings import Cell, MethodSpec
 from emphasis.experiments.runs.checkpointing import JobCheckpointer
 from emphasis.experiments.runs.context import Reporter, RunContext

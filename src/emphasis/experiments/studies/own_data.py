@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.datasets import ImageFiles, Split
+from emphasis.datasets import options as dataset_options
 from emphasis.datasets.errors import DataNotFoundError
+from emphasis.datasets.image_list import ImageList, list_images, list_table_images, natural_size
+from emphasis.datasets.table import TableOptions
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipes.recipe import Method, Recipe, Table
@@ -21,6 +24,9 @@ from emphasis.experiments.runs.data import forget_loaded, load_split
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
 
 _EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000
+MOST_PIXELS = 32
+"""Largest size of images that is chosen for an audit; larger images are scaled down."""
+
 _CHOSEN_BY_SIZE = 1  # number of steps of a recipe whose length follows from the size of the data
 _TABLE: Table = {
     "network": {"name": "mlp", "hidden": [64, 64]},
@@ -38,10 +44,42 @@ def recipe_of_table(file: Path, label: str, options: Mapping[str, Any]) -> Recip
     return _recipe(f"{file.stem}-{label}", f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
 
 
-def recipe_of_images(folder: Path, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that trains on a folder of images, or on its subfolder train/ if there is one."""
-    dataset = {"name": "image-folder", "folder": str(folder.resolve()), "test_share": 0.0, **options}
+def recipe_of_images(folder: Path, options: Mapping[str, Any], most: int = MOST_PIXELS) -> Recipe:
+    """Return the recipe that trains on a folder of images, or on its subfolder train/ if there is one.
+
+    Args:
+        folder: The folder, with a folder for each class.
+        options: Options of the data set "image-folder". Size and channels suit the images if they are not given.
+        most: Largest size that is chosen.
+    """
+    train = folder / "train"
+    suitable = _suitable(list_images(train if train.is_dir() else folder), options, most)
+    dataset = {"name": "image-folder", "folder": str(folder.resolve()), **suitable}
     return _recipe(folder.resolve().name, f"The images in {folder}", {"dataset": dataset, **_IMAGES})
+
+
+def recipe_of_image_table(file: Path, label: str, options: Mapping[str, Any], most: int = MOST_PIXELS) -> Recipe:
+    """Return the recipe that trains on the images that a table lists.
+
+    Args:
+        file: The table.
+        label: Its column of labels.
+        options: Options of the data set "image-table", of which "images", the column of paths, must be given.
+        most: Largest size that is chosen.
+    """
+    known = dataset_options("image-table")
+    if other := [name for name in options if name not in known]:
+        raise RecipeError(f"{other[0]} is for a table of features, not for one of images")
+    names = ("sep", "encoding", "missing", "unlabeled", "rare_classes", "merge_spellings")
+    asked = TableOptions.of(**{name: options[name] for name in names if name in options})
+    suitable = _suitable(list_table_images(file, label, options["images"], asked), options, most)
+    dataset = {"name": "image-table", "file": str(file.resolve()), "label": label, **suitable}
+    return _recipe(f"{file.stem}-{label}", f"The images in {file.name} by {label}", {"dataset": dataset, **_IMAGES})
+
+
+def _suitable(images: ImageList, options: Mapping[str, Any], most: int) -> Table:
+    size, channels = natural_size(images, most)
+    return {"size": size, "channels": channels, "test_share": 0.0, "broken": "skip", **options}
 
 
 def _recipe(name: str, title: str, parts: Table) -> Recipe:
@@ -81,6 +119,8 @@ def recipe_of(data: str, options: Mapping[str, Any]) -> Recipe:
         recipe = load_recipe(data)
         return with_rate_chosen_by_data(recipe) if data in recipe_names() else recipe
     if path.is_dir():
+        if "images" in options:
+            raise RecipeError(f"images is for a table that lists images; {data} is a folder")
         if "label" in options:
             raise RecipeError(f"label is for a table; in {data} the names of the subfolders are the labels")
         return recipe_of_images(path, options)
@@ -89,7 +129,9 @@ def recipe_of(data: str, options: Mapping[str, Any]) -> Recipe:
             raise DataNotFoundError(f"there is no table {data}")
         if "label" not in options:
             raise RecipeError(f"name the column of {data} that holds the labels: label=COLUMN, or --label COLUMN")
-        return recipe_of_table(path, options["label"], {k: v for k, v in options.items() if k != "label"})
+        others = {name: value for name, value in options.items() if name != "label"}
+        make = recipe_of_image_table if "images" in options else recipe_of_table
+        return make(path, options["label"], others)
     raise RecipeError(f"{data!r} is no recipe, table or folder; the recipes are {', '.join(recipe_names())}")
 
 
