@@ -1,4 +1,4 @@
-"""Signals that stop this process, and its rank among processes that train together.
+"""Signals that stop this process, its rank among processes that train together, and the cores that are free.
 
 Ctrl-C, SIGTERM (from a scheduler, or `kill`) and SIGHUP (from a terminal that closes) stop the process at once, or,
 during training, after the current step, so that it can write a checkpoint. A second Ctrl-C stops it at once.
@@ -8,17 +8,39 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_SAMPLES, _SECONDS_BETWEEN_SAMPLES = 11, 0.02  # of the number of running threads
 
 
 def is_first() -> bool:
     """Return whether this process has rank 0 among those that train together; only that one prints."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def idle_cores() -> int:
+    """Return the number of cores that other programs do not use at present, at least 1.
+
+    Threads that compute one thing together wait for the slowest of them. Where other programs use the cores as well,
+    they wait most of the time, and one thread is faster than two. All cores where the system does not tell.
+    """
+    cores = os.cpu_count() or 1
+    running = []
+    for _ in range(_SAMPLES):
+        try:
+            counts = Path("/proc/loadavg").read_text().split()[3]
+        except (OSError, IndexError):
+            return cores
+        running.append(int(counts.partition("/")[0]) - 1)  # without this process
+        time.sleep(_SECONDS_BETWEEN_SAMPLES)
+    return max(1, cores - round(statistics.median(running)))
 
 
 class Stopped(KeyboardInterrupt):

@@ -90,7 +90,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _audit(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.reports.audit_page import audit_page
     from emphasis.experiments.studies import audit as audits
     from emphasis.experiments.studies.audit_result import suspects_table, write_audit

@@ -80,9 +80,17 @@ class Task:
         }
         if not isinstance(self.inputs, Tensor):
             moved["index"] = self.index
+        elif self.test_inputs is self.inputs:
+            moved["test_inputs"] = moved["inputs"]
         if self.statistics is not None:
             moved["statistics"] = tuple(part.to(device) for part in self.statistics)
         return dataclasses.replace(self, **moved)
+
+    @property
+    def tests_are_trained_on(self) -> bool:
+        """Whether the test part is the training part, all of which is evaluated."""
+        is_same = isinstance(self.inputs, Tensor) and self.test_inputs is self.inputs
+        return is_same and self.index is None and self.eval_train_size == 0 and self.evaluator is None
 
     @property
     def num_train(self) -> int:

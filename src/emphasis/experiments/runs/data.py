@@ -144,11 +144,12 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     mean, std = np.zeros(0), np.zeros(0)
     if is_images:  # pretrained networks need the normalization that they were trained with
         mean, std = IMAGENET_STATISTICS if cell.network.options.get("pretrained") else split.channel_statistics()
+    inputs = _as_inputs(split.train_inputs)
     settings: dict[str, Any] = {
-        "inputs": _as_inputs(split.train_inputs),
+        "inputs": inputs,
         "labels": torch.from_numpy(np.stack([part.labels for part in noisy])),
         "true_labels": torch.from_numpy(split.train_labels),
-        "test_inputs": _as_inputs(split.test_inputs),
+        "test_inputs": inputs if split.test_inputs is split.train_inputs else _as_inputs(split.test_inputs),
         "test_labels": torch.from_numpy(split.test_labels),
         "num_classes": split.num_classes,
         "index": None if keeps_all else torch.from_numpy(np.stack([part.index for part in noisy])),

@@ -42,7 +42,7 @@ from emphasis.experiments.runs.store import (
 )
 from emphasis.experiments.studies.audit_result import Audit
 from emphasis.experiments.studies.example_data import pictures_of, where_examples_lie
-from emphasis.experiments.studies.own_data import single_method_recipe
+from emphasis.experiments.studies.own_data import single_method_recipe, with_idle_threads
 from emphasis.experiments.studies.rates import needs_rate, with_best_rate
 from emphasis.files import naming_refusals
 from emphasis.weighting import Weighting
@@ -130,6 +130,7 @@ def audit(
         FolderError: If the folder holds something else.
         ValueError: If the network diverged.
     """
+    context = with_idle_threads(context, recipe)
     if not force and has_changed(folder, recipe):
         reporter.message("the data has changed since the last audit: training anew")
         force = True

@@ -21,9 +21,11 @@ from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, r
 from emphasis.experiments.recipes.recipe import Method, Recipe, Table
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
+from emphasis.experiments.runs.jobs import is_stackable
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
+from emphasis.process import idle_cores
 
-_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000
+_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 20}, {"vectors": 300, "images": 1000}, 20_000
 MOST_PIXELS = 32
 """Largest size of images that is chosen for an audit; larger images are scaled down."""
 
@@ -190,6 +192,13 @@ def single_method_recipe(
             steps = min(max(_MIN_STEPS[kind], _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
     single = single.changed({"solver.iterations": steps})
     return dataclasses.replace(single, source=_fingerprint(split)), split
+
+
+def with_idle_threads(context: RunContext, recipe: Recipe) -> RunContext:
+    """Return the context with as many threads as there are idle cores, if the network of a recipe uses several."""
+    if context.threads is not None or is_stackable(next(recipe.cells())):
+        return context
+    return dataclasses.replace(context, threads=idle_cores())
 
 
 def _fingerprint(split: Split) -> str:
