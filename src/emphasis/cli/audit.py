@@ -158,6 +158,7 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
     """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table import TableOptions
+    from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.studies.audit import audit_recipe
     from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
     from emphasis.weighting import DEFAULT_WEIGHTING

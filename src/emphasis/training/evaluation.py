@@ -65,7 +65,8 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     copies = networks // len(task.labels)
     size = examples_at_once(task, networks)
     broken = set[str]()
-    tests, tests_finite = {}, np.ones(networks, dtype=bool)
+    tests: dict[str, Any] = {}
+    tests_finite = np.ones(networks, dtype=bool)
     if task.tests_are_trained_on:
         pass  # they are classified as training examples
     elif task.evaluator is None:

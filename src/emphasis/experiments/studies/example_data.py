@@ -31,7 +31,10 @@ def where_examples_lie(dataset: Dataset, split: Split, has_pictures: bool) -> di
     if dataset.name == "table":
         read = {name: options[name] for name in _READING if options.get(name)}
         return where_table_lies(Path(options["file"]), options["label"], read)
-    folder = split.train_inputs.base if isinstance(split.train_inputs, ImageFiles) else Path(options.get("folder", ""))
+    if isinstance(split.train_inputs, ImageFiles):
+        folder = split.train_inputs.base
+    else:
+        folder = Path(options["file"]).parent if dataset.name == "image-table" else Path(options.get("folder", ""))
     if split.sources and folder.is_absolute():
         return {"kind": "images", "folder": str(folder)}
     return {"kind": "pictures" if has_pictures else "none"}
