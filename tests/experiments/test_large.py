@@ -16,6 +16,7 @@ from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import load_split, make_task, network_options
 from emphasis.experiments.runs.jobs import make_jobs
+from emphasis.experiments.runs.store import SEARCH, finished_rows
 from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
 from killed import kill_after_a_checkpoint
@@ -168,6 +169,28 @@ def test_table3_starts_from_imagenet_s_parameters_and_sees_images_as_they_did(sm
         network = make_stack(job, task.input_shape, task.num_classes, base).network.state_dict()
         assert network["fc.weight"].shape == (14, 2048)
         assert all(torch.equal(network[name], trained[name]) for name in trained if not name.startswith("fc."))
+
+
+def test_a_search_evaluates_on_the_validation_part_that_clothing1m_has(small, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    recipe, base, _ = small
+    command = ["search", str(recipe), "--data", str(base), *ONE_PROCESS, *SKIP, "--method", "DM", "--trials", "2"]
+    command += ["--batch", "2", "--iterations", "10", "--vary", "weighting.lam=0.5,1", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert "Accuracy on the validation part of clothing1m" in " ".join(capsys.readouterr().out.split())
+    rows = finished_rows(tmp_path / "run").values()
+    trials = [row for row in rows if row["method"].startswith("trial")]
+    assert {row["dataset"]["options"]["test"] for row in trials} == {"val"}
+    assert [row["n_test"] for row in trials] == [9, 9]
+    assert [row["n_test"] for row in rows if row not in trials] == [60]
+    assert {row["n_train"] for row in rows} == {120}
+    assert json.loads((tmp_path / "run" / SEARCH).read_text())["validation"] == "own"
+
+    assert main([*command, "--noisy-validation", "--validation", "own"]) == 2
+    assert "is one part with verified labels, so noisy labels is not possible" in capsys.readouterr().err
+    digits = ["search", "digits", "--method", "CCE", "--validation", "own", "--out", str(tmp_path / "digits")]
+    assert main(digits) == 2
+    assert "the data set digits has no validation part of its own" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the real data is not at {PHOTOGRAPHS}")

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from emphasis.cli.main import main
+from emphasis.datasets.digits import load_digits_split
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
 from emphasis.experiments.recipes.recipe import Method
 from emphasis.experiments.reports.paper_figures import FIGURES, draw_figure
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import finished_rows, probabilities
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +37,7 @@ def made(tmp_path_factory):
 
 
 def test_every_figure_of_the_paper_is_there_and_its_recipe_too():
-    assert list(FIGURES) == ["1b", "2a", "2b", "2c", *map(str, range(5, 12))]
+    assert list(FIGURES) == ["1a", "1b", "2a", "2b", "2c", *map(str, range(3, 12))]
     assert {name for figure in FIGURES.values() for name in figure.recipes} <= set(recipe_names())
 
 
@@ -75,6 +77,39 @@ def test_a_figure_has_the_panels_of_its_run(made, name, titles):
     assert [axis.get_title("left") for axis in figure.axes if axis.get_visible()] == titles
 
 
+def test_figure_3_has_the_examples_with_the_least_p_and_their_labels(made, tmp_path):
+    folder = Path(made)
+    figure, _ = draw_figure("3", made)
+    row = next(
+        row for row in finished_rows(folder).values() if (row["condition"], row["method"]) == ("r = 0.4", "DM 0")
+    )
+    arrays = probabilities(folder, row)
+    least = np.argsort(arrays["p"], kind="stable")[:24]
+    true = load_digits_split(folder, lambda *_: None, test_size=500).train_labels[arrays["index"][least]]
+    titles = [
+        str(label) if label == right else f"{label} ← {right}"
+        for label, right in zip(arrays["labels"][least], true, strict=True)
+    ]
+    assert [axis.get_title() for axis in figure.axes] == titles
+    assert ["←" in title for title in titles] == arrays["noisy"][least].tolist()
+
+
+def test_figure_3_needs_the_probabilities_and_says_so(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["figure", "3", "--run", "results/figure2-scaled"]) == 2
+    assert "has the results alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["1a", "4"])
+def test_drawings_without_data_need_no_run(name, tmp_path):
+    figure, folder = draw_figure(name)
+    assert folder is None
+    assert main(["figure", name, "--out", str(tmp_path / "drawing.svg")]) == 0
+    if name == "4":
+        texts = [text.get_text() for text in figure.axes[0].texts]
+        assert [text for text in texts if text.isdigit()] == ["100", "8", "2"]
+
+
 def test_figure_2c_is_the_mode_of_the_best_dm(made):
     from emphasis.experiments.reports.report import read_summary
 
@@ -103,7 +138,7 @@ def test_the_stored_runs_draw_what_the_list_says(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["figure", "3"], "there is no figure '3'"),
+        (["figure", "12"], "there is no figure '12'"),
         (["figure", "6"], "'emphasis run figure6' makes one, or with --scaled a smaller one"),
         (["figure", "2a", "--run", "nowhere"], "no results of 'nowhere'"),
         (["figure", "1b", "--out", "x.jpg"], "ends in .png, .svg, .pdf"),

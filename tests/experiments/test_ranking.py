@@ -36,8 +36,8 @@ def test_ranks_are_those_of_the_final_accuracies():
     assert gain == (0.01, 0.0, 2, 2)
     assert "DM" not in found[0].gains  # nothing is compared with itself
     assert verdict(summary, found) == [
-        "By mean rank over 2 tasks DM is first (1.0 of 4).",
-        "Vanishing DM is not best: it is number 3 (3.0), behind DM, GCE.",
+        "By mean rank in each seed, over 2 tasks, DM is first of 4 (1.0); by rank of the means, DM (1.0).",
+        "Vanishing DM is not best: number 3 by mean rank in each seed (3.0) and number 3 by rank of the means (3.0).",
     ]
 
 
@@ -54,6 +54,18 @@ def test_ranks_sum_alike_whatever_is_equal_and_agree_with_scipy(values):
         table = -np.array([[places[condition, name, seed] for seed in (0, 1)] for name in METHODS])
         np.testing.assert_allclose(ours, stats.rankdata(table, axis=0).mean(1))
     assert sum(one.mean.mean for one in found) == pytest.approx(10.0)
+
+
+def test_one_network_that_did_not_learn_costs_the_rank_of_means_more_than_the_mean_rank():
+    """DM is ahead of GCE in one seed of two, by a little, and far behind in the other."""
+    _, found = ranked(lambda c, m, s: 0.9 if m == "GCE" else 0.91 - 0.8 * s if m == "DM" else 0.5 + 0.1 * (m == "CCE"))
+    by_name = {one.method: one for one in found}
+    assert by_name["DM"].mean.mean == 2.5  # 1 and 4
+    assert by_name["DM"].rank_of_means == 3  # .51, between .6 of CCE and .5 of Vanishing DM
+    assert by_name["GCE"].rank_of_means == 1
+    _, found = ranked(plain, diverged={("r = 0", "DM", 0)})
+    assert {one.method: one.not_learned for one in found} == {"DM": 1, "GCE": 0, "Vanishing DM": 0, "CCE": 0}
+    assert found[0].rank_of_means == 1.5
 
 
 def test_a_network_that_diverged_is_last_and_no_gain_is_made_of_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from emphasis.api._arguments import (
     PathLike,
@@ -115,7 +115,7 @@ def search(
     condition: str = "",
     trials: int = 32,
     batch: int = 8,
-    validation: float = 0.2,
+    validation: float | Literal["own"] | None = None,
     noisy_validation: bool = False,
     retrain: bool = True,
     seed: int = 0,
@@ -138,7 +138,8 @@ def search(
         condition: Condition of the recipe; "" if it has only one.
         trials: Total number of trials.
         batch: Number of trials that are suggested and trained together.
-        validation: Fraction of the training part that is held out.
+        validation: Fraction of the training part that is held out; "own" evaluates on the validation part that the
+            data set comes with; None takes that where there is one (Clothing1M), and 0.2 otherwise.
         noisy_validation: Whether label noise is put on the held-out labels too.
         retrain: Whether the best settings are trained on the whole training part and tested.
         seed: Seed of the search.

@@ -48,6 +48,7 @@ examples:
   emphasis figure
   emphasis figure 1b
   emphasis figure 2a --run results/figure2-scaled --out p.png
+  emphasis figure 3 --run runs/figure2-scaled --data DATA
   emphasis figure 5 --theme dark --out figure-5.png"""
 
 
@@ -93,13 +94,14 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _add_figure_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="1b, 2a, 2b, 2c, or 5 to 11; without a name, list the figures")
+    parser.add_argument("name", nargs="?", help="1a, 1b, 2a to 2c, or 3 to 11; without a name, list the figures")
     parser.add_argument(
         "--run",
         type=name_or_path_argument,
         metavar="RUN",
         help="a run's folder, or its name in runs/ or results/ (default: the run of the figure's recipe)",
     )
+    parser.add_argument("--data", type=path_argument, metavar="FOLDER", help="folder of the data sets, for figure 3")
     parser.add_argument(
         "--out", type=path_argument, metavar="FILE", help="a .svg, .png or .pdf file (default: figure-NAME.svg)"
     )
@@ -128,7 +130,7 @@ def _figure(options: argparse.Namespace) -> None:
             source = str(run) if run else f"needs: emphasis run {figure.recipes[0]}" if figure.recipes else "no run"
             print(f"  {name:<3} {figure.caption} ({source})")
         return
-    drawing, run = draw_figure(options.name, options.run)
+    drawing, run = draw_figure(options.name, options.run, options.data)
     out = options.out or Path(f"figure-{options.name}.svg")
     save(drawing, out, options.theme)
     options.result = {"file": out, "run": run}

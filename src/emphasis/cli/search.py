@@ -18,7 +18,8 @@ _MAX_TRIALS_SHOWN = 10
 
 _DESCRIPTION = """\
 Search for the best settings of one method. Every trial trains on 80 % of the training data, noise
-included, and is evaluated on the other 20 % with their true labels. The best settings are then
+included, and is evaluated on the other 20 % with their true labels. A data set that comes with a
+validation part, as Clothing1M does, is evaluated on that instead. The best settings are then
 trained on all of the training data and evaluated on the test set, which is not used before. The
 same command resumes a search that was stopped."""
 
@@ -27,7 +28,8 @@ examples:
   emphasis search digits --method "DM 0.5/8 integral"
   emphasis search digits --method "GCE q=0.7" --vary weighting.q=0.1:1 --trials 16
   emphasis search table8 --scaled --only "r = 40 %" --method DM --vary weighting.beta=2,4,8,12
-  emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log"""
+  emphasis search digits --method CCE --vary solver.learning_rate=0.003:0.3:log
+  emphasis search table3 --data DATA --method DM --vary weighting.lam=0.5,1,2"""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, default=8, metavar="N", help="trials to train at a time (default: %(default)s)"
     )
     search.add_argument(
-        "--validation", type=float, default=0.2, metavar="SHARE", help="share of data to hold out (default: 0.2)"
+        "--validation",
+        type=_validation,
+        metavar="SHARE",
+        help="share of the training data to hold out, or 'own': the validation part that the data set comes with "
+        "(default: own if there is one, as of Clothing1M, else 0.2)",
     )
     search.add_argument(
         "--noisy-validation", action="store_true", help="evaluate on labels with noise, as real data would have them"
@@ -54,6 +60,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--no-retrain", action="store_true", help="do not train the best settings on all data and test them"
     )
     add_recipe_options(parser, "runs/RECIPE-search")
+
+
+def _validation(text: str) -> float | str:
+    try:
+        return text if text == "own" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share, such as 0.2, nor own") from None
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -96,6 +109,7 @@ def _search(options: argparse.Namespace) -> None:
         "folder": folder,
         "title": recipe.title,
         "method": options.method,
+        "evaluated_on": result.validation,
         "trials": [
             {"settings": trial.settings, "mean": trial.mean, "std": trial.std}
             for trial in sorted(result.trials, key=lambda trial: -trial.mean)
@@ -103,7 +117,7 @@ def _search(options: argparse.Namespace) -> None:
         "best": result.best.settings,
         "test_accuracy": test and {**test, "n": len(result.rows)},
     }
-    title = f"Validation accuracy, {options.validation:.0%} held out"
+    title = f"Accuracy on {result.validation}"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=0, title=title, title_justify="left")
     table.add_column("Settings")
     table.add_column("Accuracy (%)", justify="right")

@@ -21,6 +21,7 @@ from emphasis.validation import is_number, is_whole
 
 __all__ = [
     "NAMES",
+    "OWN_VALIDATION",
     "DamagedFileError",
     "DataError",
     "DataNotFoundError",
@@ -63,6 +64,9 @@ DATASETS: Registry[Callable[..., Split]] = Registry(
 
 NAMES = DATASETS.names
 """Every name that `load` knows."""
+
+OWN_VALIDATION: dict[str, dict[str, str]] = {"clothing1m": {"test": "val"}}
+"""Data sets whose authors give a validation part with verified labels, and the options that make it the test part."""
 
 
 def options(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The figures of the paper, each drawn from a run: 1b, 2a to 2c, and 5 to 11."""
+"""The figures of the paper: 1a, 1b and 4 as drawings, the others from runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from emphasis.diagnostics.plots.canvas import new_figure
+from emphasis.diagnostics.plots.diagrams import network_diagram, practice_and_dm_diagram
 from emphasis.diagnostics.plots.figures import (
     ProbabilityPanel,
     accuracy_curves,
@@ -21,6 +22,7 @@ from emphasis.diagnostics.plots.figures import (
 )
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import MethodSpec
+from emphasis.experiments.reports.abnormal_examples import abnormal_examples
 from emphasis.experiments.reports.recipe_figures import FITS, curve, marked, modes_by_rate, panel_of
 from emphasis.experiments.reports.report import find_folder, read_summary
 from emphasis.experiments.reports.summary import Entry, Summary
@@ -36,12 +38,15 @@ class PaperFigure:
     Attributes:
         caption: Caption of the figure.
         recipes: Recipes whose runs it can be drawn from, that of the paper first; empty if it needs no run.
-        draw: Draws the figure from the summary of a run.
+        draw: Draws the figure: without arguments if it needs no run, otherwise from the summary of a run; if
+            `shows_examples`, from the summary, the run's folder and the folder of the data sets.
+        shows_examples: Whether it shows examples of the data set.
     """
 
     caption: str
     recipes: tuple[str, ...]
-    draw: Callable[[Summary], Figure]
+    draw: Callable[..., Figure]
+    shows_examples: bool = False
 
 
 def paper_figure(name: str) -> PaperFigure:
@@ -66,12 +71,13 @@ def find_run(figure: PaperFigure) -> Path | None:
     return None
 
 
-def draw_figure(name: str, run: str | None = None) -> tuple[Figure, Path | None]:
+def draw_figure(name: str, run: str | None = None, root: Path | None = None) -> tuple[Figure, Path | None]:
     """Return a figure of the paper and the folder of the run it is drawn from, None if it needs no run.
 
     Args:
         name: Number of the figure, such as "2a".
         run: A run's folder, or its name in runs/ or results/; None takes the first run that `find_run` finds.
+        root: Folder of the data sets, for a figure that shows examples.
 
     Raises:
         ValueError: There is no such figure, or the run lacks the results that it shows.
@@ -79,7 +85,7 @@ def draw_figure(name: str, run: str | None = None) -> tuple[Figure, Path | None]
     """
     figure = paper_figure(name)
     if not figure.recipes:
-        return _losses_and_densities(), None
+        return figure.draw(), None
     folder = find_folder(run) if run is not None else find_run(figure)
     if folder is None:
         raise FolderError(
@@ -89,10 +95,11 @@ def draw_figure(name: str, run: str | None = None) -> tuple[Figure, Path | None]
     summary = read_summary(folder)
     if not any(entry.rows for entry in summary.entries):
         raise EmphasisValueError(f"nothing is trained yet in {folder}; 'emphasis run {figure.recipes[0]}' resumes it")
-    return marked(summary, figure.draw(summary)), folder
+    drawing = figure.draw(summary, folder, root) if figure.shows_examples else figure.draw(summary)
+    return marked(summary, drawing), folder
 
 
-def _losses_and_densities(_: Summary | None = None) -> Figure:
+def _losses_and_densities() -> Figure:
     """Return figure 1b: the magnitudes w(p) of losses' derivatives, and emphasis densities of DM."""
     figure = new_figure(10.4, 4.4)
     axes = figure.subplots(1, 2)
@@ -191,11 +198,22 @@ def _by_mode(summary: Summary) -> Figure:
 
 
 _EVERY = tuple(FITS)
+REVIEW_NETWORK = (("review vector", 100), ("hidden, ReLU", 8), ("classes", 2))
+"""The layers of table5's network; the size of the vectors is our choice, which the paper does not state."""
+
 FIGURES: dict[str, PaperFigure] = {
+    "1a": PaperFigure("Common practice and derivative manipulation", (), practice_and_dm_diagram),
     "1b": PaperFigure("What losses emphasize, and emphasis densities of DM", (), _losses_and_densities),
     "2a": PaperFigure("Mean p of clean and of noisy examples, cross-entropy and DM", ("figure2",), _probabilities),
     "2b": PaperFigure("Test accuracy on noisy labels, cross-entropy and DM", ("figure2",), _test_accuracies),
     "2c": PaperFigure("The best emphasis mode by noise rate", ("table9", "figure2c"), _modes),
+    "3": PaperFigure(
+        "Training examples whose labels DM believes least",
+        ("figure2", "table9", "table4"),
+        abnormal_examples,
+        shows_examples=True,
+    ),
+    "4": PaperFigure("The network for movie reviews", (), partial(network_diagram, REVIEW_NETWORK)),
     "5": PaperFigure(
         "Test and training accuracies by noise rate and emphasis mode",
         ("figure5", "table9"),

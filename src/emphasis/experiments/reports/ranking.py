@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
 
@@ -16,7 +17,18 @@ from emphasis.experiments.reports.summary import Entry, Gain, Spread, Summary, n
 from emphasis.experiments.runs.store import Row
 from emphasis.rich_text import PlainTable, plain
 
-_HEADS = ("method", "mean_rank", "std", "conditions", "condition", "rank", "rank_std", "n")
+_HEADS = (
+    "method",
+    "mean_rank",
+    "std",
+    "rank_of_means",
+    "not_learned",
+    "conditions",
+    "condition",
+    "rank",
+    "rank_std",
+    "n",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +39,9 @@ class Ranked:
         method: Name of the method.
         mean: Mean and standard deviation of its mean ranks over the conditions; 1 is the best rank, M the worst.
         ranks: Its rank over the seeds, by condition.
+        rank_of_means: Its rank by the mean over the seeds, averaged over the conditions. A few networks that did not
+            learn cost a method little in `mean` and much here.
+        not_learned: Number of its networks that collapsed, diverged or stayed at chance.
         gains: Gain of each method of comparison over this one in the same seeds, by that method and by condition.
         compute: Its computational cost, by condition.
     """
@@ -34,6 +49,8 @@ class Ranked:
     method: str
     mean: Spread
     ranks: dict[str, Spread]
+    rank_of_means: float
+    not_learned: int
     gains: dict[str, dict[str, Gain]]
     compute: dict[str, str]
 
@@ -49,17 +66,22 @@ def rank(summary: Summary) -> list[Ranked]:
     if not trained:
         return []
     complete = [name for name in names if all(_complete(summary.find(one, name)) for one in trained)]
-    by_condition = {one: _ranks(summary, one, complete) for one in trained}
+    values = {one: _values(summary, one, complete) for one in trained}
+    by_condition = {one: _ranks(values[one]) for one in trained}
+    of_means = np.mean([_descending_ranks(values[one].mean(1)) for one in trained], axis=0)
     ranked = []
-    for name in complete:
-        ranks = {one: by_condition[one][name] for one in trained}
+    for number_of_method, name in enumerate(complete):
+        ranks = {one: by_condition[one][number_of_method] for one in trained}
+        rows = [row for one in trained for row in _entry(summary, one, name).rows]
+        not_learned = sum(row["outcome"] != "learned" for row in rows)
         gains = {
             other: {one: _gain(summary, one, other, name) for one in trained}
             for other in summary.recipe.compare
             if other in complete and other != name
         }
         compute = {one: _compute(_entry(summary, one, name).rows) for one in trained}
-        ranked.append(Ranked(name, spread([one.mean for one in ranks.values()]), ranks, gains, compute))
+        mean = spread([one.mean for one in ranks.values()])
+        ranked.append(Ranked(name, mean, ranks, float(of_means[number_of_method]), not_learned, gains, compute))
     return sorted(ranked, key=lambda method: method.mean.mean)
 
 
@@ -67,17 +89,21 @@ def verdict(summary: Summary, ranked: Sequence[Ranked]) -> list[str]:
     """Return sentences about the best method and the ranks of the methods of comparison."""
     if not ranked:
         return []
-    first = ranked[0]
+    by_mean = sorted(ranked, key=lambda one: one.rank_of_means)
     over = f"{len(ranked[0].ranks)} tasks" if len(ranked[0].ranks) > 1 else "the seeds"
-    lines = [f"By mean rank over {over} {first.method} is first ({first.mean.mean:.1f} of {len(ranked)})."]
-    order = [each.method for each in ranked]
-    for name in summary.recipe.compare:
-        if name not in order or name == first.method:
+    first = (
+        f"By mean rank in each seed, over {over}, {ranked[0].method} is first of {len(ranked)} "
+        f"({ranked[0].mean.mean:.1f}); by rank of the means, {by_mean[0].method} ({by_mean[0].rank_of_means:.1f})."
+    )
+    lines = [first]
+    for number_by_rank, one in enumerate(ranked, 1):
+        number_by_mean = by_mean.index(one) + 1
+        if one.method not in summary.recipe.compare or 1 in (number_by_rank, number_by_mean):
             continue
-        index = order.index(name)
+        failed = f"; {one.not_learned} of its networks did not learn" if one.not_learned else ""
         lines.append(
-            f"{name} is not best: it is number {index + 1} ({ranked[index].mean.mean:.1f}), behind "
-            f"{', '.join(one.method for one in ranked[:index])}."
+            f"{one.method} is not best: number {number_by_rank} by mean rank in each seed ({one.mean.mean:.1f}) and "
+            f"number {number_by_mean} by rank of the means ({one.rank_of_means:.1f}){failed}."
         )
     return lines
 
@@ -91,9 +117,12 @@ def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
     """Return the table of ranks, and a table of differences for each method of comparison, for the terminal."""
     conditions = list(ranked[0].ranks) if ranked else []
     scaled = ", scaled" if summary.scaled else ""
-    ranks = _table("Method", "Mean rank", *conditions)
+    ranks = _table("Method", "Mean rank", "Rank of means", "Not learned", *conditions)
     for one in ranked:
-        ranks.add_row(one.method, rank_text(one.mean), *(rank_text(one.ranks[name]) for name in conditions))
+        of_means, not_learned = f"{one.rank_of_means:.1f}", str(one.not_learned or "")
+        ranks.add_row(
+            one.method, rank_text(one.mean), of_means, not_learned, *(rank_text(one.ranks[name]) for name in conditions)
+        )
     groups = [Group(plain(f"Ranks, 1 is best{scaled}", style="bold"), ranks)]
     for other in compared(ranked):
         table = _table("Method", *conditions)
@@ -120,6 +149,8 @@ def ranks_csv(ranked: Sequence[Ranked]) -> str:
                 one.method,
                 f"{one.mean.mean:.3f}",
                 f"{one.mean.std:.3f}",
+                f"{one.rank_of_means:.3f}",
+                one.not_learned,
                 one.mean.n,
                 condition,
                 f"{own.mean:.3f}",
@@ -145,15 +176,23 @@ def _complete(entry: Entry | None) -> bool:
     return entry is not None and len(entry.rows) == entry.seeds
 
 
-def _ranks(summary: Summary, condition: str, names: Sequence[str]) -> dict[str, Spread]:
-    """Return each method's rank over the seeds of a condition."""
+def _values(summary: Summary, condition: str, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the recipe's metric (methods, seeds) in a condition; 0 for a network that diverged."""
     metric = summary.recipe.metric
     values = np.array([[number(row.get(metric)) for row in _entry(summary, condition, name).rows] for name in names])
-    values = np.where(np.isfinite(values), values, -1.0)
+    return np.where(np.isfinite(values), values, 0.0)
+
+
+def _ranks(values: NDArray[np.float64]) -> list[Spread]:
+    """Return each method's rank over the seeds, given the metric (methods, seeds)."""
+    return [spread([float(one) for one in ranks]) for ranks in _descending_ranks(values)]
+
+
+def _descending_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks of values along the first axis, 1 for the largest; equal ones share their mean rank."""
     above = (values[None] > values[:, None]).sum(1)
     equal = (values[None] == values[:, None]).sum(1)
-    ranks = above + (equal + 1) / 2
-    return {name: spread([float(one) for one in own]) for name, own in zip(names, ranks, strict=True)}
+    return np.asarray(above + (equal + 1) / 2)
 
 
 def _gain(summary: Summary, condition: str, other: str, name: str) -> Gain:

@@ -1,9 +1,11 @@
 """Search for settings on a validation set, as in section 4 of the paper, with Optuna.
 
 The training part is split 80/20. Each trial trains on the 80 %, with label noise, and is evaluated on the 20 % with
-their true labels, or with noisy ones. The test set is not used. The best settings are then trained on the whole
-training part and tested. With several folds a trial is evaluated on one 20 % after another, and trials that fall
-behind on the first folds, as Optuna's median pruner decides, are not trained on the others.
+their true labels, or with noisy ones. A data set that comes with a validation part of its own, such as Clothing1M, is
+not split: each trial trains on all of the training part and is evaluated on that one. The test set is not used. The
+best settings are then trained on the whole training part and tested. With several folds a trial is evaluated on one
+20 % after another, and trials that fall behind on the first folds, as Optuna's median pruner decides, are not trained
+on the others.
 
 A search stores nothing but its networks, which are cells of the store like any other. The sampler is seeded, so a
 search that was stopped starts again from its beginning, finds its networks in the store, and continues as if it had
@@ -18,8 +20,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from emphasis.datasets import OWN_VALIDATION
 from emphasis.experiments.recipes.convert import OBJECTIVE, RecipeError, overridden
 from emphasis.experiments.recipes.recipe import Method, Recipe
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext, WithoutResumed
@@ -62,11 +65,13 @@ class SearchResult:
         trials: Trials in the order in which they were suggested.
         best: The trial with the highest mean among those evaluated on every fold.
         rows: Lines of the networks that were trained with the best settings on the whole training part; may be empty.
+        validation: What the trials were evaluated on, in words.
     """
 
     trials: tuple[Trial, ...]
     best: Trial
     rows: tuple[Row, ...]
+    validation: str = ""
 
 
 def search(
@@ -80,7 +85,7 @@ def search(
     space: Sequence[Vary] = DEFAULT_SPACE,
     trials: int = 32,
     batch: int = 8,
-    validation: float = 0.2,
+    validation: float | Literal["own"] | None = None,
     noisy_validation: bool = False,
     folds: int = 1,
     retrain: bool = True,
@@ -98,9 +103,10 @@ def search(
         space: Settings to vary.
         trials: Total number of trials.
         batch: Number of trials that are suggested and trained together; it influences the search.
-        validation: Fraction of the training part that is held out.
+        validation: Fraction of the training part that is held out; "own" evaluates on the validation part that the
+            data set comes with; None takes that where there is one, and 0.2 otherwise.
         noisy_validation: Whether label noise is put on the held-out labels too, as if no label were known to be right.
-        folds: Number of parts that are held out one after another; at most 1/`validation`.
+        folds: Number of parts that are held out one after another; at most 1/`validation`, and 1 with "own".
         retrain: Whether the best settings are trained on the whole training part and tested.
         seed: Seed of the sampler.
 
@@ -125,8 +131,7 @@ def search(
         known = ", ".join(map(repr, recipe.condition_names))
         raise RecipeError(f"{recipe.name} has several conditions; name one of {known}")
     base = replace(base, name=f"{recipe.name}-search", paper={}, paper_spread={}, reported=(), scaled=None)
-    labels = {"dataset.validation_labels": "noisy"} if noisy_validation else {}
-    held_out = base.changed({"dataset.validation": validation, **labels})
+    held_out = base.changed(_validation_settings(base, validation, noisy_validation, folds))
 
     def run_part(part: Recipe) -> list[Row]:
         return run(part, folder, context, WithoutResumed(reporter))
@@ -156,11 +161,43 @@ def search(
     if retrain:
         chosen = _with_settings(base, best.settings, _RETRAINED)
         retrained = run_part(replace(base, methods=(chosen,), baseline=_RETRAINED))
-    result = SearchResult(tuple(finished), best, tuple(retrained))
+    result = SearchResult(tuple(finished), best, tuple(retrained), _described(held_out))
     summary = without_nan(_summary(result, recipe, method, condition, held_out))
     with writing(folder):
         write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return result
+
+
+def _validation_settings(
+    base: Recipe, validation: float | Literal["own"] | None, noisy: bool, folds: int
+) -> dict[str, Any]:
+    """Return the settings of the data set with which networks are evaluated on a validation part.
+
+    Raises:
+        RecipeError: If the data set has no validation part of its own, or one that cannot be used as asked for.
+    """
+    name = next(base.cells()).dataset.name
+    if validation is None:
+        validation = "own" if name in OWN_VALIDATION and not noisy and folds == 1 else 0.2
+    if validation != "own":
+        labels = {"dataset.validation_labels": "noisy"} if noisy else {}
+        return {"dataset.validation": validation, **labels}
+    if name not in OWN_VALIDATION:
+        known = ", ".join(OWN_VALIDATION)
+        raise RecipeError(
+            f"the data set {name} has no validation part of its own; hold out a share (they have: {known})"
+        )
+    if noisy or folds > 1:
+        asked = "noisy labels" if noisy else f"folds={folds}"
+        raise RecipeError(f"the validation part of {name} is one part with verified labels, so {asked} is not possible")
+    return {f"dataset.{option}": value for option, value in OWN_VALIDATION[name].items()}
+
+
+def _described(held_out: Recipe) -> str:
+    dataset = next(held_out.cells()).dataset
+    if not dataset.validation:
+        return f"the validation part of {dataset.name}"
+    return f"{dataset.validation:.0%} of the training data, held out"
 
 
 def _train_trials(
@@ -179,7 +216,7 @@ def _train_trials(
     remaining = list(trials)
     for fold in range(folds):
         methods = tuple(_with_settings(base, values, f"trial {trial.number}") for trial, values in remaining)
-        part = held_out.changed({"dataset.fold": fold})
+        part = held_out.changed({"dataset.fold": fold}) if fold else held_out
         rows = run_part(replace(part, methods=methods, baseline=methods[0].name))
         for trial, _ in remaining:
             trial_rows = rows_by_trial[trial.number]
@@ -217,7 +254,7 @@ def _summary(result: SearchResult, recipe: Recipe, method: str, condition: str, 
         "recipe": recipe.name,
         "condition": condition,
         "method": method,
-        "validation": dataset["validation"],
+        "validation": dataset.get("validation") or "own",
         "validation_labels": dataset.get("validation_labels", "true"),
         "seeds": recipe.seeds,
         "trials": [
