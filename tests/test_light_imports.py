@@ -52,6 +52,12 @@ def test_a_command_that_trains_and_draws_nothing_imports_no_framework(arguments)
     assert not _loaded(f"from emphasis.cli.main import main\nmain({arguments!r})") & HEAVY
 
 
+def test_training_imports_lightning_fabric_without_torchmetrics():
+    loaded = _loaded("import emphasis.experiments.runs.runner")
+    assert "lightning_fabric" in loaded
+    assert not loaded & {"torchmetrics", "transformers"}  # three seconds in every process that trains
+
+
 def test_a_report_with_figures_needs_matplotlib_and_no_framework():
     loaded = _loaded(f"from emphasis.cli.main import main\nmain({['report', TABLE5, '--format', 'html']!r})")
     assert loaded & HEAVY == {"matplotlib"}
