@@ -52,7 +52,7 @@ def test_what_names_the_rows_is_left_out_and_named(first, more, left_out):
     table = prepared(more, first)
     assert table.features == ["height", "town"]
     assert [finding.column for finding in table.report.findings] == [left_out]
-    assert table.kinds[left_out] in ("row number", "identifier", "text", "empty")
+    assert table.kinds[left_out] in ("row number", "identifier", "names", "empty")
 
 
 @pytest.mark.parametrize(

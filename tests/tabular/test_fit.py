@@ -203,12 +203,12 @@ def test_a_damaged_model_is_named(wine, tmp_path):
             load_model(tmp_path / "fit")
     (folder / "model.ubj").write_bytes(whole)
     text = (folder / "manifest.json").read_text()
-    later, other = text.replace('"format": 3', '"format": 9'), text.replace('"barolo"', '"chianti"')
+    later, other = text.replace('"format": 4', '"format": 9'), text.replace('"barolo"', '"chianti"')
     assert text not in (later, other)
     for broken, said in (
         (text[:50], "not valid JSON"),
         ("{}", "is of format None"),
-        (later, "is of format 9, this version reads 3"),
+        (later, "is of format 9, this version reads 4"),
         (other, "changed by hand: its checksum"),
     ):
         (folder / "manifest.json").write_text(broken)

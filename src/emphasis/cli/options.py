@@ -177,6 +177,13 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
     ):
         group.add_argument(f"--{name}", nargs="+", default=[], metavar="COLUMN", help=text)
     group.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of free text; repeatable (columns of several words are found without it)",
+    )
+    group.add_argument(
         "--max-levels", type=int, metavar="N", help="most distinct values of a categorical column (default: 100)"
     )
     group.add_argument(
@@ -222,7 +229,7 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 
 def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments about a table that were given, by the names that they have in Python."""
-    columns = ("id_column", "drop", "categorical", "keep", "max_levels")
+    columns = ("id_column", "drop", "categorical", "keep", "text", "max_levels")
     labels = ("unlabeled", "rare_classes", "merge_spellings")
     names = (*columns, *labels, "sep", "encoding", "decimal", "missing")
     return {name: value for name in names if (value := getattr(options, name, None)) not in (None, [])}

@@ -40,6 +40,7 @@ examples:
   emphasis fit customers.csv --label churned
   emphasis fit customers.csv --label churned --drop id --categorical region_code
   emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
+  emphasis fit reviews.csv --label intent --text body --model linear
   emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
 
 _PREDICT_DESCRIPTION = """\
@@ -62,7 +63,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost or net"
+        "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost, net or linear"
     )
     model.add_argument(
         "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: Relative)'

@@ -12,67 +12,20 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
 from emphasis.datasets.split import Split, draw_stratified
-from emphasis.datasets.table_columns import ColumnOptions, kinds_of
+from emphasis.datasets.table_columns import kinds_of
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.datasets.table_features import natural_texts
-from emphasis.datasets.table_labels import LabelOptions, Labels, known_codes, labels_of
+from emphasis.datasets.table_labels import Labels, known_codes, labels_of
+from emphasis.datasets.table_options import TableOptions as TableOptions
 from emphasis.datasets.table_report import TableError, TableReport
 from emphasis.datasets.table_source import ReadOptions, SourceTable, open_table
 from emphasis.datasets.table_source import is_parquet as is_parquet
+from emphasis.datasets.table_texts import NgramLearner, TextLearner
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 from emphasis.texts import did_you_mean, shortened
 
 _COLUMNS_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """All that can be asked for about a table; `load_table` describes each.
-
-    Attributes:
-        read: How the table is written.
-        labels: What becomes of labels that are missing, rare or spelled in several ways.
-        columns: What becomes of columns.
-        drop: Columns to leave out.
-        id_column: A column that names the rows in reports and files; "" for none. It is no feature.
-        weight_column: A column of the rows' weights; "" for none. It is no feature.
-    """
-
-    read: ReadOptions = field(default_factory=ReadOptions)
-    labels: LabelOptions = field(default_factory=LabelOptions)
-    columns: ColumnOptions = field(default_factory=ColumnOptions)
-    drop: Sequence[str] = ()
-    id_column: str = ""
-    weight_column: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        sep: str = "",
-        encoding: str = "",
-        decimal: str = "",
-        missing: Sequence[str] = (),
-        unlabeled: str = "drop",
-        rare_classes: str = "keep",
-        merge_spellings: str = "form",
-        categorical: Sequence[str] = (),
-        keep: Sequence[str] = (),
-        max_levels: int = 100,
-        drop: Sequence[str] = (),
-        id_column: str = "",
-        weight_column: str = "",
-    ) -> TableOptions:
-        """Return options by the names that `load_table`, `emphasis.fit` and the command have for them."""
-        return cls(
-            read=ReadOptions(sep, encoding, decimal, missing),
-            labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
-            columns=ColumnOptions(categorical, keep, max_levels),
-            drop=drop,
-            id_column=id_column,
-            weight_column=weight_column,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +42,7 @@ class PreparedTable:
         features: The columns to learn from.
         kinds: The kind of each column besides the label, the ids and the weights.
         encoder: Fitted on all rows.
+        learner: How columns of text become numbers.
         report: How it was read, and what was odd.
     """
 
@@ -103,6 +57,12 @@ class PreparedTable:
     encoder: TableEncoder
     report: TableReport
     date_formats: dict[str, str] = field(default_factory=dict)
+    learner: TextLearner = field(default_factory=NgramLearner)
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of free text."""
+        return [name for name in self.features if self.kinds[name] == "text"]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -129,12 +89,21 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
         source,
         options.read,
         as_text=[name for name in (label, options.id_column) if name],
-        as_names=options.columns.categorical,
+        as_names=[*options.columns.categorical, *options.columns.text],
         needed=[*singled_out, *options.drop],
     )
-    problems = options.labels.problems() + _absent(
-        table, [*singled_out, *options.columns.categorical, *options.columns.keep, *options.drop]
-    )
+    named = [*options.columns.categorical, *options.columns.keep, *options.columns.text, *options.drop]
+    problems = options.labels.problems() + _absent(table, [*singled_out, *named])
+    problems += [
+        f"the column {name!r} cannot be both text and {other}"
+        for name in options.columns.text
+        for other, others in (
+            ("the label", (label,)),
+            ("dropped", options.drop),
+            ("a category", options.columns.categorical),
+        )
+        if name in others
+    ]
     if label in (*options.drop, options.weight_column, options.id_column):
         problems.append(f"the label column {label!r} cannot be dropped, and is neither the rows' name nor their weight")
     if not len(table.frame):
@@ -145,7 +114,8 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     problems += labels.problems
     used = labels.codes >= 0
     names = [name for name in table.frame.columns if name not in (*singled_out, *options.drop)]
-    columns = kinds_of(table.frame, names, table.rows, options.columns)
+    learner = NgramLearner()
+    columns = kinds_of(table.frame, names, table.rows, options.columns, learner.describe())
     frame = table.frame[used].reset_index(drop=True) if used.any() else table.frame
     features = [name for name in columns.features if frame[name].notna().any()]
     if not features:
@@ -156,7 +126,13 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     encoder = TableEncoder(())
     try:
         encoder = fit_encoder(
-            frame, features, options.columns.categorical, options.columns.max_levels, table.date_formats
+            frame,
+            features,
+            options.columns.categorical,
+            options.columns.max_levels,
+            table.date_formats,
+            columns.texts,
+            learner,
         )
     except TableError as error:
         problems += error.problems
@@ -180,6 +156,7 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
             findings=(*table.findings, *labels.findings, *columns.findings),
         ),
         date_formats=dict(table.date_formats),
+        learner=learner,
     )
 
 
@@ -222,6 +199,7 @@ def load_table(
     unlabeled: str = "drop",
     rare_classes: str = "keep",
     merge_spellings: str = "form",
+    text: str | Sequence[str] = (),
 ) -> Split:
     """Return a table's rows as vectors (N, D) float32 and its label column as classes.
 
@@ -229,8 +207,9 @@ def load_table(
     missing, the training part's median stands in, and a further column says so with a 1, provided the training part
     misses some too. A date becomes year, month, day, weekday and days since the first one. Any other column (text,
     boolean, category) becomes one column of 0 and 1 per level that the training part has, a missing value being a level
-    of its own; a level that only the test part has is all zeros. Columns are in the order of the table's, rows too.
-    Columns that number the rows, identifiers, prose and empty columns are left out; `notes` of the result names them.
+    of its own; a level that only the test part has is all zeros. A column of free text becomes TF-IDF of words and of
+    parts of words, reduced by a truncated SVD. Columns are in the order of the table's, texts last; rows too. Columns
+    that number the rows, identifiers and empty columns are left out; `notes` of the result names them.
 
     Labels are texts as they are written: only an empty cell is missing, and 010 and 10 are two classes. Classes are
     numbered in the order of the label's sorted values.
@@ -257,6 +236,7 @@ def load_table(
         rare_classes: What becomes of classes that are too rare for a test part: "keep" those of two rows or more,
             "merge" all into one, "drop" them, or "error".
         merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
+        text: Columns of free text, beside those that are found by their content.
 
     Raises:
         DataNotFoundError: There is no such file.
@@ -280,6 +260,7 @@ def load_table(
         max_levels=max_levels,
         drop=drop,
         id_column=id_column,
+        text=text,
     )
     fewest = 2 if test_file is None and test_share else 1
     table = prepare_table(root / file, label, options, fewest=fewest)
@@ -292,7 +273,17 @@ def load_table(
     else:
         train = np.arange(len(table.given))
         test_frame, test_labels = _test_part(root / test_file, table, options)
-    encoder = fit_encoder(table.frame.iloc[train], table.features, categorical, max_levels, table.date_formats)
+    encoder = table.encoder
+    if len(train) < len(table.given):
+        encoder = fit_encoder(
+            table.frame.iloc[train],
+            table.features,
+            categorical,
+            max_levels,
+            table.date_formats,
+            table.texts,
+            table.learner,
+        )
     inputs = encoder.transform(table.frame.iloc[train])
     if test_frame is not None:
         test_inputs = encoder.transform(test_frame)

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.table_report import Finding, argument
 
-KINDS = ("number", "category", "date", "text", "identifier", "row number", "empty")
-"""All kinds. The first three are features; a column of another kind is left out, and named."""
-FEATURES = KINDS[:3]
+KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty")
+"""All kinds. The first four are features; a column of another kind is left out, and named."""
+FEATURES = KINDS[:4]
 _LEAST_ROWS = 20  # in fewer rows, distinct values prove nothing
 _NEARLY_ALL = 0.95
-_WORDS = 3.0  # on average, from which on a column of distinct texts holds prose
+_NAMES, _PROSE = 3.0, 5.0  # words on average, at which distinct texts are names, and above which free text
+# Scripts without blanks between words, in which two letters stand for a word: Thai to Khmer, kana, Chinese.
+_WORD = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{2}|[^\\s\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+"
+)
 _ROW_NUMBER = re.compile(
     r"^(?:id|index|row|row ?(?:number|id|names?)|nr|no|num|number|obs|__index_level_\d+__)\.?$", re.I
 )
@@ -39,11 +43,13 @@ class ColumnOptions:
         categorical: Columns whose values are names, even if they look like numbers.
         keep: Columns to use although they look like row numbers or identifiers.
         max_levels: The most distinct values of a category.
+        text: Columns of free text, beside those that are found.
     """
 
     categorical: Sequence[str] = ()
     keep: Sequence[str] = ()
     max_levels: int = 100
+    text: Sequence[str] = ()
 
 
 @dataclass
@@ -52,7 +58,7 @@ class Columns:
 
     Attributes:
         kinds: Each column's, in the table's order.
-        findings: One for each column that is left out.
+        findings: One for each column that is left out, and for each column of text.
     """
 
     kinds: dict[str, str] = field(default_factory=dict)
@@ -63,8 +69,15 @@ class Columns:
         """The columns to learn from."""
         return [name for name, kind in self.kinds.items() if kind in FEATURES]
 
+    @property
+    def texts(self) -> list[str]:
+        """The columns of free text."""
+        return [name for name, kind in self.kinds.items() if kind == "text"]
 
-def kinds_of(table: Any, names: Sequence[str], rows: NDArray[np.int64], options: ColumnOptions) -> Columns:
+
+def kinds_of(
+    table: Any, names: Sequence[str], rows: NDArray[np.int64], options: ColumnOptions, text_use: str = "used as text"
+) -> Columns:
     """Return the kinds of columns of a typed pandas table.
 
     Args:
@@ -72,15 +85,17 @@ def kinds_of(table: Any, names: Sequence[str], rows: NDArray[np.int64], options:
         names: The columns concerned.
         rows: (N,) the number of each row in the file.
         options: What was asked for.
+        text_use: What is done with columns of text.
     """
     columns = Columns()
     for name in names:
         kind, observation = _kind(table[name], name, name == table.columns[0], rows, options)
         columns.kinds[name] = kind
-        if kind not in FEATURES:
-            cure = "" if kind == "empty" else f" (use it with {argument('keep')})"
-            if kind == "text":
-                cure = ""
+        if kind == "text":
+            action = f"{text_use} (leave it out with {argument('drop')})"
+            columns.findings.append(Finding(kind, name, len(table), observation, action))
+        elif kind not in FEATURES:
+            cure = "" if kind == "empty" else f" (use it with {argument('text' if kind == 'names' else 'keep')})"
             columns.findings.append(Finding(kind, name, len(table), observation, f"left out{cure}"))
     return columns
 
@@ -95,19 +110,23 @@ def _kind(column: Any, name: str, first: bool, rows: NDArray[np.int64], options:
 
     if column.isna().all():
         return "empty", f"the column {name!r} is empty"
+    if name in options.text:
+        return "text", f"the column {name!r} holds {column.nunique():,} different texts"
     if name in options.categorical:
         return "category", ""
     if types.is_datetime64_any_dtype(column.dtype):
         return "date", ""
     numeric = types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
     kind = "number" if numeric else "category"
+    is_text = not types.is_bool_dtype(column.dtype) and not numeric and _holds_texts(column)
     if name in options.keep:
-        return kind, ""
+        kind_of_text = _kind_of_texts(column, name, options.max_levels) if is_text else (kind, "")
+        return kind_of_text if kind_of_text[0] == "text" else (kind, "")
     if numeric:
         if first and is_unnamed(name):
             return "row number", f"the first column has no name{'' if not name else f' but {name!r}'}"
         return _kind_of_numbers(column, name, first, rows)
-    if types.is_bool_dtype(column.dtype) or not _holds_texts(column):
+    if not is_text:
         return kind, ""
     if first and is_unnamed(name):
         return "identifier", f"the first column has no name{'' if not name else f' but {name!r}'}"
@@ -134,9 +153,12 @@ def _kind_of_texts(column: Any, name: str, max_levels: int) -> tuple[str, str]:
     distinct = present.nunique()
     nearly_all = len(present) >= _LEAST_ROWS and distinct >= _NEARLY_ALL * len(present)
     if distinct > max_levels or (len(present) >= _LEAST_ROWS and distinct >= 0.5 * len(present)):
-        shown = present.iloc[:1000].astype(str)
-        if shown.str.count(r"\S+").mean() >= _WORDS:
-            return "text", f"the column {name!r} holds {distinct:,} different texts of several words"
+        words = sum(len(_WORD.findall(text)) for text in present.iloc[:1000].astype(str)) / min(len(present), 1000)
+        observation = f"the column {name!r} holds {distinct:,} different texts of several words"
+        if words > _PROSE:
+            return "text", observation
+        if words >= _NAMES:
+            return "names", observation
     if nearly_all:
         return "identifier", f"the column {name!r} has {distinct:,} distinct texts in {len(present):,} rows"
     return "category", ""

@@ -24,6 +24,7 @@ from emphasis.datasets.table_features import (
     text_of,
 )
 from emphasis.datasets.table_report import TableError, argument, counted
+from emphasis.datasets.table_texts import NgramLearner, TextColumn, TextLearner, identities, text_column_from_dict
 from emphasis.errors import EmphasisValueError
 from emphasis.texts import did_you_mean
 
@@ -39,7 +40,9 @@ __all__ = [
     "text_of",
 ]
 
-Column = NumericColumn | LevelsColumn | DateColumn
+Column = NumericColumn | LevelsColumn | DateColumn | TextColumn
+_PLAIN = (NumericColumn, LevelsColumn, DateColumn)
+_KINDS = {NumericColumn: "numbers", LevelsColumn: "levels", DateColumn: "date"}
 
 
 @dataclass(frozen=True)
@@ -78,22 +81,56 @@ class TableEncoder:
             raise TableError(problems)
         return np.ascontiguousarray(np.concatenate(blocks, axis=1), dtype=np.float32)
 
+    def identify(self, table: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return numbers by which equal rows are known: the features that `transform` returns, with texts hashed.
+
+        In its last digits, the vector of a text may depend on the machine and on the texts beside it.
+        """
+        stops = np.cumsum([len(column.feature_names) for column in self.columns])[:-1]
+        blocks = np.split(features, stops, axis=1)
+        return np.concatenate(
+            [
+                block if isinstance(column, _PLAIN) else identities(table[column.name], column.name)
+                for column, block in zip(self.columns, blocks, strict=True)
+            ],
+            axis=1,
+            dtype=np.float32,
+        )
+
     def notes(self, table: Any) -> list[str]:
         """Return what should be said of further rows, such as values that the training rows lack."""
         return [note for column in self.columns if (note := column.note(table[column.name]))]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON holds and `from_dict` turns back."""
-        kinds = {NumericColumn: "numbers", LevelsColumn: "levels", DateColumn: "date"}
-        return {"columns": [{"kind": kinds[type(column)], **dataclasses.asdict(column)} for column in self.columns]}
+        return {"columns": [_column_to_dict(column) for column in self.columns]}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the rest of the state: what is learned from columns of text."""
+        texts = [column for column in self.columns if not isinstance(column, _PLAIN)]
+        return {f"{n} {name}": array for n, column in enumerate(texts) for name, array in column.arrays().items()}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> TableEncoder:
-        """Return the encoder of `to_dict`, KeyError, TypeError or ValueError if it is none."""
-        columns = [_column_from_dict(dict(described)) for described in content["columns"]]
+    def from_dict(cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> TableEncoder:
+        """Return the encoder of `to_dict` and `arrays`; KeyError, TypeError or ValueError if there is none."""
+        columns: list[Column] = []
+        texts = 0
+        for described in content["columns"]:
+            if described["kind"] in _KINDS.values():
+                columns.append(_column_from_dict(dict(described)))
+                continue
+            prefix, texts = f"{texts} ", texts + 1
+            own = {k.removeprefix(prefix): v for k, v in (arrays or {}).items() if k.startswith(prefix)}
+            columns.append(text_column_from_dict(described, own))
         if not columns or len({column.name for column in columns}) < len(columns):
             raise EmphasisValueError("an encoder needs one column at least, and each once")
         return cls(tuple(columns))
+
+
+def _column_to_dict(column: Column) -> dict[str, Any]:
+    if isinstance(column, _PLAIN):
+        return {"kind": _KINDS[type(column)], **dataclasses.asdict(column)}
+    return column.to_dict()
 
 
 def _column_from_dict(values: dict[str, Any]) -> Column:
@@ -131,6 +168,8 @@ def fit_encoder(
     categorical: Sequence[str],
     max_levels: int,
     formats: Mapping[str, str] | None = None,
+    texts: Sequence[str] = (),
+    learner: TextLearner | None = None,
 ) -> TableEncoder:
     """Return the encoder learned from training rows.
 
@@ -140,16 +179,20 @@ def fit_encoder(
         categorical: Columns whose values are categories even if they are numbers.
         max_levels: More distinct values than this in a column of categories are an error.
         formats: How the dates of columns were written that were texts, for texts to come.
+        texts: Columns of free text. They are the last in the vector.
+        learner: How these become numbers; None for TF-IDF.
 
     Raises:
         TableError: Columns are unfit; the message says which and what to do.
     """
     columns: list[Column] = []
     problems: list[str] = []
-    for name in features:
+    for name in sorted(features, key=lambda name: name in texts):
         column = table[name]
         try:
-            if name not in categorical and _is_date(column):
+            if name in texts:
+                columns.append((learner or NgramLearner()).fit(column, name))
+            elif name not in categorical and _is_date(column):
                 columns.append(_fit_dates(column, name, (formats or {}).get(name, "")))
             elif name not in categorical and _is_numeric(column, name):
                 columns.append(_fit_numbers(column, name))

@@ -10,7 +10,8 @@ from typing import Any
 from emphasis.errors import EmphasisValueError
 
 _ARGUMENTS = (
-    "categorical|decimal|drop|encoding|id_column|keep|max_levels|merge_spellings|missing|rare_classes|sep|unlabeled"
+    "categorical|decimal|drop|encoding|id_column|keep|max_levels|merge_spellings|missing|rare_classes|sep|text|"
+    "unlabeled"
 )
 _MARK = re.compile(rf"`({_ARGUMENTS})`(=?)")
 _OPTIONS = {"id_column": "--id"}  # the others are spelled alike, with hyphens

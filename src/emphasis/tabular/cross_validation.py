@@ -50,7 +50,13 @@ class Data:
         frame, columns = self.table.frame, self.options.columns
         rows = frame.iloc[train]
         encoder = fit_encoder(
-            rows, self.table.features, columns.categorical, columns.max_levels, self.table.date_formats
+            rows,
+            self.table.features,
+            columns.categorical,
+            columns.max_levels,
+            self.table.date_formats,
+            self.table.texts,
+            self.table.learner,
         )
         return encoder.transform(rows), encoder.transform(frame.iloc[test])
 

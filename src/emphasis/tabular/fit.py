@@ -53,6 +53,7 @@ def fit_table(
     unlabeled: str = "drop",
     rare_classes: str = "keep",
     merge_spellings: str = "form",
+    text: str | Sequence[str] = (),
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Fit:
@@ -68,7 +69,7 @@ def fit_table(
             written.
         folder: Folder to write to; None for runs/NAME, where NAME is the name of the file, or for a table in memory
             the name of the label column and a digest of the call.
-        model: "xgboost", "lightgbm", "catboost" or "net".
+        model: "xgboost", "lightgbm", "catboost", "net" or "linear".
         weighting: As for `emphasis.torch.emphasis_loss`; None for the default weighting.
         compare: Whether cross-entropy is cross-validated as well.
         calibrate: Whether probabilities are calibrated on held-out rows where that makes log loss clearly better and
@@ -91,6 +92,8 @@ def fit_table(
         rare_classes: What happens to classes of fewer rows than `folds`: "keep" those of two rows or more, "merge" all
             into one, "drop" them, or "error".
         merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
+        text: Columns of free text, in addition to those that are found by their content. Their words and parts of
+            words become features.
         force: Whether another fit in the folder is replaced.
         progress: Called as `progress(task, done, total)`.
 
@@ -114,10 +117,11 @@ def fit_table(
         raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
     if not 0 <= seed < 2**32:
         raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
+    texts = [text] if isinstance(text, str) else list(text)
     options = TableOptions(
         ReadOptions(sep, encoding, decimal, missing),
         LabelOptions(unlabeled, rare_classes, merge_spellings),
-        ColumnOptions(categorical, keep, max_levels),
+        ColumnOptions(categorical, keep, max_levels, texts),
         drop,
         id_column,
         weight_column or "",
@@ -147,6 +151,7 @@ def fit_table(
         "unlabeled": unlabeled,
         "rare_classes": rare_classes,
         "merge_spellings": merge_spellings,
+        "text": texts,
         "emphasis": emphasis.__version__,
     }
     target = default_folder(request, data.used) if folder is None else Path(folder)
@@ -175,7 +180,7 @@ def fit_table(
             label=label,
             classes=prepared.classes,
             encoder=encoder,
-            features=features,
+            identified=encoder.identify(prepared.frame, features),
             calibration=calibrations.get(repr(resolved)),
         )
     fit = Fit(

@@ -185,4 +185,12 @@ MODELS = {
         save=_save_net,
         load=_load_net,
     ),
+    "linear": ModelSpec(
+        extra="sklearn",
+        settings={"hidden": (), "max_epochs": 100},
+        file="model.pt",
+        make=_make_net,
+        save=_save_net,
+        load=_load_net,
+    ),
 }

@@ -97,7 +97,7 @@ def predict_table(
         (*(finding.text for finding in table.findings), *model.encoder.notes(table.frame)),
         labeled,
         labeled & (labels == predicted),
-        model.was_trained_on(features),
+        model.was_trained_on(model.encoder.identify(table.frame, features)),
     )
 
 

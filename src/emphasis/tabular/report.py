@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 import emphasis
 from emphasis.datasets.table import write_table
-from emphasis.datasets.table_features import DateColumn, NumericColumn, as_dates
+from emphasis.datasets.table_features import DateColumn, LevelsColumn, NumericColumn, as_dates
 from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.canvas import new_figure, png
 from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
@@ -140,6 +140,9 @@ def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
         dates = as_dates(fit.table[column.name], column.name, column.format)
         about = f"{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}"
         return {"name": column.name, "kind": "dates", "about": about, "absent": absent}
+    if not isinstance(column, LevelsColumn):
+        about = f"{fit.table[column.name].nunique():,} different texts"
+        return {"name": column.name, "kind": "text", "about": about, "absent": absent}
     levels = [level for level in column.levels if level is not None]
     shown = ", ".join(levels[:6]) + (f" and {len(levels) - 6} more" if len(levels) > 6 else "")
     return {"name": column.name, "kind": f"{len(levels)} levels", "about": shown, "absent": absent}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import emphasis
-from emphasis.datasets.archives import file_digest
+from emphasis.datasets.archives import file_digest, read_npz
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.table import read_like
 from emphasis.datasets.table_encoder import TableEncoder
@@ -28,8 +28,9 @@ from emphasis.texts import one_line
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
 
-FOLDER, MANIFEST = "model", "manifest.json"
-_FORMAT, _READABLE = 4, (2, 3, 4)  # 3 has columns of dates and hashes of the training rows, 4 a calibration
+FOLDER, MANIFEST, TEXTS = "model", "manifest.json", "texts.npz"
+# 3 has columns of dates and hashes of the training rows, 4 a calibration and columns of text.
+_FORMAT, _READABLE = 4, (2, 3, 4)
 _CHECKSUM = "checksum"
 
 
@@ -41,7 +42,7 @@ class SavedModel:
         label: Name of the label column.
         classes: Names of the classes, in the order of the probabilities.
         encoder: Encoder of the other columns.
-        kind: "xgboost", "lightgbm", "catboost" or "net".
+        kind: "xgboost", "lightgbm", "catboost", "net" or "linear".
         weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
         trained: Sorted hashes of the training rows; None if they were not saved.
@@ -87,7 +88,7 @@ class SavedModel:
         return probabilities if self.calibration is None else self.calibration.apply(probabilities)
 
     def was_trained_on(self, rows: NDArray[np.float32]) -> NDArray[np.bool_] | None:
-        """Return which encoded rows (N, D) equal rows of the training table, shape (N,); None if that is not known."""
+        """Return which rows, as the encoder identifies them, are in the training table (N,); None if not known."""
         return None if self.trained is None else np.isin(row_hashes(rows), self.trained)
 
     def predict(self, table: Any) -> NDArray[Any]:
@@ -106,10 +107,12 @@ def save_model(
     label: str,
     classes: tuple[str, ...],
     encoder: TableEncoder,
-    features: NDArray[np.float32],
+    identified: NDArray[np.float32],
     calibration: Calibration | None = None,
 ) -> None:
-    """Write the model, hashes of its training `features` (N, D) and then its manifest into `folder`/model.
+    """Write the model, hashes of its training rows as the encoder identifies them, and then its manifest.
+
+    They are written into `folder`/model.
 
     Each file is written completely or not at all.
     """
@@ -130,8 +133,12 @@ def save_model(
         "classes": list(classes),
         "encoder": encoder.to_dict(),
         "calibration": None if calibration is None else calibration.to_dict(),
-        "rows_sha256": write_hashes(target, features),
+        "rows_sha256": write_hashes(target, identified),
     }
+    if arrays := encoder.arrays():
+        with replacing(target / TEXTS) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        manifest["texts_sha256"] = file_digest(target / TEXTS, "sha256")
     manifest = json.loads(json.dumps(manifest))  # as it will be read
     manifest[_CHECKSUM] = checksum(manifest)
     write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
@@ -174,7 +181,7 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     try:
         label, name = _texts([manifest["label"], manifest["kind"]])
         spec = model_spec(name)
-        encoder = TableEncoder.from_dict(manifest["encoder"])
+        encoder = TableEncoder.from_dict(manifest["encoder"], _read_arrays(model_folder, manifest))
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = model_folder / spec.file, manifest["sha256"]
         settings = manifest["settings"]
@@ -194,6 +201,18 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     trained = read_hashes(model_folder, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
     return SavedModel(label, classes, encoder, name, weighting, predict, trained, calibration)
+
+
+def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return what is learned from columns of text; {} if there are none."""
+    if "texts_sha256" not in manifest:
+        return {}
+    path = folder / TEXTS
+    with naming_refusals("read", path):
+        is_whole = path.is_file() and file_digest(path, "sha256") == manifest["texts_sha256"]
+    if not is_whole:
+        raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
+    return read_npz(path)
 
 
 def _texts(values: Any) -> tuple[str, ...]:

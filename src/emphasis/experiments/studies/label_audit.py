@@ -134,10 +134,13 @@ def audit_features(
 def _encode(features: Any, train: NDArray[Any], test: NDArray[Any]) -> tuple[Any, Any]:
     """Return training and test examples, standardized by the training examples."""
     if hasattr(features, "iloc"):
+        from emphasis.datasets.table_columns import ColumnOptions, kinds_of
         from emphasis.datasets.table_encoder import fit_encoder
 
+        names = list(features.columns)
+        texts = kinds_of(features, names, np.arange(len(features)), ColumnOptions()).texts
         rows = features.iloc[train]
-        encoder = fit_encoder(rows, list(features.columns), (), 100)
+        encoder = fit_encoder(rows, names, (), 100, texts=texts)
         return encoder.transform(rows), encoder.transform(features.iloc[test])
     from sklearn.preprocessing import StandardScaler
 

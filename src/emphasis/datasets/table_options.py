@@ -1,0 +1,60 @@
+"""Everything that can be asked for about a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from emphasis.datasets.table_columns import ColumnOptions
+from emphasis.datasets.table_labels import LabelOptions
+from emphasis.datasets.table_source import ReadOptions
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """All that can be asked for about a table; `load_table` describes each.
+
+    Attributes:
+        read: How the table is written.
+        labels: What becomes of labels that are missing, rare or spelled in several ways.
+        columns: What becomes of columns.
+        drop: Columns to leave out.
+        id_column: A column that names the rows in reports and files; "" for none. It is no feature.
+        weight_column: A column of the rows' weights; "" for none. It is no feature.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
+    drop: Sequence[str] = ()
+    id_column: str = ""
+    weight_column: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        sep: str = "",
+        encoding: str = "",
+        decimal: str = "",
+        missing: Sequence[str] = (),
+        unlabeled: str = "drop",
+        rare_classes: str = "keep",
+        merge_spellings: str = "form",
+        categorical: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        max_levels: int = 100,
+        text: str | Sequence[str] = (),
+        drop: Sequence[str] = (),
+        id_column: str = "",
+        weight_column: str = "",
+    ) -> TableOptions:
+        """Return options by the names that `load_table`, `emphasis.fit` and the command have for them."""
+        return cls(
+            read=ReadOptions(sep, encoding, decimal, missing),
+            labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
+            columns=ColumnOptions(categorical, keep, max_levels, (text,) if isinstance(text, str) else tuple(text)),
+            drop=drop,
+            id_column=id_column,
+            weight_column=weight_column,
+        )

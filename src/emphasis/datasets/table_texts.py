@@ -1,0 +1,275 @@
+"""Columns of free text as numbers: TF-IDF of words and of parts of words, reduced by a truncated SVD.
+
+Counting the n-grams of a text depends on that text alone, so it is done once for all folds of a cross-validation.
+Which n-grams matter, their weights and the SVD are learned from training rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.table_features import text_of
+from emphasis.datasets.table_report import TableError, argument, counted
+from emphasis.errors import EmphasisValueError
+from emphasis.extras import missing_extra
+from emphasis.texts import encodable
+
+HASHES = 2**20
+"""Number of hashes of words, and of parts of words. The n-grams of a text are known by their hashes."""
+MOST = 20_000
+"""Largest number of n-grams of each sort that are learned from: those of the most training rows."""
+COMPONENTS = 200
+_FEWEST_ROWS = 2  # that an n-gram is in, unless no n-gram is in as many
+
+Count = Callable[[Sequence[str]], Any]  # n texts -> a sparse matrix (n, 2 * HASHES) of counts
+
+
+class TextColumn(Protocol):
+    """A column of text as numbers, learned from training rows."""
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The names of the columns made of it."""
+
+    def encode(self, column: Any) -> NDArray[Any]:
+        """Return one row of numbers for each text."""
+
+    def note(self, column: Any) -> str:
+        """Return what should be said of further rows; "" if nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part of the state that JSON holds."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the rest of the state."""
+
+
+class TextLearner(Protocol):
+    """How the columns of text of a table become numbers."""
+
+    def describe(self) -> str:
+        """Return how, for the list of what was done to the table."""
+
+    def fit(self, column: Any, name: str) -> TextColumn:
+        """Return what is learned from the rows of a pandas column."""
+
+
+def texts_of(column: Any, name: str) -> list[str]:
+    """Return the texts of a pandas column, "" where one is missing.
+
+    Raises:
+        TableError: It holds lists, bytes or other nested values.
+    """
+    values = column.astype(object).where(column.notna(), "").tolist()
+    if any(isinstance(value, bytes) or (hasattr(value, "__len__") and not isinstance(value, str)) for value in values):
+        raise TableError(
+            [f"the column {name!r} holds lists, bytes or other nested values; leave it out with {argument('drop')}"]
+        )
+    return [value if isinstance(value, str) else text_of(value) for value in values]
+
+
+def normalized(text: str) -> str:
+    """Return a text in one Unicode form and in lower case."""
+    return encodable(unicodedata.normalize("NFKC", text).casefold())
+
+
+def count_ngrams(texts: Sequence[str]) -> Any:
+    """Return how often each text has each n-gram: one or two words, and 2 to 4 characters within a word.
+
+    Returns:
+        A sparse matrix (n, 2 * HASHES): the words, then the characters, by their hashes.
+    """
+    try:
+        from scipy import sparse
+        from sklearn.feature_extraction.text import HashingVectorizer
+    except ModuleNotFoundError as error:
+        raise missing_extra("a column of text", "fit", error) from None
+
+    if not texts:
+        return sparse.csr_matrix((0, 2 * HASHES), dtype=np.float32)
+    settings = {"n_features": HASHES, "alternate_sign": False, "norm": None, "dtype": np.float32}
+    words = HashingVectorizer(ngram_range=(1, 2), preprocessor=normalized, **settings)
+    characters = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), preprocessor=normalized, **settings)
+    return sparse.hstack([words.transform(texts), characters.transform(texts)], format="csr")
+
+
+class RememberedCounts:
+    """`count_ngrams` that counts each text once."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._counts = count_ngrams([])
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """Return the counts of n texts, as `count_ngrams` does."""
+        from scipy import sparse
+
+        if new := [text for text in dict.fromkeys(texts) if text not in self._places]:
+            self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
+            counts = count_ngrams(new)
+            self._counts = sparse.vstack([self._counts, counts], format="csr") if self._counts.shape[0] else counts
+        return self._counts[[self._places[text] for text in texts]]
+
+
+@dataclass(frozen=True)
+class NgramLearner:
+    """Learns `NgramColumn`s.
+
+    Attributes:
+        count: Counts the n-grams of texts.
+    """
+
+    count: Count = field(default_factory=RememberedCounts)
+
+    def describe(self) -> str:
+        """Return how, for the list of what was done to the table."""
+        return "learned from as text, by its words and parts of words"
+
+    def fit(self, column: Any, name: str) -> NgramColumn:
+        """Return what is learned from the rows of a pandas column."""
+        from sklearn.utils.extmath import randomized_svd
+
+        texts = texts_of(column, name)
+        counts = self.count(texts)
+        hashes, idf = _weights(counts)
+        known = NgramColumn(name, hashes, idf, np.zeros((len(hashes), 0), np.float32), True, self.count)
+        weighted = known.tfidf(counts)
+        size = min(COMPONENTS, *weighted.shape)
+        if size:
+            # TruncatedSVD does the same, and divides by the variance, which is 0 if all texts are equal.
+            rows_of_components = randomized_svd(weighted, size, n_iter=2, random_state=0)[2]
+            components = np.ascontiguousarray(rows_of_components.T, dtype=np.float32)
+        else:
+            components = np.zeros((len(hashes), 0), np.float32)
+        empty = not size or not all(text.strip() for text in texts)
+        return NgramColumn(name, hashes, idf, components, empty, self.count)
+
+
+def _weights(counts: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the hashes of the most frequent n-grams of training rows, and the logarithm of each's rarity."""
+    rows = np.bincount(counts.indices, minlength=2 * HASHES)
+    kept = []
+    for start in (0, HASHES):
+        part = rows[start : start + HASHES]
+        frequent = np.flatnonzero(part >= min(_FEWEST_ROWS, part.max(initial=0) or 1))
+        kept.append(start + np.sort(frequent[np.argsort(-part[frequent], kind="stable")[:MOST]]))
+    hashes = np.concatenate(kept)
+    idf = np.log((1 + counts.shape[0]) / (1 + rows[hashes])) + 1.0
+    return hashes.astype(np.int32), idf.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class NgramColumn:
+    """A column of text: TF-IDF of V n-grams, projected on K components, as a vector of length sqrt(K).
+
+    A text without any known n-gram is a vector of zeros.
+
+    Attributes:
+        name: The column's.
+        hashes: (V,) hashes of the n-grams.
+        idf: (V,) logarithm of each n-gram's rarity.
+        components: (V, K).
+        empty: Whether a further column has a 1 where the text is empty.
+        count: Counts the n-grams of texts.
+    """
+
+    kind: ClassVar[str] = "n-grams"
+    name: str
+    hashes: NDArray[np.int32]
+    idf: NDArray[np.float32]
+    components: NDArray[np.float32]
+    empty: bool
+    count: Count = count_ngrams
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The names of the columns made of it."""
+        names = [f"{self.name}: component {place + 1}" for place in range(self.components.shape[1])]
+        return [*names, f"{self.name} is empty"] if self.empty else names
+
+    def tfidf(self, counts: Any) -> Any:
+        """Return the weighted n-grams of counts, in which words and characters have the length 1 each."""
+        from sklearn.preprocessing import normalize
+
+        words = int(np.searchsorted(self.hashes, HASHES))
+        blocks = []
+        for part in (slice(0, words), slice(words, len(self.hashes))):
+            if part.stop > part.start:
+                known = counts[:, self.hashes[part]]
+                known.data = (1.0 + np.log(known.data)) * self.idf[part][known.indices]
+                blocks.append(normalize(known, copy=False))
+        return _beside(blocks, counts.shape[0])
+
+    def encode(self, column: Any) -> NDArray[np.float64]:
+        """Return (rows, K or K + 1)."""
+        texts = texts_of(column, self.name)
+        vectors = np.asarray(self.tfidf(self.count(texts)) @ self.components, dtype=np.float64)
+        lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+        vectors *= np.sqrt(vectors.shape[1]) / np.where(lengths > 0.0, lengths, 1.0)
+        return np.hstack([vectors, _is_empty(texts)]) if self.empty else vectors
+
+    def note(self, column: Any) -> str:
+        """Return what should be said of further rows; "" if nothing."""
+        return note_of_empty(column, self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part of the state that JSON holds."""
+        return {"kind": self.kind, "name": self.name, "empty": self.empty}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the rest of the state."""
+        return {"hashes": self.hashes, "idf": self.idf, "components": self.components}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NgramColumn:
+        """Return the column of `to_dict` and `arrays`; KeyError or ValueError if there is none."""
+        hashes, idf, components = (arrays[name] for name in ("hashes", "idf", "components"))
+        right = hashes.dtype == np.int32 and idf.dtype == components.dtype == np.float32
+        right = right and hashes.shape == idf.shape and components.shape[:1] == hashes.shape and components.ndim == 2
+        right = right and bool((np.diff(hashes) > 0).all()) and hashes.min(initial=0) >= 0
+        if not right or hashes.max(initial=0) >= 2 * HASHES or not isinstance(values["empty"], bool):
+            raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+        return cls(values["name"], hashes, idf, components, values["empty"])
+
+
+def text_column_from_dict(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TextColumn:
+    """Return the column of text of `to_dict` and `arrays`; KeyError or ValueError if there is none."""
+    if values["kind"] != NgramColumn.kind or not isinstance(values["name"], str):
+        raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+    return NgramColumn.from_dict(values, arrays)
+
+
+def identities(column: Any, name: str) -> NDArray[np.float64]:
+    """Return (rows, 4) whole numbers below 2**24, exact in float32, that are the same for equal texts alone."""
+    digests = b"".join(hashlib.sha256(encodable(text).encode()).digest()[:12] for text in texts_of(column, name))
+    parts = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 4, 3)
+    numbers: NDArray[np.float64] = parts @ np.array([65536.0, 256.0, 1.0])
+    return numbers
+
+
+def note_of_empty(column: Any, name: str) -> str:
+    """Return what should be said of a column of text in further rows that is empty; "" if it is not."""
+    if len(column) and column.isna().all():
+        return f"the column {name!r} is empty in all {counted(len(column), 'row')} of this table"
+    return ""
+
+
+def _beside(blocks: Sequence[Any], rows: int) -> Any:
+    from scipy import sparse
+
+    return sparse.hstack(blocks, format="csr") if blocks else sparse.csr_matrix((rows, 0), dtype=np.float32)
+
+
+def _is_empty(texts: Iterable[str]) -> NDArray[np.float64]:
+    return np.array([not text.strip() for text in texts], dtype=np.float64)[:, None]
