@@ -10,13 +10,13 @@ _WORDS = {
 _COMMON = ["the", "a", "we", "then", "slowly", "with", "again", "near", "before", "after", "some", "every", "old"]
 
 
-def text_table(rows=160, noise=0.0, seed=0):
-    """Return a table of texts in which a fifth of the words tell the topic, and a number that tells nothing."""
+def text_table(rows=300, noise=0.0, seed=0):
+    """Return a table of texts in which a third of the words tell the topic, and a number that tells nothing."""
     rng = np.random.default_rng(seed)
     topics = np.array(sorted(_WORDS))[np.arange(rows) % 2]
     bodies = [
         " ".join(
-            rng.choice(_WORDS[topic] if rng.random() < 0.2 or place < 2 else _COMMON)
+            rng.choice(_WORDS[topic] if rng.random() < 0.3 or place < 2 else _COMMON)
             for place in rng.permutation(rng.integers(8, 14))
         )
         for topic in topics

@@ -48,7 +48,7 @@ def fitted(folder, path, model="xgboost", **options):
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_saved_model_predicts_what_the_fitted_one_does(model, name, wine, tmp_path):
-    pytest.importorskip(model if model != "net" else "torch", reason=f"needs the extra {model}")
+    pytest.importorskip({"net": "torch", "linear": "torch"}.get(model, model), reason=f"needs the extra {model}")
     table, truth = wine
     path = written(tmp_path, table, name)
     found = fitted(tmp_path, path, model, folds=2, compare=False, categorical=["code"])

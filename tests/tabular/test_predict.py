@@ -62,7 +62,7 @@ def test_a_messy_table_is_fitted_with_one_list_of_what_is_odd(fitted):
         "the label column 'Größe' is empty in 2 of 120 rows (rows 3, 50): left out",
         "1 of 3 classes of 'Größe' have fewer than 2 rows: 'rare' (1): left out",
         "the column 'row' numbers the rows: left out (use it with --keep)",
-        "the column 'remark' holds 120 different texts of several words: left out",
+        "the column 'remark' holds 120 different texts of several words: learned from as text",
         "117 of 120 rows are used",
     ]
     page = (folder / "fit" / "report.html").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_a_messy_table_is_fitted_with_one_list_of_what_is_odd(fitted):
     assert "spells one class in 2 ways" in printed
     model = load_model(folder / "fit")
     assert model.classes == ("010", "10")
-    assert [column.name for column in model.encoder.columns] == ["height", "member", "since"]
+    assert [column.name for column in model.encoder.columns] == ["height", "member", "since", "remark"]
 
 
 def test_ids_and_row_numbers_of_the_file_are_in_the_predictions_and_on_the_page(fitted):

@@ -26,6 +26,9 @@ HASHES = 2**20
 MOST = 20_000
 """Largest number of n-grams of each sort that are learned from: those of the most training rows."""
 COMPONENTS = 200
+"""Largest number of features of a column; at most one for every `ROWS_A_COMPONENT` training rows."""
+ROWS_A_COMPONENT = 8
+_FEWEST_COMPONENTS = 10
 _FEWEST_ROWS = 2  # that an n-gram is in, unless no n-gram is in as many
 
 Count = Callable[[Sequence[str]], Any]  # n texts -> a sparse matrix (n, 2 * HASHES) of counts
@@ -145,7 +148,8 @@ class NgramLearner:
         hashes, idf = _weights(counts)
         known = NgramColumn(name, hashes, idf, np.zeros((len(hashes), 0), np.float32), True, self.count)
         weighted = known.tfidf(counts)
-        size = min(COMPONENTS, *weighted.shape)
+        by_rows = max(len(texts) // ROWS_A_COMPONENT, _FEWEST_COMPONENTS)
+        size = min(COMPONENTS, by_rows, *weighted.shape)
         if size:
             # TruncatedSVD does the same, and divides by the variance, which is 0 if all texts are equal.
             rows_of_components = randomized_svd(weighted, size, n_iter=2, random_state=0)[2]

@@ -95,7 +95,12 @@ def _page(fit: Fit, scores: dict[str, Any]) -> str:
     predicted = _ours(fit).argmax(1)
     confusion = confusion_matrix(fit.given, predicted, labels=np.arange(len(fit.classes)))
     request = fit.request
-    packages = ["numpy", "pandas", "scikit-learn", {"net": "torch"}.get(request["model"], request["model"])]
+    packages = [
+        "numpy",
+        "pandas",
+        "scikit-learn",
+        {"net": "torch", "linear": "torch"}.get(request["model"], request["model"]),
+    ]
     versions = [f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}"]
     versions += [f"{package} {version(package)}" for package in packages]
     template = page_environment("emphasis.tabular").get_template("fit.html.j2")

@@ -43,6 +43,8 @@ _IMAGES: Table = {
 def recipe_of_table(file: Path, label: str, options: Mapping[str, Any]) -> Recipe:
     """Return the recipe that trains on every row of a table; `options` are those of the data set "table"."""
     dataset = {"name": "table", "file": str(file.resolve()), "label": label, "test_share": 0.0, **options}
+    if isinstance(text := options.get("text"), str):
+        dataset["text"] = [text]
     return _recipe(f"{file.stem}-{label}", f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
 
 
