@@ -28,6 +28,7 @@ QUICK = {
     "lightgbm": {"n_estimators": 15},
     "catboost": {"iterations": 15},
     "net": {"max_epochs": 30, "learning_rate": 0.01},
+    "linear": {"max_epochs": 30, "learning_rate": 0.01},
 }
 
 
