@@ -25,6 +25,7 @@ from emphasis.texts import did_you_mean, visible
 MODULES = (
     "tabular",
     "audit",
+    "review",
     "labels",
     "tune",
     "show",

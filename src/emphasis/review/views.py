@@ -31,7 +31,10 @@ class Views(Protocol):
         """Return what the page shows of an example: "kind" and, for rows and texts, "text" and "columns"."""
 
     def text(self, index: int) -> str:
-        """Return an example as one text, for search and for other tools."""
+        """Return an example as one text, for other tools."""
+
+    def search(self, query: str) -> NDArray[np.bool_]:
+        """Return which examples contain a text, (n,), in upper or lower case."""
 
 
 def views_of(examples: Examples) -> Views:
@@ -60,6 +63,10 @@ class ImageViews:
     def text(self, index: int) -> str:
         """Return the name of the file, or the number of the row."""
         return self._examples.keys[index]
+
+    def search(self, query: str) -> NDArray[np.bool_]:
+        """Return which files have a name that contains the query."""
+        return _contains(self._examples.keys, query)
 
     def picture(self, index: int, size: int) -> bytes:
         """Return the image as a PNG file of at most `size` pixels per side; small ones are not enlarged.
@@ -107,6 +114,10 @@ class TextViews:
     def text(self, index: int) -> str:
         """Return the text."""
         return str(self._texts[index])
+
+    def search(self, query: str) -> NDArray[np.bool_]:
+        """Return which texts contain the query."""
+        return _contains(self._texts, query)
 
 
 class TableViews:
@@ -160,6 +171,14 @@ class TableViews:
         if self._texts and not self._columns and len(self._texts) == 1:
             return _shown(row[self._texts[0]])
         return "\n".join(f"{name}: {_shown(row[name])}" for name in [*self._texts, *self._columns])
+
+    def search(self, query: str) -> NDArray[np.bool_]:
+        """Return which rows contain the query in a column."""
+        found = np.zeros(len(self._frame), dtype=bool)
+        for name in [*self._texts, *self._columns]:
+            column = self._frame[name].astype(str).str
+            found |= column.contains(query, case=False, regex=False).to_numpy(dtype=bool, na_value=False)
+        return found
 
     def _cell(self, name: str, value: Any, label: int) -> dict[str, Any]:
         if (name, label) not in self._usual:
@@ -222,3 +241,8 @@ def _shown(value: Any) -> str:
         return "missing"
     text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
     return encodable(text[:_MAX_SHOWN])
+
+
+def _contains(texts: Sequence[str], query: str) -> NDArray[np.bool_]:
+    wanted = query.casefold()
+    return np.fromiter((wanted in str(text).casefold() for text in texts), dtype=bool, count=len(texts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.routing import HostMatches, Rule, RuleRouter
 
-_HOST_NAMES = ("localhost", "127.0.0.1", "[::1]")
+from emphasis.loopback import HOST_NAMES, free_port
 
 
 class LocalServer(BaseServer):  # type: ignore[misc]
@@ -31,15 +30,13 @@ class LocalServer(BaseServer):  # type: ignore[misc]
     """
 
     def __init__(self, make: Callable[[Any], None], port: int) -> None:
-        with socket.socket() as probe:  # bind_sockets would leave sockets open if the port is taken
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((_HOST_NAMES[0], port))
-        sockets, port = bind_sockets(_HOST_NAMES[0], port)
+        free_port(port)  # bind_sockets would leave sockets open if the port is taken
+        sockets, port = bind_sockets(HOST_NAMES[0], port)
         pages = BokehTornado(
             {"/": Application(FunctionHandler(make))},
-            extra_websocket_origins=[f"{name}:{port}" for name in _HOST_NAMES],
+            extra_websocket_origins=[f"{name}:{port}" for name in HOST_NAMES],
         )
-        names = HostMatches(f"({'|'.join(map(re.escape, _HOST_NAMES))})")
+        names = HostMatches(f"({'|'.join(map(re.escape, HOST_NAMES))})")
         http = HTTPServer(RuleRouter([Rule(names, pages)]))
         http.add_sockets(sockets)
         super().__init__(IOLoop.current(), pages, http)

@@ -1,0 +1,97 @@
+"""`emphasis review`: look at suspect labels one by one in the browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from emphasis.cli.options import Command, UsageError, path_argument
+from emphasis.errors import EmphasisError
+
+_DESCRIPTION = """\
+Open a page that shows the examples of an audit one at a time, the most suspicious first, with the
+network's probabilities and the nearest examples as evidence. Keep each label, take the suggestion,
+or choose another class, by one key. Every decision is on disk (decisions.jsonl in the audit's
+folder) before the next example shows. The order is learned from the decisions, and the page says
+how many wrong labels remain. Only this computer can open the page, and no network is needed."""
+
+_EXAMPLES = """\
+examples:
+  emphasis audit photos
+  emphasis review runs/photos-audit
+  emphasis review runs/photos-audit --reviewer ada --port 8000 --no-browser
+  emphasis labels export runs/photos-audit --out cleaned.csv"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audit", type=path_argument, metavar="AUDIT", help="the folder of an audit")
+    parser.add_argument("--reviewer", metavar="NAME", help="who decides (default: the name of the user)")
+    parser.add_argument(
+        "--decisions",
+        type=path_argument,
+        metavar="FILE",
+        help="file of the decisions (default: decisions.jsonl in the audit's folder)",
+    )
+    parser.add_argument(
+        "--relearn",
+        type=int,
+        metavar="N",
+        help="learn the order anew after N decisions; 0 keeps the audit's order (default: 25)",
+    )
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+
+
+def _review(options: argparse.Namespace) -> None:
+    import webbrowser
+
+    from emphasis.review.examples import read_examples
+    from emphasis.review.server import serve
+
+    if options.relearn is not None and options.relearn < 0:
+        raise UsageError(f"--relearn {options.relearn} is not allowed; use a whole number >= 0")
+
+    def show(address: str) -> None:
+        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
+
+    try:
+        serve(
+            read_examples(options.audit),
+            options.decisions or options.audit,
+            reviewer=_user() if options.reviewer is None else options.reviewer,
+            port=options.port,
+            relearn_every=options.relearn,
+            show=show,
+        )
+    except KeyboardInterrupt:
+        print()
+    except EmphasisError:
+        raise
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any"
+        ) from error
+
+
+def _user() -> str:
+    """Return the name of the user, or "" if the system does not say."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+COMMANDS = [
+    Command(
+        name="review",
+        summary="look at suspect labels one by one in the browser",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        add_options=_add_options,
+        handler=_review,
+        extras=("review",),
+    )
+]
