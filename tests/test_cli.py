@@ -50,6 +50,7 @@ def _fails(capsys, *arguments):
                 "predict",
                 "audit",
                 "labels",
+                "review",
                 "tune",
                 "design",
                 "figure",

@@ -16,6 +16,7 @@ from emphasis.cli.options import (
     UsageError,
     add_recipe_options,
     check_worker_options,
+    path_argument,
     requested_context,
     requested_recipe,
 )
@@ -50,6 +51,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="+", default=[], metavar="METHOD", help="train these methods (table rows) only"
     )
     training.add_argument("--noise-rate", type=float, metavar="R", help="share of wrong labels, 0 to 1 (digits: 0.4)")
+    training.add_argument(
+        "--labels",
+        type=path_argument,
+        metavar="FILE",
+        help="decisions of a review of the training labels (decisions.jsonl, or the folder of an audit): train on them",
+    )
     machine.add_argument(
         "--devices",
         type=int,
@@ -79,6 +86,10 @@ def _run(options: argparse.Namespace) -> None:
     recipe = requested_recipe(options, options.methods)
     if options.noise_rate is not None:
         recipe = _with_noise_rate(recipe, options.noise_rate)
+    if options.labels is not None:
+        from emphasis.experiments.runs.reviewed_labels import labels_settings
+
+        recipe = recipe.changed(labels_settings(options.labels))
     check_worker_options(options)
     options.folder = options.out or Path("runs") / recipe.name
     run_in_console(recipe, options.folder, options)

@@ -61,6 +61,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
     add_table_options(data)
     data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
+    data.add_argument(
+        "--labels",
+        type=path_argument,
+        metavar="FILE",
+        help="decisions of a review (decisions.jsonl): train on corrected labels, and compare with those given",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost, net or linear"
@@ -119,6 +125,7 @@ def _fit(options: argparse.Namespace) -> None:
             seed=options.seed,
             settings=settings,
             weight_column=options.weight_column,
+            decisions=options.labels,
             **requested_table_options(options),
             force=options.force,
             progress=bar.loading,
@@ -166,7 +173,9 @@ def _print_fit(result: Fit, console: Console) -> None:
             console.print(plain(f"warning: {warning}"))
     for name, method in result.calibration.items():
         console.print(plain(f"Probabilities of {name} are calibrated ({method}, on held-out rows)."))
-    console.print(plain("Evaluated on the labels as given, including wrong ones."), style="dim")
+    labels = result.request.get("reviewed")
+    labels = f"reviewed labels: {labels}" if labels else "labels as given, including wrong ones"
+    console.print(plain(f"Evaluated on the {labels}."), style="dim")
     console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
 
 

@@ -81,7 +81,7 @@ class ReviewPage:
         routes = [Route(path, _static(*content)) for path, content in _STATIC.items()]
         routes += [
             Route("/api/session", self._answer(self._about)),
-            Route("/api/summary", self._answer(lambda _: self._session.summary())),
+            Route("/api/summary", self._answer(self._summary)),
             Route("/api/next", self._answer(self._next)),
             Route("/api/example/{index:int}", self._answer(self._one)),
             Route("/api/list", self._answer(self._list)),
@@ -126,6 +126,10 @@ class ReviewPage:
             "summary": self._session.summary(),
         }
 
+    def _summary(self, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        self._session.refresh()
+        return {"summary": self._session.summary()}
+
     def _next(self, values: dict[str, Any]) -> dict[str, Any]:
         self._session.refresh()
         reviewer, chosen = _name(values, self._reviewer), _filter(values)
@@ -145,6 +149,7 @@ class ReviewPage:
             raise ReviewError(f"the action {action!r} is unknown")
         if not isinstance(comment, str) or len(comment) > 2000 or type(label) is not int:
             raise ReviewError("a comment is a text of at most 2,000 characters, and a label a number")
+        _filter(values)  # before anything is saved: an error must mean that nothing was
         self._session.refresh()
         self._session.decide(
             _name(values, self._reviewer),
@@ -302,7 +307,7 @@ def serve(
     reviewer: str = "",
     port: int = 0,
     relearn_every: int | None = None,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], Any] = print,
 ) -> None:
     """Serve the page of a review until Ctrl-C.
 
@@ -339,7 +344,7 @@ def serve(
 class _Server(uvicorn.Server):  # type: ignore[misc]
     """A server that says when it is ready."""
 
-    show: Callable[[str], None]
+    show: Callable[[str], Any]
     address: str
 
     async def startup(self, sockets: Any = None) -> None:

@@ -19,6 +19,7 @@ from emphasis.extras import missing_extra
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.tabular.folder import read_fold, write_fold
 from emphasis.tabular.models import ModelSpec
+from emphasis.tabular.reviewed import AS_GIVEN
 from emphasis.weighting import Weighting
 
 try:
@@ -32,11 +33,23 @@ Progress = Callable[[str, int, int], None]  # (task, done, total)
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A table of N rows that is learned from, how it was asked for, and the weights of the rows (N,)."""
+    """A table of N rows that is learned from.
+
+    Attributes:
+        table: The table.
+        options: How it was asked for.
+        weights: (N,) weights of the rows.
+        before: Labels (N,) and weights before a review; None if there was none.
+    """
 
     table: PreparedTable
     options: TableOptions
     weights: NDArray[np.float64]
+    before: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+
+    def of_method(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the labels and weights that a method is trained on."""
+        return self.before if name == AS_GIVEN and self.before is not None else (self.table.given, self.weights)
 
     @property
     def used(self) -> Any:
@@ -95,7 +108,8 @@ def cross_validate(
         for done, (name, weighting) in enumerate(methods.items(), start=number * len(methods)):
             progress(f"fold {number + 1} of {folds}: {name}", done, folds * len(methods) + 1)
             if encoded is not None:
-                classifier = train(weighting, encoded[0], labels[training_rows], data.weights[training_rows])
+                targets, weights = data.of_method(name)
+                classifier = train(weighting, encoded[0], targets[training_rows], weights[training_rows])
                 predicted[name] = np.asarray(classifier.predict_proba(encoded[1]), np.float64)
             probabilities[name][test_rows] = predicted[name]
         if encoded is not None:

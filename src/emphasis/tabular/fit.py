@@ -19,11 +19,13 @@ from emphasis.datasets.table_labels import LabelOptions
 from emphasis.datasets.table_source import ReadOptions
 from emphasis.errors import EmphasisValueError
 from emphasis.files import naming_refusals
+from emphasis.review.decisions import Decisions
 from emphasis.tabular.calibration import calibrate_held_out
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, cross_validate, weights_of
 from emphasis.tabular.folder import acquire, default_folder
 from emphasis.tabular.models import model_spec
 from emphasis.tabular.result import BASELINE, Fit
+from emphasis.tabular.reviewed import AS_GIVEN, apply_decisions
 from emphasis.tabular.saved import save_model
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING, WeightingLike, as_weighting
 
@@ -45,6 +47,7 @@ def fit_table(
     missing: Sequence[str] = (),
     max_levels: int = 100,
     weight_column: str | None = None,
+    decisions: Decisions | str | Path | None = None,
     sep: str = "",
     encoding: str = "",
     decimal: str = "",
@@ -83,6 +86,8 @@ def fit_table(
             Not in the label column, where only an empty cell is missing.
         max_levels: Largest number of distinct values of a column of categories.
         weight_column: Column of sample weights >= 0.
+        decisions: Decisions of a review of this table (`emphasis.review`), or their file. Corrected labels replace
+            those given, and reviewed rows weigh more. The report compares with the labels as given.
         sep: Separator of the cells of a text file; "" to detect it.
         encoding: Encoding of a text file; "" to detect it.
         decimal: Decimal mark of a text file, "." or ","; "" to detect it.
@@ -127,7 +132,12 @@ def fit_table(
         weight_column or "",
     )
     prepared = prepare_table(table, label, options, fewest=folds)
-    data = Data(prepared, options, weights_of(prepared.frame, weight_column))
+    weights = weights_of(prepared.frame, weight_column)
+    data = Data(prepared, options, weights)
+    reviewed = None if decisions is None else apply_decisions(prepared, decisions)
+    if reviewed is not None:
+        prepared = reviewed.table
+        data = Data(prepared, options, weights * reviewed.trust, (reviewed.before, weights))
     request = {
         "table": str(table) if isinstance(table, (str, Path)) else None,
         "label": label,
@@ -153,18 +163,21 @@ def fit_table(
         "merge_spellings": merge_spellings,
         "text": texts,
         "emphasis": emphasis.__version__,
+        **({} if reviewed is None else {"decisions": reviewed.digest, "reviewed": reviewed.finding}),
     }
     target = default_folder(request, data.used) if folder is None else Path(folder)
     with naming_refusals("write to", target):
         digest = acquire(target, request, data.used, force)
 
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
+    if reviewed is not None:
+        methods[AS_GIVEN] = resolved
     train = Trainer(spec, chosen, seed)
     fold, probabilities = cross_validate(data, methods, train, target, digest, folds, progress)
     calibrations = {}
     if calibrate:
         for name, p in probabilities.items():
-            probabilities[name], calibrations[name] = calibrate_held_out(prepared.given, p, data.weights, fold)
+            probabilities[name], calibrations[name] = calibrate_held_out(prepared.given, p, weights, fold)
     total = folds * len(methods) + 1
     progress("the model, on all rows", total - 1, total)
     encoder = prepared.encoder
@@ -193,7 +206,7 @@ def fit_table(
         probabilities,
         resolved,
         encoder,
-        data.weights,
+        weights,  # without trust, which is for training
         _importances(final, encoder),
         prepared,
         {name: fitted.method for name, fitted in calibrations.items() if fitted is not None},

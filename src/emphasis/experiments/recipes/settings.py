@@ -48,6 +48,9 @@ class Dataset:
         fold: Which part `validation` holds out: 0, 1, ... have no example in common.
         split_seed: Seed of `train_size` and `validation`, and of data sets without a test part of their own.
         options: Further options of the data set's loader.
+        labels: File of a review's decisions (decisions.jsonl) about the training labels; "" for the labels as they are.
+        labels_digest: First 16 digits of the SHA-256 of that file, so that other decisions are other networks; "" to
+            take the file as it is.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Dataset:
     fold: int = 0
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    labels: str = ""
+    labels_digest: str = ""
 
     def __post_init__(self) -> None:
         check(self.train_size >= 0, "train_size", self.train_size, "use a whole number >= 0")
@@ -151,6 +156,8 @@ class Evaluation:
 _ADDED_FIELDS = (
     ("dataset", "validation_labels", "true"),
     ("dataset", "fold", 0),
+    ("dataset", "labels", ""),
+    ("dataset", "labels_digest", ""),
     ("evaluation", "train_size", 0),
     ("solver", "clip", 1),
     ("solver", "videos", 1),

@@ -17,6 +17,7 @@ from emphasis.datasets.split import take_training
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell, Dataset, Noise
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
+from emphasis.experiments.runs.reviewed_labels import with_reviewed_labels, with_reviewed_noise
 from emphasis.models.pretrained import IMAGENET_STATISTICS
 from emphasis.part_dependent import part_dependent
 from emphasis.texts import did_you_mean
@@ -77,6 +78,8 @@ def load_split(
         _last_loaded.clear()
         _last_loaded[key] = loaded
     split = _last_loaded[key]
+    if dataset.labels and noise.kind == "none":
+        split = with_reviewed_labels(split, dataset)
     if dataset.validation:
         split = _with_validation(split, dataset, noise)
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
@@ -139,6 +142,8 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
 def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     """Return the task of a cell with the label noise of each seed, on the CPU."""
     noisy = [corrupted(split, cell.noise, seed) for seed in seeds]
+    if cell.dataset.labels and cell.noise.kind != "none":
+        noisy = [with_reviewed_noise(part, split, cell.dataset) for part in noisy]
     keeps_all = all(len(part.index) == len(split.train_labels) for part in noisy)
     is_images = split.train_inputs.dtype == np.uint8
     mean, std = np.zeros(0), np.zeros(0)

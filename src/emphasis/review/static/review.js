@@ -2,7 +2,7 @@
 // Everything that comes from the data is shown with textContent, so that it is never markup.
 
 const $ = (id) => document.getElementById(id);
-const state = { about: null, example: null, history: [], view: "one", page: 0, busy: false, selected: new Set(), tiles: [], settles: false };
+const state = { about: null, example: null, history: [], view: "one", page: 0, busy: 0, running: Promise.resolve(), selected: new Set(), tiles: [], settles: false };
 
 function element(tag, text = "", className = "") {
   const made = document.createElement(tag);
@@ -79,7 +79,7 @@ function showContent(example) {
 
 function show(example, settles = false) {
   state.example = example;
-  state.settles = settles;
+  state.settles = settles || $("status").value === "disputed";
   for (const id of ["keep", "suggestion", "other", "unsure", "skip"]) $(id).disabled = !example;
   $("comment").value = "";
   if (!example) {
@@ -118,10 +118,15 @@ function show(example, settles = false) {
   }));
 }
 
-async function guarded(work) {
-  if (state.busy) return;
-  state.busy = true;
-  try { await work(); } catch { /* ask has shown the message */ } finally { state.busy = false; }
+// Runs one piece of work at a time. A decision that is asked for while another one is being saved is dropped, since it
+// would be about an example that is not on the screen yet; everything else waits.
+function guarded(work, drops = false) {
+  if (drops && state.busy) return state.running;
+  state.busy += 1;
+  state.running = state.running.then(async () => {
+    try { await work(); } catch { /* ask has shown the message */ } finally { state.busy -= 1; }
+  });
+  return state.running;
 }
 
 const next = () => guarded(async () => show((await ask("api/next")).example));
@@ -132,13 +137,13 @@ const decide = (action, label = -1) => guarded(async () => {
   const answer = await ask("api/decide", { examples: [index], action, label, comment: $("comment").value, settles: state.settles });
   state.history.push(index);
   show(answer.example);
-});
+}, true);
 
 const skip = () => guarded(async () => {
   if (!state.example) return;
   state.history.push(state.example.index);
   show((await ask("api/skip", { example: state.example.index })).example);
-});
+}, true);
 
 const open = (index, settles = false) => guarded(async () => {
   setView("one");
@@ -227,7 +232,7 @@ const decideGrid = (action) => guarded(async () => {
   if (!chosen.length) return;
   await ask("api/decide", { examples: chosen.map((tile) => tile.index), action, then_next: false });
   await loadGrid();
-});
+}, true);
 
 function selectAll(on) {
   state.selected = new Set(on ? state.tiles.map((tile) => tile.index) : []);
@@ -254,12 +259,13 @@ function showSummary() {
   for (const pair of s.agreement) line(`${pair.reviewers.map((name) => name || "unnamed").join(" and ")}: ${number(pair.both)} examples in common` + (pair.both ? `, ${percent(pair.observed)} alike, Cohen's kappa ${pair.kappa === null ? "not defined" : pair.kappa.toFixed(2)}, ${number(pair.differ)} different` : ""));
   const button = element("button", `Look at ${number(s.disputed)} disagreements`);
   button.disabled = !s.disputed;
-  button.addEventListener("click", () => guarded(async () => {
+  button.addEventListener("click", async () => {
     $("status").value = "disputed";
     describeFilter();
-    const first = (await ask("api/list")).examples[0];
-    if (first) { state.busy = false; await open(first.index, true); }
-  }));
+    let disputed = [];
+    await guarded(async () => { disputed = (await ask("api/list")).examples; });
+    if (disputed.length) open(disputed[0].index, true);
+  });
   parts.push(button);
   $("summary").replaceChildren(...parts);
 }
@@ -278,7 +284,7 @@ function goTo(view) {
   setView(view);
   if (view === "grid") guarded(loadGrid);
   if (view === "one") next();
-  if (view === "summary") guarded(async () => { await ask("api/summary").then(showCounts); });
+  if (view === "summary") guarded(() => ask("api/summary"));
 }
 
 function describeFilter() {
