@@ -12,7 +12,6 @@ import torch
 from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisError
 from emphasis.files import replacing
-from emphasis.training.fabric_import import Fabric
 from emphasis.training.loop import State
 from emphasis.training.sharding import load_whole, whole
 

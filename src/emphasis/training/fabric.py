@@ -11,7 +11,6 @@ from torch import nn
 
 from emphasis.compatibility.fabric import DDPStrategy, Fabric, MisconfigurationException, ModelParallelStrategy
 from emphasis.errors import EmphasisValueError
-from emphasis.training.fabric_import import DDPStrategy, Fabric, MisconfigurationException, ModelParallelStrategy
 from emphasis.training.settings import Execution, number_of_ranks
 from emphasis.training.sharding import sharded
 

@@ -36,7 +36,6 @@ from emphasis.training.arithmetic import derivative, with_arithmetic
 from emphasis.training.augmentation import random_crop_flip
 from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
-from emphasis.training.fabric_import import Fabric, ModelParallelStrategy
 from emphasis.training.fetching import Fetched
 from emphasis.training.methods import LearnerStack, backward, whole_batch
 from emphasis.training.norms import synchronised_norms

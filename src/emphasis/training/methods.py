@@ -14,7 +14,6 @@ from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import SingleNetwork
 from emphasis.torch.distributed import gathered, part_of
 from emphasis.training.evaluation import examples_at_once
-from emphasis.training.fabric_import import Fabric
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.settings import Solver
 from emphasis.training.task import Task

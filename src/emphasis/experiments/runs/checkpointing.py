@@ -14,7 +14,6 @@ from emphasis.experiments.runs.jobs import Job
 from emphasis.experiments.runs.store import CELLS
 from emphasis.process import asked, stop_if_asked
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from emphasis.training.fabric_import import Fabric
 from emphasis.training.loop import State
 
 

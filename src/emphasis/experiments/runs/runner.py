@@ -34,7 +34,6 @@ from emphasis.experiments.runs.train_job import RETRY_SECONDS, run_job
 from emphasis.experiments.runs.user_code import check_code, with_sources
 from emphasis.files import naming_refusals
 from emphasis.training.fabric import make_fabric
-from emphasis.training.fabric_import import Fabric
 from emphasis.training.settings import Execution, number_of_ranks
 
 

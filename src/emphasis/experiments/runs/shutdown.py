@@ -20,7 +20,6 @@ import torch.distributed as dist
 from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisRuntimeError
 from emphasis.process import asked, stopping_later
-from emphasis.training.fabric_import import Fabric
 
 _SIGNAL, _SHUTDOWN, _LEFT = "asked", "ended", "left"  # keys of the store
 _POLL_SECONDS = 0.2

@@ -28,7 +28,6 @@ from emphasis.models.stacked import SingleNetwork, Stack, StackedMLP, init_like_
 from emphasis.process import stop_if_asked, stopping_later
 from emphasis.texts import shortened
 from emphasis.training.fabric import make_fabric
-from emphasis.training.fabric_import import Fabric
 from emphasis.training.loop import State, initial_state, train
 from emphasis.training.methods import LearnerStack, passes
 from emphasis.training.settings import clip_length
