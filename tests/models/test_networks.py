@@ -85,6 +85,16 @@ def test_the_small_network_has_the_size_it_states():
     assert build("small-cnn", (3, 32, 32), 10, seed=0, widths=[8, 9]).fc.in_features == 9
 
 
+def test_the_fast_network_has_the_size_it_states_and_halves_the_image_in_each_block():
+    model = build("fast-resnet", (3, 32, 32), 10, seed=0)
+    blocks = sum(
+        9 * (before * after + 2 * after**2) + 6 * after for before, after in ((64, 128), (128, 256), (256, 512))
+    )
+    assert count(model) == 27 * 64 + 128 + blocks + 512 * 10 + 10 == 7_753_802
+    assert model.body[1](torch.zeros(2, 64, 32, 32)).shape == (2, 128, 16, 16)
+    assert model.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+
+
 # Szegedy et al. 2015, Table 1: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj; input channels; output channels
 GOOGLENET = {
     "3a": (64, 96, 128, 16, 32, 32, 192, 256),

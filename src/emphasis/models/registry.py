@@ -16,6 +16,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
     "model",
     {
         "small-cnn": "emphasis.models.small_cnn:small_cnn",
+        "fast-resnet": "emphasis.models.fast_resnet:fast_resnet",
         "mlp": "emphasis.models.mlp:mlp",
         **{f"resnet{depth}": f"emphasis.models.resnet:resnet{depth}" for depth in (20, 32, 44, 56, 110)},
         "googlenet-v1": "emphasis.models.googlenet:googlenet",
