@@ -36,7 +36,8 @@ class PooledResidualBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, channels, H, W) to (N, out_channels, H // 2, W // 2)."""
         halved: Tensor = self.halved(images)
-        return halved + self.residual(halved)
+        out: Tensor = halved + self.residual(halved)
+        return out
 
 
 def fast_resnet(
