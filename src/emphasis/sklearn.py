@@ -36,6 +36,7 @@ from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
+from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested
 
 _UNKNOWN_RATE = 1e-3  # where none was found
 _ROWS_AT_ONCE = 8192  # in prediction: sparse rows are made dense
@@ -110,6 +111,19 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_epochs, self.early_stopping, self.validation_fraction = max_epochs, early_stopping, validation_fraction
         self.n_iter_no_change, self.tol, self.class_weight = n_iter_no_change, tol, class_weight
         self.random_state, self.device, self.verbose = random_state, device, verbose
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, with `deep` those of the weighting as well, such as `weighting__beta`."""
+        params: dict[str, Any] = super().get_params(deep)
+        return params | (nested_parameters(self.weighting) if deep else {})
+
+    def set_params(self, **params: Any) -> EmphasisClassifier:
+        """Set parameters; `weighting__beta` changes beta of the weighting."""
+        params, nested = split_nested(params)
+        super().set_params(**params)
+        if nested:
+            self.weighting = with_nested(self.weighting, nested)
+        return self
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

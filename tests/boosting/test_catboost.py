@@ -5,7 +5,14 @@ import pytest
 
 catboost = pytest.importorskip("catboost", reason="needs the extra catboost: make test-catboost")
 
-from shared_boosting import DATA, WEIGHTS, check_estimator_habits, parts  # noqa: E402
+from shared_boosting import (  # noqa: E402
+    DATA,
+    WEIGHTS,
+    check_as_the_library_itself,
+    check_estimator_habits,
+    check_nested_parameters,
+    parts,
+)
 
 from controls import right_beyond_chance  # noqa: E402
 from emphasis import CCE  # noqa: E402
@@ -24,7 +31,7 @@ def test_cce_grows_catboosts_own_trees_and_gives_its_labels(name, weighted, kind
     y, y_test = (np.array([f"c{k}" for k in v]) if kind is str else v.astype(kind) for v in (y, y_test))
     weight = {"sample_weight": WEIGHTS[: len(y)]} if weighted else {}
     own = catboost.CatBoostClassifier(**SMALL, eval_metric="Accuracy").fit(X, y, eval_set=(X_test, y_test), **weight)
-    ours = EmphasisCatBoostClassifier(weighting=CCE(), **SMALL, eval_metric="Accuracy")
+    ours = EmphasisCatBoostClassifier(weighting=CCE(), normalization=None, **SMALL, eval_metric="Accuracy")
     ours.fit(X, y, eval_set=(X_test, y_test), **weight)
     np.testing.assert_allclose(ours.predict_proba(X_test), own.predict_proba(X_test), atol=1e-12)
     np.testing.assert_array_equal(ours.predict(X_test), own.predict(X_test))
@@ -38,12 +45,20 @@ def test_it_behaves_as_an_estimator():
     check_estimator_habits(EmphasisCatBoostClassifier, **SMALL)
 
 
+def test_it_takes_what_the_library_takes():
+    check_as_the_library_itself(EmphasisCatBoostClassifier, catboost.CatBoostClassifier, **SMALL)
+
+
+def test_parameters_of_the_weighting_are_parameters():
+    check_nested_parameters(EmphasisCatBoostClassifier, **SMALL)
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_early_stopping_watches_catboosts_log_loss(name):
     X, X_test, y, y_test = parts(name)
     options = {**SMALL, "iterations": 300, "learning_rate": 0.3}
     own = catboost.CatBoostClassifier(**options)
-    ours = EmphasisCatBoostClassifier(weighting=CCE(), **options)
+    ours = EmphasisCatBoostClassifier(weighting=CCE(), normalization=None, **options)
     for model in (own, ours):
         model.fit(X, y, eval_set=(X_test, y_test), early_stopping_rounds=5)
     assert ours.best_iteration_ == own.best_iteration_ < 299

@@ -2,7 +2,14 @@ import lightgbm
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
-from shared_boosting import DATA, WEIGHTS, check_estimator_habits, parts
+from shared_boosting import (
+    DATA,
+    WEIGHTS,
+    check_as_the_library_itself,
+    check_estimator_habits,
+    check_nested_parameters,
+    parts,
+)
 
 from emphasis import CCE, DM
 from emphasis.boosting import EmphasisLGBMClassifier
@@ -31,7 +38,7 @@ def test_cce_grows_lightgbms_own_trees(name, weighted, parameters):
     X, X_test, y, _ = parts(name, named=True)
     weight = {"sample_weight": WEIGHTS[: len(y)]} if weighted else {}
     own = lightgbm.LGBMClassifier(**SMALL, **parameters).fit(X, y, **weight)
-    ours = EmphasisLGBMClassifier(weighting=CCE(), **SMALL, **parameters).fit(X, y, **weight)
+    ours = EmphasisLGBMClassifier(weighting=CCE(), normalization=None, **SMALL, **parameters).fit(X, y, **weight)
     trees, our_trees = own.booster_.trees_to_dataframe(), ours.booster_.trees_to_dataframe()
     columns = ["tree_index", "node_depth", "split_feature", "threshold"]
     assert our_trees[columns].equals(trees[columns])
@@ -48,12 +55,22 @@ def test_it_behaves_as_an_estimator():
     check_estimator_habits(EmphasisLGBMClassifier, **SMALL)
 
 
+def test_it_takes_what_the_library_takes():
+    check_as_the_library_itself(EmphasisLGBMClassifier, lightgbm.LGBMClassifier, **SMALL)
+
+
+def test_parameters_of_the_weighting_are_parameters():
+    check_nested_parameters(EmphasisLGBMClassifier, **SMALL)
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_early_stopping_and_metrics_are_lightgbms(name):
     X, X_test, y, y_test = parts(name)
     options = {"eval_X": (X_test, X[:50]), "eval_y": (y_test, y[:50]), "eval_metric": ["logloss", "error"], **STOP}
     own = lightgbm.LGBMClassifier(**{**SMALL, "n_estimators": 100}).fit(X, y, **options)
-    ours = EmphasisLGBMClassifier(weighting=CCE(), **{**SMALL, "n_estimators": 100}).fit(X, y, **options)
+    ours = EmphasisLGBMClassifier(weighting=CCE(), normalization=None, **{**SMALL, "n_estimators": 100}).fit(
+        X, y, **options
+    )
     assert ours.best_iteration_ == own.best_iteration_ < 100
     for part, metrics in own.evals_result_.items():
         for metric, values in metrics.items():
@@ -102,7 +119,7 @@ def test_rankings_are_lightgbms():
     X, X_test, y, y_test = parts("breast cancer")
     options = {"eval_X": X_test, "eval_y": y_test, "eval_metric": ["auc", "average_precision"]}
     own = lightgbm.LGBMClassifier(**SMALL).fit(X, y, **options)
-    ours = EmphasisLGBMClassifier(weighting=CCE(), **SMALL).fit(X, y, **options)
+    ours = EmphasisLGBMClassifier(weighting=CCE(), normalization=None, **SMALL).fit(X, y, **options)
     for metric, values in ours.evals_result_["valid_0"].items():
         np.testing.assert_allclose(values, own.evals_result_["valid_0"][metric], atol=1e-12)
 
@@ -166,3 +183,20 @@ def test_what_is_not_allowed_is_named_before_anything_is_trained(parameters, arg
     with pytest.raises(ValueError, match=match):
         model.fit(X, y, **arguments)
     assert model.get_params()["objective"] == parameters.get("objective")
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_booster_is_refitted_as_lightgbms_own_is(name):
+    X, X_test, y, y_test = parts(name)
+    own = lightgbm.LGBMClassifier(**SMALL).fit(X, y)
+    ours = EmphasisLGBMClassifier(weighting=CCE(), normalization=None, **SMALL).fit(X, y)
+    expected = own.booster_.refit(X_test, y_test).predict(X)
+    np.testing.assert_allclose(ours.booster_.refit(X_test, y_test).predict(X), expected, atol=1e-6)
+    robust = EmphasisLGBMClassifier(weighting="GCE", **SMALL).fit(X, y)
+    assert np.isfinite(robust.booster_.refit(X_test, y_test).predict(X)).all()
+
+
+def test_features_that_cannot_be_split_give_the_shares_of_the_classes():
+    y = np.arange(30) % 3
+    ours = EmphasisLGBMClassifier(weighting="GCE", **SMALL).fit(np.ones((30, 2)), y)
+    np.testing.assert_allclose(ours.predict_proba(np.ones((2, 2))), 1 / 3)

@@ -3,7 +3,14 @@ import json
 import numpy as np
 import pytest
 import xgboost
-from shared_boosting import DATA, WEIGHTS, check_estimator_habits, parts
+from shared_boosting import (
+    DATA,
+    WEIGHTS,
+    check_as_the_library_itself,
+    check_estimator_habits,
+    check_nested_parameters,
+    parts,
+)
 
 from emphasis import CCE, DM
 from emphasis.boosting import EmphasisXGBClassifier
@@ -32,7 +39,7 @@ def test_cce_grows_xgboosts_own_trees(name, weighted):
     X, X_test, y, _ = parts(name)
     weight = {"sample_weight": WEIGHTS[: len(y)]} if weighted else {}
     own = xgboost.XGBClassifier(**SMALL).fit(X, y, **weight)
-    ours = EmphasisXGBClassifier(weighting=CCE(), **SMALL).fit(X, y, **weight)
+    ours = EmphasisXGBClassifier(weighting=CCE(), normalization=None, **SMALL).fit(X, y, **weight)
     (splits, leaves), (our_splits, our_leaves) = structure(own.get_booster()), structure(ours.get_booster())
     assert splits == our_splits
     np.testing.assert_allclose(our_leaves, leaves, atol=2e-6)
@@ -44,11 +51,21 @@ def test_it_behaves_as_an_estimator():
     check_estimator_habits(EmphasisXGBClassifier, **SMALL)
 
 
+def test_it_takes_what_the_library_takes():
+    check_as_the_library_itself(EmphasisXGBClassifier, xgboost.XGBClassifier, **SMALL)
+
+
+def test_parameters_of_the_weighting_are_parameters():
+    check_nested_parameters(EmphasisXGBClassifier, **SMALL)
+
+
 def test_early_stopping_and_metrics_are_xgboosts():
     X, X_test, y, y_test = parts("breast cancer")
     options = {"n_estimators": 200, "n_jobs": 1, "early_stopping_rounds": 5, "eval_metric": ["error", "logloss"]}
     own = xgboost.XGBClassifier(**options).fit(X, y, eval_set=[(X_test, y_test)], verbose=False)
-    ours = EmphasisXGBClassifier(weighting=CCE(), **options).fit(X, y, eval_set=[(X_test, y_test)], verbose=False)
+    ours = EmphasisXGBClassifier(weighting=CCE(), normalization=None, **options).fit(
+        X, y, eval_set=[(X_test, y_test)], verbose=False
+    )
     assert ours.best_iteration == own.best_iteration < 199
     for name, values in own.evals_result()["validation_0"].items():
         np.testing.assert_allclose(ours.evals_result()["validation_0"][name], values, atol=1e-6)
@@ -96,6 +113,10 @@ def test_what_is_not_allowed_is_named_before_anything_is_trained():
         EmphasisXGBClassifier(objective="reg:squarederror").fit(X, y)
     with pytest.raises(ValueError, match="normalization='mean'"):
         EmphasisXGBClassifier(normalization="mean").fit(X, y)
+    for weighting in (None, CCE()):
+        with pytest.raises(ValueError, match=r"scale_pos_weight=2 is not allowed; give sample_weight"):
+            EmphasisXGBClassifier(weighting=weighting, scale_pos_weight=2).fit(X, y == 0)
+    EmphasisXGBClassifier(scale_pos_weight=1, **SMALL).fit(X, y == 0)
     model = EmphasisXGBClassifier(**SMALL)
     with pytest.raises(ValueError, match="1 class"):
         model.fit(X, np.zeros(len(y), dtype=int))

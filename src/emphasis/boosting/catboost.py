@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import Objective, checked_classes, numbers_among
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.boosting.objective import Objective, check_refused, checked_classes, numbers_among
+from emphasis.errors import EmphasisTypeError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
+from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested
 
 try:
     from catboost import CatBoostClassifier
@@ -77,10 +78,22 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         # Where CatBoost keeps every parameter, so that clone, pickle and set_params know them.
         self._init_params.update(weighting=weighting, normalization=normalization, max_margin=max_margin)
 
-    def get_params(self, **arguments: Any) -> dict[str, Any]:
-        """Return the parameters, those of the weighting as they were given: CatBoost copies, which clone refuses."""
+    def get_params(self, deep: bool = True, **arguments: Any) -> dict[str, Any]:
+        """Return the parameters, with `deep` those of the weighting as well, such as `weighting__beta`.
+
+        The weighting is the object that was given: CatBoost copies parameters, which `sklearn.base.clone` refuses.
+        """
         params: dict[str, Any] = super().get_params(**arguments)
-        return params | {name: self._init_params[name] for name in _OWN if name in self._init_params}
+        params |= {name: self._init_params[name] for name in _OWN if name in self._init_params}
+        return params | (nested_parameters(params.get("weighting")) if deep else {})
+
+    def set_params(self, **params: Any) -> EmphasisCatBoostClassifier:
+        """Set parameters; `weighting__beta` changes beta of the weighting."""
+        params, nested = split_nested(params)
+        if nested:
+            params["weighting"] = with_nested(params.get("weighting", self._init_params.get("weighting")), nested)
+        super().set_params(**params)
+        return self
 
     def fit(self, X: Any, y: Any = None, **arguments: Any) -> EmphasisCatBoostClassifier:
         """Fit; see `catboost.CatBoostClassifier.fit` for the arguments.
@@ -93,15 +106,15 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         given = self._init_params
         weighting, *options = (given.get(name, default) for name, default in _OWN.items())
         own = Objective(weighting, *options)
-        for name, cure in _CURES.items():
-            if name in given:
-                raise EmphasisValueError(f"{name}={given[name]!r} is not allowed; {cure}")
+        check_refused(given, _CURES, _NEUTRAL)
         sets = arguments.get("eval_set")
         sets = [] if sets is None else sets if isinstance(sets, list) else [sets]
         if y is None or not all(isinstance(pair, tuple) for pair in sets):
             raise EmphasisTypeError(
                 "give X and y, and eval_set as (X, y), as arrays or tables: a Pool or a file is not allowed"
             )
+        if own.is_cross_entropy:
+            return self._fit_by_its_own_loss(X, y, arguments)
         classes, numbers = checked_classes(y)
         several = len(classes) > 2
         if several:
@@ -127,6 +140,16 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
         _make_plain(self, metric, classes)
         return self
 
+    def _fit_by_its_own_loss(self, X: Any, y: Any, arguments: dict[str, Any]) -> EmphasisCatBoostClassifier:
+        given = self._init_params
+        self._init_params = {name: value for name, value in given.items() if name not in _OWN}
+        self._canonized_params = None
+        try:
+            super().fit(X, y, **arguments)
+        finally:
+            self._init_params, self._canonized_params = given, None
+        return self
+
 
 _OWN: dict[str, Any] = {"weighting": None, "normalization": "integral", "max_margin": "auto"}
 _USE_SAMPLE_WEIGHT = "give sample_weight to fit"
@@ -139,6 +162,7 @@ _CURES = {
     "class_names": "classes are the labels in their order",
     "classes_count": "classes are counted",
 }
+_NEUTRAL = {"scale_pos_weight": 1}
 
 
 def _make_plain(model: CatBoostClassifier, loss: str, classes: Any) -> None:

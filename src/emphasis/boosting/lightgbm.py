@@ -9,16 +9,26 @@ objective that is not LightGBM's own, and linear trees start from scores of 0.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Objective, checked_classes, initial_score, numbers_among
+from emphasis.boosting.objective import (
+    FloatArray,
+    Objective,
+    check_refused,
+    checked_classes,
+    initial_score,
+    numbers_among,
+    one_column,
+)
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
+from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
 
 try:
     from lightgbm import Booster, LGBMClassifier
@@ -97,11 +107,28 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         self.max_margin = max_margin
         super().__init__(**parameters)
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, with `deep` those of the weighting as well, such as `weighting__beta`."""
+        params: dict[str, Any] = super().get_params(deep)
+        return params | (nested_parameters(self.weighting) if deep else {})
+
+    def set_params(self, **params: Any) -> EmphasisLGBMClassifier:
+        """Set parameters; `weighting__beta` changes beta of the weighting."""
+        params, nested = split_nested(params)
+        if nested:
+            params["weighting"] = with_nested(params.get("weighting", self.weighting), nested)
+        super().set_params(**params)
+        return self
+
     def _process_params(self, stage: str) -> dict[str, Any]:
         """Return the parameters that LightGBM itself knows; its own metrics would take raw scores for probabilities."""
-        params: dict[str, Any] = super()._process_params(stage)
-        kept = [name for name in np.atleast_1d(params.get("metric", [])) if name in _RANKINGS]
-        return {name: value for name, value in params.items() if name not in _OWN} | {"metric": kept or "None"}
+        known = without_nested(super()._process_params(stage))
+        params = {name: value for name, value in known.items() if name not in _OWN}
+        if stage == "fit" and callable(self._objective):
+            kept = [name for name in np.atleast_1d(params.get("metric", [])) if name in _RANKINGS]
+            # LightGBM ends with an error if it leaves out all features of few rows, except with its own objectives.
+            params = {"feature_pre_filter": False, **params, "metric": kept or "None"}
+        return params
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **arguments: Any) -> EmphasisLGBMClassifier:
         """Fit; see `lightgbm.LGBMClassifier.fit` for the arguments.
@@ -110,15 +137,19 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
             ValueError: A parameter is not allowed; `objective`, or one that only LightGBM's objectives know, was given.
         """
         own = Objective(self.weighting, self.normalization, self.max_margin)
-        parameters = self.get_params()
-        for name, cure in _CURES.items():
-            if parameters.get(name):
-                raise EmphasisValueError(f"{name}={parameters[name]!r} is not allowed; {cure}")
+        parameters = self.get_params(deep=False)
+        check_refused(parameters, _CURES, _NEUTRAL)
+        if own.is_cross_entropy:
+            checked_classes(y)
+            self._objective = None
+            super().fit(X, y, sample_weight, **arguments)
+            return self
         metrics = arguments.get("eval_metric") or "logloss"
-        arguments["eval_metric"] = [_metric(one) for one in (metrics if isinstance(metrics, list) else [metrics])]
+        arguments["eval_metric"] = [_metric(metric) for metric in (metrics if isinstance(metrics, list) else [metrics])]
         if (labels := arguments.get("eval_y")) is not None:  # LightGBM numbers those of eval_set alone
             sets = labels if isinstance(labels, tuple) else (labels,)
-            arguments["eval_y"] = tuple(numbers_among(checked_classes(y)[0], one) for one in sets)
+            classes = checked_classes(y)[0]
+            arguments["eval_y"] = tuple(numbers_among(classes, part) for part in sets)
             if not isinstance(arguments["eval_X"], tuple):
                 arguments["eval_X"] = (arguments["eval_X"],)
         linear = parameters.get("linear_tree") or parameters.get("linear_trees")  # whose leaves are no constants
@@ -141,7 +172,7 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         if arguments.get("init_score") is not None or arguments.get("init_model") is not None:
             return None
         if self.class_weight is not None:
-            of_class = compute_sample_weight(self.class_weight, y)
+            of_class = compute_sample_weight(self.class_weight, one_column(y))
             sample_weight = of_class if sample_weight is None else np.multiply(sample_weight, of_class)
         log_share = initial_score(y, sample_weight)
         return log_share if len(log_share) > 2 else log_share[1:] - log_share[:1]
@@ -155,6 +186,7 @@ _CURES = {  # parameters that LightGBM heeds in its own objectives and metrics o
     "scale_pos_weight": _USE_CLASS_WEIGHT,
     "metric": "give eval_metric to fit",
 }
+_NEUTRAL = {"is_unbalance": False, "scale_pos_weight": 1}
 
 
 def _evaluation_labels(arguments: dict[str, Any]) -> list[Any]:
@@ -214,4 +246,16 @@ def _make_plain(booster: Booster, num_classes: int, start: FloatArray | None) ->
                 booster.set_leaf_output(tree, leaf, booster.get_leaf_output(tree, leaf) + score)
     name = f"multiclass num_class:{num_classes}" if num_classes > 2 else "binary sigmoid:1"
     text = booster.model_to_string(num_iteration=-1)
+    if start is not None:  # LightGBM gives trees that hold first scores a shrinkage of 1, at which `refit` looks
+        head, *trees = text.split("\nTree=")
+        trees[: len(start)] = [re.sub(r"(?<=\nshrinkage=).*", _one_of_length, tree) for tree in trees[: len(start)]]
+        text = "\nTree=".join([head, *trees])
     booster.model_from_string(text.replace("\nfeature_names=", f"\nobjective={name}\nfeature_names=", 1))
+    objective, *values = name.split()  # `Booster.refit` looks at these
+    booster.params.update({"objective": objective, **dict(value.split(":") for value in values)})
+    booster._Booster__set_objective_to_none = False
+
+
+def _one_of_length(number: re.Match[str]) -> str:
+    """Return the number 1 as a text of the same length: a model's text says how long each tree is."""
+    return "1".ljust(2, ".").ljust(len(number.group()), "0")[: len(number.group())]

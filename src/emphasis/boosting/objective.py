@@ -17,7 +17,7 @@ itself will not do: it is negative for the examples that a robust weighting hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
-from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
+from emphasis.weighting import CCE, DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
@@ -57,6 +57,11 @@ class Objective:
         resolved = DEFAULT_WEIGHTING if self.weighting is None else as_weighting(self.weighting)
         object.__setattr__(self, "weighting", resolved)
         _ = self._log_normalizer, self._largest_margin  # raise here, not in the first round
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether this is the library's own objective, which then trains by itself: faster, and with all it can do."""
+        return self._resolved == CCE() and self.normalization == "integral" and self.max_margin == "auto"
 
     @cached_property
     def _log_normalizer(self) -> float:
@@ -198,21 +203,52 @@ def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:
     return peak + np.log(total), peak
 
 
+def one_column(y: Any) -> NDArray[Any]:
+    """Return labels as an array of one dimension; a table of one column, (N, 1), is one as well."""
+    labels = np.asarray(y)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
 def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the sorted classes, and each example's number among them; ValueError if there is one class only."""
-    classes, numbers = np.unique(np.asarray(y_true), return_inverse=True)
+    """Return the sorted classes, and the number of each example's class among them.
+
+    Raises:
+        EmphasisValueError: If there is one class only, or a label is missing.
+    """
+    labels = one_column(y_true)
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise EmphasisValueError(f"y holds NaN in {np.isnan(labels).sum()} rows; leave out rows without a label")
+    classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise EmphasisValueError(f"y holds {len(classes)} class; a classifier needs two or more")
     return classes, numbers
 
 
 def numbers_among(classes: NDArray[Any], labels: Any) -> NDArray[np.intp]:
-    """Return the class numbers of an evaluation set's labels; ValueError if one is not among the classes."""
-    labels = np.asarray(labels)
+    """Return the class numbers of an evaluation set's labels.
+
+    Raises:
+        EmphasisValueError: If a label is not among the classes.
+    """
+    labels = one_column(labels)
     if (unknown := ~np.isin(labels, classes)).any():
         raise EmphasisValueError(f"the evaluation set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
     numbers: NDArray[np.intp] = np.searchsorted(classes, labels)
     return numbers
+
+
+def check_refused(parameters: Mapping[str, Any], cures: Mapping[str, str], neutral: Mapping[str, Any]) -> None:
+    """Raise EmphasisValueError for a parameter that belongs to the library's own objectives.
+
+    Args:
+        parameters: Parameters of an estimator.
+        cures: What to do instead of each parameter that is refused.
+        neutral: Values that change nothing, besides None.
+    """
+    for name, cure in cures.items():
+        value = parameters.get(name)
+        if value is not None and value != neutral.get(name):
+            raise EmphasisValueError(f"{name}={value!r} is not allowed; {cure}")
 
 
 def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Objective, initial_score
+from emphasis.boosting.objective import FloatArray, Objective, check_refused, checked_classes, initial_score
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
+from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
 
 try:
     import sklearn as _sklearn  # noqa: F401
@@ -25,6 +26,8 @@ except ModuleNotFoundError as error:
     raise missing_extra("emphasis.boosting.xgboost", "xgboost", error) from None
 
 _OWN = ("weighting", "normalization", "max_margin")
+_CURES = {"scale_pos_weight": "give sample_weight to fit"}  # parameters that XGBoost uses in its own objectives only
+_NEUTRAL = {"scale_pos_weight": 1}
 
 
 def objective(
@@ -96,25 +99,43 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
         self.max_margin = max_margin
         super().__init__(**parameters)
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, with `deep` those of the weighting as well, such as `weighting__beta`."""
+        params: dict[str, Any] = super().get_params(deep)
+        return params | (nested_parameters(self.weighting) if deep else {})
+
+    def set_params(self, **params: Any) -> EmphasisXGBClassifier:
+        """Set parameters; `weighting__beta` changes beta of the weighting."""
+        params, nested = split_nested(params)
+        super().set_params(**params)
+        if nested:
+            self.weighting = with_nested(self.weighting, nested)
+        return self
+
     def get_xgb_params(self) -> dict[str, Any]:
         """Return the parameters that XGBoost itself knows."""
-        return {name: value for name, value in super().get_xgb_params().items() if name not in _OWN}
+        known = without_nested(super().get_xgb_params())
+        return {name: value for name, value in known.items() if name not in _OWN}
 
     def fit(self, X: Any, y: Any, **arguments: Any) -> EmphasisXGBClassifier:
         """Fit; see `xgboost.XGBClassifier.fit` for the arguments.
 
         Raises:
-            ValueError: A parameter is not allowed; `objective` was given.
+            ValueError: If a parameter is not allowed, or `objective` or `scale_pos_weight` was given.
         """
         if self.objective not in ("binary:logistic", "multi:softprob"):
             raise EmphasisValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
+        check_refused(self.get_params(deep=False), _CURES, _NEUTRAL)
         own = Objective(self.weighting, self.normalization, self.max_margin)
         given = self.objective, self.base_score
         try:
-            self.objective = _of_labels(own)
-            if self.base_score is None and arguments.get("xgb_model") is None:
-                # XGBoost estimates it for its own objectives alone.
-                self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
+            if own.is_cross_entropy:
+                checked_classes(y)
+            else:
+                self.objective = _of_labels(own)
+                if self.base_score is None and arguments.get("xgb_model") is None:
+                    # XGBoost estimates it for its own objectives alone.
+                    self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
             super().fit(X, y, **arguments)
         finally:
             self.objective, self.base_score = given

@@ -1,0 +1,44 @@
+"""Parameters of a weighting as nested parameters of an estimator, such as `weighting__beta`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from emphasis.weighting.base import Weighting, WeightingLike
+from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, from_dict
+
+PREFIX = "weighting__"
+
+
+def nested_parameters(weighting: WeightingLike | None) -> dict[str, Any]:
+    """Return the parameters of a weighting of a family, with the prefix `weighting__`; {} for any other weighting."""
+    resolved: Any = _resolved(weighting)  # families are dataclasses
+    if type(resolved).__name__ not in FAMILIES:
+        return {}
+    return {PREFIX + field.name: getattr(resolved, field.name) for field in fields(resolved)}
+
+
+def without_nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without those of the weighting."""
+    return {name: value for name, value in parameters.items() if not name.startswith(PREFIX)}
+
+
+def split_nested(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters of an estimator, and those of its weighting without the prefix."""
+    nested = {name.removeprefix(PREFIX): value for name, value in parameters.items() if name.startswith(PREFIX)}
+    return without_nested(parameters), nested
+
+
+def with_nested(weighting: WeightingLike | None, changes: Mapping[str, Any]) -> Weighting:
+    """Return a weighting with some of its parameters changed; None stands for the default weighting.
+
+    Raises:
+        ValueError: If the weighting has no such parameter, or a value is not allowed.
+    """
+    return from_dict({**_resolved(weighting).to_dict(), **changes})
+
+
+def _resolved(weighting: WeightingLike | None) -> Weighting:
+    return DEFAULT_WEIGHTING if weighting is None else as_weighting(weighting)
