@@ -67,3 +67,24 @@ def test_training_imports_no_transformers_and_torchmetrics_stays_whole():
     """Lightning Fabric would import torchmetrics for its version, and that transformers."""
     program = "import emphasis.training.loop, torch; assert 'transformers' not in sys.modules"
     assert "lightning_fabric" in _loaded(f"{program}\nassert 'torchmetrics' not in sys.modules")
+
+
+def test_a_table_is_fitted_and_predicted_without_torch_and_a_net_names_its_extra(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("x,class\n" + "\n".join(f"{k % 7},{'ab'[k % 2]}" for k in range(40)))
+    fit = ["fit", str(table), "--label", "class", "--no-progress", "--folds", "2"]
+    out = str(tmp_path / "fit")
+    program = (
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch': raise ModuleNotFoundError('No module named torch', name='torch')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from emphasis.cli.main import main\n"
+        f"codes = [main({[*fit, '--out', out, '--set', 'n_estimators=3']!r}), main({['predict', out, str(table)]!r})]\n"
+        f"codes.append(main({[*fit, '--out', out + '-net', '--model', 'net']!r}))\n"
+        "print(codes)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 2]", done.stderr
+    assert "emphasis-learn[sklearn]" in done.stderr

@@ -48,6 +48,20 @@ def wine():
     return train_test_split(StandardScaler().fit_transform(X), y, random_state=0)
 
 
+def test_parameters_of_the_weighting_are_parameters(wine):
+    X, X_test, y, y_test = wine
+    given = DM(lam=0.5, beta=3)
+    model = EmphasisClassifier(given, learning_rate=0.01, max_epochs=10, random_state=0)
+    assert model.get_params()["weighting__beta"] == 3.0
+    assert "weighting__beta" not in model.get_params(deep=False)
+    search = GridSearchCV(model, {"weighting__beta": [2, 4]}, cv=2).fit(X, y)
+    assert search.best_estimator_.weighting.beta in (2.0, 4.0)
+    assert right_beyond_chance(search.predict(X_test), y_test)
+    assert given == DM(lam=0.5, beta=3)  # which is not changed itself
+    with pytest.raises(ValueError, match="bta"):
+        clone(model).set_params(weighting__bta=5)
+
+
 def test_it_holds_out_against_wrong_labels():
     """Digits with 40 % wrong labels: cross-entropy learns them by heart, vanishing DM does not."""
     X, y = load_digits(return_X_y=True)

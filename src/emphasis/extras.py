@@ -56,6 +56,7 @@ EXTRAS = {
         "matplotlib",
         "rich",
         "jinja2",
+        "optuna",
     ),
 }
 """The modules that each extra installs, by their import names."""

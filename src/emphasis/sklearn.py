@@ -114,8 +114,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, with `deep` those of the weighting as well, such as `weighting__beta`."""
-        params: dict[str, Any] = super().get_params(deep)
-        return params | (nested_parameters(self.weighting) if deep else {})
+        return {**super().get_params(deep), **(nested_parameters(self.weighting) if deep else {})}
 
     def set_params(self, **params: Any) -> EmphasisClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
@@ -247,8 +246,8 @@ def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> N
     layers: dict[str, Any] = {"hidden": model.hidden, "activation": model.activation, "dropout": model.dropout}
     with _own_random_numbers(model, torch.device("cpu")):
         network = mlp((model.n_features_in_,), len(classes), **layers)
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         device = torch.device((found or "cpu") if model.device == "auto" else model.device)
         wide = dtype == np.float64 and device.type != "mps"  # which has no float64
         model.network_ = network.to(device, torch.float64 if wide else torch.float32)
@@ -379,9 +378,7 @@ def _logits(model: EmphasisClassifier, X: Any, check: bool = False) -> torch.Ten
     starts = range(0, X.shape[0], _ROWS_AT_ONCE)
     logits = torch.cat([model.network_(_tensor(X[start : start + _ROWS_AT_ONCE], like)).cpu() for start in starts])
     if not bool(logits.isfinite().all()):
-        raise EmphasisValueError(
-            "NaN or infinite logits: training had diverged, or X is far beyond what it was trained on"
-        )
+        raise EmphasisValueError("NaN or infinite logits: training had diverged, or X is far from the training data")
     return logits
 
 

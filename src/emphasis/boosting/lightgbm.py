@@ -53,9 +53,9 @@ def objective(
     `EmphasisLGBMClassifier` takes care of all three.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the others.
-        normalization: Likewise.
-        max_margin: Likewise.
+        weighting: As for `emphasis.boosting.Objective`.
+        normalization: As for `emphasis.boosting.Objective`.
+        max_margin: As for `emphasis.boosting.Objective`.
     """
     of_labels = _of_labels(Objective(weighting, normalization, max_margin))
 
@@ -85,9 +85,9 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
     these; for two classes also "auc" and "average_precision".
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: DM(lam=1, beta=4, vanishing=True).
-        normalization: Likewise.
-        max_margin: Likewise.
+        weighting: As for `emphasis.boosting.Objective`; None for the default weighting.
+        normalization: As for `emphasis.boosting.Objective`.
+        max_margin: As for `emphasis.boosting.Objective`.
         **parameters: Those of `LGBMClassifier`, `objective` excepted.
     """
 

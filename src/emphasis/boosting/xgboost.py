@@ -42,9 +42,9 @@ def objective(
     scores, its metrics and its probabilities from there.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the others.
-        normalization: Likewise.
-        max_margin: Likewise.
+        weighting: As for `emphasis.boosting.Objective`.
+        normalization: As for `emphasis.boosting.Objective`.
+        max_margin: As for `emphasis.boosting.Objective`.
     """
     of_labels = _of_labels(Objective(weighting, normalization, max_margin))
 
@@ -77,9 +77,9 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
     own; a saved model is a plain "multi:softprob" or "binary:logistic" one.
 
     Args:
-        weighting: See `emphasis.boosting.Objective`, as for the next two. None: DM(lam=1, beta=4, vanishing=True).
-        normalization: Likewise.
-        max_margin: Likewise.
+        weighting: As for `emphasis.boosting.Objective`; None for the default weighting.
+        normalization: As for `emphasis.boosting.Objective`.
+        max_margin: As for `emphasis.boosting.Objective`.
         **parameters: Those of `XGBClassifier`, `objective` excepted.
     """
 
