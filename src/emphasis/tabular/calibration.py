@@ -13,11 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 
 from emphasis.errors import EmphasisValueError
+from emphasis.extras import missing_extra
 from emphasis.scores import Held, difference
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+except ModuleNotFoundError as error:
+    raise missing_extra("emphasis.tabular", "fit", error) from None
 
 Floats = NDArray[np.float64]
 Method = Literal["sigmoid", "isotonic"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from emphasis.errors import EmphasisError
 from emphasis.weighting.base import Weighting, WeightingLike
 from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, from_dict
 
@@ -13,8 +14,11 @@ PREFIX = "weighting__"
 
 
 def nested_parameters(weighting: WeightingLike | None) -> dict[str, Any]:
-    """Return the parameters of a weighting of a family, with the prefix `weighting__`; {} for any other weighting."""
-    resolved: Any = _resolved(weighting)  # families are dataclasses
+    """Return the parameters of a weighting of a family, with the prefix `weighting__`; {} for anything else."""
+    try:
+        resolved: Any = _resolved(weighting)  # families are dataclasses
+    except EmphasisError:  # parameters are checked when the estimator is fitted
+        return {}
     if type(resolved).__name__ not in FAMILIES:
         return {}
     return {PREFIX + field.name: getattr(resolved, field.name) for field in fields(resolved)}
