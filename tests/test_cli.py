@@ -48,6 +48,7 @@ def _fails(capsys, *arguments):
                 "show",
                 "fit",
                 "predict",
+                "export",
                 "audit",
                 "labels",
                 "review",

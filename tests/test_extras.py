@@ -18,6 +18,7 @@ FRONT_ENDS = [
     ("emphasis.trl", "trl", "trl"),
     ("emphasis.lightning", "lightning", "lightning"),
     ("emphasis.tabular", "sklearn", "fit"),
+    ("emphasis.tabular.onnx_export", "onnx", "export"),
 ]
 
 

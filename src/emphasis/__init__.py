@@ -5,7 +5,7 @@
     criterion = EmphasisLoss()
 
 Importing `emphasis` imports numpy and nothing heavier; `emphasis.torch` needs the extra `torch`. The functions `audit`,
-`fit`, `tune`, `run`, `search` and `report` import what they need when they are called.
+`fit`, `export`, `tune`, `run`, `search` and `report` import what they need when they are called.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ from emphasis.weighting import (
 )
 
 if TYPE_CHECKING:
-    from emphasis.api import audit, fit, report, run, search, tune
+    from emphasis.api import audit, export, fit, report, run, search, tune
 
     __version__: str
 
@@ -71,6 +71,7 @@ __all__ = [
     "Weighting",
     "__version__",
     "audit",
+    "export",
     "fit",
     "from_dict",
     "from_function",
@@ -82,7 +83,7 @@ __all__ = [
     "tune",
 ]
 
-_FUNCTIONS = ("audit", "fit", "report", "run", "search", "tune")
+_FUNCTIONS = ("audit", "export", "fit", "report", "run", "search", "tune")
 
 
 def __getattr__(name: str) -> Any:

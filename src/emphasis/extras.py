@@ -46,6 +46,7 @@ EXTRAS = {
         "narwhals",
         "charset_normalizer",
     ),
+    "export": ("onnx", "onnxruntime", "onnxmltools", "onnxscript"),
     "fit": (
         "pandas",
         "pyarrow",

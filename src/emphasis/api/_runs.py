@@ -1,4 +1,4 @@
-"""`emphasis.run`, `emphasis.report` and `emphasis.fit`."""
+"""`emphasis.run`, `emphasis.report`, `emphasis.fit` and `emphasis.export`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from emphasis.errors import EmphasisValueError
 if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
     from emphasis.experiments.runs.context import Reporter
+    from emphasis.tabular.onnx_export import Exported
     from emphasis.tabular.result import Fit
 
 
@@ -38,6 +39,26 @@ def fit(table: Any, *, label: str, **options: Any) -> Fit:
     from emphasis.tabular import fit_table
 
     return fit_table(table, label=label, **options)
+
+
+def export(folder: PathLike, path: PathLike | None = None) -> Exported:
+    """Write the model of a fit as one ONNX file, as `emphasis export` does.
+
+    Args:
+        folder: Folder that `fit` wrote, such as `result.folder`.
+        path: File to write; None for model.onnx in the folder of the model.
+
+    Returns:
+        The path, the inputs and outputs, and the largest difference of its probabilities from those of the model.
+
+    Raises:
+        ValueError: If the model cannot be exported, because it has a column of text.
+        RuntimeError: If probabilities differ by more than 1e-5; then nothing is written.
+        ModuleNotFoundError: If an extra is not installed.
+    """
+    from emphasis.tabular.onnx_export import export_onnx
+
+    return export_onnx(folder, path)
 
 
 def run(

@@ -29,7 +29,7 @@ Method = Literal["sigmoid", "isotonic"]
 
 _ISOTONIC_ROWS, _ISOTONIC_CLASS = 1000, 100  # fewest rows, and of the rarest class, for isotonic calibration
 _OF_PREDICTIONS = ("accuracy", "balanced_accuracy", "macro_f1")  # scores that calibration must not make worse
-_LEAST = 1e-12  # probabilities are moved into [_LEAST, 1 - _LEAST] before their log-odds are taken
+LEAST = 1e-12  # probabilities are moved into [LEAST, 1 - LEAST] before their log-odds are taken
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _LogOdds(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _log_odds(p: Floats) -> Floats:
-    inside = np.clip(p, _LEAST, 1.0 - _LEAST)
+    inside = np.clip(p, LEAST, 1.0 - LEAST)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 

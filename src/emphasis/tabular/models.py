@@ -121,7 +121,8 @@ def _save_net(model: Any, path: Path) -> None:
         torch.save(model.network_.state_dict(), file)
 
 
-def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Predict:
+def load_network(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Any:
+    """Return the network that a net was saved as, which takes encoded rows (N, D) to logits (N, C)."""
     import torch
 
     from emphasis.models.mlp import mlp
@@ -130,6 +131,13 @@ def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
     with torch.device("meta"):  # so that a wrong manifest cannot ask for more memory than the file holds
         network = mlp((features,), classes, **chosen).eval()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), assign=True)
+    return network
+
+
+def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Predict:
+    import torch
+
+    network = load_network(path, settings, features, classes)
 
     @torch.no_grad()
     def predict(rows: Any) -> Any:

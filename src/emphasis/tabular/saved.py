@@ -150,6 +150,18 @@ def checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def model_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder that holds the model: `folder` itself or its subfolder "model".
+
+    Raises:
+        DataNotFoundError: If there is no model.
+    """
+    for candidate in (Path(folder), Path(folder) / FOLDER):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
+
+
 def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     """Return the model of a folder that `fit_table` has written, or of its subfolder "model".
 
@@ -159,36 +171,32 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         DataNotFoundError: If there is no model.
         DamagedFileError: If a file is incomplete, changed, or of a later version of the package.
     """
-    model_folder = Path(folder)
-    if not (model_folder / MANIFEST).is_file():
-        model_folder = model_folder / FOLDER
-    if not (model_folder / MANIFEST).is_file():
-        raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
+    source = model_folder(folder)
     try:
-        manifest = read_json(model_folder / MANIFEST)
+        manifest = read_json(source / MANIFEST)
     except JSONFileError as error:
         raise DamagedFileError(f"{error}; fit again with --force") from error
     if manifest.get("format") not in _READABLE:
         raise DamagedFileError(
-            f"{model_folder / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
+            f"{source / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
             "emphasis, or fit again with --force"
         )
     if manifest.get(_CHECKSUM) != checksum(manifest):
         raise DamagedFileError(
-            f"{model_folder / MANIFEST} is damaged or was changed by hand: its checksum does not match; fit again with "
+            f"{source / MANIFEST} is damaged or was changed by hand: its checksum does not match; fit again with "
             "--force"
         )
     try:
         label, name = _texts([manifest["label"], manifest["kind"]])
         spec = model_spec(name)
-        encoder = TableEncoder.from_dict(manifest["encoder"], _read_arrays(model_folder, manifest))
+        encoder = TableEncoder.from_dict(manifest["encoder"], _read_arrays(source, manifest))
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
-        path, digest = model_folder / spec.file, manifest["sha256"]
+        path, digest = source / spec.file, manifest["sha256"]
         settings = manifest["settings"]
         curves = manifest.get("calibration")
         calibration = None if curves is None else Calibration.from_dict(curves, len(classes))
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{model_folder / MANIFEST} is damaged ({error}); fit again with --force") from error
+        raise DamagedFileError(f"{source / MANIFEST} is damaged ({error}); fit again with --force") from error
     with naming_refusals("read", path):
         is_whole = path.is_file() and file_digest(path, "sha256") == digest
     if not is_whole:
@@ -199,7 +207,7 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         raise
     except Exception as error:  # libraries raise anything for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
-    trained = read_hashes(model_folder, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
+    trained = read_hashes(source, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
     return SavedModel(label, classes, encoder, name, weighting, predict, trained, calibration)
 
 
