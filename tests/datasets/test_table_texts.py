@@ -82,7 +82,7 @@ def test_counts_are_remembered_and_every_text_is_counted_once(monkeypatch):
     texts = ["one two three", "", "two words", "one two three"]
     counted = []
     monkeypatch.setattr(table_texts, "count_ngrams", lambda t: (counted.extend(t), count_ngrams(t))[1])
-    count = table_texts.RememberedCounts()
+    count = table_texts.remembered_counts()
     assert (count(texts) != count_ngrams(texts)).nnz == 0
     assert (count(texts[::-1]) != count_ngrams(texts[::-1])).nnz == 0
     assert sorted(counted) == sorted(set(texts))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_texts import text_table
+from made_up_texts import text_table, tiny_encoder
 
 import emphasis
 from emphasis.cli.main import main
@@ -103,3 +103,50 @@ def test_an_audit_of_a_table_in_memory_learns_from_its_texts():
     wrong = (table.topic != topics).to_numpy()
     assert wrong[audit.suspects.order[: wrong.sum()]].mean() > 0.6
     assert np.isfinite(audit.suspects.score).all()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    pytest.importorskip("transformers", reason="needs the extra transformers")
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def test_an_encoder_takes_the_place_of_tfidf_and_predict_finds_it(encoder, fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "fit"
+    command = ["fit", str(fitted / "letters.csv"), "--label", "topic", "--text", "body", "--encoder", str(encoder)]
+    command += ["--model", "linear", "--set", "max_epochs=30", "--folds", "2", "--no-compare", "--no-progress"]
+    assert main([*command, "--out", str(out)]) == 0
+    new, topics = text_table(seed=1)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    predict = ["predict", str(out), str(tmp_path / "new.csv"), "--out", str(tmp_path / "predicted.csv")]
+    assert main(predict) == 0
+    first = pd.read_csv(tmp_path / "predicted.csv")
+    assert (first.predicted == topics).mean() > 0.8
+    moved, other = encoder.rename(tmp_path / "moved"), tiny_encoder(tmp_path / "other", seed=1)
+    try:
+        capsys.readouterr()
+        assert main(predict) == 2
+        assert "that the model was trained with is absent; say where it is with --encoder" in capsys.readouterr().err
+        assert main([*predict, "--encoder", str(other)]) == 2
+        assert "is not the one that the model was trained with" in capsys.readouterr().err
+        assert main([*predict, "--encoder", str(moved)]) == 0
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "predicted.csv"), first)
+    finally:
+        moved.rename(encoder)
+
+
+def test_an_audit_by_an_encoder(encoder, fitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = emphasis.audit(
+        fitted / "letters.csv",
+        label="topic",
+        text="body",
+        encoder=str(encoder),
+        folder=tmp_path / "audit",
+        iterations=60,
+        settings={"solver.learning_rate": 0.05},
+        accelerator="cpu",
+    )
+    wrong = pd.read_csv(fitted / "letters.csv").topic.to_numpy() != text_table(noise=0.2)[1]
+    assert wrong[result.rows[result.suspects.order[: wrong.sum()]]].mean() > 0.5

@@ -183,6 +183,7 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         metavar="COLUMN",
         help="a column of free text; repeatable (columns of several words are found without it)",
     )
+    add_encoder_options(group)
     group.add_argument(
         "--max-levels", type=int, metavar="N", help="most distinct values of a categorical column (default: 100)"
     )
@@ -201,6 +202,17 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         "in upper and lower case as well (case), or none",
     )
     add_reading_options(group)
+
+
+def add_encoder_options(group: argparse._ArgumentGroup) -> None:
+    """Add `--encoder` and `--download`."""
+    group.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="a pretrained encoder of texts, by its folder or its name in the local cache of Hugging Face (default: "
+        "TF-IDF)",
+    )
+    group.add_argument("--download", action="store_true", default=None, help="download the encoder if it is in neither")
 
 
 def add_image_options(group: argparse._ArgumentGroup, size: str) -> None:
@@ -229,7 +241,7 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 
 def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments about a table that were given, by the names that they have in Python."""
-    columns = ("id_column", "drop", "categorical", "keep", "text", "max_levels")
+    columns = ("id_column", "drop", "categorical", "keep", "text", "encoder", "download", "max_levels")
     labels = ("unlabeled", "rare_classes", "merge_spellings")
     names = (*columns, *labels, "sep", "encoding", "decimal", "missing")
     return {name: value for name in names if (value := getattr(options, name, None)) not in (None, [])}

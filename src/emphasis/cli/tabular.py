@@ -41,6 +41,7 @@ examples:
   emphasis fit customers.csv --label churned --drop id --categorical region_code
   emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
   emphasis fit reviews.csv --label intent --text body --model linear
+  emphasis fit reviews.csv --label intent --text body --encoder models/all-MiniLM-L6-v2
   emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
 
 _PREDICT_DESCRIPTION = """\
@@ -188,6 +189,9 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     )
     data = parser.add_argument_group("data")
     add_id_option(data)
+    data.add_argument(
+        "--encoder", metavar="NAME", help="where the encoder of texts is now, if not where it was for the fit"
+    )
     add_reading_options(data)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -214,7 +218,7 @@ def _predict(options: argparse.Namespace) -> None:
         raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet, or - for the screen")
     if not to_screen and out.resolve() == options.table.resolve():
         raise UsageError("--out is the table itself; choose another file")
-    model = load_model(options.model)
+    model = load_model(options.model, encoder=options.encoder or "")
     predictions = predict_table(model, options.table, requested_reading(options), id_column=options.id_column or "")
     if to_screen:
         predictions.frame.to_csv(sys.stdout, index=False)

@@ -17,10 +17,11 @@ from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.datasets.table_features import natural_texts
 from emphasis.datasets.table_labels import Labels, known_codes, labels_of
 from emphasis.datasets.table_options import TableOptions as TableOptions
-from emphasis.datasets.table_report import TableError, TableReport
+from emphasis.datasets.table_report import TableError, TableReport, argument
 from emphasis.datasets.table_source import ReadOptions, SourceTable, open_table
 from emphasis.datasets.table_source import is_parquet as is_parquet
 from emphasis.datasets.table_texts import NgramLearner, TextLearner
+from emphasis.datasets.text_columns import text_learner
 from emphasis.errors import EmphasisValueError
 from emphasis.files import replacing
 from emphasis.texts import did_you_mean, shortened
@@ -70,7 +71,14 @@ class PreparedTable:
         return self.labels.names
 
 
-def prepare_table(source: Any, label: str, options: TableOptions | None = None, *, fewest: int = 1) -> PreparedTable:
+def prepare_table(
+    source: Any,
+    label: str,
+    options: TableOptions | None = None,
+    *,
+    fewest: int = 1,
+    progress: Progress = lambda *_: None,
+) -> PreparedTable:
     """Return a table's classes and features, and a report of everything that is odd about it.
 
     Args:
@@ -78,6 +86,7 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
         label: The label column.
         options: What was asked for.
         fewest: Rows that a class needs to be no rare one.
+        progress: Called as `progress(task, done, total)` while texts are encoded.
 
     Raises:
         DataNotFoundError, DamagedFileError: There is no such file, or it cannot be read.
@@ -114,7 +123,7 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
     problems += labels.problems
     used = labels.codes >= 0
     names = [name for name in table.frame.columns if name not in (*singled_out, *options.drop)]
-    learner = NgramLearner()
+    learner = text_learner(options.texts, progress)
     columns = kinds_of(table.frame, names, table.rows, options.columns, learner.describe())
     frame = table.frame[used].reset_index(drop=True) if used.any() else table.frame
     features = [name for name in columns.features if frame[name].notna().any()]
@@ -122,6 +131,11 @@ def prepare_table(source: Any, label: str, options: TableOptions | None = None, 
         problems.append(
             f"{table.name} has no column besides the label {label!r} to learn from"
             + "".join(f"; {finding}" for finding in columns.findings)
+        )
+    if options.texts.encoder and not columns.texts:
+        problems.append(
+            f"{table.name} has no column of text for the encoder {options.texts.encoder!r}; name one with "
+            f"{argument('text')}"
         )
     encoder = TableEncoder(())
     try:
@@ -180,7 +194,7 @@ def read_labels(source: Any, label: str, options: TableOptions | None = None) ->
 
 def load_table(
     root: Path,
-    _progress: Progress,
+    progress: Progress,
     *,
     file: str,
     label: str,
@@ -200,6 +214,8 @@ def load_table(
     rare_classes: str = "keep",
     merge_spellings: str = "form",
     text: str | Sequence[str] = (),
+    encoder: str = "",
+    download: bool = False,
 ) -> Split:
     """Return a table's rows as vectors (N, D) float32 and its label column as classes.
 
@@ -216,6 +232,7 @@ def load_table(
 
     Args:
         root: The data folder.
+        progress: Called as `progress(task, done, total)` while texts are encoded.
         file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else text with a header.
         label: The label column: texts, booleans or whole numbers.
         test_file: A second table with the same columns as the test part; its other columns are ignored.
@@ -237,9 +254,11 @@ def load_table(
             "merge" all into one, "drop" them, or "error".
         merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
         text: Columns of free text, beside those that are found by their content.
+        encoder: Folder or name of a pretrained encoder, whose vectors of texts take the place of TF-IDF.
+        download: Whether the encoder may be downloaded.
 
     Raises:
-        DataNotFoundError: There is no such file.
+        DataNotFoundError: There is no such file, or no such encoder.
         DamagedFileError: It cannot be read.
         TableError: The table cannot be used; the message lists everything that forbids it, and what to do.
     """
@@ -261,9 +280,11 @@ def load_table(
         drop=drop,
         id_column=id_column,
         text=text,
+        encoder=encoder,
+        download=download,
     )
     fewest = 2 if test_file is None and test_share else 1
-    table = prepare_table(root / file, label, options, fewest=fewest)
+    table = prepare_table(root / file, label, options, fewest=fewest, progress=progress)
     test_frame = None
     if test_file is None and not test_share:
         train = test = np.arange(len(table.given))
@@ -273,9 +294,9 @@ def load_table(
     else:
         train = np.arange(len(table.given))
         test_frame, test_labels = _test_part(root / test_file, table, options)
-    encoder = table.encoder
+    fitted = table.encoder
     if len(train) < len(table.given):
-        encoder = fit_encoder(
+        fitted = fit_encoder(
             table.frame.iloc[train],
             table.features,
             categorical,
@@ -284,11 +305,11 @@ def load_table(
             table.texts,
             table.learner,
         )
-    inputs = encoder.transform(table.frame.iloc[train])
+    inputs = fitted.transform(table.frame.iloc[train])
     if test_frame is not None:
-        test_inputs = encoder.transform(test_frame)
+        test_inputs = fitted.transform(test_frame)
     else:
-        test_inputs = inputs if test is train else encoder.transform(table.frame.iloc[test])
+        test_inputs = inputs if test is train else fitted.transform(table.frame.iloc[test])
         test_labels = table.given[test]
     return Split(
         inputs,

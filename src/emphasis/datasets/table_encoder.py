@@ -24,7 +24,8 @@ from emphasis.datasets.table_features import (
     text_of,
 )
 from emphasis.datasets.table_report import TableError, argument, counted
-from emphasis.datasets.table_texts import NgramLearner, TextColumn, TextLearner, identities, text_column_from_dict
+from emphasis.datasets.table_texts import NgramLearner, TextColumn, TextLearner, identities
+from emphasis.datasets.text_columns import text_column_from_dict
 from emphasis.errors import EmphasisValueError
 from emphasis.texts import did_you_mean
 
@@ -111,8 +112,16 @@ class TableEncoder:
         return {f"{n} {name}": array for n, column in enumerate(texts) for name, array in column.arrays().items()}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> TableEncoder:
-        """Return the encoder of `to_dict` and `arrays`; KeyError, TypeError or ValueError if there is none."""
+    def from_dict(
+        cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None, text_encoder: str = ""
+    ) -> TableEncoder:
+        """Return the encoder of `to_dict` and `arrays`; KeyError, TypeError or ValueError if there is none.
+
+        Args:
+            content: The part of the state that JSON holds.
+            arrays: The rest.
+            text_encoder: Where a pretrained encoder of texts is now; "" for where it was.
+        """
         columns: list[Column] = []
         texts = 0
         for described in content["columns"]:
@@ -121,7 +130,7 @@ class TableEncoder:
                 continue
             prefix, texts = f"{texts} ", texts + 1
             own = {k.removeprefix(prefix): v for k, v in (arrays or {}).items() if k.startswith(prefix)}
-            columns.append(text_column_from_dict(described, own))
+            columns.append(text_column_from_dict(described, own, text_encoder))
         if not columns or len({column.name for column in columns}) < len(columns):
             raise EmphasisValueError("an encoder needs one column at least, and each once")
         return cls(tuple(columns))

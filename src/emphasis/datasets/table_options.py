@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from emphasis.datasets.table_columns import ColumnOptions
 from emphasis.datasets.table_labels import LabelOptions
 from emphasis.datasets.table_source import ReadOptions
+from emphasis.datasets.text_columns import TextOptions
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class TableOptions:
         read: How the table is written.
         labels: What becomes of labels that are missing, rare or spelled in several ways.
         columns: What becomes of columns.
+        texts: How columns of free text become numbers.
         drop: Columns to leave out.
         id_column: A column that names the rows in reports and files; "" for none. It is no feature.
         weight_column: A column of the rows' weights; "" for none. It is no feature.
@@ -26,6 +28,7 @@ class TableOptions:
     read: ReadOptions = field(default_factory=ReadOptions)
     labels: LabelOptions = field(default_factory=LabelOptions)
     columns: ColumnOptions = field(default_factory=ColumnOptions)
+    texts: TextOptions = field(default_factory=TextOptions)
     drop: Sequence[str] = ()
     id_column: str = ""
     weight_column: str = ""
@@ -45,6 +48,8 @@ class TableOptions:
         keep: Sequence[str] = (),
         max_levels: int = 100,
         text: str | Sequence[str] = (),
+        encoder: str = "",
+        download: bool = False,
         drop: Sequence[str] = (),
         id_column: str = "",
         weight_column: str = "",
@@ -54,6 +59,7 @@ class TableOptions:
             read=ReadOptions(sep, encoding, decimal, missing),
             labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
             columns=ColumnOptions(categorical, keep, max_levels, (text,) if isinstance(text, str) else tuple(text)),
+            texts=TextOptions(encoder, download),
             drop=drop,
             id_column=id_column,
             weight_column=weight_column,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -31,7 +31,7 @@ ROWS_A_COMPONENT = 8
 _FEWEST_COMPONENTS = 10
 _FEWEST_ROWS = 2  # that an n-gram is in, unless no n-gram is in as many
 
-Count = Callable[[Sequence[str]], Any]  # n texts -> a sparse matrix (n, 2 * HASHES) of counts
+TextFunction = Callable[[Sequence[str]], Any]  # n texts -> a matrix of n rows, sparse or not
 
 
 class TextColumn(Protocol):
@@ -60,6 +60,10 @@ class TextColumn(Protocol):
 
 class TextLearner(Protocol):
     """How the columns of text of a table become numbers."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of a pretrained encoder; "" if there is none."""
 
     def describe(self) -> str:
         """Return how, for the list of what was done to the table."""
@@ -107,22 +111,31 @@ def count_ngrams(texts: Sequence[str]) -> Any:
     return sparse.hstack([words.transform(texts), characters.transform(texts)], format="csr")
 
 
-class RememberedCounts:
-    """`count_ngrams` that counts each text once."""
+class Remembered:
+    """A function from n texts to a matrix of n rows, which is computed once for each text.
 
-    def __init__(self) -> None:
+    Args:
+        function: The function.
+        stack: Puts matrices under each other.
+    """
+
+    def __init__(self, function: TextFunction, stack: Callable[[Sequence[Any]], Any]) -> None:
+        self._function, self._stack = function, stack
         self._places: dict[str, int] = {}
-        self._counts = count_ngrams([])
+        self._rows: Any = None
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """Return the counts of n texts, as `count_ngrams` does."""
-        from scipy import sparse
-
+        """Return what the function returns for n texts, at least one."""
         if new := [text for text in dict.fromkeys(texts) if text not in self._places]:
+            rows = self._function(new)
+            self._rows = rows if self._rows is None else self._stack([self._rows, rows])
             self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
-            counts = count_ngrams(new)
-            self._counts = sparse.vstack([self._counts, counts], format="csr") if self._counts.shape[0] else counts
-        return self._counts[[self._places[text] for text in texts]]
+        return self._rows[[self._places[text] for text in texts]]
+
+
+def remembered_counts() -> Remembered:
+    """Return `count_ngrams` that counts each text once."""
+    return Remembered(count_ngrams, _below)
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,9 @@ class NgramLearner:
         count: Counts the n-grams of texts.
     """
 
-    count: Count = field(default_factory=RememberedCounts)
+    count: TextFunction = field(default_factory=remembered_counts)
+
+    digest: ClassVar[str] = ""
 
     def describe(self) -> str:
         """Return how, for the list of what was done to the table."""
@@ -194,7 +209,7 @@ class NgramColumn:
     idf: NDArray[np.float32]
     components: NDArray[np.float32]
     empty: bool
-    count: Count = count_ngrams
+    count: TextFunction = count_ngrams
 
     @property
     def feature_names(self) -> list[str]:
@@ -221,7 +236,7 @@ class NgramColumn:
         vectors = np.asarray(self.tfidf(self.count(texts)) @ self.components, dtype=np.float64)
         lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
         vectors *= np.sqrt(vectors.shape[1]) / np.where(lengths > 0.0, lengths, 1.0)
-        return np.hstack([vectors, _is_empty(texts)]) if self.empty else vectors
+        return np.hstack([vectors, is_empty(texts)]) if self.empty else vectors
 
     def note(self, column: Any) -> str:
         """Return what should be said of further rows; "" if nothing."""
@@ -247,13 +262,6 @@ class NgramColumn:
         return cls(values["name"], hashes, idf, components, values["empty"])
 
 
-def text_column_from_dict(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TextColumn:
-    """Return the column of text of `to_dict` and `arrays`; KeyError or ValueError if there is none."""
-    if values["kind"] != NgramColumn.kind or not isinstance(values["name"], str):
-        raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
-    return NgramColumn.from_dict(values, arrays)
-
-
 def identities(column: Any, name: str) -> NDArray[np.float64]:
     """Return (rows, 4) whole numbers below 2**24, exact in float32, that are the same for equal texts alone."""
     digests = b"".join(hashlib.sha256(encodable(text).encode()).digest()[:12] for text in texts_of(column, name))
@@ -269,11 +277,18 @@ def note_of_empty(column: Any, name: str) -> str:
     return ""
 
 
+def _below(blocks: Sequence[Any]) -> Any:
+    from scipy import sparse
+
+    return sparse.vstack(blocks, format="csr")
+
+
 def _beside(blocks: Sequence[Any], rows: int) -> Any:
     from scipy import sparse
 
     return sparse.hstack(blocks, format="csr") if blocks else sparse.csr_matrix((rows, 0), dtype=np.float32)
 
 
-def _is_empty(texts: Iterable[str]) -> NDArray[np.float64]:
+def is_empty(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return 1 where a text is empty, (n, 1)."""
     return np.array([not text.strip() for text in texts], dtype=np.float64)[:, None]

@@ -17,6 +17,7 @@ from emphasis.datasets.table_columns import ColumnOptions
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.datasets.table_labels import LabelOptions
 from emphasis.datasets.table_source import ReadOptions
+from emphasis.datasets.text_columns import TextOptions
 from emphasis.errors import EmphasisValueError
 from emphasis.files import naming_refusals
 from emphasis.review.decisions import Decisions
@@ -57,6 +58,8 @@ def fit_table(
     rare_classes: str = "keep",
     merge_spellings: str = "form",
     text: str | Sequence[str] = (),
+    encoder: str | Path = "",
+    download: bool = False,
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Fit:
@@ -99,6 +102,9 @@ def fit_table(
         merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
         text: Columns of free text, in addition to those that are found by their content. Their words and parts of
             words become features.
+        encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
+            that it returns for texts become features.
+        download: Whether the encoder is downloaded from huggingface.co if it is in neither.
         force: Whether another fit in the folder is replaced.
         progress: Called as `progress(task, done, total)`.
 
@@ -127,11 +133,12 @@ def fit_table(
         ReadOptions(sep, encoding, decimal, missing),
         LabelOptions(unlabeled, rare_classes, merge_spellings),
         ColumnOptions(categorical, keep, max_levels, texts),
+        TextOptions(str(encoder), download),
         drop,
         id_column,
         weight_column or "",
     )
-    prepared = prepare_table(table, label, options, fewest=folds)
+    prepared = prepare_table(table, label, options, fewest=folds, progress=progress)
     weights = weights_of(prepared.frame, weight_column)
     data = Data(prepared, options, weights)
     reviewed = None if decisions is None else apply_decisions(prepared, decisions)
@@ -162,6 +169,8 @@ def fit_table(
         "rare_classes": rare_classes,
         "merge_spellings": merge_spellings,
         "text": texts,
+        "encoder": str(encoder),
+        "encoder_sha256": prepared.learner.digest,
         "emphasis": emphasis.__version__,
         **({} if reviewed is None else {"decisions": reviewed.digest, "reviewed": reviewed.finding}),
     }
@@ -180,8 +189,8 @@ def fit_table(
             probabilities[name], calibrations[name] = calibrate_held_out(prepared.given, p, weights, fold)
     total = folds * len(methods) + 1
     progress("the model, on all rows", total - 1, total)
-    encoder = prepared.encoder
-    features = encoder.transform(prepared.frame)
+    table_encoder = prepared.encoder
+    features = table_encoder.transform(prepared.frame)
     final = train(resolved, features, prepared.given, data.weights)
     with naming_refusals("write to", target):
         save_model(
@@ -192,8 +201,8 @@ def fit_table(
             weighting=resolved,
             label=label,
             classes=prepared.classes,
-            encoder=encoder,
-            identified=encoder.identify(prepared.frame, features),
+            encoder=table_encoder,
+            identified=table_encoder.identify(prepared.frame, features),
             calibration=calibrations.get(repr(resolved)),
         )
     fit = Fit(
@@ -205,9 +214,9 @@ def fit_table(
         fold,
         probabilities,
         resolved,
-        encoder,
+        table_encoder,
         weights,  # without trust, which is for training
-        _importances(final, encoder),
+        _importances(final, table_encoder),
         prepared,
         {name: fitted.method for name, fitted in calibrations.items() if fitted is not None},
     )

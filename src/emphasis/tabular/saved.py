@@ -162,10 +162,14 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
     raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
 
 
-def load_model(folder: str | os.PathLike[str]) -> SavedModel:
+def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str] = "") -> SavedModel:
     """Return the model of a folder that `fit_table` has written, or of its subfolder "model".
 
     Code that the manifest refers to is not run.
+
+    Args:
+        folder: The folder.
+        encoder: Where the pretrained encoder of texts is now; "" for where it was when the model was fitted.
 
     Raises:
         DataNotFoundError: If there is no model.
@@ -189,7 +193,8 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     try:
         label, name = _texts([manifest["label"], manifest["kind"]])
         spec = model_spec(name)
-        encoder = TableEncoder.from_dict(manifest["encoder"], _read_arrays(source, manifest))
+        arrays = _read_arrays(source, manifest)
+        table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, os.fspath(encoder))
         classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = source / spec.file, manifest["sha256"]
         settings = manifest["settings"]
@@ -202,13 +207,13 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     if not is_whole:
         raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
     try:
-        predict = spec.load(path, settings, len(encoder.feature_names), len(classes))
+        predict = spec.load(path, settings, len(table_encoder.feature_names), len(classes))
     except ModuleNotFoundError:
         raise
     except Exception as error:  # libraries raise anything for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     trained = read_hashes(source, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
-    return SavedModel(label, classes, encoder, name, weighting, predict, trained, calibration)
+    return SavedModel(label, classes, table_encoder, name, weighting, predict, trained, calibration)
 
 
 def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

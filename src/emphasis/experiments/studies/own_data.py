@@ -45,6 +45,8 @@ def recipe_of_table(file: Path, label: str, options: Mapping[str, Any]) -> Recip
     dataset = {"name": "table", "file": str(file.resolve()), "label": label, "test_share": 0.0, **options}
     if isinstance(text := options.get("text"), str):
         dataset["text"] = [text]
+    if Path(encoder := options.get("encoder", "")).is_dir() and encoder:
+        dataset["encoder"] = str(Path(encoder).resolve())
     return _recipe(f"{file.stem}-{label}", f"The column {label} of {file.name}", {"dataset": dataset, **_TABLE})
 
 
