@@ -19,6 +19,7 @@ from emphasis.cli.options import (
     requested_table_options,
 )
 from emphasis.cli.output import check_json_target, print_notes
+from emphasis.cli.tune_table import add_search_options, print_tuning, tune_model
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value, visible
 
@@ -86,6 +87,13 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--folds", type=int, default=5, metavar="N", help="number of cross-validation folds (default: %(default)s)"
     )
+    model.add_argument(
+        "--tune", action="store_true", help="first search settings and weighting, as `emphasis tune` does"
+    )
+    model.add_argument(
+        "--trials", type=int, default=24, metavar="N", help="settings to try with --tune (default: %(default)s)"
+    )
+    add_search_options(model)
     model.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
     model.add_argument(
         "--no-calibration", action="store_true", help="leave probabilities as they are, even if calibration helps"
@@ -105,7 +113,9 @@ def _fit(options: argparse.Namespace) -> None:
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table_report import in_shell
     from emphasis.extras import require_modules
+    from emphasis.rich_text import plain
     from emphasis.tabular.fit import fit_table
+    from emphasis.tabular.tune_space import RANGES
 
     require_modules("jinja2", "matplotlib")  # for the report
     console = Console()
@@ -114,6 +124,9 @@ def _fit(options: argparse.Namespace) -> None:
     settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
     with JobBar(options) as bar:
         bar.loading("reading the table", 0, 0)
+        if options.tune:
+            tuning = tune_model(options, options.table, options.folder.with_name(f"{options.folder.name}-tune"), bar)
+            weighting, settings = tuning.recommended.weighting, settings | dict(tuning.recommended.settings)
         result = fit_table(
             options.table,
             label=options.label,
@@ -142,7 +155,18 @@ def _fit(options: argparse.Namespace) -> None:
         "scores": result.scores,
         "notes": notes,
     }
+    if options.tune:
+        print_tuning(tuning, "", console)
     _print_fit(result, console)
+    if not options.tune:
+        searched = ", ".join(RANGES[options.model])
+        console.print(
+            plain(
+                f"Nothing was searched: with --tune, or with `emphasis tune`, {options.trials} settings of {searched} "
+                f"and weighting would be tried, up to {3 * options.trials} trainings (here: "
+                f"{options.folds * len(result.probabilities) + 1})."
+            )
+        )
 
 
 def _print_fit(result: Fit, console: Console) -> None:

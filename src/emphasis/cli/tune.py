@@ -22,6 +22,7 @@ from emphasis.cli.options import (
     requested_context,
     requested_data_recipe,
 )
+from emphasis.cli.tune_table import TABLES, add_search_options, numbers, print_tuning, tune_model
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
     from emphasis.experiments.studies.tuning_result import TuningResult
 
 _MAX_TRIALS_SHOWN = 8
+_OF_NETWORKS = ("assume_rate", "vary", "iterations", "only", "noise_rate", "data", "workers", "size", "channels")
 
 _DESCRIPTION = """\
+For a table: search the settings of the model that `emphasis fit` trains, the learning rate among
+them, and its weighting, by a score of held-out rows. Ends with the `emphasis fit` command to type.
+Writes a folder with tune.json.
+
+For images and recipes, and for a table with options about networks such as --vary or --assume-rate:
 Choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
 labels is estimated as `emphasis audit` does it, and determines DM's lambda: the more noise, the
 easier the examples to emphasize (section 4.1 of the paper). Beta, form, normalization and learning
@@ -42,8 +49,9 @@ resumes a search that was stopped."""
 
 _EXAMPLES = """\
 examples:
-  emphasis tune digits --noise-rate 0.4
   emphasis tune customers.csv --label churned
+  emphasis tune customers.csv --label churned --model lightgbm --metric balanced_accuracy
+  emphasis tune digits --noise-rate 0.4
   emphasis tune photos --trials 12 --folds 2
   emphasis tune customers.csv --label churned --assume-rate 0.2
   emphasis tune digits --vary weighting.lam=0:2 --vary weighting.beta=0.5:24:log"""
@@ -58,6 +66,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     search = parser.add_argument_group("search")
     search.add_argument(
+        "--model", metavar="MODEL", help="a table's model: xgboost (default), lightgbm, catboost, net or linear"
+    )
+    add_search_options(search)
+    search.add_argument(
         "--assume-rate", type=float, metavar="R", help="share of wrong labels, if you know it (default: estimated)"
     )
     search.add_argument("--trials", type=int, default=24, metavar="N", help="settings to try (default: %(default)s)")
@@ -66,7 +78,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="number of fifths of the data to hold out in turn, 1 to 5 (default: %(default)s)",
+        help="number of folds of a table, at least 2; otherwise of fifths of the data to hold out in turn, 1 to 5 "
+        "(default: %(default)s)",
     )
     search.add_argument("--seeds", type=int, default=1, metavar="N", help="networks per trial and fold (default: 1)")
     search.add_argument(
@@ -90,6 +103,37 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
+    asked = [f"--{name.replace('_', '-')}" for name in _OF_NETWORKS if getattr(options, name, None) not in (None, [])]
+    asked += [f"--set {text}" for text in options.settings if text.startswith(("network.", "solver."))]
+    asked += ["--seeds"] if options.seeds != 1 else []
+    if Path(options.source).suffix.lower() in TABLES and options.label and not (asked and options.model is None):
+        if asked:
+            raise UsageError(f"{asked[0]} is for networks, and --model for a table's model: leave out one of them")
+        _tune_table(options)
+        return
+    if options.model is not None:
+        raise UsageError("--model is for tables: give a table (.csv, .parquet) and its --label")
+    _tune_network(options)
+
+
+def _tune_table(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from emphasis.cli.progress import JobBar
+    from emphasis.extras import require_modules
+    from emphasis.tabular.report import command
+
+    require_modules("optuna", "jinja2")
+    table = Path(options.source)
+    folder = options.folder = options.out or Path("runs") / f"{table.stem}-tune"
+    with JobBar(options) as bar:
+        tuning = tune_model(options, table, folder, bar)
+    text = command(tuning.request, folder.with_name(f"{folder.name.removesuffix('-tune')}-tuned"))
+    options.result = numbers(tuning, text)
+    print_tuning(tuning, text, Console())
+
+
+def _tune_network(options: argparse.Namespace) -> None:
     if options.assume_rate is not None and not 0.0 <= options.assume_rate <= 1.0:
         raise UsageError(f"--assume-rate {options.assume_rate} is not allowed; use a share, 0 to 1")
     check_worker_options(options)
@@ -101,7 +145,7 @@ def _tune(options: argparse.Namespace) -> None:
     from emphasis.experiments.studies import tune as tuning
     from emphasis.experiments.studies.audit_result import write_audit
     from emphasis.experiments.studies.space import parse_vary
-    from emphasis.experiments.studies.tuning_result import numbers
+    from emphasis.experiments.studies.tuning_result import numbers as network_numbers
     from emphasis.files import write_text
 
     console = Console()
@@ -127,7 +171,7 @@ def _tune(options: argparse.Namespace) -> None:
     if result.audit is not None:
         write_audit(result.audit, folder / tuning.AUDIT, lambda audit: audit_page(audit, command))
     write_text(folder / tuning.PAGE, tune_page(result, command))
-    options.result = {"folder": folder, "title": result.title, "verdict": result.verdict, **numbers(result)}
+    options.result = {"folder": folder, "title": result.title, "verdict": result.verdict, **network_numbers(result)}
     _print_result(result, folder, console)
 
 

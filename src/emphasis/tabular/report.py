@@ -179,6 +179,8 @@ def command(request: dict[str, Any], folder: Path) -> str:
     for name in ("drop", "categorical", "missing", "keep"):
         if request.get(name):
             parts += [f"--{name}", *request[name]]
+    for column in request.get("text", ()):
+        parts += ["--text", column]
     if request["weight_column"]:
         parts += ["--weight-column", request["weight_column"]]
     for name, value in request["settings"].items():
