@@ -2,8 +2,10 @@
 
 Until both answers have been given often enough, the order is the audit's: suspects first, by score. Then a classifier
 learns from the decisions which labels are wrong, from the score, the network's probabilities, how often labels of this
-class pair were wrong, and the neighbors' labels and decisions. Its predictions are cross-fitted: what is said of an
-example rests on decisions about others.
+class pair were wrong, and the neighbors' labels and decisions. Few decisions, all of them about the most suspicious
+examples, are no reason to leave the audit's order, so the two are blended: after 100 decisions they count alike. A
+logistic curve turns the blend into calibrated probabilities. Predictions are cross-fitted: that of a reviewed example
+rests on the decisions about others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from emphasis.review.neighbors import Neighbors
 
 _FEWEST = 20  # decisions to learn from, and a quarter as many of either answer
 _FOLDS = 5
+_HALF_WAY = 100  # decisions after which they count as much as the audit's order
+_STATIC_SLOPE = 2.0  # of the log odds of a place in that order
+_SCALE_SAMPLE = 500
 _PRIOR = 4.0  # decisions that a class pair is thought to have had, with the mean answer
 
 
@@ -34,6 +39,8 @@ class LearnedOrder:
         self._neighbors = neighbors or Neighbors(examples)
         self._pair = examples.labels * len(examples.class_names) + examples.suggested
         self._fixed: NDArray[np.float64] | None = None
+        n = len(examples)
+        self._sample = examples.order[np.linspace(0, n - 1, min(n, _SCALE_SAMPLE)).round().astype(int)]
 
     def static(self) -> NDArray[np.float64]:
         """Return the audit's order as numbers in (0, 1), (n,), the higher, the sooner; no calibrated probabilities."""
@@ -56,22 +63,22 @@ class LearnedOrder:
         reviewed = np.array(sorted(wrong), dtype=np.int64)
         answers = np.array([wrong[index] for index in reviewed.tolist()], dtype=bool)
         folds = _folds(answers)
-        predicted = np.empty(len(self._examples))
+        learned = np.empty(len(self._examples))
         rest = np.ones(len(self._examples), dtype=bool)
         rest[reviewed] = False
-        predicted[rest] = self._fit_predict(reviewed, answers, np.flatnonzero(rest))
+        learned[rest] = self._fit_predict(reviewed, answers, np.flatnonzero(rest))
         for fold in range(_FOLDS):
             held, kept = folds == fold, folds != fold
             if held.any():
-                predicted[reviewed[held]] = self._fit_predict(reviewed[kept], answers[kept], reviewed[held])
-        return predicted
+                learned[reviewed[held]] = self._fit_predict(reviewed[kept], answers[kept], reviewed[held])
+        share = len(answers) / (len(answers) + _HALF_WAY)
+        blend = share * _log_odds(learned) + (1.0 - share) * _STATIC_SLOPE * _log_odds(self.static())
+        return _calibrated(blend, reviewed, answers)
 
     def _fit_predict(
         self, reviewed: NDArray[np.int64], answers: NDArray[np.bool_], asked: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
         if not len(asked):
             return np.empty(0)
@@ -80,8 +87,10 @@ class LearnedOrder:
         # What a reviewed example knows of pairs and neighbors must not contain its own answer, as it does not for
         # examples that nobody has reviewed.
         own = self._columns(reviewed, answers, reviewed, leave_out=True)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=500)).fit(own, answers)
-        values = model.predict_proba(self._columns(reviewed, answers, asked, leave_out=False))
+        # By all examples: the reviewed ones are alike, and small differences between them would count for much.
+        scale = np.maximum(self._columns(reviewed, answers, self._sample, leave_out=True).std(axis=0), 1e-6)
+        model = LogisticRegression(C=0.5, max_iter=500).fit(own / scale, answers)
+        values = model.predict_proba(self._columns(reviewed, answers, asked, leave_out=False) / scale)
         return np.asarray(values[:, 1], dtype=np.float64)
 
     def _columns(
@@ -133,6 +142,17 @@ class LearnedOrder:
             ]
         self._fixed = np.column_stack(columns)
         return self._fixed
+
+
+def _calibrated(
+    blend: NDArray[np.float64], reviewed: NDArray[np.int64], answers: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return probabilities in the same order, by the logistic curve that fits the answers best."""
+    from sklearn.linear_model import LogisticRegression
+
+    curve = LogisticRegression(C=10.0).fit(blend[reviewed, None], answers)
+    slope = max(float(curve.coef_[0, 0]), 0.05)  # never the other way round
+    return np.asarray(1.0 / (1.0 + np.exp(-(slope * blend + curve.intercept_[0]))), dtype=np.float64)
 
 
 def _folds(answers: NDArray[np.bool_]) -> NDArray[np.int64]:
