@@ -253,6 +253,11 @@ class ReviewSession:
         with self._lock:
             self._suspicion, self._queue = suspicion, queue
 
+    def wait_for_order(self) -> None:
+        """Wait until an order that is being learned is in use."""
+        if self._learner is not None:
+            self._learner.join()
+
     @property
     def is_learned(self) -> bool:
         """Whether the order was learned from decisions."""
