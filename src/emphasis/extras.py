@@ -30,6 +30,8 @@ EXTRAS = {
     "lightning": ("torch", "lightning"),
     "plot": ("matplotlib", "plotext"),
     "experiments": _EXPERIMENTS,
+    "images": (*_EXPERIMENTS, "pandas", "pyarrow", "narwhals", "charset_normalizer", "safetensors"),
+    "timm": ("timm", "safetensors"),
     "text": ("gensim",),
     "table": ("pandas", "pyarrow", "narwhals", "charset_normalizer"),
     "search": ("optuna", *_EXPERIMENTS),

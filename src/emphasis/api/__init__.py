@@ -5,7 +5,7 @@ processes (`workers`) must be called under `if __name__ == "__main__":`, as Pyth
 """
 
 from emphasis.api._audit import audit
-from emphasis.api._runs import export, fit, report, run
+from emphasis.api._runs import export, fit, fit_images, report, run
 from emphasis.api._studies import search, tune
 
-__all__ = ["audit", "export", "fit", "report", "run", "search", "tune"]
+__all__ = ["audit", "export", "fit", "fit_images", "report", "run", "search", "tune"]

@@ -3,42 +3,139 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from emphasis.api._arguments import PathLike, as_recipe, make_context, reporter_or_silent
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 
 if TYPE_CHECKING:
     from emphasis.experiments.recipes.recipe import Recipe
     from emphasis.experiments.runs.context import Reporter
+    from emphasis.images.result import ImageFit
     from emphasis.tabular.onnx_export import Exported
-    from emphasis.tabular.result import Fit
+    from emphasis.weighting import WeightingLike
 
 
-def fit(table: Any, *, label: str, **options: Any) -> Fit:
-    """Cross-validate and train a classifier that predicts the label column of a table.
+@overload
+def fit(table: PathLike, *, label: None = None, **options: Any) -> ImageFit: ...
+
+
+@overload
+def fit(table: Any, *, label: str, **options: Any) -> Any: ...
+
+
+def fit(table: Any, *, label: str | None = None, **options: Any) -> Any:
+    """Cross-validate and train a classifier of one's own table or images.
 
     Args:
-        table: A table of pandas, polars, pyarrow or another library, or the path of a text or Parquet file.
-        label: Name of the label column.
+        table: A table of pandas, polars, pyarrow or another library, or the path of a text or Parquet file. Or a
+            folder with a folder of images for each class.
+        label: Name of the label column of a table.
         options: Further arguments of `emphasis.tabular.fit_table`, such as `folder`, `model`, `weighting` or `folds`.
+            For images those of `emphasis.api.fit_images`; a table with the argument `images`, a column of paths, is a
+            table of images.
 
     Returns:
-        Out-of-fold predictions and scores; `result.model` predicts other tables.
+        Out-of-fold predictions and scores, a `Fit` or an `ImageFit`; `result.model` predicts other tables or images.
 
     Raises:
-        TypeError, ValueError: If an argument or a column is not allowed.
+        TypeError, ValueError: If an argument, a column or an image is not allowed.
         ModuleNotFoundError: If an extra is not installed.
 
     Example:
         >>> result = emphasis.fit(frame, label="churned")  # doctest: +SKIP
         >>> result.model.predict(new_frame)  # doctest: +SKIP
+        >>> emphasis.fit("photos").model.predict(["new/1.jpg"])  # doctest: +SKIP
     """
+    is_path = isinstance(table, (str, os.PathLike))
+    if "images" in options or (is_path and Path(table).is_dir() and label is None):
+        return fit_images(table, label=label, **options)
+    if label is None:
+        raise EmphasisTypeError("name the label column of the table: label=...")
     from emphasis.tabular import fit_table
 
     return fit_table(table, label=label, **options)
+
+
+def fit_images(
+    source: PathLike,
+    *,
+    label: str | None = None,
+    images: str | None = None,
+    folder: PathLike | None = None,
+    network: str = "",
+    features: str = "",
+    weights: PathLike | None = None,
+    weighting: WeightingLike | None = None,
+    compare: bool = True,
+    calibrate: bool = True,
+    folds: int = 0,
+    seed: int = 0,
+    augment: bool = False,
+    iterations: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    accelerator: str = "auto",
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    **data_options: Any,
+) -> ImageFit:
+    """Cross-validate and train a network on one's own images; `emphasis.fit` calls it for images.
+
+    Args:
+        source: Folder with a folder for each class, or a table with a column of paths.
+        label: Label column of a table.
+        images: Column of paths of a table.
+        folder: Folder to write to; None for runs/NAME.
+        network: Network to train: a name of `emphasis.models`, or "timm:NAME" (extra `timm`); "" for small-cnn.
+        features: In place of `network`, a frozen network whose features a linear layer is trained on: the folder of
+            another fit of images, a name of `emphasis.models`, or "timm:NAME". Features are cached on disk.
+        weights: Local file of parameters of either network; None for random ones. Nothing is downloaded.
+        weighting: As for `emphasis.torch.emphasis_loss`; None for the default weighting.
+        compare: Whether cross-entropy is cross-validated as well.
+        calibrate: Whether probabilities are calibrated if that makes them clearly better.
+        folds: Number of folds; 0 for 3, or 5 with features.
+        seed: Seed of the folds and of the networks.
+        augment: Whether training images are cropped and mirrored at random.
+        iterations: Number of training steps; 0 for what suits the number of images.
+        settings: Settings of network and solver, such as {"solver.learning_rate": 0.02}.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        force: Whether another fit in the folder is replaced.
+        progress: Called as `progress(task, done, total)`.
+        data_options: Options of the data set `image-folder` or `image-table`, such as `size` and `channels`.
+
+    Returns:
+        Out-of-fold predictions and scores; its attribute `model` predicts other images.
+
+    Raises:
+        ValueError: If an argument or the images are not allowed, or a network diverged.
+        ModuleNotFoundError: If an extra is not installed.
+    """
+    from emphasis.experiments.studies import image_fit
+
+    given = {"label": label, "images": images, **data_options}
+    return image_fit.fit_images(
+        os.fspath(source),
+        {name: value for name, value in given.items() if value is not None},
+        image_fit.ImageOptions(
+            network=network,
+            features=features,
+            weights=None if weights is None else Path(weights),
+            folds=folds,
+            augment=augment,
+            iterations=iterations,
+            settings=dict(settings or {}),
+        ),
+        None if folder is None else Path(folder),
+        weighting=weighting,
+        compare=compare,
+        calibrate=calibrate,
+        seed=seed,
+        force=force,
+        context=make_context(accelerator=accelerator),
+        progress=progress,
+    )
 
 
 def export(folder: PathLike, path: PathLike | None = None) -> Exported:

@@ -1,12 +1,12 @@
-"""`emphasis fit` and `emphasis predict`: a classifier of a table's column."""
+"""`emphasis fit` and `emphasis predict`: a classifier of a table's column, or of images."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from emphasis.cli.fits import predictions_file, print_fit, write_predictions
+from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
 from emphasis.cli.options import (
     Command,
     UsageError,
@@ -18,20 +18,16 @@ from emphasis.cli.options import (
     requested_reading,
     requested_table_options,
 )
-from emphasis.cli.output import check_json_target, print_notes
+from emphasis.cli.output import print_notes
 from emphasis.cli.tune_table import add_search_options, print_tuning, tune_model
 from emphasis.cli.weightings import weighting_from_text
-from emphasis.texts import named_value, visible
+from emphasis.texts import named_value
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from emphasis.tabular.result import Fit
-
-_TABLES = (".csv", ".parquet", ".pq")
+_FOLDS = 5
 
 _FIT_DESCRIPTION = """\
-Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table. It is
+Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table, or for
+images: a folder with a folder for each class, or a table with a column of paths. It is
 cross-validated beside cross-entropy and then trained on all rows. Writes a folder with the model,
 report.html, metrics.json and out-of-fold predictions of every row. Missing values, categories and
 text labels are supported. The same command resumes a fit that was stopped."""
@@ -43,24 +39,35 @@ examples:
   emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
   emphasis fit reviews.csv --label intent --text body --model linear
   emphasis fit reviews.csv --label intent --text body --encoder models/all-MiniLM-L6-v2
-  emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10"""
+  emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10
+  emphasis fit photos
+  emphasis fit photos.csv --label kind --images path --size 48 --augment
+  emphasis fit photos --features timm:resnet18 --weights resnet18.safetensors"""
 
 _PREDICT_DESCRIPTION = """\
-Predict the rows of a table with the model in a fit's folder: the label and the probability of each
-class. Columns that the model was not trained on are ignored. If the table has the label column, the
-accuracy is printed, apart for rows that the model was trained on."""
+Predict the rows of a table, or images, with the model in a fit's folder: the label and the
+probability of each class. Columns that the model was not trained on are ignored. If the table has
+the label column, or images lie in folders called like the classes, the accuracy is printed, apart
+for rows that the model was trained on."""
 
 _PREDICT_EXAMPLES = """\
 examples:
   emphasis predict runs/customers new.csv
   emphasis predict runs/customers new.parquet --out predicted.csv
-  emphasis predict runs/customers new.csv --id customer --out -"""
+  emphasis predict runs/customers new.csv --id customer --out -
+  emphasis predict runs/photos new_photos
+  emphasis predict runs/photos 1.jpg 2.jpg --out -"""
 
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", type=path_argument, help="a CSV file with a header, or a Parquet file (.parquet, .pq)")
+    parser.add_argument(
+        "table",
+        type=path_argument,
+        help="a CSV file with a header, a Parquet file (.parquet, .pq), or a folder with a folder of images for each "
+        "class",
+    )
     data = parser.add_argument_group("data")
-    data.add_argument("--label", required=True, metavar="COLUMN", help="the column to predict")
+    data.add_argument("--label", metavar="COLUMN", help="the table's column to predict")
     add_table_options(data)
     data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
     data.add_argument(
@@ -85,7 +92,10 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="set a parameter of the model, such as max_depth=4; repeatable",
     )
     model.add_argument(
-        "--folds", type=int, default=5, metavar="N", help="number of cross-validation folds (default: %(default)s)"
+        "--folds",
+        type=int,
+        metavar="N",
+        help=f"number of cross-validation folds (default: {_FOLDS}, and 3 for networks of images)",
     )
     model.add_argument(
         "--tune", action="store_true", help="first search settings and weighting, as `emphasis tune` does"
@@ -101,13 +111,21 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed of folds and models (default: %(default)s)"
     )
+    add_image_fit_options(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/TABLE)")
+    output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME)")
     output.add_argument("--force", action="store_true", help="replace another fit in the output folder")
     add_no_progress_option(output)
 
 
 def _fit(options: argparse.Namespace) -> None:
+    if options.table.is_dir() or options.images is not None:
+        fit_images(options)
+        return
+    check_no_image_options(options)
+    if options.label is None:
+        raise UsageError(f"name the column of {options.table} to predict: --label COLUMN")
+    options.folds = _FOLDS if options.folds is None else options.folds
     from rich.console import Console
 
     from emphasis.cli.progress import JobBar
@@ -157,7 +175,7 @@ def _fit(options: argparse.Namespace) -> None:
     }
     if options.tune:
         print_tuning(tuning, "", console)
-    _print_fit(result, console)
+    print_fit(result, console)
     if not options.tune:
         searched = ", ".join(RANGES[options.model])
         console.print(
@@ -169,47 +187,16 @@ def _fit(options: argparse.Namespace) -> None:
         )
 
 
-def _print_fit(result: Fit, console: Console) -> None:
-    from rich import box
-
-    from emphasis.rich_text import PlainTable, plain
-    from emphasis.scores import CONFIDENCE, METRICS
-
-    scores = result.scores
-    title = f"Held-out rows, {result.request['folds']} folds"
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
-    table.add_column("Score")
-    differences = scores.get("difference", {})
-    for name in ("Weighting", "Cross-entropy") if differences else scores["methods"]:
-        table.add_column(name, justify="right")
-    for heading in ("Difference", f"{100 * CONFIDENCE:.0f} % interval", "") if differences else ():
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for key, metric in METRICS.items():
-        cells = [f"{values[key]['value']:.3f}" for values in scores["methods"].values()]
-        if differences:
-            value, low, high, judged = (differences[key][part] for part in ("value", "low", "high", "result"))
-            cells += [f"{value:+.3f}", f"{low:+.3f}, {high:+.3f}", "" if judged == "unclear" else judged]
-        table.add_row(metric.title, *cells)
-    console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
-    console.print(table)
-    if "verdict" in scores:
-        console.print(plain(scores["verdict"]["headline"], style="bold"))
-        for warning in scores["verdict"]["warnings"]:
-            console.print(plain(f"warning: {warning}"))
-    for name, method in result.calibration.items():
-        console.print(plain(f"Probabilities of {name} are calibrated ({method}, on held-out rows)."))
-    labels = result.request.get("reviewed")
-    labels = f"reviewed labels: {labels}" if labels else "labels as given, including wrong ones"
-    console.print(plain(f"Evaluated on the {labels}."), style="dim")
-    console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
-
-
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=path_argument, metavar="FOLDER", help="folder that `emphasis fit` wrote, such as runs/customers"
     )
     parser.add_argument(
-        "table", type=path_argument, help="CSV or Parquet file with the columns that the model was trained on"
+        "table",
+        type=path_argument,
+        nargs="+",
+        help="CSV or Parquet file with the columns that the model was trained on; for a model of images any files, "
+        "folders and tables of images",
     )
     data = parser.add_argument_group("data")
     add_id_option(data)
@@ -217,6 +204,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--encoder", metavar="NAME", help="where the encoder of texts is now, if not where it was for the fit"
     )
     add_reading_options(data)
+    data.add_argument("--images", metavar="COLUMN", help="the column of image files in tables of images")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -227,43 +215,21 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from emphasis.datasets.table import write_table
-    from emphasis.datasets.table_report import in_shell
     from emphasis.extras import require_modules
     from emphasis.tabular.predict import predict_table
-    from emphasis.tabular.saved import load_model
+    from emphasis.tabular.saved import load_model, model_kind
 
+    if model_kind(options.model) == "images":
+        predict_images(options)
+        return
+    if len(options.table) > 1 or options.images is not None:
+        raise UsageError(f"{options.model} is a model of tables, which predicts one table at a time")
+    (options.table,) = options.table
     require_modules("pandas")
-    check_json_target(options)
-    to_screen = str(options.out) == "-"
-    suffix = options.table.suffix if options.table.suffix.lower() in _TABLES else ".csv"
-    out = options.out or options.table.with_name(f"{options.table.stem}-predicted{suffix}")
-    if not to_screen and out.suffix.lower() not in _TABLES:
-        raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet, or - for the screen")
-    if not to_screen and out.resolve() == options.table.resolve():
-        raise UsageError("--out is the table itself; choose another file")
+    out = predictions_file(options, options.table)
     model = load_model(options.model, encoder=options.encoder or "")
     predictions = predict_table(model, options.table, requested_reading(options), id_column=options.id_column or "")
-    if to_screen:
-        predictions.frame.to_csv(sys.stdout, index=False)
-    else:
-        write_table(predictions.frame, out)
-    messages = sys.stderr if to_screen else sys.stdout
-    notes, accuracy = [in_shell(note) for note in predictions.notes], predictions.accuracy_lines(model.label)
-    for line in [*([] if options.quiet else [f"note: {note}" for note in notes]), *accuracy]:
-        print(visible(line), file=messages)
-    options.result = {
-        "file": out,
-        "rows": len(predictions.frame),
-        "label": model.label,
-        "classes": model.classes,
-        "labeled": int(predictions.labeled.sum()),
-        "correct": int(predictions.correct.sum()),
-        "accuracy": accuracy,
-        "notes": notes,
-    }
-    if not to_screen:
-        print(f"{len(predictions.frame)} rows predicted: {out}")
+    write_predictions(predictions, out, options, model.label, f"the column {model.label!r}", model.classes)
 
 
 COMMANDS = [

@@ -71,7 +71,7 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
     empty = []
     for folder in folders:
         images = []
-        for path in _walk(base / folder):
+        for path in files_below(base / folder):
             if path.suffix.lower() in SUFFIXES:
                 images.append(path.relative_to(base).as_posix())
             else:
@@ -111,8 +111,8 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
     )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and in the folders within it, links included, without hidden ones."""
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders within it, those behind links included, without hidden ones."""
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(parent))

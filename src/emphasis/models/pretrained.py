@@ -47,7 +47,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> bool:
         ModuleNotFoundError: A `.safetensors` file and no such package.
     """
     path = Path(path)
-    state = _read(path)
+    state = read_state(path)
     translate = getattr(model, "from_standard", None)
     if translate is not None:
         state = translate(state)
@@ -79,7 +79,14 @@ def load_pretrained(model: nn.Module, path: str | Path) -> bool:
     return head_fits
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dict in a file, without running code in it.
+
+    Raises:
+        PretrainedError: If it is no such file.
+        FileNotFoundError: If there is no file.
+        ModuleNotFoundError: If it is a `.safetensors` file, and the package safetensors is not installed.
+    """
     if not path.is_file():
         raise EmphasisFileNotFoundError(f"there is no file of parameters {path}")
     if path.suffix == ".safetensors":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emphasis.errors import EmphasisValueError
@@ -29,6 +30,9 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
 NAMES = MODELS.names
 """The names that `build` knows."""
 
+TIMM = "timm:"
+"""What precedes the name of a network of the package timm, such as "timm:resnet18"."""
+
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -38,7 +42,7 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int,
     The same arguments give the same parameters, whatever was drawn before; global random states do not change.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, or "timm:NAME" for a network of the package timm (extra `timm`).
         input_shape: Shape of one example: (D,) or (channels, height, width).
         num_classes: C, at least 2.
         seed: Seed of the initial parameters, 0 to 2**63 - 1.
@@ -47,7 +51,8 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int,
     Raises:
         ValueError: A name, option or value is not allowed.
     """
-    MODELS.check_options(name, options)
+    if not name.startswith(TIMM):
+        MODELS.check_options(name, options)
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     if not shape or any(not is_whole(size) or size < 1 for size in shape):
         raise EmphasisValueError(
@@ -63,8 +68,16 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int,
     # torch.manual_seed would also seed the generators of all GPUs, which fork_rng does not restore here.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: nn.Module = MODELS[name](shape, num_classes, **options)
+        model: nn.Module = _constructor(name)(shape, num_classes, **options)
     return model
+
+
+def _constructor(name: str) -> Callable[..., nn.Module]:
+    if not name.startswith(TIMM):
+        return MODELS[name]
+    from emphasis.models.timm_networks import timm_network
+
+    return partial(timm_network, name.removeprefix(TIMM))
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -73,4 +86,4 @@ def options_of(name: str) -> dict[str, Any]:
     Raises:
         ValueError: The name is unknown.
     """
-    return MODELS.options(name)
+    return {"pretrained": ""} if name.startswith(TIMM) else MODELS.options(name)

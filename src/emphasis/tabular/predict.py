@@ -35,11 +35,15 @@ class Predictions:
     correct: NDArray[np.bool_]
     trained: NDArray[np.bool_] | None
 
-    def accuracy_lines(self, label: str) -> list[str]:
-        """Return what is to be said about the accuracy by the label column; nothing if no row has a label."""
+    def accuracy_lines(self, source: str) -> list[str]:
+        """Return sentences on the accuracy, none if no row has a label.
+
+        Args:
+            source: Where the labels come from, such as "the column 'churned'".
+        """
         if not self.labeled.any():
             return []
-        by = f"accuracy by the column {label!r}"
+        by = f"accuracy by {source}"
         if self.trained is None:
             text = f"{by}: {self._accuracy(self.labeled)}"
             return [f"{text}; it is not known whether the model was trained on these rows"]

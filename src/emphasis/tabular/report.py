@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,6 +31,9 @@ from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
+if TYPE_CHECKING:
+    from emphasis.images.result import ImageFit
+
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
 _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
 
@@ -42,10 +46,10 @@ def write_report(fit: Fit) -> None:
     if fit.prepared is not None:
         text = json.dumps(fit.prepared.report.to_dict(), indent=1, ensure_ascii=False)
         write_text(fit.folder / TABLE, encodable(text))
-    write_text(fit.folder / REPORT, _page(fit, scores))
+    write_text(fit.folder / REPORT, _page(fit))
 
 
-def predictions(fit: Fit) -> Any:
+def predictions(fit: Fit | ImageFit) -> Any:
     """Return the out-of-fold predictions as a pandas table, one line per row."""
     import pandas as pd
 
@@ -65,7 +69,7 @@ def predictions(fit: Fit) -> Any:
 def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
     """Return the rows whose given label is least probable by out-of-fold predictions, and the predicted label."""
     p, p_given = _ours(fit), _of_given(fit)
-    order = [row for row in np.argsort(p_given, kind="stable") if p[row].argmax() != fit.given[row]]
+    order = disagreeing_rows(fit)
     columns = list(fit.importances or (column.name for column in fit.encoder.columns))[:_SHOWN_COLUMNS]
     return [
         {
@@ -81,19 +85,23 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
     ]
 
 
-def _ours(fit: Fit) -> NDArray[np.float64]:
+def disagreeing_rows(fit: Fit | ImageFit) -> NDArray[np.int64]:
+    """Return the rows whose predicted class is another than the given one, the least probable label first."""
+    order = np.argsort(_of_given(fit), kind="stable")
+    return np.asarray(order[_ours(fit)[order].argmax(1) != fit.given[order]])
+
+
+def _ours(fit: Fit | ImageFit) -> NDArray[np.float64]:
     """Return the out-of-fold probabilities of the weighting, shape (N, C)."""
     return next(iter(fit.probabilities.values()))
 
 
-def _of_given(fit: Fit) -> NDArray[np.float64]:
+def _of_given(fit: Fit | ImageFit) -> NDArray[np.float64]:
     """Return the out-of-fold probability of each given label, shape (N,)."""
     return _ours(fit)[np.arange(len(fit.given)), fit.given]
 
 
-def _page(fit: Fit, scores: dict[str, Any]) -> str:
-    predicted = _ours(fit).argmax(1)
-    confusion = confusion_matrix(fit.given, predicted, labels=np.arange(len(fit.classes)))
+def _page(fit: Fit) -> str:
     request = fit.request
     packages = [
         "numpy",
@@ -101,34 +109,48 @@ def _page(fit: Fit, scores: dict[str, Any]) -> str:
         "scikit-learn",
         {"net": "torch", "linear": "torch"}.get(request["model"], request["model"]),
     ]
-    versions = [f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}"]
-    versions += [f"{package} {version(package)}" for package in packages]
     template = page_environment("emphasis.tabular").get_template("fit.html.j2")
     return template.render(
-        fit=fit,
-        request=request,
+        page_context(fit, packages),
         name=fit.source,
         columns=[_describe_column(fit, column) for column in fit.encoder.columns],
-        counts=np.bincount(fit.given, minlength=len(fit.classes)).tolist(),
-        scores=scores,
-        metrics=SCORES,
-        methods=list(fit.probabilities),
-        verdict=scores.get("verdict"),
-        confidence=round(100 * CONFIDENCE),
-        reliability=png_uri(png(reliability_figure(scores["reliability"]))),
-        confusion=confusion.tolist(),
-        largest=int(confusion.max()),
         suspects=suspects(fit),
         notes=[] if fit.prepared is None else fit.prepared.report.lines(in_shell),
-        disagreeing=int((predicted != fit.given).sum()),
-        histogram=png_uri(png(_histogram(fit))),
         importances=list(fit.importances.items())[:_LISTED],
         listed=_LISTED,
-        predictions=fit.predictions_name,
         command=command(request, fit.folder),
-        folder=shlex.quote(str(fit.folder)),
-        versions=", ".join(versions),
     )
+
+
+def page_context(fit: Fit | ImageFit, packages: Sequence[str]) -> dict[str, Any]:
+    """Return what the pages of all fits show.
+
+    Args:
+        fit: The fit.
+        packages: Packages whose versions are shown.
+    """
+    scores, predicted = fit.scores, _ours(fit).argmax(1)
+    confusion = confusion_matrix(fit.given, predicted, labels=np.arange(len(fit.classes)))
+    versions = [f"emphasis {emphasis.__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{package} {version(package)}" for package in packages]
+    return {
+        "fit": fit,
+        "request": fit.request,
+        "counts": np.bincount(fit.given, minlength=len(fit.classes)).tolist(),
+        "scores": scores,
+        "metrics": SCORES,
+        "methods": list(fit.probabilities),
+        "verdict": scores.get("verdict"),
+        "confidence": round(100 * CONFIDENCE),
+        "reliability": png_uri(png(reliability_figure(scores["reliability"]))),
+        "confusion": confusion.tolist(),
+        "largest": int(confusion.max()),
+        "disagreeing": int((predicted != fit.given).sum()),
+        "histogram": png_uri(png(_histogram(fit))),
+        "predictions": fit.predictions_name,
+        "folder": shlex.quote(str(fit.folder)),
+        "versions": ", ".join(versions),
+    }
 
 
 def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
@@ -200,7 +222,7 @@ def weighting_text(weighting: dict[str, Any]) -> str:
     return " ".join([weighting["family"], *options])
 
 
-def _histogram(fit: Fit) -> Figure:
+def _histogram(fit: Fit | ImageFit) -> Figure:
     """Return the histogram of p of the given labels, by whether the prediction agrees, with the weighting on top."""
     p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
     figure = new_figure(8.0, 3.6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from emphasis.weighting.serialise import named_from_dict
 FOLDER, MANIFEST, TEXTS = "model", "manifest.json", "texts.npz"
 # 3 has columns of dates and hashes of the training rows, 4 a calibration and columns of text.
 _FORMAT, _READABLE = 4, (2, 3, 4)
-_CHECKSUM = "checksum"
+CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,13 +140,13 @@ def save_model(
             np.savez(file, **arrays)  # type: ignore[arg-type]
         manifest["texts_sha256"] = file_digest(target / TEXTS, "sha256")
     manifest = json.loads(json.dumps(manifest))  # as it will be read
-    manifest[_CHECKSUM] = checksum(manifest)
+    manifest[CHECKSUM] = checksum(manifest)
     write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
     """Return the digest of a manifest without its checksum; it covers the digest of the model's file."""
-    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    content = {name: value for name, value in manifest.items() if name != CHECKSUM}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,27 +175,13 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
         DataNotFoundError: If there is no model.
         DamagedFileError: If a file is incomplete, changed, or of a later version of the package.
     """
-    source = model_folder(folder)
+    source, manifest = read_manifest(folder, _READABLE)
     try:
-        manifest = read_json(source / MANIFEST)
-    except JSONFileError as error:
-        raise DamagedFileError(f"{error}; fit again with --force") from error
-    if manifest.get("format") not in _READABLE:
-        raise DamagedFileError(
-            f"{source / MANIFEST} is of format {manifest.get('format')!r}, this version reads {_FORMAT}; update "
-            "emphasis, or fit again with --force"
-        )
-    if manifest.get(_CHECKSUM) != checksum(manifest):
-        raise DamagedFileError(
-            f"{source / MANIFEST} is damaged or was changed by hand: its checksum does not match; fit again with "
-            "--force"
-        )
-    try:
-        label, name = _texts([manifest["label"], manifest["kind"]])
+        label, name = texts_of([manifest["label"], manifest["kind"]])
         spec = model_spec(name)
         arrays = _read_arrays(source, manifest)
         table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, os.fspath(encoder))
-        classes, weighting = _texts(manifest["classes"]), named_from_dict(manifest["weighting"])
+        classes, weighting = texts_of(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = source / spec.file, manifest["sha256"]
         settings = manifest["settings"]
         curves = manifest.get("calibration")
@@ -228,7 +214,47 @@ def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray
     return read_npz(path)
 
 
-def _texts(values: Any) -> tuple[str, ...]:
+def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a saved model and its manifest.
+
+    Args:
+        folder: Folder of a fit, or its subfolder "model".
+        readable: Formats that can be read, the newest last.
+
+    Raises:
+        DataNotFoundError: If there is no model.
+        DamagedFileError: If the manifest is damaged, changed, or of another format.
+    """
+    source = model_folder(folder)
+    try:
+        manifest = read_json(source / MANIFEST)
+    except JSONFileError as error:
+        raise DamagedFileError(f"{error}; fit again with --force") from error
+    if manifest.get("format") not in readable:
+        raise DamagedFileError(
+            f"{source / MANIFEST} is of format {manifest.get('format')!r}, and {readable[-1]!r} is read here; "
+            "update emphasis, or fit again with --force"
+        )
+    if manifest.get(CHECKSUM) != checksum(manifest):
+        raise DamagedFileError(
+            f"{source / MANIFEST} is damaged or was changed by hand: its checksum does not match; fit again with "
+            "--force"
+        )
+    return source, manifest
+
+
+def model_kind(folder: str | os.PathLike[str]) -> str:
+    """Return the kind of the model in a folder, such as "xgboost" or "images"; "" if there is none that can be read."""
+    for file in (Path(folder) / MANIFEST, Path(folder) / FOLDER / MANIFEST):
+        if file.is_file():
+            try:
+                return str(read_json(file).get("kind", ""))
+            except JSONFileError:
+                return ""
+    return ""
+
+
+def texts_of(values: Any) -> tuple[str, ...]:
     """Return a list of texts as a tuple, or raise TypeError."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise EmphasisTypeError(f"{values!r} is not a list of texts")

@@ -11,9 +11,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from emphasis.texts import encodable
 
 
-def page_environment(package: str) -> Environment:
-    """Return the Jinja environment of a package's templates, which may include "page.css"."""
-    loaders = [PackageLoader(package), PackageLoader("emphasis.diagnostics.plots")]
+def page_environment(*packages: str) -> Environment:
+    """Return the Jinja environment of the templates of packages, which may include "page.css"."""
+    loaders = [PackageLoader(package) for package in (*packages, "emphasis.diagnostics.plots")]
     return Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,

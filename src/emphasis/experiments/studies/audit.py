@@ -130,7 +130,7 @@ def audit(
         FolderError: If the folder holds something else.
         ValueError: If the network diverged.
     """
-    context = with_idle_threads(context, recipe)
+    context = with_idle_threads(context, next(recipe.cells()))
     if not force and has_changed(folder, recipe):
         reporter.message("the data has changed since the last audit: training anew")
         force = True

@@ -19,13 +19,14 @@ from emphasis.datasets.table import TableOptions
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipes.recipe import Method, Recipe, Table
+from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
 from emphasis.experiments.runs.jobs import is_stackable
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
 from emphasis.process import idle_cores
 
-_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 20}, {"vectors": 300, "images": 1000}, 20_000
+_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000
 MOST_PIXELS = 32
 """Largest size of images that is chosen for an audit; larger images are scaled down."""
 
@@ -104,13 +105,14 @@ def _recipe(name: str, title: str, parts: Table) -> Recipe:
     return recipe_from_tables(tables)
 
 
-def recipe_of(data: str, options: Mapping[str, Any]) -> Recipe:
+def recipe_of(data: str, options: Mapping[str, Any], most_pixels: int = MOST_PIXELS) -> Recipe:
     """Return the recipe that trains on `data`.
 
     Args:
         data: Name or .toml file of a recipe, path of a table, or path of a folder of images. The learning rate is
             chosen by the data, except for a user's own recipe and one whose learning rate follows a schedule.
         options: Options of the data; a table needs "label".
+        most_pixels: Largest size of images that is chosen.
 
     Raises:
         RecipeError: If `data` is none of these.
@@ -129,15 +131,16 @@ def recipe_of(data: str, options: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"images is for a table that lists images; {data} is a folder")
         if "label" in options:
             raise RecipeError(f"label is for a table; in {data} the names of the subfolders are the labels")
-        return recipe_of_images(path, options)
+        return recipe_of_images(path, options, most_pixels)
     if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv") or path.is_file():
         if not path.is_file():
             raise DataNotFoundError(f"there is no table {data}")
         if "label" not in options:
             raise RecipeError(f"name the column of {data} that holds the labels: label=COLUMN, or --label COLUMN")
         others = {name: value for name, value in options.items() if name != "label"}
-        make = recipe_of_image_table if "images" in options else recipe_of_table
-        return make(path, options["label"], others)
+        if "images" in options:
+            return recipe_of_image_table(path, options["label"], others, most_pixels)
+        return recipe_of_table(path, options["label"], others)
     raise RecipeError(f"{data!r} is no recipe, table or folder; the recipes are {', '.join(recipe_names())}")
 
 
@@ -188,19 +191,29 @@ def single_method_recipe(
     split = load_split(cell.dataset, cell.noise, context, reporter)
     steps = iterations or cell.solver.iterations
     if cell.solver.iterations == _CHOSEN_BY_SIZE:  # a table or a folder, perhaps of few examples
-        examples = len(split.train_labels)
-        batch = max(1, min(cell.solver.batch_size, examples // 4))
+        kind = "images" if split.train_inputs.ndim == 4 else "vectors"
+        batch, suitable = suitable_length(kind, len(split.train_labels), cell.solver.batch_size)
         single = single.changed({"solver.batch_size": batch})
-        if iterations is None:
-            kind = "images" if split.train_inputs.ndim == 4 else "vectors"
-            steps = min(max(_MIN_STEPS[kind], _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
+        steps = iterations or suitable
     single = single.changed({"solver.iterations": steps})
     return dataclasses.replace(single, source=_fingerprint(split)), split
 
 
-def with_idle_threads(context: RunContext, recipe: Recipe) -> RunContext:
-    """Return the context with as many threads as there are idle cores, if the network of a recipe uses several."""
-    if context.threads is not None or is_stackable(next(recipe.cells())):
+def suitable_length(kind: str, examples: int, batch_size: int) -> tuple[int, int]:
+    """Return batch size and number of training steps for a number of examples.
+
+    Args:
+        kind: "vectors" or "images".
+        examples: Number of training examples.
+        batch_size: Largest batch size.
+    """
+    batch = max(1, min(batch_size, examples // 4))
+    return batch, min(max(_MIN_STEPS[kind], _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
+
+
+def with_idle_threads(context: RunContext, cell: Cell) -> RunContext:
+    """Return the context with as many threads as there are idle cores, if the network of a cell uses several."""
+    if context.threads is not None or is_stackable(cell):
         return context
     return dataclasses.replace(context, threads=idle_cores())
 

@@ -1,0 +1,120 @@
+"""What `emphasis fit` and `predict` print and write, for tables and for images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emphasis.cli.options import UsageError
+from emphasis.cli.output import check_json_target
+from emphasis.texts import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from emphasis.images.result import ImageFit
+    from emphasis.tabular.predict import Predictions
+    from emphasis.tabular.result import Fit
+
+_TABLES = (".csv", ".parquet", ".pq")
+
+
+def print_fit(result: Fit | ImageFit, console: Console) -> None:
+    """Print the scores of a fit, and where it was written."""
+    from rich import box
+
+    from emphasis.rich_text import PlainTable, plain
+    from emphasis.scores import CONFIDENCE, METRICS
+
+    scores = result.scores
+    title = f"Held-out rows, {result.request['folds']} folds"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
+    table.add_column("Score")
+    differences = scores.get("difference", {})
+    for name in ("Weighting", "Cross-entropy") if differences else scores["methods"]:
+        table.add_column(name, justify="right")
+    for heading in ("Difference", f"{100 * CONFIDENCE:.0f} % interval", "") if differences else ():
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for key, metric in METRICS.items():
+        cells = [f"{values[key]['value']:.3f}" for values in scores["methods"].values()]
+        if differences:
+            value, low, high, judged = (differences[key][part] for part in ("value", "low", "high", "result"))
+            cells += [f"{value:+.3f}", f"{low:+.3f}, {high:+.3f}", "" if judged == "unclear" else judged]
+        table.add_row(metric.title, *cells)
+    console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
+    console.print(table)
+    if "verdict" in scores:
+        console.print(plain(scores["verdict"]["headline"], style="bold"))
+        for warning in scores["verdict"]["warnings"]:
+            console.print(plain(f"warning: {warning}"))
+    for name, method in result.calibration.items():
+        console.print(plain(f"Probabilities of {name} are calibrated ({method}, on held-out rows)."))
+    labels = result.request.get("reviewed")
+    labels = f"reviewed labels: {labels}" if labels else "labels as given, including wrong ones"
+    console.print(plain(f"Evaluated on the {labels}."), style="dim")
+    console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
+
+
+def predictions_file(options: argparse.Namespace, source: Path) -> Path:
+    """Return the file to write predictions to, "-" for the standard output.
+
+    Raises:
+        UsageError: If the file is not allowed.
+    """
+    check_json_target(options)
+    if str(options.out) == "-":
+        return Path("-")
+    suffix = source.suffix if source.suffix.lower() in _TABLES else ".csv"
+    out: Path = options.out or source.with_name(f"{source.stem}-predicted{suffix}")
+    if out.suffix.lower() not in _TABLES:
+        raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet, or - for the screen")
+    if out.resolve() == source.resolve():
+        raise UsageError("--out is the table itself; choose another file")
+    return out
+
+
+def write_predictions(
+    predictions: Predictions,
+    out: Path,
+    options: argparse.Namespace,
+    label: str,
+    label_source: str,
+    classes: Sequence[str],
+) -> None:
+    """Write predictions and print notes and accuracy.
+
+    Args:
+        predictions: The predictions.
+        out: The file, from `predictions_file`.
+        options: The options of the command, whose result is set.
+        label: Name of what is predicted.
+        label_source: Where the labels come from that the accuracy is measured by.
+        classes: Names of the classes.
+    """
+    from emphasis.datasets.table import write_table
+    from emphasis.datasets.table_report import in_shell
+
+    to_screen = str(out) == "-"
+    if to_screen:
+        predictions.frame.to_csv(sys.stdout, index=False)
+    else:
+        write_table(predictions.frame, out)
+    messages = sys.stderr if to_screen else sys.stdout
+    notes, accuracy = [in_shell(note) for note in predictions.notes], predictions.accuracy_lines(label_source)
+    for line in [*([] if options.quiet else [f"note: {note}" for note in notes]), *accuracy]:
+        print(visible(line), file=messages)
+    options.result = {
+        "file": out if not to_screen else options.out,
+        "rows": len(predictions.frame),
+        "label": label,
+        "classes": classes,
+        "labeled": int(predictions.labeled.sum()),
+        "correct": int(predictions.correct.sum()),
+        "accuracy": accuracy,
+        "notes": notes,
+    }
+    if not to_screen:
+        print(visible(f"{len(predictions.frame)} rows predicted: {out}"))

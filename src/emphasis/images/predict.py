@@ -1,0 +1,114 @@
+"""Predictions of a saved network for further images: a folder, files, or a table of paths."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
+from emphasis.datasets.image_files import SUFFIXES, read_image
+from emphasis.datasets.image_list import files_below
+from emphasis.datasets.table_report import TableError
+from emphasis.datasets.table_source import ReadOptions, open_table
+from emphasis.images.saved import SavedImageModel
+from emphasis.tabular.predict import Predictions
+from emphasis.texts import did_you_mean, encodable, one_line, shortened
+
+_LISTED = 20
+
+
+def predict_images(
+    model: SavedImageModel, sources: Sequence[Path], options: ReadOptions | None = None, *, images: str = ""
+) -> Predictions:
+    """Return a model's predictions for images. Images that cannot be read are left out and noted.
+
+    Args:
+        model: The model.
+        sources: Image files, folders that are searched with the folders within them, and tables.
+        options: How tables are written.
+        images: Column of paths in tables.
+
+    Returns:
+        One line for each image. An image in a folder that is called like a class has this class as its label.
+
+    Raises:
+        DataNotFoundError: If there are no images.
+        DamagedFileError: If no image can be read.
+        TableError: If a table has no such column.
+    """
+    names = [name for source in sources for name in _names(source, options, images)]
+    if not names:
+        raise DataNotFoundError(f"there are no images in {shortened([str(source) for source in sources], _LISTED)}")
+    pixels, kept, unreadable = _read(names, model)
+    notes: tuple[str, ...] = ()
+    if unreadable:
+        listed = shortened(unreadable, _LISTED, "; ")
+        notes = (f"{len(unreadable):,} of {len(names):,} images cannot be read and were left out: {listed}",)
+    if not kept:
+        raise DamagedFileError(f"none of {len(names):,} images can be read: {listed}")
+    p = model.predict_proba(pixels)
+    predicted = np.array(model.classes)[p.argmax(1)]
+    labels = np.array([_label(names[row][0], names[row][1], model.classes) for row in kept], dtype=object)
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "row": kept,
+        "file": [encodable(names[row][1]) for row in kept],
+        "predicted": predicted,
+        **{f"p_{name}": p[:, index] for index, name in enumerate(model.classes)},
+    }
+    trained = np.array([digest in model.trained for digest in image_digests(pixels)])
+    labeled = labels != ""
+    return Predictions(pd.DataFrame(columns), notes, labeled, labeled & (labels == predicted), trained)
+
+
+def image_digests(images: NDArray[np.uint8]) -> list[str]:
+    """Return a short digest of the pixels of each image (N, ...), by which an image is known again."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest() for image in images]
+
+
+def _names(source: Path, options: ReadOptions | None, column: str) -> list[tuple[Path, str]]:
+    """Return the images of a source: the folder of each, and its path relative to it."""
+    if source.is_dir():
+        return [
+            (source, path.relative_to(source).as_posix())
+            for path in files_below(source)
+            if path.suffix.lower() in SUFFIXES
+        ]
+    if not source.is_file():
+        raise DataNotFoundError(f"there is no file or folder {source}")
+    if source.suffix.lower() in SUFFIXES:
+        return [(source.parent, source.name)]
+    if not column:
+        raise TableError([f"name the column of {source.name} that holds the paths of images: --images COLUMN"])
+    frame: Any = open_table(source, options, as_text=[column], needed=[column]).frame
+    if column not in frame.columns:
+        raise TableError([f"{source.name} has no column {column!r}{did_you_mean(column, list(frame.columns))}"])
+    return [(source.parent, str(path)) for path in frame[column].dropna()]
+
+
+def _read(names: Sequence[tuple[Path, str]], model: SavedImageModel) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+    pixels = np.empty((len(names), *model.shape), np.uint8)
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for row, (base, name) in enumerate(names):
+        try:
+            pixels[len(kept)] = read_image(base / name, model.size, model.channels, center_crop=True)
+        except MemoryError:  # not the file's fault
+            raise
+        except Exception as error:  # decoders fail in many ways
+            unreadable.append(f"{base / name} ({one_line(error)})")
+        else:
+            kept.append(row)
+    return pixels[: len(kept)], kept, unreadable
+
+
+def _label(base: Path, name: str, classes: Sequence[str]) -> str:
+    """Return the class that the outermost folder of an image within `base` is called like, "" if there is none."""
+    first = name.split("/")[0] if "/" in name else base.name
+    return first if first in classes else ""
