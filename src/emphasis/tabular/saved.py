@@ -232,8 +232,8 @@ def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str])
         raise DamagedFileError(f"{error}; fit again with --force") from error
     if manifest.get("format") not in readable:
         raise DamagedFileError(
-            f"{source / MANIFEST} is of format {manifest.get('format')!r}, and {readable[-1]!r} is read here; "
-            "update emphasis, or fit again with --force"
+            f"{source / MANIFEST} is of format {manifest.get('format')!r}, this version reads "
+            f"{readable[-1]}; update emphasis, or fit again with --force"
         )
     if manifest.get(CHECKSUM) != checksum(manifest):
         raise DamagedFileError(
