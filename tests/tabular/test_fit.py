@@ -225,7 +225,10 @@ def test_a_damaged_model_is_named(wine, tmp_path):
     [
         ({"kind": "svm"}, "is damaged"),
         ({"kind": 1.5}, "is damaged"),
-        ({"classes": ["a", "b", "c", "d"]}, r"cannot be read|predicts \(3,\) numbers a row for 4 classes"),
+        (
+            {"classes": ["a", "b", "c", "d"]},
+            r"cannot be read|predicts \(3,\) numbers a row for 4 classes|the calibration does not fit the classes",
+        ),
         ({"classes": "abc"}, "is damaged"),
         ({"encoder": {"columns": []}}, "is damaged"),
         ({"encoder": {"columns": [{"kind": "levels", "name": "place", "levels": ["north"]}]}}, "cannot"),
