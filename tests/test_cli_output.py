@@ -43,7 +43,7 @@ def test_results_as_json(tmp_path, capsys, monkeypatch):
     assert (cce["integral"], cce["vanishes"], dm["vanishes"]) == (1.0, True, False)
     names = [recipe["name"] for recipe in results(["recipes"], capsys)[0]["recipes"]]
     assert {"digits", "table5"} <= set(names)
-    assert [figure["name"] for figure in results(["figure"], capsys)[0]["figures"]][:2] == ["1b", "2a"]
+    assert [figure["name"] for figure in results(["figure"], capsys)[0]["figures"]][:2] == ["1a", "1b"]
     assert results(["figure", "1b"], capsys)[0] == {"file": "figure-1b.svg", "run": None}
     report, _ = results(["report", TABLE5, "--format", "text"], capsys)
     assert report["missing"] == 0

@@ -219,7 +219,7 @@ def test_a_damaged_model_is_named_by_predict(tmp_path, capsys):
         ("[1]", "not a JSON object"),
         ("[" * 100_000, "nested too deep"),
         (text.replace('"u"', '"w"'), "its checksum"),
-        (text.replace('"format": 3', '"format": 4'), "is of format 4"),
+        (re.sub(r'"format": \d+', '"format": 99', text), "is of format 99"),
     ):
         manifest.write_text(content)
         refused(capsys, ["predict", str(tmp_path / "fit"), str(tmp_path / "t.csv")], manifest, said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emphasis.models.layers import last_linear
 from emphasis.models.stacked import StackedMLP
 from emphasis.review.examples import likeliest_classes, narrow_features
 from emphasis.training.evaluation import examples_at_once
@@ -47,15 +45,23 @@ def describe_examples(state: State, task: Task) -> dict[str, NDArray[Any]]:
 
 
 def _logits_and_features(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (B, C) of a stack of one network, and the input (B, D) of its last layer."""
+    """Return the logits (B, C) of a stack of one network, and the input (B, D) of its last layer.
+
+    A method may hold several networks, of which an evaluation runs one, so the last layer is the linear layer that was
+    called last. Logits stand in for the features of a network without linear layers.
+    """
     for part in module.modules():
         if isinstance(part, StackedMLP):
             return module(inputs)[0], part.features(inputs)[0]
     seen: list[Tensor] = []
-    keep: Callable[[nn.Module, tuple[Tensor, ...]], None] = lambda _layer, given: seen.append(given[0])  # noqa: E731
-    hook = last_linear(module).register_forward_pre_hook(keep)
+
+    def keep(_layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen[:] = given[:1]
+
+    hooks = [part.register_forward_pre_hook(keep) for part in module.modules() if isinstance(part, nn.Linear)]
     try:
         logits: Tensor = module(inputs)[0]
     finally:
-        hook.remove()
-    return logits, seen[-1].flatten(1)
+        for hook in hooks:
+            hook.remove()
+    return logits, (seen[0] if seen else logits).flatten(1)
