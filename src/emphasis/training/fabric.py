@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from emphasis.compatibility.fabric import DDPStrategy, Fabric, MisconfigurationException, ModelParallelStrategy
@@ -51,4 +53,11 @@ def make_fabric(execution: Execution) -> Fabric:
             for process in getattr(fabric.strategy.launcher, "procs", ()):
                 process.terminate()
             raise
+        # Gloo's threads that still run while the interpreter ends may abort the process; Lightning sees to NCCL alone.
+        atexit.register(_leave_process_group)
     return fabric
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
