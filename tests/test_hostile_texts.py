@@ -190,7 +190,7 @@ def fit_page(tmp_path):
 
 def run_page(tmp_path, summary):
     names = write_report(tmp_path, summary)
-    assert {"curves.png", "emphasis-1.png", "probabilities-1.png", "ranks.png"} <= set(names)
+    assert {"curves.svg", "emphasis-1.svg", "probabilities-1.svg", "ranks.svg"} <= set(names)
     return tmp_path / "report.html", (HTML, SCRIPT, CLOSING, FORMULA, STYLE, SHELL, UNDERSCORE)
 
 
@@ -226,10 +226,11 @@ def test_a_page_shows_hostile_texts_and_obeys_none(kind, request, tmp_path, caps
         )
         assert page.execute_script(f"return {handlers}.length") == 0
         sources = page.execute_script("return [...document.images].map(e => e.src)")
-        assert sources
+        assert sources or page.execute_script("return document.querySelectorAll('svg').length")
         assert all(source.startswith("data:image/png;base64,") for source in sources)
-        links = page.execute_script("return [...document.links].map(e => e.protocol)")
-        assert set(links) <= {"file:", "http:", "https:"}
+        links = page.execute_script("return [...document.links].map(e => e.href)")
+        assert {link.partition(":")[0] for link in links} <= {"data", "file", "http", "https"}
+        assert all(link.startswith("data:text/csv;charset=utf-8;base64,") for link in links if link.startswith("data:"))
 
 
 @needs_chromium

@@ -99,7 +99,7 @@ def test_text_file_and_page_say_the_same(tmp_path):
     write_report(tmp_path, summary)
     document = " ".join(html.unescape((tmp_path / "report.html").read_text()).split())
     assert (tmp_path / "ranks.csv").read_text() == ranks_csv(found)
-    assert (tmp_path / "ranks.png").stat().st_size > 5_000
+    assert (tmp_path / "ranks.svg").stat().st_size > 5_000
     for one, row in zip((each for each in found for _ in each.ranks), rows, strict=True):
         assert row["method"] == one.method
         assert float(row["mean_rank"]) == pytest.approx(one.mean.mean, abs=1e-3)

@@ -66,7 +66,10 @@ def test_the_caption_says_which_condition_has_how_many_examples():
 
 
 def test_text_csv_and_page_show_the_same_numbers(summary):
-    text, document = render(summary, "text"), html.unescape(render(summary, "html").split("<h2>How the settings")[0])
+    text, document = (
+        render(summary, "text"),
+        html.unescape(render(summary, "html").split('<h2 id="how-the-settings')[0]),
+    )
     for row in _csv(summary):
         if row["outcome"] == "not run":
             shown = f"{float(row['paper']):.1f}"
@@ -102,8 +105,8 @@ def test_a_scaled_run_says_so_wherever_it_is_shown():
     text, document = render(scaled, "text"), render(scaled, "html")
     assert "A synthetic table, scaled" in text
     assert re.sub(r"\s+", " ", text).count("Final test accuracy (%), scaled") == 1
-    for heading in re.findall(r"<h[12]>(.*?)</h[12]>", document):
-        if not re.match(r"How|Run it again", heading):
+    for heading in re.findall(r"<h[12][^>]*>(.*?)</h[12]>", document):
+        if not re.match(r"How|Files", heading):
             assert '<span class="badge">scaled</span>' in heading
     assert all("Scaled run." in caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", document))
     assert "(scaled)" in re.search(r"<title>(.*?)</title>", document)[1]
@@ -207,18 +210,18 @@ def test_committed_results_are_enough_for_every_figure_and_table(tmp_path, capsy
     assert "r = 0.4: DM is best" in " ".join(out.split())
     made = sorted(path.name for path in folder.iterdir())
     assert made == [
-        "curves.png",
-        "emphasis-1.png",
-        "emphasis-2.png",
-        "modes.png",
-        "probabilities-1.png",
-        "probabilities-2.png",
+        "curves.svg",
+        "emphasis-1.svg",
+        "emphasis-2.svg",
+        "modes.svg",
+        "probabilities-1.svg",
+        "probabilities-2.svg",
         "report.html",
         "results.jsonl",
         "run.json",
         "table.csv",
     ]
-    assert (folder / "report.html").read_text().count("data:image/png") == 6
+    assert (folder / "report.html").read_text().count('<div class="chart">') == 6
     assert read_rows(folder / "results.jsonl") == rows
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_report(folder, read_summary(folder))
@@ -237,7 +240,7 @@ def test_the_page_of_a_run_leads_to_its_files_and_to_the_labels_that_look_wrong(
     assert names[-1] == "suspects/audit.html"
     page = (folder / "report.html").read_text(encoding="utf-8")
     links = {link for link in re.findall(r'href="([^"#]+)', page) if not link.startswith("data:")}
-    assert links == {"table.csv", "curves.png", "emphasis.png", "suspects/audit.html"}
+    assert links == {"table.csv", "curves.svg", "emphasis.svg", "results.jsonl", "suspects/audit.html"}
     assert all((folder / link).is_file() for link in links)
     assert 'href="suspects/audit.html#training"' in page
     assert 'id="training"' in (folder / "suspects" / "audit.html").read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ def two(tmp_path_factory):
 
 
 def test_the_folder_holds_results_figures_and_page(finished):
-    names = ["cells", "curves.png", "emphasis.png", "report.html", "results.jsonl", "run.json", "table.csv"]
+    names = ["cells", "curves.svg", "emphasis.svg", "report.html", "results.jsonl", "run.json", "table.csv"]
     assert sorted(path.name for path in finished.iterdir()) == names
     rows = _results(finished)
     assert [(row["method"], row["seed"]) for row in rows] == [
@@ -89,13 +89,13 @@ def test_probabilities_agree_with_curves_and_histograms(finished):
 
 def test_a_finished_run_is_shown_again_and_another_is_refused(finished, tmp_path, capsys):
     before = (finished / "results.jsonl").read_bytes()
-    (finished / "curves.png").unlink()
+    (finished / "curves.svg").unlink()
     assert main(["run", RECIPE, "--out", str(finished)]) == 0
     out = capsys.readouterr().out
     assert "already holds all" in " ".join(out.split())
     assert "Vanishing DM" in out
     assert (finished / "results.jsonl").read_bytes() == before
-    assert (finished / "curves.png").exists()
+    assert (finished / "curves.svg").exists()
     other = tmp_path / "other.toml"
     other.write_text(TINY.read_text().replace('name = "tiny"', 'name = "other"'))
     assert main(["run", str(other), "--out", str(finished)]) == 2

@@ -19,8 +19,8 @@ import emphasis
 from emphasis.datasets.table import write_table
 from emphasis.datasets.table_features import DateColumn, LevelsColumn, NumericColumn, as_dates
 from emphasis.datasets.table_report import in_shell
-from emphasis.diagnostics.plots.canvas import new_figure, png
-from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
+from emphasis.diagnostics.plots.canvas import new_figure
+from emphasis.diagnostics.plots.pages import chart, page_environment, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
@@ -142,11 +142,11 @@ def page_context(fit: Fit | ImageFit, packages: Sequence[str]) -> dict[str, Any]
         "methods": list(fit.probabilities),
         "verdict": scores.get("verdict"),
         "confidence": round(100 * CONFIDENCE),
-        "reliability": png_uri(png(reliability_figure(scores["reliability"]))),
+        "reliability": chart(lambda narrow: reliability_figure(scores["reliability"], narrow=narrow)),
         "confusion": confusion.tolist(),
         "largest": int(confusion.max()),
         "disagreeing": int((predicted != fit.given).sum()),
-        "histogram": png_uri(png(_histogram(fit))),
+        "histogram": chart(lambda narrow: _histogram(fit, narrow)),
         "predictions": fit.predictions_name,
         "folder": shlex.quote(str(fit.folder)),
         "versions": ", ".join(versions),
@@ -222,15 +222,15 @@ def weighting_text(weighting: dict[str, Any]) -> str:
     return " ".join([weighting["family"], *options])
 
 
-def _histogram(fit: Fit | ImageFit) -> Figure:
+def _histogram(fit: Fit | ImageFit, narrow: bool) -> Figure:
     """Return the histogram of p of the given labels, by whether the prediction agrees, with the weighting on top."""
     p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
-    figure = new_figure(8.0, 3.6)
+    figure = new_figure(4.8 if narrow else 8.0, 4.0 if narrow else 3.6)
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
     labels = ["predicted as given", "predicted otherwise"]
     axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=FILLS, label=labels)
-    axis.set(xlabel="p of the given label, by a model that has not seen the row", ylabel="rows", xlim=(0, 1))
+    axis.set(xlabel="p of the given label of held-out rows", ylabel="rows", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     other = axis.twinx()
     grid = np.linspace(0.0, 1.0, 501)
@@ -241,7 +241,7 @@ def _histogram(fit: Fit | ImageFit) -> Figure:
     handles, texts = (
         a + b for a, b in zip(axis.get_legend_handles_labels(), other.get_legend_handles_labels(), strict=True)
     )
-    axis.legend(handles, texts, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.17))
+    axis.legend(handles, texts, frameon=False, loc="lower center", ncols=1 if narrow else 3, bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

@@ -17,23 +17,26 @@ from emphasis.weighting._numerics import log_sigmoid
 _BINS = 60
 
 
-def score_figure(score: NDArray[np.float64], groups: Mapping[str, NDArray[np.bool_]]) -> Figure:
+def score_figure(
+    score: NDArray[np.float64], groups: Mapping[str, NDArray[np.bool_]], *, narrow: bool = False
+) -> Figure:
     """Return the histogram of scores, stacked by group of examples, with a line at 0.
 
     Args:
         score: (n,) mean margins.
         groups: Masks (n,) by name, at most two, which together select every example.
+        narrow: Whether the figure is for a telephone.
     """
-    figure = new_figure(7.6, 3.4)
+    figure = new_figure(4.8 if narrow else 7.6, 3.4)
     axis = figure.subplots()
     edges = np.linspace(min(score.min(), -1e-6), max(score.max(), 1e-6), _BINS + 1)
     colors = FILLS[: len(groups)]
     labels = [f"{literal(name)} ({np.count_nonzero(mask):,})" for name, mask in groups.items()]
     axis.hist([score[mask] for mask in groups.values()], edges.tolist(), stacked=True, color=colors, label=labels)
     axis.axvline(0.0, color=COLORS[4], linewidth=1.2, linestyle=(0, (5, 1.5)))
-    axis.set(xlabel="score: mean margin of the label over training, log(p / (1 - p))", ylabel="examples")
+    axis.set(xlabel="score: mean margin of the label, log(p / (1 - p))", ylabel="examples")
     _tidy(axis)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", ncols=1 if narrow else 2, frameon=False)
     return figure
 
 
@@ -43,6 +46,8 @@ def training_figure(
     suspect: NDArray[np.bool_],
     weighting: Weighting | None,
     xlabel: str = "iteration",
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Return two panels over training: median and quartiles of p of suspects and others, and the emphasis on them.
 
@@ -52,9 +57,12 @@ def training_figure(
         suspect: (n,) mask of the suspects.
         weighting: Weighting of the training; None draws the panel of p only.
         xlabel: Label of the horizontal axis.
+        narrow: Whether to place the panels one below another, for a telephone.
     """
-    figure = new_figure(9.6 if weighting else 5.6, 3.6)
-    axes: Any = figure.subplots(1, 2 if weighting else 1, squeeze=False)[0]
+    count = 2 if weighting else 1
+    rows, columns = (count, 1) if narrow else (1, count)
+    figure = new_figure(4.8 if narrow else 9.6 if weighting else 5.6, 3.4 * rows if narrow else 3.6)
+    axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     parts = {"suspects": (suspect, COLORS[1]), "others": (~suspect, COLORS[0])}
     for name, (mask, color) in parts.items():
         if mask.any():

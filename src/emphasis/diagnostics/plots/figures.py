@@ -83,7 +83,12 @@ class Panel:
 
 
 def accuracy_curves(
-    panels: Sequence[CurvePanel], *, gray: str = "", columns: int = 3, ylabel: str = "test accuracy (%)"
+    panels: Sequence[CurvePanel],
+    *,
+    gray: str = "",
+    columns: int = 3,
+    ylabel: str = "test accuracy (%)",
+    narrow: bool = False,
 ) -> Figure:
     """Return accuracy over iterations: mean and standard deviation over the networks, as lines and bands.
 
@@ -92,11 +97,13 @@ def accuracy_curves(
         gray: Name of a baseline method, drawn in gray.
         columns: Maximum number of panels side by side.
         ylabel: Label of the vertical axis.
+        narrow: Whether to place the panels one below another, for a telephone.
     """
-    columns = 2 if len(panels) == 4 else min(columns, len(panels))
+    columns = 1 if narrow else 2 if len(panels) == 4 else min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    height = 5.0 if rows == 1 else 4.2
-    figure = new_figure(5.4 * columns + 0.8, height * rows, layout=None)
+    height = 3.8 if narrow else 5.0 if rows == 1 else 4.2
+    full_width = 5.0 if narrow else 5.4 * columns + 0.8
+    figure = new_figure(full_width, height * rows, layout=None)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     labels: list[Text] = []
     low, high = _range(panels)
@@ -144,10 +151,12 @@ def accuracy_curves(
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         labels += _label_ends(axis, float(last), ends, gap=13.5 / (72 * (height - 1.0)) * (high - low))
     width = max((label.get_window_extent().width / figure.dpi for label in labels), default=0.0)
-    width = min(width + 0.25, 3.0)  # of the labels, with the lines that lead to them; longer ones are cut
+    width = min(
+        width + 0.25, 2.0 if narrow else 3.0
+    )  # of the labels, with the lines that lead to them; longer ones are cut
     arrange(figure, rows, columns, left=0.8, right=width, bottom=0.7, top=0.4, gap=width + 0.5, row_gap=0.7)
     figure.supxlabel("iteration", fontsize=10, y=0.1 / (height * rows), va="bottom")
-    figure.supylabel(ylabel, fontsize=10, x=0.1 / (5.4 * columns + 0.8), ha="left")
+    figure.supylabel(ylabel, fontsize=10, x=0.1 / full_width, ha="left")
     return figure
 
 
@@ -203,13 +212,13 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
     return labels
 
 
-def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> Figure:
+def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4, *, narrow: bool = False) -> Figure:
     """Return small multiples of mean p over iterations, of examples with clean and with noisy labels.
 
     Lines are means over the networks, bands one standard deviation. The distance of the two lines shows how well the
     method separates wrong labels from correct ones.
     """
-    figure, axes = _multiples(len(panels), columns, "iteration", "mean p")
+    figure, axes = _multiples(len(panels), columns, "iteration", "mean p", narrow)
     last = max(max(panel.clean.iterations[-1] for panel in panels), 1)
     axes[0].set(xlim=(0, last), ylim=(0, 1), xticks=(0, last // 2, last), yticks=(0, 0.25, 0.5, 0.75, 1))
     axes[0].xaxis.set_major_formatter("{x:,.0f}")
@@ -228,14 +237,14 @@ def probability_curves(panels: Sequence[ProbabilityPanel], columns: int = 4) -> 
     return figure
 
 
-def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
+def emphasis_panels(panels: Sequence[Panel], columns: int = 5, *, narrow: bool = False) -> Figure:
     """Return small multiples of the distribution of p at the end of training, and of the emphasis density.
 
     Bars are shares of the clean and of the noisy examples in bins of [0, 1], on a square-root scale, since most p end
     near 0 or 1; the line is the emphasis density h(p) relative to its peak, on a linear scale.
     """
     xlabel = "p, the probability given to the example's label at the end of training"
-    figure, axes = _multiples(len(panels), columns, xlabel, "share of the examples")
+    figure, axes = _multiples(len(panels), columns, xlabel, "share of the examples", narrow)
     grid = np.linspace(0.0, 1.0, 401)
     axes[0].set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
     axes[0].set(xlim=(0, 1), ylim=(0, 1.05), xticks=(0, 0.5, 1))  # and with it all others: they share its scales
@@ -254,7 +263,10 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5) -> Figure:
         handles |= {str(one.get_label()): one for one in drawn}
         _write_note(axis, panel.note)
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
-    figure.legend(handles=list(handles.values()), loc="upper center", ncols=3, frameon=False, fontsize=10)
+    size = 8.5 if narrow else 10
+    figure.legend(
+        handles=list(handles.values()), loc="upper center", ncols=2 if narrow else 3, frameon=False, fontsize=size
+    )
     return figure
 
 
@@ -265,6 +277,7 @@ def mode_by_noise(
     paper: Sequence[float] = (),
     paper_label: str = "paper",
     label: str = "ours",
+    narrow: bool = False,
 ) -> Figure:
     """Return the emphasis mode of the best DM at each noise rate, here and in the paper.
 
@@ -274,8 +287,9 @@ def mode_by_noise(
         paper: (R,) the paper's modes, or empty.
         paper_label: Label of the paper's modes.
         label: Label of ours.
+        narrow: Whether the figure is for a telephone.
     """
-    figure = new_figure(5.6, 3.8)
+    figure = new_figure(4.8 if narrow else 5.6, 3.8)
     axis = figure.subplots()
     order = np.argsort(rates)
     x = 100 * np.asarray(rates, dtype=np.float64)[order]
@@ -302,19 +316,19 @@ def mode_by_noise(
     return figure
 
 
-def _multiples(count: int, columns: int, xlabel: str, ylabel: str) -> tuple[Figure, list[Any]]:
+def _multiples(count: int, columns: int, xlabel: str, ylabel: str, narrow: bool) -> tuple[Figure, list[Any]]:
     """Return a figure and `count` small axes with shared scales and tick labels on the outer axes."""
-    columns = min(columns, count)
+    columns = min(2 if narrow else columns, count)
     rows = -(-count // columns)
-    width, height = max(3.1 * columns, 6.0), 2.5 * rows + 0.7  # inches, as below
+    width, height = (4.7, 2.0 * rows + 1.0) if narrow else (max(3.1 * columns, 6.0), 2.5 * rows + 0.7)  # in inches
     figure = new_figure(width, height, layout=None)
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    arrange(figure, rows, columns, left=0.95, right=0.2, bottom=0.75, top=0.7, gap=0.25, row_gap=0.4)
-    figure.supxlabel(xlabel, fontsize=10, y=0.15 / height, va="bottom")
+    arrange(figure, rows, columns, left=0.95, right=0.2, bottom=0.75, top=1.0 if narrow else 0.7, gap=0.25, row_gap=0.4)
+    figure.supxlabel(xlabel, fontsize=9 if narrow else 10, y=0.15 / height, va="bottom")
     figure.supylabel(ylabel, fontsize=10, x=0.15 / width, ha="left")
     for number, axis in enumerate(axes):
         axis.set_visible(number < count)
-        axis.tick_params(labelsize=8, labelbottom=number + columns >= count)
+        axis.tick_params(labelsize=8.5 if narrow else 8, labelbottom=number + columns >= count)
     return figure, axes[:count]
 
 
@@ -352,9 +366,9 @@ def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str)
     return axis.add_collection(PolyCollection(corners, facecolor=color, linewidth=0, label=label), autolim=False)
 
 
-def edf_figure(weightings: Sequence[Weighting]) -> Figure:
+def edf_figure(weightings: Sequence[Weighting], *, narrow: bool = False) -> Figure:
     """Return the emphasis densities h(p) of weightings with their modes; w(p) where the integral is infinite."""
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(4.8 if narrow else 6.4, 4.2)
     axis = figure.subplots()
     draw_weightings(axis, weightings)
     axis.set(ylabel="emphasis density h(p)")

@@ -1,20 +1,49 @@
-"""What all HTML pages share: the template environment with one style sheet, and images as data URIs."""
+"""What all HTML pages share: the templates' environment, charts for wide and narrow windows, and values for reading.
+
+A page is a template that extends "page.html.j2" and fills its blocks `title`, `header` and `content`. The style sheet,
+the table of contents, the scrolling boxes of tables and their CSV files are added to every page by `document.finish`.
+"""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
+from emphasis.diagnostics.plots.document import finish
+from emphasis.diagnostics.plots.themes import chart_colors, inline_svg, svg_text
 from emphasis.texts import encodable
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A figure as SVG in two layouts, of which a page shows the one that fits into the window.
+
+    Attributes:
+        wide: The figure for a window of at least 56 em, and for a file.
+        narrow: The same for a telephone.
+    """
+
+    wide: str
+    narrow: str
+
+
+def chart(draw: Callable[[bool], Figure]) -> Chart:
+    """Return a figure in both layouts; `draw(narrow)` draws one of them."""
+    return Chart(svg_text(draw(False)), svg_text(draw(True)))
+
+
 def page_environment(*packages: str) -> Environment:
-    """Return the Jinja environment of the templates of packages, which may include "page.css"."""
+    """Return the Jinja environment of the templates of packages, which extend "page.html.j2"."""
     loaders = [PackageLoader(package) for package in (*packages, "emphasis.diagnostics.plots")]
-    return Environment(
+    environment = Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,
         undefined=StrictUndefined,
@@ -22,6 +51,25 @@ def page_environment(*packages: str) -> Environment:
         lstrip_blocks=True,
         finalize=_encodable,
     )
+    environment.filters["chart"] = chart_html
+    environment.filters["finish"] = finish
+    environment.globals["chart_colors"] = Markup(chart_colors())
+    return environment
+
+
+def chart_html(value: Chart, description: str) -> Markup:
+    """Return both layouts of a chart as inline SVG; the style sheet shows one of them.
+
+    Args:
+        value: The chart.
+        description: What the chart shows, for readers who do not see it.
+    """
+    prefix = blake2b(value.wide.encode(), digest_size=4).hexdigest()
+    layouts = (
+        f'<div class="{name}">{inline_svg(svg, f"{name[0]}{prefix}", description)}</div>'
+        for name, svg in (("wide", value.wide), ("narrow", value.narrow))
+    )
+    return Markup(f'<div class="chart">{"".join(layouts)}</div>')
 
 
 def _encodable(value: Any) -> Any:

@@ -12,13 +12,14 @@ from emphasis.diagnostics.plots.palette import COLORS, GRAY
 _MARKERS, _LARGEST_AREA, _SMALLEST_AREA = "osD^", 160.0, 12.0
 
 
-def reliability_figure(methods: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def reliability_figure(methods: Mapping[str, Sequence[Mapping[str, float]]], *, narrow: bool = False) -> Figure:
     """Return the reliability diagram of several methods; the area of a marker grows with the rows of its bin.
 
     Args:
         methods: Bins of each method, as `emphasis.scores.reliability` returns them.
+        narrow: Whether the figure is for a telephone.
     """
-    figure = new_figure(5.6, 4.2)
+    figure = new_figure(4.8 if narrow else 5.6, 4.2)
     axis = figure.subplots()
     axis.plot([0.0, 1.0], [0.0, 1.0], color=GRAY, linewidth=1.0, linestyle=(0, (5, 1.5)), label="calibrated")
     for number, (name, bins) in enumerate(methods.items()):
@@ -32,5 +33,5 @@ def reliability_figure(methods: Mapping[str, Sequence[Mapping[str, float]]]) -> 
     axis.set_xlim(right=1.02)
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=1 if narrow else 3, frameon=False, fontsize=9)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -93,3 +94,69 @@ def add_dark_style(svg: str) -> str:
     start = re.search(r"<svg\b[^>]*>", svg)
     assert start is not None
     return svg[: start.end()] + "\n" + style + svg[start.end() :]
+
+
+def chart_colors() -> str:
+    """Return the style rules with the colors of `inline_svg`, light and dark.
+
+    They are variables, since those reach the markers of a curve: an element of `<use>` matches no selector of the page.
+    """
+    light, dark = (
+        " ".join(f"--{key[1:].lower()}: {color};" for key, color in pairs.items())
+        for pairs in ({key: key for key in DARK}, DARK)
+    )
+    return (
+        f".chart {{ {light} }} .chart svg {{ fill: var(--000000) }}\n"
+        f"@media (prefers-color-scheme: dark) {{ .chart {{ {dark} }} }}"
+    )
+
+
+def svg_text(figure: Figure) -> str:
+    """Return a figure as a compact SVG without background, whose texts stay text.
+
+    The same figure gives the same SVG, byte for byte. A font as wide as the one that the figure was laid out with is
+    preferred.
+    """
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "emphasis", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = _COORDINATES.sub(lambda match: _LONG_NUMBER.sub(_rounded, " ".join(match.group().split())), text)
+    referenced = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda match: match.group() if match[1] in referenced else "", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "'DejaVu Sans', Verdana, sans-serif", text)
+    return re.sub(r">\s+<", "><", text).strip()
+
+
+_COORDINATES = re.compile(r'(?<= )(?:d|x|y|transform|points|width|height)="[^"]*"')
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _rounded(match: re.Match[str]) -> str:
+    return f"{float(match.group()):.2f}".rstrip("0").rstrip(".")
+
+
+def _variable(match: re.Match[str]) -> str:
+    return f"{match[1]}: var(--{match[2]})" if f"#{match[2].upper()}" in DARK else match.group()
+
+
+def inline_svg(svg: str, prefix: str, description: str) -> str:
+    """Return an SVG of `svg_text` for a place in an HTML page.
+
+    Args:
+        svg: The SVG.
+        prefix: Put before its identifiers, which must differ from those of the page's other figures.
+        description: What the figure shows.
+    """
+    text = re.sub(r"(fill|stroke): #([0-9a-f]{6})", _variable, svg)
+    text = re.sub(r' id="', f' id="{prefix}', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", text)
+    start = re.match(r'<svg\b[^>]*?viewBox="0 0 ([\d.]+) [^>]*>', text)
+    assert start is not None
+    box = re.search(r'viewBox="[^"]*"', start.group())
+    assert box is not None
+    width = float(start[1]) / 72  # inches
+    opening = f'<svg {box.group()} style="max-width: {width:.1f}in" role="img" aria-label="{escape(description)}">'
+    return opening + text[start.end() :]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from emphasis.diagnostics.plots.canvas import literal, new_figure
 from emphasis.diagnostics.plots.palette import COLORS
@@ -24,7 +25,13 @@ class TrialPoint:
 
 
 def trials_figure(
-    groups: Mapping[str, Sequence[TrialPoint]], xlabel: str, best: TrialPoint, baseline: float, log: bool
+    groups: Mapping[str, Sequence[TrialPoint]],
+    xlabel: str,
+    best: TrialPoint,
+    baseline: float,
+    log: bool,
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Return the accuracies of trials, with a color and marker per group; trials stopped early are hollow.
 
@@ -34,8 +41,9 @@ def trials_figure(
         best: The chosen trial, which is circled.
         baseline: Accuracy of cross-entropy, drawn as a dashed line.
         log: Whether the axis is logarithmic.
+        narrow: Whether the figure is for a telephone.
     """
-    figure = new_figure(7.6, 3.8)
+    figure = new_figure(4.8 if narrow else 7.6, 4.4 if narrow else 3.8)
     axis = figure.subplots()
     for number, (name, trials) in enumerate(groups.items()):
         color, marker = COLORS[number % len(COLORS)], _MARKERS[number % len(_MARKERS)]
@@ -65,8 +73,9 @@ def trials_figure(
     if log:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axis.set(xlabel=xlabel, ylabel="accuracy on held-out labels (%)")
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center" if narrow else "outside right upper", frameon=False, fontsize=9)
     return figure

@@ -14,8 +14,7 @@ from PIL import Image
 
 from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.audit import score_figure, training_figure
-from emphasis.diagnostics.plots.canvas import png
-from emphasis.diagnostics.plots.pages import page_environment, png_uri, shown
+from emphasis.diagnostics.plots.pages import chart, page_environment, png_uri, shown
 from emphasis.experiments.studies.audit_result import SUSPECTS, Audit
 
 _PICTURES, _ROWS, _SWAPS = 60, 40, 10
@@ -40,10 +39,18 @@ def audit_page(audit: Audit, command: Sequence[str] = (), values: Mapping[str, S
         page_environment("emphasis.experiments.reports")
         .get_template("audit.html.j2")
         .render(
-            found=audit,
+            audit=audit,
+            lowest=float(s.score.min()),
+            highest=float(s.score.max()),
             numbers=audit.numbers,
-            scores=png_uri(png(score_figure(s.score, groups))),
-            training=png_uri(png(training_figure(audit.at, audit.margins, s.suspect, audit.weighting, audit.unit))),
+            scores=chart(lambda narrow: score_figure(s.score, groups, narrow=narrow)),
+            training=chart(
+                lambda narrow: training_figure(
+                    audit.at, audit.margins, s.suspect, audit.weighting, audit.unit, narrow=narrow
+                )
+            )
+            if len(audit.margins) > 1
+            else None,
             rows=[_row(audit, int(index), values or {}) for index in first],
             swaps=_swaps(audit),
             columns=list(values or {}),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.figures import (
     Curve,
     CurvePanel,
@@ -19,6 +19,7 @@ from emphasis.diagnostics.plots.figures import (
     probability_curves,
 )
 from emphasis.diagnostics.plots.method_ranks import rank_figure
+from emphasis.diagnostics.plots.pages import Chart, chart
 from emphasis.diagnostics.plots.palette import GRAY
 from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.ranking import rank
@@ -32,29 +33,36 @@ _MAX_PANELS = 10
 FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
 
 
-def draw(summary: Summary) -> dict[str, bytes]:
-    """Return the content of the PNG files that the recipe asks for, by name.
+Draw = Callable[..., Figure]
+"""Draws a figure; the argument `narrow` is whether it is for a telephone."""
+
+
+def draw(summary: Summary) -> dict[str, Chart]:
+    """Return the charts that the recipe asks for, by the name of the file of each.
 
     Figures without trained networks are left out. A figure of one condition among several has its number in the name,
-    such as emphasis-2.png.
+    such as emphasis-2.svg.
     """
-    drawings: dict[str, Figure] = {}
-    for kind, make in DRAWERS.items():
+    drawings: dict[str, Draw] = {}
+    for kind, figures in DRAWERS.items():
         if kind in summary.recipe.figures:
-            drawings |= make(summary)
+            drawings |= figures(summary)
     if summary.recipe.compare and (ranked := rank(summary)):
         tasks = list(ranked[0].ranks)
-        ranks = {one.method: [one.ranks[task].mean for task in tasks] for one in ranked}
-        drawings["ranks.png"] = marked(summary, rank_figure(ranks, tasks, summary.recipe.compare))
-    return {name: png(figure) for name, figure in drawings.items()}
+        ranks = {method.method: [method.ranks[task].mean for task in tasks] for method in ranked}
+        drawings["ranks.svg"] = partial(rank_figure, ranks, tasks, summary.recipe.compare)
+    return {
+        name: chart(lambda narrow, figure=figure: marked(summary, figure(narrow=narrow)))  # type: ignore[misc]
+        for name, figure in drawings.items()
+    }
 
 
 def file_name(summary: Summary, kind: str, condition: str) -> str:
     """Return the name of the file with the figure of `condition`."""
     names = summary.recipe.condition_names
     if len(names) == 1 or (kind == "curves" and not by_group(summary)):
-        return f"{kind}.png"
-    return f"{kind}-{names.index(condition) + 1}.png"
+        return f"{kind}.svg"
+    return f"{kind}-{names.index(condition) + 1}.svg"
 
 
 def by_group(summary: Summary) -> bool:
@@ -66,14 +74,14 @@ def _trained(summary: Summary, condition: str) -> list[Entry]:
     return [entry for entry in summary.of(condition) if entry.rows]
 
 
-def _curves(summary: Summary) -> dict[str, Figure]:
+def _curves(summary: Summary) -> dict[str, Draw]:
     """Return test accuracy over iterations: a panel per condition, or a figure per condition and a panel per group."""
     gray = summary.recipe.baseline
     conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
     if not by_group(summary):
         panels = [panel_of(condition, _trained(summary, condition)) for condition in conditions]
-        return {"curves.png": marked(summary, accuracy_curves(panels, gray=gray))} if panels else {}
-    drawings = {}
+        return {"curves.svg": partial(accuracy_curves, panels, gray=gray, columns=2)} if panels else {}
+    drawings: dict[str, Draw] = {}
     for condition in conditions:
         groups: dict[str, list[Entry]] = {}
         for entry in _trained(summary, condition):
@@ -83,7 +91,8 @@ def _curves(summary: Summary) -> dict[str, Figure]:
             panel_of(group, entries if baseline[:1] and baseline[0] in entries else [*entries, *baseline])
             for group, entries in groups.items()
         ]
-        drawings[file_name(summary, "curves", condition)] = marked(summary, accuracy_curves(panels, gray=gray))
+        name = file_name(summary, "curves", condition)
+        drawings[name] = partial(accuracy_curves, panels, gray=gray, columns=2)
     return drawings
 
 
@@ -93,37 +102,37 @@ def panel_of(title: str, entries: Sequence[Entry], metric: str = "test_accuracy"
     return CurvePanel(title, {e.cell.method: curve(e.rows, metric) for e in entries}, chance)
 
 
-def _fits(summary: Summary) -> dict[str, Figure]:
+def _fits(summary: Summary) -> dict[str, Draw]:
     """Return test accuracy and both training accuracies: a figure per condition, a panel per set (Figure 5)."""
 
-    def make(entries: Sequence[Entry]) -> Figure:
+    def make(entries: Sequence[Entry]) -> Draw:
         panels = [panel_of(title, entries, metric) for metric, title in FITS.items()]
-        return marked(summary, accuracy_curves(panels, gray=summary.recipe.baseline, ylabel="accuracy (%)"))
+        return partial(accuracy_curves, panels, gray=summary.recipe.baseline, ylabel="accuracy (%)", columns=2)
 
     return _each(summary, "fits", make)
 
 
-def _probabilities(summary: Summary) -> dict[str, Figure]:
+def _probabilities(summary: Summary) -> dict[str, Draw]:
     """Return the mean p of clean and of noisy examples over iterations: a figure per condition, a panel per method."""
 
-    def make(entries: Sequence[Entry]) -> Figure:
+    def make(entries: Sequence[Entry]) -> Draw:
         panels = [
             ProbabilityPanel(e.cell.method, curve(e.rows, "p_clean"), curve(e.rows, "p_noisy"), e.outcome)
             for e in entries
         ]
-        return marked(summary, probability_curves(panels))
+        return partial(probability_curves, panels)
 
     return _each(summary, "probabilities", make)
 
 
-def _emphasis(summary: Summary) -> dict[str, Figure]:
+def _emphasis(summary: Summary) -> dict[str, Draw]:
     """Return the final p of the examples and the emphasis density: a figure per condition, a panel per method."""
 
-    def make(entries: Sequence[Entry]) -> Figure:
+    def make(entries: Sequence[Entry]) -> Draw:
         panels = [
             Panel(e.cell.method, _weighting(e), _counts(e, "clean"), _counts(e, "noisy"), e.outcome) for e in entries
         ]
-        return marked(summary, emphasis_panels(panels))
+        return partial(emphasis_panels, panels, columns=4)
 
     return _each(summary, "emphasis", make)
 
@@ -133,7 +142,7 @@ def _counts(entry: Entry, labels: str) -> list[int]:
     return [sum(counts) for counts in zip(*(row["p_histogram"][labels] for row in entry.rows), strict=True)]
 
 
-def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]) -> dict[str, Figure]:
+def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Draw]) -> dict[str, Draw]:
     """Return a figure per condition of its methods; of many, only the DMs, the baseline and the best other method."""
     drawings = {}
     for condition in summary.recipe.condition_names:
@@ -146,19 +155,20 @@ def _each(summary: Summary, kind: str, make: Callable[[Sequence[Entry]], Figure]
     return drawings
 
 
-def _modes(summary: Summary) -> dict[str, Figure]:
+def _modes(summary: Summary) -> dict[str, Draw]:
     """Return the emphasis mode of the best DM by noise rate, if there are at least two rates."""
     rates, ours, papers = modes_by_rate(summary)
     if len(rates) < 2 or not np.isfinite(ours).any():
         return {}
-    figure = mode_by_noise(
+    figure = partial(
+        mode_by_noise,
         rates,
         ours,
         paper=papers if np.isfinite(papers).any() else (),
         paper_label="paper (full scale)" if summary.scaled else "paper",
         label=f"ours, by {metric_title(summary.recipe.metric).lower()}{', scaled' if summary.scaled else ''}",
     )
-    return {"modes.png": marked(summary, figure)}
+    return {"modes.svg": figure}
 
 
 def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[float]]:
@@ -214,7 +224,7 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
     return Curve(longest, values)
 
 
-DRAWERS: dict[str, Callable[[Summary], dict[str, Figure]]] = {
+DRAWERS: dict[str, Callable[[Summary], dict[str, Draw]]] = {
     "curves": _curves,
     "fits": _fits,
     "probabilities": _probabilities,

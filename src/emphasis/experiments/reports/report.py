@@ -16,6 +16,7 @@ from emphasis.experiments.reports.summary import Entry, Summary, findings, summa
 from emphasis.experiments.reports.table import caption, csv_text, result_tables
 from emphasis.experiments.runs.store import (
     CELLS,
+    FIGURE_FILE,
     RANKS,
     REPORT,
     RESULTS,
@@ -28,7 +29,7 @@ from emphasis.experiments.runs.store import (
     stored_recipe,
     writing,
 )
-from emphasis.files import replacing, write_text
+from emphasis.files import write_text
 from emphasis.rich_text import plain
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def write_report(folder: Path, summary: Summary, root: Path | None = None) -> li
         summary: The run's results.
         root: The folder of data sets, for the page of suspect labels.
     """
+    from emphasis.diagnostics.plots.themes import add_dark_style
     from emphasis.experiments.reports.recipe_figures import draw
     from emphasis.experiments.reports.run_page import page
 
@@ -117,11 +119,10 @@ def write_report(folder: Path, summary: Summary, root: Path | None = None) -> li
     ranked = rank(summary) if summary.recipe.compare else []
     with writing(folder):
         write_text(folder / TABLE, csv_text(summary))
-        for name, content in drawings.items():
-            with replacing(folder / name) as partial:
-                partial.write_bytes(content)
-        for path in folder.glob("*.png"):
-            if path.name not in drawings:
+        for name, chart in drawings.items():
+            write_text(folder / name, add_dark_style(chart.wide))
+        for path in folder.iterdir():
+            if FIGURE_FILE.fullmatch(path.name) and path.name not in drawings:
                 path.unlink(missing_ok=True)
         write_text(folder / REPORT, page(summary, drawings, [TABLE, *drawings, *pages]))
         if ranked:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emphasis.diagnostics.plots.pages import page_environment, png_uri
+from emphasis.diagnostics.plots.pages import Chart, page_environment
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_digest, recipe_names, recipe_to_tables
 from emphasis.experiments.recipes.recipe import PARTS, Recipe
@@ -22,12 +22,12 @@ from emphasis.training.settings import Objective
 _EXTRAS = {"imdb-vectors": "text", "table": "table"}  # data sets that need more than the extra "experiments"
 
 
-def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] = ()) -> str:
+def page(summary: Summary, drawings: Mapping[str, Chart], beside: Sequence[str] = ()) -> str:
     """Return the page with its figures embedded.
 
     Args:
         summary: The results.
-        drawings: PNG files by name, from `recipe_figures.draw`.
+        drawings: Charts by name, from `recipe_figures.draw`.
         beside: Files in the same folder to link to: the table, the figures, and the page of suspect labels.
     """
     environment = page_environment("emphasis.experiments.reports")
@@ -46,7 +46,7 @@ def page(summary: Summary, drawings: Mapping[str, bytes], beside: Sequence[str] 
         paper_heading=NOT_SCALED if summary.scaled else "paper (difference)",
         paper_text=paper_text,
         short_outcome=short_outcome,
-        images={name: png_uri(content) for name, content in drawings.items()},
+        charts=drawings,
         file_name=file_name,
         shared_curves=not by_group(summary) and len(recipe.conditions) > 1,
         quoted=_quoted(summary),

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from emphasis.diagnostics.plots.audit import score_figure
-from emphasis.diagnostics.plots.canvas import png
 from emphasis.diagnostics.plots.figures import edf_figure
-from emphasis.diagnostics.plots.pages import page_environment, png_uri
+from emphasis.diagnostics.plots.pages import chart, page_environment
 from emphasis.diagnostics.plots.tune import TrialPoint, trials_figure
 from emphasis.experiments.studies.audit_result import PAGE
 from emphasis.experiments.studies.search import Trial
@@ -37,18 +36,18 @@ def tune_page(tuned: TuningResult, command: Sequence[str] = ()) -> str:
         .render(
             tuned=tuned,
             best=tuned.search.best,
+            worst=min(trial.mean for trial in tuned.search.trials),
             described=described,
             weighting=inline_table(tuned.weighting.to_dict()),
-            drawn=png_uri(png(_trials(tuned))),
-            density=png_uri(png(edf_figure([tuned.best_weighting, CCE()]))),
-            scores=""
+            drawn=chart(lambda narrow: _trials(tuned, narrow)),
+            density=chart(lambda narrow: edf_figure([tuned.best_weighting, CCE()], narrow=narrow)),
+            scores=None
             if audit is None
-            else png_uri(
-                png(
-                    score_figure(
-                        audit.suspects.score,
-                        {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
-                    )
+            else chart(
+                lambda narrow: score_figure(
+                    audit.suspects.score,
+                    {"others": ~audit.suspects.suspect, "suspects: outvoted labels": audit.suspects.suspect},
+                    narrow=narrow,
                 )
             ),
             command=shlex.join(command),
@@ -58,7 +57,7 @@ def tune_page(tuned: TuningResult, command: Sequence[str] = ()) -> str:
     )
 
 
-def _trials(tuned: TuningResult) -> Any:
+def _trials(tuned: TuningResult, narrow: bool) -> Any:
     """Return the trials' figure: along beta if it was searched, else along the trials' numbers."""
     search = tuned.search
     along = all(_AXIS in trial.settings for trial in search.trials)
@@ -78,4 +77,5 @@ def _trials(tuned: TuningResult) -> Any:
         best,
         float(np.nan_to_num(tuned.baseline.mean)),
         along,
+        narrow=narrow,
     )

@@ -5,7 +5,7 @@
     cells/JOB.npz       the probabilities of these networks
     cells/JOB.pt, .lock checkpoint of an unfinished job, and lock of the process that trains it
     results.jsonl       the lines of the recipe's cells, in the order of the recipe
-    table.csv, ranks.csv, *.png, report.html, suspects/
+    table.csv, ranks.csv, curves.svg, ..., report.html, suspects/
 
 A line is identified by the key of its cell, a digest of the cell's settings. A finished cell is therefore never
 trained again, whatever else a recipe asks for later, and the folder may hold lines of other settings as well.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ Row = dict[str, Any]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
+FIGURE_FILE = re.compile(r"(curves|fits|probabilities|emphasis|modes|ranks)(-\d+)?\.(svg|png)")
+"""Names of the figures of a report; those of earlier versions were PNG files."""
+
 _MAX_BYTES = 64 << 30  # of the arrays of one job
 EXAMPLE_ARRAYS = {"top_classes": "i", "top_probabilities": "f", "features": "f"}
 """Arrays (n, ...) of the examples of a job of one network, and the kinds of their types."""
@@ -98,7 +102,7 @@ def clear(folder: Path) -> None:
     for name in (CELLS, SUSPECTS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in folder.iterdir():
-        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG) or path.suffix == ".png":
+        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG) or FIGURE_FILE.fullmatch(path.name):
             path.unlink()
 
 
