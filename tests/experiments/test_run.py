@@ -435,12 +435,16 @@ def test_a_run_that_goes_on_with_its_last_job_has_as_many_threads_as_before(two,
 def test_the_page_shows_its_figures_in_a_browser(two, tmp_path, width):
     with browser(tmp_path, width) as page:
         page.get((two[1] / "report.html").as_uri())
-        sizes = page.execute_script("return [...document.images].map(i => i.naturalWidth)")
+        charts = page.execute_script(
+            "return [...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)"
+        )
         fetched = page.execute_script(
             "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
         )
         overflow = page.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-    assert len(sizes) == 3  # the curves of both conditions, and each one's emphasis
-    assert min(sizes) > 500
+    shown = [size for size in charts if size]  # of the layouts for wide and for narrow windows, one is shown
+    assert len(shown) == 3  # the curves of both conditions, and each one's emphasis
+    assert len(charts) == 6
+    assert max(shown) <= width
     assert fetched == []
     assert overflow <= 0
