@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emphasis.cli.options import (
     RESUMES,
+    TABLE_SUFFIXES,
     Command,
     UsageError,
     add_accelerator_option,
@@ -224,7 +225,7 @@ def _check_output_table(option: str, out: Path) -> None:
     """Check that a table can be written, before anything is trained."""
     import pandas  # noqa: F401
 
-    if out.suffix.lower() not in (".csv", ".parquet", ".pq"):
+    if out.suffix.lower() not in TABLE_SUFFIXES:
         raise UsageError(f"--{option} {out} is not allowed; use a name that ends in .csv or .parquet")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"--{option} {out}: there is no folder {out.parent}")

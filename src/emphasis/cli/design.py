@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emphasis.cli.options import Command, UsageError, name_or_path_argument
+from emphasis.cli.options import Command, add_page_options, name_or_path_argument, port_error, show_page
 
 _DESCRIPTION = """\
 Open a page that shows the weight w(p), the emphasis density h(p) and the implied loss of a
@@ -25,13 +25,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="show how the p of this run's examples are distributed; a folder, or a name in runs/ or results/",
     )
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    add_page_options(parser)
 
 
 def _design(options: argparse.Namespace) -> None:
-    import webbrowser
-
     from emphasis.diagnostics.plots.design import serve
     from emphasis.diagnostics.plots.local_server import run_until_stopped
 
@@ -43,18 +40,9 @@ def _design(options: argparse.Namespace) -> None:
     try:
         server = serve(histograms, options.port)
     except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any"
-        ) from error
-    address = f"http://localhost:{server.port}/"
-
-    def show() -> None:
-        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
-        if not options.no_browser:
-            webbrowser.open(address)
-
+        raise port_error(options, error) from error
     try:
-        run_until_stopped(server, show)
+        run_until_stopped(server, lambda: show_page(options, f"http://localhost:{server.port}/"))
     except KeyboardInterrupt:
         print()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emphasis.cli.options import UsageError
+from emphasis.cli.options import TABLE_SUFFIXES, UsageError
 from emphasis.cli.output import check_json_target
 from emphasis.texts import visible
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from emphasis.images.result import ImageFit
     from emphasis.tabular.predict import Predictions
     from emphasis.tabular.result import Fit
-
-_TABLES = (".csv", ".parquet", ".pq")
 
 
 def print_fit(result: Fit | ImageFit, console: Console) -> None:
@@ -67,9 +65,9 @@ def predictions_file(options: argparse.Namespace, source: Path) -> Path:
     check_json_target(options)
     if str(options.out) == "-":
         return Path("-")
-    suffix = source.suffix if source.suffix.lower() in _TABLES else ".csv"
+    suffix = source.suffix if source.suffix.lower() in TABLE_SUFFIXES else ".csv"
     out: Path = options.out or source.with_name(f"{source.stem}-predicted{suffix}")
-    if out.suffix.lower() not in _TABLES:
+    if out.suffix.lower() not in TABLE_SUFFIXES:
         raise UsageError(f"--out {out} is not allowed; use a name that ends in .csv or .parquet, or - for the screen")
     if out.resolve() == source.resolve():
         raise UsageError("--out is the table itself; choose another file")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emphasis.cli.options import Command, UsageError, path_argument
+from emphasis.cli.options import TABLE_SUFFIXES, Command, UsageError, path_argument
 
 if TYPE_CHECKING:
     from emphasis.review.decisions import Decisions
@@ -95,7 +95,7 @@ def _export_table(options: argparse.Namespace, examples: Examples) -> None:
     from emphasis.datasets.table import write_table
     from emphasis.review.export import labels_frame, outcomes_by_index
 
-    out = _out_file(options, (".csv", ".parquet", ".pq"))
+    out = _out_file(options, TABLE_SUFFIXES)
     if examples.data.get("kind") == "table" and out.resolve() == Path(examples.data["file"]).resolve():
         raise UsageError("--out is the table itself; choose another file")
     decisions = _read_decisions(options)

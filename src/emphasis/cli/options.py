@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RESUMES = "the same command resumes from the last checkpoint, if there is one"
 """The `Command.resume_hint` of commands that train networks."""
 
+TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+"""What the names of tables that a command writes end with, in lower case."""
+
 _MAX_WORKERS = 1024  # threads or processes; far more than this exhausts a machine
 
 
@@ -279,6 +282,26 @@ def add_workers_option(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core, or one on an accelerator)"
     )
+
+
+def add_page_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that open a page of their own: --port and --no-browser."""
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+
+
+def show_page(options: argparse.Namespace, address: str) -> None:
+    """Print the address of a page, and open it in a browser unless --no-browser is given."""
+    import webbrowser
+
+    print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+    if not options.no_browser:
+        webbrowser.open(address)
+
+
+def port_error(options: argparse.Namespace, error: Exception) -> UsageError:
+    """Return the error of a page that cannot be served at --port."""
+    return UsageError(f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any")
 
 
 def add_no_progress_option(group: argparse._ArgumentGroup) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emphasis.cli.options import Command, UsageError, path_argument
+from emphasis.cli.options import Command, UsageError, add_page_options, path_argument, port_error, show_page
 from emphasis.errors import EmphasisError
 
 _DESCRIPTION = """\
@@ -37,23 +37,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="learn the order anew after N decisions; 0 keeps the audit's order (default: 25)",
     )
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    add_page_options(parser)
 
 
 def _review(options: argparse.Namespace) -> None:
-    import webbrowser
-
     from emphasis.review.examples import read_examples
     from emphasis.review.server import serve
 
     if options.relearn is not None and options.relearn < 0:
         raise UsageError(f"--relearn {options.relearn} is not allowed; use a whole number >= 0")
-
-    def show(address: str) -> None:
-        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
-        if not options.no_browser:
-            webbrowser.open(address)
 
     try:
         serve(
@@ -62,16 +54,14 @@ def _review(options: argparse.Namespace) -> None:
             reviewer=_user() if options.reviewer is None else options.reviewer,
             port=options.port,
             relearn_every=options.relearn,
-            show=show,
+            show=lambda address: show_page(options, address),
         )
     except KeyboardInterrupt:
         print()
     except EmphasisError:
         raise
     except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"cannot serve at port {options.port}: {error}; choose another --port, or 0 for any"
-        ) from error
+        raise port_error(options, error) from error
 
 
 def _user() -> str:

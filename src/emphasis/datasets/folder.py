@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.download import Progress
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
-from emphasis.datasets.image_files import MODES, ImageFiles, read_image, skips
+from emphasis.datasets.image_files import MODES, ImageFiles, read_images, skips
 from emphasis.datasets.image_list import ImageList, list_images, list_table_images
 from emphasis.datasets.split import Inputs, Split, draw_stratified, take_training
 from emphasis.datasets.table import TableOptions
 from emphasis.errors import EmphasisValueError
-from emphasis.texts import one_line, shortened
+from emphasis.texts import shortened
 
 _LISTED, _LISTED_IN_NOTE = 10, 50  # unreadable files named in an error, and in a note
 
@@ -203,26 +203,16 @@ def _read_all(
     Raises:
         DamagedFileError: Images cannot be read, and such are not skipped, or none of a class can.
     """
-    arrays = np.empty((len(images), channels, size, size), dtype=np.uint8)
-    unreadable: dict[int, str] = {}
-    for row, name in enumerate(images.names):
-        try:
-            arrays[row] = read_image(images.base / name, size, channels, center_crop=True)
-        except MemoryError:  # not the file's fault
-            raise
-        except Exception as error:  # decoders fail in many ways; every file is tried, so that one run finds them all
-            unreadable[row] = f"{images.base / name} ({one_line(error)})"
-        progress("reading images", row + 1, len(images))
+    paths = [images.base / name for name in images.names]
+    arrays, kept, unreadable = read_images(paths, size, channels, progress)
     if not unreadable:
-        return arrays, np.arange(len(images)), ()
+        return arrays, kept, ()
     count = f"{len(unreadable):,} of {len(images):,} images cannot be read"
-    kept = np.setdiff1d(np.arange(len(images)), list(unreadable))
     if not skip:
-        raise DamagedFileError(f"{count}: {shortened(list(unreadable.values()), _LISTED, '; ')}")
+        raise DamagedFileError(f"{count}: {shortened(unreadable, _LISTED, '; ')}")
     left = np.bincount(images.labels[kept], minlength=len(images.classes))
     lost = [images.classes[c] for c in np.unique(images.labels) if not left[c]]
     if lost:
-        listed = shortened(list(unreadable.values()), _LISTED, "; ")
+        listed = shortened(unreadable, _LISTED, "; ")
         raise DamagedFileError(f"{count}, among them all of {shortened(lost, _LISTED)}: {listed}")
-    listed = shortened(list(unreadable.values()), _LISTED_IN_NOTE, "; ")
-    return arrays[kept], kept, (f"{count} and were left out: {listed}",)
+    return arrays, kept, (f"{count} and were left out: {shortened(unreadable, _LISTED_IN_NOTE, '; ')}",)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.download import Progress, silent
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
 from emphasis.texts import one_line
@@ -111,6 +112,35 @@ class ImageFiles:
         if not images:
             raise DamagedFileError(f"none of {min(number, len(self))} images in {self.base} can be decoded")
         return np.stack(images)
+
+
+def read_images(
+    paths: Sequence[Path], size: int, channels: int, progress: Progress = silent
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    """Return image files as an array, cropped to their middle, without those that cannot be read.
+
+    Args:
+        paths: N paths. Every file is tried, so that all that cannot be read are found at once.
+        size: Pixels per side.
+        channels: 3 (RGB) or 1 (gray).
+        progress: Told the number of images read and in all.
+
+    Returns:
+        The K images that can be read, (K, channels, size, size); their numbers among the paths, (K,); and the paths of
+        the others with the reason.
+    """
+    images = np.empty((len(paths), channels, size, size), np.uint8)
+    unreadable: dict[int, str] = {}
+    for number, path in enumerate(paths):
+        try:
+            images[number] = read_image(path, size, channels, center_crop=True)
+        except MemoryError:  # not the file's fault
+            raise
+        except Exception as error:  # decoders fail in many ways
+            unreadable[number] = f"{path} ({one_line(error)})"
+        progress("reading images", number + 1, len(paths))
+    kept = np.setdiff1d(np.arange(len(paths)), list(unreadable))
+    return images[kept] if unreadable else images, kept, list(unreadable.values())
 
 
 def read_image(path: Path, size: int, channels: int, center_crop: bool) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ def find_encoder(name: str, download: bool = False) -> Path:
 
     Args:
         name: A folder, or the name of an encoder in the local cache of Hugging Face.
-        download: Whether an encoder that is in neither is downloaded from huggingface.co.
+        download: Whether an encoder that is in neither is downloaded from the hub of Hugging Face.
 
     Raises:
         DataNotFoundError: There is no such encoder, or it cannot be downloaded.
@@ -130,17 +130,8 @@ def load_tokenizer(folder: Path) -> tuple[Any, int]:
         DamagedFileError: It cannot be read.
         ModuleNotFoundError: The extra "transformers" is not installed.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise missing_extra(_USER, "transformers", error) from None
-
     inner = _parts(folder)[0]
-    try:
-        with silent_loading():
-            tokenizer = AutoTokenizer.from_pretrained(inner, **_LOCAL)
-    except Exception as error:  # the library raises anything for a damaged file
-        raise DamagedFileError(f"the tokenizer of the encoder {inner} cannot be read ({one_line(error)})") from error
+    tokenizer = _load("AutoTokenizer", inner, "the tokenizer of the encoder")
     longest = tokenizer.model_max_length
     if longest > 10**6:  # the tokenizer does not say; positions of RoBERTa begin with 2
         positions = read_json(inner / "config.json").get("max_position_embeddings")
@@ -157,19 +148,27 @@ def load_network(folder: Path) -> Any:
         DamagedFileError: It cannot be read.
         ModuleNotFoundError: The extra "transformers" is not installed.
     """
+    network = _load("AutoModel", _parts(folder)[0], "the encoder", use_safetensors=True).float()
+    return network.get_encoder() if network.config.is_encoder_decoder else network
+
+
+def _load(kind: str, folder: Path, name: str, **options: Any) -> Any:
+    """Return what a class of transformers, its `kind`, reads from a folder.
+
+    Raises:
+        DamagedFileError: It cannot be read; the message has the `name`.
+        ModuleNotFoundError: The extra "transformers" is not installed.
+    """
     try:
-        import torch
-        from transformers import AutoModel
+        import torch  # noqa: F401  # without it, transformers imports and fails later
+        import transformers
     except ModuleNotFoundError as error:
         raise missing_extra(_USER, "transformers", error) from None
-
-    inner = _parts(folder)[0]
     try:
         with silent_loading():
-            network = AutoModel.from_pretrained(inner, use_safetensors=True, **_LOCAL).to(torch.float32)
+            return getattr(transformers, kind).from_pretrained(folder, **_LOCAL, **options)
     except Exception as error:  # the library raises anything for a damaged file
-        raise DamagedFileError(f"the encoder {inner} cannot be read ({one_line(error)})") from error
-    return network.get_encoder() if network.config.is_encoder_decoder else network
+        raise DamagedFileError(f"{name} {folder} cannot be read ({one_line(error)})") from error
 
 
 @contextmanager

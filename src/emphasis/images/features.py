@@ -21,7 +21,7 @@ from emphasis.images.saved import KIND, PARAMETERS, load_model
 from emphasis.models import NAMES
 from emphasis.models.pretrained import IMAGENET_STATISTICS, load_pretrained
 from emphasis.models.registry import TIMM
-from emphasis.tabular.saved import FOLDER, model_kind
+from emphasis.tabular.saved import model_folder, model_kind
 from emphasis.texts import did_you_mean
 
 SIZE = 224
@@ -74,8 +74,6 @@ def frozen_network(network: str, weights: Path | None = None, *, size: int = 0, 
             raise EmphasisValueError(f"the folder {network} holds parameters; leave out {weights}")
         model = load_model(network)
         body = model.network[0] if isinstance(model.network, nn.Sequential) and model.width else None
-        folder = Path(network)
-        parameters = folder / PARAMETERS if (folder / PARAMETERS).is_file() else folder / FOLDER / PARAMETERS
         return FrozenNetwork(
             model.name,
             model.options,
@@ -83,7 +81,7 @@ def frozen_network(network: str, weights: Path | None = None, *, size: int = 0, 
             model.size,
             model.channels,
             model.statistics,
-            file_digest(parameters, "sha256"),
+            file_digest(model_folder(network) / PARAMETERS, "sha256"),
         )
     is_timm = network.startswith(TIMM)
     if not is_timm and network not in NAMES:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
-from emphasis.datasets.image_files import SUFFIXES, read_image
+from emphasis.datasets.image_files import SUFFIXES, read_images
 from emphasis.datasets.image_list import files_below
 from emphasis.datasets.table_report import TableError
 from emphasis.datasets.table_source import ReadOptions, open_table
 from emphasis.images.saved import SavedImageModel
 from emphasis.tabular.predict import Predictions
-from emphasis.texts import did_you_mean, encodable, one_line, shortened
+from emphasis.texts import did_you_mean, encodable, shortened
 
 _LISTED = 20
 
@@ -44,12 +44,12 @@ def predict_images(
     names = [name for source in sources for name in _names(source, options, images)]
     if not names:
         raise DataNotFoundError(f"there are no images in {shortened([str(source) for source in sources], _LISTED)}")
-    pixels, kept, unreadable = _read(names, model)
+    pixels, kept, unreadable = read_images([base / name for base, name in names], model.size, model.channels)
     notes: tuple[str, ...] = ()
     if unreadable:
         listed = shortened(unreadable, _LISTED, "; ")
         notes = (f"{len(unreadable):,} of {len(names):,} images cannot be read and were left out: {listed}",)
-    if not kept:
+    if not len(kept):
         raise DamagedFileError(f"none of {len(names):,} images can be read: {listed}")
     p = model.predict_proba(pixels)
     predicted = np.array(model.classes)[p.argmax(1)]
@@ -90,22 +90,6 @@ def _names(source: Path, options: ReadOptions | None, column: str) -> list[tuple
     if column not in frame.columns:
         raise TableError([f"{source.name} has no column {column!r}{did_you_mean(column, list(frame.columns))}"])
     return [(source.parent, str(path)) for path in frame[column].dropna()]
-
-
-def _read(names: Sequence[tuple[Path, str]], model: SavedImageModel) -> tuple[NDArray[np.uint8], list[int], list[str]]:
-    pixels = np.empty((len(names), *model.shape), np.uint8)
-    kept: list[int] = []
-    unreadable: list[str] = []
-    for row, (base, name) in enumerate(names):
-        try:
-            pixels[len(kept)] = read_image(base / name, model.size, model.channels, center_crop=True)
-        except MemoryError:  # not the file's fault
-            raise
-        except Exception as error:  # decoders fail in many ways
-            unreadable.append(f"{base / name} ({one_line(error)})")
-        else:
-            kept.append(row)
-    return pixels[: len(kept)], kept, unreadable
 
 
 def _label(base: Path, name: str, classes: Sequence[str]) -> str:

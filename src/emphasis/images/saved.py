@@ -18,10 +18,10 @@ from emphasis.datasets import ImageFiles
 from emphasis.datasets.archives import file_digest
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.extras import missing_extra
-from emphasis.files import naming_refusals, replacing, write_text
+from emphasis.files import replacing, write_text
 from emphasis.images.networks import Statistics, build_network, probabilities
 from emphasis.tabular.calibration import Calibration
-from emphasis.tabular.saved import CHECKSUM, FOLDER, MANIFEST, checksum, read_manifest, texts_of
+from emphasis.tabular.saved import CHECKSUM, FOLDER, MANIFEST, check_whole, checksum, read_manifest, texts_of
 from emphasis.texts import one_line
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
@@ -136,12 +136,9 @@ def load_model(folder: str | os.PathLike[str]) -> SavedImageModel:
     except ModuleNotFoundError as error:
         raise missing_extra("a model of images", "images", error) from None
 
-    model_folder, manifest = read_manifest(folder, (FORMAT,))
-    file = model_folder / PARAMETERS
-    with naming_refusals("read", file):
-        is_whole = file.is_file() and file_digest(file, "sha256") == manifest.get("sha256")
-    if not is_whole:
-        raise DamagedFileError(f"{file} is absent, cut short or not that of {MANIFEST}; fit again with --force")
+    source, manifest = read_manifest(folder, (FORMAT,))
+    file = source / PARAMETERS
+    check_whole(file, manifest.get("sha256"))
     try:
         classes, about, inputs = texts_of(manifest["classes"]), manifest["network"], manifest["input"]
         shape = inputs["channels"], inputs["size"], inputs["size"]
@@ -166,4 +163,4 @@ def load_model(folder: str | os.PathLike[str]) -> SavedImageModel:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # libraries raise anything for a damaged file
-        raise DamagedFileError(f"{model_folder} cannot be read ({one_line(error)}); fit again with --force") from error
+        raise DamagedFileError(f"{source} cannot be read ({one_line(error)}); fit again with --force") from error

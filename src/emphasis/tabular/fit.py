@@ -13,11 +13,7 @@ import numpy as np
 
 import emphasis
 from emphasis.datasets.table import TableOptions, prepare_table
-from emphasis.datasets.table_columns import ColumnOptions
 from emphasis.datasets.table_encoder import TableEncoder
-from emphasis.datasets.table_labels import LabelOptions
-from emphasis.datasets.table_source import ReadOptions
-from emphasis.datasets.text_columns import TextOptions
 from emphasis.errors import EmphasisValueError
 from emphasis.files import naming_refusals
 from emphasis.review.decisions import Decisions
@@ -104,7 +100,7 @@ def fit_table(
             words become features.
         encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
             that it returns for texts become features.
-        download: Whether the encoder is downloaded from huggingface.co if it is in neither.
+        download: Whether the encoder is downloaded from the hub of Hugging Face if it is in neither.
         force: Whether another fit in the folder is replaced.
         progress: Called as `progress(task, done, total)`.
 
@@ -129,14 +125,23 @@ def fit_table(
     if not 0 <= seed < 2**32:
         raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
     texts = [text] if isinstance(text, str) else list(text)
-    options = TableOptions(
-        ReadOptions(sep, encoding, decimal, missing),
-        LabelOptions(unlabeled, rare_classes, merge_spellings),
-        ColumnOptions(categorical, keep, max_levels, texts),
-        TextOptions(str(encoder), download),
-        drop,
-        id_column,
-        weight_column or "",
+    options = TableOptions.of(
+        sep=sep,
+        encoding=encoding,
+        decimal=decimal,
+        missing=missing,
+        unlabeled=unlabeled,
+        rare_classes=rare_classes,
+        merge_spellings=merge_spellings,
+        categorical=categorical,
+        keep=keep,
+        max_levels=max_levels,
+        text=texts,
+        encoder=str(encoder),
+        download=download,
+        drop=drop,
+        id_column=id_column,
+        weight_column=weight_column or "",
     )
     prepared = prepare_table(table, label, options, fewest=folds, progress=progress)
     weights = weights_of(prepared.frame, weight_column)

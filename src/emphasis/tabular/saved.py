@@ -188,10 +188,7 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
         calibration = None if curves is None else Calibration.from_dict(curves, len(classes))
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{source / MANIFEST} is damaged ({error}); fit again with --force") from error
-    with naming_refusals("read", path):
-        is_whole = path.is_file() and file_digest(path, "sha256") == digest
-    if not is_whole:
-        raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
+    check_whole(path, digest)
     try:
         predict = spec.load(path, settings, len(table_encoder.feature_names), len(classes))
     except ModuleNotFoundError:
@@ -207,11 +204,20 @@ def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray
     if "texts_sha256" not in manifest:
         return {}
     path = folder / TEXTS
+    check_whole(path, manifest["texts_sha256"])
+    return read_npz(path)
+
+
+def check_whole(path: Path, digest: Any) -> None:
+    """Check that a file of a model is the one whose SHA-256 digest its manifest holds.
+
+    Raises:
+        DamagedFileError: If it is not.
+    """
     with naming_refusals("read", path):
-        is_whole = path.is_file() and file_digest(path, "sha256") == manifest["texts_sha256"]
+        is_whole = path.is_file() and file_digest(path, "sha256") == digest
     if not is_whole:
         raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
-    return read_npz(path)
 
 
 def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str]) -> tuple[Path, dict[str, Any]]:
@@ -245,13 +251,10 @@ def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str])
 
 def model_kind(folder: str | os.PathLike[str]) -> str:
     """Return the kind of the model in a folder, such as "xgboost" or "images"; "" if there is none that can be read."""
-    for file in (Path(folder) / MANIFEST, Path(folder) / FOLDER / MANIFEST):
-        if file.is_file():
-            try:
-                return str(read_json(file).get("kind", ""))
-            except JSONFileError:
-                return ""
-    return ""
+    try:
+        return str(read_json(model_folder(folder) / MANIFEST).get("kind", ""))
+    except (DataNotFoundError, JSONFileError):
+        return ""
 
 
 def texts_of(values: Any) -> tuple[str, ...]:

@@ -14,13 +14,11 @@ from emphasis.datasets import Split
 from emphasis.diagnostics.plots.canvas import literal, new_figure
 from emphasis.diagnostics.plots.palette import ALARM, COLORS
 from emphasis.errors import EmphasisValueError
-from emphasis.experiments.recipes.settings import MethodSpec
-from emphasis.experiments.reports.summary import Entry, Summary
+from emphasis.experiments.reports.summary import Entry, Summary, family_of
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.data import load_split
 from emphasis.experiments.runs.store import CELLS, FolderError, probabilities
 from emphasis.experiments.studies.example_data import pictures_of
-from emphasis.weighting import DM
 
 _COLUMNS = 8
 
@@ -88,13 +86,7 @@ def _network(summary: Summary) -> Entry:
     Raises:
         ValueError: If there is none.
     """
-    entries = [
-        entry
-        for entry in summary.entries
-        if entry.rows
-        and not isinstance(entry.cell.objective, MethodSpec)
-        and isinstance(entry.cell.objective.weighting, DM)
-    ]
+    entries = [entry for entry in summary.entries if entry.rows and family_of(entry.cell) == "DM"]
     if not entries:
         raise EmphasisValueError(f"the run {summary.recipe.name} has no network with DM yet")
     return max(entries, key=lambda entry: entry.cell.noise.rate)
