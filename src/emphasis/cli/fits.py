@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emphasis.cli.options import TABLE_SUFFIXES, UsageError
 from emphasis.cli.output import check_json_target
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from emphasis.images.result import ImageFit
     from emphasis.tabular.predict import Predictions
     from emphasis.tabular.result import Fit
+
+
+def fit_result(result: Fit | ImageFit, label: str, notes: Sequence[str]) -> dict[str, Any]:
+    """Return what `emphasis fit --json` prints."""
+    return {
+        "folder": result.folder,
+        "label": label,
+        "model": result.request["model"],
+        "rows": len(result.given),
+        "classes": result.classes,
+        "scores": result.scores,
+        "notes": notes,
+    }
 
 
 def print_fit(result: Fit | ImageFit, console: Console) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from emphasis.cli.fits import predictions_file, print_fit, write_predictions
+from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
 from emphasis.cli.options import (
     UsageError,
     add_accelerator_option,
@@ -107,15 +107,7 @@ def fit_images(options: argparse.Namespace) -> None:
         )
     notes = [in_shell(note) for note in result.notes]
     print_notes(options, notes)
-    options.result = {
-        "folder": result.folder,
-        "label": options.label or "",
-        "model": result.request["model"],
-        "rows": len(result.given),
-        "classes": result.classes,
-        "scores": result.scores,
-        "notes": notes,
-    }
+    options.result = fit_result(result, options.label or "", notes)
     print_fit(result, Console())
 
 

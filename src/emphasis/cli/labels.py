@@ -41,7 +41,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "moves", "label-studio", "argilla"),
         default="table",
-        help="what to export: a table (default), moves of images, or tasks; import: whose answers",
+        help="what export writes: a table (default), moves of images, or tasks for a tool; for import, the tool",
     )
     parser.add_argument(
         "--out", type=path_argument, metavar="FILE", help="file to write (.csv, .parquet; tasks: .json)"
@@ -54,7 +54,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="decisions to use (default: decisions.jsonl in the audit's folder)",
     )
-    parser.add_argument("--all", action="store_true", help="tasks: of all examples, not of suspects alone")
+    parser.add_argument("--all", action="store_true", help="write tasks for all examples, not only for suspects")
     moving = parser.add_mutually_exclusive_group()
     moving.add_argument("--apply", action="store_true", help="move the files")
     moving.add_argument("--dry-run", action="store_true", help="only list the moves (default)")

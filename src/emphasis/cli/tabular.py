@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emphasis.cli.fits import predictions_file, print_fit, write_predictions
+from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
 from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
 from emphasis.cli.options import (
     Command,
@@ -164,15 +164,7 @@ def _fit(options: argparse.Namespace) -> None:
         )
     notes = [] if result.prepared is None else result.prepared.report.lines(in_shell)
     print_notes(options, notes)
-    options.result = {
-        "folder": result.folder,
-        "label": options.label,
-        "model": options.model,
-        "rows": len(result.given),
-        "classes": result.classes,
-        "scores": result.scores,
-        "notes": notes,
-    }
+    options.result = fit_result(result, options.label, notes)
     if options.tune:
         print_tuning(tuning, "", console)
     print_fit(result, console)

@@ -68,7 +68,7 @@ class Outlook:
 
 
 def random_sequence(n: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return all examples in the random sequence in which they are drawn, the same for every reviewer of an audit."""
+    """Return the random order in which the n examples are drawn; it is the same for every reviewer of an audit."""
     return np.random.default_rng((n, seed)).permutation(n)
 
 

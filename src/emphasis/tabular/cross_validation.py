@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,22 +97,73 @@ def cross_validate(
     Returns:
         The fold of each row (N,), and each method's probabilities (N, C).
     """
-    labels, classes = data.table.given, len(data.table.classes)
+    labels, total = data.table.given, folds * len(methods) + 1
+
+    def start_fold(_number: int, training_rows: NDArray[Any], test_rows: NDArray[Any]) -> PredictFold:
+        known, unseen = data.encode(training_rows, test_rows)
+
+        def predict(name: str) -> NDArray[np.float64]:
+            targets, weights = data.of_method(name)
+            classifier = train(methods[name], known, targets[training_rows], weights[training_rows])
+            return np.asarray(classifier.predict_proba(unseen), np.float64)
+
+        return predict
+
+    return predict_held_out(
+        labels,
+        len(data.table.classes),
+        list(methods),
+        splits(labels, folds, train.seed),
+        folder,
+        digest,
+        start_fold,
+        lambda number, place, name: progress(
+            f"fold {number + 1} of {folds}: {name}", number * len(methods) + place, total
+        ),
+    )
+
+
+PredictFold = Callable[[str], NDArray[np.float64]]
+"""Takes the name of a method, and returns its probabilities of the held-out rows, (n, C)."""
+
+
+def predict_held_out(
+    labels: NDArray[np.int64],
+    num_classes: int,
+    methods: Sequence[str],
+    parts: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+    folder: Path,
+    digest: str,
+    start_fold: Callable[[int, NDArray[Any], NDArray[Any]], PredictFold],
+    before: Callable[[int, int, str], None] = lambda *_: None,
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """Predict each row by a model that has not seen it; folds that the folder holds are read, others are written.
+
+    Args:
+        labels: Classes, shape (N,).
+        num_classes: C.
+        methods: Names of the methods.
+        parts: Training and held-out rows of each fold.
+        folder: Folder of the fit.
+        digest: Digest of the fit, by which its folds are known.
+        start_fold: Called as `start_fold(number, training_rows, test_rows)` for a fold that the folder does not hold;
+            returns what predicts its held-out rows by each method.
+        before: Called as `before(number, place, name)` before predictions of the method at `place` are made or used.
+
+    Returns:
+        The fold of each row (N,), and each method's probabilities (N, C).
+    """
     fold = np.empty(len(labels), dtype=np.int64)
-    probabilities = {name: np.empty((len(labels), classes)) for name in methods}
-    for number, (training_rows, test_rows) in enumerate(splits(labels, folds, train.seed)):
+    probabilities = {name: np.empty((len(labels), num_classes)) for name in methods}
+    for number, (training_rows, test_rows) in enumerate(parts):
         fold[test_rows] = number
-        predicted = read_fold(folder, number, digest, list(methods), (len(test_rows), classes))
-        encoded = None if predicted else data.encode(training_rows, test_rows)
-        predicted = predicted or {}
-        for done, (name, weighting) in enumerate(methods.items(), start=number * len(methods)):
-            progress(f"fold {number + 1} of {folds}: {name}", done, folds * len(methods) + 1)
-            if encoded is not None:
-                targets, weights = data.of_method(name)
-                classifier = train(weighting, encoded[0], targets[training_rows], weights[training_rows])
-                predicted[name] = np.asarray(classifier.predict_proba(encoded[1]), np.float64)
-            probabilities[name][test_rows] = predicted[name]
-        if encoded is not None:
+        stored = read_fold(folder, number, digest, list(methods), (len(test_rows), num_classes))
+        predict = stored.__getitem__ if stored else start_fold(number, training_rows, test_rows)
+        predicted = {}
+        for place, name in enumerate(methods):
+            before(number, place, name)
+            predicted[name] = probabilities[name][test_rows] = predict(name)
+        if not stored:
             write_fold(folder, number, digest, predicted)
     return fold, probabilities
 

@@ -11,7 +11,7 @@ chose it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,28 +219,7 @@ def tune_table(
         twin = replace(twin, scores=tuple(score(twin, part) for part in parts))
         finished.append(twin)
         baseline = max(baseline, twin, key=lambda trial: sign * trial.mean)
-    new = _encoded(data, rows, folds, seed + 1)
-    fold = np.empty(len(rows), np.int64)
-    compared = {"best": best, BASELINE: baseline}
-    probabilities = {
-        name: np.empty((len(rows), len(prepared.classes))) for name, trial in compared.items() if trial is not None
-    }
-    position = np.full(len(prepared.given), -1)
-    position[rows] = np.arange(len(rows))
-    for number, part in enumerate(new):
-        fold[position[part[3]]] = number
-        for name in probabilities:
-            winner = compared[name]
-            assert winner is not None
-            probabilities[name][position[part[3]]] = run(winner, part)
-    scored = evaluate(
-        prepared.given[rows],
-        probabilities,
-        prepared.classes,
-        baseline=BASELINE,
-        weights=data.weights[rows],
-        fold=fold,
-    )
+    scored = _compare_on_new_folds(data, rows, folds, seed + 1, {"best": best, BASELINE: baseline}, run)
     chosen = _recommended(best, baseline, scored, metric)
     request |= {
         "settings": {**spec.settings, **fixed, **chosen.settings},
@@ -257,6 +236,42 @@ def tune_table(
     _write(target, content)
     progress("done", trials + 1, trials + 1)
     return TableTuning(target, request, metric, tuple(finished), best, baseline, scored, len(rows))
+
+
+def _compare_on_new_folds(
+    data: Data,
+    rows: NDArray[np.int64],
+    folds: int,
+    seed: int,
+    trials: Mapping[str, TableTrial | None],
+    run: Callable[[TableTrial, tuple[Any, ...]], NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Return the scores of trials by name, without those that are None, on folds that did not choose them.
+
+    Args:
+        data: The table.
+        rows: The rows that are used.
+        folds: Number of folds.
+        seed: Seed of the folds.
+        trials: The trials.
+        run: Returns the probabilities of a part's held-out rows by a trial.
+    """
+    winners = {name: trial for name, trial in trials.items() if trial is not None}
+    fold = np.empty(len(rows), np.int64)
+    probabilities = {name: np.empty((len(rows), len(data.table.classes))) for name in winners}
+    for number, part in enumerate(_encoded(data, rows, folds, seed)):
+        held = np.searchsorted(rows, part[3])  # rows are in order
+        fold[held] = number
+        for name, trial in winners.items():
+            probabilities[name][held] = run(trial, part)
+    return evaluate(
+        data.table.given[rows],
+        probabilities,
+        data.table.classes,
+        baseline=BASELINE,
+        weights=data.weights[rows],
+        fold=fold,
+    )
 
 
 def _recommended(

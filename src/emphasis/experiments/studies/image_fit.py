@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import emphasis
 from emphasis.datasets import Split
@@ -20,7 +19,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
-from emphasis.experiments.studies.image_training import FeatureTrainer, NetworkTrainer, Progress, Rows, Trainer
+from emphasis.experiments.studies.image_training import FeatureTrainer, NetworkTrainer, Progress, Rows
 from emphasis.experiments.studies.own_data import recipe_of, suitable_length, with_idle_threads
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA
 from emphasis.files import naming_refusals, write_text
@@ -30,10 +29,10 @@ from emphasis.images.result import ImageFit
 from emphasis.images.saved import SavedImageModel, save_model
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.calibration import Calibration, calibrate_held_out
-from emphasis.tabular.cross_validation import splits
-from emphasis.tabular.folder import acquire, read_fold, write_fold
+from emphasis.tabular.cross_validation import PredictFold, predict_held_out, splits
+from emphasis.tabular.folder import acquire
 from emphasis.tabular.result import BASELINE, FOLDS
-from emphasis.weighting import CCE, DEFAULT_WEIGHTING, Weighting, WeightingLike, as_weighting
+from emphasis.weighting import CCE, DEFAULT_WEIGHTING, WeightingLike, as_weighting
 
 MOST_PIXELS = 64
 """Largest size of images that is chosen for a network that is trained; larger images are scaled down."""
@@ -151,7 +150,12 @@ def fit_images(
         train = _with_rate(NetworkTrainer(split, cell, context, progress), target, digest, parts[0][0])
     else:
         train = _on_features(frozen, split, seed, progress)
-    fold, held = _cross_validate(train, split, methods, parts, target, digest)
+
+    def start_fold(number: int, training_rows: Rows, test_rows: Rows) -> PredictFold:
+        task = f"fold {number + 1} of {folds}"
+        return lambda name: train(training_rows, methods[name], f"{task}: {name}").predict(test_rows)
+
+    fold, held = predict_held_out(labels, split.num_classes, list(methods), parts, target, digest, start_fold)
     calibrations: dict[str, Calibration | None] = {}
     if calibrate:
         for name, p in held.items():
@@ -267,29 +271,3 @@ def _on_features(frozen: FrozenNetwork, split: Split, seed: int, progress: Progr
     statistics = split.channel_statistics() if frozen.statistics is None else frozen.statistics
     features = cached_features(frozen, np.asarray(split.train_inputs), statistics, progress)
     return FeatureTrainer(features, split.train_labels, split.num_classes, frozen.body, statistics, seed, progress)
-
-
-def _cross_validate(
-    train: Trainer,
-    split: Split,
-    methods: Mapping[str, Weighting],
-    parts: list[tuple[Rows, Rows]],
-    target: Path,
-    digest: str,
-) -> tuple[Rows, dict[str, NDArray[np.float64]]]:
-    """Predict each image by a model that has not seen it; return its fold, and each method's probabilities."""
-    labels = split.train_labels
-    fold = np.empty(len(labels), np.int64)
-    held = {name: np.empty((len(labels), split.num_classes)) for name in methods}
-    for number, (training_rows, test_rows) in enumerate(parts):
-        fold[test_rows] = number
-        predicted = read_fold(target, number, digest, list(methods), (len(test_rows), split.num_classes))
-        if predicted is None:
-            predicted = {
-                name: train(training_rows, weighting, f"fold {number + 1} of {len(parts)}: {name}").predict(test_rows)
-                for name, weighting in methods.items()
-            }
-            write_fold(target, number, digest, predicted)
-        for name in methods:
-            held[name][test_rows] = predicted[name]
-    return fold, held

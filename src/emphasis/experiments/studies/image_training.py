@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,22 +54,6 @@ class Trained:
     statistics: Statistics
 
 
-class Trainer(Protocol):
-    """Trains classifiers of the images of a data set."""
-
-    def __call__(self, rows: Rows, weighting: Weighting, task: str) -> Trained:
-        """Return a classifier that is trained on some rows.
-
-        Args:
-            rows: Rows of the data set, shape (n,).
-            weighting: Weighting of the loss, normalized by its integral.
-            task: What progress is reported as.
-
-        Raises:
-            EmphasisValueError: If the network diverged, or does not take such images.
-        """
-
-
 @dataclass(frozen=True, eq=False)
 class NetworkTrainer:
     """Trains networks, all of whose parameters learn.
@@ -87,7 +71,16 @@ class NetworkTrainer:
     progress: Progress
 
     def __call__(self, rows: Rows, weighting: Weighting, task: str) -> Trained:
-        """Return a network that is trained on some rows; see `Trainer`."""
+        """Return a network that is trained on some rows.
+
+        Args:
+            rows: Rows of the data set, shape (n,).
+            weighting: Weighting of the loss, normalized by its integral.
+            task: What progress is reported as.
+
+        Raises:
+            EmphasisValueError: If the network diverged, or does not take such images.
+        """
         cell, total = self.cell, self.cell.solver.iterations
         cell = replace(cell, evaluation=Evaluation(total, train_size=1))
         images, first = self.split.train_inputs, rows[:1]
@@ -172,7 +165,7 @@ class FeatureTrainer:
         return {"epochs": _LINEAR_EPOCHS}
 
     def __call__(self, rows: Rows, weighting: Weighting, task: str) -> Trained:
-        """Return the frozen network with a linear layer that is trained on some rows; see `Trainer`."""
+        """Return the frozen network with a linear layer that is trained on some rows, as `NetworkTrainer` does."""
         self.progress(task, 0, 0)
         features = self.features[rows].astype(np.float64)
         mean, std = features.mean(0), features.std(0)
