@@ -1,7 +1,13 @@
+import ast
+import contextlib
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from emphasis.extras import EXTRAS, MissingExtraError, missing_extra
 
@@ -43,12 +49,57 @@ def test_another_missing_module_is_not_taken_for_an_extras():
     assert missing_extra("emphasis fit", "fit", first) is first  # named already
 
 
-def test_every_extra_is_in_pyproject():
-    import tomllib
-    from pathlib import Path
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-    content = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert set(EXTRAS) < set(content["project"]["optional-dependencies"])
+
+def test_every_extra_is_in_pyproject():
+    assert set(EXTRAS) < set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def _imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _normalized(name):
+    return name.lower().replace("-", "_")
+
+
+def _installed_with(requirements, seen):
+    """Add to `seen` the distributions that are installed with these requirements, and with theirs."""
+    for requirement in map(Requirement, requirements):
+        name = _normalized(requirement.name)
+        if name == "emphasis_learn":
+            for extra in requirement.extras:
+                _installed_with(PYPROJECT["project"]["optional-dependencies"][extra], seen)
+        elif name not in seen and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            seen.add(name)
+            with contextlib.suppress(PackageNotFoundError):
+                _installed_with(requires(requirement.name) or [], seen)
+    return seen
+
+
+def test_types_are_checked_alike_wherever_an_optional_package_is_absent():
+    """What `make lint` does not install is among mypy's overrides, so its verdict is the same on every machine."""
+    imported = {name for file in (ROOT / "src").rglob("*.py") for name in _imported(file)}
+    overridden = {
+        module.removesuffix(".*")
+        for override in PYPROJECT["tool"]["mypy"]["overrides"]
+        for module in override["module"]
+        if override.get("ignore_missing_imports")
+    }
+    installed = _installed_with(["emphasis-learn[lint]"], set())
+    distributions = packages_distributions()
+    missing = {
+        name
+        for name in imported - sys.stdlib_module_names - overridden - {"emphasis"}
+        if not set(map(_normalized, distributions.get(name, []))) & installed
+    }
+    assert not missing
 
 
 def test_importing_emphasis_boosting_needs_numpy_alone():
