@@ -11,14 +11,10 @@ import pytest
 
 import emphasis
 from controls import right_beyond_chance
-from emphasis import baselines
 from emphasis.cli.main import main
 from emphasis.errors import EmphasisError
 from emphasis.tabular import load_model
 from emphasis.texts import named_value
-from emphasis.weighting import FAMILIES
-
-TABLE5 = str(Path(__file__).parents[1] / "results" / "table5")
 
 
 def _fails(capsys, *arguments):
@@ -79,52 +75,6 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"emphasis {emphasis.__version__}\n"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_show_draws_every_family_in_any_case(family, capsys):
-    assert main(["show", family.lower()]) == 0
-    assert "emphasis mode" in capsys.readouterr().out
-
-
-def test_show_takes_parameters_and_comparisons(capsys):
-    assert main(["show", "DM", "--lam", "1", "--beta", "16", "--vanishing", "--vs", "GCE", "CCE"]) == 0
-    out = capsys.readouterr().out
-    assert all(text in out for text in ("DM(lam=1.0, beta=16.0, vanishing=True)", "GCE(q=0.7)", "CCE()"))
-
-
-def test_show_draws_dm_beside_others_unless_told_otherwise(capsys):
-    assert main(["show", "SCE"]) == 0
-    out = capsys.readouterr().out
-    assert "SCE(mu=0.1" in out
-    assert "DM(lam=0.5" in out
-    assert main(["show", "SCE", "--vs"]) == 0
-    assert "DM(" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("method", [name for name in baselines.names() if baselines.find(name).has_view()])
-def test_show_draws_the_methods_dm_is_compared_with(method, capsys):
-    assert main(["show", method]) == 0
-    out = capsys.readouterr().out
-    assert f"{method}(" in out.lower()
-    assert "DM(lam=0.5" in out
-
-
-def test_show_says_from_where_on_a_method_pushes_the_label_down(capsys):
-    """Label smoothing's gradient at the label, p - (1 - epsilon (C - 1) / C), is 0 at p = 0.91."""
-    assert main(["show", "label-smoothing", "--epsilon", "0.1", "--num_classes", "10"]) == 0
-    assert "pushes p down beyond p = 0.91" in " ".join(capsys.readouterr().out.split())
-
-
-def test_show_takes_negative_numbers(capsys):
-    assert main(["show", "SCE", "--A", "-6"]) == 0
-    assert "A=-6.0" in capsys.readouterr().out
-
-
-def test_show_draws_to_a_file(tmp_path, capsys):
-    assert main(["show", "DM", "--lam", "0.5", "--out", str(tmp_path / "edf.svg")]) == 0
-    assert (tmp_path / "edf.svg").exists()
-    assert "drawn to" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -173,65 +123,6 @@ def test_show_draws_to_a_file(tmp_path, capsys):
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
     assert message in _fails(capsys, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("missing", "arguments", "message"),
-    [
-        ("rich", ["run", "digits"], "emphasis run needs the extra 'experiments'"),
-        ("torch", ["run", "digits"], "pip install '.[experiments]' in a checkout"),
-        (
-            "lightning_fabric",
-            ["run", "digits"],
-            "emphasis run needs the extra 'experiments' (lightning_fabric is missing)",
-        ),
-        ("jinja2", ["report", TABLE5, "--format", "html"], "emphasis report needs the extra 'experiments'"),
-        ("matplotlib", ["report", TABLE5, "--format", "html"], "emphasis report needs the extra 'experiments'"),
-        ("jinja2", ["run", "digits"], "emphasis run needs the extra 'experiments' (jinja2 is missing)"),
-        ("jinja2", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (jinja2 is missing)"),
-        ("rich", ["recipes"], "pip install '.[experiments]' in a checkout"),
-        ("plotext", ["show", "DM"], "emphasis show needs the extra 'plot'"),
-        ("rich", ["fit", "t.csv", "--label", "y"], "emphasis fit needs the extra 'fit' (rich is missing)"),
-        ("sklearn", ["fit", "t.csv", "--label", "y"], "emphasis.tabular needs the extra 'fit' (sklearn is missing)"),
-        ("pandas", ["predict", "run", "t.csv"], "emphasis predict needs the extra 'fit' (pandas is missing)"),
-        ("torch", ["show", "label-smoothing"], "emphasis show needs the extra 'torch' (torch is missing)"),
-        ("bokeh", ["design"], "design needs the extra 'design' (bokeh is missing)"),
-        ("rich", ["design", "--run", "digits"], "emphasis design needs the extra 'experiments' (rich is missing)"),
-        ("rich", ["audit", "digits"], "emphasis audit needs the extra 'experiments' (rich is missing)"),
-        ("matplotlib", ["show", "DM", "--out", "a.png"], "pip install '.[plot]' in a checkout"),
-        ("rich", ["tune", "digits"], "emphasis tune needs the extra 'search' (rich is missing)"),
-        ("torch", ["tune", "digits"], "emphasis tune needs the extra 'search' (torch is missing)"),
-        ("optuna", ["tune", "digits"], "emphasis tune needs the extra 'search' (optuna is missing)"),
-        ("rich", ["search", "digits", "--method", "CCE"], "emphasis search needs the extra 'search' (rich is missing)"),
-        ("pandas", ["tune", __file__, "--label", "y"], "emphasis tune needs the extra 'table' (pandas is missing)"),
-    ],
-)
-def test_a_missing_extra_is_named_in_one_line(missing, arguments, message):
-    program = (
-        "import sys\n"
-        "class Absent:\n"  # sys.modules[...] = None would have others find a module that is None
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] == {missing!r}:\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        f"from emphasis.cli.main import main; sys.exit(main({arguments!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(("module", "extra"), [("gensim", "text"), ("pandas", "table"), ("pyarrow", "table")])
-def test_data_that_needs_an_extra_of_its_own_names_that_one(module, extra, tmp_path, capsys, monkeypatch):
-    from emphasis.experiments.runs import runner
-
-    def load(*_):
-        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-
-    monkeypatch.setattr(runner, "load_split", load)
-    message = _fails(capsys, "run", "digits", "--out", str(tmp_path / "run"))
-    assert f"pip install '.[{extra}]' in a checkout" in message
 
 
 def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
@@ -308,11 +199,6 @@ def test_nothing_heavy_is_imported_for_the_help():
 def test_python_m_emphasis():
     done = subprocess.run([sys.executable, "-m", "emphasis", "show", "DM"], capture_output=True, text=True, check=True)
     assert "emphasis mode" in done.stdout
-
-
-def test_negative_numbers_in_scientific_notation_are_values(capsys):
-    assert main(["show", "DM", "--lam", "0", "--beta", "-5e-1"]) == 0
-    assert "DM(lam=0.0, beta=-0.5)" in capsys.readouterr().out
 
 
 def test_an_unusable_folder_is_one_line(tmp_path, capsys):

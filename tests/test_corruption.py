@@ -65,16 +65,6 @@ def labels_and_matrices(draw):
     return np.array(labels), matrix / matrix.sum(axis=1, keepdims=True)
 
 
-@st.composite
-def labels_and_probabilities(draw):
-    num_classes, size = draw(st.integers(2, 6)), draw(st.integers(1, 80))
-    rng = np.random.default_rng(draw(SEEDS))
-    temperature = draw(st.sampled_from([0.1, 1.0, 10.0]))
-    logits = rng.normal(size=(size, num_classes)) * temperature
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return rng.integers(0, num_classes, size), probabilities / probabilities.sum(axis=1, keepdims=True)
-
-
 # --- one core: any transition matrix
 
 
@@ -259,96 +249,6 @@ def test_the_cifar100_superclasses_are_those_of_the_data_set():
     np.testing.assert_array_equal(np.array(CIFAR100_SUPERCLASS)[fine], coarse)
 
 
-# --- noise that depends on the example
-
-
-def reachable(difficulty):
-    return np.count_nonzero(difficulty) / difficulty.size
-
-
-@given(labels_and_probabilities(), RATES, SEEDS)
-def test_instance_dependent_count_is_within_one_of_the_rate_given_probabilities(case, rate, seed):
-    labels, probabilities = case
-    hardness = 1 - probabilities[np.arange(labels.size), labels]
-    rate = rate * reachable(hardness)
-    result = instance_dependent(labels, rate, probabilities=probabilities, seed=seed)
-    assert abs(result.changed.sum() - rate * labels.size) < 1.0 + ROUNDING
-    assert (probabilities[np.arange(labels.size), result.labels] > 0).all()
-    np.testing.assert_allclose(
-        result.transition_matrix, recounted(labels, result.labels, probabilities.shape[1]), atol=1e-15
-    )
-
-
-@given(
-    st.lists(st.one_of(st.just(0.0), st.floats(1e-12, 1e3)), min_size=2, max_size=60).filter(any),
-    RATES,
-    SEEDS,
-)
-def test_instance_dependent_count_is_within_one_of_the_rate_given_difficulty(difficulty, rate, seed):
-    difficulty = np.array(difficulty)
-    rate = rate * reachable(difficulty)
-    labels = np.arange(difficulty.size) % 3
-    result = instance_dependent(labels, rate, difficulty=difficulty, num_classes=3, seed=seed)
-    assert abs(result.changed.sum() - rate * labels.size) < 1.0 + ROUNDING
-    assert not result.changed[difficulty == 0.0].any()
-    assert result.labels.max() < 3
-
-
-def test_flip_probabilities_are_proportional_to_difficulty_and_saturate_at_one():
-    difficulty = np.array([0.0, 1.0, 2.0, 3.0, 100.0])
-    draws = [instance_dependent([0, 1, 0, 1, 0], 0.4, difficulty=difficulty, seed=s).changed for s in range(4000)]
-    wanted = np.array([0.0, 1 / 6, 2 / 6, 3 / 6, 1.0])  # one label saturates, the rest share 5 * 0.4 - 1
-    got = np.mean(draws, axis=0)
-    assert (np.abs(got - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / 4000)).all()
-
-
-def test_the_harder_half_flips_more_and_new_labels_follow_the_model():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet([0.5, 0.3, 0.1], size=9000)
-    labels = rng.integers(0, 3, 9000)
-    hardness = 1 - probabilities[np.arange(9000), labels]
-    result = instance_dependent(labels, 0.3, probabilities=probabilities)
-    hard = hardness > np.median(hardness)
-    assert result.realized_rate == pytest.approx(0.3, abs=1 / 9000)
-    assert result.changed[hard].mean() > 1.5 * result.changed[~hard].mean()
-    others = probabilities.copy()
-    others[np.arange(9000), labels] = 0.0
-    others /= others.sum(axis=1, keepdims=True)
-    expected, got = others[result.changed], np.eye(3)[result.labels[result.changed]]
-    sigma = np.sqrt((expected * (1 - expected)).sum(axis=0))
-    assert (np.abs((got - expected).sum(axis=0)) < 5 * sigma).all()
-
-
-def test_given_difficulty_new_labels_are_uniform_over_the_other_classes():
-    result = instance_dependent(np.zeros(30_000, int), 1.0, difficulty=np.ones(30_000), num_classes=4)
-    assert result.changed.all()
-    assert np.abs(result.transition_matrix[0, 1:] - 1 / 3).max() < 5 * math.sqrt(2 / 9 / 30_000)
-
-
-@pytest.mark.parametrize("difficulty", [[1.0, 1e-320], [1e308, 1e308], [5e-324, 5e-324], [1e-300, 1.0], [1e300, 1e290]])
-def test_every_example_flips_at_rate_one_at_any_scale_of_difficulty(difficulty):
-    assert instance_dependent([0, 1], 1.0, difficulty=difficulty).changed.all()
-
-
-@pytest.mark.parametrize(("positive", "size"), [(299_993, 1_000_003), (700_001, 1_000_003), (5, 7), (65, 129)])
-def test_the_largest_reachable_rate_flips_every_example_that_can(positive, size):
-    difficulty = np.zeros(size)
-    difficulty[:positive] = np.random.default_rng(0).exponential(size=positive)
-    for rate in (positive / size, positive / size * (1 + 5e-13)):  # rate * size rounds to either side
-        changed = instance_dependent(np.arange(size) % 2, rate, difficulty=difficulty).changed
-        assert changed[:positive].all()
-        assert not changed[positive:].any()
-
-
-def test_float32_probabilities_are_taken_as_they_are():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(50, 1000)).astype(np.float32)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    result = instance_dependent(np.arange(50), 0.5, probabilities=probabilities)
-    assert result.changed.sum() == 25
-    assert result.transition_matrix.shape == (1000, 1000)
-
-
 # --- imbalance
 
 
@@ -427,91 +327,6 @@ def test_the_result_is_frozen_and_says_what_happened():
         result.labels = None
     empty = dataclasses.replace(result, labels=result.labels[:0], changed=result.changed[:0])
     assert empty.realized_rate == 0.0
-
-
-EYE = np.eye(2)
-HALF = np.full((2, 2), 0.5)
-ERRORS = [
-    (lambda: symmetric([[0, 1]], 0.1), ValueError, r"shape \(1, 2\), not \(N,\).*argmax"),
-    (lambda: symmetric(3, 0.1), ValueError, r"shape \(\), not \(N,\)"),
-    (lambda: symmetric([], 0.1), ValueError, "labels are empty"),
-    (lambda: symmetric([0.0, 1.0], 0.1), TypeError, r"labels are float64.*astype\(int\)"),
-    (lambda: symmetric([True, False], 0.1), TypeError, "labels are bool"),
-    (lambda: symmetric(["cat"], 0.1), TypeError, "labels are <U3"),
-    (lambda: symmetric([-100, 1], 0.1), ValueError, "labels hold -100.*leave ignored examples out"),
-    (lambda: symmetric([0, 7], 0.1, num_classes=5), ValueError, r"hold 7, outside \[0, 4\] of num_classes=5"),
-    (lambda: symmetric([0, 0], 0.1), ValueError, "only class 0; pass num_classes >= 2"),
-    (lambda: symmetric([0], 0.1, num_classes=1), ValueError, "num_classes=1 is not allowed.*integer >= 2"),
-    (lambda: symmetric([0], 0.1, num_classes=2.0), TypeError, "num_classes=2.0 is not allowed"),
-    (lambda: symmetric([0, 1], math.nan), ValueError, r"symmetric: noise_rate=nan.*in \[0, 1\]"),
-    (lambda: symmetric([0, 1], 40), ValueError, r"symmetric: noise_rate=40.*in \[0, 1\]"),
-    (lambda: pair_flip([0, 1], -0.1), ValueError, r"pair_flip: noise_rate=-0.1.*in \[0, 1\]"),
-    (lambda: cifar10_asymmetric([0, 1], "0.4"), TypeError, "cifar10_asymmetric: noise_rate must be a number"),
-    (lambda: cifar10_asymmetric([10], 0.1), ValueError, "hold 10.*num_classes=10"),
-    (lambda: symmetric([0, 1], 0.1, sampling="some"), ValueError, "sampling='some'.*'exact', 'independent'"),
-    (lambda: symmetric([0, 1], 0.1, seed=None), TypeError, "seed=None.*integer >= 0"),
-    (lambda: symmetric([0, 1], 0.1, seed=True), TypeError, "seed=True"),
-    (lambda: symmetric([0, 1], 0.1, seed=-1), ValueError, "seed=-1"),
-    (
-        lambda: superclass_swap([0], 0.1, superclass=[0, 0, 4]),
-        ValueError,
-        "superclass 4 has one class, 2.*two",
-    ),
-    (lambda: superclass_swap([0], 0.1, superclass=EYE), ValueError, r"superclass has shape \(2, 2\).*\(C,\)"),
-    (lambda: superclass_swap([100], 0.1), ValueError, "hold 100.*num_classes=100"),
-    (
-        lambda: from_transition_matrix([0], np.ones((2, 3)) / 3),
-        ValueError,
-        r"shape \(2, 3\): it must be square",
-    ),
-    (lambda: from_transition_matrix([0], [1.0]), ValueError, r"shape \(1,\): it must be square"),
-    (lambda: from_transition_matrix([0], [[0.9, 0.1], [0.2, 0.7]]), ValueError, "row 1 .*0.8999.*transpose"),
-    (lambda: from_transition_matrix([0], EYE + 1e-7), ValueError, "row 0 .*within 1e-08"),
-    (lambda: from_transition_matrix([0], [[1.5, -0.5], [0, 1]]), ValueError, r"\[0, 1\]=-0.5 .*in \[0, 1\]"),
-    (lambda: from_transition_matrix([0], [[1, 0], [math.nan, 1]]), ValueError, r"\[1, 0\]=nan"),
-    (lambda: from_transition_matrix([2], EYE), ValueError, "hold 2.*num_classes=2"),
-    (lambda: instance_dependent([0, 1], 0.1), TypeError, "either probabilities.*or difficulty"),
-    (lambda: instance_dependent([0, 1], 0.1, probabilities=HALF, difficulty=[1, 1]), TypeError, "either"),
-    (
-        lambda: instance_dependent([0, 1], 0.1, probabilities=[1, 1]),
-        ValueError,
-        r"has shape \(2,\).*need \(2, 2\)",
-    ),
-    (
-        lambda: instance_dependent([0, 1], 0.1, probabilities=HALF, num_classes=3),
-        ValueError,
-        r"need \(2, 3\)",
-    ),
-    (
-        lambda: instance_dependent([0, 1], 0.1, probabilities=EYE * 2),
-        ValueError,
-        "row 0 of probabilities.*2.0",
-    ),
-    (
-        lambda: instance_dependent([0, 1], 0.1, difficulty=[1]),
-        ValueError,
-        r"difficulty has shape \(1,\).*\(2,\)",
-    ),
-    (lambda: instance_dependent([0, 1], 0.1, difficulty=[1, -2]), ValueError, "holds -2: .*finite and >= 0"),
-    (lambda: instance_dependent([0, 1], 0.1, difficulty=[1, math.inf]), ValueError, "holds inf"),
-    (lambda: instance_dependent([0, 1], 0.6, difficulty=[1, 0]), ValueError, "noise_rate=0.6 exceeds 0.5"),
-    (lambda: instance_dependent([0, 1], 0.6, difficulty=[0, 0]), ValueError, "noise_rate=0.6 exceeds 0,"),
-    (lambda: pn_ratio([0, 0], 2), ValueError, r"must hold positive=1 and others; they hold \[0\]"),
-    (lambda: pn_ratio([1, 1], 2), ValueError, r"must hold positive=1 and others; they hold \[1\]"),
-    (lambda: pn_ratio([1, 1, 0], 1), ValueError, "ratio=1: 2 positives and 1 negatives allow 2 to 2"),
-    (lambda: pn_ratio([1, 1, 0], 9), ValueError, "ratio=9"),
-    (lambda: pn_ratio([1, 1, 0], 0), ValueError, "ratio=0: .*allow 2 to 2"),
-    (lambda: pn_ratio([1, 1, 0], 5e-324), ValueError, "allow 2 to 2"),
-    (lambda: pn_ratio([1, 0], -1), ValueError, "pn_ratio: ratio=-1"),
-    (lambda: long_tail([0, 2], 10), ValueError, "class 1 of 3 has no example"),
-    (lambda: long_tail([0, 1], 0.5), ValueError, "imbalance_factor=0.5.*>= 1"),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "message"), ERRORS, ids=[message for _, _, message in ERRORS])
-def test_bad_input_is_named_with_what_is_allowed(call, kind, message):
-    with pytest.raises(kind, match=message):
-        call()
 
 
 def test_no_framework_is_imported():

@@ -10,21 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from emphasis.baselines import Problem, Step, make
+from emphasis.baselines import Problem, make
 from emphasis.baselines import cae as module
 from emphasis.baselines._instance_matching import InstanceMatching
 from emphasis.baselines.cae import attend, cut, mean_of_least, verification
+from video_steps import exactly, fed, random
 
 CLASSES, FEATURES, WIDTH = 3, 4, 5
 SEEDS = st.integers(0, 10**6)
-
-
-def exactly(found, expected):
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=1e-10, atol=1e-10)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def people(videos, clip, seed=0):
@@ -46,11 +39,6 @@ def cae(labels, clip, seed=0, **options):
                 value.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn)
         method.matching.classes.copy_(F.normalize(method.matching.classes, dim=1))
     return method
-
-
-def fed(labels, features, logits):
-    rows = torch.arange(len(labels))
-    return Step(features, labels, rows, 0.0, lambda _: logits, None, lambda: features)
 
 
 # --- the literal method
@@ -171,7 +159,7 @@ def test_it_is_the_literal_loss_and_moves_the_classes(seed, videos, clip, lam, n
     weights = [features, *method.parameters()]
     expected, classes = literal_loss(method, features, labels, logits, clip)
     gradients = torch.autograd.grad(expected, weights, allow_unused=True, materialize_grads=True)
-    found = method.loss(fed(labels, features, logits))
+    found = method.loss(fed(labels, logits, features))
     exactly(found, expected)
     exactly(method.matching.classes, classes)
     for one, other in zip(torch.autograd.grad(found, weights), gradients, strict=True):
@@ -341,4 +329,4 @@ def test_what_does_not_consist_of_several_clips_is_refused(frames):
     labels = torch.zeros(frames, dtype=torch.int64)
     method = cae(labels, 2)
     with pytest.raises(ValueError, match=f"a batch of {frames} frames does not consist of clips of 2 frames, two or"):
-        method.loss(fed(labels, random(frames, FEATURES), random(frames, CLASSES)))
+        method.loss(fed(labels, random(frames, CLASSES), random(frames, FEATURES)))

@@ -1,6 +1,5 @@
 """Table 3 end to end, on real images in Clothing1M's layout: one command, killed and resumed, and every fault named."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.store import SEARCH, finished_rows
 from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
+from finished_runs import rows_of
 from killed import kill_after_a_checkpoint
 
 SMALL = """
@@ -64,13 +64,6 @@ def command(small, folder, *more, methods=("DM",)):
     return ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--methods", *methods, "--out", str(folder), *more]
 
 
-def results(folder):
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["seconds"], row["revision"]
-    return rows
-
-
 SKIP = ("--set", "dataset.broken=skip")
 
 
@@ -82,7 +75,7 @@ def finished(small, tmp_path_factory):
 
 
 def test_one_command_trains_on_noisy_labels_and_names_the_broken_image(small, finished):
-    rows = results(finished)
+    rows = rows_of(finished)
     assert [row["method"] for row in rows] == ["CCE", "DM", "Boot-hard"]
     for row in rows:
         assert (row["n_train"], row["n_test"], row["num_classes"]) == (120, 60, 14)
@@ -103,7 +96,7 @@ def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path,
     said = " ".join(capsys.readouterr().out.split())
     assert "going on from iteration" in said
     assert f"1 images cannot be decoded and were skipped: {small[2]['noisy_train'][BROKEN]}" in said
-    assert results(folder) == results(finished)
+    assert rows_of(folder) == rows_of(finished)
 
 
 def fails(capsys, arguments):
@@ -127,7 +120,7 @@ def test_a_missing_folder_and_a_list_cut_short_are_reported_before_anything_is_t
     assert "12 images of noisy_train_key_list.txt that do not exist" in said
     assert main(command(copy, tmp_path / "run", *SKIP, "--set", "dataset.missing=skip", "--iterations", "2")) == 0
     assert "They are left out." in " ".join(capsys.readouterr().out.split())  # of lines folded at the terminal's width
-    assert results(tmp_path / "run")[0]["n_train"] == 108
+    assert rows_of(tmp_path / "run")[0]["n_train"] == 108
     said = fails(capsys, command(copy, tmp_path / "other", "--set", "dataset.complete=true"))
     assert "noisy_train_key_list.txt has 120 lines, not 1,000,000" in said
     assert not list(tmp_path.glob("other/cells/*.npz"))
@@ -205,7 +198,7 @@ def test_photographs_of_vehicles_are_learned_through_the_layout(tmp_path):
     (tmp_path / "photographs.toml").write_text(SMALL.replace("[8, 16]", "[16, 32, 64]").replace("60", "300", 1))
     given = (tmp_path / "photographs.toml", tmp_path, None)
     assert main(command(given, tmp_path / "run", "--set", "solver.schedule.at=[200]")) == 0
-    (row,) = results(tmp_path / "run")
+    (row,) = rows_of(tmp_path / "run")
     assert row["outcome"] == "learned"
 
 
@@ -225,6 +218,6 @@ def test_a_folder_of_one_s_own_is_streamed_to_the_numbers_of_memory(small, tmp_p
         (tmp_path / f"{stream}.toml").write_text(text)
         arguments = ["run", str(tmp_path / f"{stream}.toml"), "--data", str(base), *ONE_PROCESS, "--methods", "DM"]
         assert main([*arguments, "--iterations", "30", "--out", str(tmp_path / stream)]) == 0
-        (row,) = results(tmp_path / stream)
+        (row,) = rows_of(tmp_path / stream)
         rows.append({name: row[name] for name in ("curves", "p_histogram", "final_test_accuracy", "n_train")})
     assert rows[0] == rows[1]

@@ -22,6 +22,7 @@ from emphasis.experiments.runs.store import stored_recipe
 from emphasis.experiments.runs.user_code import with_sources
 from emphasis.experiments.studies.search import search
 from emphasis.experiments.studies.space import Vary
+from finished_runs import rows_of
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
 HEAD = (
@@ -59,13 +60,6 @@ class Own(Baseline):
         return -logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
 """
 HOW = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu"]
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["seconds"], row["revision"]
-    return rows
 
 
 @pytest.fixture(scope="module")

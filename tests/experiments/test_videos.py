@@ -1,6 +1,5 @@
 """Table 4 end to end on a small planted MARS: one command, killed and resumed, judged by retrieval, faults named."""
 
-import json
 import shutil
 
 import numpy as np
@@ -12,6 +11,7 @@ from emphasis.datasets import DataNotFoundError, holdout
 from emphasis.datasets.mars import load_mars
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.store import probabilities
+from finished_runs import rows_of
 from killed import kill_after_a_checkpoint
 from planted_mars import write_planted_mars
 
@@ -97,13 +97,6 @@ def command(small, folder, *more, methods=("CCE", "DM")):
     return ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--methods", *methods, "--out", str(folder), *more]
 
 
-def results(folder):
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["seconds"], row["revision"]
-    return rows
-
-
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
@@ -112,7 +105,7 @@ def finished(small, tmp_path_factory):
 
 
 def test_one_command_finds_persons_that_it_never_saw(small, finished):
-    rows = results(finished)
+    rows = rows_of(finished)
     assert [row["method"] for row in rows] == ["CCE", "DM"]
     for row in rows:
         curves = row["curves"]
@@ -131,7 +124,7 @@ def test_one_command_finds_persons_that_it_never_saw(small, finished):
 
 def test_frames_that_do_not_show_their_person_are_those_the_network_doubts(small, finished):
     wrong = small[2].wrong
-    for row in results(finished):
+    for row in rows_of(finished):
         p = probabilities(finished, row)["p"]
         assert p[wrong == ""].mean() > 2 * p[wrong != ""].mean()
 
@@ -142,7 +135,7 @@ def test_a_run_killed_twice_ends_alike(small, finished, tmp_path, capsys):
     kill_after_a_checkpoint(arguments, folder)
     assert main(arguments) == 0
     assert "going on from iteration" in capsys.readouterr().out
-    assert results(folder) == results(finished)[1:]
+    assert rows_of(folder) == rows_of(finished)[1:]
 
 
 def test_methods_for_videos_find_persons_by_their_own_measure(tmp_path):
@@ -152,7 +145,7 @@ def test_methods_for_videos_find_persons_by_their_own_measure(tmp_path):
     write_planted_mars(tmp_path / "mars", train_persons=12, wrong_share=0.0)
     assert main(command((recipe, tmp_path, None), tmp_path / "run", methods=("OSM+CAA", "DRSA", "CAE"))) == 0
     curves = {}
-    for row in results(tmp_path / "run"):
+    for row in rows_of(tmp_path / "run"):
         curves.setdefault(row["method"], []).append(row["curves"]["mean_average_precision"])
     print(curves)  # shown where it fails
     assert set(curves) == {"OSM+CAA", "DRSA", "CAE"}
@@ -185,7 +178,7 @@ def test_broken_frames_stop_the_run_or_are_passed_over_and_named(small, tmp_path
     assert any(path.name in said for path in bad)
     skip = (*few, "--set", "dataset.broken=skip")
     assert main(command(copy, tmp_path / "run", *skip, methods=("DM",))) == 0
-    assert results(tmp_path / "run")[0]["broken_images"] == sorted(f"{path.parent.name}/{path.name}" for path in bad)
+    assert rows_of(tmp_path / "run")[0]["broken_images"] == sorted(f"{path.parent.name}/{path.name}" for path in bad)
     for image in np.flatnonzero(tracklet == 20):
         spoil(mars.test.path(int(image)))
     said = fails(capsys, command(copy, tmp_path / "lost", *skip, methods=("DM",)))
@@ -209,7 +202,7 @@ def test_missing_folders_and_lists_cut_short_are_named_before_anything_is_traine
     assert "1 whole folders: 0003" in said
     assert main(command(copy, tmp_path / "run", "--set", "dataset.missing=skip", "--iterations", "2")) == 0
     assert "They are left out." in " ".join(capsys.readouterr().out.split())
-    assert results(tmp_path / "run")[0]["num_classes"] == 39
+    assert rows_of(tmp_path / "run")[0]["num_classes"] == 39
 
 
 def test_a_perceptron_and_a_validation_part_are_refused_with_the_reason(small, tmp_path, capsys):

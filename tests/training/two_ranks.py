@@ -17,7 +17,7 @@ from emphasis.baselines import Baseline, Learner, Problem, make, names
 from emphasis.datasets import DamagedFileError, Gallery
 from emphasis.models import build
 from emphasis.models.stacked import StackedMLP
-from emphasis.torch.distributed import gathered, part_of
+from emphasis.torch.distributed import all_gather_rows, rank_slice
 from emphasis.training import evaluation
 from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.fabric import make_fabric
@@ -211,11 +211,11 @@ def sharing_out():
     group, rank = torch.distributed.group.WORLD, torch.distributed.get_rank()
     for number in range(6):
         rows = torch.arange(6.0 * number).view(number, 2, 3)
-        own = rows[part_of(group)].clone().requires_grad_()
-        found = gathered(own, number, group)
+        own = rows[rank_slice(group)].clone().requires_grad_()
+        found = all_gather_rows(own, number, group)
         assert torch.equal(found, rows)
         found.mul(rows + 1.0).sum().backward()  # and averaged over ranks, as DDP does
-        assert torch.equal(own.grad / 2, (rows + 1.0)[part_of(group)])
+        assert torch.equal(own.grad / 2, (rows + 1.0)[rank_slice(group)])
     for number in range(1, 8):
         parts = list(range(number))
         own = deal_round_robin(parts, group)

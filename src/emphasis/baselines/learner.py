@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from emphasis.baselines.protocol import Baseline, Epoch, Predictions, Step
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import last_linear, last_pool
-from emphasis.torch.distributed import gathered, part_of
+from emphasis.torch.distributed import all_gather_rows, rank_slice
 
 Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
@@ -136,7 +136,7 @@ class Learner(nn.Module):
         if what not in self._seen:
             raise EmphasisValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
         own, number = self._seen[what]
-        return own if self.process_group is None else gathered(own, number, self.process_group)
+        return own if self.process_group is None else all_gather_rows(own, number, self.process_group)
 
     def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network's call, which takes note of examples that are looked at without a derivative."""
@@ -159,8 +159,8 @@ class Learner(nn.Module):
             return own
         self._calls += 1
         with _own_draws(self.process_group, inputs.device, self._calls):
-            own = network(inputs[part_of(self.process_group)])
-        return gathered(own, len(inputs), self.process_group)
+            own = network(inputs[rank_slice(self.process_group)])
+        return all_gather_rows(own, len(inputs), self.process_group)
 
     def _checked(self, logits: Tensor) -> Tensor:
         """Return the logits, of which there must be as many columns as the method needs."""

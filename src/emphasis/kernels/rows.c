@@ -167,14 +167,16 @@ static int sum_of_factors(const Job *job, double *counted, double *unit, int64_t
     return OK;
 }
 
-/* Set what derivatives and losses are multiplied by, and return what a derivative is still to be multiplied by then:
- * with `defer` a mean's division, to within a power of two, lest small shares leave float16's range. */
-static double set_scales(Job *job, int mean, int defer, double counted, double unit) {
-    double scale = mean > 0 && counted > 0.0 ? 1.0 / counted : 1.0, still = defer && mean > 0 ? power_above(scale) : 1.0;
+/* Set the factors of derivatives and losses, and return the scale that the caller has to apply to derivatives. With
+ * `defer_scale` that is the division by a mean's denominator, to within a power of two: otherwise small shares would
+ * leave the range of float16. */
+static double set_scales(Job *job, int mean, int defer_scale, double counted, double unit) {
+    double scale = mean > 0 && counted > 0.0 ? 1.0 / counted : 1.0;
+    double pending_scale = defer_scale && mean > 0 ? power_above(scale) : 1.0;
     job->unit = mean > 0 ? unit : 1.0;
-    job->scale = scale / still;
+    job->scale = scale / pending_scale;
     job->loss_scale = scale;
-    return still;
+    return pending_scale;
 }
 
 static void put_number(void *numbers, int64_t at, int dtype, double value) {
@@ -209,14 +211,15 @@ static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
 
 #include "statistics.h"
 
-static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
+static int loss_of_table(Job *job, void *loss, double *pending_scale, int64_t *where, int mean, int defer_scale,
+                         int threads) {
     double counted, unit;
     int status = sum_of_factors(job, &counted, &unit, where);
     if (status != OK) return status;
     job->unit = unit;
     void *kept = NULL;
     status = find_exponents(job, counted, where, threads, 1, &kept);
-    *still = set_scales(job, mean, defer, counted, unit);
+    *pending_scale = set_scales(job, mean, defer_scale, counted, unit);
     job->value = malloc((job->outer * job->inner + 1) * sizeof(double));
     if (status == OK) status = job->value ? run(job, threads, where) : NO_MEMORY;
     if (status == OK) put_loss(job, job->value, mean, loss);
@@ -227,7 +230,8 @@ static int loss_of_table(Job *job, void *loss, double *still, int64_t *where, in
 
 /* Weights are shares of the batch's sum: all log-weights first, then the derivative. The loss is the weighted
  * cross-entropy. */
-static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, int mean, int defer, int threads) {
+static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *where, int mean, int defer_scale,
+                         int threads) {
     int64_t examples = job->outer * job->inner;
     size_t width = real_size(job);
     double counted, peak;
@@ -251,9 +255,10 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
         for (int64_t i = 0; i < examples; i++) log_w[i] += log(job->factor[i] / job->unit);
     double log_sum = log_sum_exp(log_w, examples, &peak);
     double largest_share = log_sum == -INFINITY ? 1.0 : exp(peak - log_sum);
-    *still = defer ? power_above(largest_share) : 1.0;
+    *pending_scale = defer_scale ? power_above(largest_share) : 1.0;
     if (status == OK && job->targets) {
-        job->log_share = log_sum == -INFINITY ? INFINITY : log_sum, job->scale = 1.0 / *still, job->value = value;
+        job->log_share = log_sum == -INFINITY ? INFINITY : log_sum;
+        job->scale = 1.0 / *pending_scale, job->value = value;
         status = run(job, threads, where);
     } else if (status == OK) {
 #pragma omp simd
@@ -261,7 +266,7 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
             double share = log_w[i] - log_sum > -700.0 ? exp_of_double(log_w[i] - log_sum) : 0.0;
             double u = is_double(job) ? ((const double *)margin)[i] : ((const float *)margin)[i];
             value[i] = share > 0.0 ? share * (log_one_plus_exp(u) + (u < 0.0 ? -u : 0.0)) : 0.0;
-            log_w[i] = 0.5 * share / *still;
+            log_w[i] = 0.5 * share / *pending_scale;
         }
         for (int64_t i = 0; i < examples; i++) put_number(half, i, job->dtype, log_w[i]);
         Job write = *job;
@@ -279,38 +284,38 @@ static int loss_of_batch(Job *job, void *loss, double *still, int64_t *where, in
 int emphasis_supports(int dtype) { return supported(dtype); }
 
 /* Loss and derivative of labels. mean: 1 divides both by the sum of the factors of the examples that count, 0 does not,
- * -1 is one loss per example. *still: what `out` is still to be multiplied by, other than 1 only with `defer`. */
+ * -1 is one loss per example. *pending_scale: what the caller has to multiply `out` by; 1 without `defer_scale`. */
 int emphasis_labels(const void *logits, void *out, const int64_t *labels, const double *factor, const double *table,
-                    void *loss, double *still, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
-                    int64_t ignore_index, int dtype, int mean, int batch, int defer, int threads) {
+                    void *loss, double *pending_scale, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
+                    int64_t ignore_index, int dtype, int mean, int batch, int defer_scale, int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
     Job job = {.logits = logits, .out = out, .labels = labels, .factor = factor, .table = table, .outer = outer,
                .classes = classes, .inner = inner, .ignore_index = ignore_index, .dtype = dtype, .batch = batch};
-    return (batch ? loss_of_batch : loss_of_table)(&job, loss, still, where, mean, defer, threads);
+    return (batch ? loss_of_batch : loss_of_table)(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
 /* The same of rows of probabilities, of which class_weight multiplies each class's. */
 int emphasis_targets(const void *logits, void *out, const void *targets, const double *class_weight,
-                     const double *factor, const double *table, const float *compact, void *loss, double *still,
-                     int64_t *where, int64_t rows, int64_t classes, int dtype, int mean, int batch, int defer,
+                     const double *factor, const double *table, const float *compact, void *loss, double *pending_scale,
+                     int64_t *where, int64_t rows, int64_t classes, int dtype, int mean, int batch, int defer_scale,
                      int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
     Job job = {.logits = logits, .out = out, .targets = targets, .class_weight = class_weight, .factor = factor,
                .table = table, .compact = compact, .outer = rows, .classes = classes, .inner = 1, .dtype = dtype,
                .batch = batch};
-    return (batch ? loss_of_batch : loss_of_table)(&job, loss, still, where, mean, defer, threads);
+    return (batch ? loss_of_batch : loss_of_table)(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
 /* The same of one logit for two classes: labels 0 and 1, or targets, the probabilities of class 1. */
 int emphasis_binary(const void *logits, void *out, const int64_t *labels, const void *targets,
-                    const double *class_weight, const double *factor, const double *table, void *loss, double *still,
-                    int64_t *where, int64_t examples, int64_t ignore_index, int dtype, int mean, int defer,
+                    const double *class_weight, const double *factor, const double *table, void *loss,
+                    double *pending_scale, int64_t *where, int64_t examples, int64_t ignore_index, int dtype, int mean, int defer_scale,
                     int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
     Job job = {.logits = logits, .out = out, .labels = labels, .targets = targets, .class_weight = class_weight,
                .factor = factor, .table = table, .outer = examples, .classes = 1, .inner = 1,
                .ignore_index = ignore_index, .dtype = dtype, .binary = 1};
-    return loss_of_table(&job, loss, still, where, mean, defer, threads);
+    return loss_of_table(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
 /* Margins, and what emphasis_write needs of each example: double for float64, else float. With `top` also statistics: of

@@ -100,7 +100,7 @@ static inline void look_up_block(const Row *row, int64_t start, Flags counts, La
 }
 
 /* t_rho := t rho scale of the other classes; return their sum, *value += the sum of t loss, or under "batch" of w loss. */
-static double weigh_others(const Row *row, REAL *t_rho, double *value) {
+static double weighted_others(const Row *row, REAL *t_rho, double *value) {
     const Job *job = row->job;
     double sum = 0.0, losses = 0.0;
     for (int64_t span = 0; span < job->classes; span += LONG) {
@@ -239,7 +239,7 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, REAL *of_step, in
     row.scale = job->batch ? job->scale : job->scale * factor;
     row.shift = job->batch ? (factor > 0.0 ? log(factor) - job->log_share : -INFINITY) : 0.0;
     double weight = log_w + row.shift < -700.0 ? 0.0 : t_top * row.scale * exp_of_double(log_w + row.shift);
-    double sum = weigh_others(&row, t_rho, &value);
+    double sum = weighted_others(&row, t_rho, &value);
     if (t_top > 0.0) value += job->batch ? weight * -log_p : t_top * loss;
     if (job->batch)
         job->value[at] = value / job->scale;
@@ -288,7 +288,7 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
             }
             continue;
         }
-        weigh_margins(job, first, n, margin, margin, factor, half, value);
+        weighted_margins(job, first, n, margin, margin, factor, half, value);
         for (int64_t t = 0; t < n; t++) {
             gradient[t] += own ? -half[t] : half[t];
             job->value[first + t] += value[t];

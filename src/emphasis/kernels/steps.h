@@ -51,7 +51,7 @@ static void store(const REAL *x, int64_t n, int dtype, void *target, int64_t at)
 
 /* half := half the weights of margins, value := their losses; both times factor and the job's scales. Examples whose
  * log-weights are asked for get these instead. lead: how far the label's logit is above the largest other one. */
-static void weigh_margins(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
+static void weighted_margins(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
                           const double *factor, REAL *half, double *value) {
     double log_w[SPAN], loss[SPAN], x[SPAN];
     int32_t cell[SPAN];
@@ -86,7 +86,7 @@ static void factors_of(const Job *job, int64_t first, int64_t n, double *factor)
 }
 
 /* Examples first..first+n, not ignored ones among them: keep what is asked for; half := half their weights. */
-static void weigh(const Job *job, int64_t first, int64_t n, Examples *of, double *sums) {
+static void weighted_terms(const Job *job, int64_t first, int64_t n, Examples *of, double *sums) {
     if (job->half) {
         memcpy(of->half, (const REAL *)job->half + first, n * sizeof(REAL));
         return;
@@ -118,7 +118,7 @@ static void weigh(const Job *job, int64_t first, int64_t n, Examples *of, double
         }
         statistics_of_examples(job, first, n, margin, lead, factor, of, sums);
     } else if (job->table)
-        weigh_margins(job, first, n, margin, lead, factor, of->half, job->log_w ? NULL : job->value + first);
+        weighted_margins(job, first, n, margin, lead, factor, of->half, job->log_w ? NULL : job->value + first);
 }
 
 static void ignore(const Job *job, int64_t example) {
@@ -267,7 +267,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
         of.without[t] = of.sum[t] - 1;
         if (of.sum[t] < 2) e[of.top[t]] = 0, of.without[t] = sum_of(e, classes), e[of.top[t]] = 1;
     }
-    weigh(job, first, count, &of, sums);
+    weighted_terms(job, first, count, &of, sums);
     if (job->statistics) {
         add_rounded(of_step, classes, sums, job->statistics->rounder);
         if (job->margins) memcpy((REAL *)job->sum + first, of.sum, count * sizeof(REAL));

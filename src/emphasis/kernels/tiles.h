@@ -96,7 +96,7 @@ static int tile(const Job *job, int64_t number, REAL *values, double *sums, int6
         if (job->statistics && top[t] != label[t]) of.sum[t] += 1;
         if (label[t] < 0) of.own[t] = of.peak[t] = 0, of.sum[t] = 1;
     }
-    weigh(job, first, width, &of, sums);
+    weighted_terms(job, first, width, &of, sums);
     for (int64_t t = 0; t < width; t++)
         if (label[t] < 0) ignore(job, first + t);
     if (job->statistics) {

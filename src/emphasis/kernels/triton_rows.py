@@ -163,9 +163,9 @@ def fused(
         weight /= power
         tl.store(pending, power, mask=tl.program_id(0) == 0)
     if factor is not None:
-        of_each = tl.load(factor + example, mask=there, other=0.0) / unit
-        weight *= of_each
-        value *= of_each
+        example_factor = tl.load(factor + example, mask=there, other=0.0) / unit
+        weight *= example_factor
+        value *= example_factor
     wrong = (~ignored) & ~(allowed & finite)
     value = tl.where(wrong, float("nan"), tl.where(ignored, 0.0, value))
     if work is None:
@@ -243,8 +243,8 @@ def margins(
 @jit
 def log_of_factor(factor, example, there):
     """Return the logarithm of the examples' factors."""
-    of_each = tl.load(factor + example, mask=there, other=1.0)
-    return tl.where(of_each == 0.0, float("-inf"), tl.log(tl.where(of_each == 0.0, 1.0, of_each)))
+    example_factor = tl.load(factor + example, mask=there, other=1.0)
+    return tl.where(example_factor == 0.0, float("-inf"), tl.log(tl.where(example_factor == 0.0, 1.0, example_factor)))
 
 
 @jit
@@ -353,8 +353,8 @@ def write(
         others = load_others(
             logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_first"
         )
-        share_of_each = tl.exp(others - peak[:, None]) * ratio
-        store_all(out, base, label, there, -half, share_of_each, first, classes, inner, CLASSES, SPATIAL)
+        class_share = tl.exp(others - peak[:, None]) * ratio
+        store_all(out, base, label, there, -half, class_share, first, classes, inner, CLASSES, SPATIAL)
 
 
 @jit(do_not_specialize=VARYING)

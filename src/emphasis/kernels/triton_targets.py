@@ -109,7 +109,7 @@ def targets_fused(
             power = power_above(scale)
             tl.store(pending, power, mask=tl.program_id(0) == 0)
     shift = tl.zeros([EXAMPLES], tl.float64)
-    of_each = tl.full([EXAMPLES], 1.0, tl.float64)
+    example_factor = tl.full([EXAMPLES], 1.0, tl.float64)
     if BATCH:
         highest = tl.load(work)
         shift -= tl.where(highest == float("-inf"), 0.0, highest)
@@ -118,16 +118,16 @@ def targets_fused(
         if factor is not None:
             shift += log_of_factor(factor, example, there)
     elif factor is not None:
-        of_each = tl.load(factor + example, mask=there, other=0.0) / unit
-    scale_of_each = (scale * of_each / power).to(tl.float32)
-    shift_of_each = shift.to(tl.float32)
+        example_factor = tl.load(factor + example, mask=there, other=0.0) / unit
+    example_scale = (scale * example_factor / power).to(tl.float32)
+    example_shift = shift.to(tl.float32)
 
     sums = tl.zeros([EXAMPLES], tl.float64)  # of t rho, of the losses, and of the probabilities
     value = tl.zeros([EXAMPLES], tl.float64)
     probability = tl.zeros([EXAMPLES], tl.float32)
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
-        e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
+        e, t, log_p_of_class, log_rho, losses, given, odd = others_of_row(
             logits,
             targets,
             class_weight,
@@ -152,8 +152,8 @@ def targets_fused(
             COMPACT_REACH,
             CLASSES,
         )
-        terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
-        losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_each if BATCH else t * losses
+        terms = t * tl.exp(log_rho + example_shift[:, None]) * example_scale[:, None]
+        losses = -2.0 * terms * (1.0 - e * p_of_e[:, None]) * log_p_of_class if BATCH else t * losses
         sums += tl.sum(terms, 1)
         value += tl.sum(losses, 1)
         probability += given
@@ -161,8 +161,8 @@ def targets_fused(
     t_of_top = tl.load(targets + base + top, mask=there, other=0.0).to(tl.float64)
     if class_weight is not None:
         t_of_top *= tl.load(class_weight + top)
-    weight = tl.where(t_of_top > 0.0, t_of_top * exp_of(log_w + shift) * scale * of_each / power, 0.0)
-    value = (value + weight * loss_of_top) * power if BATCH else (value + t_of_top * loss_of_top) * of_each
+    weight = tl.where(t_of_top > 0.0, t_of_top * exp_of(log_w + shift) * scale * example_factor / power, 0.0)
+    value = (value + weight * loss_of_top) * power if BATCH else (value + t_of_top * loss_of_top) * example_factor
     is_wrong = (wrong > 0) | (tl.abs(probability - 1.0) > 0.01) | (~finite)
     value = tl.where(is_wrong, float("nan"), value)
     if BATCH or work is None:
@@ -175,7 +175,7 @@ def targets_fused(
         p = exp_of(log_p)
         at_top = tl.where(is_wrong, float("nan"), (p * sums - 0.5 * weight).to(tl.float32))
         for first in range(0, classes, CLASSES):
-            e, t, log_p_of_each, log_rho, losses, given, odd = others_of_row(
+            e, t, log_p_of_class, log_rho, losses, given, odd = others_of_row(
                 logits,
                 targets,
                 class_weight,
@@ -200,7 +200,7 @@ def targets_fused(
                 COMPACT_REACH,
                 CLASSES,
             )
-            terms = t * tl.exp(log_rho + shift_of_each[:, None]) * scale_of_each[:, None]
+            terms = t * tl.exp(log_rho + example_shift[:, None]) * example_scale[:, None]
             store_all(out, base, top, there, at_top, e * share[:, None] - terms, first, classes, 1, CLASSES, False)
     if (not BATCH) and work is not None:
         add_up_losses(work, work + 1 + 2 * PARTS, scale, loss, SPAN)
@@ -246,7 +246,7 @@ def targets_log_weights(
     probability = tl.zeros([EXAMPLES], tl.float32)
     wrong = tl.zeros([EXAMPLES], tl.int32)
     for first in range(0, classes, CLASSES):
-        e, t, log_p_of_each, log_rho, _losses, given, odd = others_of_row(
+        e, t, log_p_of_class, log_rho, _losses, given, odd = others_of_row(
             logits,
             targets,
             class_weight,
@@ -276,7 +276,7 @@ def targets_log_weights(
         terms = 2.0 * t * (1.0 - e * p_of_e[:, None]) * tl.exp(log_rho - finite_peak[:, None])
         lower = tl.exp(most - finite_peak)
         weights = weights * lower + tl.sum(terms, 1)
-        losses = losses * lower - tl.sum(terms * log_p_of_each, 1)
+        losses = losses * lower - tl.sum(terms * log_p_of_class, 1)
         most = higher
         probability += given
         wrong += odd

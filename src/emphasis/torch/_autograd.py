@@ -19,7 +19,7 @@ from emphasis.kernels.batch_statistics import Likeliest, likeliest_of
 from emphasis.kernels.operators import look_up
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import mean_over_ranks, whole_peak_and_sum, whole_sum
+from emphasis.torch.distributed import global_max_and_sumexp, global_sum, mean_over_ranks
 from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import SATURATION
 
@@ -60,7 +60,7 @@ def loss_and_gradient(
         counted = torch.ones_like(margin) if share is None else share.expand(margin.shape)
         counted = counted if valid is None else torch.where(valid, counted, 0.0)
         likeliest = likeliest_of(logits.detach(), counted.detach().sum(1, keepdim=True))
-    loss, weight = _weigh(margin, log_p, log_q, lead, likeliest, share, valid, options, dtype)
+    loss, weight = _weighted_terms(margin, log_p, log_q, lead, likeliest, share, valid, options, dtype)
     if soft:
         loss = loss.sum(1, keepdim=True)
     loss = loss.squeeze(1) if options.reduction == "none" else loss.sum()
@@ -200,7 +200,7 @@ def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options, 
     return log_w
 
 
-def _weigh(
+def _weighted_terms(
     margin: Tensor,
     log_p: Tensor,
     log_q: Tensor,
@@ -228,7 +228,7 @@ def _weigh(
     return _loss(margin, log_p, weight, unit, options), weight
 
 
-def weigh_examples(
+def example_terms(
     margin: Tensor,
     lead: Tensor,
     likeliest: Likeliest | None,
@@ -249,7 +249,9 @@ def weigh_examples(
         dtype: Of the derivative.
     """
     factor = None if factor is None else factor.to(margin.dtype)
-    return _weigh(margin, F.logsigmoid(margin), F.logsigmoid(-margin), lead, likeliest, factor, valid, options, dtype)
+    return _weighted_terms(
+        margin, F.logsigmoid(margin), F.logsigmoid(-margin), lead, likeliest, factor, valid, options, dtype
+    )
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
@@ -263,7 +265,7 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
         log_share = log_w if share is None else log_w + share.log()
         if valid is not None:
             log_share = torch.where(valid, log_share, -math.inf)
-        peak, total = whole_peak_and_sum(log_share.detach(), options.process_group)
+        peak, total = global_max_and_sumexp(log_share.detach(), options.process_group)
         weight = (log_share - peak).exp() / total
         return weight, weight
     unit = torch.ones_like(log_w) if share is None else share.expand(log_w.shape)
@@ -276,7 +278,7 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
 
 def denominator(unit: Tensor, options: Options) -> Tensor:
     """Return what a mean divides by, the sum of the units over the whole batch; 1 instead of 0."""
-    total = whole_sum(unit.sum(), options.process_group)
+    total = global_sum(unit.sum(), options.process_group)
     return torch.where(total.isinf(), math.nan, total)  # weights that overflow their sum must not become a silent 0
 
 

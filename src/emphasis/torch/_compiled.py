@@ -11,7 +11,7 @@ from emphasis.kernels.operators import OPERATORS
 from emphasis.torch import _checks, _ops
 from emphasis.torch._autograd import EmphasisFunction
 from emphasis.torch._fused import backend_on
-from emphasis.torch._options import kept_number, options_of
+from emphasis.torch._options import options_from_id, pin_options
 from emphasis.torch.functional import resolve
 from emphasis.torch.linear import uncompiled
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -26,30 +26,30 @@ def register(
     max_margin: MaxMargin,
     process_group: Any,
 ) -> int:
-    """Return the number of `resolve`'s options: a constant that a compiled graph can hold."""
-    return kept_number(resolve(weighting, normalization, reduction, max_margin, process_group))
+    """Return an id of `resolve`'s options: a constant that a compiled graph can hold."""
+    return pin_options(resolve(weighting, normalization, reduction, max_margin, process_group))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _setting(number: int, name: str) -> Any:
-    return getattr(options_of(number), name)
+def _setting(options_id: int, name: str) -> Any:
+    return getattr(options_from_id(options_id), name)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_table(number: int, device: torch.device, dtype: torch.dtype) -> bool:
-    return options_of(number).tables_for(device, dtype) is not None
+def _has_table(options_id: int, device: torch.device, dtype: torch.dtype) -> bool:
+    return options_from_id(options_id).tables_for(device, dtype) is not None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _table(number: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    tables = options_of(number).tables_for(device, dtype)
+def _table(options_id: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    tables = options_from_id(options_id).tables_for(device, dtype)
     assert tables is not None
     return tables[0]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _compact(number: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    tables = options_of(number).tables_for(device, dtype)
+def _compact(options_id: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    tables = options_from_id(options_id).tables_for(device, dtype)
     return None if tables is None else tables[1]
 
 
@@ -63,9 +63,9 @@ def _suffix(device: torch.device, dtype: torch.dtype) -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _trust_on(number: int, device: torch.device, dtype: torch.dtype) -> tuple[float, ...]:
+def _trust_on(options_id: int, device: torch.device, dtype: torch.dtype) -> tuple[float, ...]:
     """Return `Weighting.trust` for the operators for GPUs; those for CPUs have it of the table, and take none."""
-    return options_of(number).weighting.trust if _suffix(device, dtype) else ()
+    return options_from_id(options_id).weighting.trust if _suffix(device, dtype) else ()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -75,10 +75,10 @@ def _takes_targets(device: torch.device, dtype: torch.dtype) -> bool:
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _plain(
-    logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, number: int, with_gradient: bool
+    logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, options_id: int, with_gradient: bool
 ) -> Tensor:
     """Return the loss by torch operators: a node that is traced into after the weighting's Python has run."""
-    options = options_of(number)
+    options = options_from_id(options_id)
     options.check_range(logits.dtype)
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
         logits, labels, factor, valid, options, with_gradient
@@ -89,21 +89,21 @@ def _plain(
 def loss(
     logits: Tensor,
     labels: Tensor,
-    number: int,
+    options_id: int,
     ignore_index: int,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
 ) -> Tensor:
     """Return the loss: one operator of `_ops` where there is a kernel, torch operators otherwise."""
-    reduction, is_batch = _setting(number, "reduction"), _setting(number, "normalization") == "batch"
+    reduction, is_batch = _setting(options_id, "reduction"), _setting(options_id, "normalization") == "batch"
     given = _checks.prepare(
-        logits, labels, class_weight, sample_weight, ignore_index, _setting(number, "only_ratios_matter")
+        logits, labels, class_weight, sample_weight, ignore_index, _setting(options_id, "only_ratios_matter")
     )
     logits, labels, targets, class_weight, factor, valid = given
     device, dtype, with_gradient = logits.device, logits.dtype, torch.is_grad_enabled()
-    if targets is None and _has_table(number, device, dtype):
+    if targets is None and _has_table(options_id, device, dtype):
         of_labels = getattr(torch.ops.emphasis, "loss_of_labels" + _suffix(device, dtype))
-        table = _table(number, device, dtype)
+        table = _table(options_id, device, dtype)
         result: Tensor = of_labels(
             logits,
             labels,
@@ -113,10 +113,10 @@ def loss(
             reduction,
             is_batch,
             with_gradient,
-            *_trust_on(number, device, dtype),
+            *_trust_on(options_id, device, dtype),
         )[0]
         return result
-    if targets is not None and _takes_targets(device, dtype) and _has_table(number, device, dtype):
+    if targets is not None and _takes_targets(device, dtype) and _has_table(options_id, device, dtype):
         shape = logits.movedim(1, -1).shape
         rows, probabilities = (one.movedim(1, -1).reshape(-1, shape[-1]) for one in (logits, targets))
         factor = None if factor is None else factor.reshape(-1)
@@ -126,19 +126,19 @@ def loss(
             probabilities,
             class_weight,
             factor,
-            _table(number, device, dtype),
-            _compact(number, device, dtype),
+            _table(options_id, device, dtype),
+            _compact(options_id, device, dtype),
             reduction,
             is_batch,
             with_gradient,
-            *_trust_on(number, device, dtype),
+            *_trust_on(options_id, device, dtype),
         )[0]
         return result.view(shape[:-1]) if reduction == "none" else result
     if targets is not None:
         targets = _checks.weighted_targets(targets, class_weight)
     else:
         targets = labels if valid is None else torch.where(valid, labels, 0)
-    plain: Tensor = _plain(logits, targets, factor, valid, number, with_gradient)
+    plain: Tensor = _plain(logits, targets, factor, valid, options_id, with_gradient)
     return plain
 
 

@@ -20,7 +20,7 @@ from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, 
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS, power_above, share_of_labels
 from emphasis.torch import _checks
-from emphasis.torch._autograd import loss_and_gradient, weigh_examples
+from emphasis.torch._autograd import example_terms, loss_and_gradient
 from emphasis.torch._options import Options
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -247,7 +247,7 @@ def compute_rows(
             share = share_of_labels(labels, factor, ignore_index)
             likeliest = backend.batch_statistics(logits, labels, share, ignore_index).likeliest
         margin, lead, state = backend.margins(logits, labels, ignore_index, gradient_in)
-        loss, weight = weigh_examples(margin, lead, likeliest, factor, valid, options, logits.dtype)
+        loss, weight = example_terms(margin, lead, likeliest, factor, valid, options, logits.dtype)
         loss = (loss if reduction == "none" else loss.sum()).to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)

@@ -18,9 +18,9 @@ from emphasis.kernels.backend import Backend, ExampleError, GradientIn, can_be_r
 from emphasis.kernels.batch_statistics import Likeliest
 from emphasis.kernels.operators import power_above, share_of_labels
 from emphasis.torch import _checks
-from emphasis.torch._autograd import denominator, saturated_log_weight, weigh_examples
+from emphasis.torch._autograd import denominator, example_terms, saturated_log_weight
 from emphasis.torch._fused import backend_on
-from emphasis.torch._options import Options, of_each
+from emphasis.torch._options import Options, per_example_options
 
 _NEGLIGIBLE = 0.125  # times the dtype's eps: the share of all weights that may be left out, less than rounding does
 _MOVED = 2**18  # numbers moved or added at a time, which is the memory it takes
@@ -112,10 +112,10 @@ def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Te
         return losses.sum(), _gradients_of_weights(problem, wanted, weight) if any(wanted) else _Gradients(
             problem, wanted
         )
-    return (_of_batch if problem.options.normalization == "batch" else _of_each)(problem, wanted)
+    return (_batch_weights if problem.options.normalization == "batch" else _independent_weights)(problem, wanted)
 
 
-def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
+def _independent_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
     """Return them where a token's weight is its own affair."""
     options, ignore_index, backend = problem.options, problem.ignore_index, problem.backend
     gradients = _Gradients(problem, wanted)
@@ -126,7 +126,7 @@ def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Grad
     if len(share):  # small shares would leave float16's range; a power of two changes no digit
         gradients.unit = power_above(share.amax())
     factor = share / gradients.unit
-    each = of_each(options)
+    each = per_example_options(options)
     tables = each.tables_for(problem.hidden.device, problem.hidden.dtype)
     losses = torch.zeros(len(share), dtype=problem.dtype, device=share.device)
     gradient_in: GradientIn = "the logits" if any(wanted) else "nothing"
@@ -138,7 +138,7 @@ def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Grad
             losses[part] = result.loss
             return result.gradient
         margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
-        losses[part], weight = weigh_examples(margin, lead, None, own, problem.valid[part], each, logits.dtype)
+        losses[part], weight = example_terms(margin, lead, None, own, problem.valid[part], each, logits.dtype)
         if not any(wanted):
             return None
         half = (0.5 * weight).to(margin.dtype)
@@ -148,7 +148,7 @@ def _of_each(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Grad
     return (losses.sum() * gradients.unit).to(problem.dtype), gradients
 
 
-def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
+def _batch_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
     """Return them where weights are shares of their sum, which all derivatives are divided by in the end.
 
     Until then the weights are in units of the largest so far; a larger one makes smaller what has been added up.
@@ -177,7 +177,7 @@ def _of_batch(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gra
         return backend.derivative(logits, labels, half, state, ignore_index, "the logits")
 
     _sweep(problem, derive, gradients)
-    loss, weight = weigh_examples(margins, margins, None, problem.factor, valid, options, problem.hidden.dtype)
+    loss, weight = example_terms(margins, margins, None, problem.factor, valid, options, problem.hidden.dtype)
     if len(weight):
         gradients.unit = weight.amax()  # which is what log_unit has come to
     return loss.sum(), gradients
@@ -207,7 +207,7 @@ def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
 
     _sweep(problem, derive, None)
     valid = problem.valid
-    losses, weight = weigh_examples(margins, leads, likeliest, problem.factor, valid, options, problem.hidden.dtype)
+    losses, weight = example_terms(margins, leads, likeliest, problem.factor, valid, options, problem.hidden.dtype)
     return losses.new_zeros(len(problem.hidden)).index_copy_(0, problem.index, losses), weight
 
 

@@ -145,30 +145,30 @@ def _make_options(
     return Options(weighting, normalization, reduction, max_margin, log_normalizer, log_largest, process_group)
 
 
-def of_each(options: Options) -> Options:
-    """Return the options of one example for itself: neither a mean nor other ranks."""
+def per_example_options(options: Options) -> Options:
+    """Return the options that treat each example by itself, without a mean and without other ranks."""
     return _make_options(options.weighting, options.normalization, "sum", options.max_margin, None)
 
 
-_numbers = itertools.count()
-_known: WeakValueDictionary[int, Options] = WeakValueDictionary()
-_kept: dict[Options, int] = {}
+_ids = itertools.count()
+_registered: WeakValueDictionary[int, Options] = WeakValueDictionary()
+_pinned: dict[Options, int] = {}
 
 
-def number(options: Options) -> int:
-    """Return a number by which `options_of` gives these options back, in this process, while they live."""
-    own = next(_numbers)
-    _known[own] = options
-    return own
+def register_options(options: Options) -> int:
+    """Return an id from which `options_from_id` returns these options, in this process and while they are in use."""
+    options_id = next(_ids)
+    _registered[options_id] = options
+    return options_id
 
 
-def kept_number(options: Options) -> int:
-    """Return the number of options that a compiled graph alone refers to, and that therefore stay."""
-    if options not in _kept:
-        _kept[options] = number(options)
-    return _kept[options]
+def pin_options(options: Options) -> int:
+    """Return the id of options that only a compiled graph refers to; they are kept for the life of the process."""
+    if options not in _pinned:
+        _pinned[options] = register_options(options)
+    return _pinned[options]
 
 
-def options_of(number: int) -> Options:
-    """Return the options of a number."""
-    return _known[number]
+def options_from_id(options_id: int) -> Options:
+    """Return the options that `register_options` or `pin_options` gave this id."""
+    return _registered[options_id]

@@ -106,7 +106,7 @@ class Accumulation:
             for gradient in gradients:
                 gradient.mul_(self.factor.to(gradient.device))
 
-    def _of_step(self, peak: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    def _in_units_of_step(self, peak: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """Count exp(peak) * total, and return peak and sum of the call that is this step's unit."""
         if not self._under_way:
             return peak, total
@@ -130,7 +130,7 @@ class Accumulation:
         return first, unit
 
 
-def whole_sum(total: Tensor, over: Any) -> Tensor:
+def global_sum(total: Tensor, over: Any) -> Tensor:
     """Return what a mean divides by, of which this call on this rank has `total`, a scalar >= 0; 1 instead of 0.
 
     Args:
@@ -140,7 +140,7 @@ def whole_sum(total: Tensor, over: Any) -> Tensor:
     group = _group_of(over)
     total = _sum_over_ranks(total, group)
     if isinstance(over, Accumulation):
-        total = over._of_step(total.new_zeros(()), total)[1]
+        total = over._in_units_of_step(total.new_zeros(()), total)[1]
     return _nonzero(total)
 
 
@@ -157,7 +157,7 @@ def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
     return torch.where(count == 0.0, 0.0, total / _nonzero(count))
 
 
-def whole_peak_and_sum(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
+def global_max_and_sumexp(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
     """Return a peak and the sum of exp(share - peak) over the whole batch; 0 and 1 if there is no share.
 
     The peak is the largest log share of one call over all ranks: of this one, or of the step's first.
@@ -173,11 +173,11 @@ def whole_peak_and_sum(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
     peak = torch.where(peak == -math.inf, 0.0, peak)
     total = _sum_over_ranks((log_share - peak).exp().sum(), group)
     if isinstance(over, Accumulation):
-        peak, total = over._of_step(peak, total)
+        peak, total = over._in_units_of_step(peak, total)
     return peak, _nonzero(total)
 
 
-def whole_log_sum(log_sum: Tensor, group: Any) -> Tensor:
+def global_logsumexp(log_sum: Tensor, group: Any) -> Tensor:
     """Return the logarithm of the sum over ranks, divided by their number, of which this one has exp(log_sum).
 
     Args:
@@ -190,27 +190,27 @@ def whole_log_sum(log_sum: Tensor, group: Any) -> Tensor:
     return peak + _sum_over_ranks((log_sum - peak).exp(), group).log()
 
 
-def part_of(group: Any) -> slice:
+def rank_slice(group: Any) -> slice:
     """Return which rows of a batch are this rank's, where ranks take them in turn: every W-th of W ranks'."""
     return slice(dist.get_rank(group), None, dist.get_world_size(group))
 
 
-def gathered(own: Tensor, number: int, group: Any) -> Tensor:
+def all_gather_rows(own: Tensor, number: int, group: Any) -> Tensor:
     """Return all rows of a batch, (number, ...), on every rank, in order.
 
     Its derivative is for a loss that each rank computes of all rows alike, under a wrapper that averages gradients over
     ranks, as DDP and FSDP do: the own rows' derivative, times the number of ranks.
 
     Args:
-        own: This rank's rows, those of `part_of`; there may be none.
+        own: This rank's rows, those of `rank_slice`; there may be none.
         number: Of rows of all ranks together.
         group: A process group.
     """
-    rows: Tensor = _Gathered.apply(own, number, group)  # type: ignore[no-untyped-call]
+    rows: Tensor = _AllGatherRows.apply(own, number, group)  # type: ignore[no-untyped-call]
     return rows
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, number: int, group: Any) -> Tensor:
         ctx.group = group
@@ -223,7 +223,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient[part_of(ctx.group)] * dist.get_world_size(ctx.group), None, None
+        return gradient[rank_slice(ctx.group)] * dist.get_world_size(ctx.group), None, None
 
 
 def _group_of(over: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emphasis.torch._options import number
+from emphasis.torch._options import register_options
 from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction
@@ -43,7 +43,7 @@ class EmphasisLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.options = resolve(weighting, normalization, reduction, max_margin, process_group)
-        self._number = number(self.options)
+        self._options_id = register_options(self.options)
         self.ignore_index = ignore_index
         self.max_margin = max_margin
         self.inplace = inplace
@@ -62,16 +62,16 @@ class EmphasisLoss(nn.Module):
         if weighting is not self.options.weighting:
             old = self.options
             self.options = resolve(weighting, old.normalization, old.reduction, self.max_margin, old.process_group)
-            self._number = number(self.options)
+            self._options_id = register_options(self.options)
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return `emphasis_loss(logits, labels, weighting, ...)`."""
-        options = self._number if torch.compiler.is_compiling() else self.options
+        options = self._options_id if torch.compiler.is_compiling() else self.options
         return apply_options(logits, labels, options, self.ignore_index, self.class_weight, sample_weight, self.inplace)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Number the options anew: the number means nothing in another process."""
-        super().__setstate__({**state, "_number": number(state["options"])})  # type: ignore[no-untyped-call]
+        super().__setstate__({**state, "_options_id": register_options(state["options"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """The weighting and the options, as printed by the module."""

@@ -21,7 +21,7 @@ from emphasis.kernels.batch_statistics import likeliest_of
 from emphasis.torch._autograd import lead_of, margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import mean_over_ranks, whole_log_sum
+from emphasis.torch.distributed import global_logsumexp, mean_over_ranks
 from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 
 
@@ -85,7 +85,7 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     log_count: Tensor | float = count
     if options[0].process_group is not None:
         both = torch.stack((log_sum, torch.full_like(log_sum, count)))
-        log_sum, log_count = whole_log_sum(both, options[0].process_group)
+        log_sum, log_count = global_logsumexp(both, options[0].process_group)
     log_unit = torch.where(is_batch, log_sum, log_normalizer + log_count)
     half = (log_w - torch.where(log_unit == -math.inf, 0.0, log_unit) - math.log(2.0)).exp_()
     derivative = others.sub_(log_rest).exp_().mul_(half).scatter_(3, index, -half)

@@ -30,7 +30,7 @@ from emphasis.compatibility.fabric import Fabric, ModelParallelStrategy
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.models.stacked import Stack, at_own_rates
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import part_of
+from emphasis.torch.distributed import rank_slice
 from emphasis.torch.functional import resolve
 from emphasis.training.arithmetic import derivative, with_arithmetic
 from emphasis.training.augmentation import random_crop_flip
@@ -155,7 +155,7 @@ def train(
     """
     batches = task.batches(seeds, solver, task.places_device)
     group = _group(fabric)
-    mine = slice(None) if group is None else part_of(group)
+    mine = slice(None) if group is None else rank_slice(group)
     fetched = task.fetch(batches.indices(iteration)[:, mine] for iteration in range(state.iteration, solver.iterations))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
@@ -245,7 +245,7 @@ def _step(
         if options and group is not None:
             number = len(inputs) * solver.batch_size
             rows = torch.arange(number, device=fabric.device).view(len(inputs), -1)
-            part = number, rows[:, part_of(group)].flatten()
+            part = number, rows[:, rank_slice(group)].flatten()
         flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size, part=part)
         inputs = flat.view(*inputs.shape[:2], *flat.shape[1:])
     if state.draws:

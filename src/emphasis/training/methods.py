@@ -12,7 +12,7 @@ from emphasis.baselines import Learner
 from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisValueError
 from emphasis.models.stacked import SingleNetwork
-from emphasis.torch.distributed import gathered, part_of
+from emphasis.torch.distributed import all_gather_rows, rank_slice
 from emphasis.training.evaluation import examples_at_once
 from emphasis.training.norms import synchronised_norms
 from emphasis.training.settings import Solver
@@ -45,7 +45,9 @@ class LearnerStack(SingleNetwork):
     def begin_epoch(self, number: int, progress: float, optimizer: torch.optim.Optimizer, task: Task) -> None:
         """Let the method do what is due before an epoch."""
         group = self.network.process_group
-        mine, ranks = (slice(None), 1) if group is None else (part_of(group), torch.distributed.get_world_size(group))
+        mine, ranks = (
+            (slice(None), 1) if group is None else (rank_slice(group), torch.distributed.get_world_size(group))
+        )
         size = ranks * examples_at_once(task, 1)
 
         def batches(indices: Tensor | None) -> Iterator[Tensor]:
@@ -90,7 +92,7 @@ def backward(
 
 def whole_batch(own: Sequence[Tensor], number: int, group: Any) -> list[Tensor]:
     """Return whole batches (1, number, ...), of each of which this rank has (1, B, ...), its part."""
-    return [gathered(one.squeeze(0), number, group).unsqueeze(0) for one in own]
+    return [all_gather_rows(one.squeeze(0), number, group).unsqueeze(0) for one in own]
 
 
 def passes(learner: Learner | None, iterations: int, batch_size: int, num_train: int) -> dict[str, float | int]:
