@@ -283,7 +283,7 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
         (["fit", "none.csv", "--label", "y"], "'none.csv' does not exist"),
         (["fit", "customers.csv", "--label", "churn"], "no column 'churn'; did you mean 'churned'"),
         (["fit", "customers.csv", "--label", "id"], "column 'id' has 300 distinct values"),
-        (["fit", "customers.csv", "--label", "churned", "--model", "forest"], "model='forest' is unknown"),
+        (["fit", "customers.csv", "--label", "churned", "--model", "forest"], "unknown model 'forest'"),
         (["fit", "customers.csv", "--label", "churned", "--weighting", "DMM lam=1"], "unknown family 'DMM'"),
         (["fit", "customers.csv", "--label", "churned", "--weighting", "GCE k=1"], "GCE has no option --k"),
         (["fit", "customers.csv", "--label", "churned", "--set", "depth"], "--set 'depth' is not allowed"),

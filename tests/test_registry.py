@@ -13,6 +13,8 @@ from emphasis.baselines.registry import METHODS
 from emphasis.datasets import DATASETS
 from emphasis.models.registry import MODELS
 from emphasis.registry import Registry, _options_in_source
+from emphasis.tabular.models import MODELS as TABULAR_MODELS
+from emphasis.weighting import FAMILIES
 
 REGISTRIES = {registry.kind: registry for registry in (METHODS, DATASETS, MODELS)}
 ENTRIES = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
@@ -89,6 +91,8 @@ def test_a_registry_is_a_mapping_of_the_things_themselves():
     ("call", "message"),
     [
         (lambda: SHAPES.find("txt"), "unknown shape 'txt'; did you mean 'text'?; known: text, wrap, loads, or none"),
+        (lambda: FAMILIES.find("GEC"), "unknown family 'GEC'; did you mean 'GCE'?; known: CCE, MAE"),
+        (lambda: TABULAR_MODELS.find("forest"), "unknown model 'forest'; known: xgboost, lightgbm, catboost, net"),
         (lambda: SHAPES.check(3), "unknown shape 3; known: text"),
         (lambda: SHAPES.check_options("loads", {"clss": 1}), "loads has no option 'clss'; did you mean 'cls'?"),
         (lambda: METHODS.check_options("co-teaching", {}), "co-teaching needs the option 'forget_rate'; it takes"),

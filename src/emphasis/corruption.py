@@ -34,8 +34,8 @@ from emphasis._label_sampling import (
 )
 from emphasis.deprecation import renamed, warn_renamed
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.validation import checked_integer
-from emphasis.weighting._numerics import Array, checked_parameter
+from emphasis.validation import checked_integer, checked_number
+from emphasis.weighting._numerics import Array
 
 _ROW_SUM_TOLERANCE = 1e-8
 _SOFTMAX_TOLERANCE = 1e-3  # float16 softmax rows sum to 1 no closer
@@ -124,7 +124,7 @@ def symmetric(
     labels change. Both conventions are in use; the paper (section 4.2) uses the first.
     """
     given, classes = checked_labels(labels, num_classes)
-    rate = checked_parameter("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
     other = rate / (classes if inclusive else classes - 1)
     rows = uniform(classes, 1.0 - rate + (other if inclusive else 0.0), other)
     return _sampled(given, classes, rows, rate, sampling, _generator(seed))
@@ -140,7 +140,7 @@ def pair_flip(
 ) -> Corruption:
     """Change labels with probability r to the next class, c + 1 mod C (Han et al., Co-teaching, 2018)."""
     given, classes = checked_labels(labels, num_classes)
-    rate = checked_parameter("pair_flip", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("pair_flip", "noise_rate", noise_rate, 0.0, 1.0)
     targets = {c: (c + 1) % classes for c in range(classes)}
     return _sampled(given, classes, moves(targets, rate), rate, sampling, _generator(seed))
 
@@ -151,7 +151,7 @@ def cifar10_asymmetric(labels: Array, noise_rate: float, *, sampling: Sampling =
     Five of the ten classes never change, so on balanced data the realized rate is r/2.
     """
     given, classes = checked_labels(labels, 10)
-    rate = checked_parameter("cifar10_asymmetric", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("cifar10_asymmetric", "noise_rate", noise_rate, 0.0, 1.0)
     return _sampled(given, classes, moves(CIFAR10_ASYMMETRIC, rate), rate, sampling, _generator(seed))
 
 
@@ -176,7 +176,7 @@ def superclass_swap(
     if groups.ndim != 1:
         raise EmphasisValueError(f"superclass has shape {groups.shape}: it must be (C,), one entry per class")
     given, classes = checked_labels(labels, groups.size)
-    rate = checked_parameter("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
     targets: dict[int, int] = {}
     for group in np.unique(groups):
@@ -242,7 +242,7 @@ def instance_dependent(
     shape = (given.size, classes) if modeled else given.shape
     if values.shape != shape:
         raise EmphasisValueError(f"{name} has shape {values.shape}, but these labels need {shape}")
-    rate = checked_parameter("instance_dependent", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("instance_dependent", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
 
     if modeled:
@@ -288,7 +288,7 @@ def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -
         ValueError: If there are no positives, or too few negatives, or none would be kept.
     """
     given, _ = checked_labels(labels, None, least=1)
-    ratio = checked_parameter("pn_ratio", "ratio", ratio, 0.0)
+    ratio = checked_number("pn_ratio", "ratio", ratio, 0.0)
     is_positive = given == positive
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
     if not positives.size or not negatives.size:
@@ -317,7 +317,7 @@ def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None
         ValueError: If a class has no example, or `imbalance_factor` (first class : last class) is below 1.
     """
     given, classes = checked_labels(labels, num_classes)
-    factor = checked_parameter("long_tail", "imbalance_factor", imbalance_factor, 1.0)
+    factor = checked_number("long_tail", "imbalance_factor", imbalance_factor, 1.0)
     counts = np.bincount(given, minlength=classes)
     if not counts.all():
         raise EmphasisValueError(f"class {counts.argmin()} of {classes} has no example: renumber without gaps")

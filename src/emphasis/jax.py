@@ -10,18 +10,27 @@ jax.grad(lambda params: emphasis_loss(apply(params, x), labels))(params)
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import DEFAULT_WEIGHTING, FunctionWeighting, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
-from emphasis.weighting.options import SATURATION, Normalization, Reduction, check_options
+from emphasis.weighting.options import (
+    SATURATION,
+    Normalization,
+    Reduction,
+    check_ignore_index,
+    check_options,
+    check_weights_fit,
+    factor_overflow,
+    label_out_of_range,
+    nonfinite_logits,
+)
 
 try:
     import jax
@@ -88,11 +97,7 @@ def emphasis_loss(
     valid, index = _labels(labels, logits, ignore_index)
     bad = ~jnp.isfinite(logits).all(-1) & valid
     if _is_true(bad.any()):
-        raise EmphasisValueError(
-            f"logits hold NaN or infinity, first for the example at index {_first(bad)}: training has diverged or the "
-            "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
-            "a large negative number such as -1e4, not -inf"
-        )
+        raise nonfinite_logits(_first(bad))
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     return _loss(options, logits, index, _factor(options, class_weight, sample_weight, valid, index, logits, dtype))
 
@@ -119,15 +124,9 @@ class _Options:
         return self.normalization == "batch" or self.reduction == "mean"
 
     def check_range(self, dtype: Any) -> None:
-        """Raise OverflowError if `dtype` cannot hold the weights, or the arithmetic their logarithms."""
-        largest = float(jnp.finfo(jnp.promote_types(dtype, jnp.float32)).max)
-        if not self.unbounded and self.weighting.log_peak > 0.5 * largest:
-            raise EmphasisOverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
-        if not self.unbounded and self.log_largest > math.log(float(jnp.finfo(dtype).max)):
-            raise EmphasisOverflowError(
-                f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
-                'normalization="batch", which is finite for any beta, a smaller beta, or logits of a wider dtype'
-            )
+        """Check that `dtype` holds the weights, and the arithmetic their logarithms; raise OverflowError otherwise."""
+        largest, in_arithmetic = (float(jnp.finfo(t).max) for t in (dtype, jnp.promote_types(dtype, jnp.float32)))
+        check_weights_fit(self.weighting, self.log_largest, dtype, largest, in_arithmetic)
 
 
 @lru_cache(maxsize=256)
@@ -182,13 +181,7 @@ def _first(flags: Any) -> tuple[int, ...]:
 
 def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax.Array]:
     """Return which labels are valid, and the labels with 0 in place of the others."""
-    if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-        raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
-    ignore_index = operator.index(ignore_index)
-    if not -(2**63) <= ignore_index < 2**63:
-        raise EmphasisValueError(
-            f"ignore_index={ignore_index} does not fit the 64 bits of a label; use one such as -100"
-        )
+    ignore_index = check_ignore_index(ignore_index)
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)  # 64 bits, where JAX would cut them to 32
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -202,10 +195,7 @@ def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax
     num_classes = logits.shape[-1]
     wrong = ~ignored & ((labels < 0) | (labels > min(num_classes - 1, bits.max)))
     if _is_true(wrong.any()):
-        raise EmphasisValueError(
-            f"label {labels[_first(wrong)]} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
-            f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
-        )
+        raise label_out_of_range(int(labels[_first(wrong)]), num_classes, ignore_index)
     index = jnp.where(ignored, 0, labels)
     return ~ignored, index.astype(jnp.int32) if bits.bits < 32 else index  # 8 bits cannot tell class 0 from 256
 
@@ -247,10 +237,7 @@ def _check_product(options: _Options, mantissa: Any, exponent: Any, dtype: Any) 
     with np.errstate(over="ignore"):
         largest = np.ldexp(np.asarray(mantissa, np.float64), np.asarray(exponent)).max(initial=0.0)
     if largest > float(jnp.finfo(dtype).max) * math.exp(-log_largest):
-        raise EmphasisOverflowError(
-            f"class_weight and sample_weight come to {largest:.3g}, with which {options.weighting!r} exceeds what "
-            f"{dtype} holds; scale the weights down"
-        )
+        raise factor_overflow(options.weighting, largest, dtype)
 
 
 def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from emphasis.corruption import Corruption, from_noisy_labels
 from emphasis.errors import EmphasisValueError
-from emphasis.weighting._numerics import Array, checked_parameter
+from emphasis.validation import checked_number
+from emphasis.weighting._numerics import Array
 
 _SPREAD = 0.1  # standard deviation of the flip rates, in the release
 
@@ -38,7 +39,7 @@ def part_dependent(
     Raises:
         ValueError: The inputs are not numbers in memory, or not one for each label.
     """
-    rate = checked_parameter("part_dependent", "noise_rate", noise_rate, 0.0, 1.0)
+    rate = checked_number("part_dependent", "noise_rate", noise_rate, 0.0, 1.0)
     clean = from_noisy_labels(labels, labels, num_classes=num_classes)
     given, classes = clean.labels, len(clean.transition_matrix)
     if not isinstance(inputs, np.ndarray) or inputs.ndim < 2 or len(inputs) != len(given):

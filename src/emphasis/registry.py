@@ -108,19 +108,27 @@ def keyword_options(function: Any) -> dict[str, Any]:
     return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_option_names(owner: str, options: Mapping[str, object], required: Mapping[str, bool]) -> None:
+def check_option_names(
+    owner: str, options: Mapping[str, object], required: Mapping[str, bool], noun: str = "option"
+) -> None:
     """Check that `owner` has every option that is given, and that every required one is given.
+
+    Args:
+        owner: What the options belong to.
+        options: Those that are given.
+        required: Whether each option of `owner` is required, by name.
+        noun: What an option is called in messages.
 
     Raises:
         ValueError: An option is unknown or missing; the message lists what there is.
     """
-    takes = f"it takes {', '.join(required)}" if required else "it takes no options"
+    takes = f"it takes {', '.join(required)}" if required else f"it takes no {noun}s"
     for option in options:
         if option not in required:
-            raise EmphasisValueError(f"{owner} has no option {option!r}{did_you_mean(option, required)}; {takes}")
+            raise EmphasisValueError(f"{owner} has no {noun} {option!r}{did_you_mean(str(option), required)}; {takes}")
     for option, needed in required.items():
         if needed and option not in options:
-            raise EmphasisValueError(f"{owner} needs the option {option!r}; {takes}")
+            raise EmphasisValueError(f"{owner} needs the {noun} {option!r}; {takes}")
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
+from collections.abc import Iterable
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 
@@ -16,6 +18,11 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Return whether a value is a real number, of Python or numpy; truth values are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite_number(value: object) -> bool:
+    """Return whether a value is a real number that float64 holds, of Python or numpy; truth values are not."""
+    return is_number(value) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 def check(holds: bool, name: str, value: object, advice: str) -> None:
@@ -50,6 +57,16 @@ def check_whole(name: str, value: object, low: int, high: float = math.inf) -> N
     check(holds, name, value, f"use a whole number, {allowed}")
 
 
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Check that a value is one of a few texts.
+
+    Raises:
+        ValueError: It is not; the message lists those that are allowed.
+    """
+    known = tuple(allowed)
+    check(isinstance(value, str) and value in known, name, value, f"use one of {', '.join(known)}")
+
+
 def check_flag(name: str, value: object) -> None:
     """Check that a value is True or False.
 
@@ -72,3 +89,42 @@ def checked_integer(name: str, value: object, low: int) -> int:
     if value < low:  # type: ignore[operator]
         raise EmphasisValueError(message)
     return int(value)  # type: ignore[call-overload,no-any-return]
+
+
+def checked_number(
+    owner: str, name: str, value: object, low: float = -math.inf, high: float = math.inf, *, ends: str = "[]"
+) -> float:
+    """Return a finite number between `low` and `high` as a float.
+
+    Args:
+        owner: The class or function whose argument it is; the message begins with it.
+        name: Name of the argument.
+        value: A number, or a text-free object that `float` converts, such as a tensor of one element.
+        low: Smallest value.
+        high: Largest value.
+        ends: Whether `low` and `high` themselves are allowed: "[]", "[)", "(]" or "()".
+
+    Raises:
+        TypeError: It is not a number; truth values and texts are not.
+        ValueError: It is NaN, infinite or out of range; the message names the value and the range.
+    """
+    if isinstance(value, (bool, str)):
+        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}") from None
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    above = number >= low if ends[0] == "[" else number > low
+    below = number <= high if ends[1] == "]" else number < high
+    if not (math.isfinite(number) and above and below):
+        allowed = "a finite number"
+        if low > -math.inf and high < math.inf:
+            allowed = f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        elif low > -math.inf:
+            allowed = f"a finite number {'>=' if ends[0] == '[' else '>'} {low:g}"
+        elif high < math.inf:
+            allowed = f"a finite number {'<=' if ends[1] == ']' else '<'} {high:g}"
+        raise EmphasisValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
+    return number

@@ -290,7 +290,7 @@ def test_a_network_takes_no_memory_before_its_file_proves_to_hold_as_much(wine, 
         (lambda t: t.assign(w="heavy"), {"weight_column": "w"}, "'w' does not hold numbers"),
         (lambda t: t, {"drop": ["class"]}, "cannot be dropped"),
         (lambda t: t, {"folds": 1}, "folds=1 is not allowed"),
-        (lambda t: t, {"model": "xgbost"}, "model='xgbost' is unknown; did you mean 'xgboost'"),
+        (lambda t: t, {"model": "xgbost"}, "unknown model 'xgbost'; did you mean 'xgboost'"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_a_cure(change, options, match, wine, tmp_path):

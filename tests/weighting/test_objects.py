@@ -277,7 +277,7 @@ def test_a_jump_warns_that_digits_are_lost():
             ValueError,
             "ModuleNotFound",
         ),
-        (lambda: from_dict({"family": ["CCE"]}), ValueError, "is unknown"),
+        (lambda: from_dict({"family": ["CCE"]}), ValueError, "unknown family"),
         (lambda: from_dict({"family": "Sum", "terms": 3}), TypeError, "must be a list"),
         (lambda: from_dict({"family": "Sum", "terms": [3]}), TypeError, "must be a mapping"),
         (lambda: from_dict({"family": "Scaled", "factor": "x", "weighting": {"family": "CCE"}}), TypeError, "factor"),

@@ -5,7 +5,7 @@ Every function that computes a derivative returns it: there is no buffer that a 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -134,4 +134,40 @@ class Backend(Protocol):
         """Return gradient * factor * pending_scale in the gradient's memory.
 
         factor: One number, or one for each example with size 1 for C.
+        """
+
+
+@runtime_checkable
+class TargetsBackend(Backend, Protocol):
+    """A backend that also has kernels for rows of probabilities instead of labels."""
+
+    def loss_of_targets(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weight: Tensor | None,
+        factor: Tensor | None,
+        table: Tensor,
+        compact: Tensor | None,
+        reduction: Reduction,
+        is_batch: bool,
+        gradient_in: GradientIn,
+        trust: tuple[float, float] = (0.0, 0.0),
+    ) -> Result:
+        """Return the loss of rows of probabilities and its derivative.
+
+        Args:
+            logits: (N, C), contiguous.
+            targets: (N, C), float64 for float64 logits and float32 otherwise; each row sums to 1.
+            class_weight: (C,) float64 >= 0, which multiplies the rows, or None for 1.
+            factor: (N,) float64 >= 0, the weights of the examples, or None for 1.
+            table: `MarginTable.packed`.
+            compact: `MarginTable.compact`, or None.
+            reduction: "mean" divides by the sum of factor * class_weight * targets.
+            is_batch: Whether weights are shares of the batch's sum.
+            gradient_in: "new memory" or "nothing".
+            trust: `Weighting.trust`.
+
+        Raises:
+            ExampleError: A logit is not finite, or a row does not hold probabilities. On a GPU the loss is NaN instead.
         """

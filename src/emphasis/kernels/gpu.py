@@ -134,7 +134,7 @@ class GpuBackend:
         gradient_in: GradientIn,
         trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
-        """Return the loss of rows of probabilities and its derivative: as `NativeBackend`, with NaN for errors."""
+        """Return the loss of rows of probabilities and its derivative: as `TargetsBackend`."""
         device, (examples, classes) = logits.device, logits.shape
         gradient = _gradient(logits, gradient_in)
         loss, pending = self._loss_and_pending(logits, (examples,), gradient, reduction, is_batch)

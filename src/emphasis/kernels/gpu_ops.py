@@ -112,7 +112,7 @@ def loss_of_targets_on_gpu(
     q: float = 0.0,
     doubt: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same of rows of probabilities: as `NativeBackend.loss_of_targets`, for any strides."""
+    """Return the loss of rows of probabilities and the rest: as `TargetsBackend.loss_of_targets`, for any strides."""
     if logits.numel() == 0:
         return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(

@@ -83,23 +83,7 @@ class NativeBackend:
         gradient_in: GradientIn,
         trust: tuple[float, float] = (0.0, 0.0),  # noqa: ARG002
     ) -> Result:
-        """Return the loss of rows of probabilities and its derivative.
-
-        Args:
-            logits: (N, C), contiguous.
-            targets: Like the logits, float64 for float64 and float32 otherwise: rows that sum to 1.
-            class_weight: (C,) float64 >= 0, which multiplies the rows, or None.
-            factor: (N,) float64 >= 0, or None.
-            table: `MarginTable.packed`.
-            compact: `MarginTable.compact`, or None.
-            reduction: "mean" divides by the sum of factor * class_weight * targets.
-            is_batch: Weights are shares of the batch's sum.
-            gradient_in: New memory or nothing.
-            trust: As in `loss_of_labels`.
-
-        Raises:
-            ExampleError: A logit is not finite, or a row holds no probabilities.
-        """
+        """Return the loss of rows of probabilities and its derivative: as `TargetsBackend`."""
         rows, classes = logits.shape
         gradient = _gradient(logits, gradient_in)
         loss = _loss(logits, (rows,), reduction)

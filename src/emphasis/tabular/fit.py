@@ -20,7 +20,7 @@ from emphasis.review.decisions import Decisions
 from emphasis.tabular.calibration import calibrate_held_out
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, cross_validate, weights_of
 from emphasis.tabular.folder import acquire, default_folder
-from emphasis.tabular.models import model_spec
+from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import BASELINE, Fit
 from emphasis.tabular.reviewed import AS_GIVEN, apply_decisions
 from emphasis.tabular.saved import save_model
@@ -117,7 +117,7 @@ def fit_table(
         >>> result = emphasis.fit(frame, label="churned", folder="runs/churn")  # doctest: +SKIP
         >>> result.model.predict(new_frame)  # doctest: +SKIP
     """
-    spec = model_spec(model)
+    spec = MODELS.find(model)
     chosen = {**spec.settings, **(settings or {})}
     resolved = DEFAULT_WEIGHTING if weighting is None else as_weighting(weighting)
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.errors import EmphasisValueError
-from emphasis.texts import did_you_mean
+from emphasis.registry import Registry
 from emphasis.weighting import Weighting
 
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
@@ -35,18 +35,6 @@ class ModelSpec:
     make: Callable[[Weighting, Mapping[str, Any], int], Any]
     save: Callable[[Any, Path], None]
     load: Callable[[Path, Mapping[str, Any], int, int], Predict]
-
-
-def model_spec(name: str) -> ModelSpec:
-    """Return the kind of model of a name.
-
-    Raises:
-        ValueError: If the name is unknown; the message lists the known ones.
-    """
-    if name not in MODELS:
-        known = ", ".join(MODELS)
-        raise EmphasisValueError(f"model={name!r} is unknown{did_you_mean(name, MODELS)}; use one of {known}")
-    return MODELS[name]
 
 
 def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
@@ -160,45 +148,48 @@ def _two_columns(probability: Any) -> Any:
     return np.stack([1.0 - probability, probability], axis=1) if probability.ndim == 1 else probability
 
 
-MODELS = {
-    "xgboost": ModelSpec(
-        extra="fit",
-        settings={"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1},
-        file="model.ubj",
-        make=_make_xgboost,
-        save=_save_xgboost,
-        load=_load_xgboost,
-    ),
-    "lightgbm": ModelSpec(
-        extra="lightgbm",
-        settings={"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1},
-        file="model.txt",
-        make=_make_lightgbm,
-        save=_save_lightgbm,
-        load=_load_lightgbm,
-    ),
-    "catboost": ModelSpec(
-        extra="catboost",
-        settings={"iterations": 150, "depth": 3, "learning_rate": 0.1, "verbose": 0, "allow_writing_files": False},
-        file="model.cbm",
-        make=_make_catboost,
-        save=_save_by_method,
-        load=_load_catboost,
-    ),
-    "net": ModelSpec(
-        extra="sklearn",
-        settings={"hidden": (64,), "max_epochs": 100},
-        file="model.pt",
-        make=_make_net,
-        save=_save_net,
-        load=_load_net,
-    ),
-    "linear": ModelSpec(
-        extra="sklearn",
-        settings={"hidden": (), "max_epochs": 100},
-        file="model.pt",
-        make=_make_net,
-        save=_save_net,
-        load=_load_net,
-    ),
-}
+XGBOOST = ModelSpec(
+    extra="fit",
+    settings={"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1},
+    file="model.ubj",
+    make=_make_xgboost,
+    save=_save_xgboost,
+    load=_load_xgboost,
+)
+LIGHTGBM = ModelSpec(
+    extra="lightgbm",
+    settings={"n_estimators": 150, "num_leaves": 8, "learning_rate": 0.1, "verbose": -1},
+    file="model.txt",
+    make=_make_lightgbm,
+    save=_save_lightgbm,
+    load=_load_lightgbm,
+)
+CATBOOST = ModelSpec(
+    extra="catboost",
+    settings={"iterations": 150, "depth": 3, "learning_rate": 0.1, "verbose": 0, "allow_writing_files": False},
+    file="model.cbm",
+    make=_make_catboost,
+    save=_save_by_method,
+    load=_load_catboost,
+)
+NET = ModelSpec(
+    extra="sklearn",
+    settings={"hidden": (64,), "max_epochs": 100},
+    file="model.pt",
+    make=_make_net,
+    save=_save_net,
+    load=_load_net,
+)
+LINEAR = ModelSpec(
+    extra="sklearn",
+    settings={"hidden": (), "max_epochs": 100},
+    file="model.pt",
+    make=_make_net,
+    save=_save_net,
+    load=_load_net,
+)
+
+MODELS: Registry[ModelSpec] = Registry(
+    "model", {name: f"{__name__}:{name.upper()}" for name in ("xgboost", "lightgbm", "catboost", "net", "linear")}
+)
+"""The kinds of model by name, as `emphasis fit --model` takes them."""

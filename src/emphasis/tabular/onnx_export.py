@@ -74,7 +74,7 @@ def export_onnx(folder: str | os.PathLike[str], path: str | os.PathLike[str] | N
     target = source / "model.onnx" if path is None else Path(path)
     settings = read_json(source / MANIFEST)["settings"]
     features = len(model.encoder.feature_names)
-    converted = _CONVERTERS[model.kind](source / model_spec(model.kind).file, settings, features, len(model.classes))
+    converted = _CONVERTERS[model.kind](source / MODELS.find(model.kind).file, settings, features, len(model.classes))
     graph_model = _with_table(converted, model)
     difference = _difference(graph_model, model)
     if not difference <= TOLERANCE:

@@ -26,7 +26,7 @@ from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
 from emphasis.scores import CONFIDENCE
 from emphasis.scores import METRICS as SCORES
-from emphasis.tabular.models import model_spec
+from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
@@ -179,7 +179,7 @@ def command(request: dict[str, Any], folder: Path) -> str:
     """Return the command that repeats a fit; "" if its table or weighting cannot be given on the command line."""
     if request["table"] is None:
         return ""
-    defaults = model_spec(request["model"])
+    defaults = MODELS.find(request["model"])
     parts = ["emphasis", "fit", request["table"], "--label", request["label"]]
     if request["model"] != "xgboost":
         parts += ["--model", request["model"]]

@@ -22,7 +22,7 @@ from emphasis.errors import EmphasisTypeError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.calibration import Calibration
-from emphasis.tabular.models import MODELS, Predict, model_spec
+from emphasis.tabular.models import MODELS, Predict
 from emphasis.tabular.trained_rows import read_hashes, row_hashes, write_hashes
 from emphasis.texts import one_line
 from emphasis.weighting import Weighting
@@ -178,7 +178,7 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
     source, manifest = read_manifest(folder, _READABLE)
     try:
         label, name = texts_of([manifest["label"], manifest["kind"]])
-        spec = model_spec(name)
+        spec = MODELS.find(name)
         arrays = _read_arrays(source, manifest)
         table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, os.fspath(encoder))
         classes, weighting = texts_of(manifest["classes"]), named_from_dict(manifest["weighting"])

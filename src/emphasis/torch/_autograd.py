@@ -172,22 +172,24 @@ def log_weight_of(margin: Tensor, lead: Tensor, logits: Tensor, share: Tensor, o
 
 
 def log_trust(log_p: Tensor, lead: Tensor, likeliest: Likeliest, share: Tensor, options: Options) -> Tensor:
-    """Return log of what a label that the network contradicts is multiplied by.
+    """Return the log of the factor that reduces the weight of labels which the network contradicts; see `Relative`.
 
     Args:
-        log_p: Any shape.
-        lead: Of that shape, each label's logit less the largest other one.
-        likeliest: Of the examples, such that it broadcasts to that shape.
-        share: Of that shape, what each counts in the batch.
-        options: What to compute.
+        log_p: Log probabilities of the labels, of any shape; with the networks first if there are several.
+        lead: Logits of the labels minus the largest other logits, of the same shape.
+        likeliest: Likeliest classes of the examples; `rest` and `top` broadcast to that shape, and `sums` is (C,), or
+            (networks, C) for several networks, each of which has means of its own.
+        share: Weights of the examples in the batch, of the same shape.
+        options: Options of the loss.
     """
-    doubt = doubt_of(log_p, lead, torch).detach()
+    networks = likeliest.sums.dim() - 1  # 0, or 1 for the dimension of several networks
     share = share.detach()
-    doubt = torch.where(share == 0.0, 0.0, share * doubt).sum()
-    sums = torch.cat((doubt.view(1), likeliest.sums.to(doubt.dtype)))
-    means = mean_over_ranks(sums, share.sum().to(sums.dtype).view(1), options.process_group)
-    rest, prior_rest = likeliest.rest.to(log_p.dtype), means[1:][likeliest.top]
-    exponent = exponent_of(options.weighting.trust, means[0], rest, prior_rest, torch)
+    doubt = torch.where(share == 0.0, 0.0, share * doubt_of(log_p, lead, torch).detach())
+    sums = torch.cat((doubt.flatten(networks).sum(-1, True), likeliest.sums.to(doubt.dtype)), -1)
+    means = mean_over_ranks(sums, share.flatten(networks).sum(-1, True).to(sums.dtype), options.process_group)
+    prior_rest = means[..., 1:].gather(-1, likeliest.top.flatten(networks)).view(likeliest.top.shape)
+    doubt = means[..., 0].view(-1, *[1] * (log_p.dim() - 1)) if networks else means[0]
+    exponent = exponent_of(options.weighting.trust, doubt, likeliest.rest.to(log_p.dtype), prior_rest, torch)
     result: Tensor = log_trust_of(exponent, lead, torch)
     return result
 

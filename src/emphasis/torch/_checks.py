@@ -7,14 +7,14 @@ reading one would stall the device, so there NaN and infinity reach the loss, wh
 from __future__ import annotations
 
 import math
-import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.kernels.backend import ExampleError, can_be_read
+from emphasis.weighting.options import check_ignore_index, factor_overflow, label_out_of_range, nonfinite_logits
 
 if TYPE_CHECKING:
     from emphasis.torch._options import Options
@@ -85,19 +85,6 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
     check_classes(labels, logits.shape[1], ignore_index)
 
 
-def check_ignore_index(ignore_index: int) -> int:
-    """Return `ignore_index` as a Python integer, or raise TypeError or ValueError unless it is one of 64 bits."""
-    if type(ignore_index) is not int:
-        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-            raise EmphasisTypeError(f"ignore_index must be an integer, got {ignore_index!r}")
-        ignore_index = operator.index(ignore_index)
-    if not -(2**63) <= ignore_index < 2**63:
-        raise EmphasisValueError(
-            f"ignore_index={ignore_index} does not fit the 64 bits of a label; use one such as -100"
-        )
-    return ignore_index
-
-
 def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
     """Raise ValueError if an integer label is neither in [0, num_classes) nor `ignore_index`."""
     if labels.device.type != "cpu":
@@ -105,14 +92,7 @@ def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
     labels = labels.long()  # 8-bit labels could not be compared with 256 or -100
     wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
     if is_true(wrong.any()):
-        raise _wrong_label(int(labels[wrong][0]), num_classes, ignore_index)
-
-
-def _wrong_label(label: int, num_classes: int, ignore_index: int) -> ValueError:
-    return EmphasisValueError(
-        f"label {label} is outside 0..{num_classes - 1} (C={num_classes}) and is not "
-        f"ignore_index={ignore_index}; relabel the classes from 0, or widen the network's last layer"
-    )
+        raise label_out_of_range(int(labels[wrong][0]), num_classes, ignore_index)
 
 
 def _check_probabilities(labels: Tensor) -> None:
@@ -184,10 +164,7 @@ def check_factor(factor: Tensor | None, logits: Tensor, options: Options) -> Non
     dtype = arithmetic_dtype(logits) if is_sum else logits.dtype
     reach = (factor.sum() if is_sum else factor.amax()) > torch.finfo(dtype).max * math.exp(-log_largest)
     if is_true(reach):
-        raise EmphasisOverflowError(
-            f"class_weight and sample_weight come to {factor.amax().item():.3g}, with which {options.weighting!r} "
-            f"exceeds what {dtype} holds; scale the weights down"
-        )
+        raise factor_overflow(options.weighting, factor.amax().item(), dtype)
 
 
 class Prepared(NamedTuple):
@@ -252,15 +229,7 @@ def check_finite(logits: Tensor, valid: Tensor | None) -> None:
     exact = ~logits.detach().isfinite().all(1)
     bad = exact if valid is None else exact & valid
     if is_true(bad.any()):
-        raise _not_finite(tuple(bad.nonzero()[0].tolist()))
-
-
-def _not_finite(where: tuple[int, ...]) -> ValueError:
-    return EmphasisValueError(
-        f"logits hold NaN or infinity, first for the example at index {where}: training has diverged or the "
-        "input is broken. Lower the learning rate, clip gradients or check the inputs; to rule a class out use "
-        "a large negative number such as -1e4, not -inf"
-    )
+        raise nonfinite_logits(tuple(bad.nonzero()[0].tolist()))
 
 
 def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_index: int) -> ValueError:
@@ -268,10 +237,10 @@ def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_in
     shape = logits.shape[:1] + logits.shape[2:]
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(error.example), shape))
     if error.what == "label":
-        return _wrong_label(int(labels[where]), logits.shape[1] if logits.dim() > 1 else 2, ignore_index)
+        return label_out_of_range(int(labels[where]), logits.shape[1] if logits.dim() > 1 else 2, ignore_index)
     if error.what == "probabilities":
         return _wrong_probabilities(labels[where] if logits.dim() == 1 else labels.movedim(1, -1)[where], where)
-    return _not_finite(where)
+    return nonfinite_logits(where)
 
 
 def _wrong_probabilities(row: Tensor, where: tuple[int, ...]) -> ValueError:

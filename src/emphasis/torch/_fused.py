@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from emphasis.compatibility.torch import has_batch_dimension, in_forward_mode, transforms_are_active, view_base
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
-from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, is_watched
+from emphasis.kernels.backend import Backend, ExampleError, GradientIn, Result, TargetsBackend, is_watched
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS, power_above, share_of_labels
 from emphasis.torch import _checks
@@ -61,7 +61,7 @@ def backend_for_rows(logits: Tensor, labels: Tensor, options: Options) -> Backen
     elif not labels.is_floating_point() or logits.shape[1] < 2:
         return None
     backend = backend_on(logits)
-    if labels.requires_grad or backend is OPERATORS or (logits.dim() == 1 and backend is not NATIVE):
+    if labels.requires_grad or not isinstance(backend, TargetsBackend) or (logits.dim() == 1 and backend is not NATIVE):
         return None
     return None if options.tables_for(logits.device, logits.dtype) is None else backend
 
@@ -261,11 +261,10 @@ def compute_rows(
             logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
         )
     if labels.is_floating_point():
-        of_targets: Any = backend
-        result: Result = of_targets.loss_of_targets(
+        assert isinstance(backend, TargetsBackend)  # `backend_for_rows` has chosen it
+        return backend.loss_of_targets(
             logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in, trust
         )
-        return result
     return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in, trust)
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from emphasis.compatibility.torch import disable_current_modes
-from emphasis.errors import EmphasisOverflowError, EmphasisTypeError
+from emphasis.errors import EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
 from emphasis.weighting.margin_table import MarginTable, margin_table
-from emphasis.weighting.options import Normalization, Reduction, check_options
+from emphasis.weighting.options import Normalization, Reduction, check_options, check_weights_fit
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,9 @@ class Options:
         return self.weighting.log_peak == math.inf
 
     def check_range(self, dtype: torch.dtype) -> None:
-        """Raise OverflowError if the weights, or under "batch" their logarithms, cannot be held in `dtype`."""
+        """Check that `dtype` holds the weights, or under "batch" their logarithms; raise OverflowError otherwise."""
         largest = torch.finfo(dtype).max
-        if not self.unbounded and self.weighting.log_peak > 0.5 * largest:
-            raise EmphasisOverflowError(f"log w of {self.weighting!r} is more than {dtype} holds; use a smaller beta")
-        if not self.unbounded and self.log_largest > math.log(largest):
-            raise EmphasisOverflowError(
-                f"{self.weighting!r} reaches w = exp({self.log_largest:.4g}), more than {dtype} holds; use "
-                'normalization="batch", which is finite for any beta, a smaller beta, or logits of a wider dtype'
-            )
+        check_weights_fit(self.weighting, self.log_largest, dtype, largest, largest)
 
 
 def make_options(

@@ -16,7 +16,7 @@ from emphasis.torch._fused import Call, backend_for_labels, backend_for_rows, fu
 from emphasis.torch._options import Options, make_options
 from emphasis.torch._weighting import as_torch_weighting
 from emphasis.weighting import DEFAULT_WEIGHTING, DM, EmphasisWarning, MaxMargin, Weighting, WeightingLike
-from emphasis.weighting.options import Normalization, Reduction
+from emphasis.weighting.options import Normalization, Reduction, check_ignore_index
 
 _warned: set[Weighting] = set()
 
@@ -133,7 +133,7 @@ def apply_options(
 
     options: A number under torch.compile, see `_compiled.register`.
     """
-    ignore_index = _checks.check_ignore_index(ignore_index)
+    ignore_index = check_ignore_index(ignore_index)
     if not isinstance(options, Options):
         from emphasis.torch import _compiled
 

@@ -17,7 +17,7 @@ from emphasis.torch import _checks
 from emphasis.torch._linear import LinearFunction
 from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
-from emphasis.weighting.options import Normalization, Reduction
+from emphasis.weighting.options import Normalization, Reduction, check_ignore_index
 
 # Tokens in a chunk: the products of fewer take longer, as each reads all of the weight; so does one of few logits.
 _TOKENS = 512
@@ -107,7 +107,7 @@ def uncompiled(
     """Check everything, and apply the autograd function."""
     loss: Tensor
     options = resolve(*settings)
-    ignore_index = _checks.check_ignore_index(ignore_index)
+    ignore_index = check_ignore_index(ignore_index)
     if not is_tracing():  # to a trace, which holds for one shape, comparing shapes is a warning
         _check(hidden, weight, bias, labels, sample_weight, chunk_size)
     sample_weight = None if sample_weight is None else sample_weight.reshape(-1)

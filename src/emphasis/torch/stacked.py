@@ -18,11 +18,10 @@ from torch.nn import functional as F
 
 from emphasis.errors import EmphasisValueError
 from emphasis.kernels.batch_statistics import likeliest_of
-from emphasis.torch._autograd import lead_of, margin_and_others, saturated_log_weight
+from emphasis.torch._autograd import lead_of, log_trust, margin_and_others, saturated_log_weight
 from emphasis.torch._checks import arithmetic_dtype
 from emphasis.torch._options import Options
-from emphasis.torch.distributed import global_logsumexp, mean_over_ranks
-from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
+from emphasis.torch.distributed import global_logsumexp
 
 
 @lru_cache(maxsize=16)
@@ -33,9 +32,9 @@ def _constants(options: tuple[Options, ...], dtype: torch.dtype, device: torch.d
         return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1, 1)
 
     return (
-        column([one.max_margin for one in options], dtype),
-        column([one.log_normalizer for one in options], dtype),
-        column([one.normalization == "batch" for one in options], torch.bool),
+        column([method.max_margin for method in options], dtype),
+        column([method.log_normalizer for method in options], dtype),
+        column([method.normalization == "batch" for method in options], torch.bool),
     )
 
 
@@ -72,12 +71,13 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     margin, others, log_rest = margin_and_others(z, index, 3)
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
     log_w = torch.empty_like(margin)
-    lead = lead_of(z, index, others, 3) if any(one.weighting.trust[0] for one in options) else margin
-    for number, one in enumerate(options):
-        one.check_range(dtype)
-        log_w[number] = saturated_log_weight(log_p[number], log_q[number], one, logits.dtype)
-        if one.weighting.trust[0]:
-            log_w[number] += _log_trust(z[number], log_p[number], lead[number], one)
+    lead = lead_of(z, index, others, 3) if any(method.weighting.trust[0] for method in options) else margin
+    share = torch.ones_like(margin[0])
+    for m, method in enumerate(options):
+        method.check_range(dtype)
+        log_w[m] = saturated_log_weight(log_p[m], log_q[m], method, logits.dtype)
+        if method.weighting.trust[0]:
+            log_w[m] += log_trust(log_p[m], lead[m], likeliest_of(z[m], share, 2, across=(1,)), share, method)
     max_margin, log_normalizer, is_batch = _constants(tuple(options), dtype, logits.device)
     log_w.masked_fill_(margin > max_margin, -math.inf)
     log_sum = torch.logsumexp(log_w, 2, keepdim=True)
@@ -90,22 +90,3 @@ def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options
     half = (log_w - torch.where(log_unit == -math.inf, 0.0, log_unit) - math.log(2.0)).exp_()
     derivative = others.sub_(log_rest).exp_().mul_(half).scatter_(3, index, -half)
     return derivative.view(logits.shape).to(logits.dtype)
-
-
-def _log_trust(z: Tensor, log_p: Tensor, lead: Tensor, options: Options) -> Tensor:
-    """Return log of what a label that the network contradicts is multiplied by; see `_autograd.log_trust`.
-
-    Args:
-        z: Logits (K, N, C) of K networks.
-        log_p: (K, N, 1), of the labels.
-        lead: (K, N, 1), their logits less the largest other ones.
-        options: One method's.
-    """
-    likeliest = likeliest_of(z, torch.ones_like(lead), 2, across=(1,))
-    doubt = doubt_of(log_p, lead, torch).sum(1)
-    count = doubt.new_full((len(z), 1), z.shape[1])
-    means = mean_over_ranks(torch.cat((doubt, likeliest.sums), 1), count, options.process_group)
-    prior_rest = means[:, 1:].gather(1, likeliest.top.squeeze(2)).unsqueeze(2)
-    exponent = exponent_of(options.weighting.trust, means[:, :1, None], likeliest.rest, prior_rest, torch)
-    result: Tensor = log_trust_of(exponent, lead, torch)
-    return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.errors import EmphasisValueError
 
 # Arrays of numpy, torch or jax: the three share no type, and importing two of them is what this package avoids.
 Array = Any
@@ -72,28 +72,6 @@ def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
             "Pass softmax outputs, not logits; for logits use derivative(logits, labels) or potential(margin)."
         )
     return array
-
-
-def checked_parameter(owner: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """Return `value` as a finite float in [low, high], or raise an error that names all three."""
-    if isinstance(value, (bool, str)):
-        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise EmphasisTypeError(f"{owner}: {name} must be a number, got {value!r}") from None
-    except OverflowError:  # a whole number of hundreds of digits
-        number = math.inf
-    if not math.isfinite(number) or not low <= number <= high:
-        allowed = "a finite number"
-        if low > -math.inf and high < math.inf:
-            allowed = f"in [{low:g}, {high:g}]"
-        elif low > -math.inf:
-            allowed = f"a finite number >= {low:g}"
-        elif high < math.inf:
-            allowed = f"a finite number <= {high:g}"
-        raise EmphasisValueError(f"{owner}: {name}={value!r} is not allowed; {name} must be {allowed}")
-    return number
 
 
 # The least that 1 - pi is taken to be: where a class is all but certain a priori, nothing is certain above it.

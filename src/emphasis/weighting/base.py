@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from emphasis.errors import EmphasisOverflowError, EmphasisTypeError, EmphasisValueError
+from emphasis.validation import checked_number
 from emphasis.weighting._modes import numerical_modes
 from emphasis.weighting._numerics import (
     Array,
     ArrayModule,
-    checked_parameter,
     checked_probabilities,
 )
 from emphasis.weighting._potential import PotentialTable, build_table
@@ -129,8 +129,8 @@ class Weighting:
 
     def mass(self, a: float, b: float) -> float:
         """Return the share of the EDF in [a, b], in [0, 1]; 0 <= a <= b <= 1 (ValueError otherwise)."""
-        a = checked_parameter("mass", "a", a, 0.0, 1.0)
-        b = checked_parameter("mass", "b", b, a, 1.0)
+        a = checked_number("mass", "a", a, 0.0, 1.0)
+        b = checked_number("mass", "b", b, a, 1.0)
         return math.exp(min(self._log_mass(a, b) - self.log_normalizer, 0.0)) if a < b else 0.0
 
     @cached_property
@@ -169,7 +169,7 @@ class Weighting:
             if setting != "auto":
                 raise EmphasisValueError(f'max_margin={setting!r} is not allowed; use "auto", None or a number')
             return math.inf if self.vanishes else AUTO_MAX_MARGIN
-        return checked_parameter("max_margin", "max_margin", setting)
+        return checked_number("max_margin", "max_margin", setting)
 
     def derivative(self, logits: Array, labels: Array, max_margin: MaxMargin = None) -> FloatArray:
         """Return the derivative with respect to the logits: the float64 reference of Eq. 7 without its 0/0.
@@ -352,7 +352,7 @@ class Scaled(Weighting):
     weighting: Weighting
 
     def __post_init__(self) -> None:
-        factor = checked_parameter("Scaled", "factor", self.factor, 0.0)
+        factor = checked_number("Scaled", "factor", self.factor, 0.0)
         _check_depends_on_p_alone("Scaled", self.weighting)
         if factor == 0.0:
             raise EmphasisValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")

@@ -9,17 +9,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.validation import check, checked_number
 from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
 from emphasis.weighting.base import Weighting
 from emphasis.weighting.families import _Checked
 
 _LOG_2 = math.log(2.0)
-
-
-def _positive(family: str, name: str, value: float) -> None:
-    if value == 0.0:
-        raise EmphasisValueError(f"{family}: {name}=0 is not allowed; use a number > 0")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -37,10 +32,7 @@ class AGCE(_Checked, Weighting):
     a: float = 1.0
     q: float = 2.0
     _bounds: ClassVar = {"a": (0.0, math.inf), "q": (0.0, math.inf)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive("AGCE", "q", self.q)
+    _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log 2 + log p + log(1-p) + (q-1) log(a+p)."""
@@ -70,10 +62,7 @@ class AUL(_Checked, Weighting):
     a: float = 1.5
     q: float = 0.9
     _bounds: ClassVar = {"a": (1.0, math.inf), "q": (0.0, math.inf)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive("AUL", "q", self.q)
+    _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log 2 + log p + log(1-p) + (q-1) log(a-p)."""
@@ -101,10 +90,7 @@ class AEL(_Checked, Weighting):
 
     a: float = 3.0
     _bounds: ClassVar = {"a": (0.0, math.inf)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive("AEL", "a", self.a)
+    _positive: ClassVar = frozenset({"a"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log 2 + log p + log(1-p) - p/a - log a."""
@@ -128,12 +114,9 @@ class Taylor(Weighting):
     order: int = 2
 
     def __post_init__(self) -> None:
-        given: object = self.order
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            raise EmphasisTypeError(f"Taylor: order must be a whole number, got {given!r}")
-        if not given >= 1.0 or given == math.inf or int(given) != given:
-            raise EmphasisValueError(f"Taylor: order={given!r} is not allowed; use a whole number >= 1")
-        object.__setattr__(self, "order", int(given))
+        number = checked_number("Taylor", "order", self.order, 1.0)
+        check(number.is_integer(), "Taylor: order", self.order, "use a whole number >= 1")
+        object.__setattr__(self, "order", int(number))
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Log 2 + log(1-p) + log(1 - (1-p)^order)."""

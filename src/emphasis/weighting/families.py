@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
+from emphasis.validation import checked_number
 from emphasis.weighting._numerics import (
     Array,
     ArrayModule,
-    checked_parameter,
     log_of_expm1_exp,
     log_of_minus_log_p,
     log_power,
@@ -35,10 +35,12 @@ class _Checked:
     """Turns the parameters of a frozen dataclass into floats within their bounds when it is made."""
 
     _bounds: ClassVar[dict[str, tuple[float, float]]]
+    _positive: ClassVar[frozenset[str]] = frozenset()  # the parameters whose lower bound is not allowed itself
 
     def __post_init__(self) -> None:
         for name, (low, high) in self._bounds.items():
-            value = checked_parameter(type(self).__name__, name, getattr(self, name), low, high)
+            ends = "(]" if name in self._positive else "[]"
+            value = checked_number(type(self).__name__, name, getattr(self, name), low, high, ends=ends)
             object.__setattr__(self, name, value)
 
 

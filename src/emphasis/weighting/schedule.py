@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from emphasis.errors import EmphasisValueError
+from emphasis.validation import check, check_choice, check_range, is_finite_number
 from emphasis.weighting.base import Weighting
 from emphasis.weighting.mode_by_noise import lam_for
 
@@ -47,14 +47,10 @@ class Ramp:
     def __post_init__(self) -> None:
         end = self.start if self.end is None else self.end
         for name, value in (("start", self.start), ("end", end)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-                raise EmphasisValueError(f"{name}={value!r} is not allowed; use a finite number")
-        if self.shape not in get_args(Shape):
-            raise EmphasisValueError(f"shape={self.shape!r} is not allowed; use one of {', '.join(get_args(Shape))}")
-        if self.shape == "constant" and end != self.start:
-            raise EmphasisValueError(
-                f"end={self.end} is not allowed with a constant; leave it out, or use linear or cosine"
-            )
+            check(is_finite_number(value), name, value, "use a finite number")
+        check_choice("shape", self.shape, get_args(Shape))
+        advice = 'a constant ends where it starts: omit it, or use the shape "linear" or "cosine"'
+        check(self.shape != "constant" or end == self.start, "end", self.end, advice)
         object.__setattr__(self, "end", end)
 
     def at(self, progress: float) -> float:
@@ -78,12 +74,7 @@ class Measured:
     start: float = 0.5
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.start, bool)
-            or not isinstance(self.start, (int, float))
-            or not 0 <= self.start <= sys.float_info.max
-        ):
-            raise EmphasisValueError(f"start={self.start!r} is not allowed; use a finite number >= 0")
+        check(is_finite_number(self.start) and self.start >= 0, "start", self.start, "use a finite number >= 0")
 
 
 Schedule = Mapping[str, Ramp | Measured]
@@ -103,8 +94,7 @@ def scheduled(weighting: Weighting, schedule: Schedule, progress: float, noise_r
         ValueError: `progress` or `noise_rate` is out of range, the weighting has no such parameter, or does not allow
             a value.
     """
-    if not 0.0 <= progress <= 1.0:
-        raise EmphasisValueError(f"progress={progress} is not allowed; use a number in [0, 1]")
+    check_range("progress", progress, 0.0, 1.0)
     own = weighting.parameters()
     unknown = [name for name in schedule if name not in own or isinstance(own[name], bool)]
     if unknown:

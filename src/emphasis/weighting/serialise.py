@@ -7,23 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emphasis.errors import EmphasisError, EmphasisTypeError, EmphasisValueError
-from emphasis.texts import did_you_mean
+from emphasis.registry import Registry, check_option_names
 from emphasis.weighting.base import Scaled, Sum, Weighting, WeightingLike
-from emphasis.weighting.bounded import AEL, AGCE, AUL, Taylor
-from emphasis.weighting.families import (
-    CCE,
-    DM,
-    GCE,
-    IMAE,
-    MAE,
-    MSE,
-    SCE,
-    Beta,
-    Exponential,
-    Focal,
-    Normal,
-    Uniform,
-)
 from emphasis.weighting.function import (
     NamedWeighting,
     check_function_name,
@@ -34,34 +19,43 @@ from emphasis.weighting.function import (
 from emphasis.weighting.relative import Relative
 from emphasis.weighting.spline import Spline
 
-FAMILIES: dict[str, Callable[..., Weighting]] = {
-    family.__name__: family
-    for family in (
-        CCE,
-        MAE,
-        MSE,
-        GCE,
-        DM,
-        Normal,
-        Exponential,
-        Beta,
-        SCE,
-        Focal,
-        IMAE,
-        Uniform,
-        Relative,
-        AGCE,
-        AUL,
-        AEL,
-        Taylor,
-    )
-}
+FAMILIES: Registry[Callable[..., Weighting]] = Registry(
+    "family",
+    {
+        **{
+            name: f"emphasis.weighting.families:{name}"
+            for name in (
+                "CCE",
+                "MAE",
+                "MSE",
+                "GCE",
+                "DM",
+                "Normal",
+                "Exponential",
+                "Beta",
+                "SCE",
+                "Focal",
+                "IMAE",
+                "Uniform",
+            )
+        },
+        "Relative": "emphasis.weighting.relative:Relative",
+        "AGCE": "emphasis.weighting.bounded:AGCE",
+        "AUL": "emphasis.weighting.bounded:AUL",
+        "AEL": "emphasis.weighting.bounded:AEL",
+        "Taylor": "emphasis.weighting.bounded:Taylor",
+    },
+    otherwise=", Spline, Sum, Scaled, function, from_loss",
+)
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 
 Names = tuple[tuple[str, str], ...]
-_FUNCTIONS: dict[str, tuple[set[str], set[str]]] = {  # what names users' functions: parameters needed, and others
-    "function": ({"function"}, set()),
-    "from_loss": ({"loss"}, {"derivative"}),
+_PARAMETERS = {  # of what is no family: whether each parameter is required
+    "Sum": {"terms": True},
+    "Scaled": {"factor": True, "weighting": True},
+    "Spline": {"points": True},
+    "function": {"function": True},
+    "from_loss": {"loss": True, "derivative": False},
 }
 _DEEPEST = 50  # sums and scalings within each other
 
@@ -110,33 +104,26 @@ def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth:
         raise EmphasisValueError(f"a weighting's dictionary is nested more than {_DEEPEST} deep")
     values = dict(mapping)
     name = values.pop("family", None)
+    if not (isinstance(name, str) and name in _PARAMETERS):
+        FAMILIES.check(name)
+        parameters = dict.fromkeys(inspect.signature(FAMILIES[name]).parameters, False)
+        check_option_names(name, values, parameters, "parameter")
+        return FAMILIES[name](**values)
+    check_option_names(name, values, _PARAMETERS[name], "parameter")
     match name:
         case "Sum":
-            _check_names(name, values, {"terms"})
             terms = values["terms"]
             if not isinstance(terms, (list, tuple)):
                 raise EmphasisTypeError(f"Sum: terms must be a list of weightings' dictionaries, got {terms!r}")
             return Sum(tuple(_from_dict(term, of_names, depth + 1) for term in terms))
         case "Scaled":
-            _check_names(name, values, {"factor", "weighting"})
             return Scaled(values["factor"], _from_dict(values["weighting"], of_names, depth + 1))
-        case "function" | "from_loss":
-            _check_names(name, values, *_FUNCTIONS[name])
-            named = tuple((key, value) for key, value in values.items() if value is not None)
-            for _, function in named:
-                check_function_name(function)
-            return of_names(name, named)
         case "Spline":
-            _check_names(name, values, {"points"})
             return Spline(values["points"])
-    if not isinstance(name, str) or name not in FAMILIES:
-        known = [*FAMILIES, "Spline", "Sum", "Scaled", *_FUNCTIONS]
-        raise EmphasisValueError(
-            f"family={name!r} is unknown{did_you_mean(str(name), known)} Known: {', '.join(known)}"
-        )
-    family = FAMILIES[name]
-    _check_names(name, values, set(), set(inspect.signature(family).parameters))
-    return family(**values)
+    named = tuple((key, value) for key, value in values.items() if value is not None)
+    for _, function in named:
+        check_function_name(function)
+    return of_names(name, named)
 
 
 def _refused(family: str, names: Names) -> Weighting:
@@ -187,15 +174,3 @@ def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting]
         f"got {weighting!r} as weighting; pass one such as DM(lam=0.5, beta=12), a dictionary, a family's name, "
         "or a function p -> w"
     )
-
-
-def _check_names(family: str, values: Mapping[str, Any], required: set[str], optional: set[str] | None = None) -> None:
-    allowed = required | (optional or set())
-    unknown = sorted(set(values) - allowed, key=str)
-    if unknown:
-        raise EmphasisValueError(
-            f"{family} has no parameter {unknown[0]!r}; it takes {', '.join(sorted(allowed)) or 'none'}"
-        )
-    missing = sorted(required - set(values))
-    if missing:
-        raise EmphasisValueError(f"{family} needs the parameter {missing[0]!r}")
