@@ -85,5 +85,5 @@ def test_they_come_back_from_a_dictionary_and_stop_pushing(weighting):
 def test_parameters_out_of_bounds_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-    with pytest.raises(TypeError, match="whole number"):
+    with pytest.raises(TypeError, match="must be a number"):
         Taylor("2")

@@ -1,7 +1,7 @@
-"""The custom autograd function: loss value and derivative in one pass, no second softmax in the backward pass.
+"""The plain path of the loss: an autograd function that computes the loss and its derivative in one pass.
 
-The arithmetic of docs/theory.md: margins from the logits, log-weights from the family, a normaliser, and
-the direction (softmax over the other classes). Everything a family knows stays in `emphasis.weighting`.
+The arithmetic is that of docs/theory.md: margins from the logits, log-weights from the family, a normalizer, and the
+direction, which is the softmax over the other classes. All that depends on the family is in `emphasis.weighting`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,21 @@ def loss_and_gradient(
     options: Options,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the loss and its derivative; differentiable itself, the normaliser being a constant."""
+    """Return the loss and its derivative, which can be differentiated; the normalizer is a constant.
+
+    Args:
+        logits: Floating (N, C, ...).
+        labels: Classes (N, ...), int64 in [0, C), or probabilities (N, C, ...).
+        factor: Weights of the examples (N, ...), or None for 1.
+        valid: Whether each example counts, (N, ...) bool, or None for all.
+        options: Options of the loss.
+        with_gradient: Whether the derivative is computed; it is None otherwise.
+    """
     dtype, logits = logits.dtype, logits.to(arithmetic_dtype(logits))
     soft = labels.is_floating_point()
     labels = labels.to(logits.dtype) if soft else labels
     factor = None if factor is None else factor.to(logits.dtype)
-    # Hard labels: one margin per example. Soft labels: one per class, that of the largest logit kept exact.
+    # Hard labels have one margin per example, and soft labels one per class; that of the largest logit is exact.
     index = logits.argmax(1, keepdim=True) if soft else labels.unsqueeze(1)
     margin, others, log_rest = margin_and_others(logits, index, 1)
     lead = margin
@@ -51,7 +60,7 @@ def loss_and_gradient(
         margin, lead = torch.where(valid, margin, 0.0), torch.where(valid, lead, 0.0)
 
     log_p, log_q = F.logsigmoid(margin), F.logsigmoid(-margin)
-    share = labels if soft else None  # of each margin in its example
+    share = labels if soft else None  # weight of each margin in its example
     if factor is not None:
         factor = factor.unsqueeze(1)
         share = factor if share is None else share * factor
@@ -70,7 +79,7 @@ def loss_and_gradient(
     half = 0.5 * weight
     direction = (others - log_rest).exp()
     if soft:
-        # half / (1-p), of all but the largest: its 1-p may be too small to divide by, theirs is 1/2 at least.
+        # half / (1-p) of all classes but the likeliest: its 1-p may be too small to divide by, the others' is >= 1/2.
         ratio = (half * (-log_q.scatter(1, index, 0.0)).exp()).scatter(1, index, 0.0)
         spread = log_p.exp() * (ratio.sum(1, keepdim=True) - ratio)
         gradient = direction * half.gather(1, index) + spread - half
@@ -80,11 +89,7 @@ def loss_and_gradient(
 
 
 class EmphasisFunction(torch.autograd.Function):
-    """(logits, labels, factor, valid, options, with_gradient) -> (loss, its derivative with respect to logits).
-
-    logits: (N, C, ...) floating. labels: (N, ...) int64 in [0, C), or (N, C, ...) rows of probabilities.
-    factor: (N, ...) weights of the examples, or None for 1. valid: (N, ...) bool, or None for all.
-    """
+    """The function `loss_and_gradient` with a backward pass, forward-mode differentiation and vmap."""
 
     generate_vmap_rule = True
 
@@ -92,23 +97,23 @@ class EmphasisFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-        """Keep the derivative for `backward`, and the logits (no copy) for the derivative's own derivative."""
+        """Save the derivative for `backward`, and the logits, without a copy, for the second derivative."""
         logits, labels, factor, valid, ctx.options, _ = inputs
         _, gradient = output
         if gradient is not None:
             ctx.mark_non_differentiable(gradient)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, labels, factor, valid, gradient)
-        ctx.save_for_forward(logits, labels, factor, valid, gradient)  # all the same: vmap knows one set of tensors
+        ctx.save_for_forward(logits, labels, factor, valid, gradient)  # the same tensors, as vmap supports only one set
         ctx.per_example = output[0].dim() > 0
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return grad_loss times the derivative."""
+        """Return the derivative times `grad_loss`."""
         logits, labels, factor, valid, gradient = ctx.saved_tensors
         if grad_loss is None:
             return None, None, None, None, None, None
-        if gradient is None or torch.is_grad_enabled():  # create_graph=True: make it again, differentiably
+        if gradient is None or torch.is_grad_enabled():  # create_graph=True: compute it again, with a graph
             gradient = loss_and_gradient(logits, labels, factor, valid, ctx.options, True)[1]
             assert gradient is not None
         if grad_loss.dim():
@@ -117,7 +122,7 @@ class EmphasisFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
-        """Return the loss's derivative along `tangent`."""
+        """Return the derivative of the loss along `tangent`."""
         gradient = ctx.saved_tensors[-1]
         if tangent is None or gradient is None:
             return None, None
@@ -128,7 +133,12 @@ class EmphasisFunction(torch.autograd.Function):
 def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return u = z_y - logsumexp_{j != y} z_j, the logits with -inf in place of z_y, and that logsumexp.
 
-    The softmax over the other classes is exp(others - logsumexp). `index` is y along `dim`, which it keeps with size 1.
+    The softmax over the other classes is exp(others - logsumexp).
+
+    Args:
+        logits: Logits, with the classes along `dim`.
+        index: The labels y, with size 1 along `dim`.
+        dim: Dimension of the classes.
     """
     others = logits.scatter(dim, index, -math.inf)
     log_rest = torch.logsumexp(others, dim, keepdim=True)
@@ -136,17 +146,23 @@ def margin_and_others(logits: Tensor, index: Tensor, dim: int) -> tuple[Tensor, 
 
 
 def lead_of(logits: Tensor, index: Tensor, others: Tensor, dim: int, each_class: bool = False) -> Tensor:
-    """Return z_y - max_{j != y} z_j, of the shape of `index`, from what `margin_and_others` takes and returns.
+    """Return the lead z_y - max_{j != y} z_j.
 
-    each_class: That of every class instead, of the logits' shape; `index` is the likeliest then.
+    Args:
+        logits: Logits, with the classes along `dim`.
+        index: The labels y, with size 1 along `dim`; the likeliest classes if `each_class`.
+        others: The logits without those of `index`, from `margin_and_others`.
+        dim: Dimension of the classes.
+        each_class: Whether the leads of all classes are returned, of the shape of the logits, instead of those of
+            `index`.
     """
-    own = logits.gather(dim, index)
-    lead = own - others.amax(dim, keepdim=True)
-    return (logits - own).scatter(dim, index, lead) if each_class else lead
+    label_logit = logits.gather(dim, index)
+    lead = label_logit - others.amax(dim, keepdim=True)
+    return (logits - label_logit).scatter(dim, index, lead) if each_class else lead
 
 
 def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
-    """Return log w where agreed, saturated if unbounded: sums stay finite, and the derivative's `dtype` holds it."""
+    """Return log w of labels that the network agrees with, limited if unbounded so that sums fit into `dtype`."""
     log_w: Tensor = options.weighting.where_agreed.log_weight(log_p, log_q, torch)
     if options.unbounded:
         summed = math.log(torch.finfo(log_w.dtype).max) - SATURATION
@@ -155,14 +171,14 @@ def saturated_log_weight(log_p: Tensor, log_q: Tensor, options: Options, dtype: 
 
 
 def log_weight_of(margin: Tensor, lead: Tensor, logits: Tensor, share: Tensor, options: Options) -> Tensor:
-    """Return log w of margins as training sees it: saturated if unbounded, -inf beyond the largest margin.
+    """Return log w of margins as in training: saturated if unbounded, and -inf beyond the largest margin.
 
     Args:
-        margin: One for each example, with size 1 for the classes, or one for each class.
-        lead: Of that shape, each label's logit less the largest other one.
-        logits: (N, C, ...), which those come from.
-        share: Of the margins' shape, what each counts in the batch.
-        options: What to compute.
+        margin: Margins of the examples, (N, 1, ...), or of all classes, (N, C, ...).
+        lead: Logits of the labels minus the largest other logits, of the shape of `margin`.
+        logits: The logits, (N, C, ...).
+        share: Weights in the batch, of the shape of `margin`.
+        options: Options of the loss.
     """
     log_p = F.logsigmoid(margin)
     log_w = _log_weight(margin, log_p, F.logsigmoid(-margin), options, margin.dtype)
@@ -195,7 +211,7 @@ def log_trust(log_p: Tensor, lead: Tensor, likeliest: Likeliest, share: Tensor, 
 
 
 def _log_weight(margin: Tensor, log_p: Tensor, log_q: Tensor, options: Options, dtype: torch.dtype) -> Tensor:
-    """Return log w where agreed, saturated if unbounded, -inf beyond the largest margin."""
+    """Return `saturated_log_weight`, and -inf beyond the largest margin."""
     log_w = saturated_log_weight(log_p, log_q, options, dtype)
     if options.max_margin < math.inf:
         log_w = torch.where(margin > options.max_margin, -math.inf, log_w)
@@ -213,9 +229,9 @@ def _weighted_terms(
     options: Options,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return each margin's term of the loss, and the L1 norm of its derivative as it enters the total.
+    """Return the terms of the loss and the L1 norms of their derivatives, after normalization and reduction.
 
-    share and valid: of the margins' shape, or such that they broadcast to it.
+    `share` and `valid` are of the shape of the margins or broadcastable to it; see `example_terms`.
     """
     log_w = _log_weight(margin, log_p, log_q, options, dtype)
     if likeliest is None:
@@ -239,16 +255,16 @@ def example_terms(
     options: Options,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return each example's loss, and the L1 norm of its derivative as it enters the total.
+    """Return the losses of the examples and the L1 norms of their derivatives, after normalization and reduction.
 
     Args:
-        margin: One for each example, like all the others.
-        lead: The label's logit less the largest other one.
-        likeliest: Of the examples, where the weighting depends on the batch; else None.
+        margin: Margins of the examples, of any shape, which is that of the other tensors too.
+        lead: Logits of the labels minus the largest other logits.
+        likeliest: Likeliest classes, for weightings that depend on the batch; None otherwise.
         factor: Weights of the examples, or None for 1.
-        valid: Which examples count, or None for all.
-        options: What to compute.
-        dtype: Of the derivative.
+        valid: Examples that count, or None for all.
+        options: Options of the loss.
+        dtype: Dtype of the derivative.
     """
     factor = None if factor is None else factor.to(margin.dtype)
     return _weighted_terms(
@@ -257,9 +273,10 @@ def example_terms(
 
 
 def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
-    """Return the L1 norm of each derivative as it enters the total, and what one unit of loss is multiplied by.
+    """Return the L1 norm of each derivative after normalization, and the factor of each loss.
 
-    `unit` is share / denominator (1 without a mean); weight is w * unit, or the share of the batch's emphasis.
+    The factor is the share, divided by `denominator` for a mean. The norm is w times the factor, or the share of the
+    batch's total emphasis.
     """
     if valid is not None:
         valid = valid.expand(log_w.shape)
@@ -279,13 +296,13 @@ def _normalized(log_w: Tensor, share: Tensor | None, valid: Tensor | None, optio
 
 
 def denominator(unit: Tensor, options: Options) -> Tensor:
-    """Return what a mean divides by, the sum of the units over the whole batch; 1 instead of 0."""
+    """Return the denominator of a mean, the sum of the units over the whole batch; 1 if that is 0."""
     total = global_sum(unit.sum(), options.process_group)
-    return torch.where(total.isinf(), math.nan, total)  # weights that overflow their sum must not become a silent 0
+    return torch.where(total.isinf(), math.nan, total)  # a sum of weights that overflows must not make the loss 0
 
 
 def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: Options) -> Tensor:
-    """Return the loss of each margin times its unit; weighted cross-entropy if weights are shares of the batch."""
+    """Return the loss of each margin times its unit; the weighted cross-entropy for shares of a batch."""
     if options.normalization == "batch":
         return torch.where(weight > 0.0, -log_p * weight, torch.where(weight.isnan(), weight, 0.0))
     value = _value(margin.detach(), options).to(margin.dtype)
@@ -296,7 +313,7 @@ def _loss(margin: Tensor, log_p: Tensor, weight: Tensor, unit: Tensor, options: 
 
 
 def _value(margin: Tensor, options: Options) -> Tensor:
-    """Return L(margin), which no gradient goes through."""
+    """Return L(margin), which is not differentiated."""
     tables = options.tables_for(margin.device, margin.dtype)
     if margin.device.type != "mps":  # which has no float64
         margin = margin.double()

@@ -1,7 +1,7 @@
-"""Input checks of the loss: each bad input has a decided outcome, and an error names value, allowed set and cure.
+"""Checks of the arguments of the loss. Errors name the value, what is allowed and what to do.
 
-Values are read only where that is free: on CPU tensors outside `torch.compile` and `torch.func.vmap`. Elsewhere
-reading one would stall the device, so there NaN and infinity reach the loss, which is NaN or infinite then.
+Values are read on the CPU only, and not under `torch.compile` and `torch.func.vmap`. Elsewhere reading a value would
+stall the device; NaN and infinite values then reach the loss, which becomes NaN or infinite.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def is_true(flag: Tensor) -> bool:
-    """Return whether a zero-dimensional flag is set, False where its value cannot be read without a stall."""
+    """Return whether a zero-dimensional flag is set; False where reading its value would stall a device."""
     return not torch.compiler.is_compiling() and can_be_read(flag) and bool(flag)
 
 
 def arithmetic_dtype(logits: Tensor) -> torch.dtype:
-    """Return the dtype that the loss computes in: float32 for halves, the logits' own otherwise."""
+    """Return the dtype in which the loss is computed: float32 for float16 and bfloat16, else that of the logits."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def check_logits(logits: Tensor) -> None:
-    """Raise TypeError or ValueError unless logits are floating (N, C, ...), C >= 2."""
+    """Check that logits are floating and of shape (N, C, ...) with C >= 2; raise TypeError or ValueError otherwise."""
     if not isinstance(logits, Tensor):
         raise EmphasisTypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
     if not logits.is_floating_point():
@@ -55,7 +55,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
-    """Raise unless labels are class indices or rows of probabilities that fit the logits."""
+    """Check that labels are classes or probabilities of the right shape; raise TypeError or ValueError otherwise."""
     if not isinstance(labels, Tensor):
         raise EmphasisTypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
     if labels.device != logits.device:
@@ -86,7 +86,7 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
 
 
 def check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError if an integer label is neither in [0, num_classes) nor `ignore_index`."""
+    """Check that integer labels are in [0, num_classes) or `ignore_index`; raise ValueError otherwise."""
     if labels.device.type != "cpu":
         return
     labels = labels.long()  # 8-bit labels could not be compared with 256 or -100
@@ -105,9 +105,13 @@ def _check_probabilities(labels: Tensor) -> None:
 def check_weight(
     name: str, weight: Tensor | None, shape: torch.Size, logits: Tensor, only_ratios_matter: bool
 ) -> Tensor | None:
-    """Return a class or sample weight in float64, or raise unless it fits and is >= 0.
+    """Return class or sample weights in float64, or None if there are none.
 
-    Where only ratios matter they are divided by the largest, so that no product of weights leaves a dtype's range.
+    Where only ratios matter, they are divided by the largest, so that products of weights stay in the range of a dtype.
+
+    Raises:
+        TypeError: They are not a tensor.
+        ValueError: The shape or device does not fit, they require grad, or one is negative, NaN or infinite.
     """
     if weight is None:
         return None
@@ -142,9 +146,15 @@ def factor_of(
     like: Tensor,
     only_ratios_matter: bool,
 ) -> Tensor | None:
-    """Return the examples' weights, checked, as one float64 factor each; None for 1. `like` has their device.
+    """Return the product of class and sample weights of each example in float64, or None for 1.
 
-    labels: Integers; those outside [0, num_classes) get anything.
+    Args:
+        labels: Integer labels; the factors of labels outside [0, num_classes) are undefined.
+        class_weight: Class weights (C,), or None.
+        sample_weight: Sample weights of the shape of the labels, or None.
+        num_classes: Number of classes C.
+        like: Tensor on the device that the weights must be on.
+        only_ratios_matter: See `check_weight`.
     """
     factor = check_weight("sample_weight", sample_weight, labels.shape, like, only_ratios_matter)
     class_weight = check_weight("class_weight", class_weight, torch.Size((num_classes,)), like, only_ratios_matter)
@@ -155,10 +165,10 @@ def factor_of(
 
 
 def check_factor(factor: Tensor | None, logits: Tensor, options: Options) -> None:
-    """Raise OverflowError if a weight times an example's factor is more than the logits' dtype holds."""
+    """Check that weights times factors of examples fit into the dtype of the logits; raise OverflowError otherwise."""
     if factor is None or options.only_ratios_matter or factor.device.type != "cpu" or not factor.numel():
         return
-    # One mean or batch over several ranks adds the factors up; else each stands alone.
+    # A mean or batch over several ranks sums the factors; otherwise each is used by itself.
     is_sum = options.normalization == "batch" or options.reduction == "mean"
     log_largest = 0.0 if is_sum or options.unbounded else max(options.log_largest, 0.0)
     dtype = arithmetic_dtype(logits) if is_sum else logits.dtype
@@ -168,15 +178,15 @@ def check_factor(factor: Tensor | None, logits: Tensor, options: Options) -> Non
 
 
 class Prepared(NamedTuple):
-    """Checked tensors in the form of the plain path.
+    """Checked arguments of the plain path.
 
     Attributes:
-        logits: (N, C, ...), as given but for the binary form, which gets two columns.
-        labels: int64 class indices, as given; of no use with targets.
-        targets: Rows of probabilities, None for class indices.
-        class_weight: (C,) float64, what multiplies the targets; None for 1 and for class indices.
-        factor: The examples' weights in float64, None for 1.
-        valid: Which examples have a label, None for all.
+        logits: Logits (N, C, ...); two columns for the binary form.
+        labels: Class indices, int64; not used if there are targets.
+        targets: Probabilities (N, C, ...), or None for class indices.
+        class_weight: Factors of the targets, (C,) float64; None for 1 and for class indices.
+        factor: Weights of the examples in float64, or None for 1.
+        valid: Whether each example has a label, or None if all have.
     """
 
     logits: Tensor
@@ -195,7 +205,7 @@ def prepare(
     ignore_index: int,
     only_ratios_matter: bool,
 ) -> Prepared:
-    """Return the tensors checked, or raise TypeError or ValueError."""
+    """Check the tensors and return them in the form of the plain path; raise TypeError or ValueError if one is bad."""
     if isinstance(logits, Tensor) and logits.dim() == 1 and isinstance(labels, Tensor):
         logits, labels = two_columns(logits, labels)
     check_logits(logits)
@@ -214,15 +224,16 @@ def prepare(
 
 
 def weighted_targets(targets: Tensor, class_weight: Tensor | None) -> Tensor:
-    """Return rows of probabilities (N, C, ...) times the classes' weights (C,)."""
+    """Return probabilities (N, C, ...) times class weights (C,)."""
     if class_weight is None:
         return targets
     return targets * class_weight.to(targets.dtype).view(-1, *[1] * (targets.dim() - 2))
 
 
 def check_finite(logits: Tensor, valid: Tensor | None) -> None:
-    """Raise ValueError if a logit that counts is NaN or infinite; -inf, a class ruled out, is not allowed either."""
-    total = logits.detach().sum(1)  # one pass, no mask: NaN and infinity survive a sum; overflow is sorted out below
+    """Check that logits of valid examples are finite, which excludes -inf too; raise ValueError otherwise."""
+    # One pass without a mask: a sum keeps NaN and infinity. Overflow of finite logits is checked below.
+    total = logits.detach().sum(1)
     bad = ~total.isfinite() if valid is None else ~total.isfinite() & valid
     if not is_true(bad.any()):
         return
@@ -233,7 +244,7 @@ def check_finite(logits: Tensor, valid: Tensor | None) -> None:
 
 
 def example_error(error: ExampleError, logits: Tensor, labels: Tensor, ignore_index: int) -> ValueError:
-    """Return what a kernel found wrong with an example as the error that a user reads."""
+    """Return the error of the loss for an error that a kernel found in an example."""
     shape = logits.shape[:1] + logits.shape[2:]
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(error.example), shape))
     if error.what == "label":
@@ -256,7 +267,7 @@ def _wrong_probabilities(row: Tensor, where: tuple[int, ...]) -> ValueError:
 
 
 def two_columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the binary form with one logit z as the two columns (0, z)."""
+    """Return logits (0, z) of two classes and labels for the binary form with one logit z."""
     if labels.shape != logits.shape:
         raise EmphasisValueError(
             f"logits of shape {tuple(logits.shape)} are the binary form with one logit and need labels of the same "

@@ -1,4 +1,4 @@
-"""The loss under torch.compile and torch.export. Imported while something is compiled: it imports the compiler."""
+"""The loss under torch.compile and torch.export. Imported during compilation only, as it imports the compiler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def register(
     max_margin: MaxMargin,
     process_group: Any,
 ) -> int:
-    """Return an id of `resolve`'s options: a constant that a compiled graph can hold."""
+    """Return the id of resolved options, a constant that a compiled graph can contain."""
     return pin_options(resolve(weighting, normalization, reduction, max_margin, process_group))
 
 
@@ -55,7 +55,7 @@ def _compact(options_id: int, device: torch.device, dtype: torch.dtype) -> Tenso
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _suffix(device: torch.device, dtype: torch.dtype) -> str:
-    """Return what an operator's name ends in: that for a GPU is traced into, down to its launches."""
+    """Return the suffix of the operators' names: those for GPUs are traced down to their kernel launches."""
     if backend_on(torch.empty(0, device=device, dtype=dtype)).name != "gpu":
         return ""
     _ops.register_on_gpu()
@@ -64,7 +64,7 @@ def _suffix(device: torch.device, dtype: torch.dtype) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _trust_on(options_id: int, device: torch.device, dtype: torch.dtype) -> tuple[float, ...]:
-    """Return `Weighting.trust` for the operators for GPUs; those for CPUs have it of the table, and take none."""
+    """Return `Weighting.trust` for the operators for GPUs; those for CPUs read it from the table."""
     return options_from_id(options_id).weighting.trust if _suffix(device, dtype) else ()
 
 
@@ -77,7 +77,7 @@ def _takes_targets(device: torch.device, dtype: torch.dtype) -> bool:
 def _plain(
     logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, options_id: int, with_gradient: bool
 ) -> Tensor:
-    """Return the loss by torch operators: a node that is traced into after the weighting's Python has run."""
+    """Return the loss by torch operators, as a node that is traced after the Python code of the weighting has run."""
     options = options_from_id(options_id)
     options.check_range(logits.dtype)
     loss: Tensor = EmphasisFunction.apply(  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ def loss(
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
 ) -> Tensor:
-    """Return the loss: one operator of `_ops` where there is a kernel, torch operators otherwise."""
+    """Return the loss by one operator of `_ops` if there is a kernel, and by torch operators otherwise."""
     reduction, is_batch = _setting(options_id, "reduction"), _setting(options_id, "normalization") == "batch"
     given = _checks.prepare(
         logits, labels, class_weight, sample_weight, ignore_index, _setting(options_id, "only_ratios_matter")
@@ -118,7 +118,7 @@ def loss(
         return result
     if targets is not None and _takes_targets(device, dtype) and _has_table(options_id, device, dtype):
         shape = logits.movedim(1, -1).shape
-        rows, probabilities = (one.movedim(1, -1).reshape(-1, shape[-1]) for one in (logits, targets))
+        rows, probabilities = (t.movedim(1, -1).reshape(-1, shape[-1]) for t in (logits, targets))
         factor = None if factor is None else factor.reshape(-1)
         of_targets = getattr(torch.ops.emphasis, "loss_of_targets" + _suffix(device, dtype))
         result = of_targets(

@@ -1,7 +1,7 @@
-"""The fast path of the loss: kernels that leave the derivative where the softmax was, one buffer in all.
+"""The fast path of the loss: kernels that overwrite the softmax with the derivative and need only one buffer.
 
-Taken outside torch.func, torch.jit.trace and forward-mode differentiation; the plain path in `_autograd` does all else,
-and the second derivative. Both compute the same.
+The plain path in `_autograd` is used under torch.func, torch.jit.trace and forward-mode differentiation, and for the
+second derivative. Both compute the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Call(NamedTuple):
-    """All of a loss but its tensors."""
+    """The arguments of a loss that are not tensors."""
 
     options: Options
     ignore_index: int
@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
 
 def backend_for_labels(logits: Tensor, labels: Tensor) -> Backend | None:
-    """Return the kernels that take these class labels, None if the plain path must."""
+    """Return the kernels for these class labels, or None if the plain path is needed."""
     if not _is_concrete(logits, labels) or labels.dtype not in _INTEGERS:
         return None
     shape = logits.shape
@@ -51,7 +51,7 @@ def backend_for_labels(logits: Tensor, labels: Tensor) -> Backend | None:
 
 
 def backend_for_rows(logits: Tensor, labels: Tensor, options: Options) -> Backend | None:
-    """Return the kernels that take these soft labels, or these labels of one logit, None if the plain path must."""
+    """Return the kernels for soft labels or for labels of one logit, or None if the plain path is needed."""
     if not _is_concrete(logits, labels) or labels.shape != logits.shape or not logits.numel():
         return None
     if logits.dim() == 1:
@@ -67,7 +67,7 @@ def backend_for_rows(logits: Tensor, labels: Tensor, options: Options) -> Backen
 
 
 def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
-    """Return whether the tensors' memory holds what they stand for, and nobody watches what is done to them."""
+    """Return whether the memory of the tensors holds their values and operations on them are not recorded."""
     return (
         type(labels) is Tensor
         and type(logits) in _PLAIN
@@ -85,7 +85,7 @@ def _is_concrete(logits: Tensor, labels: Tensor) -> bool:
 
 
 def backend_on(tensor: Tensor) -> Backend:
-    """Return the kernels that run on this device and in this dtype."""
+    """Return the kernels for the device and dtype of a tensor."""
     if tensor.is_cpu:
         return NATIVE if NATIVE.takes(tensor.dtype) else OPERATORS
     if tensor.is_cuda:
@@ -103,10 +103,10 @@ def _backend_on_gpu(dtype: torch.dtype, device: torch.device) -> Backend:
 def fused_loss(
     logits: Tensor, labels: Tensor, class_weight: Tensor | None, sample_weight: Tensor | None, call: Call
 ) -> Tensor:
-    """Return the loss of tensors that one of the functions above has found kernels for.
+    """Return the loss of tensors for which `backend_for_labels` or `backend_for_rows` has found kernels.
 
     Raises:
-        TypeError, ValueError, OverflowError: As `emphasis_loss`.
+        TypeError, ValueError, OverflowError: See `emphasis_loss`.
     """
     options = call.options
     soft = labels.is_floating_point()
@@ -142,13 +142,13 @@ def fused_loss(
 
 
 def _largest_factor(class_weight: Tensor | None, factor: Tensor | None) -> Tensor:
-    """Return what no factor of an example and a class is above, (1,)."""
-    given = [one.amax() for one in (class_weight, factor) if one is not None and one.numel()]
-    return torch.stack(given).prod().unsqueeze(0) if given else torch.ones(1)
+    """Return an upper bound, (1,), of the factors of examples and classes."""
+    largest = [weight.amax() for weight in (class_weight, factor) if weight is not None and weight.numel()]
+    return torch.stack(largest).prod().unsqueeze(0) if largest else torch.ones(1)
 
 
 def check_inplace(logits: Tensor) -> None:
-    """Raise ValueError if writing the derivative into the logits would destroy what somebody needs."""
+    """Check that the memory of the logits may be overwritten; raise ValueError otherwise."""
     base = view_base(logits)
     if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise EmphasisValueError(
@@ -158,7 +158,7 @@ def check_inplace(logits: Tensor) -> None:
     if base is not None and base.numel() != logits.numel():
         raise EmphasisValueError(
             f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor of "
-            f"shape {tuple(base.shape)} that others may read; pass the whole, or logits.contiguous(), or inplace=False"
+            f"shape {tuple(base.shape)} that may be in use; pass all of it, logits.contiguous(), or inplace=False"
         )
     if _order(logits) is None:
         raise EmphasisValueError(
@@ -167,7 +167,7 @@ def check_inplace(logits: Tensor) -> None:
 
 
 def _order(tensor: Tensor) -> list[int] | None:
-    """Return the order of the dimensions in which the tensor is contiguous, None if there is none."""
+    """Return the order of dimensions in which a tensor is contiguous, or None if there is none."""
     strides, shape = tensor.stride(), tensor.shape
     order = sorted(range(len(shape)), key=lambda d: (-strides[d], shape[d] != 1))
     return order if tensor.permute(order).is_contiguous() else None
@@ -181,10 +181,10 @@ def compute(
     call: Call,
     gradient_in: GradientIn,
 ) -> Result:
-    """Return the loss and its derivative, of the logits' shape, for logits of any layout.
+    """Return the loss and its derivative, of the shape of the logits, for logits of any layout.
 
-    The kernels take (outer, C, inner) as it lies in memory. Logits that fill their memory in another order of their
-    dimensions are seen in that order, and the labels follow; all others are copied.
+    The kernels take contiguous (outer, C, inner). Logits that are contiguous in another order of their dimensions are
+    permuted to that order, together with the labels; all others are copied.
     """
     if logits.is_contiguous() and (logits.dim() < 3 or not labels.is_floating_point()):
         return compute_rows(
@@ -197,13 +197,13 @@ def compute(
         )
     soft = labels.is_floating_point() and logits.dim() > 1
     order = _order(logits)
-    if order is None or (soft and order[-1] != 1):  # rows of probabilities have their classes side by side
+    if order is None or (soft and order[-1] != 1):  # the classes of probabilities must be adjacent in memory
         order = [d for d in range(logits.dim()) if d != 1] + [1] if soft else list(range(logits.dim()))
         gradient_in = "new memory" if gradient_in == "the logits" else gradient_in
     ordered = logits.permute(order).contiguous()
-    place = order.index(1) if logits.dim() > 1 else 1
+    class_dim = order.index(1) if logits.dim() > 1 else 1
     shape = ordered.shape
-    rows = ordered.view(shape[:place].numel(), *shape[place:]) if logits.dim() > 1 else ordered
+    rows = ordered.view(shape[:class_dim].numel(), *shape[class_dim:]) if logits.dim() > 1 else ordered
     of_examples = [d if d == 0 else d - 1 for d in order if d != 1]
 
     def follow(tensor: Tensor, per_class: bool) -> Tensor:
@@ -236,7 +236,7 @@ def compute_rows(
     call: Call,
     gradient_in: GradientIn,
 ) -> Result:
-    """Return the loss and its derivative for contiguous tensors that `Backend` takes."""
+    """Return the loss and its derivative for contiguous tensors, as `Backend` takes them."""
     options, ignore_index, backend = call.options, call.ignore_index, call.backend
     tables = options.tables_for(logits.device, logits.dtype)
     is_batch, reduction = options.normalization == "batch", options.reduction
@@ -269,9 +269,9 @@ def compute_rows(
 
 
 def half_weight(weight: Tensor, dtype: torch.dtype, is_share: bool) -> tuple[Tensor, Tensor | float]:
-    """Return half the weights and what they are still to be multiplied by.
+    """Return half the weights and a scale that they have to be multiplied by.
 
-    Shares of a batch are too small for float16 until a gradient scaler has multiplied them.
+    In float16, shares of a batch underflow before a gradient scaler has multiplied them; the scale keeps them in range.
     """
     if dtype != torch.float16 or not is_share:
         return 0.5 * weight, 1.0
@@ -280,19 +280,19 @@ def half_weight(weight: Tensor, dtype: torch.dtype, is_share: bool) -> tuple[Ten
 
 
 class _FusedFunction(torch.autograd.Function):
-    """(logits, labels, class_weight, factor, call) -> loss."""
+    """The loss by kernels, as a function of (logits, labels, class_weight, factor, call)."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, class_weight: Tensor | None, factor: Tensor | None, call: Call
     ) -> Tensor:
-        """Compute loss and derivative; the logits are kept, without a copy, for a second call of `backward`."""
+        """Compute the loss and its derivative; save the logits, without a copy, for a second call of `backward`."""
         ctx.call = call
         ctx.has_classes = logits.dim() > 1
         where: GradientIn = "the logits" if call.inplace else "new memory"
         loss, ctx.gradient, ctx.pending_scale = compute(logits.detach(), labels, class_weight, factor, call, where)
         if call.inplace:
-            # An operation that kept the logits for its own backward pass must find out that they are gone.
+            # An operation that saved the logits for its backward pass must detect that they have changed.
             torch.autograd.graph.increment_version(logits)
         else:
             ctx.save_for_backward(logits, labels, class_weight, factor)
@@ -300,7 +300,7 @@ class _FusedFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Return grad_loss times the derivative, in the derivative's own memory."""
+        """Return the derivative times `grad_loss`, in the memory of the derivative."""
         call: Call = ctx.call
         gradient, ctx.gradient = ctx.gradient, None
         pending_scale = ctx.pending_scale
@@ -311,14 +311,14 @@ class _FusedFunction(torch.autograd.Function):
         if gradient is None:  # a second call
             logits, labels, class_weight, factor = _saved(ctx)
             _, gradient, pending_scale = compute(logits, labels, class_weight, factor, call, "new memory")
-        if has_batch_dimension(grad_loss):  # several gradients at once (is_grads_batched): none may take the memory
+        if has_batch_dimension(grad_loss):  # several gradients at once (is_grads_batched): the memory cannot be reused
             ctx.gradient = gradient
             return (gradient * (grad_loss * pending_scale)).to(gradient.dtype), None, None, None, None
         return call.backend.scale(gradient, grad_loss, pending_scale), None, None, None, None
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the tensors that the loss was given, which are no more after an in-place loss."""
+    """Return the arguments of the loss; raise EmphasisRuntimeError after an in-place loss, which overwrote them."""
     saved: tuple[Tensor, Tensor, Tensor | None, Tensor | None] = ctx.saved_tensors
     if not saved:
         raise EmphasisRuntimeError(
@@ -329,7 +329,7 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
 
 
 def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
-    """Return grad_loss times the derivative, made again by operations that have a derivative."""
+    """Return the derivative times `grad_loss`, computed again by differentiable operations."""
     logits, labels, class_weight, factor = _saved(ctx)
     options, ignore_index, *_ = ctx.call
     columns, valid = logits, None
@@ -347,5 +347,5 @@ def _differentiable(ctx: Any, grad_loss: Tensor) -> Tensor:
     return (grad_loss * (gradient if ctx.has_classes else gradient[:, 1])).to(logits.dtype)
 
 
-# Function.apply looks for torch.func's wrappers, of which `_is_concrete` has found none: a tenth of a small batch.
+# Function.apply looks for wrappers of torch.func, which `_is_concrete` has excluded; it takes a tenth of a small batch.
 _apply: Callable[..., Any] = super(torch.autograd.Function, _FusedFunction).apply

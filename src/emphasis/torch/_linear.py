@@ -1,4 +1,4 @@
-"""The sweep behind `linear_emphasis_loss`: logits of a chunk of tokens, derivatives, and gradients from them."""
+"""The computation of `linear_emphasis_loss`: logits of chunks of tokens, their derivatives, and the gradients."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from emphasis.torch._autograd import denominator, example_terms, saturated_log_w
 from emphasis.torch._fused import backend_on
 from emphasis.torch._options import Options, per_example_options
 
-_NEGLIGIBLE = 0.125  # times the dtype's eps: the share of all weights that may be left out, less than rounding does
-_MOVED = 2**18  # numbers moved or added at a time, which is the memory it takes
-_PARTS = 8  # but in no more parts than this
+_NEGLIGIBLE = 0.125  # times the dtype's eps is the share of all weights that may be left out; rounding has more effect
+_MOVED = 2**18  # numbers moved or added at a time, which limits the memory needed
+_PARTS = 8  # largest number of parts
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What does not change.
+    """The arguments of the loss.
 
     Attributes:
-        hidden: (N, H).
-        weight: (V, H).
-        bias: (V,) or None.
-        index: (M,), which of the N tokens take part.
-        labels: (M,), of these.
-        factor: (M,), of these, or None for 1.
-        options: What to compute.
-        ignore_index: Label of tokens that do not count.
-        chunk_size: Tokens at a time.
+        hidden: Hidden states of all tokens, (N, H).
+        weight: Weight of the layer, (V, H).
+        bias: Bias of the layer, (V,), or None.
+        index: Indices of the tokens that are used, (M,).
+        labels: Labels of these tokens, (M,).
+        factor: Weights of these tokens, (M,), or None for 1.
+        options: Options of the loss.
+        ignore_index: Label of tokens that are ignored.
+        chunk_size: Number of tokens in a chunk.
     """
 
     hidden: Tensor
@@ -55,26 +55,26 @@ class _Problem:
 
     @property
     def backend(self) -> Backend:
-        """Whose kernels run here."""
+        """The kernels that compute the loss."""
         return backend_on(self.hidden)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic."""
+        """The dtype of the arithmetic."""
         return _checks.arithmetic_dtype(self.hidden)
 
     @property
     def valid(self) -> Tensor:
-        """Which of the tokens that take part count, all of them where that could be found out."""
+        """Whether each used token has a label, (M,) bool."""
         return self.labels != self.ignore_index
 
 
 class LinearFunction(torch.autograd.Function):
-    """(hidden, weight, bias, index, labels, factor, rest of `_Problem`, whether there will be gradients) -> loss."""
+    """The loss as a function of the fields of `_Problem` and of whether gradients are needed."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        """Compute the loss and, if what comes from above is one number, the gradients in the same sweep."""
+        """Compute the loss and, unless the reduction is "none", the gradients in the same sweep."""
         *tensors, ctx.settings, with_gradients = inputs
         ctx.save_for_backward(*tensors)
         ctx.wanted = tuple(needed and with_gradients for needed in ctx.needs_input_grad[:3])
@@ -89,7 +89,7 @@ class LinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients times what comes from above."""
+        """Return the gradients times `grad_loss`."""
         problem = _Problem(*ctx.saved_tensors, *ctx.settings)
         gradients, ctx.gradients = ctx.gradients, None
         if ctx.weight is not None:
@@ -106,7 +106,7 @@ class LinearFunction(torch.autograd.Function):
 
 
 def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
-    """Return the loss, one number, and the gradients, in one sweep; in two where weights depend on the whole batch."""
+    """Return the reduced loss and the gradients, in one sweep, or in two if weights depend on the whole batch."""
     if problem.options.weighting.trust[0]:
         losses, weight = _losses_and_weights(problem)
         return losses.sum(), _gradients_of_weights(problem, wanted, weight) if any(wanted) else _Gradients(
@@ -116,14 +116,14 @@ def _loss_and_gradients(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Te
 
 
 def _independent_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
-    """Return them where a token's weight is its own affair."""
+    """Return loss and gradients where the weight of a token does not depend on the others."""
     options, ignore_index, backend = problem.options, problem.ignore_index, problem.backend
     gradients = _Gradients(problem, wanted)
     exact = torch.float32 if problem.hidden.device.type == "mps" else torch.float64
     share = problem.valid.to(exact) if problem.factor is None else torch.where(problem.valid, problem.factor, 0.0)
     if options.reduction == "mean":
         share = share / denominator(share, options)
-    if len(share):  # small shares would leave float16's range; a power of two changes no digit
+    if len(share):  # small shares would leave the range of float16; a power of two does not cause rounding
         gradients.unit = power_above(share.amax())
     factor = share / gradients.unit
     each = per_example_options(options)
@@ -132,13 +132,15 @@ def _independent_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[T
     gradient_in: GradientIn = "the logits" if any(wanted) else "nothing"
 
     def derive(logits: Tensor, part: slice) -> Tensor | None:
-        labels, own = problem.labels[part], factor[part]
+        labels, part_factor = problem.labels[part], factor[part]
         if tables is not None:
-            result = backend.loss_of_labels(logits, labels, own, tables[0], ignore_index, "none", False, gradient_in)
+            result = backend.loss_of_labels(
+                logits, labels, part_factor, tables[0], ignore_index, "none", False, gradient_in
+            )
             losses[part] = result.loss
             return result.gradient
         margin, lead, state = backend.margins(logits, labels, ignore_index, "the logits")
-        losses[part], weight = example_terms(margin, lead, None, own, problem.valid[part], each, logits.dtype)
+        losses[part], weight = example_terms(margin, lead, None, part_factor, problem.valid[part], each, logits.dtype)
         if not any(wanted):
             return None
         half = (0.5 * weight).to(margin.dtype)
@@ -149,9 +151,9 @@ def _independent_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[T
 
 
 def _batch_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor, _Gradients]:
-    """Return them where weights are shares of their sum, which all derivatives are divided by in the end.
+    """Return loss and gradients where weights are shares of their sum, by which derivatives are divided at the end.
 
-    Until then the weights are in units of the largest so far; a larger one makes smaller what has been added up.
+    Until then the weights are in units of the largest one so far; a larger one rescales the sums.
     """
     options, ignore_index, backend = problem.options, problem.ignore_index, problem.backend
     gradients = _Gradients(problem, wanted)
@@ -179,12 +181,12 @@ def _batch_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[Tensor,
     _sweep(problem, derive, gradients)
     loss, weight = example_terms(margins, margins, None, problem.factor, valid, options, problem.hidden.dtype)
     if len(weight):
-        gradients.unit = weight.amax()  # which is what log_unit has come to
+        gradients.unit = weight.amax()  # exp(log_unit), after normalization
     return loss.sum(), gradients
 
 
 def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
-    """Return the loss of each of the N tokens, and the weight of those that take part."""
+    """Return the losses of all N tokens, and the weights of the M used ones."""
     options = problem.options
     options.check_range(problem.hidden.dtype)
     margins = torch.zeros(len(problem.labels), dtype=problem.dtype, device=problem.hidden.device)
@@ -201,9 +203,9 @@ def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
             margins[part], leads[part], _ = backend.margins(logits, labels, ignore_index, "the logits")
             return
         share = share_of_labels(labels, None if problem.factor is None else problem.factor[part], ignore_index)
-        margins[part], leads[part], found = backend.batch_statistics(logits, labels, share, ignore_index)
-        likeliest.top[part], likeliest.rest[part] = found.top, found.rest
-        likeliest.sums.add_(found.sums)
+        margins[part], leads[part], chunk = backend.batch_statistics(logits, labels, share, ignore_index)
+        likeliest.top[part], likeliest.rest[part] = chunk.top, chunk.rest
+        likeliest.sums.add_(chunk.sums)
 
     _sweep(problem, derive, None)
     valid = problem.valid
@@ -212,7 +214,7 @@ def _losses_and_weights(problem: _Problem) -> tuple[Tensor, Tensor]:
 
 
 def _gradients_of_weights(problem: _Problem, wanted: tuple[bool, ...], weight: Tensor) -> _Gradients:
-    """Return the gradients of tokens with these weights, (M,), of any sign: their logits are made again."""
+    """Return the gradients for given weights of tokens, (M,), of any sign; the logits are computed again."""
     backend, ignore_index = problem.backend, problem.ignore_index
     if can_be_read(weight):
         norm = _norms(problem.hidden)[problem.index]
@@ -235,13 +237,13 @@ def _gradients_of_weights(problem: _Problem, wanted: tuple[bool, ...], weight: T
 
 
 def _sweep(problem: _Problem, derive: Callable[[Tensor, slice], Tensor | None], gradients: _Gradients | None) -> None:
-    """Make the logits of one chunk of tokens after the other, have them turned into derivatives, and add those up.
+    """Compute the logits chunk by chunk, convert them to derivatives, and add these to the gradients.
 
     Args:
-        problem: What to go through.
-        derive: Takes the logits of the tokens of a slice and returns their derivatives, in the same memory; or None,
-            and leaves anything there.
-        gradients: What the derivatives are added to.
+        problem: The arguments of the loss.
+        derive: Function of the logits of a chunk and its slice that returns the derivatives, in the same memory, or
+            None if they are not needed.
+        gradients: Gradients that the derivatives are added to, or None.
     """
     hidden, weight, bias = problem.hidden, problem.weight, problem.bias
     total = len(problem.labels)
@@ -263,7 +265,7 @@ def _sweep(problem: _Problem, derive: Callable[[Tensor, slice], Tensor | None], 
 
 
 class _Gradients:
-    """Gradients of hidden, weight and bias, None where not asked for; each still to be multiplied by `unit`."""
+    """Gradients of hidden, weight and bias, in units of `unit`; None for those that are not needed."""
 
     def __init__(self, problem: _Problem, wanted: tuple[bool, ...], leaves_out: bool = True) -> None:
         hidden, weight, bias = problem.hidden, problem.weight, problem.bias
@@ -274,19 +276,19 @@ class _Gradients:
         self._rest = _Rest(hidden.dtype) if leaves_out and can_be_read(hidden) else None
 
     def add(self, problem: _Problem, derivative: Tensor, rows: Tensor, part: slice) -> None:
-        """Add the shares of a chunk's tokens that matter, of which derivative and rows of hidden are given."""
+        """Add the products of a chunk's derivatives and hidden states, without negligible tokens."""
         index = problem.index[part]
         if self._rest is not None:
             labels = problem.labels[part].clamp(0, len(problem.weight) - 1)  # rows of ignored tokens are 0
             half = derivative.gather(1, labels.unsqueeze(1)).squeeze(1).double().abs()
             left_out = self._rest.take(2.0 * half, _norms(rows))
-            derivative, places = _without(derivative, left_out)
-            rows, index = rows[places], index[places]
+            derivative, kept = _without(derivative, left_out)
+            rows, index = rows[kept], index[kept]
         if self.hidden is not None:
             self.hidden.index_copy_(0, index, derivative @ problem.weight)
         if self.weight is not None and self.weight.dtype == rows.dtype:
             self.weight.addmm_(derivative.t(), rows)
-        elif self.weight is not None:  # sums of halves in float32: some classes at a time, for little memory
+        elif self.weight is not None:  # float32 sums of float16 or bfloat16, some classes at a time to save memory
             classes = max(_MOVED // rows.shape[1], math.ceil(len(self.weight) / _PARTS))
             for sums, columns in zip(
                 torch.split(self.weight, classes), torch.split(derivative, classes, 1), strict=True
@@ -296,7 +298,7 @@ class _Gradients:
             self.bias.add_(derivative.sum(0, dtype=self.bias.dtype))
 
     def multiply(self, by: Tensor) -> None:
-        """Multiply what has been added up."""
+        """Multiply the gradients."""
         if can_be_read(by) and by == 1.0:
             return
         for sums in (self.hidden, self.weight, self.bias):
@@ -306,7 +308,7 @@ class _Gradients:
             self._rest.multiply(by)
 
     def times(self, upstream: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
-        """Return the gradients times upstream, in their own memory if it is of that dtype."""
+        """Return the gradients times `upstream` in a dtype, in their own memory if it has that dtype."""
         by = upstream * self.unit
         every = (self.hidden, self.weight, self.bias)
         if _is_several(by):
@@ -316,15 +318,15 @@ class _Gradients:
 
 
 class _Rest:
-    """The tokens whose weights are so small that they are left out of the products for the gradients.
+    """The tokens with weights so small that they are left out of the products for the gradients.
 
-    Over all tokens i of which `take` was told, with weight w_i, the L1 norm of the derivative of the logits d_i, and
-    hidden states h_i, those left out have
+    Over all tokens i passed to `take`, with weight w_i, the L1 norm of the derivative d_i of the logits, and hidden
+    state h_i, those left out have
 
         sum w_i <= e * (sum of all w_i)    and    sum w_i |h_i| <= e * (sum of all w_i |h_i|),
 
     with e an eighth of the dtype's eps. As the Frobenius norm of d_i h_i^T is at most w_i |h_i|, that bounds what is
-    left out of the gradients of weight and bias, and the norm of d_i W, w_i max |W_j|, that of hidden.
+    left out of the gradients of weight and bias; the norm of d_i W, at most w_i max |W_j|, bounds that of hidden.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -333,7 +335,7 @@ class _Rest:
         self._left_out = torch.zeros(2, 1, dtype=torch.float64)
 
     def take(self, weight: Tensor, norm: Tensor) -> Tensor:
-        """Return which of these tokens, with norms of their hidden states, are left out."""
+        """Return the indices of the tokens, given by weights and norms of hidden states, that are left out."""
         mass = torch.stack((weight.double(), weight * norm))
         self._all += mass.sum(1, keepdim=True)
         order = weight.argsort()
@@ -344,26 +346,26 @@ class _Rest:
         return order[:count]
 
     def multiply(self, by: Tensor) -> None:
-        """Multiply the weights that `take` was told."""
+        """Multiply the weights passed to `take`."""
         self._all *= by
         self._left_out *= by
 
 
 def _without(derivative: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the other rows, in the same memory and another order, and where they were."""
-    places = torch.arange(len(derivative))
+    """Return the other rows, in the same memory and another order, and their original indices."""
+    indices = torch.arange(len(derivative))
     stays = torch.ones(len(derivative), dtype=torch.bool).index_fill_(0, left_out, False)
     kept = len(derivative) - len(left_out)
     holes, movers = (~stays[:kept]).nonzero().squeeze(1), stays[kept:].nonzero().squeeze(1) + kept
     few = max(1, _MOVED // derivative.shape[1])
     for empty, full in zip(torch.split(holes, few), torch.split(movers, few), strict=True):
         derivative[empty] = derivative[full]
-    places[holes] = movers
-    return derivative[:kept], places[:kept]
+    indices[holes] = movers
+    return derivative[:kept], indices[:kept]
 
 
 def _is_several(tensor: Tensor) -> bool:
-    """Return whether this stands for the tensors of several backward passes at once (is_grads_batched)."""
+    """Return whether a tensor holds those of several backward passes at once (is_grads_batched)."""
     return has_batch_dimension(tensor)
 
 

@@ -1,7 +1,7 @@
-"""The kernels as operators of PyTorch's library: what a compiled graph, a CUDA graph or an exported program holds.
+"""The kernels as custom operators of PyTorch, for compiled graphs, CUDA graphs and exported programs.
 
-`torch.ops.emphasis.loss_of_labels` takes the weighting as a tensor, its table, so that nothing of Python is left in the
-graph. Its second output is the derivative, which is no derivative of anything: backward multiplies it.
+`torch.ops.emphasis.loss_of_labels` takes the table of a weighting as a tensor, so that the graph needs no Python. Its
+second output is the derivative, which is not differentiated: the backward pass multiplies it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _library.define(
 
 
 def _three(result: Result, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result as tensors, without elements where there is no gradient or nothing to multiply it by."""
+    """Return a result as three tensors; an absent gradient or scale is a tensor without elements."""
     loss, gradient, pending = result
     if not _has_pending_scale(like):
         scale = like.new_empty(0)
@@ -149,7 +149,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...
 
 @lru_cache(maxsize=1)
 def register_on_gpu() -> None:
-    """Give the operators for GPUs, which need Triton, the same derivative."""
+    """Register the backward pass for the operators for GPUs, which need Triton."""
     from emphasis.kernels import gpu_ops
 
     for operator in (gpu_ops.loss_of_labels_on_gpu, gpu_ops.loss_of_targets_on_gpu):

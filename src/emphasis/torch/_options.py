@@ -1,7 +1,7 @@
-"""What a loss computes, all tensors aside: checked and resolved once.
+"""The options of a loss, checked and resolved once.
 
-Everything that costs time or cannot be traced (modes, integrals, tables) is computed here, on the first use of a
-weighting, and kept a while: `emphasis_loss(logits, labels, DM(...))` in a loop pays for it once.
+Modes, integrals and tables, which take time or cannot be traced, are computed on the first use of a weighting and
+cached: calling `emphasis_loss(logits, labels, DM(...))` in a loop computes them once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Options:
     """Resolved options; see `emphasis_loss` for their meaning.
 
     Attributes:
-        log_normalizer: Log of the integral under "integral", else 0.
-        log_largest: Log of the largest weight before reduction; inf if unbounded, -inf if the batch bounds it.
+        log_normalizer: Logarithm of the integral under "integral", else 0.
+        log_largest: Logarithm of the largest weight before reduction; inf if unbounded, -inf under "batch".
     """
 
     weighting: Weighting
@@ -41,7 +41,7 @@ class Options:
     process_group: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Options:
-        """Nothing here changes, and a process group cannot be copied: a copied module shares its options."""
+        """Return `self`: options do not change, and a process group cannot be copied."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,15 +58,15 @@ class Options:
 
     @cached_property
     def table(self) -> MarginTable | None:
-        """The weighting as a table; None if the weights need other ranks, or a formula.
+        """The table of the weighting; None if the weights depend on other ranks or need the formula.
 
-        Under "batch" in units of the largest weight: only ratios matter, and that one may exceed any number.
+        Under "batch" it is in units of the largest weight, which may exceed any number: only ratios matter.
         """
         if self.process_group is not None:
             return None
         log_unit = self.weighting.log_peak if self.normalization == "batch" else self.log_normalizer
         if self.weighting.trust[0]:
-            log_unit = 0.0  # whose table's loss must be -log p
+            log_unit = 0.0  # the loss of the table must be -log p
         return margin_table(self.weighting, self.max_margin, log_unit)
 
     @cached_property
@@ -77,7 +77,7 @@ class Options:
         """Return `MarginTable.packed` and `compact` on a device; None if logits of this dtype need the formula itself.
 
         Raises:
-            OverflowError: As `check_range`.
+            OverflowError: The weights do not fit into the dtype; see `check_range`.
         """
         try:
             return self._tables[device, dtype]
@@ -86,17 +86,17 @@ class Options:
         table = self.table
         # MPS has no float64.
         if table is None or (dtype == torch.float64 and not table.is_exact) or device.type in ("mps", "meta"):
-            found = None
+            tables = None
         else:
-            with disable_current_modes():  # what is kept is no tensor of an export's
+            with disable_current_modes():  # so that the cached tensors do not belong to an export
                 compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
-                found = torch.from_numpy(table.packed).to(device), compact
-        self._tables[device, dtype] = found
-        return found
+                tables = torch.from_numpy(table.packed).to(device), compact
+        self._tables[device, dtype] = tables
+        return tables
 
     @cached_property
     def only_ratios_matter(self) -> bool:
-        """Whether the loss stays the same when all class and sample weights are multiplied by one number."""
+        """Whether the loss does not change when all class and sample weights are multiplied by the same number."""
         return self.process_group is None and (self.normalization == "batch" or self.reduction == "mean")
 
     @property
@@ -117,12 +117,12 @@ def make_options(
     max_margin: MaxMargin,
     process_group: Any,
 ) -> Options:
-    """Return the options, or raise ValueError that names the bad one and what is allowed."""
+    """Check and resolve options; raise ValueError, which names the option and what is allowed, for a bad one."""
     check_options(normalization, reduction)
     return _make_options(weighting, normalization, reduction, weighting.max_margin(max_margin), process_group)
 
 
-@lru_cache(maxsize=256)  # bounded: a schedule makes a new weighting every step
+@lru_cache(maxsize=256)  # limited, as a schedule makes a new weighting in every step
 def _make_options(
     weighting: Weighting,
     normalization: Normalization,

@@ -1,4 +1,4 @@
-"""A user's torch function as a weighting whose numpy side (mode, integral, density) works too."""
+"""Weightings of functions of torch tensors, which can be evaluated in numpy too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from emphasis.weighting import FunctionWeighting, LossWeighting, Weighting, Weig
 
 
 class _OnTensors(FunctionWeighting):
-    """Hands numpy arrays to the user's function as tensors, and its answer back as an array."""
+    """Calls the user's function with tensors for numpy arrays, and converts its result to an array."""
 
     def call(self, function: Callable[..., Any], p: Any, q: Any) -> Any:
-        """Return function(p) or function(p, q) in the arrays' own kind and dtype, whatever the function returns."""
+        """Return function(p) or function(p, q) in the type and dtype of `p`, whatever type the function returns."""
         if isinstance(p, Tensor):
             value = super().call(function, p, q)
             return value.to(p) if isinstance(value, Tensor) and not value.is_complex() else value
@@ -38,24 +38,24 @@ class TorchLossWeighting(_OnTensors, LossWeighting):
 
 
 def from_loss(loss: Callable[..., Any], derivative: Callable[..., Any] | None = None) -> TorchLossWeighting:
-    """Return `emphasis.from_loss(loss, derivative)` for functions that use torch inside."""
+    """Return `emphasis.from_loss(loss, derivative)` for functions that use torch."""
     return TorchLossWeighting(loss, derivative)
 
 
 def from_function(function: Callable[..., Any]) -> TorchFunctionWeighting:
-    """Return `emphasis.from_function(function)` for a function that uses torch inside.
+    """Return `emphasis.from_function(function)` for a function that uses torch.
 
-    A lambda written inside a loop is a new function each time round; made of the same code and values it is the
-    same weighting, so that its tables are not made anew.
+    A lambda inside a loop is a new function in each iteration. Functions with the same code and values give the same
+    weighting, so that its tables are computed once.
     """
     source = _Source(function)
-    found = _same_function(source)
-    # What the kept function encloses may have been changed since by its owner: then it is another one.
-    return found if _Source(found.function) == source else TorchFunctionWeighting(function)
+    cached = _same_function(source)
+    # Values that the cached function encloses may have changed since.
+    return cached if _Source(cached.function) == source else TorchFunctionWeighting(function)
 
 
 class _Source:
-    """A function, equal to another of the same code, defaults and enclosed values."""
+    """A function that is compared by its code, defaults and enclosed values."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -65,7 +65,7 @@ class _Source:
                 enclosed = tuple(cell.cell_contents for cell in function.__closure__ or ())
                 key = (function.__code__, function.__defaults__, enclosed)
                 hash(key)
-            except (TypeError, ValueError):  # an unhashable value, or a cell still empty
+            except (TypeError, ValueError):  # a value cannot be hashed, or a cell is empty
                 return
             self.key = key
 
@@ -82,5 +82,5 @@ def _same_function(source: _Source) -> TorchFunctionWeighting:
 
 
 def as_torch_weighting(weighting: WeightingLike) -> Weighting:
-    """Return `as_weighting(weighting)`, and for a plain function one that may use torch inside."""
+    """Return `as_weighting(weighting)`, where plain functions may use torch."""
     return as_weighting(weighting, from_function)

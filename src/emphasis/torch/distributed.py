@@ -1,4 +1,4 @@
-"""A batch that is spread over ranks, or over several calls of the loss, or both: its sums, and `Accumulation`.
+"""Sums of a batch that is distributed over ranks, over several calls of the loss, or both, and `Accumulation`.
 
 With valid examples i of all ranks and calls, f_i their class and sample weights, d_i the derivative of unit L1 norm
 and w_i the weight, the gradient of the whole batch is
@@ -6,8 +6,8 @@ and w_i the weight, the gradient of the whole batch is
     None, "integral"    sum_i f_i w_i d_i / sum_i f_i
     "batch"             sum_i f_i w_i d_i / sum_i f_i w_i
 
-Both are one sum divided by another, and neither divisor is differentiated: so the numerators can be added up call by
-call, in any unit, and divided in the end. No second forward pass is needed, dropout and batch norm stay as they are.
+Both are quotients of two sums, and the divisors are not differentiated. The numerators can therefore be summed over
+calls, in any unit, and divided at the end. No second forward pass is needed, which dropout and batch norm would affect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from emphasis.torch._checks import is_true
 
 
 class Accumulation:
-    """Makes the calls of a loss between two steps of the optimizer one batch, on one rank or on many.
+    """Treats the calls of a loss between two steps of the optimizer as one batch, on one rank or several.
 
     Given as `process_group` to `EmphasisLoss`, `emphasis_loss` or `linear_emphasis_loss`, with reduction "mean" or
     normalization "batch"::
@@ -41,14 +41,15 @@ class Accumulation:
 
     Every call is normalized by the divisor s_1 of the first call that has one; at the end of the step the gradients
     are multiplied by s_1 / (s_1 + ... + s_M), s_m being a call's divisor over all ranks (see the module). A step of
-    one call is the loss as it is without accumulation, bit for bit. Outside a step each call is a batch of its own.
-    `Relative` weighs the examples of each call by the means over that call.
+    one call has the same result as without accumulation, bit for bit. Outside a step each call is a batch of its own.
+    `Relative` uses the means over each call.
 
     Args:
-        process_group: As in `emphasis_loss`: the ranks over which each call's examples are spread, or None.
+        process_group: Ranks over which the examples of each call are distributed, as in `emphasis_loss`, or None.
 
     Attributes:
-        factor: Of the last step, a scalar tensor: the sum of the calls' losses times it is the whole batch's loss.
+        factor: Scalar tensor of the last step. The sum of the losses of its calls times this factor is the loss of the
+            whole batch.
     """
 
     factor: Tensor
@@ -56,29 +57,34 @@ class Accumulation:
     def __init__(self, process_group: Any = None) -> None:
         self.process_group = process_group
         self._under_way = False
-        self._sums: list[Tensor] = []  # the first call's peak and sum, all calls' sum
+        self._sums: list[Tensor] = []  # peak and sum of the first call, and sum over all calls
 
     @contextmanager
     def step(self, parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-        """Make every call of the loss inside one batch; at the end multiply the gradients of `parameters` once.
+        """Treat all calls of the loss in the context as one batch; rescale the gradients of `parameters` at the end.
 
-        Inside, the gradients must come from this loss alone: zero them before, clip and unscale after, call
-        `backward` on other terms after. Under `no_sync` of DistributedDataParallel, or `set_requires_gradient_sync`
-        of `fully_shard`, let the last `backward` inside synchronize. All ranks make equally many calls; a rank without
-        examples for one makes it with an empty batch, or with labels that are all ignored.
+        In the context the gradients must come from this loss only: set them to zero before, and clip them, unscale them
+        and call `backward` for other terms after it. Under `no_sync` of DistributedDataParallel, or
+        `set_requires_gradient_sync` of `fully_shard`, let the last `backward` synchronize. All ranks make the same
+        number of calls; a rank without examples for a call makes it with an empty batch, or with labels that are all
+        ignored.
+
+        Args:
+            parameters: The parameters that the optimizer has.
 
         Raises:
-            RuntimeError: Another step is under way, no call was counted, no parameter has a gradient, or a call would
-                be counted wrongly: inside torch.compile, or in a backward pass (a second `backward` of one loss,
-                `create_graph`, or the loss inside an activation checkpoint).
-            OverflowError: Weights, or under "batch" a call's share of them beside the first's, exceed the dtype: a
-                ratio of exp(88) in float32. Read on the CPU only; elsewhere the gradients become NaN.
+            RuntimeError: Another step has not ended, no call was counted, no parameter has a gradient, or a call cannot
+                be counted correctly: under torch.compile, or in a backward pass (a second `backward` of a loss,
+                `create_graph`, or the loss in an activation checkpoint).
+            OverflowError: The weights, or under "batch" the ratio of a call's weights to those of the first call,
+                exceed the dtype, which for float32 is a ratio of exp(88). On the CPU only; elsewhere the gradients
+                become NaN.
         """
         if self._under_way:
             raise EmphasisRuntimeError(
-                "a step of this Accumulation is under way; use one of its own for each step at a time"
+                "another step of this Accumulation has not ended; use one Accumulation for each step"
             )
-        given = list(parameters)
+        rescaled = list(parameters)
         self._under_way, self._sums = True, []
         try:
             yield
@@ -89,7 +95,7 @@ class Accumulation:
                 "no call of the loss was counted in this step: pass the Accumulation as the loss's process_group, with "
                 'reduction="mean" or normalization="batch", and call the loss inside the step, outside torch.compile'
             )
-        gradients = [one.grad for one in given if one.grad is not None]
+        gradients = [parameter.grad for parameter in rescaled if parameter.grad is not None]
         if not gradients:
             raise EmphasisRuntimeError(
                 "no parameter has a gradient at the end of the step: call backward inside it, synchronized, and pass "
@@ -107,7 +113,7 @@ class Accumulation:
                 gradient.mul_(self.factor.to(gradient.device))
 
     def _in_units_of_step(self, peak: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Count exp(peak) * total, and return peak and sum of the call that is this step's unit."""
+        """Count exp(peak) * total; return peak and sum of the step's first call, by which all calls are normalized."""
         if not self._under_way:
             return peak, total
         if torch.compiler.is_compiling():
@@ -125,16 +131,16 @@ class Accumulation:
         first, unit, counted = self._sums
         none_yet = counted == 0.0
         first, unit = torch.where(none_yet, peak, first), torch.where(none_yet, total, unit)
-        own = torch.where(total == 0.0, 0.0, (peak - first).exp() * total)
-        self._sums = [first, unit, counted + own]
+        added = torch.where(total == 0.0, 0.0, (peak - first).exp() * total)
+        self._sums = [first, unit, counted + added]
         return first, unit
 
 
 def global_sum(total: Tensor, over: Any) -> Tensor:
-    """Return what a mean divides by, of which this call on this rank has `total`, a scalar >= 0; 1 instead of 0.
+    """Return the denominator of a mean, the sum over ranks and calls; 1 if it is 0.
 
     Args:
-        total: The sum of the factors f_i here.
+        total: Sum of the factors f_i of this call on this rank, a scalar >= 0.
         over: A process group, an `Accumulation`, or None.
     """
     group = _group_of(over)
@@ -145,12 +151,12 @@ def global_sum(total: Tensor, over: Any) -> Tensor:
 
 
 def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
-    """Return total / count, sums over the ranks of which this one has its part; 0 for a count of 0.
+    """Return the sum of `total` over ranks divided by that of `count`; 0 where the count is 0.
 
     Args:
-        total: (..., K).
-        count: (..., 1) >= 0.
-        over: A process group, an `Accumulation`, of which this is one call alone, or None.
+        total: Sums on this rank, (..., K).
+        count: Counts on this rank, (..., 1), >= 0.
+        over: A process group, an `Accumulation`, of which only this call is used, or None.
     """
     both = _sum_over_ranks(torch.cat((total, count), -1), _group_of(over))
     total, count = both[..., :-1], both[..., -1:]
@@ -158,12 +164,12 @@ def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
 
 
 def global_max_and_sumexp(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
-    """Return a peak and the sum of exp(share - peak) over the whole batch; 0 and 1 if there is no share.
+    """Return the maximum and the sum of exp(log_share - maximum) over the whole batch; 0 and 1 if it is empty.
 
-    The peak is the largest log share of one call over all ranks: of this one, or of the step's first.
+    The maximum is that of one call over all ranks: of this call, or of the first one of the step of an `Accumulation`.
 
     Args:
-        log_share: Of this call's examples on this rank, log(f_i w_i); -inf for those that do not count.
+        log_share: Logarithms of f_i w_i of the examples of this call on this rank; -inf for those that do not count.
         over: A process group, an `Accumulation`, or None.
     """
     group = _group_of(over)
@@ -178,10 +184,10 @@ def global_max_and_sumexp(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]
 
 
 def global_logsumexp(log_sum: Tensor, group: Any) -> Tensor:
-    """Return the logarithm of the sum over ranks, divided by their number, of which this one has exp(log_sum).
+    """Return the logarithm of the mean of exp(log_sum) over ranks.
 
     Args:
-        log_sum: Any shape, the same on all ranks; -inf for nothing.
+        log_sum: Logarithms on this rank, of any shape, which is the same on all ranks; -inf for an empty sum.
         group: A process group.
     """
     peak = log_sum.clone()
@@ -191,32 +197,32 @@ def global_logsumexp(log_sum: Tensor, group: Any) -> Tensor:
 
 
 def rank_slice(group: Any) -> slice:
-    """Return which rows of a batch are this rank's, where ranks take them in turn: every W-th of W ranks'."""
+    """Return the slice of a batch's rows that belongs to this rank: every W-th row of W ranks."""
     return slice(dist.get_rank(group), None, dist.get_world_size(group))
 
 
-def all_gather_rows(own: Tensor, number: int, group: Any) -> Tensor:
+def all_gather_rows(rows: Tensor, number: int, group: Any) -> Tensor:
     """Return all rows of a batch, (number, ...), on every rank, in order.
 
-    Its derivative is for a loss that each rank computes of all rows alike, under a wrapper that averages gradients over
-    ranks, as DDP and FSDP do: the own rows' derivative, times the number of ranks.
+    The derivative is for a loss that each rank computes from all rows, under a wrapper that averages gradients over
+    ranks, such as DDP and FSDP: it is that of the rows of this rank times the number of ranks.
 
     Args:
-        own: This rank's rows, those of `rank_slice`; there may be none.
-        number: Of rows of all ranks together.
+        rows: Rows of this rank, those of `rank_slice`; there may be none.
+        number: Number of rows of all ranks.
         group: A process group.
     """
-    rows: Tensor = _AllGatherRows.apply(own, number, group)  # type: ignore[no-untyped-call]
-    return rows
+    gathered: Tensor = _AllGatherRows.apply(rows, number, group)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 class _AllGatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, number: int, group: Any) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, number: int, group: Any) -> Tensor:
         ctx.group = group
         ranks = dist.get_world_size(group)
-        padded = own.new_zeros(-(-number // ranks), *own.shape[1:])
-        padded[: len(own)] = own
+        padded = rows.new_zeros(-(-number // ranks), *rows.shape[1:])
+        padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in range(ranks)]
         dist.all_gather(parts, padded, group)
         return torch.stack(parts, 1).flatten(0, 1)[:number]
@@ -231,7 +237,7 @@ def _group_of(over: Any) -> Any:
 
 
 def _sum_over_ranks(total: Tensor, group: Any) -> Tensor:
-    """Return the sum over all ranks divided by the number of ranks, because DDP and FSDP average over them."""
+    """Return the sum over ranks divided by their number, because DDP and FSDP average gradients over ranks."""
     if group is None:
         return total
     total = total.clone()

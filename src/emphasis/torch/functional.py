@@ -1,4 +1,4 @@
-"""`emphasis_loss`: the loss whose derivative with respect to the logits is a weighting's."""
+"""`emphasis_loss`: the loss whose derivative with respect to the logits is that of a weighting."""
 
 from __future__ import annotations
 
@@ -35,60 +35,64 @@ def emphasis_loss(
     process_group: Any = None,
     inplace: bool = False,
 ) -> Tensor:
-    """Return the loss whose derivative has L1 norm w(p) and cross-entropy's direction (Eq. 7 without its 0/0).
+    """Return the loss whose derivative has L1 norm w(p) and the direction of cross-entropy's (Eq. 7 without its 0/0).
 
-    With u = z_y - logsumexp_{j != y} z_j, p = sigmoid(u) and q the softmax over the other classes, each example's
-    derivative is dz_y = -w(p)/2, dz_j = (w(p)/2) q_j. Arithmetic in float32 at least, float64 for float64.
+    With u = z_y - logsumexp_{j != y} z_j, p = sigmoid(u) and q the softmax over the other classes, the derivative of an
+    example is dz_y = -w(p)/2, dz_j = (w(p)/2) q_j. It is computed in float64 for float64 logits and in float32
+    otherwise.
 
     Args:
-        logits: (N, C) or (N, C, d1, ...), floating, finite, C >= 2. Or (N,): the binary form with one logit z,
-            the same as the two columns (0, z); its derivative is -+ w(p)/2.
-        labels: (N,) or (N, d1, ...) integers in [0, C) or `ignore_index`. Or soft labels, floating and of the
-            logits' shape, rows of probabilities t: the derivative is then sum_k t_k d_k, d_k that of hard label k
-            (so CCE gives F.cross_entropy with probabilities, whose "mean" differs with class weights). For (N,)
-            logits: integers or bools in {0, 1}, or probabilities of class 1.
-        weighting: A weighting, its dictionary, a family's name, or any function p -> w or (p, 1-p) -> w, which must
-            not change once used: its integral and loss value are computed once. `Relative()` is the recommended one.
-        normalization: None: w as it is. "integral": w divided by its integral over [0, 1] (Eq. 8). "batch":
-            weights divided by their sum over the batch, so that the total emphasis is one unit; finite for any
-            beta. The normaliser is a constant for differentiation.
-        reduction: "mean": sum over the examples divided by the sum of class_weight * sample_weight over the valid
-            ones, as F.cross_entropy does. "sum". "none": one loss per example. Under "batch" the weights are the
-            mean already: "mean" and "sum" are the same, and the terms of "none" add up to it.
-        ignore_index: Integer label of examples to leave out.
-        class_weight: (C,) >= 0, multiplies w by the label's weight (with soft labels: t_k by class k's).
-        sample_weight: Shape of integer labels, (N, d1, ...); >= 0, multiplies w.
-        max_margin: No derivative beyond this margin: a number, None for the bare formula, or "auto": 16.6, where
-            1-p rounds to 0 in float32, if w(1) > 0, and none otherwise. Such examples count neither in the sum
-            over the batch nor in the loss, but they do in the denominator of "mean".
-        process_group: A torch.distributed group over which the batch is spread (`torch.distributed.group.WORLD`):
-            sums run over all its ranks, and the loss is scaled for DistributedDataParallel and fully_shard, which
-            average gradients over ranks. Or an `Accumulation`, over several calls too. None: this call alone, as are
-            "sum" and "none" without "batch" always.
-        inplace: Write the derivative into the logits' own memory, which costs no buffer at all: for a network's
-            output that nobody reads afterwards. Not for leaf tensors, parts of others, or soft labels (ValueError);
-            an operation before that kept the logits for its own backward pass (exp, say) raises there. One backward
-            pass, no second derivative. Without gradients to compute, as under no_grad, the logits stay as they are.
+        logits: Finite floating tensor of shape (N, C) or (N, C, d1, ...), C >= 2. Shape (N,) is the binary form with
+            one logit z, which is equivalent to the two columns (0, z) and has the derivative -+ w(p)/2.
+        labels: Integers in [0, C) or `ignore_index`, of shape (N,) or (N, d1, ...). Or soft labels, a floating tensor
+            of the shape of the logits with probabilities t over the classes; the derivative is then sum_k t_k d_k, with
+            d_k that of the hard label k. (CCE then gives F.cross_entropy with probabilities, except that the "mean" of
+            the latter with class weights is different.) For logits (N,): integers or bools in {0, 1}, or probabilities
+            of class 1.
+        weighting: A weighting, its dictionary, the name of a family, or a function p -> w or (p, 1-p) -> w. A function
+            must not change after its first use, as its integral and loss value are computed once.
+        normalization: Normalization of w, none if None. With "integral" it is divided by its integral over [0, 1] (Eq. 8).
+            With "batch" the weights are divided by their sum over the batch, so that the total emphasis is 1, which is
+            finite for any beta. The normalizer is a constant for differentiation.
+        reduction: "mean" divides the sum over examples by the sum of class_weight * sample_weight over the valid ones,
+            as F.cross_entropy does; the others are "sum" and "none", which returns a loss for each example. Under
+            "batch" the weights are those of a mean: "mean" and "sum" are the same, and the terms of "none" sum to it.
+        ignore_index: Integer label of examples that are ignored.
+        class_weight: Factors of w by class, >= 0, of shape (C,). With soft labels t_k is multiplied by that of class k.
+        sample_weight: Factors of w by example, >= 0, of the shape of integer labels.
+        max_margin: Margin beyond which the derivative is 0: a number, None for no limit, or "auto" for 16.6, where 1-p
+            rounds to 0 in float32, if w(1) > 0 and no limit otherwise. Examples beyond it are not counted in the sum
+            over the batch or in the loss, but in the denominator of "mean".
+        process_group: Group of torch.distributed over which the batch is distributed, such as
+            `torch.distributed.group.WORLD`: sums are taken over its ranks, and the loss is scaled for
+            DistributedDataParallel and fully_shard, which average gradients over ranks. Or an `Accumulation`, for sums
+            over several calls. Without it, and for "sum" and "none" without "batch", this call is used by itself.
+        inplace: Whether the derivative is written into the memory of the logits, which needs no buffer. For outputs of
+            a network that are not read afterwards; not for leaf tensors, parts of other tensors, or soft labels
+            (ValueError). An operation that saved the logits for its own backward pass, such as exp, raises an error
+            there. There is one backward pass and no second derivative. If no gradient is needed, as under no_grad, the
+            logits do not change.
 
     Returns:
-        The loss, float32 for half types. Its value is the potential of the weighting (`Weighting.potential`, after
-        normalization); under "batch", which has no potential, the weighted cross-entropy. 0, with a graph, for an
-        empty batch, all labels ignored, all weights 0 or all margins beyond `max_margin`.
+        The loss; float32 for float16 and bfloat16. Its value is the potential of the weighting (`Weighting.potential`)
+        after normalization, or the weighted cross-entropy under "batch", which has no potential. It is 0, with a graph,
+        for an empty batch, and if all labels are ignored, all weights are 0 or all margins are beyond `max_margin`.
 
-        Integer labels take one buffer of the logits' size, and none with `inplace`: one fused kernel for float32,
-        bfloat16 and float16, on the CPU where there is a C compiler; torch operators otherwise. Works under
-        torch.compile (make the weighting outside the compiled function), torch.func.vmap and grad, as do soft labels,
-        with a few buffers more.
-        Can be differentiated twice; class_weight, sample_weight and soft labels are constants.
+        Integer labels need one buffer of the size of the logits, and none with `inplace`. There is a fused kernel for
+        float32, bfloat16 and float16 on GPUs, and on CPUs with a C compiler; otherwise torch operators are used.
+        Integer and soft labels work under torch.compile (create the weighting outside of the compiled function) and
+        torch.func.vmap and grad, with a few more buffers. The loss can be differentiated twice; class_weight,
+        sample_weight and soft labels are constants.
 
     Raises:
-        TypeError, ValueError: Shapes, dtypes, devices, labels, weights or options that do not fit; NaN or infinite
-            logits or a user function's negative weights. The values of tensors are read on the CPU only, and not
-            under torch.compile or vmap; elsewhere such logits and weights make the loss NaN or infinite.
-        OverflowError: w exceeds the dtype (a large beta with normalization=None, say).
+        TypeError, ValueError: A shape, dtype, device, label, weight or option is not allowed, logits are NaN or
+            infinite, or weights of a function are negative. Values of tensors are read on the CPU only, and not under
+            torch.compile or vmap; elsewhere such logits and weights make the loss NaN or infinite.
+        OverflowError: w exceeds the range of the dtype, such as with a large beta and normalization=None.
 
     Warns:
-        EmphasisWarning: Once per weighting with w(1) > 0 under max_margin=None: its push never ends.
+        EmphasisWarning: Once for each weighting with w(1) > 0 that is used with max_margin=None: its derivative does
+            not end.
     """
     if torch.compiler.is_compiling():
         from emphasis.torch import _compiled  # which imports the compiler
@@ -106,14 +110,14 @@ def resolve(
     max_margin: MaxMargin,
     process_group: Any,
 ) -> Options:
-    """Check all that is no tensor, and return it resolved."""
+    """Check the arguments that are not tensors and return them resolved; see `emphasis_loss`."""
     options = make_options(as_torch_weighting(weighting), normalization, reduction, max_margin, process_group)
     if max_margin is None and not options.weighting.vanishes and options.weighting not in _warned:
         _warned.add(options.weighting)
         cure = " or vanishing=True" if isinstance(options.weighting, DM) else ""
         warnings.warn(
-            f"{options.weighting!r} has w(1) > 0 and max_margin=None: examples already learned keep pushing for "
-            f'ever, and plain networks diverge, on clean labels too. Use max_margin="auto"{cure}',
+            f"{options.weighting!r} has w(1) > 0 and max_margin=None: the derivative of learned examples "
+            f'does not vanish, and plain networks diverge, with clean labels too. Use max_margin="auto"{cure}',
             EmphasisWarning,
             stacklevel=3,
         )
@@ -129,19 +133,19 @@ def apply_options(
     sample_weight: Tensor | None,
     inplace: bool = False,
 ) -> Tensor:
-    """Check the tensors, and apply a kernel; or bring them into the form of the plain autograd function, and apply it.
+    """Check the tensors and compute the loss with a kernel, or with the plain autograd function.
 
-    options: A number under torch.compile, see `_compiled.register`.
+    `options` is an id under torch.compile, see `_compiled.register`.
     """
     ignore_index = check_ignore_index(ignore_index)
     if not isinstance(options, Options):
         from emphasis.torch import _compiled
 
         if inplace:
-            raise EmphasisValueError("inplace=True is not for torch.compile; use inplace=False")
+            raise EmphasisValueError("inplace=True is not supported under torch.compile; use inplace=False")
         return _compiled.loss(logits, labels, options, ignore_index, class_weight, sample_weight)
     if is_tracing() and not inplace:
-        with warnings.catch_warnings():  # that the trace holds for inputs of these shapes alone, as every trace does
+        with warnings.catch_warnings():  # traces are for inputs of these shapes
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             return plain_loss(logits, labels, options, ignore_index, class_weight, sample_weight)
     if isinstance(logits, Tensor) and isinstance(labels, Tensor):
@@ -169,7 +173,7 @@ def plain_loss(
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
 ) -> Tensor:
-    """Return the loss by differentiable torch operators, for tensors of any kind."""
+    """Return the loss by differentiable torch operators, for tensors of any type."""
     given = _checks.prepare(logits, labels, class_weight, sample_weight, ignore_index, options.only_ratios_matter)
     logits, labels, targets, class_weight, factor, valid = given
     options.check_range(logits.dtype)
@@ -187,7 +191,7 @@ def plain_loss(
 
 
 def _traced(logits: Tensor, labels: Tensor, factor: Tensor | None, valid: Tensor | None, options: Options) -> Tensor:
-    """Return the loss and its derivative in operators that autograd differentiates, all that a trace can hold."""
+    """Return the loss by operators that autograd differentiates, which are all that a trace can contain."""
     loss, gradient = loss_and_gradient(logits, labels, factor, valid, options, True)
     assert gradient is not None
     linear = gradient.detach() * (logits - logits.detach())

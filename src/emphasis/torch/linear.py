@@ -1,4 +1,4 @@
-"""`linear_emphasis_loss`: the last linear layer and the loss in one, for vocabularies whose logits would not fit."""
+"""`linear_emphasis_loss`: the last linear layer and the loss in one, for logits that are too large for memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from emphasis.torch.functional import apply_options, resolve
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization, Reduction, check_ignore_index
 
-# Tokens in a chunk: the products of fewer take longer, as each reads all of the weight; so does one of few logits.
-_TOKENS = 512
-_SHARE = 8  # of the tokens in a chunk, if these are few: an eighth of the logits is held
-_SMALLEST = 2**22  # logits in a chunk, whatever their share: little memory
+# Smaller chunks of tokens take longer, as each matrix product reads the whole weight.
+_TOKENS = 512  # tokens in a chunk
+_SHARE = 8  # with few tokens a chunk has an eighth of them
+_SMALLEST = 2**22  # but at least this number of logits, which need little memory
 
 
 def linear_emphasis_loss(
@@ -41,47 +41,48 @@ def linear_emphasis_loss(
     process_group: Any = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return `emphasis_loss(hidden @ weight.T + bias, labels, weighting, ...)` without ever holding those logits.
+    """Return `emphasis_loss(hidden @ weight.T + bias, labels, weighting, ...)` without storing all logits.
 
-    A chunk of tokens at a time, logits become derivatives in their own memory and then their share of the gradients:
-    the same three matrix products as without chunks, and no fourth. Gradients of hidden, weight and bias are made in
-    the forward pass, so that the extra memory is one chunk and the gradients themselves.
+    Chunk by chunk of the tokens, logits are overwritten with derivatives, which are then used for the gradients. This
+    takes the same three matrix products as without chunks. Gradients of hidden, weight and bias are computed in the
+    forward pass, so that the additional memory is one chunk and the gradients themselves.
 
-    On the CPU, tokens that are ignored or have weight 0 take part in no product, and those whose derivatives are
-    negligible not in the two products for the gradients: together they have at most an eighth of the dtype's eps
-    (1.5e-8 in float32, 1e-3 in bfloat16) of the sum of all w, and of all w |h|, which is less than rounding changes.
-    The gradient of such a token's hidden state is 0. On other devices finding these tokens would make the host wait
-    for the device, so all tokens take part; where many are ignored, pass the others alone: hidden[labels != -100].
+    On the CPU, tokens that are ignored or have weight 0 are left out of all products, and tokens with negligible
+    derivatives out of the two products for the gradients: together they have at most an eighth of the dtype's eps
+    (1.5e-8 in float32, 1e-3 in bfloat16) of the sum of all w and of all w |h|, which is less than the effect of
+    rounding. The gradient of the hidden state of such a token is 0. On other devices finding these tokens would make
+    the host wait for the device, so all tokens are used; if many are ignored, pass only the others:
+    hidden[labels != -100].
 
-    With `MAE()` and normalization=None this is "dynamic fine-tuning" (DFT), whose loss is p.detach() * cross-entropy
-    token by token: both have the derivative p (1-p) (e_y - q), up to sign, w = 2 p (1-p) (Eq. 6).
+    With `MAE()` and normalization=None this is "dynamic fine-tuning" (DFT), the loss of which is p.detach() *
+    cross-entropy of each token: both have the derivative p (1-p) (e_y - q), up to sign, with w = 2 p (1-p) (Eq. 6).
 
     Args:
-        hidden: (..., H), such as (B, T, H): the last hidden states, shifted against the labels where the model
-            predicts the next token: hidden[:, :-1] and tokens[:, 1:].
-        weight: (V, H) of the last layer, of the same dtype.
-        labels: hidden.shape[:-1], integers in [0, V) or `ignore_index`.
-        weighting: As in `emphasis_loss`.
-        bias: (V,) or None.
-        normalization: As in `emphasis_loss`.
-        reduction: As in `emphasis_loss`, over all tokens that count. "none" makes the logits a second time in the
-            backward pass, as its gradients need what comes from above.
-        ignore_index: Label of tokens to leave out, such as padding and prompts.
-        class_weight: (V,) >= 0.
-        sample_weight: Of the labels' shape, >= 0.
-        max_margin: As in `emphasis_loss`.
-        process_group: As in `emphasis_loss`: the mean is over the tokens of all ranks.
-        chunk_size: Tokens at a time. By default 512, or an eighth of them if that is less; more where a chunk's logits
-            would be few (less than 16 MiB in float32).
+        hidden: Last hidden states, of shape (..., H), such as (B, T, H). Shift them if the model predicts the next
+            token: hidden[:, :-1] for labels tokens[:, 1:].
+        weight: Weight of the last layer, of shape (V, H) and the dtype of `hidden`.
+        labels: Integers in [0, V) or `ignore_index`, of shape hidden.shape[:-1].
+        weighting: See `emphasis_loss`.
+        bias: Bias of the last layer, of shape (V,), or None.
+        normalization: See `emphasis_loss`.
+        reduction: See `emphasis_loss`. "none" computes the logits again in the backward pass, as the gradients depend
+            on those of the losses.
+        ignore_index: Label of tokens that are ignored, such as padding and prompts.
+        class_weight: Factors of w by class, >= 0, of shape (V,).
+        sample_weight: Factors of w by token, >= 0, of the shape of the labels.
+        max_margin: See `emphasis_loss`.
+        process_group: See `emphasis_loss`; the mean is over the tokens of all ranks.
+        chunk_size: Number of tokens in a chunk. Defaults to 512, or to an eighth of the tokens if that is less; to more
+            if a chunk would have fewer than 2**22 logits (16 MiB in float32).
 
     Returns:
-        The loss, float32 for half types. One backward pass makes the gradients final; a second one computes anew.
-        Not differentiable twice. torch.compile breaks its graph here; inside torch.func, under forward-mode
-        differentiation and while a trace is recorded, the logits are made whole.
+        The loss; float32 for float16 and bfloat16. The first backward pass uses the gradients of the forward pass, and
+        a second one computes them again. The loss cannot be differentiated twice. torch.compile breaks the graph here.
+        Under torch.func, forward-mode differentiation and tracing, all logits are computed at once.
 
     Raises:
-        TypeError, ValueError, OverflowError: As `emphasis_loss`, and shapes or dtypes that do not fit each other. The
-            hidden states of tokens that take no part are not looked at.
+        TypeError, ValueError, OverflowError: See `emphasis_loss`; or shapes or dtypes do not match. The hidden states
+            of tokens that are ignored are not checked.
     """
     settings = (weighting, normalization, reduction, max_margin, process_group)
     arguments = hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size
@@ -104,18 +105,18 @@ def uncompiled(
     ignore_index: int,
     chunk_size: int | None,
 ) -> Tensor:
-    """Check everything, and apply the autograd function."""
+    """Check the arguments and apply the autograd function; see `linear_emphasis_loss`."""
     loss: Tensor
     options = resolve(*settings)
     ignore_index = check_ignore_index(ignore_index)
-    if not is_tracing():  # to a trace, which holds for one shape, comparing shapes is a warning
+    if not is_tracing():  # comparing shapes in a trace, which is for one shape, warns
         _check(hidden, weight, bias, labels, sample_weight, chunk_size)
     sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
     if _is_transformed(hidden, weight, bias):
         logits = F.linear(hidden, weight, bias).reshape(-1, weight.shape[0])
         loss = apply_options(logits, labels.reshape(-1), options, ignore_index, class_weight, sample_weight)
         return loss.view(labels.shape) if options.reduction == "none" else loss
-    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:  # as of F.linear
+    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:  # as F.linear does
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     tokens = labels.reshape(-1).long()
@@ -126,7 +127,7 @@ def uncompiled(
     index = _taking_part(tokens, factor, ignore_index)
     tokens, factor = tokens[index], None if factor is None else factor[index]
     rows = chunk_size or max(min(math.ceil(len(index) / _SHARE), _TOKENS), math.ceil(_SMALLEST / weight.shape[0]))
-    of_problem = options, ignore_index, rows
+    problem_settings = options, ignore_index, rows
     try:
         loss = LinearFunction.apply(  # type: ignore[no-untyped-call]
             hidden.reshape(-1, hidden.shape[-1]),
@@ -135,26 +136,26 @@ def uncompiled(
             index,
             tokens,
             factor,
-            of_problem,
+            problem_settings,
             torch.is_grad_enabled(),
         )
     except ExampleError as error:
-        logits = weight[0, 0].expand(*labels.shape[:1], len(weight), *labels.shape[1:])  # their shape
+        logits = weight[0, 0].expand(*labels.shape[:1], len(weight), *labels.shape[1:])  # only the shape is used
         raise _checks.example_error(error, logits, labels, ignore_index) from None
     return loss.view(labels.shape) if options.reduction == "none" else loss
 
 
 def _is_transformed(*tensors: Tensor | None) -> bool:
-    """Return whether more is asked than numbers and one gradient: torch.func, forward mode, traces, dispatch modes."""
+    """Return whether tensors are under torch.func, forward-mode differentiation, a trace or a dispatch mode."""
     return (
         transforms_are_active()
         or is_watched()
-        or any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors)  # type: ignore[no-untyped-call]
+        or any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
     )
 
 
 def _taking_part(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Tensor:
-    """Return the places of the labels that count, or of all where finding these out would make the host wait."""
+    """Return the indices of the labels that count, or of all where finding them would make the host wait."""
     if not can_be_read(labels):
         return torch.arange(len(labels), device=labels.device)
     counts = labels != ignore_index
@@ -171,7 +172,7 @@ def _check(
     sample_weight: Tensor | None,
     chunk_size: int | None,
 ) -> None:
-    """Raise unless all but the labels' values fits."""
+    """Check types, shapes, dtypes and devices; raise TypeError or ValueError if they do not match."""
     for name, tensor in {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}.items():
         if tensor is None and name == "bias":
             continue

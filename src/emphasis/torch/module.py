@@ -14,17 +14,28 @@ from emphasis.weighting.options import Normalization, Reduction
 
 
 class EmphasisLoss(nn.Module):
-    """Criterion for one's own loop: `EmphasisLoss()(logits, labels)`.
+    """Criterion for training loops: `EmphasisLoss()(logits, labels)`.
 
-    Without arguments it is the recommended loss, `Relative()`, for any number of classes: cross-entropy that holds
-    back where the network is sure of another class. It keeps no state, and takes cross-entropy's learning rate.
+    The default is `Relative()` for any number of classes: cross-entropy with less weight for labels that the network
+    contradicts. It has no state and uses the learning rate of cross-entropy.
 
     Args:
-        weighting: As in `emphasis_loss`, and so are the others, class_weight excepted:
-        class_weight: (C,) tensor or sequence >= 0; a buffer that follows `.to(device)` and is saved.
+        weighting: See `emphasis_loss`.
+        normalization: See `emphasis_loss`.
+        reduction: See `emphasis_loss`.
+        ignore_index: See `emphasis_loss`.
+        class_weight: Factors of w by class, >= 0: a tensor or sequence of shape (C,). It is registered as a buffer.
+        max_margin: See `emphasis_loss`.
+        process_group: See `emphasis_loss`.
+        inplace: See `emphasis_loss`.
 
     Shape:
-        logits (N, C), (N, C, d1, ...) or (N,), labels and sample_weight as in `emphasis_loss`.
+        - logits: (N, C), (N, C, d1, ...) or (N,).
+        - labels and sample_weight: (N,) or (N, d1, ...); soft labels have the shape of the logits.
+        - output: a scalar; of the shape of integer labels if the reduction is "none".
+
+    Raises:
+        TypeError, ValueError, OverflowError: See `emphasis_loss`.
     """
 
     class_weight: Tensor | None
@@ -49,12 +60,12 @@ class EmphasisLoss(nn.Module):
         self.inplace = inplace
         weight = class_weight
         if weight is not None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
-            weight = torch.as_tensor(weight, dtype=torch.float32)  # whatever the default dtype is
+            weight = torch.as_tensor(weight, dtype=torch.float32)  # independent of the default dtype
         self.register_buffer("class_weight", None if weight is None else weight.detach().clone())
 
     @property
     def weighting(self) -> Weighting:
-        """The weighting in use; may be set, as a schedule does step by step (see `emphasis.scheduled`)."""
+        """The weighting, which can be set, as a schedule does before each step (see `emphasis.scheduled`)."""
         return self.options.weighting
 
     @weighting.setter
@@ -70,7 +81,7 @@ class EmphasisLoss(nn.Module):
         return apply_options(logits, labels, options, self.ignore_index, self.class_weight, sample_weight, self.inplace)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Number the options anew: the number means nothing in another process."""
+        """Register the options again, as ids are valid in one process only."""
         super().__setstate__({**state, "_options_id": register_options(state["options"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:

@@ -1,8 +1,7 @@
-"""The derivative alone, for many networks at once: what a training loop needs, without any loss value.
+"""The derivative of the loss, without its value, for many networks at once.
 
-`logits.backward(stacked_derivative(...))` trains as `emphasis_loss(...).backward()` does, network by network, in a
-fraction of the operations: margins and directions are computed once for all networks, and only the log-weights
-method by method.
+`logits.backward(stacked_derivative(...))` is equivalent to `emphasis_loss(...).backward()` for each network, with fewer
+operations: margins and directions are computed for all networks at once, and only the log-weights for each method.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from emphasis.torch.distributed import global_logsumexp
 
 @lru_cache(maxsize=16)
 def _constants(options: tuple[Options, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the methods' largest margins, logarithms of their integrals, and which are batch-normalised."""
+    """Return the largest margin and log integral of each method, and whether it is normalized by batch."""
 
     def column(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1, 1)
@@ -42,22 +41,22 @@ def _constants(options: tuple[Options, ...], dtype: torch.dtype, device: torch.d
 def stacked_derivative(logits: Tensor, labels: Tensor, options: Sequence[Options]) -> Tensor:
     """Return the derivative of every network's mean loss with respect to its logits.
 
-    With M methods and K seeds, network m * K + k is trained by options[m] on labels[k]. Each example's derivative
-    is dz_y = -w/2, dz_j = (w/2) q_j with q the softmax over the other classes (Eq. 7 without its 0/0); w is divided
-    by its integral and the batch size, or by its sum over the network's own batch.
+    With M methods and K seeds, network m * K + k is trained by options[m] on labels[k]. The derivative of an example is
+    dz_y = -w/2, dz_j = (w/2) q_j with q the softmax over the other classes (Eq. 7 without its 0/0); w is divided by its
+    integral and the batch size, or by its sum over the batch of the network.
 
     Args:
-        logits: (M * K, N, C), floating; NaN and infinity pass through to that network's derivative.
-        labels: (K, N) int64 in [0, C).
-        options: M of them, from `emphasis.torch.functional.resolve` with reduction "mean"; with a process group, all
-            with the same, over which the N examples of each network are spread, unevenly if you like.
+        logits: Floating tensor of shape (M * K, N, C). NaN and infinity affect only the derivative of their network.
+        labels: Integers in [0, C), int64 of shape (K, N).
+        options: Options of the M methods, from `emphasis.torch.functional.resolve` with reduction "mean" and the same
+            process group, over which the N examples of each network are distributed, in any numbers.
 
     Returns:
-        (M * K, N, C), of the logits' dtype.
+        The derivative, of the shape and dtype of the logits.
 
     Raises:
-        OverflowError: A weight exceeds the arithmetic's dtype (a large beta with normalization=None, say).
-        ValueError: The shapes do not fit.
+        OverflowError: A weight exceeds the range of the dtype, such as with a large beta and normalization=None.
+        ValueError: The shapes do not match.
     """
     networks, examples, classes = logits.shape
     if networks != len(options) * len(labels) or labels.shape[1] != examples:

@@ -1,4 +1,4 @@
-"""Numerical argmax of a weighting that has no closed form for it."""
+"""Numerical argmax of a weighting without a closed form of its modes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ZOOMS = 10
 
 
 def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]:
-    """Return every p that maximizes w, ascending; () if w is flat. A plateau counts once, by its smallest p."""
+    """Return every p that maximizes w, in ascending order; () if w is flat. Of a plateau the smallest p is returned."""
 
     def at(margin: Array) -> Array:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -27,7 +27,7 @@ def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]
     best = values.max()
     if best - values.min() < _FLAT:
         return ()
-    # Rises into i and does not rise out of it: the left edge of every peak and plateau.
+    # w rises to i and does not rise after it: the left edge of every peak and plateau.
     padded = np.concatenate(([-np.inf], values, [-np.inf]))
     with np.errstate(invalid="ignore"):
         peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
@@ -35,17 +35,17 @@ def numerical_modes(log_w: Callable[[Array, Array], Array]) -> tuple[float, ...]
         return tuple(float(p) for p in np.exp(log_sigmoid(margins[values == np.inf])))
     candidates = [_refined(at, margins, int(i)) for i in peaks if values[i] > best - 1e-3]
     top = max(value for _, value in candidates)
-    found = sorted(float(np.exp(log_sigmoid(margin))) for margin, value in candidates if value >= top - _TIE)
-    # Rounding makes the last steps before an end equal to it: where the end itself is a mode, it is the one meant.
+    modes = sorted(float(np.exp(log_sigmoid(margin))) for margin, value in candidates if value >= top - _TIE)
+    # Rounding makes values near an end of the interval equal to the one at the end, which is then the mode.
     if values[0] >= top - _TIE:
-        found = [0.0, *(p for p in found if p > _CLOSE)]
-    if values[-1] >= top - _TIE and found[-1] > 1.0 - _CLOSE:
-        found = [*(p for p in found if p < 1.0 - _CLOSE), 1.0]
-    return tuple(p for i, p in enumerate(found) if i == 0 or p - found[i - 1] > _CLOSE)
+        modes = [0.0, *(p for p in modes if p > _CLOSE)]
+    if values[-1] >= top - _TIE and modes[-1] > 1.0 - _CLOSE:
+        modes = [*(p for p in modes if p < 1.0 - _CLOSE), 1.0]
+    return tuple(p for i, p in enumerate(modes) if i == 0 or p - modes[i - 1] > _CLOSE)
 
 
 def _refined(at: Callable[[Array], Array], margins: Array, i: int) -> tuple[float, float]:
-    """Return (margin, value) of the peak near margins[i], zooming in between its neighbours."""
+    """Return (margin, value) of the peak near margins[i], by successively finer grids between its neighbors."""
     margin, value = float(margins[i]), float(at(margins[i : i + 1])[0])
     if not np.isfinite(margin):
         return margin, value
@@ -54,7 +54,7 @@ def _refined(at: Callable[[Array], Array], margins: Array, i: int) -> tuple[floa
         grid = np.linspace(low, high, 41)
         values = at(grid)
         k = int(values.argmax())
-        if values[k] >= value:  # the first of equals: a plateau's left end
+        if values[k] >= value:  # the first of equal values, which is the left end of a plateau
             margin, value = float(grid[k]), float(values[k])
         low, high = grid[max(k - 1, 0)], grid[min(k + 1, 40)]
     return margin, value

@@ -1,6 +1,6 @@
-"""Small log-space helpers that every family shares, written once for every array module.
+"""Helpers in log space that all families share, for any array module.
 
-`xp` is the array module (numpy, torch, jax.numpy): only names that all three spell alike are used.
+`xp` is the array module (numpy, torch or jax.numpy). Only functions that all three spell alike are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEGLIGIBLE = -40.0
 
 
 class EmphasisWarning(UserWarning):
-    """Something works as asked but probably not as meant; the text names the cure."""
+    """Warns about a setting that is allowed but probably not intended; the message says what to do."""
 
 
 def log_sigmoid(margin: Array, xp: ArrayModule = np) -> Array:
@@ -39,7 +39,7 @@ def logsumexp(values: Array, axis: int | None = None, keepdims: bool = False) ->
 
 
 def log_power(exponent: float, log_x: Array) -> Array:
-    """Return log(x**exponent) with 0**0 = 1, so that 0 * -inf never makes a NaN."""
+    """Return log(x**exponent) with 0**0 = 1, which avoids the NaN of 0 * -inf."""
     return exponent * log_x if exponent else 0.0
 
 
@@ -74,7 +74,7 @@ def checked_probabilities(p: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     return array
 
 
-# The least that 1 - pi is taken to be: where a class is all but certain a priori, nothing is certain above it.
+# Lower bound of 1 - pi: where a class is nearly certain a priori, no probability counts as more certain than that.
 LEAST_ROOM = 1e-6
 
 
@@ -82,15 +82,21 @@ def log_trust_of(exponent: Array, lead: Array, xp: ArrayModule) -> Array:
     """Return log of (p / p_max)^exponent, 0 where the label is the likeliest class; see `weighting.Relative`.
 
     Args:
-        exponent: From `exponent_of`, of the shape of `lead` or such that it broadcasts to it.
-        lead: The label's logit less the largest other one; log(p / p_max) where negative.
-        xp: The arrays' module.
+        exponent: Exponents from `exponent_of`, of the shape of `lead` or broadcastable to it.
+        lead: Logits of the labels minus the largest other logits; log(p / p_max) where negative.
+        xp: Module of the arrays.
     """
     return exponent * xp.clip(lead, -math.inf, 0.0)
 
 
 def doubt_of(log_p: Array, lead: Array, xp: ArrayModule) -> Array:
-    """Return p_max - p of labels with finite log p, and `lead` as `log_trust_of` takes it."""
+    """Return p_max - p of labels.
+
+    Args:
+        log_p: Log probabilities of the labels, finite.
+        lead: Logits of the labels minus the largest other logits, of the same shape.
+        xp: Module of the arrays.
+    """
     below = xp.clip(lead, -math.inf, 0.0)
     return -xp.exp(log_p - below) * xp.expm1(below)
 
@@ -98,14 +104,15 @@ def doubt_of(log_p: Array, lead: Array, xp: ArrayModule) -> Array:
 def exponent_of(trust: tuple[float, float], doubt: Array, rest: Array, prior_rest: Array, xp: ArrayModule) -> Array:
     """Return the exponent of p / p_max, q min(1, doubt / level) max(0, (p_max - pi) / (1 - pi)).
 
-    Certainties are given by what they lack to 1, which keeps its digits where p_max and pi are near 1.
+    Probabilities are passed as their difference from 1, which keeps its precision where p_max and pi are near 1.
 
     Args:
-        trust: (q, level).
-        doubt: The batch's mean of p_max - p.
-        rest: 1 - p_max of each example.
-        prior_rest: 1 - pi, the batch's mean of 1 minus the probability of the class that is each example's likeliest.
-        xp: The arrays' module.
+        trust: The pair (q, level) of `Weighting.trust`.
+        doubt: Mean of p_max - p over the batch.
+        rest: Value of 1 - p_max for each example.
+        prior_rest: Value of 1 - pi for each example: the mean over the batch of 1 minus the probability of the class
+            that is the likeliest one of the example.
+        xp: Module of the arrays.
     """
     q, level = trust
     certainty = xp.clip((prior_rest - rest) / xp.clip(prior_rest, LEAST_ROOM, math.inf), 0.0, 1.0)

@@ -1,8 +1,8 @@
 """The loss value of a weighting without a closed form: a table of its potential, exact to rounding.
 
-L(u) = -1/2 * integral_0^u w(sigmoid(s)) ds. With u = sinh t the integrand is smooth in t on the whole
-range, so it is expanded in Chebyshev polynomials on equal cells of t and integrated term by term. Looking a value
-up takes one gather and one short cosine sum, in any array module.
+L(u) = -1/2 * integral_0^u w(sigmoid(s)) ds. With u = sinh t the integrand is smooth in t on the whole range, so it is
+expanded in Chebyshev polynomials on equal cells of t and integrated term by term. A value is looked up by one gather
+and one short sum of cosines, in any array module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.polynomial import chebyshev
 
 from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
 
-MARGIN_REACH = 2e4  # beyond this margin w has settled, and L goes on along a straight line
+MARGIN_REACH = 2e4  # beyond this margin w is constant and L is extrapolated linearly
 _DEGREE = 7
 _CELLS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _TOLERANCE = 1e-13
@@ -24,12 +24,12 @@ _LARGEST_LOG = 650.0  # keeps the table of an unbounded weighting finite
 
 @dataclass(frozen=True, eq=False)
 class PotentialTable:
-    """L(u) * exp(-log_scale) with L(0) = 0.
+    """A table of L(u) * exp(-log_scale) with L(0) = 0.
 
     Attributes:
-        coefficients: (cells, _DEGREE + 2) float64, Chebyshev coefficients of L on each cell of t = asinh(u).
-        slopes: L' to the left and to the right of the table.
-        log_scale: Logarithm of the unit the table is kept in.
+        coefficients: Chebyshev coefficients of L on each cell of t = asinh(u), (cells, _DEGREE + 2) float64.
+        slopes: Derivatives of L to the left and to the right of the table.
+        log_scale: Logarithm of the scale that the values are divided by.
     """
 
     coefficients: np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -40,15 +40,15 @@ class PotentialTable:
         """Return L(margin) * exp(-log_scale).
 
         Args:
-            margin: Array of `xp`, any shape, floating; float64 for all digits.
+            margin: Floating array of `xp`, of any shape; float64 for full precision.
             xp: The array module.
-            asarray: Turns a numpy array into one like `margin` (its device and dtype).
+            asarray: Converts a numpy array to the module, device and dtype of `margin`.
         """
         cells = self.coefficients.shape[0]
         inside = xp.clip(margin, -MARGIN_REACH, MARGIN_REACH)
         reach = float(np.arcsinh(MARGIN_REACH))
         position = (xp.arcsinh(inside) + reach) * (cells / (2 * reach))
-        cell = xp.clip(xp.floor(xp.nan_to_num(position)), 0, cells - 1)  # NaN has no cell, and stays NaN in x
+        cell = xp.clip(xp.floor(xp.nan_to_num(position)), 0, cells - 1)  # NaN gets some cell here and stays NaN in x
         x = xp.clip(2.0 * (position - cell) - 1.0, -1.0, 1.0)
         basis = xp.cos(xp.arccos(x)[..., None] * asarray(np.arange(_DEGREE + 2.0)))
         rows = asarray(self.coefficients)[_as_index(cell)]
@@ -59,11 +59,11 @@ class PotentialTable:
 
 
 def build_table(log_w: Callable[[Array, Array], Array], log_peak: float) -> PotentialTable:
-    """Tabulate the potential of `log_w`, doubling the cells until rounding is all that is left.
+    """Tabulate the potential of `log_w`, with as many cells as double precision needs.
 
     Args:
-        log_w: (log p, log(1-p)) -> log w, on float64 numpy arrays.
-        log_peak: The maximum of log w, inf if unbounded.
+        log_w: Function (log p, log(1-p)) -> log w of float64 numpy arrays.
+        log_peak: Maximum of log w, inf if w is unbounded.
     """
     log_scale = log_peak if np.isfinite(log_peak) else 0.0
     reach = np.arcsinh(MARGIN_REACH)
@@ -93,5 +93,5 @@ def build_table(log_w: Callable[[Array, Array], Array], log_peak: float) -> Pote
 
 
 def _as_index(cell: Array) -> Array:
-    """Integers for indexing: torch spells the conversion differently, and jax has none of 64 bits unless told."""
+    """Return integers for indexing: the modules spell the conversion differently, and jax may not have 64 bits."""
     return cell.long() if hasattr(cell, "long") else cell.astype(int)

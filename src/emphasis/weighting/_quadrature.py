@@ -2,7 +2,7 @@
 
 The substitution p = sigmoid(pi sinh t) sends [0, 1] to the real line and makes the trapezoidal rule converge
 doubly exponentially, endpoint singularities such as p**0.1 included (Takahasi and Mori, 1974). The sum runs over
-logarithms, so exp(1e4) as an integrand is no trouble.
+logarithms, so that integrands such as exp(1e4) do not overflow.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def log_integral(log_f: Callable[[Array, Array], Array], name: str, lower: float
     """Return log of the integral of f over p in [lower, upper], or inf if it diverges.
 
     Args:
-        log_f: (log p, log(1-p)) -> log f(p), on float64 numpy arrays.
-        name: what is integrated, for the warning.
+        log_f: Function (log p, log(1-p)) -> log f(p) of float64 numpy arrays.
+        name: Name of the integrand, for the warning.
         lower: Left end, 0 <= lower.
         upper: Right end, lower < upper <= 1.
 
     Warns:
-        EmphasisWarning: f is so rough that the value is good to fewer than six digits.
+        EmphasisWarning: The value has fewer than six correct digits because f is not smooth.
     """
     width = upper - lower
 
@@ -61,8 +61,8 @@ def log_integral(log_f: Callable[[Array, Array], Array], name: str, lower: float
             return current
     if error > _WORTH_A_WARNING:
         warnings.warn(
-            f"the integral of {name} over [{lower:g}, {upper:g}] is good to about {error:.0e} only, because it "
-            "is not smooth there; for more digits split the interval with mass(a, b) at its jumps",
+            f"the integral of {name} over [{lower:g}, {upper:g}] is accurate to about {error:.0e} only, because the "
+            "integrand is not smooth there; for more digits split the interval with mass(a, b) at its jumps",
             EmphasisWarning,
             stacklevel=3,
         )

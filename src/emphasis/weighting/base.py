@@ -1,8 +1,8 @@
-"""The weighting object: a function w(p) >= 0 and everything that follows from it.
+"""`Weighting`: a function w(p) >= 0 and everything that follows from it.
 
-w(p) is the L1 norm of an example's derivative with respect to its logits, p being the probability given to the
-example's label ("Derivative Manipulation for General Example Weighting", DM, Section 3). A family states one
-formula, `log_weight(log_p, log_q, xp)`; the rest is here.
+w(p) is the L1 norm of the derivative of an example's loss with respect to its logits, p being the probability of the
+example's label ("Derivative Manipulation for General Example Weighting", DM, Section 3). A family defines one formula,
+`log_weight(log_p, log_q, xp)`; everything else is derived from it here.
 """
 
 from __future__ import annotations
@@ -37,84 +37,96 @@ AUTO_MAX_MARGIN = 16.6
 class Weighting:
     """A weighting function w(p) >= 0 on [0, 1].
 
-    Subclasses are frozen dataclasses of their parameters that define `log_weight`, and override a closed form
-    (`modes`, `log_integral`, `_closed_form_loss`) where there is one. Weightings compare by value, hash, pickle,
-    print as the Python that makes them, add up (`CCE() + 0.5 * MAE()`) and scale (`2 * CCE()`).
+    Subclasses are frozen dataclasses of their parameters that define `log_weight`, and that override `modes`,
+    `log_integral` and `_closed_form_loss` where there is a closed form. Weightings are compared by value, can be hashed
+    and pickled, print as the Python expression that creates them, and can be added (`CCE() + 0.5 * MAE()`) and scaled
+    (`2 * CCE()`).
     """
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Return log w(p), the one formula of a family.
+        """Return log w(p), the formula that defines a family.
 
         Args:
-            log_p: log p = log sigmoid(u), u the margin z_y - logsumexp_{j != y} z_j. Any shape.
-            log_q: log(1-p) = log sigmoid(-u). Same shape.
-            xp: The arrays' module: numpy, torch or jax.numpy.
+            log_p: Logarithm of p = sigmoid(u) with u the margin z_y - logsumexp_{j != y} z_j, of any shape.
+            log_q: Logarithm of 1-p = sigmoid(-u), of the same shape.
+            xp: Module of the arrays: numpy, torch or jax.numpy.
         """
         raise NotImplementedError
 
     # --- values ----------------------------------------------------------------------------------
 
     def __call__(self, p: Array) -> FloatArray:
-        """Return w(p) in float64; p of any shape in [0, 1] (ValueError otherwise)."""
+        """Return w(p) in float64.
+
+        Args:
+            p: Probabilities in [0, 1], of any shape.
+
+        Raises:
+            ValueError: A probability is NaN or out of range.
+        """
         with np.errstate(over="ignore"):
             return np.exp(self.log(p))
 
     def log(self, p: Array) -> FloatArray:
-        """Return log w(p) in float64: finite where w overflows; -inf where w is 0."""
+        """Return log w(p) in float64, which is finite where w overflows and -inf where w is 0; see `__call__`."""
         p = checked_probabilities(p)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return np.asarray(self.log_weight(np.log(p), np.log1p(-p), np))[()]
 
     @cached_property
     def modes(self) -> tuple[float, ...]:
-        """Every p that maximizes w, ascending (Definition 1); () if w is flat and emphasizes nothing."""
+        """Every p that maximizes w, in ascending order (Definition 1); () if w is constant and has no mode."""
         return numerical_modes(lambda log_p, log_q: self.log_weight(log_p, log_q, np))
 
     @property
     def mode(self) -> float | None:
-        """The emphasis mode psi = argmax w (Definition 1): the smallest of `modes`, None if w is flat."""
+        """The emphasis mode psi = argmax w (Definition 1): the smallest of `modes`; None if w is constant."""
         return self.modes[0] if self.modes else None
 
     @cached_property
     def log_peak(self) -> float:
         """The maximum of log w over [0, 1]; inf if w is unbounded."""
-        at = self.modes[0] if self.modes else 0.5
-        return float(self.log(at))
+        mode = self.modes[0] if self.modes else 0.5
+        return float(self.log(mode))
 
     @property
     def trust(self) -> tuple[float, float]:
-        """(q, level) by which w depends on the batch, see `Relative`; (0, 0) for a function of p alone."""
+        """The parameters (q, level) of the dependence on the batch, see `Relative`; (0, 0) if w depends on p only."""
         return 0.0, 0.0
 
     @property
     def where_agreed(self) -> Weighting:
-        """The function of p that w is where the label is the likeliest class: itself, if it depends on p alone."""
+        """The weighting where the label is the likeliest class, which depends on p only; `self` if w always does."""
         return self
 
     @cached_property
     def vanishes(self) -> bool:
-        """Whether w(1) = 0, so that an example already learned stops pushing."""
+        """Whether w(1) = 0, so that the derivative of an example that has been learned vanishes."""
         return float(self(1.0)) == 0.0
 
     # --- the emphasis density function -----------------------------------------------------------
 
     def _log_mass(self, lower: float, upper: float) -> float:
-        """Return log of the integral of w over [lower, upper] by quadrature."""
+        """Return the logarithm of the integral of w over [lower, upper] by quadrature."""
         return log_integral(lambda log_p, log_q: self.log_weight(log_p, log_q, np), repr(self), lower, upper)
 
     @cached_property
     def log_integral(self) -> float:
-        """Log of the integral of w over [0, 1], the normaliser of Eq. 8; inf if it diverges."""
+        """The logarithm of the integral of w over [0, 1], the normalizer of Eq. 8; inf if the integral diverges."""
         return self._log_mass(0.0, 1.0)
 
     @property
     def integral(self) -> float:
-        """The integral of w over [0, 1] (Eq. 8); inf if it diverges or exceeds float64."""
+        """The integral of w over [0, 1] (Eq. 8); inf if it diverges or exceeds the range of float64."""
         return math.exp(self.log_integral) if self.log_integral < 709.0 else math.inf
 
     @property
     def log_normalizer(self) -> float:
-        """`log_integral`, or ValueError if the integral is infinite and Eq. 8 therefore means nothing."""
+        """The finite `log_integral`.
+
+        Raises:
+            ValueError: The integral is infinite, so that Eq. 8 is not defined.
+        """
         if self.log_integral == math.inf:
             raise EmphasisValueError(
                 f"{self!r} has an infinite integral over [0, 1], so its density (Eq. 8) does not exist; "
@@ -123,19 +135,30 @@ class Weighting:
         return self.log_integral
 
     def density(self, p: Array) -> FloatArray:
-        """Return the EDF h(p) = w(p) / integral of w (Eq. 8); ValueError if the integral is infinite."""
+        """Return the emphasis density function (EDF) h(p) = w(p) / integral of w (Eq. 8).
+
+        Args:
+            p: Probabilities in [0, 1], of any shape.
+
+        Raises:
+            ValueError: A probability is out of range, or the integral is infinite.
+        """
         with np.errstate(over="ignore"):
             return np.exp(self.log(p) - self.log_normalizer)
 
     def mass(self, a: float, b: float) -> float:
-        """Return the share of the EDF in [a, b], in [0, 1]; 0 <= a <= b <= 1 (ValueError otherwise)."""
+        """Return the integral of the EDF over [a, b], a number in [0, 1].
+
+        Raises:
+            ValueError: 0 <= a <= b <= 1 does not hold, or the integral of w is infinite.
+        """
         a = checked_number("mass", "a", a, 0.0, 1.0)
         b = checked_number("mass", "b", b, a, 1.0)
         return math.exp(min(self._log_mass(a, b) - self.log_normalizer, 0.0)) if a < b else 0.0
 
     @cached_property
     def edf_variance(self) -> float:
-        """The variance of p under the EDF: how wide the emphasis is spread. Not Definition 2's variance."""
+        """The variance of p under the EDF, which is not the emphasis variance of Definition 2."""
 
         def log_moment(k: int) -> float:
             return log_integral(
@@ -146,7 +169,14 @@ class Weighting:
         return square - mean * mean
 
     def emphasis_variance(self, p: Array) -> float:
-        """Return the emphasis variance sigma = E((w - E(w))^2) over a batch of probabilities (Definition 2)."""
+        """Return the emphasis variance sigma = E((w - E(w))^2) over a batch of probabilities (Definition 2).
+
+        Args:
+            p: Probabilities in [0, 1], of any shape with at least one element.
+
+        Raises:
+            ValueError: A probability is out of range, or there is none.
+        """
         p = checked_probabilities(p)
         if p.size == 0:
             raise EmphasisValueError("emphasis_variance needs at least one probability, got none")
@@ -155,13 +185,14 @@ class Weighting:
     # --- derivative and loss ---------------------------------------------------------------------
 
     def max_margin(self, setting: MaxMargin = "auto") -> float:
-        """Return the margin beyond which there is no derivative, inf for none.
+        """Return the margin beyond which the derivative is 0; inf if there is no such margin.
 
         Args:
-            setting: A number; None for the bare formula; "auto" for 16.6 if w(1) > 0 and none otherwise.
+            setting: A number >= 0; None for no limit; or "auto" for 16.6 if w(1) > 0 and no limit otherwise.
 
         Raises:
-            ValueError: `setting` is anything else.
+            TypeError: `setting` is not a number.
+            ValueError: `setting` is another text, NaN or infinite.
         """
         if setting is None:
             return math.inf
@@ -172,30 +203,38 @@ class Weighting:
         return checked_number("max_margin", "max_margin", setting)
 
     def derivative(self, logits: Array, labels: Array, max_margin: MaxMargin = None) -> FloatArray:
-        """Return the derivative with respect to the logits: the float64 reference of Eq. 7 without its 0/0.
+        """Return the derivative of the loss with respect to the logits: the float64 reference of Eq. 7 without its 0/0.
 
         dz_y = -w/2 and dz_j = (w/2) q_j for j != y, q the softmax over the other classes; its L1 norm is w(p).
 
         Args:
-            logits: (N, C) or (N, C, d1, ...), finite, C >= 2.
-            labels: (N,) or (N, d1, ...) integers in [0, C).
-            max_margin: See `max_margin`.
+            logits: Finite array of shape (N, C) or (N, C, d1, ...), C >= 2.
+            labels: Integers in [0, C), of shape (N,) or (N, d1, ...).
+            max_margin: Margin beyond which the derivative is 0, as the method `max_margin` takes it.
 
         Returns:
-            float64 array of the logits' shape. Not averaged, not normalized.
+            The derivative, float64 and of the shape of the logits, neither averaged nor normalized.
+
+        Raises:
+            TypeError: Labels are not integers.
+            ValueError: Shapes do not match, a label is out of range or a logit is not finite.
         """
         return derivative(self, logits, labels, self.max_margin(max_margin))
 
     def potential(self, margin: Array, max_margin: MaxMargin = None) -> FloatArray:
         """Return the loss value L(u), whose derivative with respect to the logits is `derivative`.
 
-        L'(u) = -w(sigmoid(u))/2. Families with a closed form keep its usual constant, so CCE is -log p. The others
-        are 0 where their push ends: at margin infinity if w(1) = 0, else at `max_margin`; the bare formula of a
-        weighting with w(1) > 0 never ends its push, and its L is 0 at margin 0 and unbounded below.
+        L'(u) = -w(sigmoid(u))/2. Families with a closed form have its usual constant, such as -log p for CCE. The
+        others are 0 where the derivative ends: as the margin tends to infinity if w(1) = 0, else at `max_margin`.
+        Without `max_margin` the loss of a weighting with w(1) > 0 is 0 at margin 0 and unbounded below.
 
         Args:
-            margin: u = z_y - logsumexp_{j != y} z_j, any shape.
-            max_margin: See `max_margin`.
+            margin: Margins u = z_y - logsumexp_{j != y} z_j, of any shape.
+            max_margin: Margin beyond which the loss is constant, as the method `max_margin` takes it.
+
+        Raises:
+            ValueError: A margin is NaN.
+            OverflowError: The loss exceeds the range of float64.
         """
         margin = np.asarray(margin, dtype=np.float64)
         if np.isnan(margin).any():
@@ -210,14 +249,14 @@ class Weighting:
         max_margin: float = math.inf,
         log_normalizer: float = 0.0,
     ) -> Array:
-        """Return L(margin) / exp(log_normalizer) in any array module; `potential` is its numpy face.
+        """Return L(margin) / exp(log_normalizer) in any array module; `potential` is the version for numpy.
 
         Args:
-            margin: Array of `xp`; float64 for all digits.
+            margin: Floating array of `xp`; float64 for full precision.
             xp: The array module.
-            asarray: Turns a numpy array into one like `margin`.
-            max_margin: Number from `max_margin(...)`.
-            log_normalizer: Subtracted in log space, so that exp(1e4) / exp(1e4) is 1.
+            asarray: Converts a numpy array to the module, device and dtype of `margin`.
+            max_margin: Margin beyond which the loss is constant, from `max_margin(...)`.
+            log_normalizer: Logarithm of the divisor, which may itself exceed the range of float64.
         """
         if max_margin < math.inf:
             margin = xp.clip(margin, -math.inf, max_margin)
@@ -234,12 +273,12 @@ class Weighting:
         return (table(margin, xp, asarray) - self._potential_end(max_margin)) * math.exp(log_unit)
 
     def prepare(self, max_margin: float = math.inf) -> None:
-        """Compute ahead, in numpy, what `loss` and a front end need, so that they can be traced."""
+        """Compute in numpy what `loss` and front ends need, before a framework traces them."""
         _ = self.vanishes
         self.loss(np.zeros(1), np, np.asarray, max_margin, max(self.log_peak, 0.0))
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array | None:  # noqa: ARG002
-        """Return L(margin) where there is a closed form, else None."""
+        """Return L(margin), or None if there is no closed form."""
         return None
 
     @cached_property
@@ -248,13 +287,13 @@ class Weighting:
         return build_table(lambda log_p, log_q: self.log_weight(log_p, log_q, np), self.log_peak)
 
     def _potential_end(self, max_margin: float) -> float:
-        """Return the table's value where the push ends, 0 if it never does."""
+        """Return the value of the table where the derivative ends; 0 if it does not end."""
         if max_margin == math.inf and not self.vanishes:
             return 0.0
         return float(self.potential_table(np.array([min(max_margin, 1e6)]), np, np.asarray)[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was computed from the parameters: pickles stay small, and hash the same after use."""
+        """Return the parameters without values computed from them: pickles are small and do not depend on use."""
         computed = {
             name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)
         }
@@ -277,12 +316,12 @@ class Weighting:
     __rmul__ = __mul__
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters by name; options left at False are omitted."""
+        """Return the parameters by name, without options that are False."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if value is not False}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a small dictionary that `from_dict` turns back, e.g. {"family": "GCE", "q": 0.7}."""
+        """Return a dictionary from which `from_dict` makes the weighting, such as {"family": "GCE", "q": 0.7}."""
         return {"family": type(self).__name__, **self.parameters()}
 
     def __repr__(self) -> str:
@@ -294,7 +333,7 @@ def _check_depends_on_p_alone(name: str, *weightings: Weighting) -> None:
     for weighting in weightings:
         if weighting.trust[0]:
             raise EmphasisValueError(
-                f"{name} takes weightings that depend on p alone, got {weighting!r}; scale or add the losses instead"
+                f"{name} takes weightings that depend on p only, got {weighting!r}; scale or add the losses instead"
             )
 
 
@@ -314,7 +353,7 @@ class Sum(Weighting):
         _check_depends_on_p_alone("Sum", *self.terms)
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log of the sum of the terms."""
+        """Return the logarithm of the sum of the terms."""
         first, *rest = (term.log_weight(log_p, log_q, xp) for term in self.terms)
         for log_w in rest:
             first = xp.logaddexp(first, log_w)
@@ -322,7 +361,7 @@ class Sum(Weighting):
 
     @cached_property
     def log_integral(self) -> float:
-        """Log of the sum of the integrals."""
+        """The logarithm of the sum of the integrals."""
         return float(np.logaddexp.reduce([term.log_integral for term in self.terms]))
 
     def loss(
@@ -333,11 +372,11 @@ class Sum(Weighting):
         max_margin: float = math.inf,
         log_normalizer: float = 0.0,
     ) -> Array:
-        """Sum of the terms' losses, each with its own constant."""
+        """Return the sum of the losses of the terms, each with its own constant."""
         return sum(term.loss(margin, xp, asarray, max_margin, log_normalizer) for term in self.terms)
 
     def to_dict(self) -> dict[str, Any]:
-        """{"family": "Sum", "terms": [...]}."""
+        """Return the dictionary {"family": "Sum", "terms": [...]}."""
         return {"family": "Sum", "terms": [term.to_dict() for term in self.terms]}
 
     def __repr__(self) -> str:
@@ -355,14 +394,14 @@ class Scaled(Weighting):
         factor = checked_number("Scaled", "factor", self.factor, 0.0)
         _check_depends_on_p_alone("Scaled", self.weighting)
         if factor == 0.0:
-            raise EmphasisValueError("Scaled: factor=0 is not allowed; a weighting of 0 everywhere teaches nothing")
+            raise EmphasisValueError("Scaled: factor=0 is not allowed; use a number > 0")
         if isinstance(self.weighting, Scaled):
             factor *= self.weighting.factor
             object.__setattr__(self, "weighting", self.weighting.weighting)
         object.__setattr__(self, "factor", factor)
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log factor + log w_1."""
+        """Return log w = log factor + log w_1."""
         return math.log(self.factor) + self.weighting.log_weight(log_p, log_q, xp)
 
     @cached_property
@@ -372,7 +411,7 @@ class Scaled(Weighting):
 
     @cached_property
     def log_integral(self) -> float:
-        """Log factor + log integral of w_1."""
+        """The logarithm of factor times the integral of w_1."""
         return math.log(self.factor) + self.weighting.log_integral
 
     def loss(
@@ -383,11 +422,11 @@ class Scaled(Weighting):
         max_margin: float = math.inf,
         log_normalizer: float = 0.0,
     ) -> Array:
-        """Factor times the loss of w_1."""
+        """Return factor times the loss of w_1."""
         return self.weighting.loss(margin, xp, asarray, max_margin, log_normalizer - math.log(self.factor))
 
     def to_dict(self) -> dict[str, Any]:
-        """{"family": "Scaled", "factor": 0.5, "weighting": {...}}."""
+        """Return the dictionary {"family": "Scaled", "factor": 0.5, "weighting": {...}}."""
         return {"family": "Scaled", "factor": self.factor, "weighting": self.weighting.to_dict()}
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""Families of bounded losses of p that came after the paper's: asymmetric losses and Taylor cross-entropy.
+"""Families of bounded losses that were published after the paper: asymmetric losses and Taylor cross-entropy.
 
-Each is w(p) = 2 p (1-p) |L'(p)| of a loss L, in log space.
+Each family is w(p) = 2 p (1-p) |L'(p)| of a loss L(p), in log space.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _LOG_2 = math.log(2.0)
 class AGCE(_Checked, Weighting):
     """Asymmetric generalized cross-entropy, w = 2 p (1-p) (a+p)^(q-1). Loss ((a+1)^q - (a+p)^q) / q.
 
-    X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. With a = 0 it is GCE. The
-    defaults are those of the authors' release (hitcszx/ALFs, lnl/losses.py).
+    X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. GCE is the special case a = 0.
+    The defaults are those of the authors' release (hitcszx/ALFs, lnl/losses.py).
 
     Args:
-        a: >= 0.
-        q: > 0.
+        a: Shift of p, >= 0.
+        q: Exponent, > 0.
     """
 
     a: float = 1.0
@@ -35,7 +35,7 @@ class AGCE(_Checked, Weighting):
     _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + log p + log(1-p) + (q-1) log(a+p)."""
+        """Return log w = log 2 + log p + log(1-p) + (q-1) log(a+p)."""
         base = log_p if self.a == 0.0 else xp.log(self.a + xp.exp(log_p))
         rise = log_p + (self.q - 1.0) * base if self.a else self.q * log_p
         return _LOG_2 + rise + log_q
@@ -55,8 +55,8 @@ class AUL(_Checked, Weighting):
     authors' release (hitcszx/ALFs, lnl/losses.py, AUELoss).
 
     Args:
-        a: >= 1.
-        q: > 0.
+        a: Shift of p, >= 1.
+        q: Exponent, > 0.
     """
 
     a: float = 1.5
@@ -65,7 +65,7 @@ class AUL(_Checked, Weighting):
     _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + log p + log(1-p) + (q-1) log(a-p)."""
+        """Return log w = log 2 + log p + log(1-p) + (q-1) log(a-p)."""
         if self.a == 1.0:
             return _LOG_2 + log_p + self.q * log_q
         return _LOG_2 + log_p + log_q + (self.q - 1.0) * xp.log(self.a - 1.0 + xp.exp(log_q))
@@ -85,7 +85,7 @@ class AEL(_Checked, Weighting):
     authors' release (hitcszx/ALFs, lnl/losses.py, AExpLoss).
 
     Args:
-        a: > 0.
+        a: Scale of p, > 0.
     """
 
     a: float = 3.0
@@ -93,7 +93,7 @@ class AEL(_Checked, Weighting):
     _positive: ClassVar = frozenset({"a"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + log p + log(1-p) - p/a - log a."""
+        """Return log w = log 2 + log p + log(1-p) - p/a - log a."""
         return _LOG_2 + log_p + log_q - xp.exp(log_p) / self.a - math.log(self.a)
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
@@ -108,7 +108,7 @@ class Taylor(Weighting):
     order, the nearer it is to cross-entropy. The default, 2, is our choice.
 
     Args:
-        order: Whole number >= 1.
+        order: Number of terms of the series, a whole number >= 1.
     """
 
     order: int = 2
@@ -119,7 +119,7 @@ class Taylor(Weighting):
         object.__setattr__(self, "order", int(number))
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + log(1-p) + log(1 - (1-p)^order)."""
+        """Return log w = log 2 + log(1-p) + log(1 - (1-p)^order)."""
         # With x = -order log(1-p) this is log(1 - exp(-x)); near p = 0, where x is order p, log(order p).
         x = xp.where(log_p < -40.0, 1.0, -self.order * log_q)
         risen = xp.where(log_p < -40.0, log_p + math.log(self.order), xp.log(-xp.expm1(-x)))

@@ -18,14 +18,15 @@ def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, Floa
     """Return the margin u = z_y - logsumexp_{j != y} z_j and q, the softmax over the other classes.
 
     Args:
-        logits: (N, C) or (N, C, d1, ...), finite, C >= 2.
-        labels: (N,) or (N, d1, ...) integers in [0, C).
+        logits: Finite array of shape (N, C) or (N, C, d1, ...), C >= 2.
+        labels: Integers in [0, C), of shape (N,) or (N, d1, ...).
 
     Returns:
-        u of the labels' shape and q of the logits' shape, 0 at the label. p = sigmoid(u), 1-p = sigmoid(-u).
+        The margins u, of the shape of the labels, and q, of the shape of the logits and 0 at the label. The probability
+        of the label is p = sigmoid(u), and 1-p = sigmoid(-u).
 
     Raises:
-        ValueError: Shapes, label range or logits are not as above.
+        ValueError: Shapes do not match, a label is out of range or a logit is not finite.
         TypeError: Labels are not integers.
     """
     logits = np.asarray(logits, dtype=np.float64)
@@ -54,21 +55,21 @@ def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, Floa
 
 
 def lead_of(logits: Array, labels: Array) -> FloatArray:
-    """Return z_y - max_{j != y} z_j in float64: log(p / p_max) where it is negative. Arguments as above."""
+    """Return z_y - max_{j != y} z_j in float64, which is log(p / p_max) where negative; see `margin_and_direction`."""
     others = np.array(logits, dtype=np.float64)
     index = np.expand_dims(np.asarray(labels), 1)
-    own = np.take_along_axis(others, index, axis=1).squeeze(1)
+    label_logit = np.take_along_axis(others, index, axis=1).squeeze(1)
     np.put_along_axis(others, index, -np.inf, axis=1)
-    lead: FloatArray = own - others.max(axis=1)
+    lead: FloatArray = label_logit - others.max(axis=1)
     return lead
 
 
 def rests_of(logits: Array) -> tuple[FloatArray, FloatArray]:
-    """Return 1 - p_max of each example, and 1 - pi of its likeliest class, pi the batch's mean probability of that."""
+    """Return 1 - p_max and 1 - pi of each example, pi being the batch's mean probability of its likeliest class."""
     top = np.asarray(logits).argmax(axis=1)
     margin, direction = margin_and_direction(logits, top)
     rest = np.exp(log_sigmoid(-margin))
-    rests = 1.0 - direction * np.expand_dims(rest, 1)  # of all classes; 1 - p is exact for the likeliest alone
+    rests = 1.0 - direction * np.expand_dims(rest, 1)  # exact for the likeliest class only, which the next line sets
     np.put_along_axis(rests, np.expand_dims(top, 1), np.expand_dims(rest, 1), axis=1)
     prior_rest: FloatArray = rests.mean(axis=tuple(axis for axis in range(rests.ndim) if axis != 1))[top]
     return rest, prior_rest

@@ -1,8 +1,8 @@
 """The weighting families of the paper, each one formula in log space.
 
 Equation numbers refer to "Derivative Manipulation for General Example Weighting". p in [0, 1] is the probability
-given to the example's label. Constants are those of the losses that the weightings come from, so that w is the L1
-norm of the loss's derivative with respect to the logits.
+of the example's label. Constants are those of the original losses, so that w is the L1 norm of the derivative of the
+loss with respect to the logits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _sigmoid(margin: Array, xp: ArrayModule) -> Array:
 
 
 class _Checked:
-    """Turns the parameters of a frozen dataclass into floats within their bounds when it is made."""
+    """Converts the parameters of a frozen dataclass to floats and checks their bounds."""
 
     _bounds: ClassVar[dict[str, tuple[float, float]]]
     _positive: ClassVar[frozenset[str]] = frozenset()  # the parameters whose lower bound is not allowed itself
@@ -49,17 +49,17 @@ class CCE(Weighting):
     """Categorical cross-entropy, w = 2 (1-p): Eq. 1 and 6. Mode 0, integral 1, loss -log p."""
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Log 2 + log(1-p)."""
+        """Return log w = log 2 + log(1-p)."""
         return _LOG_2 + log_q
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(0,): the hardest examples."""
+        """The mode 0: the hardest examples."""
         return (0.0,)
 
     @property
     def log_integral(self) -> float:
-        """Log 1."""
+        """The logarithm of the integral, log 1 = 0."""
         return 0.0
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
@@ -71,24 +71,24 @@ class GCE(_Checked, Weighting):
     """Generalized cross-entropy, w = 2 p^q (1-p): Eq. 4 and 6. Mode q/(q+1), loss (1-p^q)/q.
 
     Args:
-        q: In [0, 1]. q = 0 is CCE, q = 1 is MAE. The published default is 0.7 (Zhang and Sabuncu, 2018).
+        q: Exponent in [0, 1]. q = 0 is CCE, q = 1 is MAE. The published default is 0.7 (Zhang and Sabuncu, 2018).
     """
 
     q: float = 0.7
     _bounds: ClassVar = {"q": (0.0, 1.0)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Log 2 + q log p + log(1-p)."""
+        """Return log w = log 2 + q log p + log(1-p)."""
         return _LOG_2 + log_power(self.q, log_p) + log_q
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(q/(q+1),)."""
+        """The mode q/(q+1)."""
         return (self.q / (self.q + 1.0),)
 
     @property
     def log_integral(self) -> float:
-        """Log 2 B(q+1, 2) = log 2 / ((q+1)(q+2))."""
+        """The logarithm of the integral, 2 B(q+1, 2) = 2 / ((q+1)(q+2))."""
         return math.log(2.0 / ((self.q + 1.0) * (self.q + 2.0)))
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
@@ -101,17 +101,17 @@ class MAE(Weighting):
     """Mean absolute error, w = 2 p (1-p): Eq. 2 and 6. Mode 1/2, integral 1/3, loss 1-p."""
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Log 2 + log p + log(1-p)."""
+        """Return log w = log 2 + log p + log(1-p)."""
         return _LOG_2 + log_p + log_q
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(1/2,)."""
+        """The mode 1/2."""
         return (0.5,)
 
     @property
     def log_integral(self) -> float:
-        """Log 1/3."""
+        """The logarithm of the integral, log 1/3."""
         return -math.log(3.0)
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
@@ -123,17 +123,17 @@ class MSE(Weighting):
     """Mean square error, w = 4 p (1-p)^2: Eq. 3 and 6. Mode 1/3, integral 1/3, loss (1-p)^2."""
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Log 4 + log p + 2 log(1-p)."""
+        """Return log w = log 4 + log p + 2 log(1-p)."""
         return 2.0 * _LOG_2 + log_p + 2.0 * log_q
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(1/3,)."""
+        """The mode 1/3."""
         return (1.0 / 3.0,)
 
     @property
     def log_integral(self) -> float:
-        """Log 4 B(2, 3) = log 1/3."""
+        """The logarithm of the integral, 4 B(2, 3) = 1/3."""
         return -math.log(3.0)
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
@@ -144,15 +144,17 @@ class MSE(Weighting):
 class DM(_Checked, Weighting):
     """Derivative Manipulation, w = exp(beta p^lam (1-p)): Eq. 12. Mode lam/(lam+1) if beta > 0.
 
-    w(1) = 1: an example already learned pushes for ever, and plain networks diverge. Front ends therefore stop the
-    push at margin 16.6 unless told otherwise (`max_margin`), or take `vanishing=True`. For beta < 0 the mode is 1 if
-    lam = 0, else 0 and 1. There is no closed form of the integral (other than at lam = 0) nor of the loss.
+    Because w(1) = 1, the derivative of an example that has been learned does not vanish, and plain networks diverge.
+    Front ends therefore stop it at a margin of 16.6 by default (`max_margin`); `vanishing=True` is the alternative. For
+    beta < 0 the mode is 1 if lam = 0, and 0 and 1 otherwise. Neither the loss nor, except at lam = 0, the integral has
+    a closed form.
 
     Args:
-        lam: >= 0, sets the emphasis mode: 0, 1/2, 1, 2 put it at p = 0, 1/3, 1/2, 2/3. More noise wants more.
-        beta: Any finite number, sets how much the mode is emphasized. beta = 0 treats all examples alike.
-        vanishing: Subtract w(1): w = exp(beta p^lam (1-p)) - 1, so that a learned example stops pushing and the loss
-            is finite. Needs beta > 0. Tends to beta/2 times GCE(q=lam) as beta -> 0.
+        lam: Sets the emphasis mode, >= 0: the values 0, 1/2, 1 and 2 put it at p = 0, 1/3, 1/2 and 2/3. Noisier labels
+            need a larger value.
+        beta: Sets how much the mode is emphasized, any finite number. With 0 all examples have the same weight.
+        vanishing: Whether w(1) is subtracted: w = exp(beta p^lam (1-p)) - 1, so that the derivative of a learned
+            example vanishes and the loss is finite. Needs beta > 0. Tends to beta/2 times GCE(q=lam) as beta -> 0.
     """
 
     lam: float = 0.5
@@ -171,7 +173,7 @@ class DM(_Checked, Weighting):
             )
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Beta p^lam (1-p), or log(expm1(...)) of it if vanishing."""
+        """Return log w = beta p^lam (1-p), or log(expm1(...)) of it if vanishing."""
         log_shape = log_power(self.lam, log_p) + log_q
         if self.vanishing:
             return log_of_expm1_exp(math.log(self.beta) + log_shape, xp)
@@ -179,7 +181,7 @@ class DM(_Checked, Weighting):
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(lam/(lam+1),) for beta > 0; () for 0; (1,) or (0, 1) for beta < 0."""
+        """The mode lam/(lam+1) for beta > 0; none for 0; 1, or 0 and 1, for beta < 0."""
         if self.beta == 0.0:
             return ()
         if self.beta > 0.0:
@@ -188,14 +190,14 @@ class DM(_Checked, Weighting):
 
     @cached_property
     def log_integral(self) -> float:
-        """Closed form at lam = 0 or beta = 0, quadrature otherwise."""
+        """The logarithm of the integral, in closed form at lam = 0 or beta = 0 and by quadrature otherwise."""
         if not self.vanishing and (self.lam == 0.0 or self.beta == 0.0):
             return _log_integral_of_exp(self.beta)
         return self._log_mass(0.0, 1.0)
 
 
 def _log_integral_of_exp(beta: float) -> float:
-    """Log of the integral of exp(beta s) over [0, 1], (e^beta - 1)/beta."""
+    """Return the logarithm of the integral of exp(beta s) over [0, 1], (e^beta - 1)/beta."""
     if beta == 0.0:
         return 0.0
     size = abs(beta)
@@ -206,13 +208,13 @@ def IMAE(T: float = 8.0) -> DM:  # noqa: N802
     """Return the weighting of IMAE, w = exp(T p (1-p)) = DM(lam=1, beta=T) (reference [54] of the paper).
 
     Args:
-        T: Any finite number; the larger, the more the examples around p = 1/2 count.
+        T: Any finite number. The larger it is, the more examples around p = 1/2 count.
     """
     return DM(lam=1.0, beta=T)
 
 
 def Uniform() -> DM:  # noqa: N802
-    """Return w = 1, DM(lam=0, beta=0): every example pushes alike (the italic rows of Tables 1 and 2)."""
+    """Return w = 1, DM(lam=0, beta=0): all examples have the same weight (the italic rows of Tables 1 and 2)."""
     return DM(lam=0.0, beta=0.0)
 
 
@@ -221,8 +223,8 @@ class Normal(_Checked, Weighting):
     """Normal distribution variant, w = exp(-beta p (p - 2 psi)): Eq. 9. Mode psi for beta > 0, cut at 1.
 
     Args:
-        psi: >= 0, the emphasis mode.
-        beta: Any finite number; 1/(2 beta) is the variance of the bell. For beta < 0 the ends are emphasized.
+        psi: Emphasis mode, >= 0.
+        beta: Any finite number; 1/(2 beta) is the variance of the bell. For beta < 0 the ends of [0, 1] are emphasized.
     """
 
     psi: float = 0.5
@@ -230,13 +232,13 @@ class Normal(_Checked, Weighting):
     _bounds: ClassVar = {"psi": (0.0, math.inf), "beta": (-math.inf, math.inf)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """-beta p (p - 2 psi)."""
+        """Return log w = -beta p (p - 2 psi)."""
         p = xp.exp(log_p)
         return -self.beta * p * (p - 2.0 * self.psi)
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(min(psi, 1),) for beta > 0; () for 0; the end farther from psi, or both, for beta < 0."""
+        """The mode min(psi, 1) for beta > 0; none for 0; the end farther from psi, or both ends, for beta < 0."""
         if self.beta == 0.0:
             return ()
         if self.beta > 0.0:
@@ -258,17 +260,17 @@ class Exponential(_Checked, Weighting):
     _bounds: ClassVar = {"beta": (-math.inf, math.inf)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Beta (1-p)."""
+        """Return log w = beta (1-p)."""
         return self.beta * xp.exp(log_q)
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(0,) for beta > 0, () for 0, (1,) for beta < 0."""
+        """The mode 0 for beta > 0, none for 0, and 1 for beta < 0."""
         return () if self.beta == 0.0 else (0.0,) if self.beta > 0.0 else (1.0,)
 
     @property
     def log_integral(self) -> float:
-        """Log (e^beta - 1)/beta."""
+        """The logarithm of the integral, (e^beta - 1)/beta."""
         return _log_integral_of_exp(self.beta)
 
 
@@ -276,14 +278,14 @@ class Exponential(_Checked, Weighting):
 class Beta(_Checked, Weighting):
     """Beta distribution variant, w = p^(alpha-1) (1-p)^(eta-1): Eq. 11. Covers CCE, MAE, MSE and GCE up to scale.
 
-    At the ends: alpha < 1 makes w unbounded as p -> 0 (the worst labels count most of all), eta < 1 as p -> 1. Front
-    ends then saturate the weight at the largest finite number of the dtype. alpha = 0 or eta = 0 has an infinite
-    integral, so it has no density, and normalization="integral" refuses it. For integer-like settings alpha = 1
-    and eta = 1 the factor is 1 at the ends (0^0 = 1).
+    For alpha < 1 w is unbounded as p -> 0, so that the worst labels count most, and for eta < 1 as p -> 1. Front ends
+    then saturate the weight near the largest finite number of the dtype. With alpha = 0 or eta = 0 the integral is
+    infinite: there is no density, and normalization="integral" raises an error. With alpha = 1 or eta = 1 the factor is
+    1 at the ends (0^0 = 1).
 
     Args:
-        alpha: >= 0.
-        eta: >= 0.
+        alpha: Exponent of p plus 1, >= 0.
+        eta: Exponent of 1-p plus 1, >= 0.
     """
 
     alpha: float = 2.0
@@ -291,12 +293,12 @@ class Beta(_Checked, Weighting):
     _bounds: ClassVar = {"alpha": (0.0, math.inf), "eta": (0.0, math.inf)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """(alpha-1) log p + (eta-1) log(1-p)."""
+        """Return log w = (alpha-1) log p + (eta-1) log(1-p)."""
         return log_power(self.alpha - 1.0, log_p) + log_power(self.eta - 1.0, log_q) + xp.zeros_like(log_p)
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """((alpha-1)/(alpha+eta-2),) inside, else the ends where w is largest or infinite."""
+        """The mode (alpha-1)/(alpha+eta-2) inside [0, 1], or the ends where w is largest or infinite."""
         rise, fall = self.alpha - 1.0, self.eta - 1.0
         if rise == 0.0 and fall == 0.0:
             return ()
@@ -308,7 +310,7 @@ class Beta(_Checked, Weighting):
 
     @property
     def log_integral(self) -> float:
-        """Log B(alpha, eta), inf if alpha or eta is 0."""
+        """The logarithm of the integral, B(alpha, eta); inf if alpha or eta is 0."""
         if self.alpha == 0.0 or self.eta == 0.0:
             return math.inf
         return math.lgamma(self.alpha) + math.lgamma(self.eta) - math.lgamma(self.alpha + self.eta)
@@ -318,12 +320,12 @@ class Beta(_Checked, Weighting):
 class SCE(_Checked, Weighting):
     """Symmetric cross-entropy, w = 2 mu (1-p) + 2 nu |A| p (1-p). Loss -mu log p + nu |A| (1-p).
 
-    mu weighs cross-entropy, nu the reverse cross-entropy, in which log 0 is read as A (Wang et al., 2019).
+    mu is the weight of cross-entropy, nu that of reverse cross-entropy, in which log 0 is set to A (Wang et al., 2019).
 
     Args:
-        mu: >= 0.
-        nu: >= 0; mu and nu not both 0.
-        A: <= 0; not 0 if mu is 0.
+        mu: Weight of cross-entropy, >= 0.
+        nu: Weight of reverse cross-entropy, >= 0; mu and nu are not both 0.
+        A: Value of log 0, <= 0; not 0 if mu is 0.
     """
 
     mu: float = 0.1
@@ -334,21 +336,23 @@ class SCE(_Checked, Weighting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mu == 0.0 and self._reverse == 0.0:
-            raise EmphasisValueError(f"SCE: mu={self.mu}, nu={self.nu}, A={self.A} weigh nothing; one term must be > 0")
+            raise EmphasisValueError(
+                f"SCE: mu={self.mu}, nu={self.nu}, A={self.A} give no term a weight; one must be > 0"
+            )
 
     @property
     def _reverse(self) -> float:
         return self.nu * abs(self.A)
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + log(1-p) + log(mu + nu |A| p)."""
+        """Return log w = log 2 + log(1-p) + log(mu + nu |A| p)."""
         if self.mu == 0.0:
             return _LOG_2 + math.log(self._reverse) + log_p + log_q
         return _LOG_2 + log_q + xp.log(self.mu + self._reverse * xp.exp(log_p))
 
     @property
     def modes(self) -> tuple[float, ...]:
-        """(max(0, (nu |A| - mu) / (2 nu |A|)),)."""
+        """The mode max(0, (nu |A| - mu) / (2 nu |A|))."""
         return (max(0.0, 0.5 - 0.5 * self.mu / self._reverse) if self._reverse else 0.0,)
 
     @property
@@ -367,14 +371,14 @@ class Focal(_Checked, Weighting):
     w = 2 p (1-p) |L'(p)|. Its mode is small but above 0 for gamma > 0 and has no closed form.
 
     Args:
-        gamma: >= 0; 0 is CCE. The published default is 2.
+        gamma: Exponent of 1-p, >= 0; 0 is CCE. The published default is 2.
     """
 
     gamma: float = 2.0
     _bounds: ClassVar = {"gamma": (0.0, math.inf)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log 2 + gamma log(1-p) + log((1-p) + gamma p (-log p))."""
+        """Return log w = log 2 + gamma log(1-p) + log((1-p) + gamma p (-log p))."""
         if self.gamma == 0.0:
             return _LOG_2 + log_q
         pull = math.log(self.gamma) + log_p + log_of_minus_log_p(log_p, log_q, xp)

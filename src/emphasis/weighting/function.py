@@ -1,4 +1,4 @@
-"""Weightings made from a user's own function p -> w(p), or from a loss L(p)."""
+"""Weightings from a function p -> w(p) or a loss L(p) of the user."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from emphasis.weighting._numerics import Array, ArrayModule
 from emphasis.weighting.base import Weighting
 
 _PROBE = np.linspace(0.0, 1.0, 1025)
-_RELATIVE_STEP = 1e-8  # of a complex step, whose relative error is the square of this
+_RELATIVE_STEP = 1e-8  # of the complex step, the relative error of which is its square
 
 
 @dataclass(frozen=True, repr=False)
 class FunctionWeighting(Weighting):
-    """A user's function as a weighting; made by `from_function`.
+    """The weighting of a function, as `from_function` returns it.
 
-    The function sees p (and 1-p, if it takes two arguments, which keeps the digits of 1-p near p = 1) as arrays of
-    whatever module is in use: written with operators (`lambda p: p * (1 - p)`) it works everywhere.
+    The function gets p as an array of the module in use, and 1-p as well if it takes two arguments, which keeps the
+    precision of 1-p near p = 1. A function of operators only, such as `lambda p: p * (1 - p)`, works in every module.
 
     Args:
-        function: p -> w or (p, q) -> w, elementwise, w >= 0, finite inside (0, 1).
+        function: Elementwise function p -> w or (p, 1-p) -> w; w >= 0 and finite inside (0, 1).
+
+    Raises:
+        TypeError, ValueError: See `from_function`.
     """
 
     function: Callable[..., Array]
-    _rounding: ClassVar[float]  # how far below 0 a value counts as 0; set by each instance
+    _rounding: ClassVar[float]  # values down to minus this are rounding of 0; set by each instance
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -39,22 +42,26 @@ class FunctionWeighting(Weighting):
         object.__setattr__(self, "_rounding", _probe(self, self.values(_PROBE, 1.0 - _PROBE, np)))
 
     def values(self, p: Array, q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Return w(p) from the user's function."""
+        """Return w(p)."""
         return self.call(self.function, p, q)
 
     def call(self, function: Callable[..., Array], p: Array, q: Array) -> Array:
-        """Return function(p) or function(p, q), as it takes; a front end's subclass may convert the arrays."""
-        with np.errstate(all="ignore"):  # infinities at the ends are judged by value, not by warning
+        """Return function(p) or function(p, q); subclasses of front ends convert the arrays."""
+        with np.errstate(all="ignore"):  # infinite values at the ends are allowed
             return function(p, q) if _takes_two(function) else function(p)
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log of the function's value; a negative value gives NaN, never a silent number."""
+        """Return the logarithm of the function's value; NaN where that is negative."""
         value = xp.zeros_like(log_p) + self.values(xp.exp(log_p), xp.exp(log_q), xp)
-        # sin(pi p) at p = 1 is -9e-8 in float32: rounding, which means 0.
+        # sin(pi p) at p = 1 is -9e-8 in float32, which is 0 except for rounding.
         return xp.log(xp.where((value < 0.0) & (value >= -self._rounding), xp.zeros_like(value), value))
 
     def to_dict(self) -> dict[str, Any]:
-        """{"family": "function", "function": "module:name"}; ValueError if it cannot be imported by name."""
+        """Return the dictionary {"family": "function", "function": "module:name"}.
+
+        Raises:
+            ValueError: The function cannot be imported by name.
+        """
         return {"family": "function", "function": _import_name(self.function)}
 
     def __repr__(self) -> str:
@@ -63,7 +70,7 @@ class FunctionWeighting(Weighting):
 
 @dataclass(frozen=True, repr=False)
 class LossWeighting(FunctionWeighting):
-    """w = 2 p (1-p) |L'(p)| of a loss L(p); made by `from_loss`."""
+    """The weighting w = 2 p (1-p) |L'(p)| of a loss L(p), as `from_loss` returns it."""
 
     slope: Callable[..., Array] | None = None
 
@@ -73,8 +80,8 @@ class LossWeighting(FunctionWeighting):
         super().__post_init__()
 
     def values(self, p: Array, q: Array, xp: ArrayModule) -> Array:
-        """Return 2 p (1-p) |L'(p)|, L' by its given formula or by the complex step Im L(p + ih) / h."""
-        # L' is often infinite at p = 0 while w is not: the limit is taken, at a p whose square is still a number.
+        """Return 2 p (1-p) |L'(p)|, with L' as given or by the complex step Im L(p + ih) / h."""
+        # L' is often infinite at p = 0 while w is not: a small p, the square of which is a normal number, stands for 0.
         p = xp.clip(p, float(xp.finfo(p.dtype).tiny) ** 0.5, 1.0)
         return 2.0 * p * q * abs(self.slope_at(p, q))
 
@@ -86,7 +93,11 @@ class LossWeighting(FunctionWeighting):
         return self.call(self.function, p + 1j * step, q - 1j * step).imag / step
 
     def to_dict(self) -> dict[str, Any]:
-        """{"family": "from_loss", "loss": "module:name"} and the derivative's name if one was given."""
+        """Return the dictionary {"family": "from_loss", "loss": "module:name"}, with "derivative" if one was given.
+
+        Raises:
+            ValueError: A function cannot be imported by name.
+        """
         result = {"family": "from_loss", "loss": _import_name(self.function)}
         return result if self.slope is None else {**result, "derivative": _import_name(self.slope)}
 
@@ -97,26 +108,27 @@ class LossWeighting(FunctionWeighting):
 
 @dataclass(frozen=True, repr=False)
 class NamedWeighting(Weighting):
-    """A weighting that is known by name only: a file names a user's functions, and reading it imported nothing.
+    """A weighting of functions that a file names and that have not been imported.
 
-    It prints and goes back to the same dictionary, and raises where its values are asked for.
+    It can be printed and converted to its dictionary, but not evaluated.
 
     Args:
-        family: "function" or "from_loss".
-        names: The parameters of its dictionary: "module:name" for each function.
+        family: The family, "function" or "from_loss".
+        names: Parameters of the dictionary, with "module:name" for each function.
     """
 
     family: str
     names: tuple[tuple[str, str], ...]
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
-        """Raise EmphasisRuntimeError: the function was not imported."""
+        """Raise EmphasisRuntimeError, as the functions have not been imported."""
         raise EmphasisRuntimeError(
-            f"{self!r} was read and not imported, so it has no values; emphasis.from_dict(..., trusted=True) imports it"
+            f"{self!r} was read without importing its functions and has no values; "
+            "emphasis.from_dict(..., trusted=True) imports them"
         )
 
     def parameters(self) -> dict[str, Any]:
-        """Return the functions' names."""
+        """Return the names of the functions."""
         return dict(self.names)
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,30 +144,35 @@ class NamedWeighting(Weighting):
 def from_function(function: Callable[..., Array]) -> FunctionWeighting:
     """Return the weighting w(p) = function(p), or function(p, q) with q = 1-p.
 
+    Args:
+        function: Elementwise function of arrays.
+
     Raises:
-        TypeError: Not callable, or needs neither one nor two arguments, or does not map arrays elementwise.
-        ValueError: Negative or NaN somewhere in [0, 1], infinite inside (0, 1), or 0 everywhere.
+        TypeError: It is not callable, takes neither one nor two arguments, or is not elementwise.
+        ValueError: It is negative or NaN in [0, 1], infinite inside (0, 1), or 0 everywhere.
     """
     return FunctionWeighting(function)
 
 
 def from_loss(loss: Callable[..., Array], derivative: Callable[..., Array] | None = None) -> LossWeighting:
-    """Return the weighting of a loss L(p): w = 2 p (1-p) |L'(p)| (Section 3.1 turned round).
+    """Return the weighting of a loss L(p): w = 2 p (1-p) |L'(p)| (Section 3.1).
 
     Args:
-        loss: p -> L or (p, q) -> L with q = 1-p, elementwise. Without `derivative` it is differentiated by a complex
-            step, exact to rounding, so it must be analytic: +, *, **, exp, log, sin, ..., but no abs, max or where.
-        derivative: p -> L' or (p, q) -> L'; needed where the loss is not analytic.
+        loss: Elementwise function p -> L or (p, q) -> L with q = 1-p. Without `derivative` it is differentiated by a
+            complex step, which is exact to rounding and needs an analytic function: one of +, *, **, exp, log, sin and
+            the like, without abs, max or where.
+        derivative: Elementwise function p -> L' or (p, q) -> L'. Needed if the loss is not analytic.
 
     Raises:
-        TypeError, ValueError: As `from_function`; ValueError also if the complex step disagrees with differences.
+        TypeError, ValueError: See `from_function`. ValueError also if the complex step does not agree with finite
+            differences.
     """
     return LossWeighting(loss, derivative)
 
 
 @lru_cache(maxsize=256)
 def _takes_two(function: Callable[..., Array]) -> bool:
-    """Whether the function needs a second argument; ufuncs and the like, without a signature, take one."""
+    """Return whether a function needs two arguments; functions without a signature, such as ufuncs, take one."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -168,7 +185,7 @@ def _takes_two(function: Callable[..., Array]) -> bool:
 
 
 def _probe(weighting: FunctionWeighting, values: Array) -> float:
-    """Return how far below 0 is rounding, or raise a clear error unless the values on [0, 1] can be weights."""
+    """Check that values on [0, 1] can be weights; return the size of negative values that are rounding."""
     name = repr(weighting)
     values = np.asarray(values, dtype=np.float64)
     if values.shape not in ((), _PROBE.shape):
@@ -176,7 +193,7 @@ def _probe(weighting: FunctionWeighting, values: Array) -> float:
             f"{name} returned shape {values.shape} for p of shape {_PROBE.shape}; it must work elementwise"
         )
     values = np.broadcast_to(values, _PROBE.shape)
-    # 1e-6 of the largest finite value, the size of what may be rounding in float32.
+    # 1e-6 of the largest finite value, which rounding in float32 may cause.
     rounding = 1e-6 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     with np.errstate(invalid="ignore"):
         bad = np.flatnonzero(~(values >= -rounding))
@@ -189,12 +206,12 @@ def _probe(weighting: FunctionWeighting, values: Array) -> float:
     if not np.isfinite(values[1:-1]).all():
         raise EmphasisValueError(f"{name} is infinite inside (0, 1); only the ends p = 0 and p = 1 may be infinite")
     if not values.any():
-        raise EmphasisValueError(f"{name} is 0 on all of [0, 1]; a weighting of 0 everywhere teaches nothing")
+        raise EmphasisValueError(f"{name} is 0 on all of [0, 1]; a weighting must be > 0 somewhere")
     return rounding
 
 
 def _check_complex_step(weighting: LossWeighting) -> None:
-    """Raise unless the complex-step derivative agrees with central differences: it is wrong for |p| or max."""
+    """Check that the complex-step derivative, which is wrong for |p| or max, agrees with central differences."""
     p, h = np.linspace(0.02, 0.98, 97), 1e-6
     step = weighting.slope_at(p, 1.0 - p)
     above = np.asarray(weighting.call(weighting.function, p + h, 1.0 - p - h))
@@ -212,13 +229,13 @@ def _display_name(function: Callable[..., Array]) -> str:
 
 
 def _import_name(function: Callable[..., Array]) -> str:
-    """Return "module:qualified.name" if importing it gives this very function, else raise ValueError."""
+    """Return "module:qualified.name" of a function that can be imported so; raise ValueError otherwise."""
     name = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', '?')}"
     try:
-        found = import_function(name)
+        imported = import_function(name)
     except ValueError:
-        found = None
-    if found is not function:
+        imported = None
+    if imported is not function:
         raise EmphasisValueError(
             f"{function!r} cannot be written to a dictionary: it has no importable name. "
             "Define it with def at the top level of a module"
@@ -227,24 +244,24 @@ def _import_name(function: Callable[..., Array]) -> str:
 
 
 def import_function(name: str) -> Callable[..., Array]:
-    """Return the function called "module:qualified.name", which runs the module's code.
+    """Import and return the function "module:qualified.name", which runs code of the module.
 
     Raises:
-        ValueError: There is none, or its module cannot be imported.
+        ValueError: The function does not exist, or its module cannot be imported.
     """
     check_function_name(name)
     module_name, _, path = name.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        function: Any = importlib.import_module(module_name)
         for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever a module of the user's may raise when it is run
+            function = getattr(function, part)
+    except Exception as error:  # a module of the user may raise anything
         raise EmphasisValueError(f"function {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def check_function_name(name: Any) -> None:
-    """Raise ValueError unless `name` is a text "module:name"."""
+    """Check that `name` is a text "module:name"; raise ValueError otherwise."""
     module_name, separator, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not (separator and module_name and path) or module_name == "None":
         raise EmphasisValueError(f'function name {name!r} must have the form "module:name"')

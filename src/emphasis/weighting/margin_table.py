@@ -1,7 +1,7 @@
 """log w and the loss as piecewise polynomials of the margin: a weighting as data, for kernels that run no Python.
 
-One small float64 table stands for any weighting, built-in or a user's: a kernel needs a few bits of |u| + 1, one row
-of the table and two Horner sums per example, and no knowledge of families.
+One small float64 table represents any weighting, whether it is built in or a function of the user. A kernel needs a few
+bits of |u| + 1, one row of the table and two Horner sums per example, and does not know the families.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ if TYPE_CHECKING:
 DEGREE = 8
 OCTAVES = 15  # of |u| + 1, from 1 to 2^15, more than MARGIN_REACH
 _SPLITS = (1, 2, 3, 4, 5, 6, 7)  # halvings of an octave
-_MOST_SPLITS_EXACT = 5  # more cells for the last digits of float64 would leave the cache
-_TOLERANCE = 2e-8  # of log w, less than float32, the kernels' arithmetic, can hold
-_EXACT = 2e-15  # the same for float64, times 1 + |u| + |log w|: a few times what the rounding of u changes log w,
-_BEST = 5e-16  # and what no further cell improves
-_EXACT_LOSS = 1e-13  # relative, as the potential itself is tabulated
+_MOST_SPLITS_EXACT = 5  # with more cells the table would not fit into the cache
+_TOLERANCE = 2e-8  # of log w, below the precision of float32, in which the kernels compute
+_EXACT = 2e-15  # the same for float64, times 1 + |u| + |log w|: a few times the change of log w by rounding u,
+_BEST = 5e-16  # and the error that more cells do not reduce
+_EXACT_LOSS = 1e-13  # relative, the precision of the potential's own table
 _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
-_EARLIEST = 15.0  # a weight that is 0 before this margin is so by intent, not because 1-p rounds to 0 in float64
+_EARLIEST = 15.0  # margin before which a weight of 0 is meant; after it 1-p may have rounded to 0 in float64
 _EPS = 4e-16  # relative error of 1-p at p = 1/2
 
 COMPACT_DEGREE = 5
-COMPACT_SPLITS, COMPACT_OCTAVES = 2, 8  # 32 cells: as many as two registers hold
+COMPACT_SPLITS, COMPACT_OCTAVES = 2, 8  # 32 cells, which fit into two registers
 COMPACT_REACH = 127.0
 _COMPACT_TOLERANCE = 3e-7
 
 
 @dataclass(frozen=True, eq=False)
 class MarginTable:
-    """log w(u) - log_normalizer and L(u) / exp(log_normalizer) for margins u.
+    """A table of log w(u) - log_normalizer and L(u) / exp(log_normalizer) for margins u.
 
     With |u| + 1 = m 2^e, 1 <= m < 2, each octave e has 2^splits equal cells of m. In a cell x goes from -1 to 1, and
     the values are sums of coefficients[cell, kind, k] * x**k, kind 0 for log w and 1 for L. Cells of u >= 0 come first,
-    octave by octave, then those of u < 0. So the cell is made of the leading bits of the number |u| + 1, and x of the
-    others, without any rounding. Beyond +-MARGIN_REACH both values go on along straight lines of `slopes` in u. Beyond
-    `max_margin` the weight is 0 and the loss is `end`: a kernel applies both.
+    octave by octave, then those of u < 0. The leading bits of the number |u| + 1 give the cell and the others x,
+    without rounding. Beyond +-MARGIN_REACH both values are extrapolated linearly in u with `slopes`. Beyond
+    `max_margin` the weight is 0 and the loss is `end`; a kernel applies both.
 
     Attributes:
-        coefficients: (2 * OCTAVES * 2**splits, 2, DEGREE + 1) float64, C-contiguous.
-        slopes: (2, 2) float64: [kind][left, right].
-        max_margin: The largest margin with a derivative, inf for none.
-        end: The loss beyond it, exactly: 0 but for closed forms with another constant.
-        trust: `Weighting.trust`, for kernels that see the batch: the values here are those of labels agreed with. Where
-            it is not (0, 0), the table is cross-entropy's, and its loss -log p.
-        is_exact: Whether the values are right to float64 rather than float32.
-        compact: (2 * (COMPACT_DEGREE + 1), 32) float32, or None where that would not be right to float32: log rho, with
-            rho = w / (2 (1-p)), and L as polynomials of v = log p, for the classes that are not the likeliest and
-            v >= -COMPACT_REACH. The cells are those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers,
-            first of log rho, then of L.
+        coefficients: Polynomials of the cells, (2 * OCTAVES * 2**splits, 2, DEGREE + 1) float64, C-contiguous.
+        slopes: Slopes beyond the table, (2, 2) float64: [kind][left, right].
+        max_margin: Largest margin with a derivative; inf if there is no limit.
+        end: Loss beyond `max_margin`: 0 except for closed forms with another constant.
+        trust: `Weighting.trust`, for kernels that see the batch; the values of the table are those of labels that the
+            network agrees with. If it is not (0, 0), the table is that of cross-entropy, with the loss -log p.
+        is_exact: Whether the values have the precision of float64 rather than float32.
+        compact: Smaller table for the classes that are not the likeliest, (2 * (COMPACT_DEGREE + 1), 32) float32: log
+            rho, with rho = w / (2 (1-p)), and L as polynomials of v = log p for v >= -COMPACT_REACH. The cells are
+            those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers, first of log rho, then of L. None
+            where that would not have the precision of float32.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
@@ -73,17 +73,17 @@ class MarginTable:
 
     @property
     def splits(self) -> int:
-        """How often an octave of |u| + 1 is halved."""
+        """The base-2 logarithm of the number of cells in an octave of |u| + 1."""
         return (len(self.coefficients) // (2 * OCTAVES)).bit_length() - 1
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """All but `compact` in one float64 array: splits, max_margin, slopes in order, trust, coefficients, end."""
+        """The fields but `compact` as one float64 array: splits, max_margin, slopes, trust, coefficients, end."""
         header = np.array([self.splits, self.max_margin, *self.slopes.ravel(), *self.trust])
         return np.concatenate((header, self.coefficients.ravel(), [self.end]))
 
     def __call__(self, margin: Array) -> tuple[Array, Array]:
-        """Return (log w, L) of float64 margins, any shape: the reference of what kernels compute."""
+        """Return (log w, L) of float64 margins of any shape: the reference for the kernels."""
         margin = np.asarray(margin, dtype=np.float64)
         ended = margin > self.max_margin
         margin = np.minimum(margin, self.max_margin)
@@ -98,7 +98,7 @@ class MarginTable:
 
 
 def _cell_of(number: Array, splits: int) -> tuple[Array, Array]:
-    """Return the cell of each number >= 1, and where in it the number is, from -1 to 1."""
+    """Return the cell of each number >= 1, and its position in the cell from -1 to 1."""
     mantissa, exponent = np.frexp(number)  # mantissa in [1/2, 1)
     position = (2.0 * mantissa - 1.0) * 2**splits
     within = np.floor(position)
@@ -106,27 +106,27 @@ def _cell_of(number: Array, splits: int) -> tuple[Array, Array]:
 
 
 def _starts_and_widths(octaves: int, splits: int) -> tuple[Array, Array]:
-    """Return where each cell of numbers >= 1 begins, and how wide it is."""
+    """Return the start and the width of each cell of numbers >= 1."""
     octave, within = np.divmod(np.arange(octaves << splits), 2**splits)
     width = 2.0 ** (octave - splits)
     return 2.0**octave + within * width, width
 
 
 def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float) -> MarginTable | None:
-    """Return the table, or None where a table would not be right to float32.
+    """Return the table of a weighting, or None where a table would not have the precision of float32.
 
-    That is so for weightings that are unbounded, and for a user's function with a kink, a jump, or a zero inside
-    (0, 1): those need the formula itself.
+    There is no table for unbounded weightings and for functions with a kink, a jump or a zero inside (0, 1); these need
+    the formula itself.
 
     Args:
         weighting: Any weighting.
         max_margin: Number from `Weighting.max_margin`.
-        log_normalizer: Subtracted from log w; the loss is divided by its exp.
+        log_normalizer: Number that is subtracted from log w; the loss is divided by its exponential.
     """
     trust, weighting = weighting.trust, weighting.where_agreed
     if not weighting.log_peak < math.inf:
         return None
-    # The constant of the loss depends on max_margin. The kernel clips, so that no cell has a kink.
+    # The constant of the loss depends on max_margin. The kernel clips the margin, so no cell has a kink.
     at = np.array([min(0.0, max_margin)])
 
     def loss(margin: Array, end: float = math.inf) -> Array:
@@ -146,7 +146,7 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
     left, left_out, right, right_out = values(ends).T
     slopes = np.stack(((left - left_out), (right_out - right)), 1) / (0.01 * MARGIN_REACH)
     peak = weighting.log_peak - log_normalizer
-    found: MarginTable | None = None
+    table: MarginTable | None = None
     for splits in _SPLITS:
         starts, widths = _starts_and_widths(OCTAVES, splits)
         starts, widths = np.tile(starts, 2), np.tile(widths, 2)
@@ -158,42 +158,39 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
         coefficients = _polynomials(values, margins, DEGREE)
         if coefficients is None:
             return None
-        # Between the nodes; three places a cell see a kink wherever it lies.
+        # Between the nodes: three points of each cell detect a kink anywhere in it.
         margin = margins(np.array([-0.95, 0.13, 0.91]))
         margin = margin[np.abs(margin) < MARGIN_REACH]
         log_w, loss_value = values(margin)
         got_log_w, got_loss = MarginTable(coefficients, slopes, math.inf, 0.0)(margin)
         counts = log_w > peak - _DEEP
-        of_probability = _EPS * np.exp(np.minimum(np.abs(margin), 80.0))  # a function of p alone loses 1-p
+        rounding = _EPS * np.exp(np.minimum(np.abs(margin), 80.0))  # 1-p of a function that takes p alone
         log_w_error, loss_error = np.abs(got_log_w - log_w), np.abs(got_loss - loss_value)
         scale = np.abs(loss_value)
         unit = scale + 1e-6 * (1.0 + np.median(scale))
-        if (
-            not (log_w_error <= _TOLERANCE + of_probability)[counts].all()
-            or not (loss_error <= _TOLERANCE * unit).all()
-        ):
-            if found is not None or splits == _SPLITS[-1]:
+        if not (log_w_error <= _TOLERANCE + rounding)[counts].all() or not (loss_error <= _TOLERANCE * unit).all():
+            if table is not None or splits == _SPLITS[-1]:
                 break
             continue
-        if found is None:
-            found = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak))
+        if table is None:
+            table = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak))
         exact = log_w > peak - 700.0
         size = 1.0 + np.abs(margin) + np.abs(log_w)
         error = (log_w_error / size)[exact].max()
         if error <= _EXACT and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
-            found = MarginTable(coefficients, slopes, max_margin, end, trust, True, found.compact)
-        if (found.is_exact and error <= _BEST) or splits >= _MOST_SPLITS_EXACT:
+            table = MarginTable(coefficients, slopes, max_margin, end, trust, True, table.compact)
+        if (table.is_exact and error <= _BEST) or splits >= _MOST_SPLITS_EXACT:
             break
-    return found
+    return table
 
 
 def _polynomials(values: Callable[[Array], Array], at: Callable[[Array], Array], degree: int) -> Array | None:
     """Return each cell's coefficients of powers of x, (cells, kinds, degree + 1); None if a value is not finite.
 
     Args:
-        values: Numbers (nodes, cells) -> (kinds, nodes, cells).
-        at: x of the nodes -> the numbers there, (nodes, cells).
-        degree: Of the polynomials that interpolate at Chebyshev's nodes.
+        values: Function of numbers (nodes, cells) that returns (kinds, nodes, cells).
+        at: Function that returns the numbers (nodes, cells) at the nodes' positions x.
+        degree: Degree of the polynomials, which interpolate at Chebyshev nodes.
     """
     nodes = chebyshev.chebpts1(degree + 1)
     to_powers = np.stack(
@@ -203,7 +200,7 @@ def _polynomials(values: Callable[[Array], Array], at: Callable[[Array], Array],
     at_nodes = values(at(nodes))
     if not np.isfinite(at_nodes).all():
         return None
-    # Less the value in the middle, so that rounding is that of differences.
+    # The value in the middle is subtracted first, so that only differences are rounded.
     middle = values(at(np.zeros(1)))
     coefficients = np.einsum("kn,inc->cik", to_coefficients, at_nodes - middle)
     coefficients[..., 0] += middle[:, 0].T
@@ -214,8 +211,8 @@ def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[
     """Return `MarginTable.compact`.
 
     Args:
-        values: Margins -> (log w, L).
-        peak: The largest log w.
+        values: Function of margins that returns (log w, L).
+        peak: Maximum of log w.
     """
     starts, widths = _starts_and_widths(COMPACT_OCTAVES, COMPACT_SPLITS)
 
@@ -248,9 +245,9 @@ def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[
 
 
 def _continued(weighting: Weighting) -> Callable[[Array], Array] | None:
-    """Return log w of the margin, continued along straight lines where a user's p or 1-p has rounded to 0.
+    """Return log w as a function of the margin, extrapolated linearly where p or 1-p has rounded to 0.
 
-    None if w is 0 before that.
+    Returns None if w is 0 before that.
     """
 
     def exact(margin: Array) -> Array:

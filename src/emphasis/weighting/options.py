@@ -21,7 +21,7 @@ def check_options(normalization: Normalization, reduction: Reduction = "mean") -
     """Check two options of a loss.
 
     Raises:
-        ValueError: One is not allowed; the message names it and what is.
+        ValueError: An option is not allowed; the message lists the allowed values.
     """
     check(
         normalization in (None, "integral", "batch"), "normalization", normalization, 'use None, "integral" or "batch"'
@@ -50,17 +50,17 @@ def check_ignore_index(ignore_index: object) -> int:
 def check_weights_fit(
     weighting: Weighting, log_largest: float, dtype: object, largest: float, largest_in_arithmetic: float
 ) -> None:
-    """Check that a dtype holds the weights, and the dtype of the arithmetic their logarithms.
+    """Check that a dtype can hold the weights, and the dtype of the arithmetic their logarithms.
 
     Args:
-        weighting: The weighting; unbounded ones saturate, and are not checked.
+        weighting: The weighting; unbounded ones saturate and are not checked.
         log_largest: Logarithm of the largest weight after normalization; -inf where the batch bounds it.
         dtype: The dtype of the logits, for the message.
-        largest: Its largest number.
+        largest: Largest number of that dtype.
         largest_in_arithmetic: Largest number of the dtype in which the loss is computed.
 
     Raises:
-        OverflowError: They do not; the message says what to use.
+        OverflowError: The weights do not fit; the message says what to use.
     """
     if weighting.log_peak == math.inf:
         return

@@ -1,4 +1,4 @@
-"""`Relative`: a weighting of the label's probability against the largest, the default of every front end."""
+"""`Relative`, the default weighting: cross-entropy with less weight for labels that the network contradicts."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from emphasis.weighting.families import CCE, _Checked
 
 @dataclass(frozen=True, repr=False)
 class Relative(_Checked, Weighting):
-    """Cross-entropy that holds back where the network contradicts the label: w = 2 (1-p) (p / p_max)^e.
+    """Cross-entropy with less weight for labels that the network contradicts: w = 2 (1-p) (p / p_max)^e.
 
-    p_max is the largest probability that the network gives to any class, and the exponent
+    p_max is the largest probability that the network gives to any class, and the exponent is
 
         e = q min(1, D / doubt) max(0, (p_max - pi) / (1 - pi)),
 
-    with pi the batch's mean probability of the class that is the example's likeliest, and D the batch's mean of
-    p_max - p. So w is cross-entropy's
+    where pi is the mean over the batch of the probability of the example's likeliest class, and D the mean over the
+    batch of p_max - p. The weight is that of cross-entropy
 
     - where the label is the likeliest class,
-    - for a network that knows nothing yet, whatever the number of classes, or no more than how frequent each class is:
-      a certainty of 0.9 is none where nine tenths of all examples are of that class, and
-    - for a network that agrees with its labels, clean ones say, but for a few.
+    - for a network that has not learned more than how frequent each class is: a probability of 0.9 does not count as
+      certain if nine tenths of all examples are of that class, and
+    - for a network that agrees with almost all labels, as with clean ones.
 
-    Else the label counts the less, the surer the network is of another class. Since w is never above cross-entropy's, a
-    learning rate that suits cross-entropy suits it; and since nothing is remembered from batch to batch, there is no
-    state to save.
+    Otherwise, the more certain the network is of another class, the less the label counts. As w is never above that of
+    cross-entropy, a learning rate that suits cross-entropy suits `Relative`; and as nothing is remembered from batch to
+    batch, there is no state to save.
 
-    The means are over one call of the loss: over all ranks of a process group, but over each micro-batch by itself
-    where gradients are accumulated. They are weighted by class and sample weights, so that an example of weight 2 is
-    two examples, and one of weight 0 none. One example alone has pi = p_max, which is cross-entropy, and small batches
-    are near to it. 1 - pi is taken to be at least 1e-6. Of several classes that are the likeliest alike, the first is.
+    The means are taken over one call of the loss: over all ranks of a process group, but over each micro-batch by
+    itself where gradients are accumulated. They are weighted by class and sample weights: an example of weight 2 counts
+    as two examples, and one of weight 0 as none. A single example has pi = p_max, for which the loss is cross-entropy,
+    and small batches are close to that. A lower bound of 1e-6 applies to 1 - pi. If several classes are the likeliest,
+    the first one is used.
 
-    Unlike all other weightings it depends on the batch, not on p alone. As a function of p (`w(p)`, modes, figures) it
-    is that of two classes that are equally frequent, so p_max = max(p, 1-p) and pi = 1/2, and of D >= doubt:
-    w = 2 (1-p) (p / (1-p))^(q (1 - 2p)) for p < 1/2. The loss value is the weighted cross-entropy, which has this
-    derivative where the factor is held constant. "integral" (Eq. 8) leaves it as it is: cross-entropy's is 1.
+    Unlike all other weightings, `Relative` depends on the batch and not only on p. As a function of p (`w(p)`, modes,
+    figures) it is the weighting for two equally frequent classes and D >= doubt, where p_max = max(p, 1-p) and
+    pi = 1/2: w = 2 (1-p) (p / (1-p))^(q (1 - 2p)) for p < 1/2. The value of the loss is the weighted cross-entropy,
+    which has this derivative if the factor is constant. The normalization "integral" (Eq. 8) does not change it, as
+    the integral of cross-entropy's weighting is 1.
 
-    Our own; docs/defaults.md has the trials that chose it.
+    `Relative` was developed for this package; docs/defaults.md describes the trials by which it was chosen.
 
     Args:
-        q: In [0, 1], the power of p / p_max where network and batch are certain. 0 is cross-entropy.
-        doubt: In [0, 1], the mean of p_max - p from which on the labels are doubted in full. 0: always.
+        q: Power of p / p_max where the network is certain, in [0, 1]. 0 is cross-entropy.
+        doubt: Mean of p_max - p from which on the exponent is not reduced, in [0, 1]. With 0 it never is.
     """
 
     q: float = 1.0
@@ -53,7 +55,7 @@ class Relative(_Checked, Weighting):
     _bounds: ClassVar = {"q": (0.0, 1.0), "doubt": (0.0, 1.0)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
-        """Log w of two classes, equally frequent, in full doubt."""
+        """Return log w for two equally frequent classes and D >= doubt."""
         return CCE().log_weight(log_p, log_q, xp) + self._log_trust(log_p, log_q, xp)
 
     def _log_trust(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
@@ -64,17 +66,17 @@ class Relative(_Checked, Weighting):
 
     @property
     def trust(self) -> tuple[float, float]:
-        """(q, doubt)."""
+        """The parameters (q, doubt)."""
         return self.q, self.doubt
 
     @property
     def where_agreed(self) -> Weighting:
-        """Cross-entropy."""
+        """The weighting of cross-entropy."""
         return CCE()
 
     @property
     def log_integral(self) -> float:
-        """0, that of cross-entropy."""
+        """The logarithm of the integral of cross-entropy's weighting, 0."""
         return 0.0
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:

@@ -1,4 +1,4 @@
-"""Mode and spread that change while a network learns: parameters of a weighting as functions of progress.
+"""Schedules: parameters of a weighting that change during training, as functions of its progress.
 
 "How to set the emphasis mode and variance adaptively on different datasets and progressively along with training time"
 is what "Derivative Manipulation for General Example Weighting" leaves to future work. A schedule names parameters of a
@@ -19,22 +19,22 @@ from emphasis.weighting.base import Weighting
 from emphasis.weighting.mode_by_noise import lam_for
 
 STAGES = 100
-"""Steps that a ramp has: the integral and table of each stage's weighting are computed once."""
+"""Number of steps of a ramp; the integral and the table of each stage's weighting are computed once."""
 
 Shape = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """A parameter that goes from `start` to `end` while progress goes from 0 to 1, in `STAGES` equal stages.
+    """A parameter that changes from `start` to `end` during training, in `STAGES` equal stages.
 
-    With s the progress at the stage's beginning: constant: start. linear: start + (end - start) s. cosine:
-    start + (end - start) (1 - cos(pi s)) / 2, slow at both ends.
+    With s the progress at the beginning of the stage, the value is start if the shape is "constant",
+    start + (end - start) s if it is "linear", and start + (end - start) (1 - cos(pi s)) / 2 if it is "cosine".
 
     Args:
-        start: At the beginning.
-        end: What it comes to; None: `start`, which "constant" needs.
-        shape: "constant", "linear" or "cosine".
+        start: Value at the beginning.
+        end: Value at the end. Defaults to `start`, which "constant" requires.
+        shape: Shape of the change: "constant", "linear" or "cosine".
 
     Raises:
         ValueError: A number is not finite, or the shape is unknown or does not fit the ends.
@@ -65,10 +65,10 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Measured:
-    """DM's lam by the noise rate as it is measured in training (`lam_for`), and `start` until it has been.
+    """The lam of DM for the noise rate measured during training (`lam_for`); `start` until one has been measured.
 
     Args:
-        start: lam until then, >= 0.
+        start: Value of lam before the first measurement, >= 0.
     """
 
     start: float = 0.5
@@ -78,51 +78,53 @@ class Measured:
 
 
 Schedule = Mapping[str, Ramp | Measured]
-"""For each scheduled parameter, what it does."""
+"""Schedules of parameters by name."""
 
 
 def scheduled(weighting: Weighting, schedule: Schedule, progress: float, noise_rate: float | None = None) -> Weighting:
-    """Return the weighting at a progress; `weighting` itself where no parameter differs from its own.
+    """Return the weighting at a progress; `weighting` itself if no parameter changes.
 
     Args:
-        weighting: Whose parameters those are that are not scheduled.
-        schedule: What the others do.
-        progress: Share of all steps that have been taken, in [0, 1].
-        noise_rate: As measured so far, in [0, 1], taken to two decimals; None: not yet.
+        weighting: The weighting, whose other parameters are kept.
+        schedule: Schedules of parameters by name.
+        progress: Share of the steps that have been taken, in [0, 1].
+        noise_rate: Latest measured noise rate in [0, 1], rounded to two decimals; None if none has been measured.
 
     Raises:
-        ValueError: `progress` or `noise_rate` is out of range, the weighting has no such parameter, or does not allow
-            a value.
+        ValueError: `progress` or `noise_rate` is out of range, or the weighting has no such parameter or does not
+            allow a value.
     """
     check_range("progress", progress, 0.0, 1.0)
-    own = weighting.parameters()
-    unknown = [name for name in schedule if name not in own or isinstance(own[name], bool)]
+    current = weighting.parameters()
+    unknown = [name for name in schedule if name not in current or isinstance(current[name], bool)]
     if unknown:
-        known = ", ".join(name for name, value in own.items() if not isinstance(value, bool))
+        known = ", ".join(name for name, value in current.items() if not isinstance(value, bool))
         raise EmphasisValueError(f"{weighting!r} has no parameter {unknown[0]!r} to schedule; it has {known or 'none'}")
     values: dict[str, Any] = {}
-    for name, what in schedule.items():
-        if isinstance(what, Ramp):
-            values[name] = what.at(progress)
+    for name, rule in schedule.items():
+        if isinstance(rule, Ramp):
+            values[name] = rule.at(progress)
         elif name != "lam":
             raise EmphasisValueError(
-                f"{name} cannot follow the measured noise rate, which says what lam is to be; use a Ramp"
+                f"{name} cannot follow the measured noise rate, which determines lam only; use a Ramp"
             )
         else:
-            values[name] = what.start if noise_rate is None else round(lam_for(round(noise_rate, 2)), 4)
-    changed = {name: value for name, value in values.items() if value != own[name]}
+            values[name] = rule.start if noise_rate is None else round(lam_for(round(noise_rate, 2)), 4)
+    changed = {name: value for name, value in values.items() if value != current[name]}
     return dataclasses.replace(weighting, **changed) if changed else weighting  # type: ignore[type-var]
 
 
 def schedule_from_dict(table: Mapping[str, Any]) -> dict[str, Ramp | Measured]:
-    """Return a schedule from tables, as a recipe has them.
+    """Return a schedule from tables such as those of a recipe.
 
-    Such as {"lam": {"start": 0, "end": 1, "shape": "cosine"}} or {"lam": {"measured": True, "start": 0.5}}.
+    Args:
+        table: Settings of the schedules by parameter, such as {"lam": {"start": 0, "end": 1, "shape": "cosine"}} or
+            {"lam": {"measured": True, "start": 0.5}}.
 
     Raises:
-        ValueError: A table has other keys, or a value is not allowed.
+        ValueError: A setting is unknown, missing or not allowed.
     """
-    found: dict[str, Ramp | Measured] = {}
+    schedule: dict[str, Ramp | Measured] = {}
     for name, given in table.items():
         if not isinstance(given, Mapping):
             raise EmphasisValueError(
@@ -135,13 +137,13 @@ def schedule_from_dict(table: Mapping[str, Any]) -> dict[str, Ramp | Measured]:
         if unknown or (kind is Ramp and "start" not in values):
             wrong = f"has no setting {unknown[0]!r}; it takes" if unknown else "needs a start; it takes"
             raise EmphasisValueError(f"the schedule of {name} {wrong} {', '.join(allowed)}")
-        found[name] = kind(**values)
-    return found
+        schedule[name] = kind(**values)
+    return schedule
 
 
 def schedule_to_dict(schedule: Schedule) -> dict[str, dict[str, Any]]:
-    """Return plain data that `schedule_from_dict` reads."""
+    """Return the dictionary from which `schedule_from_dict` returns the schedule."""
     return {
-        name: dataclasses.asdict(what) | ({"measured": True} if isinstance(what, Measured) else {})
-        for name, what in schedule.items()
+        name: dataclasses.asdict(rule) | ({"measured": True} if isinstance(rule, Measured) else {})
+        for name, rule in schedule.items()
     }

@@ -1,4 +1,4 @@
-"""Weightings from dictionaries, names and functions: what recipes, the command line and front ends accept."""
+"""Weightings from dictionaries, names and functions, as recipes, the command line and front ends accept them."""
 
 from __future__ import annotations
 
@@ -50,54 +50,56 @@ FAMILIES: Registry[Callable[..., Weighting]] = Registry(
 """The built-in families by name; calling an entry with its parameters gives the weighting."""
 
 Names = tuple[tuple[str, str], ...]
-_PARAMETERS = {  # of what is no family: whether each parameter is required
+_PARAMETERS = {  # of dictionaries that are not of a family; whether each parameter is required
     "Sum": {"terms": True},
     "Scaled": {"factor": True, "weighting": True},
     "Spline": {"points": True},
     "function": {"function": True},
     "from_loss": {"loss": True, "derivative": False},
 }
-_DEEPEST = 50  # sums and scalings within each other
+_DEEPEST = 50  # nesting of sums and scaled weightings
 
 DEFAULT_WEIGHTING = Relative()
-"""What losses, estimators and the command use unless told, for any number of classes: see docs/defaults.md."""
+"""The default of losses, estimators and commands for any number of classes; see docs/defaults.md."""
 
 
 def from_dict(mapping: Mapping[str, Any], *, trusted: bool = False) -> Weighting:
     """Return the weighting of a dictionary such as {"family": "DM", "lam": 0.5, "beta": 12}.
 
-    Splines, sums and scalings are understood as `Weighting.to_dict` writes them, and where `trusted`, users' functions.
+    Dictionaries of splines, sums and scaled weightings are those of `Weighting.to_dict`. Dictionaries that name
+    functions of the user are read if `trusted`.
 
     Args:
         mapping: The dictionary.
-        trusted: Whether it may name functions, "module:name", which are then imported: that runs the module's code.
+        trusted: Whether functions that the dictionary names as "module:name" are imported, which runs code of the
+            module.
 
     Raises:
         ValueError: The family is unknown, a parameter is unknown or out of bounds, or a function is named and the
             dictionary is not trusted.
-        TypeError: Not a mapping, or a parameter is of the wrong kind.
+        TypeError: `mapping` is not a mapping, or a parameter has the wrong type.
     """
     return _from_dict(mapping, _imported if trusted else _refused)
 
 
 def named_from_dict(mapping: Mapping[str, Any]) -> Weighting:
-    """Return `from_dict(mapping)` that imports nothing: users' functions become `NamedWeighting`s."""
+    """Return the weighting of a dictionary without importing the user's functions, which become `NamedWeighting`s."""
     return _from_dict(mapping, NamedWeighting)
 
 
 def imported(weighting: Weighting) -> Weighting:
-    """Return a weighting whose users' functions are imported if they were only named; itself if none was."""
+    """Return a weighting with the functions of its `NamedWeighting`s imported; the weighting itself if it has none."""
     return from_dict(weighting.to_dict(), trusted=True) if is_named(weighting) else weighting
 
 
 def is_named(weighting: Weighting) -> bool:
-    """Return whether a weighting, or a part of it, is known by name only and has no values."""
+    """Return whether a weighting or a part of it is a `NamedWeighting`, which cannot be evaluated."""
     parts = weighting.terms if isinstance(weighting, Sum) else (getattr(weighting, "weighting", None),)
     return isinstance(weighting, NamedWeighting) or any(isinstance(p, Weighting) and is_named(p) for p in parts)
 
 
 def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth: int = 0) -> Weighting:
-    """Return the weighting of a dictionary; `of_names` makes one of the family and the functions that it names."""
+    """Return the weighting of a dictionary; `of_names` makes one from "function" or "from_loss" and named functions."""
     if not isinstance(mapping, Mapping):
         raise EmphasisTypeError(f"a weighting's dictionary must be a mapping, got {mapping!r}")
     if depth > _DEEPEST:
@@ -128,8 +130,8 @@ def _from_dict(mapping: Any, of_names: Callable[[str, Names], Weighting], depth:
 
 def _refused(family: str, names: Names) -> Weighting:
     raise EmphasisValueError(
-        f"family={family!r} names {names[0][1]!r}, which to import would run code; call "
-        "emphasis.from_dict(..., trusted=True) if you trust whoever wrote it"
+        f"family={family!r} names {names[0][1]!r}, and importing it runs code; call "
+        "emphasis.from_dict(..., trusted=True) if you trust its source"
     )
 
 
@@ -141,22 +143,22 @@ def _imported(family: str, names: Names) -> Weighting:
         return from_loss(functions["loss"], functions.get("derivative"))
     except EmphasisError:
         raise
-    except Exception as error:  # whatever a function of the user's may raise
+    except Exception as error:  # a function of the user may raise anything
         raise EmphasisValueError(
-            f"function {names[0][1]!r} is no weighting: {type(error).__name__}: {error}"
+            f"function {names[0][1]!r} is not a weighting: {type(error).__name__}: {error}"
         ) from error
 
 
 def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting] = from_function) -> Weighting:
-    """Return a weighting from itself, a dictionary, a family's name or a function p -> w or (p, q) -> w.
+    """Return a weighting from a weighting, a dictionary, the name of a family, or a function p -> w or (p, 1-p) -> w.
 
     Args:
-        weighting: One of these.
-        of_function: Makes a weighting of a function; a front end's own, for functions of its arrays.
+        weighting: The weighting, dictionary, name or function.
+        of_function: Converts a function to a weighting; front ends have their own for functions of their arrays.
 
     Raises:
-        TypeError: Anything else.
-        ValueError: As `from_dict`, which does not import, and `from_function`.
+        TypeError: `weighting` is something else.
+        ValueError: `from_dict` or `from_function` does not accept it; dictionaries may not name functions.
     """
     if isinstance(weighting, Weighting):
         return weighting
@@ -165,9 +167,7 @@ def as_weighting(weighting: WeightingLike, of_function: Callable[..., Weighting]
     if isinstance(weighting, str):
         return from_dict({"family": weighting})
     if inspect.isclass(weighting) and issubclass(weighting, Weighting):
-        raise EmphasisTypeError(
-            f"got the class {weighting.__name__}; make a weighting of it: {weighting.__name__}(...)"
-        )
+        raise EmphasisTypeError(f"got the class {weighting.__name__}; pass an instance: {weighting.__name__}(...)")
     if callable(weighting):
         return of_function(weighting)
     raise EmphasisTypeError(
