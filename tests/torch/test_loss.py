@@ -359,4 +359,4 @@ def test_losses_are_not_kept_alive_for_ever():
     del scale
     gc.collect()
     assert sum(reference() is not None for reference in alive) <= 512  # two bounded caches of 256
-    assert len(_options._known) < 1000
+    assert len(_options._registered) < 1000

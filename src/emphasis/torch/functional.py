@@ -51,9 +51,9 @@ def emphasis_loss(
             of class 1.
         weighting: A weighting, its dictionary, the name of a family, or a function p -> w or (p, 1-p) -> w. A function
             must not change after its first use, as its integral and loss value are computed once.
-        normalization: Normalization of w, none if None. With "integral" it is divided by its integral over [0, 1] (Eq. 8).
-            With "batch" the weights are divided by their sum over the batch, so that the total emphasis is 1, which is
-            finite for any beta. The normalizer is a constant for differentiation.
+        normalization: Normalization of w, none if None. With "integral" it is divided by its integral over [0, 1] (Eq.
+            8). With "batch" the weights are divided by their sum over the batch, so that the total emphasis is 1, which
+            is finite for any beta. The normalizer is a constant for differentiation.
         reduction: "mean" divides the sum over examples by the sum of class_weight * sample_weight over the valid ones,
             as F.cross_entropy does; the others are "sum" and "none", which returns a loss for each example. Under
             "batch" the weights are those of a mean: "mean" and "sum" are the same, and the terms of "none" sum to it.
