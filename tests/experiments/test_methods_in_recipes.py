@@ -159,7 +159,7 @@ def with_row(row):
         ('training = { name = "emphasis.baselines:Missing" }', "cannot be read"),
         ('training = { name = "own.py:Own", shard = 1 }', "own.py:Own has no option 'shard'; did you mean 'share'"),
         ('weighting = { family = "function", function = "nowhere:f" }', "function 'nowhere:f' cannot be imported"),
-        ('weighting = { family = "function", function = "json:loads" }', "'json:loads' is no weighting: TypeError"),
+        ('weighting = { family = "function", function = "json:loads" }', "'json:loads' is not a weighting: TypeError"),
     ],
 )
 def test_a_mistake_in_code_of_ones_own_is_named_before_anything_is_written(row, said, tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_what_cannot_be_added_up_is_an_error():
     with pytest.raises(RuntimeError, match="no parameter has a gradient"), accumulation.step([nn.Parameter(leaf)]):
         criterion(leaf, labels).backward()
     with (
-        pytest.raises(RuntimeError, match="under way"),
+        pytest.raises(RuntimeError, match="has not ended"),
         accumulation.step([leaf]),
         accumulation.step([leaf]),
     ):

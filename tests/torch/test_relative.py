@@ -245,7 +245,7 @@ def test_compiled_and_without_arguments_it_is_the_default():
 
 def test_it_neither_adds_nor_scales():
     for make in (lambda: Relative() + MAE(), lambda: 2 * Relative()):
-        with pytest.raises(EmphasisValueError, match="depend on p alone"):
+        with pytest.raises(EmphasisValueError, match="depend on p only"):
             make()
 
 

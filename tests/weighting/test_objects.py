@@ -261,7 +261,7 @@ def test_a_jump_warns_that_digits_are_lost():
         (lambda: Beta(alpha=-0.1, eta=2), ValueError, "alpha"),
         (lambda: Beta(alpha=1, eta=-2), ValueError, "eta"),
         (lambda: Normal(psi=-1, beta=1), ValueError, "psi"),
-        (lambda: SCE(mu=0, nu=0), ValueError, "weigh nothing"),
+        (lambda: SCE(mu=0, nu=0), ValueError, "give no term a weight"),
         (lambda: SCE(A=1), ValueError, "A=1 .* <= 0"),
         (lambda: Focal(-1), ValueError, "gamma"),
         (lambda: from_dict({"family": "GCEE"}), ValueError, "did you mean 'GCE'"),

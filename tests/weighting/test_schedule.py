@@ -92,7 +92,7 @@ def test_a_schedule_survives_its_table(what):
         (lambda: Ramp(math.nan), "start=nan is not allowed; use a finite number"),
         (lambda: Ramp(0, math.inf), "end=inf is not allowed"),
         (lambda: Ramp(0, 1, "cubic"), "use one of constant, linear, cosine"),
-        (lambda: Ramp(0, 1, "constant"), "leave it out, or use linear or cosine"),
+        (lambda: Ramp(0, 1, "constant"), "a constant ends where it starts"),
         (lambda: Measured(-1), "start=-1 is not allowed"),
         (lambda: scheduled(DM(), {"gamma": Ramp(1)}, 0.0), "has no parameter 'gamma' to schedule; it has lam, beta"),
         (lambda: scheduled(DM(vanishing=True), {"vanishing": Ramp(1)}, 0.0), "no parameter 'vanishing'"),

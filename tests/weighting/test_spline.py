@@ -72,8 +72,8 @@ def test_two_points_are_a_straight_line_and_a_plateau_counts_once():
     ("bad", "said"),
     [
         (((0, 1),), "1 points are not enough"),
-        (((0, 1), (0.9, 1)), "let it rise from 0 to 1"),
-        (((0, 1), (0.5, 1), (0.5, 2), (1, 0)), "let it rise from 0 to 1"),
+        (((0, 1), (0.9, 1)), "p must increase from 0 to 1"),
+        (((0, 1), (0.5, 1), (0.5, 2), (1, 0)), "p must increase from 0 to 1"),
         (((0, -1), (1, 0)), "weights are finite and >= 0"),
         (((0, math.nan), (1, 0)), "weights are finite and >= 0"),
         (((0, 0), (1, 0)), "w is 0 at every point"),
