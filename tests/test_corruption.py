@@ -321,7 +321,7 @@ def test_torch_tensors_are_read():
 
 def test_the_result_is_frozen_and_says_what_happened():
     result = symmetric(TEN, 0.4)
-    assert repr(result) == ("<Corruption: 5000 labels of 10 classes, 2000 changed (40.00%), asked for noise_rate 0.4>")
+    assert repr(result) == ("<Corruption: 5000 labels of 10 classes, 2000 changed (40.00%), requested noise_rate 0.4>")
     assert repr(pn_ratio([1, 1, 0], 2)) == "<Corruption: 3 labels of 2 classes, 0 changed (0.00%)>"
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.labels = None

@@ -23,13 +23,13 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What becomes of the labels of one class.
+    """The noise of the labels of one class.
 
     Attributes:
         stays: Probability that a label stays.
         largest: Largest probability of another class.
         bounds: Cumulative probabilities of staying, then of each other class in order, or of the one target.
-        others: (C - 1,) probabilities of the other classes; None where their order changes nothing.
+        others: Probabilities of the other classes, (C - 1,); None if their order does not matter.
         target: The one class that labels change to; None: all others.
     """
 
@@ -45,22 +45,22 @@ Rows = Callable[[int], Row]
 
 
 def uniform(classes: int, stays: float, other: float) -> Rows:
-    """Return noise that sends labels to all other classes alike, each with probability `other`."""
+    """Return noise that changes labels to each other class with probability `other`."""
     row = Row(stays, other, _cumulative(np.concatenate(([stays], np.full(classes - 1, other)))))
     return lambda _: row
 
 
 def moves(targets: Mapping[int, int], rate: float) -> Rows:
-    """Return noise that sends each key to its value with probability `rate`; labels of other classes stay."""
+    """Return noise that changes each key to its value with probability `rate`, and no labels of other classes."""
     stay, move = Row(1.0, 0.0, np.ones(1)), Row(1.0 - rate, rate, _cumulative(np.array([1.0 - rate, rate])))
-    return lambda own: replace(move, target=targets[own]) if own in targets else stay
+    return lambda label: replace(move, target=targets[label]) if label in targets else stay
 
 
 def dense(matrix: Floats) -> Rows:
     """Return the noise of any transition matrix [true, noisy], (C, C), whose rows sum to 1."""
 
-    def row(own: int) -> Row:
-        stays, others = float(matrix[own, own]), np.delete(matrix[own], own)
+    def row(label: int) -> Row:
+        stays, others = float(matrix[label, label]), np.delete(matrix[label], label)
         return Row(stays, float(others.max(initial=0.0)), _cumulative(np.append(stays, others)), others)
 
     return row
@@ -68,24 +68,24 @@ def dense(matrix: Floats) -> Rows:
 
 def _cumulative(row: Floats) -> Floats:
     bounds = np.minimum(np.cumsum(row), 1.0)
-    # From the last possible target on the bound is 1, whatever cumsum rounded to: every point below 1
-    # then has a target, and a target of probability 0 spans an empty interval.
+    # From the last possible target on the bound is exactly 1, without rounding: every point below 1 then has a target,
+    # and targets of probability 0 have empty intervals.
     bounds[np.flatnonzero(row)[-1] :] = 1.0
     return bounds
 
 
 def sample(given: Ints, classes: int, rows: Rows, sampling: str, rng: np.random.Generator) -> Ints:
-    """Return noisy labels (N,) for the true labels `given` (N,): the one sampler of class-conditional noise."""
+    """Return noisy labels (N,) for the true labels `given` (N,), with class-conditional noise."""
     if sampling not in get_args(Sampling):
         raise EmphasisValueError(f"sampling={sampling!r} is unknown; choose one of {get_args(Sampling)}")
     noisy = given.copy()
     members_of = by_class(given, classes)
     offset = rng.random()
-    for own in rng.permutation(classes).tolist():
-        row, members, n = rows(own), members_of[own], members_of[own].size
+    for label in rng.permutation(classes).tolist():
+        row, members, n = rows(label), members_of[label], members_of[label].size
         bounds, order = row.bounds, None
         if 0.0 < n * row.largest < 1.0:
-            # In one order, the few points of every class would fall on the same few targets.
+            # With a fixed order the few points of every class would select the same few targets.
             order = rng.permutation(classes - 1)
             bounds = bounds if row.others is None else _cumulative(np.append(row.stays, row.others[order]))
         if sampling == "exact":
@@ -93,14 +93,14 @@ def sample(given: Ints, classes: int, rows: Rows, sampling: str, rng: np.random.
             points = np.minimum(points, _BELOW_ONE)  # n - 1 + U may round up to n
         else:
             points = rng.random(n)
-        place = np.searchsorted(bounds, points, side="right")
-        changed = np.flatnonzero(place)
+        interval = np.searchsorted(bounds, points, side="right")
+        changed = np.flatnonzero(interval)
         if row.target is None:
-            other = place[changed] - 1 if order is None else order[place[changed] - 1]
-            noisy[members[changed]] = other + (other >= own)
+            other = interval[changed] - 1 if order is None else order[interval[changed] - 1]
+            noisy[members[changed]] = other + (other >= label)
         else:
             noisy[members[changed]] = row.target
-        # The next class makes up for what this one changed too little: the whole, too, is within 1 of expectation.
+        # The next class compensates for too few changes, so that the total is within 1 of its expectation, too.
         offset = min(max(offset + n * (1.0 - row.stays) - changed.size, 0.0), _BELOW_ONE)
     return noisy
 
@@ -120,7 +120,7 @@ def flip_probabilities(hardness: Floats, rate: float) -> Floats:
         raise EmphasisValueError(f"noise_rate={rate:g} exceeds {reachable:g}, the share with difficulty > 0: lower it")
     if rate == 0.0:
         return np.zeros_like(scaled)
-    # With the k hardest at 1 the others carry N r - k; the first k that leaves them below 1 is the right one.
+    # If the k hardest have probability 1, the others sum to N r - k; take the first k with all of those <= 1.
     largest = np.sort(scaled[scaled > 0.0])[::-1]
     rest = np.cumsum(largest[::-1])[::-1]
     load = min(rate * scaled.size, largest.size) - np.arange(largest.size)  # rate * N may round above

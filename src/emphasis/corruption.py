@@ -1,13 +1,16 @@
-"""Label noise and imbalance made to order: the labels, which changed, and the transition matrix realized.
+"""Synthetic label noise and class imbalance.
 
-numpy only. Labels are (N,) integers in [0, C): lists, numpy arrays or CPU tensors, never modified.
-Every function returns a `Corruption`, and the same `seed` gives the same result. Arguments that recur:
+Every function returns a `Corruption`: the labels, which of them changed, and the realized transition matrix. The module
+needs only numpy. Common arguments:
 
-- `noise_rate`: r in [0, 1], what is asked for; `Corruption.realized_rate` is what came out.
-- `num_classes`: C >= 2; by default the largest label + 1.
+- `labels`: integers in [0, C), (N,): a list, a numpy array or a CPU tensor, which is not modified.
+- `noise_rate`: the requested rate r in [0, 1]; `Corruption.realized_rate` is the resulting one.
+- `num_classes`: C >= 2; defaults to the largest label + 1.
 - `sampling`: "exact" or "independent", see `from_transition_matrix`.
+- `seed`: an integer >= 0; the same seed gives the same result.
 
-Wrong types raise TypeError, values outside their domain ValueError; "Raises" names only what is particular.
+All functions raise TypeError for arguments of the wrong type and ValueError for values out of range; "Raises" lists
+further errors.
 """
 
 from __future__ import annotations
@@ -56,15 +59,15 @@ CIFAR100_SUPERCLASS = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Corruption:
-    """Corrupted labels and what was done to them; N' examples were kept of the N given.
+    """Corrupted labels of N' examples out of N.
 
     Attributes:
-        labels: (N',) int64, the labels to train on.
-        changed: (N',) bool, where `labels` differs from the label given.
-        true_labels: (N',) int64, the labels given.
-        index: (N',) int64, ascending: the rows of the input that were kept, all of them for label noise.
-        num_classes: C.
-        requested_rate: The noise_rate asked for; None where there was none.
+        labels: Labels to train on, (N',) int64.
+        changed: Whether each label differs from the true one, (N',) bool.
+        true_labels: True labels, (N',) int64.
+        index: Indices of the N' examples in the input, (N',) int64, ascending; all of them for label noise.
+        num_classes: Number of classes C.
+        requested_rate: The requested noise_rate; None if there is none.
     """
 
     labels: Ints
@@ -76,7 +79,7 @@ class Corruption:
 
     @property
     def realized_rate(self) -> float:
-        """Share of the labels that changed."""
+        """The share of labels that changed."""
         return float(self.changed.mean()) if self.changed.size else 0.0
 
     @property
@@ -86,16 +89,16 @@ class Corruption:
         return self.realized_rate
 
     def transition_counts(self) -> tuple[Ints, Ints, Ints]:
-        """Return the pairs of a true and a noisy class that occur, and how many labels each has: three arrays (k,)."""
+        """Return the true classes, the noisy classes and the counts of all pairs that occur: three arrays (k,)."""
         pairs, counts = np.unique(self.true_labels * self.num_classes + self.labels, return_counts=True)
         return pairs // self.num_classes, pairs % self.num_classes, counts.astype(np.int64)
 
     @cached_property
     def transition_matrix(self) -> Floats:
-        """The matrix realized, (C, C) float64, computed when it is first asked for.
+        """The realized transition matrix, (C, C) float64, which is computed on first use.
 
-        [true, noisy] is the share of class `true` now labeled `noisy`. Rows sum to 1; a class without examples has its
-        row of the identity.
+        Entry [true, noisy] is the share of class `true` that is labeled `noisy`. Rows sum to 1; the row of a class
+        without examples is that of the identity.
         """
         true, noisy, counts = self.transition_counts()
         totals = np.bincount(self.true_labels, minlength=self.num_classes)
@@ -104,7 +107,7 @@ class Corruption:
         return matrix
 
     def __repr__(self) -> str:
-        asked = "" if self.requested_rate is None else f", asked for noise_rate {self.requested_rate:g}"
+        asked = "" if self.requested_rate is None else f", requested noise_rate {self.requested_rate:g}"
         size = f"{len(self.labels)} labels of {self.num_classes} classes"
         return f"<Corruption: {size}, {self.changed.sum()} changed ({self.realized_rate:.2%}){asked}>"
 
@@ -118,10 +121,10 @@ def symmetric(
     sampling: Sampling = "exact",
     seed: int = 0,
 ) -> Corruption:
-    """Change labels with probability r to one of the other classes, all alike: T[c, c] = 1-r, else r/(C-1).
+    """Change labels with probability r to another class, drawn uniformly: T[c, c] = 1-r, else r/(C-1).
 
-    With `inclusive=True` the new label is any class, the own one too: T = (1-r) I + r/C, and r (C-1)/C of the
-    labels change. Both conventions are in use; the paper (section 4.2) uses the first.
+    With `inclusive=True` the new label is drawn from all classes, including the true one: T = (1-r) I + r/C, and
+    r (C-1)/C of the labels change. Both conventions are common; the paper (section 4.2) uses the first.
     """
     given, classes = checked_labels(labels, num_classes)
     rate = checked_number("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
@@ -146,7 +149,7 @@ def pair_flip(
 
 
 def cifar10_asymmetric(labels: Array, noise_rate: float, *, sampling: Sampling = "exact", seed: int = 0) -> Corruption:
-    """Change CIFAR-10 labels with probability r to a look-alike, `CIFAR10_ASYMMETRIC` (Patrini et al., 2017).
+    """Change CIFAR-10 labels with probability r to a similar class, `CIFAR10_ASYMMETRIC` (Patrini et al., 2017).
 
     Five of the ten classes never change, so on balanced data the realized rate is r/2.
     """
@@ -163,14 +166,14 @@ def superclass_swap(
     sampling: Sampling = "exact",
     seed: int = 0,
 ) -> Corruption:
-    """In every superclass flip two classes, drawn at random, to each other with probability r.
+    """Swap labels of two random classes of each superclass with probability r.
 
-    The paper's asymmetric noise of CIFAR-100 (section 4.2, after Wang et al., 2019). Two of five classes take
-    part, so on balanced CIFAR-100 the realized rate is 0.4 r. `superclass` (C,) names the superclass of each
-    class; `seed` also fixes which classes are swapped.
+    This is the asymmetric noise of the paper for CIFAR-100 (section 4.2, after Wang et al., 2019). Two of five classes
+    change, so that the realized rate is 0.4 r on balanced CIFAR-100. `superclass` has the superclass of each class,
+    (C,). `seed` also determines the classes that are swapped.
 
     Raises:
-        ValueError: If a superclass has a single class.
+        ValueError: A superclass has only one class.
     """
     groups = np.asarray(superclass)
     if groups.ndim != 1:
@@ -191,15 +194,15 @@ def superclass_swap(
 def from_transition_matrix(
     labels: Array, transition_matrix: Array, *, sampling: Sampling = "exact", seed: int = 0
 ) -> Corruption:
-    """Draw noisy labels from any class-conditional noise, P(noisy | true) = transition_matrix[true, noisy].
+    """Draw noisy labels with P(noisy | true) = transition_matrix[true, noisy].
 
-    Every single label has the probabilities of its row. With "exact" (systematic) sampling the number of
-    labels that a class with n examples sends to each target differs from n T[true, noisy] by less than 1, and
-    so does the number of all changed labels from its expectation.
-    With "independent" each label is drawn on its own, as in most published code, and the rate scatters.
+    Each label has the probabilities of its row. With "exact" (systematic) sampling the number of labels of a class with
+    n examples that change to a given class differs from n T[true, noisy] by less than 1, and so does the number of all
+    changed labels from its expectation. With "independent" sampling each label is drawn independently, as in most
+    published code, and the rate varies.
 
     Raises:
-        ValueError: If the matrix is not (C, C), or has entries < 0, or rows off 1 by more than 1e-8.
+        ValueError: The matrix is not (C, C), an entry is negative, or a row sum differs from 1 by more than 1e-8.
     """
     matrix = np.asarray(transition_matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -218,18 +221,19 @@ def instance_dependent(
     num_classes: int | None = None,
     seed: int = 0,
 ) -> Corruption:
-    """Change labels where the example is hard: P(flip) = min(1, s difficulty), s such that its mean is r.
+    """Change labels of difficult examples: P(flip) = min(1, s difficulty), with s such that the mean is r.
 
-    The flips are drawn by systematic sampling in random order: their number is within 1 of N r. It follows
-    the idea of instance- and part-dependent noise (Xia et al., 2020), that flips depend on content; it is not
-    their procedure. Give one of:
+    Flips are drawn by systematic sampling in random order, so that their number is within 1 of N r. Like instance- and
+    part-dependent noise (Xia et al., 2020) they depend on the content of examples, but the procedure is a different
+    one. Pass one of:
 
-    - `probabilities`: (N, C), some model's, rows summing to 1 within 1e-3. Then difficulty = 1 - p_y, and the
-      new label is drawn from the model's probabilities of the other classes.
-    - `difficulty`: (N,), finite and >= 0 on any scale. Then the new label is any other class, all alike.
+    - `probabilities`: predictions of a model, (N, C), with rows that sum to 1 within 1e-3. The difficulty is 1 - p_y,
+    and the new label is drawn from the probabilities of the other classes. - `difficulty`: finite numbers >= 0, (N,),
+    on any scale. The new label is drawn uniformly from the other classes.
 
     Raises:
-        ValueError: If r exceeds the share of examples with difficulty > 0.
+        TypeError: Neither or both of them are given.
+        ValueError: r exceeds the share of examples with difficulty > 0.
     """
     if (probabilities is None) == (difficulty is None):
         raise EmphasisTypeError("instance_dependent needs either probabilities=(N, C) or difficulty=(N,)")
@@ -250,7 +254,7 @@ def instance_dependent(
         values[np.arange(given.size), given] = 0.0
     elif (bad := ~((values >= 0.0) & (values < np.inf))).any():
         raise EmphasisValueError(f"difficulty holds {values[bad][0]:g}: it must be finite and >= 0, as 1 - p_y is")
-    hardness = values.sum(axis=1) if modeled else values  # 1 - p_y, without cancellation
+    hardness = values.sum(axis=1) if modeled else values  # 1 - p_y without cancellation
     order = rng.permutation(given.size)
     edges = np.cumsum(flip_probabilities(hardness, rate)[order]) + rng.random()
     flipped = np.sort(order[np.diff(np.floor(edges), prepend=0.0) > 0.0])
@@ -266,10 +270,10 @@ def instance_dependent(
 
 
 def from_noisy_labels(labels: Array, noisy_labels: Array, *, num_classes: int | None = None) -> Corruption:
-    """Describe labels that somebody else corrupted, such as people's (CIFAR-10N); `labels` are the true ones.
+    """Return a `Corruption` for existing noisy labels, such as those of CIFAR-10N; `labels` are the true ones.
 
     Raises:
-        ValueError: They do not fit each other.
+        ValueError: The numbers of labels differ.
     """
     given, classes = checked_labels(labels, num_classes)
     noisy, _ = checked_labels(noisy_labels, classes)
@@ -281,11 +285,11 @@ def from_noisy_labels(labels: Array, noisy_labels: Array, *, num_classes: int | 
 def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -> Corruption:
     """Keep every positive and round(n_positive / ratio) negatives drawn at random: P : N = ratio : 1.
 
-    The paper's sample imbalance (section 4.4.2): of 12,500 positives and as many negatives, 1,250 negatives
-    stay at 10:1 and 250 at 50:1. The labels returned are binary: 1 for `positive`, 0 for all else.
+    This is the class imbalance of the paper (section 4.4.2): of 12,500 positives and as many negatives, 1,250 negatives
+    are kept at 10:1 and 250 at 50:1. The returned labels are binary: 1 for `positive` and 0 for other classes.
 
     Raises:
-        ValueError: If there are no positives, or too few negatives, or none would be kept.
+        ValueError: There are no positives or too few negatives, or no negative would be kept.
     """
     given, _ = checked_labels(labels, None, least=1)
     ratio = checked_number("pn_ratio", "ratio", ratio, 0.0)
@@ -293,7 +297,7 @@ def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
     if not positives.size or not negatives.size:
         raise EmphasisValueError(f"labels must hold positive={positive!r} and others; they hold {np.unique(given)[:9]}")
-    # More than there are is an error however many more; the bound keeps n / ratio finite.
+    # Too many are an error anyway; the bound keeps n / ratio finite.
     wanted = round(min(positives.size / ratio, given.size)) if ratio else given.size
     if not 1 <= wanted <= negatives.size:
         lowest = positives.size / negatives.size
@@ -310,11 +314,11 @@ def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -
 def long_tail(labels: Array, imbalance_factor: float, *, num_classes: int | None = None, seed: int = 0) -> Corruption:
     """Keep n_c = n_max factor^(-c/(C-1)) examples of class c, rounded, at least 1 (Cui et al., 2019).
 
-    n_max is the most for which every class has enough, min_c count_c factor^(c/(C-1)): on balanced data the
-    size of a class, and elsewhere the profile is still the one asked for.
+    n_max is the largest number for which every class has enough examples, min_c count_c factor^(c/(C-1)); on balanced
+    data it is the size of a class.
 
     Raises:
-        ValueError: If a class has no example, or `imbalance_factor` (first class : last class) is below 1.
+        ValueError: A class has no example, or `imbalance_factor` (first class : last class) is below 1.
     """
     given, classes = checked_labels(labels, num_classes)
     factor = checked_number("long_tail", "imbalance_factor", imbalance_factor, 1.0)

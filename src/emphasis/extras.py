@@ -65,10 +65,10 @@ class MissingExtraError(EmphasisError, ModuleNotFoundError):
 
 
 def require_modules(*names: str) -> None:
-    """Check that modules which long work will import at its end are installed, before it begins.
+    """Check that modules are installed, before long work that imports them at its end.
 
     Raises:
-        ModuleNotFoundError: One of them is not installed.
+        ModuleNotFoundError: A module is not installed.
     """
     for name in names:
         if find_spec(name) is None:

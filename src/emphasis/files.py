@@ -1,4 +1,4 @@
-"""Atomic writing of files, errors of the file system by name, and the cache folder."""
+"""Functions for files: atomic writing, errors that name the file, and the cache folder."""
 
 from __future__ import annotations
 

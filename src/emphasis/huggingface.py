@@ -1,4 +1,4 @@
-"""Emphasis in Hugging Face's Trainer: `compute_loss_func`.
+"""Losses for the Trainer of Hugging Face: `compute_loss_func`.
 
 Needs the extra `transformers`.
 
@@ -29,11 +29,11 @@ from emphasis.torch import EmphasisLoss
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
-IGNORED = -100  # the label that transformers leaves out
+IGNORED = -100  # the label that transformers ignores
 
-# Outputs whose name says how labels are meant: every model of transformers that returns one does the same, but for
-# CPM-Ant, whose labels are not shifted. Not among them: "CausalLMOutputWithCrossAttentions" (GPT-2 shifts its labels, a
-# decoder of BART does not) and "CausalLMOutput" (of CTC as well).
+# Names of outputs that determine whether labels are shifted. All models of transformers that return one of them agree,
+# except for CPM-Ant, which does not shift its labels. Not included are "CausalLMOutputWithCrossAttentions" (GPT-2
+# shifts its labels, a decoder of BART does not) and "CausalLMOutput" (which CTC uses as well).
 _CAUSAL = re.compile(r"\w*CausalLMOutputWithPast|\w+CausalLMOutput|Kosmos2(_5)?ForConditionalGenerationModelOutput")
 _ALIGNED = re.compile(
     r"\w*(TokenClassifierOutput|MaskedLMOutput|Seq2SeqLMOutput|Seq2SeqMoEOutput)|XLNetForTokenClassificationOutput"
@@ -48,29 +48,28 @@ def compute_loss_func(
     max_margin: MaxMargin = "auto",
     class_weight: Sequence[float] | Tensor | None = None,
 ) -> Callable[..., Tensor]:
-    """Return a loss for `transformers.Trainer(compute_loss_func=...)`: of classes, of tokens, or of the next token.
+    """Return a loss for `transformers.Trainer(compute_loss_func=...)`: for classes, for tokens, or for the next token.
 
-    The Trainer adds up the losses of the batches of one step (gradient accumulation), and says how many labels they
-    hold together, and on all devices: the loss is the sum of the examples', divided by that number, as transformers'
-    own. Under "batch" each batch has one unit of emphasis times its share of those labels. What a model adds to its own
-    loss (label smoothing, the balance of a mixture of experts) is not in it.
+    The Trainer sums the losses of the batches of one step (gradient accumulation) and passes the number of their labels
+    on all devices. The loss is the sum over examples divided by that number, as in transformers. Under "batch" the
+    total emphasis of a batch is its share of those labels. Terms that a model adds to its own loss, such as label
+    smoothing and the balance of a mixture of experts, are not included.
 
     Args:
-        weighting: As `emphasis.torch.emphasis_loss` takes it.
-        causal: Whether the logits of position t are for the label of position t + 1, as in causal language models,
-            whose labels come unshifted. None: as the name of the model's output says, such as
-            "CausalLMOutputWithPast" (it is causal) or "TokenClassifierOutput" (it is not); an error if it does not.
-        normalization: As in `emphasis_loss`.
-        max_margin: Likewise.
-        class_weight: (C,) >= 0, multiplies w by the label's weight.
+        weighting: See `emphasis.torch.emphasis_loss`.
+        causal: Whether the logits of position t are for the label of position t + 1, as in causal language models, the
+            labels of which are not shifted. With None the name of the model's output decides, such as
+            "CausalLMOutputWithPast" (causal) or "TokenClassifierOutput" (not causal).
+        normalization: See `emphasis_loss`.
+        max_margin: See `emphasis_loss`.
+        class_weight: Factors of w by class, >= 0, of shape (C,).
 
     Returns:
-        A function of outputs (with logits (N, C) or (N, T, C)), labels ((N,) or (N, T), -100 where there is none) and
-        num_items_in_batch. Its loss is 0, with a graph, where there are no labels to count. It can be pickled.
+        A function of outputs, with logits (N, C) or (N, T, C), labels, (N,) or (N, T) with -100 for ignored ones, and
+        num_items_in_batch. It returns 0, with a graph, if all labels are ignored. It can be pickled.
 
-    Raises:
-        ValueError: When called: there are no labels or no logits, or labels of another shape; `causal` is None and the
-            output's name does not say what it is.
+        It raises ValueError if the batch has no labels, the output no logits, or their shapes do not match, and if
+        `causal` is None and the name of the output does not decide.
     """
     loss = EmphasisLoss(
         weighting,
@@ -91,7 +90,7 @@ def _loss(
 ) -> Tensor:
     if labels is None:
         raise EmphasisValueError(
-            "the batch has no 'labels'; emphasis weighs examples by the probability of their label"
+            "the batch has no 'labels'; the weight of an example depends on the probability of its label"
         )
     if isinstance(outputs, dict) and "logits" not in outputs:
         raise EmphasisValueError(f"the model's output has no 'logits', only {', '.join(map(repr, outputs))}")
@@ -106,7 +105,7 @@ def _loss(
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     if _is_causal(outputs, logits) if causal is None else causal:
-        labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)  # copies less than to cut the logits
+        labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)  # copies less memory than slicing the logits
     if loss.class_weight is not None and loss.class_weight.device != logits.device:
         loss.to(logits.device)
     total: Tensor = loss(logits.flatten(0, -2), labels.flatten())
@@ -118,8 +117,9 @@ def _loss(
 
 
 def _is_causal(outputs: Any, logits: Tensor) -> bool:
-    """Return whether labels are to be shifted, by the name of what the model, or the language model in it, returned."""
-    kind = type(getattr(outputs, "language_model_outputs", None) or outputs)  # BLIP-2 and InstructBLIP hold another's
+    """Return whether labels have to be shifted, by the type of output of the model or of the language model in it."""
+    # The outputs of BLIP-2 and InstructBLIP contain that of a language model.
+    kind = type(getattr(outputs, "language_model_outputs", None) or outputs)
     names = [base.__name__ for base in kind.__mro__]
     if any(map(_CAUSAL.fullmatch, names)):
         return True

@@ -1,6 +1,6 @@
-"""Emphasis in JAX: `emphasis_loss`, the function of `emphasis.torch` for arrays whose last axis is the classes.
+"""Losses for JAX: `emphasis_loss`, as in `emphasis.torch` but with the classes along the last axis.
 
-Needs the extra `jax`. Works under jit, vmap, grad and their combinations, and can be differentiated twice.
+Needs the extra `jax`. It works under jit, vmap, grad and their combinations, and can be differentiated twice.
 
 from emphasis.jax import emphasis_loss
 
@@ -53,37 +53,40 @@ def emphasis_loss(
     sample_weight: Any = None,
     max_margin: MaxMargin = "auto",
 ) -> jax.Array:
-    """Return the loss whose derivative has L1 norm w(p) and cross-entropy's direction (Eq. 7 without its 0/0).
+    """Return the loss whose derivative has L1 norm w(p) and the direction of cross-entropy's (Eq. 7 without its 0/0).
 
-    As `emphasis.torch.emphasis_loss`, but for the axis of the classes, which is the last here. Arithmetic in float32
-    at least, in float64 for float64 (which JAX has to be told to enable).
+    It is `emphasis.torch.emphasis_loss` with the classes along the last axis. It is computed in float64 for float64
+    logits, which have to be enabled in JAX, and in float32 otherwise.
 
     Args:
-        logits: (..., C), bfloat16, float16, float32 or float64, finite, C >= 2.
-        labels: (...) integers in [0, C) or `ignore_index`.
-        weighting: A weighting, its dictionary, a family's name, or a function p -> w or (p, 1-p) -> w in jax.numpy,
-            whose values are cast to the arithmetic's type.
-        normalization: None, "integral" (w divided by its integral, Eq. 8) or "batch" (weights divided by their sum,
-            a constant for differentiation).
-        reduction: "mean" over class_weight * sample_weight of the valid examples, "sum" or "none", (...). Under
-            "batch" the weights are the mean already.
-        ignore_index: Label of examples to leave out: an integer of at most 64 bits.
-        class_weight: (C,) >= 0, multiplies w by the label's weight.
-        sample_weight: (...) >= 0, multiplies w; 0 leaves an example out. "mean" and "batch" depend on ratios of
-            weights alone, whatever their scale.
-        max_margin: No derivative beyond this margin: a number, None, or "auto": 16.6 if w(1) > 0 and none otherwise.
+        logits: Finite array of shape (..., C), C >= 2: bfloat16, float16, float32 or float64.
+        labels: Integers in [0, C) or `ignore_index`, of shape (...).
+        weighting: A weighting, its dictionary, the name of a family, or a function p -> w or (p, 1-p) -> w in
+            jax.numpy, the values of which are cast to the dtype of the arithmetic.
+        normalization: None, "integral" (w divided by its integral, Eq. 8) or "batch" (weights divided by their sum, a
+            constant for differentiation).
+        reduction: "mean" over the valid examples weighted by class_weight * sample_weight, "sum", or "none" for the
+            losses (...). Under "batch" the weights are those of a mean.
+        ignore_index: Label of examples that are ignored, an integer of at most 64 bits.
+        class_weight: Factors of w by class, >= 0, of shape (C,).
+        sample_weight: Factors of w by example, >= 0, of shape (...). "mean" and "batch" depend on ratios of weights
+            only.
+        max_margin: Margin beyond which the derivative is 0: a number, None for no limit, or "auto" for 16.6 if
+            w(1) > 0 and no limit otherwise.
 
     Returns:
-        The loss in the arithmetic's type. 0, with a gradient of 0, for no valid example.
+        The loss in the dtype of the arithmetic; 0, with a gradient of 0, if there is no valid example.
 
     Raises:
-        TypeError, ValueError: Shapes, dtypes or options do not fit; class_weight or sample_weight is differentiated.
-            Outside of tracing also labels out of range, NaN or infinite logits, negative, NaN or infinite weights.
-        OverflowError: w exceeds the logits' type (a large beta with normalization=None, say); outside of tracing also
-            w times class_weight and sample_weight, where more than their ratios matters.
+        TypeError, ValueError: A shape, dtype or option is not allowed, or class_weight or sample_weight is
+            differentiated. Outside of tracing also for labels out of range, NaN or infinite logits, and negative, NaN
+            or infinite weights.
+        OverflowError: w exceeds the range of the dtype of the logits, such as with a large beta and
+            normalization=None. Outside of tracing also for w times class_weight and sample_weight, where more than
+            their ratios matters.
 
         While JAX traces (jit, vmap, scan) values are not read: NaN, infinity and negative weights make the loss NaN,
-        and a label out of range has the gradient of no class.
+        and the gradient for a label out of range is that of no class.
     """
     options = _options(as_weighting(weighting, _JaxFunctionWeighting), normalization, reduction, max_margin)
     logits = jnp.asarray(logits)
@@ -104,7 +107,7 @@ def emphasis_loss(
 
 @dataclass(frozen=True)
 class _Options:
-    """Options checked, and what follows from them; log_largest: of the largest weight, -inf if the batch bounds it."""
+    """Resolved options; `log_largest` is the logarithm of the largest weight, -inf under "batch"."""
 
     weighting: Weighting
     normalization: Normalization
@@ -115,12 +118,12 @@ class _Options:
 
     @property
     def unbounded(self) -> bool:
-        """Whether weights saturate."""
+        """Whether the weighting is unbounded, so that weights saturate."""
         return self.weighting.log_peak == math.inf
 
     @property
     def is_relative(self) -> bool:
-        """Whether only ratios of the examples' weights matter."""
+        """Whether only ratios of the weights of examples matter."""
         return self.normalization == "batch" or self.reduction == "mean"
 
     def check_range(self, dtype: Any) -> None:
@@ -133,7 +136,7 @@ class _Options:
 def _options(
     weighting: Weighting, normalization: Normalization, reduction: Reduction, max_margin: MaxMargin
 ) -> _Options:
-    """Return the options checked, and all that is computed once computed: in numpy, so that it can be traced."""
+    """Check and resolve options; modes, integrals and tables are computed in numpy, so that the loss can be traced."""
     check_options(normalization, reduction)
     reach = weighting.max_margin(max_margin)
     if normalization == "batch":
@@ -145,7 +148,7 @@ def _options(
 
 @dataclass(frozen=True, repr=False)
 class _JaxFunctionWeighting(FunctionWeighting):
-    """A function of JAX arrays, which numpy's sides (mode, integral, table) call in float64."""
+    """A function of JAX arrays; for the mode, integral and table, which are in numpy, it is called in float64."""
 
     def call(self, function: Any, p: Any, q: Any) -> Any:
         if isinstance(p, jax.Array):
@@ -154,7 +157,7 @@ class _JaxFunctionWeighting(FunctionWeighting):
             return np.asarray(self._values(function, jnp.asarray(p), jnp.asarray(q)))
 
     def _values(self, function: Any, p: jax.Array, q: jax.Array) -> jax.Array:
-        """Return what the function makes of p, in p's type."""
+        """Return the values of the function in the dtype of `p`."""
         value = super().call(function, p, q)
         try:
             value = jnp.asarray(value)
@@ -183,7 +186,7 @@ def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax
     """Return which labels are valid, and the labels with 0 in place of the others."""
     ignore_index = check_ignore_index(ignore_index)
     if not isinstance(labels, jax.Array):
-        labels = np.asarray(labels)  # 64 bits, where JAX would cut them to 32
+        labels = np.asarray(labels)  # keeps 64 bits, which JAX would reduce to 32
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise EmphasisTypeError(f"labels must be integers, got {labels.dtype}; soft labels are for emphasis.torch")
     if logits.ndim < 1 or logits.shape[-1] < 2 or labels.shape != logits.shape[:-1]:
@@ -197,7 +200,7 @@ def _labels(labels: Any, logits: jax.Array, ignore_index: Any) -> tuple[Any, jax
     if _is_true(wrong.any()):
         raise label_out_of_range(int(labels[_first(wrong)]), num_classes, ignore_index)
     index = jnp.where(ignored, 0, labels)
-    return ~ignored, index.astype(jnp.int32) if bits.bits < 32 else index  # 8 bits cannot tell class 0 from 256
+    return ~ignored, index.astype(jnp.int32) if bits.bits < 32 else index  # 8 bits do not distinguish class 0 from 256
 
 
 def _factor(
@@ -209,10 +212,10 @@ def _factor(
     logits: jax.Array,
     dtype: Any,
 ) -> jax.Array:
-    """Return class_weight * sample_weight of the valid examples, of the others 0; if relative, in a unit of its own.
+    """Return class_weight * sample_weight of the valid examples and 0 for the others, rescaled if only ratios matter.
 
-    Numbers are kept as mantissa and exponent until there is a unit, so that no product and no sum can overflow or
-    vanish, whatever the weights' scale.
+    Numbers are represented by mantissa and exponent until they have been rescaled, so that no product and no sum can
+    overflow or vanish.
     """
     if class_weight is None and sample_weight is None:
         return jnp.asarray(valid, dtype)
@@ -232,7 +235,7 @@ def _factor(
 
 
 def _check_product(options: _Options, mantissa: Any, exponent: Any, dtype: Any) -> None:
-    """Raise OverflowError if a weight times an example's factor is more than the logits' type holds."""
+    """Check that weights times factors of examples fit into the dtype of the logits; raise OverflowError otherwise."""
     log_largest = 0.0 if options.unbounded else max(options.log_largest, 0.0)
     with np.errstate(over="ignore"):
         largest = np.ldexp(np.asarray(mantissa, np.float64), np.asarray(exponent)).max(initial=0.0)
@@ -241,7 +244,7 @@ def _check_product(options: _Options, mantissa: Any, exponent: Any, dtype: Any) 
 
 
 def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Return weights >= 0 as mantissa and exponent: the mantissa is 0 or in [1/2, 1]."""
+    """Check weights and return them as mantissa, 0 or in [1/2, 1], and exponent."""
     if np.iscomplexobj(given):
         raise EmphasisTypeError(f"{name} must be an array of real numbers, got {given!r}")
     if not isinstance(given, jax.core.Tracer):
@@ -264,7 +267,7 @@ def _parts(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> tuple[j
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _constant(name: str, weight: jax.Array) -> jax.Array:  # noqa: ARG001
-    """Return the weight itself, and raise where JAX differentiates by it: its derivative would be a silent 0."""
+    """Return the weight; raise ValueError if JAX differentiates it, as its derivative would be 0 without notice."""
     return weight
 
 
@@ -291,23 +294,23 @@ def _backward(_: _Options, kept: tuple[jax.Array, jax.Array], of_loss: jax.Array
 def _loss_and_gradient(
     options: _Options, logits: jax.Array, labels: jax.Array, factor: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Return the loss, and its derivative with something of the logits' type."""
+    """Return the loss, and its derivative with a scalar of the dtype of the logits."""
     like, logits = jnp.zeros((), logits.dtype), logits.astype(factor.dtype)
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    others = jnp.where(own, -math.inf, logits)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jnp.where(is_label, -math.inf, logits)
     log_rest = jax.nn.logsumexp(others, axis=-1)
-    present = factor != 0.0  # NaN is, and reaches the loss
-    margin = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - log_rest, 0.0)
+    present = factor != 0.0  # true for NaN, which reaches the loss
+    margin = jnp.where(present, jnp.where(is_label, logits, 0.0).sum(-1) - log_rest, 0.0)
     log_p, log_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
     weighting = options.weighting.where_agreed
     log_w = jnp.asarray(weighting.log_weight(log_p, log_q, jnp), margin.dtype) - options.log_normalizer
-    lead = jnp.where(present, jnp.where(own, logits, 0.0).sum(-1) - others.max(-1), 0.0)
+    lead = jnp.where(present, jnp.where(is_label, logits, 0.0).sum(-1) - others.max(-1), 0.0)
     log_trust = jnp.zeros_like(log_p)
     if options.weighting.trust[0]:
         exponent = jax.lax.stop_gradient(_exponent(options.weighting.trust, logits, log_p, lead, factor))
         log_trust = log_trust_of(exponent, lead, jnp)
     log_w = jnp.where(margin > options.max_margin, -math.inf, log_w)
-    if options.unbounded:  # by the smaller of the two types: the derivative goes back into the logits' own
+    if options.unbounded:  # by the smaller dtype, as the derivative is converted to that of the logits
         log_w = jnp.minimum(log_w, math.log(min(_largest(like.dtype), _largest(margin.dtype))))
     if options.normalization == "batch":
         log_share = log_w + log_trust + jnp.log(factor)
@@ -323,14 +326,14 @@ def _loss_and_gradient(
         weight = jnp.where(unit == 0.0, 0.0, jnp.exp(log_w) * unit)
         largest = _largest(margin.dtype)
 
-        def asarray(table: Any) -> jax.Array:  # an unbounded weighting's holds more than float32 does
+        def asarray(table: Any) -> jax.Array:  # the table of an unbounded weighting may exceed float32
             return jnp.asarray(np.clip(table, -largest, largest), margin.dtype)
 
         value = weighting.loss(margin, jnp, asarray, options.max_margin, options.log_normalizer)
         value = jnp.clip(value, -largest, largest) if options.unbounded else value
         loss = jnp.where(unit == 0.0, 0.0, value * unit)
     half = 0.5 * weight[..., None]
-    gradient = jnp.where(own, -half, jnp.exp(others - log_rest[..., None]) * half)
+    gradient = jnp.where(is_label, -half, jnp.exp(others - log_rest[..., None]) * half)
     gradient = jnp.where(present[..., None], gradient, 0.0)
     return loss if options.reduction == "none" else loss.sum(), (gradient, like)
 
@@ -346,7 +349,7 @@ def _exponent(
     is_top = jax.nn.one_hot(top, logits.shape[-1], dtype=bool)
     others = jnp.where(is_top, -math.inf, logits)
     log_rest = jax.nn.logsumexp(others, axis=-1)
-    rest = jax.nn.sigmoid(log_rest - logits.max(-1))  # 1 - p_max, with its digits where p_max is near 1
+    rest = jax.nn.sigmoid(log_rest - logits.max(-1))  # 1 - p_max, precise where p_max is near 1
     rests = jnp.where(is_top, rest[..., None], 1.0 - jnp.exp(others - log_rest[..., None]) * rest[..., None])
     rests = jnp.where(present[..., None], share[..., None] * rests, 0.0)
     prior_rest = rests.sum(tuple(range(rests.ndim - 1)))[top]
@@ -356,7 +359,7 @@ def _exponent(
 
 
 def _largest(dtype: Any) -> float:
-    """Return where the weights of an unbounded weighting saturate."""
+    """Return the value at which the weights of an unbounded weighting saturate."""
     return float(jnp.finfo(dtype).max) * math.exp(-SATURATION)
 
 

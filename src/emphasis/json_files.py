@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         JSONFileError: The file cannot be read or contains no object.
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     return _object(_text(path), str(path))
 
@@ -31,7 +31,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises:
         JSONFileError: The file cannot be read, or a line, such as a truncated one, contains no object.
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     for number, line in enumerate(_text(path).removesuffix("\n").split("\n"), start=1):
         where = f"{path}, line {number}"

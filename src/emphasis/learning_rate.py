@@ -8,7 +8,7 @@ compared share the rate of cross-entropy.
 The candidates are trained as far as the final network, since a network that takes more or longer steps memorizes more
 of the wrong labels: shorter trainings would choose too high a rate.
 
-This module has the schedule, the candidates and the choice; its users do the training.
+This module has the schedule, the candidates and the choice; its callers do the training.
 """
 
 from __future__ import annotations
@@ -44,16 +44,17 @@ def cosine(step: int, steps: int) -> float:
 
     Args:
         step: Number of steps taken before.
-        steps: Total number of steps.
+        steps: Number of all steps.
 
-    I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, without restarts.
+    The schedule is that of I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR
+    2017, without restarts.
     """
     rise = min(1.0, (step + 1) / max(1.0, WARM_UP * steps))
     return rise * 0.5 * (1.0 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
 def best_rate(accuracies: Mapping[float, float]) -> float:
-    """Return the rate with the highest accuracy; among equals the middle one."""
+    """Return the rate with the highest accuracy; the middle one of several."""
     best = max(accuracies.values())
     ties = sorted(rate for rate, accuracy in accuracies.items() if accuracy == best)
     return ties[len(ties) // 2]

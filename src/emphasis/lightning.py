@@ -1,4 +1,4 @@
-"""Emphasis in Lightning: `EmphasisModule`, a network with a weighting as its loss.
+"""Losses for Lightning: `EmphasisModule`, a network that is trained with a weighting.
 
 Needs the extra `lightning`.
 
@@ -36,30 +36,34 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
-    """Trains `network` with a weighting; logs train_loss, and loss and accuracy of validation and test.
+    """A module that trains `network` with a weighting, and logs losses and accuracies.
 
-    Batches are (inputs, labels) or (inputs, labels, sample_weight), logits and labels as `emphasis_loss` takes them.
-    For another optimizer or a schedule give `optimizer`, or override `configure_optimizers`.
+    Batches are (inputs, labels) or (inputs, labels, sample_weight); logits and labels are those of `emphasis_loss`. For
+    another optimizer or a schedule pass `optimizer` or override `configure_optimizers`.
 
-    val_loss and test_loss are those of all the epoch's examples as one batch, whatever the sizes of batches: a mean
-    weighted by class_weight * sample_weight, under "batch" by w as well. val_accuracy and test_accuracy are unweighted:
-    the share of labels other than `ignore_index` that are predicted; of soft labels the largest. All are 0 where
-    nothing counts.
+    train_loss is logged for each batch. val_loss and test_loss are those of all examples of an epoch as one batch: a
+    mean weighted by class_weight * sample_weight, and under "batch" by w as well. val_accuracy and test_accuracy are
+    the unweighted shares of labels other than `ignore_index` that are predicted; for soft labels the largest counts.
+    All are 0 if no example counts.
 
-    A checkpoint holds all arguments but `network`, `optimizer`, `process_group` and a weighting made of a function:
-    `EmphasisModule.load_from_checkpoint(path, network=network)` asks for the rest. A subclass with an `__init__` of its
-    own saves its own (`save_hyperparameters`).
+    A checkpoint contains all arguments except `network`, `optimizer`, `process_group` and a weighting of a function,
+    which have to be passed again: `EmphasisModule.load_from_checkpoint(path, network=network)`. A subclass with its own
+    `__init__` calls `save_hyperparameters` itself.
 
     Args:
-        network: inputs -> logits (N, C) or (N, C, d1, ...), or (N,) in the binary form with one logit.
-        weighting: As `emphasis.torch.emphasis_loss` takes it, and so are the next five.
-        normalization: Likewise.
-        max_margin: Likewise.
-        ignore_index: Likewise.
-        class_weight: Likewise.
-        process_group: Likewise: `torch.distributed.group.WORLD` to weigh over all devices under DDP.
-        optimizer: Parameters -> optimizer; None for Adam with `learning_rate`.
-        learning_rate: Of that Adam.
+        network: Module that returns logits (N, C) or (N, C, d1, ...), or (N,) for the binary form with one logit.
+        weighting: See `emphasis.torch.emphasis_loss`.
+        normalization: See `emphasis_loss`.
+        max_margin: See `emphasis_loss`.
+        ignore_index: See `emphasis_loss`.
+        class_weight: See `emphasis_loss`.
+        process_group: See `emphasis_loss`; with `torch.distributed.group.WORLD` sums are over all devices under DDP.
+        optimizer: Function of the parameters that returns an optimizer. Defaults to Adam with `learning_rate`.
+        learning_rate: Learning rate of Adam.
+
+    Raises:
+        TypeError: A checkpoint does not contain its weighting, which has to be passed.
+        TypeError, ValueError: See `emphasis_loss`.
     """
 
     def __init__(
@@ -78,12 +82,12 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         super().__init__()
         if weighting == _NOT_SAVED:
             raise EmphasisTypeError(
-                "the checkpoint does not hold its weighting, which was made of a function; pass "
+                "the checkpoint does not contain its weighting, which is that of a function; pass "
                 "weighting=... to load_from_checkpoint"
             )
         self.network = network
         self.loss = EmphasisLoss(
-            from_dict(weighting) if isinstance(weighting, Mapping) else weighting,  # a checkpoint's, say
+            from_dict(weighting) if isinstance(weighting, Mapping) else weighting,  # such as that of a checkpoint
             normalization=normalization,
             max_margin=max_margin,
             ignore_index=ignore_index,
@@ -91,7 +95,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
             process_group=process_group,
         )
         self.make_optimizer = optimizer or partial(torch.optim.Adam, lr=learning_rate)
-        names = [f"{part}_{what}" for part in ("val", "test") for what in ("loss", "accuracy")]
+        names = [f"{part}_{metric}" for part in ("val", "test") for metric in ("loss", "accuracy")]
         self.figures = nn.ModuleDict({name: _EpochMean() for name in names})
         if type(self).__init__ is EmphasisModule.__init__:
             self.hparams.update(
@@ -104,27 +108,27 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
             )
 
     def forward(self, inputs: Any) -> Tensor:
-        """Return the network's logits."""
+        """Return the logits."""
         logits: Tensor = self.network(inputs)
         return logits
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the loss."""
+        """Return the loss of a batch and log it."""
         inputs, labels, *sample_weight = batch
         loss: Tensor = self.loss(self(inputs), labels, *sample_weight)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Log loss and accuracy."""
+        """Update and log loss and accuracy."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Log loss and accuracy."""
+        """Update and log loss and accuracy."""
         self._evaluate("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return each class's probability, of two where the network has one logit; the batch may have labels."""
+        """Return the probabilities of the classes, (N, C, ...), of two for one logit; the batch may have labels."""
         logits: Tensor = self(batch[0] if isinstance(batch, (list, tuple)) else batch)
         return _columns(logits).softmax(1)
 
@@ -137,7 +141,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         sample_weight = rest[0] if rest else None
         logits = self(inputs)
         options, class_weight, ignore_index = self.loss.options, self.loss.class_weight, self.loss.ignore_index
-        loss = emphasis_loss(  # of this batch alone: the parts are put together at the end of the epoch
+        loss = emphasis_loss(  # of this batch; they are combined at the end of the epoch
             logits,
             labels,
             options.weighting,
@@ -157,16 +161,16 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
             "loss": (loss, _log_total(self.loss, logits, labels, sample_weight)),
             "accuracy": ((right & valid).sum() / count.clamp(min=1), count.log()),
         }
-        for what, (mean, log_total) in figures.items():
-            figure: Any = self.figures[f"{part}_{what}"]
+        for metric, (mean, log_total) in figures.items():
+            figure: Any = self.figures[f"{part}_{metric}"]
             figure.update(mean, log_total)
-            self.log(f"{part}_{what}", figure, prog_bar=True)
+            self.log(f"{part}_{metric}", figure, prog_bar=True)
 
 
 class _EpochMean(Metric):  # type: ignore[misc]
-    """The mean over an epoch, from means over batches and the logarithms of the totals that they were divided by.
+    """The mean over an epoch, from means over batches and the logarithms of their denominators.
 
-    Logarithms, because weights of a large beta exceed any number; over several ranks there is one state of each.
+    Logarithms are used because weights with a large beta exceed any number.
     """
 
     full_state_update = False
@@ -179,34 +183,34 @@ class _EpochMean(Metric):  # type: ignore[misc]
         self.add_state("log_total", torch.full((), -math.inf, dtype=torch.float32))
 
     def update(self, mean: Tensor, log_total: Tensor) -> None:
-        """Take a batch in."""
+        """Add a batch."""
         total = torch.logaddexp(self.log_total.float(), log_total.float())
         share = torch.where(log_total == -math.inf, 0.0, (log_total - total).exp())
         self.mean = self.mean.float() + share * (mean - self.mean)
         self.log_total = total
 
     def compute(self) -> Tensor:
-        """Return the mean over the ranks as well, 0 where nothing counted."""
+        """Return the mean over all ranks; 0 if no example counted."""
         share = torch.where(self.log_total == -math.inf, 0.0, self.log_total.flatten().softmax(0))
         return (share * self.mean).sum()
 
 
 def _storable(weighting: Weighting) -> dict[str, Any]:
-    """Return {"weighting": its dictionary}, or that it is not saved if it has none that may be read from a file."""
+    """Return the weighting's dictionary under the key "weighting", or a note that it cannot be saved."""
     try:
-        said = weighting.to_dict()
-        return {"weighting": said if from_dict(said) == weighting else _NOT_SAVED}
+        table = weighting.to_dict()
+        return {"weighting": table if from_dict(table) == weighting else _NOT_SAVED}
     except (TypeError, ValueError):
         return {"weighting": _NOT_SAVED}
 
 
 def _columns(logits: Tensor) -> Tensor:
-    """Return the binary form with one logit z as the two columns (0, z), and others as they are."""
+    """Return the two columns (0, z) for the binary form with one logit z, and other logits unchanged."""
     return torch.stack((torch.zeros_like(logits), logits), 1) if logits.dim() == 1 else logits
 
 
 def _log_total(loss: EmphasisLoss, logits: Tensor, labels: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Return the logarithm of what a mean over the batch is divided by: the sum of weights, under "batch" times w."""
+    """Return the logarithm of the denominator of a mean: the sum of weights, times w under "batch"."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     soft = labels.is_floating_point()
     valid = labels > 0.0 if soft else (labels != loss.ignore_index).unsqueeze(1)
@@ -220,7 +224,7 @@ def _log_total(loss: EmphasisLoss, logits: Tensor, labels: Tensor, sample_weight
     if loss.options.normalization == "batch":
         margin, others, log_rest = margin_and_others(logits, index, 1)
         lead = lead_of(logits, index, others, 1, each_class=soft)
-        if soft:  # one for each class; that of the largest logit, whose 1-p may be tiny, is exact
+        if soft:  # a margin for each class; that of the likeliest, whose 1-p may be tiny, is exact
             log_p = logits - torch.logaddexp(log_rest, logits.gather(1, index))
             margin = (log_p - torch.log(-torch.expm1(log_p))).scatter(1, index, margin)
         share = torch.where(valid, log_share.exp(), 0.0)

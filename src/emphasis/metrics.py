@@ -1,6 +1,6 @@
-"""Metrics of a training run: accuracies, their spread over seeds, and whether a network collapsed.
+"""Metrics of trained networks: accuracies, their spread over seeds, and whether a network collapsed.
 
-Pure functions of numpy arrays.
+The functions take numpy arrays.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def accuracy(predicted: Ints, labels: Ints) -> Floats:
     """Return the share of correct predictions.
 
     Args:
-        predicted: (..., N) class indices.
-        labels: Broadcasts to the shape of `predicted`.
+        predicted: Predicted classes, (..., N) integers.
+        labels: Labels, broadcastable to the shape of `predicted`.
 
     Returns:
-        (...,) float64 in [0, 1].
+        Accuracies in [0, 1], (...,) float64.
     """
     return np.asarray(np.mean(predicted == labels, axis=-1))
 
 
 def largest_share(predicted: Ints, num_classes: int) -> Floats:
-    """Return the share of the class that is predicted most often, (...,) in [1/C, 1]; 1 is one class only.
+    """Return the share of the class that is predicted most often, (...,) in [1/C, 1].
 
     Args:
-        predicted: (..., N) class indices in [0, num_classes).
-        num_classes: C.
+        predicted: Predicted classes, (..., N) integers in [0, num_classes).
+        num_classes: Number of classes C.
     """
     counts = [np.count_nonzero(predicted == label, axis=-1) for label in range(num_classes)]
     return np.asarray(np.max(counts, axis=0) / predicted.shape[-1])
@@ -51,7 +51,7 @@ def mean_and_std(values: Sequence[float] | Floats) -> tuple[Floats, Floats]:
     """Return mean and sample standard deviation (n - 1) of the finite values; NaN where there are too few.
 
     Args:
-        values: (K, ...), reduced over K.
+        values: Values of shape (K, ...); the mean is over the first axis.
     """
     array = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(array)
@@ -62,7 +62,7 @@ def mean_and_std(values: Sequence[float] | Floats) -> tuple[Floats, Floats]:
 
 
 def chance_ceiling(num_classes: int, num_examples: int) -> float:
-    """Return the largest accuracy on `num_examples` that guessing reaches: 1/C plus three binomial deviations."""
+    """Return an upper bound of the accuracy of guessing on `num_examples`: 1/C plus three binomial deviations."""
     chance = 1.0 / num_classes
     return chance + _CHANCE_SIGMAS * math.sqrt(chance * (1.0 - chance) / num_examples)
 
@@ -74,13 +74,13 @@ def outcome(accuracies: Floats, shares: Floats, num_classes: int, num_examples: 
     guessing to 1. "collapsed": it did, but ends at chance or predicts one class only. "learned": none of these.
 
     Args:
-        accuracies: (E,) test accuracy at each evaluation, in order; NaN once diverged.
-        shares: (E,) `largest_share` of the same predictions.
-        num_classes: C.
-        num_examples: Size of the test set, which says how far from 1/C is still chance.
+        accuracies: Test accuracy at each evaluation, (E,), in order; NaN after divergence.
+        shares: `largest_share` of the same predictions, (E,).
+        num_classes: Number of classes C.
+        num_examples: Size of the test set, from which the largest accuracy of guessing follows.
 
     Raises:
-        ValueError: No evaluation, or curves of different lengths.
+        ValueError: There is no evaluation, or the lengths differ.
     """
     if len(accuracies) == 0 or len(accuracies) != len(shares):
         raise EmphasisValueError(f"need two curves of one length >= 1, got {len(accuracies)} and {len(shares)} points")

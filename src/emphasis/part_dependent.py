@@ -22,22 +22,22 @@ _SPREAD = 0.1  # standard deviation of the flip rates, in the release
 def part_dependent(
     labels: Array, inputs: Array, noise_rate: float, *, num_classes: int | None = None, seed: int = 0
 ) -> Corruption:
-    """Change labels with a probability of each example's own, to a class that its content decides.
+    """Change labels with a probability that differs between examples, to a class that depends on their content.
 
-    Example i flips with probability q_i, drawn from a normal distribution around r with standard deviation 0.1, cut to
-    [0, 1]; to class j in proportion to exp(x_i . W_y[:, j]), W_y standard normal for each class y. Inputs are taken as
-    deviations from their mean, in standard deviations, channel by channel of images. `instance_dependent` of
-    `emphasis.corruption` takes difficulties instead, and keeps the number of flips.
+    Example i changes with probability q_i, drawn from a normal distribution around r with standard deviation 0.1 that
+    is truncated to [0, 1]. Its new class is j with probability proportional to exp(x_i . W_y[:, j]), where W_y is
+    standard normal for each class y. Inputs are standardized, images by channel. `instance_dependent` of
+    `emphasis.corruption` uses difficulties instead, with a fixed number of changes.
 
     Args:
-        labels: (N,) integers in [0, C).
-        inputs: (N, ...), vectors or images, in memory.
-        noise_rate: r in [0, 1], the mean of the flip rates before they are cut.
-        num_classes: C >= 2; None: the largest label + 1.
-        seed: Of the flip rates, of W and of the draws.
+        labels: Integers in [0, C), (N,).
+        inputs: Vectors or images, a numpy array (N, ...).
+        noise_rate: Mean r of the rates before truncation, in [0, 1].
+        num_classes: Number of classes C >= 2. Defaults to the largest label + 1.
+        seed: Seed of the rates, of W and of the draws.
 
     Raises:
-        ValueError: The inputs are not numbers in memory, or not one for each label.
+        ValueError: The inputs are not a numpy array, or their number is not that of the labels.
     """
     rate = checked_number("part_dependent", "noise_rate", noise_rate, 0.0, 1.0)
     clean = from_noisy_labels(labels, labels, num_classes=num_classes)
@@ -63,7 +63,7 @@ def part_dependent(
 
 
 def _flip_rates(rate: float, number: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return draws of the normal distribution around `rate`, those outside [0, 1] drawn again."""
+    """Return draws of a normal distribution around `rate`; draws outside [0, 1] are repeated."""
     rates = rng.normal(rate, _SPREAD, number)
     while (outside := (rates < 0.0) | (rates > 1.0)).any():
         rates[outside] = rng.normal(rate, _SPREAD, int(outside.sum()))

@@ -1,9 +1,10 @@
-"""Registries: the things of one kind that are known by name, each imported when it is first used.
+"""Registries of objects that are known by name and imported on first use.
 
     METHODS = Registry("method", {"elr": "emphasis.baselines.elr:ELR", ...})
     METHODS.find("elr")(problem, lam=3.0)
 
-Reading names and option names imports nothing, so that help, mistyped names and recipes cost little.
+Reading names and option names does not import the objects, so that help, errors for mistyped names and recipes are
+fast.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ REQUIRED = ...
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping from names to things of one kind, such as the methods or the data sets.
+    """A mapping from names to objects of one kind, such as methods or data sets.
 
     Args:
-        kind: What an entry is called in messages, such as "data set".
-        paths: "module:attribute" of each entry, by name.
-        otherwise: What may be given in place of a name; ends the message for unknown names.
+        kind: Name of the kind in messages, such as "data set".
+        paths: Import path "module:attribute" of each object by name.
+        otherwise: Text about alternatives to names, which ends the message for unknown names.
     """
 
     def __init__(self, kind: str, paths: Mapping[str, str], otherwise: str = "") -> None:
@@ -56,10 +57,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._paths)
 
     def check(self, name: object) -> None:
-        """Check that a name is registered, without importing what it names.
+        """Check that a name is registered, without importing its object.
 
         Raises:
-            ValueError: It is not; the message suggests a near name and lists all.
+            ValueError: It is not; the message suggests a similar name and lists all.
         """
         if name not in self:
             raise EmphasisValueError(
@@ -68,7 +69,7 @@ class Registry(Mapping[str, T], Generic[T]):
             )
 
     def find(self, name: str) -> T:
-        """Import and return the thing that a name stands for.
+        """Import and return the object with a name.
 
         Raises:
             ValueError: The name is unknown.
@@ -114,13 +115,13 @@ def check_option_names(
     """Check that `owner` has every option that is given, and that every required one is given.
 
     Args:
-        owner: What the options belong to.
-        options: Those that are given.
+        owner: Name of the object that has the options.
+        options: The given options.
         required: Whether each option of `owner` is required, by name.
-        noun: What an option is called in messages.
+        noun: Name of an option in messages, such as "parameter".
 
     Raises:
-        ValueError: An option is unknown or missing; the message lists what there is.
+        ValueError: An option is unknown or missing; the message lists all options.
     """
     takes = f"it takes {', '.join(required)}" if required else f"it takes no {noun}s"
     for option in options:

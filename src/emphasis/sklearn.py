@@ -1,4 +1,4 @@
-"""Emphasis in scikit-learn: `EmphasisClassifier`, a perceptron for tables that learns with any weighting.
+"""Losses for scikit-learn: `EmphasisClassifier`, a multilayer perceptron for tables that trains with any weighting.
 
 Needs the extra `sklearn` (PyTorch and scikit-learn).
 """
@@ -38,46 +38,52 @@ from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested
 
-_UNKNOWN_RATE = 1e-3  # where none was found
-_ROWS_AT_ONCE = 8192  # in prediction: sparse rows are made dense
+_UNKNOWN_RATE = 1e-3  # of `partial_fit` for learning_rate="auto"
+_ROWS_AT_ONCE = 8192  # in prediction, where sparse rows are converted to dense ones
 _INPUTS: dict[str, Any] = {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
 
 
 class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A multilayer perceptron, or with `hidden=()` a linear classifier, trained by Adam with a weighting.
+    """A multilayer perceptron, or a linear classifier with `hidden=()`, trained by AdamW with a weighting.
 
-    Like scikit-learn's own networks it wants features of similar scale: put a `StandardScaler` before it. Arithmetic is
-    in float32 for float32 inputs, else in float64. X may be sparse; y holds two classes or more, of any kind.
+    Like the networks of scikit-learn it needs features of similar scale: use a `StandardScaler` before it. It computes
+    in float32 for float32 inputs, and in float64 otherwise. X may be sparse; y has two or more classes of any type.
 
     Args:
-        weighting, normalization, max_margin: As `emphasis.torch.emphasis_loss` takes them; None for the weighting is
-            `DEFAULT_WEIGHTING`.
-        hidden, activation, dropout: Units of each hidden layer; "relu", "sigmoid" or "tanh"; rate, in [0, 1), before
-            the last layer.
-        learning_rate: Of AdamW. "auto": found from the data by `fit`, as the one with which cross-entropy predicts
-            held-out labels best; it then rises shortly and falls to 0 by `max_epochs`, see
-            `emphasis.learning_rate`. A number stays constant, and `partial_fit` takes 0.001 for "auto".
-        weight_decay: Of AdamW: Adam with decoupled decay, and plain Adam without.
-        batch_size: Rows in a step; "auto": 200, or all if there are fewer.
-        max_epochs: Passes over the data, at most.
-        early_stopping: Whether a stratified share of the rows, `validation_fraction`, is held out and the epoch kept
-            that predicts its given labels best. Otherwise training ends after `max_epochs`, or with a constant learning
-            rate when the loss no longer falls, but under normalization="batch", whose loss is not what is descended.
-        n_iter_no_change, tol: Training ends after so many epochs without an improvement of more than `tol`.
-        class_weight: None, "balanced" or a weight for each class, a factor of w.
-        random_state: Of initial weights, order, dropout and held-out rows. torch's own generators are left alone.
-        device: Where torch computes: "cpu", "cuda", "mps", or "auto" for what there is.
-        verbose: Whether progress is shown: rich's bar on a terminal where rich is installed, else a line per epoch.
+        weighting: See `emphasis.torch.emphasis_loss`. Defaults to `DEFAULT_WEIGHTING`.
+        normalization: See `emphasis_loss`.
+        max_margin: See `emphasis_loss`.
+        hidden: Numbers of units of the hidden layers.
+        activation: Activation of the hidden layers: "relu", "sigmoid" or "tanh".
+        dropout: Dropout rate before the last layer, in [0, 1).
+        learning_rate: Learning rate of AdamW. With "auto", `fit` chooses the rate with which cross-entropy predicts
+            held-out labels best, and the rate rises for a few steps and falls to 0 by `max_epochs`, see
+            `emphasis.learning_rate`. A number is a constant rate. `partial_fit` uses 0.001 for "auto".
+        weight_decay: Decoupled weight decay of AdamW, >= 0.
+        batch_size: Number of rows in a step; "auto" for 200, or all rows if there are fewer.
+        max_epochs: Largest number of passes over the data.
+        early_stopping: Whether a stratified share of the rows, `validation_fraction`, is held out, and the weights of
+            the epoch that predicts their labels best are kept. Without it training ends after `max_epochs`, or, with a
+            constant learning rate and unless normalization is "batch", when the loss no longer decreases.
+        validation_fraction: Share of the rows that `early_stopping` holds out, in (0, 1).
+        n_iter_no_change: Number of epochs without improvement after which training ends.
+        tol: Smallest improvement that counts, >= 0.
+        class_weight: None, "balanced", or a dictionary of factors of w by class.
+        random_state: Seed or generator of the initial weights, the order of rows, dropout and held-out rows. The
+            generators of torch are not changed.
+        device: Device of torch: "cpu", "cuda", "mps", or "auto" for an accelerator if there is one.
+        verbose: Whether progress is shown, by a bar of rich on a terminal, or else by a line for each epoch.
 
     Attributes:
-        classes_: (C,) the labels, sorted.
-        n_features_in_: D. And `feature_names_in_`, if X is a table with names.
-        network_: The `torch.nn.Sequential`, (N, D) -> (N, C) logits.
-        n_iter_: Epochs trained.
-        loss_curve_: The mean loss of each epoch.
+        classes_: Labels of the classes, sorted, (C,).
+        n_features_in_: Number of features D.
+        feature_names_in_: Names of the features, if X is a table with names.
+        network_: The `torch.nn.Sequential` that maps (N, D) to logits (N, C).
+        n_iter_: Number of epochs.
+        loss_curve_: Mean loss of each epoch.
         validation_scores_: Weighted accuracy on the held-out rows after each epoch; None without early stopping.
-        best_epoch_: The epoch whose weights were kept, from 1; None without early stopping.
-        learning_rate_: As given, or as found.
+        best_epoch_: Epoch of which the weights were kept, counted from 1; None without early stopping.
+        learning_rate_: The learning rate, as given or chosen.
     """
 
     validation_scores_: list[float] | None
@@ -130,10 +136,18 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EmphasisClassifier:
-        """Train from new weights on X (N, D), dense or sparse, y (N,) and sample_weight (N,) >= 0, a factor of w.
+        """Train from new weights.
+
+        Args:
+            X: Features of shape (N, D), dense or sparse.
+            y: Labels of shape (N,).
+            sample_weight: Factors of w, >= 0, of shape (N,), or None for 1.
+
+        Returns:
+            The classifier itself.
 
         Raises:
-            ValueError: A parameter is not allowed, data do not fit, or training diverged.
+            ValueError: A parameter is not allowed, the data does not match, or training diverged.
         """
         X, y, weight = _checked(self, X, y, sample_weight, reset=True)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -146,7 +160,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, scores = (X[train], labels[train], weight[train]), self.validation_scores_
         falls = self.learning_rate == "auto"
         if falls:
-            self.learning_rate_ = _found_rate(self, *rows)
+            self.learning_rate_ = _chosen_rate(self, *rows)
         ends = not falls and self.normalization != "batch"
         best, best_epoch, kept = -math.inf, 0, {}
         with _progress(self) as show:
@@ -154,35 +168,42 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if falls:
                     _set_rate(self, self.learning_rate_ * cosine(epoch - 1, self.max_epochs))
                 score = -_train_epoch(self, *rows)
-                said = f"epoch {epoch}: loss {-score:.5f}"
+                line = f"epoch {epoch}: loss {-score:.5f}"
                 if scores is not None:
                     right = _logits(self, X[held_out]).argmax(1).numpy() == labels[held_out]
                     score = float(np.average(right, weights=weight[held_out]))
-                    said += f", accuracy on held-out rows {score:.4f}"
+                    line += f", accuracy on held-out rows {score:.4f}"
                     if score > max(scores, default=-1.0):
                         kept, self.best_epoch_ = copy.deepcopy(self.network_.state_dict()), epoch
                     scores.append(score)
-                show(said)
+                show(line)
                 if score > best + self.tol:
                     best, best_epoch = score, epoch
                 elif epoch - best_epoch >= self.n_iter_no_change and (kept or ends):
                     break
-        _set_rate(self, self.learning_rate_)  # at which `partial_fit` goes on
+        _set_rate(self, self.learning_rate_)  # the rate with which `partial_fit` continues
         if kept:
             self.network_.load_state_dict(kept)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> EmphasisClassifier:
-        """Train for one more pass over these rows, with or without `early_stopping`; the arguments are those of `fit`.
+        """Train for one pass over these rows.
 
-        The first call needs `classes`, all labels that there will be.
+        Args:
+            X: Features of shape (N, D), dense or sparse.
+            y: Labels of shape (N,).
+            classes: All labels that will occur, which the first call needs.
+            sample_weight: Factors of w, >= 0, of shape (N,), or None for 1.
+
+        Returns:
+            The classifier itself.
 
         Raises:
-            ValueError: As `fit`, or `classes` are missing or not as before, or `y` holds another label.
+            ValueError: See `fit`. Also if `classes` is missing or has changed, or `y` has another label.
         """
         if self.class_weight == "balanced":
             raise EmphasisValueError(
-                'class_weight="balanced" needs all rows at once; give partial_fit a weight for each class'
+                'class_weight="balanced" needs all rows at once; use a dictionary of weights with partial_fit'
             )
         first = not hasattr(self, "network_")
         X, y, weight = _checked(self, X, y, sample_weight, reset=first)
@@ -197,12 +218,12 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """Return the logits, (N, C), or for two classes the second's minus the first's, (N,)."""
+        """Return the logits (N, C), or for two classes those of the second minus the first, (N,)."""
         logits = _logits(self, X, check=True).numpy()
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Any) -> Any:
-        """Return each class's probability, (N, C)."""
+        """Return the probabilities of the classes, (N, C)."""
         return _logits(self, X, check=True).softmax(1).numpy()
 
     def predict(self, X: Any) -> Any:
@@ -212,7 +233,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
-    """Return the data checked, or raise ValueError for what is not allowed; network and loss check their parameters."""
+    """Check data and parameters and return the data; the network and the loss check their own parameters."""
     whole = (lambda x: isinstance(x, Integral) and int(x) >= 1, "a whole number >= 1")
     positive = lambda x: 0 < x < math.inf  # noqa: E731
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -232,12 +253,12 @@ def _checked(model: EmphasisClassifier, X: Any, y: Any, sample_weight: Any, rese
 
 
 def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> None:
-    """Give the model a new network, its optimizer, the loss and random numbers."""
+    """Create the network, the optimizer, the loss and the generator of a model."""
     classes = model.classes_
     if len(classes) < 2:
         raise EmphasisValueError(f"y holds one class, {classes.tolist()[0]!r}; a classifier needs two classes or more")
     factors: Any = None
-    if model.class_weight == "balanced":  # scikit-learn's formula, a weight of 2 being a row twice
+    if model.class_weight == "balanced":  # scikit-learn's formula, in which a weight of 2 counts as two rows
         total = np.bincount(labels, weight)
         factors = torch.as_tensor(total.sum() / len(classes) / np.where(total > 0, total, 1.0))
     elif model.class_weight is not None:
@@ -247,11 +268,11 @@ def _start(model: EmphasisClassifier, dtype: Any, labels: Any, weight: Any) -> N
     with _own_random_numbers(model, torch.device("cpu")):
         network = mlp((model.n_features_in_,), len(classes), **layers)
     try:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        device = torch.device((found or "cpu") if model.device == "auto" else model.device)
-        wide = dtype == np.float64 and device.type != "mps"  # which has no float64
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        device = torch.device((accelerator or "cpu") if model.device == "auto" else model.device)
+        wide = dtype == np.float64 and device.type != "mps"  # MPS has no float64
         model.network_ = network.to(device, torch.float64 if wide else torch.float32)
-    except (AssertionError, RuntimeError, TypeError) as error:  # each of them, depending on what torch lacks
+    except (AssertionError, RuntimeError, TypeError) as error:  # one of these, depending on the device
         raise EmphasisValueError(
             f'device={model.device!r} cannot be used here; use "cpu" or "auto" ({error})'
         ) from None
@@ -270,8 +291,8 @@ def _set_rate(model: EmphasisClassifier, rate: float) -> None:
         group["lr"] = rate
 
 
-def _found_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
-    """Return the learning rate with which cross-entropy predicts held-out labels best, all rates trained at once."""
+def _chosen_rate(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
+    """Return the learning rate with which cross-entropy predicts held-out labels best; all are trained at once."""
     classes, like = len(model.classes_), next(model.network_.parameters())
     if not can_be_found(len(labels), classes):
         return middle_rate("adam")
@@ -315,17 +336,17 @@ def _batch_size(model: EmphasisClassifier, rows: int) -> int:
 
 @contextlib.contextmanager
 def _own_random_numbers(model: EmphasisClassifier, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators from the model's; afterwards they are as before."""
+    """Seed the generators of torch from that of the model within the context, and restore them after it."""
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         seed = model._random.randint(2**31)
         for generator in (torch.default_generator, *(torch.cuda.default_generators[gpu.index] for gpu in gpus)):
-            generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+            generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs
         yield
 
 
 def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
-    """Take one pass over the rows, note it and return its mean loss."""
+    """Train for one pass over the rows, record it and return its mean loss."""
     size = _batch_size(model, len(labels))
     order = np.arange(len(labels)) if size == len(labels) else model._random.permutation(len(labels))
     like = next(model.network_.parameters())
@@ -339,7 +360,7 @@ def _train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: 
             rows = order[start : start + size]
             weight, targets = _tensor(sample_weight[rows], like), torch.as_tensor(labels[rows], device=like.device)
             logits = model.network_(_tensor(X[rows], like))
-            if like.device.type == "cpu":  # where the loss refuses NaN
+            if like.device.type == "cpu":  # where the loss would raise an error for NaN
                 _check_finite(model, logits)
             finite = finite & logits.isfinite().all()
             loss = model._loss(logits, targets, weight)
@@ -364,13 +385,13 @@ def _check_finite(model: EmphasisClassifier, *tensors: torch.Tensor) -> None:
 
 
 def _tensor(rows: Any, like: torch.Tensor) -> torch.Tensor:
-    """Return rows, sparse or not, in the type and on the device of `like`."""
+    """Return dense or sparse rows with the dtype and device of `like`."""
     return torch.tensor(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=like.dtype, device=like.device)
 
 
 @torch.no_grad()
 def _logits(model: EmphasisClassifier, X: Any, check: bool = False) -> torch.Tensor:
-    """Return (N, C) logits on the CPU; `check` for rows that come from the user."""
+    """Return logits (N, C) on the CPU; `check` is for data of the user."""
     if check:
         check_is_fitted(model, "network_")
         X = validate_data(model, X, reset=False, **_INPUTS)
@@ -378,23 +399,23 @@ def _logits(model: EmphasisClassifier, X: Any, check: bool = False) -> torch.Ten
     starts = range(0, X.shape[0], _ROWS_AT_ONCE)
     logits = torch.cat([model.network_(_tensor(X[start : start + _ROWS_AT_ONCE], like)).cpu() for start in starts])
     if not bool(logits.isfinite().all()):
-        raise EmphasisValueError("NaN or infinite logits: training had diverged, or X is far from the training data")
+        raise EmphasisValueError("NaN or infinite logits: training has diverged, or X is far from the training data")
     return logits
 
 
 @contextlib.contextmanager
 def _progress(model: EmphasisClassifier) -> Iterator[Callable[[str], None]]:
-    """Give what shows an epoch's line: nothing, a bar, or print."""
+    """Yield a function that shows the line of an epoch: by nothing, a bar, or print."""
     bar: Any = None
     if model.verbose:
         with contextlib.suppress(ModuleNotFoundError):
             from rich.console import Console
             from rich.progress import Progress
 
-            bar = Progress(console=Console())  # one of its own, so that bars may run inside other live displays
+            bar = Progress(console=Console())  # a new console, so that bars can be shown inside other live displays
     if bar is None or not bar.console.is_terminal:
-        yield lambda said: print(said, flush=True) if model.verbose else None
+        yield lambda line: print(line, flush=True) if model.verbose else None
     else:
         with bar:
             task = bar.add_task("", total=model.max_epochs)
-            yield lambda said: bar.update(task, advance=1, description=said)
+            yield lambda line: bar.update(task, advance=1, description=line)

@@ -1,4 +1,4 @@
-"""Emphasis in TRL's supervised fine-tuning: `EmphasisSFTTrainer`.
+"""Losses for supervised fine-tuning with TRL: `EmphasisSFTTrainer`.
 
 Needs the extra `trl`.
 
@@ -28,29 +28,30 @@ from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
 
 TOKEN_WEIGHT = "token_weight"
-"""The key of a batch under which a data collator may give each token's weight, of the shape of its labels."""
+"""Key of a batch under which a data collator may pass the weights of tokens, of the shape of the labels."""
 
 _LOG_2 = math.log(2.0)
 
 
 class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's `SFTTrainer`, whose tokens push on the model by a weighting.
+    """The `SFTTrainer` of TRL with a weighting as its loss.
 
-    TRL computes the log-probabilities of the labels without ever holding the logits. Each is multiplied by
-    w / (2 (1 - p)), held constant for the derivative, so that the derivative with respect to the logits is that of
-    `emphasis_loss`, without a second forward pass. The loss that is logged is this weighted cross-entropy, not the
-    weighting's own loss value. `MAE()` with `normalization=None` is TRL's `loss_type="dft"`.
+    TRL computes the log-probabilities of the labels without storing the logits. Each is multiplied by w / (2 (1 - p)),
+    a constant for differentiation, so that the derivative with respect to the logits is that of `emphasis_loss`,
+    without a second forward pass. The logged loss is this weighted cross-entropy, not the value of the weighting's
+    loss. `MAE()` with `normalization=None` is TRL's `loss_type="dft"`.
 
     Args:
-        weighting: As `emphasis.torch.emphasis_loss` takes it, but a function of p alone: `Relative`, which needs the
-            largest probability as well, is refused.
-        normalization: As in `emphasis_loss`. Under "batch" each batch of a device has one unit of emphasis for each of
-            its tokens.
-        max_margin: As in `emphasis_loss`.
-        options: What `SFTTrainer` takes. A data collator may give `token_weight`, (N, T) >= 0, which multiplies w.
+        weighting: A weighting that depends on p only, see `emphasis.torch.emphasis_loss`. `Relative` is not allowed, as
+            it needs the largest probability as well.
+        *args: Positional arguments of `SFTTrainer`.
+        normalization: See `emphasis_loss`. Under "batch" the mean emphasis of the tokens of each batch on a device is
+            1.
+        max_margin: See `emphasis_loss`.
+        **options: Keyword arguments of `SFTTrainer`. A data collator may add `token_weight`, factors of w >= 0, (N, T).
 
     Raises:
-        ValueError: The weighting depends on more than p, or `args` asks for a loss of TRL's own.
+        ValueError: The weighting depends on more than p, or the arguments select another loss.
     """
 
     def __init__(
@@ -64,15 +65,15 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
         self.emphasis = resolve(weighting, normalization, "sum", max_margin, None)
         if self.emphasis.weighting.trust[0]:
             raise EmphasisValueError(
-                f"{self.emphasis.weighting!r} depends on the largest probability, which TRL does not keep; "
-                "use a weighting of p alone, such as DM(lam=0.5, beta=4, vanishing=True), or emphasis.huggingface"
+                f"{self.emphasis.weighting!r} depends on the largest probability, which TRL does not store; "
+                "use a weighting of p only, such as DM(lam=0.5, beta=4, vanishing=True), or emphasis.huggingface"
             )
         super().__init__(*args, **options)
         smoothing = self.args.label_smoothing_factor
         if self.args.loss_type != "nll" or self.compute_loss_func is not None or smoothing:
             raise EmphasisValueError(
                 f"loss_type={self.args.loss_type!r}, compute_loss_func and label_smoothing_factor={smoothing} would "
-                "take the weighting's place; leave them out"
+                "replace the weighting; omit them"
             )
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -83,13 +84,13 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return TRL's loss of the weighted log-probabilities, and what it measures besides."""
+        """Return the loss of TRL for weighted log-probabilities, and its other metrics."""
         inputs = dict(inputs)
         token_weight = inputs.pop(TOKEN_WEIGHT, None)
 
-        def weighted(**given: Any) -> Any:
-            outputs = model(**given)
-            if given.get("fused_lm_head"):
+        def weighted(**arguments: Any) -> Any:
+            outputs = model(**arguments)
+            if arguments.get("fused_lm_head"):
                 shifted = None if token_weight is None else token_weight[:, -outputs.log_probs.shape[1] :]
                 outputs.log_probs = outputs.log_probs * self.factor(outputs.log_probs, outputs.label_mask, shifted)
             return outputs
@@ -98,12 +99,15 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def factor(self, log_p: Tensor, mask: Tensor, token_weight: Tensor | None = None) -> Tensor:
-        """Return w / (2 (1 - p)) of each token, of the shape of `log_p`; 0 where there is no label or no push.
+        """Return w / (2 (1 - p)) of each token, of the shape of `log_p`; 0 where there is no label or no derivative.
 
         Args:
-            log_p: Log-probabilities of the labels.
-            mask: Where there is a label.
-            token_weight: >= 0, multiplies w.
+            log_p: Log-probabilities of the labels, of any shape.
+            mask: Whether each token has a label, of the same shape.
+            token_weight: Factors of w, >= 0, of the same shape, or None for 1.
+
+        Raises:
+            ValueError: `token_weight` has another shape, or is negative or NaN somewhere.
         """
         options, dtype = self.emphasis, log_p.dtype
         mask = mask.bool()

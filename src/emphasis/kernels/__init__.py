@@ -1,6 +1,6 @@
-"""Fused kernels behind `emphasis.torch`: three ways to run them, each a `Backend`.
+"""Fused kernels of `emphasis.torch`, in three implementations of the protocol `Backend`.
 
-`native` is for the CPU, in C; `gpu` in Triton; `operators` runs anywhere. A loss of labels takes one sweep over memory,
-from the weighting's table. Its two halves, `margins` and `derivative`, are for what lies between: weights that need
-other ranks, or a formula that no table holds.
+`native` has kernels for the CPU in C, `gpu` kernels in Triton, and `operators` torch operators for all devices. A loss
+of labels takes one sweep over memory and the table of the weighting. Where weights need other ranks or a formula, they
+are computed between its two halves, `margins` and `derivative`.
 """

@@ -1,6 +1,6 @@
-"""What a loss asks of the kernels that compute it: `Backend`, and which of the three a tensor gets.
+"""`Backend`: the interface of the kernels that compute a loss.
 
-Every function that computes a derivative returns it: there is no buffer that a caller makes and nobody writes.
+Functions that compute a derivative return it; callers do not pass buffers.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from emphasis.weighting.options import Reduction
 
 Wrong = Literal["label", "logits", "probabilities"]
 GradientIn = Literal["new memory", "the logits", "nothing"]
-"""Where the derivative goes; "nothing" for the loss alone."""
+"""Memory of the derivative; "nothing" if only the loss is computed."""
 
 
 def is_watched() -> bool:
-    """Return whether somebody records what is done to tensors: torch.jit.trace, or a dispatch mode such as make_fx's.
+    """Return whether operations on tensors are recorded, by torch.jit.trace or a dispatch mode such as that of make_fx.
 
-    What is read of a tensor, or written to its memory by address, would not be in the record.
+    Values read from a tensor, or written to its memory by address, would not be recorded.
     """
     return is_tracing() or dispatch_modes_are_active()
 
 
 def can_be_read(tensor: Tensor) -> bool:
-    """Return whether a value can be read without stalling a device, and has one value."""
+    """Return whether values of a tensor can be read, which needs no wait for a device and no transform such as vmap."""
     return tensor.is_cpu and not transforms_are_active() and not is_watched()
 
 
 class Result(NamedTuple):
-    """What a loss comes to.
+    """The result of a loss.
 
     Attributes:
-        loss: Like the labels for reduction "none", else (); float64 for float64 logits, float32 otherwise.
-        gradient: The loss's derivative, of the logits' shape and dtype, or None if none was asked for.
-        pending_scale: What the gradient is still to be multiplied by. It is 1 but for float16, which could not hold the
-            derivative of a mean before a gradient scaler has multiplied it.
+        loss: Losses of the shape of the labels for reduction "none", else a scalar; float64 for float64 logits and
+            float32 otherwise.
+        gradient: Derivative of the loss, of the shape and dtype of the logits; None if it was not requested.
+        pending_scale: Factor that the gradient has to be multiplied by. It is 1 except for float16, in which the
+            derivative of a mean may underflow before a gradient scaler has multiplied it.
     """
 
     loss: Tensor
@@ -49,12 +50,14 @@ class Result(NamedTuple):
 
 
 class Margins(NamedTuple):
-    """The first half of a derivative, between which and the second a caller weighs the examples.
+    """The first half of the computation; the caller computes weights from it for `Backend.derivative`, the second half.
 
     Attributes:
-        margin: Like the labels, 0 for ignored examples; float64 for float64 logits, float32 otherwise.
-        lead: Of the same shape and dtype, the label's logit less the largest other one; anything for ignored examples.
-        state: What `Backend.derivative` of the same backend needs.
+        margin: Margins of the shape of the labels, 0 for ignored examples; float64 for float64 logits and float32
+            otherwise.
+        lead: Logits of the labels minus the largest other logits, of the same shape and dtype; undefined for ignored
+            examples.
+        state: Values that `Backend.derivative` of the same backend needs.
     """
 
     margin: Tensor
@@ -63,11 +66,11 @@ class Margins(NamedTuple):
 
 
 class ExampleError(EmphasisValueError):
-    """An example that has no loss: its label is not allowed, or one of its logits is not finite.
+    """An example has a label that is not allowed or a logit that is not finite.
 
     Attributes:
-        example: Its index in labels.flatten().
-        what: "label", "logits" or "probabilities", whichever is not allowed.
+        example: Index of the example in labels.flatten().
+        what: The part that is not allowed: "label", "logits" or "probabilities".
     """
 
     def __init__(self, example: int, what: Wrong) -> None:
@@ -77,15 +80,16 @@ class ExampleError(EmphasisValueError):
 
 
 class Backend(Protocol):
-    """One way to run the kernels.
+    """An implementation of the kernels.
 
-    logits are (outer, C, ...) and contiguous, labels (outer, ...) int64, contiguous, in [0, C) or `ignore_index`; an
-    example is one (outer, ...). `factor` has the labels' shape: float64 weights >= 0 of the examples, or None for 1.
-    `table` is `MarginTable.packed` on the logits' device, of a table that is exact where the logits are float64.
-    A mean divides by the sum of the factors of the examples that count. With `is_batch` weights are shares of the
-    batch's sum instead, and the loss is the weighted cross-entropy; "mean" and "sum" are the same then.
+    Logits are contiguous (outer, C, ...), and labels contiguous (outer, ...) int64 in [0, C) or `ignore_index`; each
+    (outer, ...) is an example. `factor` has the shape of the labels: float64 weights >= 0 of the examples, or None for
+    1. `table` is `MarginTable.packed` on the device of the logits; that table is exact if the logits are float64. A
+    mean divides by the sum of the factors of examples that are not ignored. With `is_batch` weights are shares of their
+    sum over the batch, and the loss is the weighted cross-entropy; "mean" and "sum" are then the same.
 
-    Where reading a value costs nothing, an example that is wrong raises `ExampleError`; elsewhere its loss is NaN.
+    A bad example raises `ExampleError` on the CPU; on other devices, where reading a value would stall, its loss is
+    NaN.
     """
 
     name: str
@@ -107,17 +111,17 @@ class Backend(Protocol):
     ) -> Result:
         """Return the loss of class labels and its derivative.
 
-        trust: `Weighting.trust`, which the table has as well, but on a device where reading it would stall.
+        `trust` is `Weighting.trust`; the table contains it too, but reading it from a device would stall.
         """
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
-        """Return what a weighting that depends on the batch has to know of it.
+        """Return the statistics for weightings that depend on the batch.
 
-        share: Of the labels' shape, float64 >= 0: what each example counts, 0 for those that are ignored.
+        `share` is the weight of each example, float64 >= 0 of the shape of the labels, 0 for ignored examples.
         """
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
-        """Return each example's margin; `gradient_in` says what will be asked of `derivative`."""
+        """Return the margins; `gradient_in` is that of the later call of `derivative`."""
 
     def derivative(
         self,
@@ -128,12 +132,12 @@ class Backend(Protocol):
         ignore_index: int,
         gradient_in: GradientIn,
     ) -> Tensor:
-        """Return dz_y = -half, dz_j = half q_j of the same logits, 0 for ignored examples; half: half the weights."""
+        """Return the derivative dz_y = -half, dz_j = half q_j of the same logits; 0 for ignored examples."""
 
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
         """Return gradient * factor * pending_scale in the gradient's memory.
 
-        factor: One number, or one for each example with size 1 for C.
+        `factor` is a scalar, or a tensor with a number for each example and size 1 for C.
         """
 
 
@@ -157,10 +161,10 @@ class TargetsBackend(Backend, Protocol):
         """Return the loss of rows of probabilities and its derivative.
 
         Args:
-            logits: (N, C), contiguous.
-            targets: (N, C), float64 for float64 logits and float32 otherwise; each row sums to 1.
-            class_weight: (C,) float64 >= 0, which multiplies the rows, or None for 1.
-            factor: (N,) float64 >= 0, the weights of the examples, or None for 1.
+            logits: Contiguous logits, (N, C).
+            targets: Probabilities (N, C), float64 for float64 logits and float32 otherwise; each row sums to 1.
+            class_weight: Factors of the probabilities by class, (C,) float64 >= 0, or None for 1.
+            factor: Weights of the examples, (N,) float64 >= 0, or None for 1.
             table: `MarginTable.packed`.
             compact: `MarginTable.compact`, or None.
             reduction: "mean" divides by the sum of factor * class_weight * targets.

@@ -1,6 +1,6 @@
-"""What a weighting that depends on the batch has to know of it before an example is weighed; see `Relative`.
+"""Statistics of a batch for weightings that depend on it, such as `Relative`.
 
-In torch operators, for any device, dtype and layout. The kernels for the CPU find it out by themselves.
+They are computed by torch operators, for any device, dtype and layout. The kernels for the CPU compute their own.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from emphasis.weighting._numerics import doubt_of, exponent_of
 
 
 class Likeliest(NamedTuple):
-    """The likeliest class of each example, and how likely each class is in the batch.
+    """The likeliest class of each example, and the probability of each class in the batch.
 
-    Probabilities are given by what they lack to 1, which keeps its digits where they are near 1.
+    Probabilities are stored as their difference from 1, which keeps its precision where they are near 1.
 
     Attributes:
-        top: int64, the likeliest class, in its examples' shape.
-        rest: 1 - p_max, of that shape.
-        sums: (C,), the sum over examples of share * (1 - p), where an example counts as much as its share.
+        top: Likeliest classes, int64 of the shape of the examples.
+        rest: Values of 1 - p_max, of the same shape.
+        sums: Sums over examples of share * (1 - p) for each class, (C,).
     """
 
     top: Tensor
@@ -38,13 +38,13 @@ class BatchStatistics(NamedTuple):
 
 
 def likeliest_of(logits: Tensor, share: Tensor, dim: int = 1, across: tuple[int, ...] | None = None) -> Likeliest:
-    """Return the likeliest class and what follows, with size 1 along `dim`, which are the classes.
+    """Return the likeliest classes and their statistics, with size 1 along `dim`.
 
     Args:
-        logits: At least float32; of an example with a share of 0 they may be anything.
-        share: What each example counts, with size 1 along `dim`.
-        dim: Of the classes.
-        across: The dimensions to sum over; all but `dim` if None.
+        logits: Logits in float32 or float64, with the classes along `dim`; of examples with share 0 they may be NaN.
+        share: Weights of the examples, with size 1 along `dim`.
+        dim: Dimension of the classes.
+        across: Dimensions to sum over; all but `dim` by default.
     """
     logits = logits.detach()
     top = logits.argmax(dim, keepdim=True)
@@ -59,14 +59,14 @@ def likeliest_of(logits: Tensor, share: Tensor, dim: int = 1, across: tuple[int,
 def exponents(
     trust: tuple[float, float], log_p: Tensor, lead: Tensor, share: Tensor | None, likeliest: Likeliest
 ) -> Tensor:
-    """Return the exponents of p / p_max of a batch that is here as a whole, of the shape of `likeliest.rest`.
+    """Return the exponents of p / p_max for a batch that is not distributed, of the shape of `likeliest.rest`.
 
     Args:
         trust: `Weighting.trust`.
-        log_p: Of the labels.
-        lead: Of that shape, the labels' logits less the largest other ones.
-        share: Of that shape, what each counts, or None for 1.
-        likeliest: Of the examples.
+        log_p: Log probabilities of the labels.
+        lead: Logits of the labels minus the largest other logits, of the same shape.
+        share: Weights of the labels, of the same shape, or None for 1.
+        likeliest: Likeliest classes of the examples.
     """
     doubt = doubt_of(log_p, lead, torch)
     if share is not None:
@@ -81,7 +81,7 @@ def exponents(
 def exponents_of_targets(
     trust: tuple[float, float], logits: Tensor, targets: Tensor, class_weight: Tensor | None, factor: Tensor | None
 ) -> Tensor:
-    """Return the exponents (N,) of rows of probabilities, (N, C) as the logits, in float64."""
+    """Return the exponents (N,) for target probabilities (N, C), in float64; see `exponents`."""
     share = targets if class_weight is None else targets * class_weight
     share = (share if factor is None else share * factor.unsqueeze(1)).to(
         torch.promote_types(logits.dtype, torch.float32)

@@ -1,6 +1,6 @@
-"""How the kernels for the CPU are compiled: sources, options, levels of the instruction set.
+"""Compilation of the kernels for the CPU: sources, options and levels of the instruction set.
 
-Imports neither torch nor the rest of the package, so that a build can load this file alone.
+This file imports neither torch nor the rest of the package, so that a build can load it by itself.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LEVELS = {
     "x86-64-v3": ("-march=x86-64-v3",),
     "x86-64-v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
 }
-"""Options for each level of x86-64's instruction set; another processor has one level, named like its architecture."""
+"""Options for the levels of x86-64. Other processors have one level, named after their architecture."""
 SECONDS_TO_COMPILE = 40.0
 
 
 def levels() -> tuple[str, ...]:
-    """Return the levels of this machine's architecture, the lowest first."""
+    """Return the levels of this machine's architecture, lowest first."""
     machine = platform.machine()
     return tuple(LEVELS) if machine in ("x86_64", "AMD64") else (machine,)
 
@@ -50,24 +50,30 @@ def digest(content: bytes) -> str:
 
 
 def compiler_command() -> list[str] | None:
-    """Return the C compiler: what $CC says, or the first there is; None if there is none."""
+    """Return the command of the C compiler: $CC, or the first of cc, gcc and clang; None if there is none."""
     named = os.environ.get("CC", "").split()
-    return named or next(([found] for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    return named or next(([path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
 def compile_to(path: Path, level: str, compiler: list[str], *options: str) -> None:
-    """Compile the kernels for a level of the instruction set, with further options if there are any.
+    """Compile the kernels for a level of the instruction set.
+
+    Args:
+        path: File to write.
+        level: Level of the instruction set, from `levels()`.
+        compiler: Command of the compiler.
+        *options: Further options of the compiler.
 
     Raises:
-        OSError, subprocess.SubprocessError: There is no such compiler, it fails, or it does not end.
+        OSError, subprocess.SubprocessError: The compiler does not exist, fails, or does not end in time.
     """
     flags = [*FLAGS, *LEVELS.get(level, ()), *options]
-    static = ["-static"] if os.name == "nt" else []  # gcc's threads on Windows are a library that users lack
+    static = ["-static"] if os.name == "nt" else []  # users of Windows may not have the library of gcc's threads
     command = [*compiler, *flags, *static, "-o", str(path), *map(str, SOURCES), "-lm", "-lpthread"]
-    # Into a file, not a pipe, and in a session of its own: a compiler that hangs may have children that hold a pipe.
-    with tempfile.TemporaryFile() as said:
+    # A file and not a pipe, and a new session: children of a compiler that hangs may keep a pipe open.
+    with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
         )
         try:
             status = process.wait(SECONDS_TO_COMPILE)
@@ -77,5 +83,5 @@ def compile_to(path: Path, level: str, compiler: list[str], *options: str) -> No
             process.wait()
             raise
         if status:
-            said.seek(0)
-            raise subprocess.CalledProcessError(status, command, stderr=said.read())
+            messages.seek(0)
+            raise subprocess.CalledProcessError(status, command, stderr=messages.read())

@@ -1,7 +1,7 @@
-"""The kernels for GPUs, `triton_rows`, as a `Backend`: where there is Triton.
+"""The kernels for GPUs, in Triton, as a `Backend`.
 
-Nothing is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small
-loss takes as long as the host needs to start it, so there is nothing here but a few launches.
+No value is read on the host: a label that is not allowed, or a logit that is not finite, makes the loss NaN. A small
+loss takes as long as the host needs to start its kernels, so there are only a few launches.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from emphasis.weighting.margin_table import (
 from emphasis.weighting.options import Reduction
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Classes that a program holds in registers with room for a second program on the processor, and with none.
+# Largest numbers of classes in registers, with room for a second program on the multiprocessor and without.
 _EASILY, _AT_MOST = 8192, 32768
-# Where it reads twice: classes at a time, if the rows of all the programs at work (four or five on a processor, or one)
-# are to be still in a cache the second time; and bytes of a row up to which that is so of the smaller chunk.
+# Chunks of classes where rows are read twice: with the smaller one the rows of all active programs (four or five on a
+# multiprocessor, or one) are cached the second time, if a row has at most so many bytes.
 _CHUNK, _LARGE_CHUNK, _CACHED = 4096, 16384, 65536
-_MOST_TARGETS = 1024  # the same of rows of probabilities
-# Numbers at a time where there is nothing to sum; programs that fill any device, and start in no time.
+_MOST_TARGETS = 1024  # the same for rows of probabilities
+# Numbers at a time where nothing is summed, and number of programs that fill any device.
 _SPAN, _MOST_PROGRAMS = 4096, 4096
-# Examples whose factors one program adds up as fast as it starts, and programs that do for more, or for rows.
+# Examples whose factors one program sums, and number of programs that sum those of more, or of rows.
 _FEW, _ADDERS = 8192, 64
-_ADDERS_OF_CLASSES = 1024  # programs that add up over examples, for all chunks of classes together
+_ADDERS_OF_CLASSES = 1024  # programs that sum over examples, for all chunks of classes together
 _TABLE = {"TERMS": DEGREE + 1, "OCTAVES": OCTAVES, "REACH": MARGIN_REACH}
 _COMPACT = {
     "CELLS": COMPACT_OCTAVES << COMPACT_SPLITS,
@@ -52,7 +52,7 @@ _COMPACT = {
     "COMPACT_SPLITS": COMPACT_SPLITS,
     "COMPACT_REACH": COMPACT_REACH,
 }
-_SUMS = {"SPAN": 512}  # numbers at a time where the sums of programs are added up
+_SUMS = {"SPAN": 512}  # numbers at a time where the sums of programs are added
 _OPTIONS = {"enable_fp_fusion": True}  # the default of some versions of Triton, and a warning in others
 _FACTORS = {"SPAN": 1024, **_OPTIONS}
 _ALL_SUMS = {**_SUMS, **_OPTIONS}
@@ -60,12 +60,12 @@ _SCALE = {"SPAN": _SPAN, "num_warps": 8, **_OPTIONS}
 
 
 def available(device: torch.device) -> bool:
-    """Return whether the kernels run on this device: on a GPU, or anywhere under Triton's interpreter."""
+    """Return whether the kernels run on a device: on GPUs, and everywhere in Triton's interpreter."""
     return triton is not None and (device.type == "cuda" or not isinstance(kernels.fused, triton.JITFunction))
 
 
 class GpuBackend:
-    """Kernels in Triton. Arithmetic is in float32, and what is done once per example in float64."""
+    """The kernels in Triton. They compute in float32, and in float64 what is computed once per example."""
 
     name = "gpu"
 
@@ -74,7 +74,12 @@ class GpuBackend:
         start: Callable[[Any, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None],
         empty_number: Callable[[torch.dtype, torch.device], Tensor],
     ) -> None:
-        """Make a backend that starts kernels by start(kernel, grid, arguments, options), with room for one number."""
+        """Create a backend.
+
+        Args:
+            start: Function (kernel, grid, arguments, options) that starts a kernel.
+            empty_number: Function (dtype, device) that returns an empty scalar tensor.
+        """
         self._start, self._empty_number = start, empty_number
 
     def takes(self, dtype: torch.dtype) -> bool:
@@ -100,7 +105,7 @@ class GpuBackend:
         (tiles, chunks), sizes, tile = _layout(logits, once=is_batch)
         exponent = self._exponents(trust, logits, labels, factor, ignore_index) if trust[0] else None
         given = logits, labels, factor, table, exponent, ignore_index
-        if is_batch:  # a state for each example, and 2 numbers for all, 3 for each program and 1 for each example
+        if is_batch:  # states of examples; and 2 numbers, 3 for each program and 1 for each example
             state = torch.empty((3, examples), dtype=torch.float32, device=device)
             work = torch.empty(2 + 3 * tiles + examples, dtype=torch.float64, device=device)
             self._start(kernels.margins, (tiles,), (*given, state, work, *sizes), {**tile, **_TABLE})
@@ -165,7 +170,7 @@ class GpuBackend:
         return Result(loss, gradient, 1.0 if pending is None else pending)
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
-        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        """Return the statistics for weightings that depend on the batch: as `Backend`."""
         device, classes = logits.device, logits.shape[1]
         (tiles, _), sizes, tile = _layout(logits, once=True)
         state = torch.empty((6, *labels.shape), dtype=torch.float32, device=device)
@@ -186,7 +191,7 @@ class GpuBackend:
     def _exponents(
         self, trust: tuple[float, float], logits: Tensor, labels: Tensor, factor: Tensor | None, ignore_index: int
     ) -> Tensor:
-        """Return the exponents of p / p_max of class labels, of their shape, in float64."""
+        """Return the exponents of p / p_max for class labels, of their shape, in float64."""
         share = share_of_labels(labels, factor, ignore_index)
         margin, lead, likeliest = self.batch_statistics(logits, labels, share, ignore_index)
         return exponents(trust, F.logsigmoid(margin.double()), lead.double(), share, likeliest).contiguous()
@@ -199,7 +204,7 @@ class GpuBackend:
         reduction: Reduction,
         is_batch: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return room for a loss, and for the pending scale where float16 needs one."""
+        """Return memory for a loss, and for the pending scale if float16 needs one."""
         loss = (
             torch.empty(shape, dtype=torch.float32, device=logits.device)
             if reduction == "none"
@@ -209,7 +214,7 @@ class GpuBackend:
         return loss, self._empty_number(torch.float64, logits.device) if defers else None
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
-        """Return each example's margin: as `Backend`."""
+        """Return the margins: as `Backend`."""
         (tiles, _), sizes, tile = _layout(logits, once=True)
         state = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
         arguments = logits, labels, None, None, None, ignore_index, state, None, *sizes
@@ -230,7 +235,7 @@ class GpuBackend:
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
         """Return gradient * factor * pending_scale in place: as `Backend`.
 
-        For one number, also one expanded to every example, that is a launch, without memory traffic if it is 1.
+        For a single number, expanded or not, this is one launch, which does not access the gradient if the number is 1.
         """
         pending = pending_scale if isinstance(pending_scale, Tensor) else None
         if any(factor.stride()):
@@ -245,7 +250,7 @@ GPU = GpuBackend(start, lambda dtype, device: torch.empty((), dtype=dtype, devic
 
 
 def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
-    """Return memory for a derivative, which the kernels fill whole."""
+    """Return memory for a derivative, all of which the kernels write."""
     if gradient_in == "nothing":
         return None
     return logits if gradient_in == "the logits" else torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -255,11 +260,11 @@ def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
 
 
 def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int, int], Mapping[str, Any]]:
-    """Return how many tiles there are of examples and of classes, the sizes a kernel is told, and the tile.
+    """Return the numbers of tiles of examples and of classes, the sizes to pass to a kernel, and the tile.
 
     Args:
-        logits: (outer, C, ...).
-        once: The kernel need not come back to the logits.
+        logits: Logits (outer, C, ...).
+        once: Whether the kernel reads the logits only once.
     """
     outer, classes, *rest = logits.shape
     classes, inner = int(classes), 1
@@ -272,7 +277,7 @@ def _layout(logits: Tensor, once: bool) -> tuple[tuple[int, int], tuple[int, int
 
 
 def _tiles(logits: Tensor, sizes: tuple[int, int, int], examples: int) -> int:
-    """Return how many tiles of so many examples there are."""
+    """Return the number of tiles with a given number of examples."""
     inner = sizes[2]
     tiles: int = logits.shape[0] * -(-inner // examples) if inner > 1 else -(-logits.shape[0] // examples)
     return tiles
@@ -287,7 +292,7 @@ def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]
         columns = min(power, 32)
         examples, warps = min(2048 // columns, 256, _power_from(inner)), 2
     elif power <= _EASILY or (not once and power <= _AT_MOST and row > _CACHED):
-        # Every thread of a row does what there is to do for an example, so a thread has few examples.
+        # Every thread of a row repeats the computation for its examples, so a thread has few examples.
         columns, examples = power, max(1, min(512 // power, 128 if power <= 32 else 4))
         warps = 4 if power <= 32 else 32 if power > _EASILY else max(1, min(8, power // 512))
     else:
@@ -298,7 +303,7 @@ def _tile(classes: int, inner: int, itemsize: int, once: bool) -> dict[str, Any]
 
 @lru_cache(maxsize=1024)
 def _tile_of_sums(classes: int, inner: int) -> dict[str, Any]:
-    """Return the tile for sums over examples: 32 numbers for each thread, neighbours in memory among them."""
+    """Return the tile for sums over examples: 32 numbers for each thread, some of them adjacent in memory."""
     columns = min(_power_from(classes), 32 if inner > 1 else 128)
     examples = min(4096 // columns, 128, _power_from(inner) if inner > 1 else 128)
     return {"EXAMPLES": examples, "CLASSES": columns, "SPATIAL": inner > 1, "num_warps": 4, **_OPTIONS}
@@ -306,12 +311,12 @@ def _tile_of_sums(classes: int, inner: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _tile_of_targets(classes: int) -> dict[str, Any]:
-    """Return the tile for rows of probabilities: 2 numbers for each thread, for each needs a look at a table."""
+    """Return the tile for rows of probabilities: 2 numbers for each thread, as each needs a table look-up."""
     columns = min(_power_from(classes), _MOST_TARGETS)
     examples = max(1, 512 // columns)
     return {"EXAMPLES": examples, "CLASSES": columns, "num_warps": examples * columns // 64, **_OPTIONS}
 
 
 def _power_from(number: int) -> int:
-    """Return the least power of two that is not below a positive number."""
+    """Return the smallest power of two that is not below a positive number."""
     return 1 << (number - 1).bit_length()

@@ -1,7 +1,8 @@
-"""The kernels for GPUs as operators that a compiler looks into: a compiled graph on a GPU holds their launches.
+"""The kernels for GPUs as operators that the compiler traces: a compiled graph contains their launches.
 
-`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative and what that is
-still to be multiplied by. Outside a compiler they are `GPU`. An exported program holds them by name.
+`torch.ops.emphasis.loss_of_labels_on_gpu` and `loss_of_targets_on_gpu` return the loss, the derivative and a scale that
+the derivative has to be multiplied by. Outside of a compiler they call `GPU`. An exported program contains them by
+name.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from emphasis.kernels.triton_targets import count_targets, targets_fused, target
 
 
 def _backend(*traced: Any) -> GpuBackend:
-    """Return a backend that starts these kernels, or lets who is tracing know that they are to be started.
+    """Return a backend that starts kernels, or records their launches while they are traced.
 
     Args:
-        traced: What `wrap_triton` makes of them: called where a cache of compiled graphs looks for kernels, in the
-            operator itself, for that their text is a part of its key.
+        traced: Results of `wrap_triton`, which the operator itself calls: the cache of compiled graphs looks there for
+            kernels, the source of which is part of its key.
     """
-    known = {id(getattr(one, "kernel", one)): one for one in traced}
+    wrapped = {id(getattr(kernel, "kernel", kernel)): kernel for kernel in traced}
 
     def begin(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
-        one = known[id(kernel)]
-        if one is kernel:
+        launcher = wrapped[id(kernel)]
+        if launcher is kernel:
             start(kernel, grid, arguments, options)
         else:
-            one[grid](*arguments, **{name: value for name, value in options.items() if name != "enable_fp_fusion"})
+            launcher[grid](*arguments, **{name: value for name, value in options.items() if name != "enable_fp_fusion"})
 
-    # A tensor without dimensions would be filled by one more kernel before it is overwritten.
+    # A tensor without dimensions would be initialized by one more kernel.
     return GpuBackend(begin, lambda dtype, device: torch.empty(1, dtype=dtype, device=device).view(()))
 
 
 def _three(result: Result, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result as tensors, without elements where there is no gradient or nothing to multiply it by."""
+    """Return a result as three tensors; an absent gradient or scale is a tensor without elements."""
     loss, gradient, pending = result
     return (
         loss,
@@ -52,7 +53,7 @@ def _three(result: Result, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _of_no_example(logits: Tensor, reduction: str, with_gradient: bool) -> Result:
-    """Return the result where there is nothing to start a kernel for."""
+    """Return the result for no example, for which no kernel is started."""
     shape = logits.shape[:1] + logits.shape[2:] if reduction == "none" else ()
     return Result(
         logits.new_zeros(shape, dtype=torch.float32), torch.empty_like(logits) if with_gradient else None, 1.0
@@ -112,7 +113,7 @@ def loss_of_targets_on_gpu(
     q: float = 0.0,
     doubt: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss of rows of probabilities and the rest: as `TargetsBackend.loss_of_targets`, for any strides."""
+    """Return the loss of probabilities and the rest: as `TargetsBackend.loss_of_targets`, for any strides."""
     if logits.numel() == 0:
         return _three(_of_no_example(logits, reduction, with_gradient), logits)
     backend = _backend(

@@ -1,9 +1,9 @@
-"""The compiled kernels for the CPU as a shared library: shipped with the package, or compiled on first use and kept.
+"""The compiled kernels for the CPU as a shared library, which is part of the package or compiled on first use.
 
-A wheel holds one library for each level of the instruction set; a checkout holds none, and any C compiler that knows
-gcc's options (gcc, clang) makes it in a few seconds, once for each version of the source. Where neither is to be had,
-or with EMPHASIS_NATIVE=0 in the environment, the loss runs on torch operators: slower, and as exact. Speed is optional,
-so nothing here raises.
+A wheel contains a library for each level of the instruction set. In a checkout a C compiler with gcc's options, such as
+gcc or clang, compiles it in a few seconds, once for each version of the source. Without either, or with
+EMPHASIS_NATIVE=0 in the environment, the loss uses torch operators, which are slower and equally exact. No error is
+raised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from emphasis.files import cache_dir
 from emphasis.kernels import compiler
 
 BUILT = Path(__file__).parent / "built"
-# By what torch itself uses of the processor, so that a cache shared by several machines is safe.
+# The instruction sets that torch uses, so that several machines can share a cache.
 _LEVEL_OF_TORCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 _FUNCTIONS = {  # p: pointer, s: 64-bit integer, i: int
     "emphasis_supports": "i",
@@ -40,22 +40,21 @@ _log = logging.getLogger("emphasis")
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """Return the kernels, or None where they cannot be had: then a warning has said why, and what to do."""
+    """Return the kernels, or None where they are not available, which a warning has explained."""
     if os.environ.get("EMPHASIS_NATIVE") == "0":
         return None
     try:
         shipped = BUILT / compiler.library_name(level())
         if shipped.is_file():
-            with suppress(OSError, AttributeError):  # made for another C library, say
+            with suppress(OSError, AttributeError):  # built for another C library, for example
                 return opened(shipped)
         return _compiled()
-    # Whatever goes wrong with an optional library (no home, a compiler that hangs, a disk that is full, a file that is
-    # no library), the answer is the same.
+    # The library is optional, whatever fails: there is no home folder, a compiler hangs, or the disk is full.
     except Exception as error:
         _log.warning(
-            "The loss runs on torch operators, which is slower, because its compiled kernels cannot be used: %s. "
-            "Install a C compiler (gcc or clang), or name one in the environment variable CC; EMPHASIS_NATIVE=0 turns "
-            "the kernels off, and this warning with them.",
+            "The loss uses torch operators, which are slower, because its compiled kernels cannot be used: %s. "
+            "Install a C compiler (gcc or clang), or name one in the environment variable CC; EMPHASIS_NATIVE=0 "
+            "disables the kernels and this warning.",
             _reason(error),
         )
         return None
@@ -69,11 +68,11 @@ def level() -> str:
 
 
 def opened(path: Path) -> ctypes.CDLL:
-    """Return a library whose functions know what they take."""
-    found = ctypes.CDLL(str(path))
+    """Open a library and declare the arguments of its functions."""
+    opened_library = ctypes.CDLL(str(path))
     for name, kinds in _FUNCTIONS.items():
-        getattr(found, name).argtypes = [_KINDS[kind] for kind in kinds]
-    return found
+        getattr(opened_library, name).argtypes = [_KINDS[kind] for kind in kinds]
+    return opened_library
 
 
 def _compiled() -> ctypes.CDLL:
@@ -85,19 +84,19 @@ def _compiled() -> ctypes.CDLL:
     try:
         folder = cache_dir() / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
-        # A library that is not whole would take the process down, so its name says what must be in it.
+        # A truncated library would crash the process, so its name contains a checksum.
         for kept in folder.glob(f"rows-{key}-*.so"):
             if kept.name == f"rows-{key}-{compiler.digest(kept.read_bytes())}.so":
                 return opened(kept)
         with tempfile.TemporaryDirectory(dir=folder) as building:
             new = Path(building) / "new.so"
             compiler.compile_to(new, level(), command)
-            found = opened(new)  # before it is kept: a folder that is noexec holds nothing
+            compiled = opened(new)  # fails in a folder mounted noexec, which then caches nothing
             new.replace(folder / f"rows-{key}-{compiler.digest(new.read_bytes())}.so")
-            return found
+            return compiled
     except (OSError, RuntimeError, AttributeError):
-        # No home, or one that cannot be written to or run from, or a file there that is no such library: for this
-        # process alone, then. What is open stays open without its file.
+        # There is no cache folder that can be written to and executed from: compile for this process only. An open
+        # library stays open without its file.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as building:
             new = Path(building) / "new.so"
             compiler.compile_to(new, level(), command)

@@ -1,4 +1,4 @@
-"""The kernels for the CPU, rows.c and what it includes, called with the addresses of tensors."""
+"""The kernels for the CPU, in rows.c and its headers, which are called with the addresses of tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _threads = torch.get_num_threads
 
 
 class NativeBackend:
-    """Kernels in C. float64 logits are computed in float64, all others in float32."""
+    """The kernels in C. They compute in float64 for float64 logits and in float32 otherwise."""
 
     name = "native"
 
@@ -122,18 +122,18 @@ class NativeBackend:
         reduction: Reduction,
         gradient_in: GradientIn,
     ) -> Result:
-        """Return the loss of one logit for two classes and its derivative.
+        """Return the loss of one logit for two classes, and its derivative.
 
         Args:
-            logits: (N,), contiguous.
-            labels: (N,) int64 in {0, 1} or `ignore_index`; or probabilities of class 1, float64 for float64 logits and
-                float32 otherwise.
-            class_weight: (2,) float64 >= 0, or None.
-            factor: (N,) float64 >= 0, or None.
+            logits: Contiguous logits, (N,).
+            labels: Labels (N,), int64 in {0, 1} or `ignore_index`; or probabilities of class 1, float64 for float64
+                logits and float32 otherwise.
+            class_weight: Factors by class, (2,) float64 >= 0, or None for 1.
+            factor: Weights of the examples, (N,) float64 >= 0, or None for 1.
             table: `MarginTable.packed`.
-            ignore_index: Label of examples to leave out.
-            reduction: "mean" divides by the sum of the factors and class weights.
-            gradient_in: New memory or nothing.
+            ignore_index: Label of examples that are ignored.
+            reduction: "mean" divides by the sum of factors times class weights.
+            gradient_in: "new memory" or "nothing".
 
         Raises:
             ExampleError: A label or probability is not allowed, or a logit is not finite.
@@ -166,12 +166,12 @@ class NativeBackend:
         return Result(loss, gradient, scale.value)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:  # noqa: ARG002
-        """Return each example's margin: as `Backend`."""
+        """Return the margins: as `Backend`."""
         margin, peak, total = _margins(logits, labels, ignore_index, None)
         return Margins(margin, margin + total.log(), (peak, total))
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
-        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        """Return the statistics for weightings that depend on the batch: as `Backend`."""
         top = torch.empty(labels.shape, dtype=torch.int32)
         rest = torch.empty(labels.shape, dtype=torch.float64)
         sums = torch.empty(logits.shape[1], dtype=torch.float64)
@@ -218,22 +218,23 @@ NATIVE = NativeBackend()
 
 @lru_cache(maxsize=len(_DTYPES))
 def _supports(dtype: torch.dtype) -> bool:
-    found = library()
-    return found is not None and bool(found.emphasis_supports(_DTYPES[dtype]))
+    kernels = library()
+    return kernels is not None and bool(kernels.emphasis_supports(_DTYPES[dtype]))
 
 
 def _kernels() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
-    return found
+    kernels = library()
+    assert kernels is not None
+    return kernels
 
 
 def _margins(
     logits: Tensor, labels: Tensor, ignore_index: int, statistics: tuple[Tensor, Tensor, Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each example's margin, the largest of the other logits, and the sum of their exponentials over that.
+    """Return the margins, the largest of the other logits, and the sums of exp(other logit - largest).
 
-    statistics: None, or what each example counts, and room for what the kernel writes of the likeliest classes.
+    `statistics` is None, or the weights of the examples and tensors into which the kernel writes their likeliest class,
+    1 - p_max, and the sums over classes.
     """
     outer, classes = logits.shape[:2]
     examples = labels.numel()
@@ -264,20 +265,20 @@ def _margins(
 
 
 def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
-    """Return memory for a derivative, which the kernels fill whole."""
+    """Return memory for a derivative, all of which the kernels write."""
     if gradient_in == "nothing":
         return None
     return logits if gradient_in == "the logits" else torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _loss(logits: Tensor, shape: torch.Size | tuple[int, ...], reduction: Reduction) -> Tensor:
-    """Return memory for losses in the dtype that the kernels compute in, whatever the default dtype is."""
+    """Return memory for losses in the dtype of the arithmetic, independent of the default dtype."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.empty(shape if reduction == "none" else (), dtype=dtype)
 
 
 def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> int:
-    """Return where a tensor's numbers are: the one place that vouches for what C takes on trust."""
+    """Return the address of a tensor after checking what the C code does not check."""
     if tensor.dtype != dtype or tensor.numel() != count or not tensor.is_cpu or not tensor.is_contiguous():
         raise AssertionError(
             f"a kernel needs {count} contiguous numbers of {dtype} on the CPU, got {tuple(tensor.shape)} with strides "

@@ -1,4 +1,4 @@
-"""The kernels in torch operators: any device and dtype, for where no compiled kernel is."""
+"""The kernels as torch operators, for devices and dtypes without compiled kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
 
 _HEADER = 8
-_FEW = 32  # classes below which torch's softmax takes one number at a time
+_FEW = 32  # with fewer classes torch's softmax is not vectorized
 _ONE = 0x3FF0000000000000  # the bits of 1.0
 
 
 class OperatorsBackend:
-    """Torch operators: the derivative is made where the softmax over the other classes was."""
+    """Kernels of torch operators, which overwrite the softmax over the other classes with the derivative."""
 
     name = "operators"
 
@@ -46,7 +46,7 @@ class OperatorsBackend:
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
         trust = trust_of(table)
-        # Before the derivative takes the logits' place.
+        # The statistics come first, as the derivative may overwrite the logits.
         share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
         statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
         margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
@@ -69,29 +69,29 @@ class OperatorsBackend:
         return Result(loss, self.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
-        """Return each example's margin: as `Backend`."""
+        """Return the margins: as `Backend`."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
         ignored = _check(logits, labels, ignore_index)
         index = (labels if ignored is None else labels.masked_fill(ignored, 0)).unsqueeze(1)
-        own = logits.gather(1, index).squeeze(1).to(dtype)
+        label_logit = logits.gather(1, index).squeeze(1).to(dtype)
         others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
         others.scatter_(1, index, -math.inf)
         peak = others.amax(1)
         if logits.shape[1] < _FEW:
             total = others.sub_(peak.unsqueeze(1)).exp_().sum(1)
             others.div_(total.unsqueeze(1))
-            lead = own.sub_(peak)
+            lead = label_logit.sub_(peak)
             margin = lead - total.log_()
         else:
             torch.softmax(others, 1, out=others)
-            lead = own.sub_(peak)
+            lead = label_logit.sub_(peak)
             margin = lead + others.amax(1).log_()  # the largest of them is exp(0) / sum
         if ignored is None:
             return Margins(margin, lead, (others, index, None))
         return Margins(margin.masked_fill_(ignored, 0.0), lead, (others, index, ignored.unsqueeze(1)))
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
-        """Return what a weighting that depends on the batch has to know of it: as `Backend`."""
+        """Return the statistics for weightings that depend on the batch: as `Backend`."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         margin, lead, _ = self.margins(logits, labels, ignore_index, "new memory")
         top, rest, sums = likeliest_of(wide, share.unsqueeze(1))
@@ -129,13 +129,13 @@ OPERATORS = OperatorsBackend()
 
 
 def power_above(number: Tensor) -> Tensor:
-    """Return the power of two next above a positive number, 1 for 0."""
+    """Return the smallest power of two above a positive number; 1 for 0."""
     normal = number.clamp(min=torch.finfo(number.dtype).tiny)
     return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(normal)) + 1.0), 1.0)
 
 
 def _check(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor | None:
-    """Return which examples are ignored, None for none of them; raise ExampleError where values can be read."""
+    """Return which examples are ignored, or None if none is; raise ExampleError for bad values if they can be read."""
     if not can_be_read(logits):
         return labels == ignore_index
     classes = logits.shape[1]
@@ -147,18 +147,18 @@ def _check(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor | None:
         return None
     ignored = labels == ignore_index
     wrong = ((labels < 0) | (labels >= classes)) & ~ignored
-    what: Wrong = "label"
+    part: Wrong = "label"
     if not wrong.any():
-        wrong, what = ~logits.detach().isfinite().all(1) & ~ignored, "logits"
+        wrong, part = ~logits.detach().isfinite().all(1) & ~ignored, "logits"
     if wrong.any():
-        raise ExampleError(int(wrong.flatten().nonzero()[0]), what)
+        raise ExampleError(int(wrong.flatten().nonzero()[0]), part)
     return ignored if ignored.any() else None
 
 
 def _weighted(
     log_w: Tensor, value: Tensor, margin: Tensor, factor: Tensor | None, reduction: Reduction, is_batch: bool
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Return each example's loss, its weight, and what that is still to be multiplied by."""
+    """Return the losses, the weights, and a scale that the weights have to be multiplied by."""
     if is_batch:
         log_w = log_w if factor is None else log_w + factor.log()
         share = torch.softmax(log_w.flatten(), 0).nan_to_num().view(log_w.shape)
@@ -180,7 +180,7 @@ def _weighted(
 
 
 def share_of_labels(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Tensor:
-    """Return what each example counts in a mean over the batch; float64 where there is that."""
+    """Return the weights of the examples in a mean over the batch, in float64 if the device has it."""
     valid = labels != ignore_index
     share = valid if factor is None else torch.where(valid, factor, 0.0)
     return share.to(torch.float32 if share.device.type == "mps" else torch.float64)
@@ -191,22 +191,22 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         table: `MarginTable.packed`.
-        margin: float64, any shape; NaN stays NaN.
+        margin: Margins, float64 of any shape; NaN stays NaN.
     """
     parts = _parts_of(table)
-    if can_be_read(margin):  # numpy is called in less time than torch, which for a small batch is all there is
+    if can_be_read(margin):  # calling numpy takes less time than torch, which matters for small batches
         log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
         return torch.from_numpy(log_w), torch.from_numpy(value)
     return _look_up(parts, parts.coefficients, margin, torch)
 
 
 def trust_of(table: Tensor) -> tuple[float, float]:
-    """Return `Weighting.trust` of a table, which is read once."""
+    """Return `Weighting.trust` of a table; it is cached."""
     return _parts_of(table).trust
 
 
 class _Parts(NamedTuple):
-    """A table taken apart; coefficients: (2 * (DEGREE + 1), cells)."""
+    """The parts of a packed table; coefficients are (2 * (DEGREE + 1), cells)."""
 
     splits: int
     max_margin: float
@@ -234,7 +234,7 @@ def _look_up(parts: _Parts, coefficients: Array, margin: Array, xp: ArrayModule)
     square = x * x
     fourth = square * square
     powers = [xp.ones_like(x), x, square, square * x, fourth]
-    powers = xp.stack([*powers, *[one * fourth for one in powers[1:]]])
+    powers = xp.stack([*powers, *[power * fourth for power in powers[1:]]])
     log_w, value = (rows.reshape(2, DEGREE + 1, *x.shape) * powers).sum(1)
     beyond = bounded - inside
     if xp is not np or beyond.any():

@@ -1,4 +1,4 @@
-"""Starting a kernel in the time that the driver takes, which for a small loss is all the time there is."""
+"""Fast launches of Triton kernels, as a small loss takes as long as its launches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from emphasis.kernels.triton_tiles import triton
 
 _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 _MOST_COMPILED = 4096
-# Before 3.3 what Triton has compiled takes other arguments than the function that it was compiled from.
+# Before Triton 3.3 a compiled kernel takes other arguments than its function.
 _IS_KNOWN = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 
 
 def start(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
-    """Start a kernel where its first argument is."""
+    """Start a kernel on the device of its first argument."""
     device = arguments[0].get_device()
     if device < 0 or device == torch.cuda.current_device():
         _start_here(kernel, grid, arguments, options, device)
@@ -31,8 +31,8 @@ def _start_here(
 ) -> None:
     """Start a kernel on the current device.
 
-    Triton looks at every argument and option to find out for which of them it has compiled the kernel, which takes
-    several times as long as the launch. Here they are a key; one that comes again starts what was compiled for it.
+    Triton inspects every argument and option to select a compiled kernel, which takes several times as long as the
+    launch. Here compiled kernels are cached with the arguments and options as key.
     """
     key: list[Any] = [id(kernel), device, *options.values()]
     addresses = 0
@@ -43,7 +43,7 @@ def _start_here(
         else:
             key.append(argument)
     known = _compiled.get(tuple(key))
-    if known is not None and not addresses % 16:  # a kernel for aligned memory
+    if known is not None and not addresses % 16:  # the compiled kernel assumes aligned memory
         compiled, constants = known
         compiled[(*grid, 1, 1)](*arguments, *constants)
         return

@@ -1,18 +1,18 @@
 """The kernels for class labels on GPUs, in Triton; `gpu` launches them.
 
-They are compiled on first use for each dtype and layout, never for a hyperparameter.
+They are compiled on first use for each dtype and layout, but not for each hyperparameter.
 
-Nothing is read on the host, so nothing waits for the device: what is wrong with an example (its label, a logit that is
-not finite) makes its loss and derivative NaN. Where a tile holds all classes the logits are read once, else twice, the
+No value is read on the host, so nothing waits for the device: a bad label, or a logit that is not finite, makes the
+loss and derivative of its example NaN. If a tile contains all classes the logits are read once, otherwise twice, the
 second time from a cache.
 
-A mean takes two launches: `count` adds up the factors, and `fused` writes the derivative divided by their sum, so that
-what `scale` has to multiply it by is nearly always 1. A batch takes three: `margins` leaves log-weights, `add_up` sums
-their exponentials, and `write` writes the derivative. Sums over examples are of partial sums, one for each program, in
-their order: the same from call to call.
+A mean takes two launches: `count` sums the factors, and `fused` writes the derivative divided by their sum, so that
+`scale` nearly always has to multiply it by 1. A batch takes three: `margins` writes log-weights, `add_up` sums their
+exponentials, and `write` writes the derivative. Partial sums of the programs are added in a fixed order, so that
+results do not change from call to call.
 """
 
-# What a kernel takes is Triton's to check: only what it is compiled for is annotated.
+# Triton checks the arguments of a kernel: only those that it is compiled for are annotated.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from emphasis.kernels.triton_tiles import (
     tl,
 )
 
-VARYING = ["examples", "ignore_index", "size", "tiles"]  # a kernel compiled anew for some of their values gains nothing
+VARYING = ["examples", "ignore_index", "size", "tiles"]  # specializing kernels for their values has no benefit
 
 
-# --- what a mean divides by -------------------------------------------------------------------------------------------
+# --- the denominator of a mean ----------------------------------------------------------------------------------------
 
 
 @jit(do_not_specialize=VARYING)
 def count(labels, factor, ignore_index, work, examples, SPAN: tl.constexpr):
-    """Leave in `work` a 0, each program's largest factor of examples that count, and their sum over that one."""
+    """Write a 0, the largest factor of examples that count of each program, and their sum divided by it to `work`."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     start, step = program.to(tl.int64) * SPAN, programs.to(tl.int64) * SPAN
     most = tl.zeros([SPAN], tl.float64)
@@ -68,7 +68,7 @@ def count(labels, factor, ignore_index, work, examples, SPAN: tl.constexpr):
 
 @jit
 def counted(labels, factor, ignore_index, example, examples):
-    """Return the factors of examples, 0 for ignored ones."""
+    """Return the factors of examples; 0 for ignored ones."""
     there = example < examples
     label = tl.load(labels + example, mask=there, other=ignore_index)
     return tl.where(label == ignore_index, 0.0, tl.load(factor + example, mask=there, other=0.0))
@@ -76,7 +76,7 @@ def counted(labels, factor, ignore_index, example, examples):
 
 @jit
 def unit_and_scale(work, PARTS: tl.constexpr):
-    """Return what `count` found: the largest factor, 1 for none, and one over the sum of all of them over that one."""
+    """Return the results of `count`: the largest factor, 1 if there is none, and 1 / (sum of factors / largest)."""
     part = tl.arange(0, PARTS)
     most = tl.load(work + 1 + part)
     unit = tl.max(most, 0)
@@ -87,9 +87,9 @@ def unit_and_scale(work, PARTS: tl.constexpr):
 
 @jit
 def add_up_losses(work, parts, scale, loss, SPAN: tl.constexpr):
-    """Add up what every program has left in `parts`, times scale, if this is the last of them to come here.
+    """Add up the `parts` of all programs, times `scale`, if this is the last program to finish.
 
-    work: Its first number counts the programs that were here.
+    The first number of `work` counts the programs that have finished.
     """
     tl.debug_barrier()
     programs = tl.num_programs(0)
@@ -97,12 +97,12 @@ def add_up_losses(work, parts, scale, loss, SPAN: tl.constexpr):
         total = tl.zeros([SPAN], tl.float64)
         for first in range(0, programs, SPAN):
             part = first + tl.arange(0, SPAN)
-            # Not from this processor's own cache, which what others wrote does not reach.
+            # Bypass the cache of this multiprocessor, which does not have what others wrote.
             total += tl.load(parts + part, mask=part < programs, other=0.0, cache_modifier=".cg")
         tl.store(loss, (tl.sum(total, 0) * scale).to(tl.float32))
 
 
-# --- loss and derivative in one ---------------------------------------------------------------------------------------
+# --- loss and derivative in one go ------------------------------------------------------------------------------------
 
 
 @jit(do_not_specialize=VARYING)
@@ -130,16 +130,16 @@ def fused(
     SPATIAL: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Loss and derivative. No example's logits are written before all of them have been read.
+    """Compute loss and derivative. The logits of an example are overwritten only after all of them have been read.
 
-    exponents: None, or of p / p_max, by which each example's weight and loss are multiplied.
-    work: None for the loss of each example. Else a 0, what `count` left in PARTS programs, if any, and room for a sum
-        of each program's; the loss is the sum of all, or the mean where PARTS > 0.
-    pending: None, or room for a power of two by which the derivative is still to be multiplied.
+    exponents: Exponents of p / p_max, by which weights and losses are multiplied, or None. work: None for the losses of
+    the examples. Otherwise a 0, the results of PARTS programs of `count`, if any, and memory for a sum of each program;
+    the loss is their sum, or the mean if PARTS > 0. pending: None, or memory for a power of two that the derivative has
+    to be multiplied by.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
-    own = read_own(logits, base, label, allowed, inner)
+    label_logit = read_own(logits, base, label, allowed, inner)
     if WHOLE:
         others = load_others(logits, base, label, there, allowed, 0, classes, inner, CLASSES, SPATIAL, "evict_first")
         peak = tl.max(others, 1)
@@ -147,10 +147,10 @@ def fused(
         total = tl.sum(share, 1)
     else:
         peak, total = sums_of_others(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
-    margin, finite = margin_of(own, allowed, peak, total)
+    margin, finite = margin_of(label_logit, allowed, peak, total)
     log_w, value = look_up(table, margin, TERMS, OCTAVES, REACH)
     if exponents is not None:
-        log_trust = log_trust_of(exponents, example, there, own, peak)
+        log_trust = log_trust_of(exponents, example, there, label_logit, peak)
         log_w += log_trust
         value *= exp_of(log_trust)
     weight = exp_of(log_w)
@@ -179,7 +179,7 @@ def fused(
             store_all(out, base, label, there, -half, share * ratio, 0, classes, inner, CLASSES, SPATIAL)
         else:
             chunks = tl.cdiv(classes, CLASSES)
-            for chunk in range(chunks):  # backwards: what was read last is the likeliest to be in a cache
+            for chunk in range(chunks):  # backwards, as the last chunk read is the most likely to be cached
                 first = (chunks - 1 - chunk) * CLASSES
                 others = load_others(
                     logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_first"
@@ -190,7 +190,7 @@ def fused(
         add_up_losses(work, work + 1 + 2 * PARTS, scale, loss, SPAN)
 
 
-# --- the same in steps ------------------------------------------------------------------------------------------------
+# --- the same in two halves--------------------------------------------------------------------------------------------
 
 
 @jit(do_not_specialize=VARYING)
@@ -213,17 +213,17 @@ def margins(
     CLASSES: tl.constexpr,
     SPATIAL: tl.constexpr,
 ):
-    """The first half of `fused`.
+    """Compute the first half of `fused`.
 
-    state: Gets all margins, all peaks, both NaN for a wrong example, and all totals.
-    table: None for these alone, and then there is no work. Else `work` gets, after room for 2 numbers, what `add_up`
-        needs of each program, and then the examples' log-weights.
+    state: Memory for margins and peaks, both NaN for bad examples, and totals.
+    table: None if only these are computed. Otherwise `work` gets, after two numbers, the input of `add_up` from each
+        program, and then the log-weights of the examples.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
-    own = read_own(logits, base, label, allowed, inner)
+    label_logit = read_own(logits, base, label, allowed, inner)
     peak, total = sums_of_others(logits, base, label, there, allowed, classes, inner, EXAMPLES, CLASSES, SPATIAL)
-    margin, finite = margin_of(own, allowed, peak, total)
+    margin, finite = margin_of(label_logit, allowed, peak, total)
     wrong = (~ignored) & ~(allowed & finite)
     peaks = state + examples
     tl.store(state + example, tl.where(wrong, float("nan"), margin.to(tl.float32)), mask=there)
@@ -232,7 +232,7 @@ def margins(
     if table is not None:
         log_w, _ = look_up(table, margin, TERMS, OCTAVES, REACH)
         if exponents is not None:
-            log_w += log_trust_of(exponents, example, there, own, peak)
+            log_w += log_trust_of(exponents, example, there, label_logit, peak)
         if factor is not None:
             log_w += log_of_factor(factor, example, there)
         log_w = tl.where(wrong, float("nan"), tl.where(ignored, float("-inf"), log_w))
@@ -242,22 +242,22 @@ def margins(
 
 @jit
 def log_of_factor(factor, example, there):
-    """Return the logarithm of the examples' factors."""
+    """Return the logarithms of the factors of examples."""
     example_factor = tl.load(factor + example, mask=there, other=1.0)
     return tl.where(example_factor == 0.0, float("-inf"), tl.log(tl.where(example_factor == 0.0, 1.0, example_factor)))
 
 
 @jit
 def log_weights_in(work):
-    """Return where they are: after 2 numbers for all programs, and 3 for each."""
+    """Return the address of the log-weights: after 2 numbers, and 3 for each program."""
     return work + 2 + 3 * tl.num_programs(0)
 
 
 @jit
 def store_parts(parts, log_w, value):
-    """Leave the largest log-weight of this program's examples, their sum of weights over that one, and that of losses.
+    """Write the largest log-weight of this program, and the sums of weights and of losses divided by that weight.
 
-    value: The loss of each for a weight of 1.
+    `value` is the loss of each example for a weight of 1.
     """
     most = tl.max(tl.where(log_w == log_w, log_w, float("-inf")), 0)  # NaN goes to the sum
     weight = weight_over(log_w, most)
@@ -269,17 +269,18 @@ def store_parts(parts, log_w, value):
 
 @jit
 def weight_over(log_w, most):
-    """Return exp(log_w - most), 0 for -inf."""
+    """Return exp(log_w - most); 0 for -inf."""
     return tl.where(log_w == float("-inf"), 0.0, exp_of(log_w - tl.where(most == float("-inf"), 0.0, most)))
 
 
 @jit(do_not_specialize=VARYING)
 def add_up(work, loss, pending, tiles, SPAN: tl.constexpr):
-    """Add up what as many programs of `margins` left in `work` as there are tiles: one program.
+    """Add up the results of `margins` of all tiles, in one program.
 
-    work: Gets first the largest log-weight of all, and one over the sum of all weights over that one, 0 if none counts.
-    loss: None, or room for the loss of all.
-    pending: None, or room for a power of two, the next above the largest share.
+    work: The first two numbers become the largest log-weight, and 1 / (sum of weights / largest weight), or 0 if no
+        example counts.
+    loss: None, or memory for the total loss.
+    pending: None, or memory for the smallest power of two above the largest share.
     """
     parts = work + 2
     most = tl.full([SPAN], float("-inf"), tl.float64)
@@ -323,10 +324,10 @@ def write(
     CLASSES: tl.constexpr,
     SPATIAL: tl.constexpr,
 ):
-    """The second half of `fused`, one chunk of classes a program.
+    """Compute the second half of `fused`, one chunk of classes in each program.
 
-    halves: Half the weights. Or None with `work`, whose log-weights `add_up` has seen: weights are shares of their sum
-        then, and `loss` gets each example's, unless None; out may be None, too.
+    halves: Half the weights. With None the weights are the shares given by the log-weights of `work`, which `add_up`
+    has summed; `loss`, if not None, gets the losses of the examples, and `out` may be None.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
@@ -346,7 +347,7 @@ def write(
             share /= tl.load(pending)
         half = (0.5 * share).to(tl.float32)
     if out is not None:
-        half = tl.where(peak == peak, half, float("nan"))  # NaN is what `margins` left of a wrong example
+        half = tl.where(peak == peak, half, float("nan"))  # `margins` has written NaN for bad examples
         half = tl.where(ignored, 0.0, half)
         ratio = (half / tl.load(peaks + examples + example, mask=there, other=1.0))[:, None]
         first = tl.program_id(1) * CLASSES
@@ -359,7 +360,7 @@ def write(
 
 @jit(do_not_specialize=VARYING)
 def scale(gradient, factor, pending, size, SPAN: tl.constexpr):
-    """Multiply everything by one number, which is nearly always 1: then nothing but that number is read."""
+    """Multiply a gradient by one number, which is nearly always 1; the gradient is then not read."""
     number = tl.load(factor).to(tl.float32)
     if pending is not None:
         number = (number * tl.load(pending)).to(tl.float32)

@@ -1,10 +1,10 @@
-"""What a weighting that depends on the batch has to know of it, on GPUs, in Triton; `gpu` launches them.
+"""Triton kernels for the statistics of a batch, for weightings that depend on it; `gpu` launches them.
 
-`likeliest` looks at each example for itself, and `add_classes` adds up over the examples how far each class is from
-certain. Sums over examples are of partial sums, one for each program, in their order: the same from call to call.
+`likeliest` computes statistics of each example, and `add_classes` sums 1 - p of each class over the examples. Partial
+sums of the programs are added in a fixed order, so that results do not change from call to call.
 """
 
-# What a kernel takes is Triton's to check: only what it is compiled for is annotated.
+# Triton checks the arguments of a kernel: only those that it is compiled for are annotated.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ def likeliest(
     CLASSES: tl.constexpr,
     SPATIAL: tl.constexpr,
 ):
-    """Leave of each example the likeliest class in `top`, and in `state` what follows.
+    """Write the likeliest class of each example to `top` and its statistics to `state`.
 
-    state: Gets all margins, NaN for a wrong example; the labels' logits less the largest other ones; these; by what
-        exp(other - largest) is to be multiplied for a probability; the labels' probabilities; and 1 - p_max.
+    `state` has six rows: margins, NaN for bad examples; logits of the labels minus the largest other logits; the
+    largest other logits; factors by which exp(other - largest) is a probability; probabilities of the labels; and 1 -
+    p_max.
     """
     example, base, there = place(examples, classes, inner, EXAMPLES, SPATIAL)
     label, allowed, ignored = read_labels(labels, example, there, classes, ignore_index)
-    own = read_own(logits, base, label, allowed, inner)
+    label_logit = read_own(logits, base, label, allowed, inner)
     peak = tl.full([EXAMPLES], float("-inf"), tl.float32)
     best = tl.zeros([EXAMPLES], tl.int32)
     sums = tl.zeros([EXAMPLES, CLASSES], tl.float32)
@@ -57,11 +58,11 @@ def likeliest(
         sums = sums * tl.exp(peak - higher)[:, None] + tl.exp(others - higher[:, None])
         peak = higher
     total = tl.sum(sums, 1)
-    margin, finite = margin_of(own, allowed, peak, total)
-    lead = own.to(tl.float64) - peak.to(tl.float64)
+    margin, finite = margin_of(label_logit, allowed, peak, total)
+    lead = label_logit.to(tl.float64) - peak.to(tl.float64)
     contradicted = allowed & (lead < 0.0)
     best = tl.where(contradicted, best, tl.where(allowed, label, 0))
-    rests = tl.zeros([EXAMPLES, CLASSES], tl.float32)  # of the sum without its largest term, which is 1
+    rests = tl.zeros([EXAMPLES, CLASSES], tl.float32)  # the sum without its largest term, which is 1
     for first in range(0, classes, CLASSES):
         others = load_others(logits, base, label, there, allowed, first, classes, inner, CLASSES, SPATIAL, "evict_last")
         column = (first + tl.arange(0, CLASSES))[None, :]
@@ -97,9 +98,9 @@ def add_classes(
     CLASSES: tl.constexpr,
     SPATIAL: tl.constexpr,
 ):
-    """Leave in `parts`, one row for each program of the first axis, the sums over examples of share (1 - p) / unit.
+    """Write the sums over examples of share (1 - p) / unit to `parts`, one row for each program of the first axis.
 
-    state and top: What `likeliest` left of the same examples.
+    `state` and `top` are those of `likeliest` for the same examples.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     first = tl.program_id(1) * CLASSES

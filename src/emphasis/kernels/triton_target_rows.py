@@ -1,4 +1,4 @@
-"""What the kernels of `triton_targets` read: rows of probabilities, and the classes of a row with their tables."""
+"""Functions of the kernels of `triton_targets` that read rows of probabilities and look up tables."""
 
 # Triton checks the arguments of a kernel: only those that it is compiled for are annotated.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -19,7 +19,7 @@ from emphasis.kernels.triton_tiles import (
 
 @jit
 def load_targets(targets, class_weight, base, there, first, classes, CLASSES: tl.constexpr):
-    """Return the probabilities, 0 for what is none; the same times the classes' weights; and whether each is one."""
+    """Return the probabilities, with 0 for invalid ones; the same times class weights; and whether each is valid."""
     column = (first + tl.arange(0, CLASSES))[None, :]
     given = tl.load(targets + base[:, None] + column, mask=there[:, None] & (column < classes), other=0.0)
     allowed = (given >= 0.0) & (given <= 1.001)
@@ -49,9 +49,9 @@ def likeliest(logits, base, there, classes, EXAMPLES: tl.constexpr, CLASSES: tl.
 def read_row(logits, base, there, classes, EXAMPLES: tl.constexpr, CLASSES: tl.constexpr):
     """Return the likeliest class, peak and total of the others, its margin, and whether all logits are finite."""
     top = likeliest(logits, base, there, classes, EXAMPLES, CLASSES)
-    own = read_own(logits, base, top, there, 1)
+    label_logit = read_own(logits, base, top, there, 1)
     peak, total = sums_of_others(logits, base, top, there, there, classes, 1, EXAMPLES, CLASSES, False)
-    margin, finite = margin_of(own, there, peak, total)
+    margin, finite = margin_of(label_logit, there, peak, total)
     return top, peak, total, margin, finite
 
 
@@ -72,7 +72,7 @@ def ratios(compact, log_p, CELLS: tl.constexpr, COMPACT_TERMS: tl.constexpr, COM
 
 @jit
 def ratios_exactly(table, log_p, p, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl.constexpr):
-    """Return log rho and the loss by the whole table."""
+    """Return log rho and the loss by the full table."""
     log_q = log_one_plus(-tl.minimum(p, 0.5).to(tl.float64))
     log_w, loss = look_up(table, log_p.to(tl.float64) - log_q, TERMS, OCTAVES, REACH)
     return (log_w - 0.6931471805599453 - log_q).to(tl.float32), loss.to(tl.float32)
@@ -113,10 +113,10 @@ def others_of_row(
     COMPACT_REACH: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
-    """Return, of the classes that are not the likeliest, exp(z - peak), t, log p, log rho and loss.
+    """Return exp(z - peak), t, log p, log rho and the loss of the classes other than the likeliest.
 
-    Where t is 0, log rho is -inf and the loss 0. And return the sum of each row's probabilities, all of them, and how
-    many are none.
+    Where t is 0, log rho is -inf and the loss 0. Also return the sum of all probabilities of each row, and the number
+    of invalid ones.
     """
     given, weighted, allowed = load_targets(targets, class_weight, base, there, first, classes, CLASSES)
     column = (first + tl.arange(0, CLASSES))[None, :]

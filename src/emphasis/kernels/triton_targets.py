@@ -9,7 +9,7 @@ log rho and the loss of a class that is not the likeliest come from `MarginTable
 is none, from the whole table. Launches are those of `triton_rows`; logits and derivatives are (N, C).
 """
 
-# What a kernel takes is Triton's to check: only what it is compiled for is annotated.
+# Triton checks the arguments of a kernel: only those that it is compiled for are annotated.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What the kernels for GPUs share: a tile of logits, the sums over its classes, a weighting's table.
+"""Functions that the kernels for GPUs share: tiles of logits, sums over classes, and the table of a weighting.
 
-A program takes a tile of examples x classes of logits (outer, C, inner); an example is one (outer, inner). With
-inner > 1 a tile's examples are neighbours in memory, with inner = 1 its classes are.
+A program processes a tile of examples x classes of logits (outer, C, inner); each (outer, inner) is an example. With
+inner > 1 the examples of a tile are adjacent in memory, and with inner = 1 its classes are.
 """
 
-# What a kernel takes is Triton's to check: only what it is compiled for is annotated.
+# Triton checks the arguments of a kernel: only those that it is compiled for are annotated.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, implicit-reexport
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ try:
     import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     jit = triton.jit
-except ImportError:  # `gpu.available` can be asked where there is no Triton
+except ImportError:  # `gpu.available` can be called without Triton
     triton = tl = None
 
     def jit(function: Any = None, **_: Any) -> Any:
@@ -30,14 +30,14 @@ except ImportError:  # `gpu.available` can be asked where there is no Triton
 
 @jit
 def place(examples, classes, inner, EXAMPLES: tl.constexpr, SPATIAL: tl.constexpr):
-    """Return this program's examples, where each one's class 0 is, and which of them there are."""
+    """Return the examples of this program, the offsets of their class 0, and whether each exists."""
     return place_of(tl.program_id(0), examples, classes, inner, EXAMPLES, SPATIAL)
 
 
 @jit
 def place_of(program, examples, classes, inner, EXAMPLES: tl.constexpr, SPATIAL: tl.constexpr):
-    """Return the same of a tile's number, which need not be the program's."""
-    if SPATIAL:  # within one of `outer`, so that neighbours in the tile are neighbours in memory
+    """Return the same for the tile of a given number."""
+    if SPATIAL:  # within one of `outer`, so that the tile is contiguous in memory
         tiles = tl.cdiv(inner, EXAMPLES)
         outer = tl.cast(program // tiles, tl.int64)
         within = tl.cast(program % tiles, tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)
@@ -53,9 +53,9 @@ def place_of(program, examples, classes, inner, EXAMPLES: tl.constexpr, SPATIAL:
 
 @jit
 def read_labels(labels, example, there, classes, ignore_index):
-    """Return each example's label, -1 if it has none; whether its label is allowed, and whether it is ignored.
+    """Return the labels, -1 for bad and ignored examples; whether each label is allowed; and whether it is ignored.
 
-    Only where it is allowed is an example read. int32, for it is compared with every class.
+    Only examples with allowed labels are read. Labels are int32, as they are compared with every class.
     """
     label = tl.load(labels + example, mask=there, other=-1)
     ignored = label == ignore_index
@@ -65,7 +65,7 @@ def read_labels(labels, example, there, classes, ignore_index):
 
 @jit
 def offset_of(column, inner, SPATIAL: tl.constexpr):
-    """Return how far from class 0 a class is."""
+    """Return the offset of a class from class 0."""
     return column.to(tl.int64) * inner if SPATIAL else column
 
 
@@ -83,18 +83,18 @@ def load_others(
     SPATIAL: tl.constexpr,
     EVICTION: tl.constexpr,
 ):
-    """Return the logits of the others: -inf at the label and where there is no class, NaN for one that is not finite.
+    """Return the logits of the other classes: -inf at the label and beyond the last class, NaN for infinite ones.
 
-    An example that is not read has 0 for others, so that its sums are finite: it is set apart in the end.
+    Examples that are not read have 0 for the other classes, so that their sums are finite; they are masked at the end.
     """
     column = (first + tl.arange(0, CLASSES))[None, :]
-    # With inner > 1 a mask that differs from neighbor to neighbor would make every load a load of one number.
+    # With inner > 1 a mask that differs between adjacent examples would prevent vectorized loads.
     mask = (there if SPATIAL else allowed)[:, None] & (column < classes)
     at = logits + base[:, None] + offset_of(column, inner, SPATIAL)
     z = tl.load(at, mask=mask, other=0.0, eviction_policy=EVICTION).to(tl.float32)
     if SPATIAL:
         z = tl.where(allowed[:, None], z, 0.0)
-    z = z * 0.0 + z  # one instruction, and it leaves a single copy of the tile in registers
+    z = z * 0.0 + z  # one instruction, after which there is only one copy of the tile in registers
     return tl.where((column == label[:, None]) | (column >= classes), float("-inf"), z)
 
 
@@ -102,7 +102,7 @@ def load_others(
 def store_all(
     out, base, label, there, at_label, value, first, classes, inner, CLASSES: tl.constexpr, SPATIAL: tl.constexpr
 ):
-    """Write the derivative: at_label for the label, value for the others."""
+    """Write the derivative: `at_label` for the label and `value` for the other classes."""
     column = (first + tl.arange(0, CLASSES))[None, :]
     value = tl.where(column == label[:, None], at_label[:, None], value).to(out.dtype.element_ty)
     tl.store(out + base[:, None] + offset_of(column, inner, SPATIAL), value, mask=there[:, None] & (column < classes))
@@ -124,9 +124,9 @@ def sums_of_others(
     CLASSES: tl.constexpr,
     SPATIAL: tl.constexpr,
 ):
-    """Return peak, the largest of the others, and total, the sum of exp(other - peak), in one sweep over classes.
+    """Return the largest logit of the other classes and the sum of exp(other - largest), in one sweep over classes.
 
-    The total, not the peak, is NaN if a logit is: a maximum skips NaN.
+    If a logit is NaN, so is the sum; the maximum skips NaN.
     """
     peak = tl.full([EXAMPLES], float("-inf"), tl.float32)
     sums = tl.zeros([EXAMPLES, CLASSES], tl.float32)
@@ -142,27 +142,27 @@ def sums_of_others(
 def read_own(logits, base, label, allowed, inner):
     """Return the logits of the labels.
 
-    To be called before the sums: every warp of a program needs them, and the reductions are what keeps the first warp
-    from writing the derivative over them before the last has them.
+    Call this before the sums: every warp of a program reads these logits, and the reductions synchronize the warps
+    before the first one overwrites them with the derivative.
     """
     return tl.load(logits + base + tl.where(allowed, label, 0).to(tl.int64) * inner, mask=allowed, other=0.0)
 
 
 @jit
-def margin_of(own, allowed, peak, total):
-    """Return the float64 margin, 0 for an example that is not read or not finite, and whether it is finite."""
-    # Large logits cancel here, so in float64; the logarithm is a small number, and float32 enough for it.
-    margin = own.to(tl.float64) - peak.to(tl.float64) - tl.log(total).to(tl.float64)
+def margin_of(label_logit, allowed, peak, total):
+    """Return the float64 margin, 0 for examples that are not read or not finite, and whether it is finite."""
+    # Large logits cancel, which needs float64; float32 is enough for the logarithm, a small number.
+    margin = label_logit.to(tl.float64) - peak.to(tl.float64) - tl.log(total).to(tl.float64)
     finite = tl.abs(margin) < float("inf")
     return tl.where(allowed & finite, margin, 0.0), finite
 
 
-# --- float64 where digits would be lost -------------------------------------------------------------------------------
+# --- float64 where float32 loses precision ----------------------------------------------------------------------------
 
 
 @jit
 def exp_of(x):
-    """Return e^x for float64 x, to 2e-7 of itself; 0 below exp(-700)."""
+    """Return e^x for float64 x, with a relative error of 2e-7; 0 below exp(-700)."""
     whole = tl.floor(tl.minimum(tl.maximum(x, -700.0), 700.0) * 1.4426950408889634 + 0.5)
     power = ((whole.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
     value = tl.exp((x - whole * 0.6931471805599453).to(tl.float32)).to(tl.float64) * power
@@ -171,7 +171,7 @@ def exp_of(x):
 
 @jit
 def log_one_plus(t):
-    """Return log(1 + t) for float64 t from -1/2 to 1, to 2e-9 of itself."""
+    """Return log(1 + t) for float64 t from -1/2 to 1, with a relative error of 2e-9."""
     x = t / (2.0 + t)
     g = x * x
     series = 1.0 / 15.0 + g * 0.0
@@ -182,13 +182,13 @@ def log_one_plus(t):
 
 @jit
 def softplus_of_minus(u):
-    """Return log(1 + e^-u) of float64 margins, with all of float32's digits where it is small."""
+    """Return log(1 + e^-u) of float64 margins, with the relative precision of float32 where it is small."""
     return tl.maximum(-u, 0.0) + log_one_plus(exp_of(-tl.abs(u)))
 
 
 @jit
 def power_above(number):
-    """Return the power of two next above a positive float64 number."""
+    """Return the smallest power of two above a positive float64 number."""
     bits = number.to(tl.int64, bitcast=True)
     return (((bits >> 52) + 1) << 52).to(tl.float64, bitcast=True)
 
@@ -221,8 +221,8 @@ def look_up(table, margin, TERMS: tl.constexpr, OCTAVES: tl.constexpr, REACH: tl
 
 
 @jit
-def log_trust_of(exponents, example, there, own, peak):
-    """Return the log of what weight and loss are multiplied by where the network contradicts the label."""
-    lead = own.to(tl.float64) - peak.to(tl.float64)
-    below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: that example is set apart in the end
+def log_trust_of(exponents, example, there, label_logit, peak):
+    """Return the log of the factor of weight and loss where the network contradicts the label."""
+    lead = label_logit.to(tl.float64) - peak.to(tl.float64)
+    below = tl.where(lead < 0.0, lead, 0.0)  # 0 for NaN: bad examples are masked at the end
     return tl.load(exponents + example, mask=there, other=0.0) * below

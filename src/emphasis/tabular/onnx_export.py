@@ -22,7 +22,7 @@ from emphasis.errors import EmphasisRuntimeError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing
 from emphasis.json_files import read_json
-from emphasis.tabular.models import load_network, model_spec
+from emphasis.tabular.models import MODELS, load_network
 from emphasis.tabular.saved import MANIFEST, SavedModel, load_model, model_folder
 
 try:
