@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from emphasis.baselines import Problem, make
 from emphasis.baselines import cae as module
 from emphasis.baselines._instance_matching import InstanceMatching
-from emphasis.baselines.cae import attend, cut, mean_of_least, verification
+from emphasis.baselines.cae import attend, mean_of_least, snippets, verification
 from video_steps import exactly, fed, random
 
 CLASSES, FEATURES, WIDTH = 3, 4, 5
@@ -247,7 +247,7 @@ def test_the_lstm_sees_the_order_of_frames_and_only_through_it_does_it_count():
 @settings(deadline=None)
 def test_snippets_are_those_cut_one_by_one(lengths, clip, stride, gap):
     first = torch.tensor([0, *(length + gap for length in lengths[:-1])]).cumsum(0)
-    places, counts = cut(first, first + torch.tensor(lengths) - 1, clip, stride)
+    places, counts = snippets(first, first + torch.tensor(lengths) - 1, clip, stride)
     expected = [
         literal_snippets(list(range(begin, begin + length)), clip, stride)
         for begin, length in zip(first.tolist(), lengths, strict=True)

@@ -215,7 +215,7 @@ def test_transition_matrix_is_read_off_anchor_points_and_off_the_confusion():
     torch.testing.assert_close(from_confusion(certain, labels), transition, rtol=0.0, atol=0.02)
 
 
-@pytest.mark.filterwarnings("ignore:the network takes no example")  # it has not been trained
+@pytest.mark.filterwarnings("ignore:the network predicts class")  # it has not been trained
 @pytest.mark.parametrize("restart", [True, False])
 def test_corrected_training_starts_anew_or_goes_on(restart):
     given_, inputs, _ = problem(n=120, noise=0.3)
@@ -246,7 +246,7 @@ def test_schedule_of_two_trainings_runs_twice():
         assert [method.schedule(x) for x in (0.6, 0.8)] == pytest.approx([0.0, 0.5])
 
 
-@pytest.mark.filterwarnings("ignore:the network takes no example")  # it has not been trained
+@pytest.mark.filterwarnings("ignore:the network predicts class")  # it has not been trained
 @pytest.mark.parametrize("name", ["aum", "joint-optimization", "loss-correction"])
 def test_a_second_training_begins_with_an_epoch_and_from_the_first_parameters(name):
     given_, inputs, _ = problem(noise=0.3)

@@ -126,7 +126,7 @@ def test_attentions_sum_to_one_and_videos_are_unit_vectors_that_the_order_of_fra
     labels = torch.zeros(8, dtype=torch.int64)
     method = drsa(labels, 4)
     maps = random(8, CHANNELS, 3, 2)
-    x, log_attention = method.look(maps)
+    x, log_attention = method.attend(maps)
     exactly(log_attention.exp().sum(2), torch.ones(8, 3))
     exactly(x.norm(dim=2), torch.ones(8, 3))
     frames = method.describe(None, maps)

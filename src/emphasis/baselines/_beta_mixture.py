@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emphasis.errors import EmphasisValueError
 
-_INSIDE = 1e-4  # the densities are infinite or 0 at 0 and 1
+_INSIDE = 1e-4  # at 0 and 1 the densities are infinite or 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class BetaMixture:
     """Two components on (0, 1), the one with the smaller mean first.
 
     Attributes:
-        alpha: (2,).
-        beta: (2,).
-        share: (2,), summing to 1.
+        alpha: First parameters of the components, (2,).
+        beta: Second parameters of the components, (2,).
+        share: Shares of the components, (2,), which sum to 1.
     """
 
     alpha: Tensor
@@ -32,11 +32,11 @@ class BetaMixture:
 
     @property
     def means(self) -> Tensor:
-        """Alpha / (alpha + beta), (2,)."""
+        """The means of the components, alpha / (alpha + beta), (2,)."""
         return self.alpha / (self.alpha + self.beta)
 
     def log_joint(self, values: Tensor) -> Tensor:
-        """Return the log of share times density, (2, n), at values (n,)."""
+        """Return the logarithms of share times density, (2, n), at values (n,)."""
         x = values.double().clamp(_INSIDE, 1.0 - _INSIDE)
         a, b = self.alpha.unsqueeze(1), self.beta.unsqueeze(1)
         log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
@@ -45,27 +45,27 @@ class BetaMixture:
     def posterior(self, values: Tensor) -> Tensor:
         """Return the probability of the second component, that of the larger values, (n,).
 
-        It rises with the value: beyond the point where it is largest or smallest it is held there, since a wide
-        component otherwise takes back both ends.
+        It is monotone: beyond its maximum and before its minimum it is constant, since a wide component would otherwise
+        dominate at both ends.
         """
         joint = self.log_joint(values)
-        found = torch.sigmoid(joint[1] - joint[0])
+        posterior = torch.sigmoid(joint[1] - joint[0])
         grid = torch.linspace(_INSIDE, 1.0 - _INSIDE, 200, dtype=torch.float64, device=values.device)
         on_grid = self.log_joint(grid)
         raised = torch.sigmoid(on_grid[1] - on_grid[0])
         top, bottom = grid[raised.argmax()], grid[raised.argmin()]
         x = values.double()
-        found = torch.where(x > top, raised.max(), found)
-        return torch.where(x < bottom, raised.min(), found) if bottom < top else found
+        posterior = torch.where(x > top, raised.max(), posterior)
+        return torch.where(x < bottom, raised.min(), posterior) if bottom < top else posterior
 
 
 def fit(values: Tensor, iterations: int = 10) -> BetaMixture:
-    """Return the mixture of values (n,) in [0, 1], after some steps of expectation maximization.
+    """Return the mixture fitted to values (n,) in [0, 1] by `iterations` steps of expectation maximization.
 
-    The maximization matches each component's weighted mean and variance, for which there is a closed form.
+    The maximization step matches the weighted mean and variance of each component, which has a closed form.
 
     Raises:
-        ValueError: A value lies outside [0, 1] or is NaN.
+        ValueError: A value is outside [0, 1] or NaN.
     """
     if not bool(((values >= 0.0) & (values <= 1.0)).all()):
         raise EmphasisValueError("values outside [0, 1] cannot be beta-distributed; scale them first")
@@ -77,7 +77,7 @@ def fit(values: Tensor, iterations: int = 10) -> BetaMixture:
         mass = responsible.sum(1).clamp_min(1e-12)
         mean = ((responsible * x).sum(1) / mass).clamp(_INSIDE, 1.0 - _INSIDE)
         variance = (responsible * (x - mean.unsqueeze(1)) ** 2).sum(1) / mass
-        # A beta distribution's variance is below mean (1 - mean); a point has none.
+        # The variance of a beta distribution is between 0 and mean (1 - mean).
         variance = torch.minimum(variance.clamp_min(1e-6), 0.99 * mean * (1.0 - mean))
         total = mean * (1.0 - mean) / variance - 1.0
         mixture = BetaMixture(mean * total, (1.0 - mean) * total, mass / len(x))
@@ -86,11 +86,11 @@ def fit(values: Tensor, iterations: int = 10) -> BetaMixture:
 
 
 def scaled(losses: Tensor) -> Tensor:
-    """Return losses (n,) on [0, 1], their 5th and 95th percentiles at the ends, as the authors do."""
+    """Return losses (n,) scaled to [0, 1] by their 5th and 95th percentiles, as in the authors' release."""
     low, high = (percentile(losses, share) for share in (0.05, 0.95))
     return ((losses - low) / max(high - low, 1e-6)).clamp(0.0, 1.0)
 
 
 def percentile(values: Tensor, share: float) -> float:
-    """Return the value below which `share` of (n,) lie; torch.quantile refuses more than 16 million."""
+    """Return the percentile `share` of (n,) values; torch.quantile does not support more than 16 million."""
     return float(values.float().kthvalue(max(1, math.ceil(share * len(values)))).values)

@@ -1,4 +1,4 @@
-"""A mixture of two normal distributions on the line, by expectation maximization."""
+"""A mixture of two normal distributions of numbers, fitted by expectation maximization."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GaussianMixture(NamedTuple):
     share: Tensor
 
     def posterior(self, values: Tensor) -> Tensor:
-        """Return the probability that each of (n,) values is of the first component."""
+        """Return the probability of the first component at (n,) values."""
         return torch.softmax(self._log_joint(values), 1)[:, 0].to(values.dtype)
 
     def _log_joint(self, values: Tensor) -> Tensor:
@@ -26,12 +26,12 @@ class GaussianMixture(NamedTuple):
 
 
 def fit(values: Tensor, least_variance: float, iterations: int = 30) -> GaussianMixture:
-    """Return the mixture of (n,) values, from means at the 25th and 75th percentile on.
+    """Return the mixture fitted to (n,) values; the initial means are the 25th and 75th percentiles.
 
     Args:
-        values: Finite.
-        least_variance: Added to every variance, so that none becomes 0.
-        iterations: Steps of expectation maximization.
+        values: Finite values, (n,).
+        least_variance: Number that is added to every variance, so that none becomes 0.
+        iterations: Number of steps of expectation maximization.
     """
     x = values.double()
     ordered, n = x.sort().values, len(values)
@@ -45,11 +45,11 @@ def fit(values: Tensor, least_variance: float, iterations: int = 30) -> Gaussian
         variance = (responsible * (x.unsqueeze(1) - mean) ** 2).sum(0) / mass + least_variance
         mixture = GaussianMixture(mean, variance, mass / n)
     order = mixture.mean.argsort()
-    return GaussianMixture(*(one[order] for one in mixture))
+    return GaussianMixture(*(field[order] for field in mixture))
 
 
 def scaled(values: Tensor) -> Tensor:
-    """Return values (n,) on [0, 1]; those that are not finite are 0."""
+    """Return values (n,) scaled to [0, 1]; those that are not finite become 0."""
     known = values.isfinite()
     if not bool(known.any()):
         return torch.zeros_like(values)

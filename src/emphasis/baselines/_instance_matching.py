@@ -1,7 +1,7 @@
-"""Online instance matching, "OIM": classes are known by their examples' own features.
+"""Instance matching, online (OIM): each class is represented by the features of its examples.
 
 Source: T. Xiao et al., Joint Detection and Identification Feature Learning for Person Search, CVPR 2017. There is no
-queue of unlabelled examples here, as every example has a label.
+queue of unlabeled examples here, as every example has a label.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from emphasis.validation import check_range
 
 
 class InstanceMatching(nn.Module):
-    """Logits V x / temperature of features x, after which the class of each example in turn moves towards it.
+    """Logits V x / temperature of features x, which also update the class vectors V.
 
-    v_y <- momentum v_y + (1 - momentum) x, divided by its L2 norm. V starts as 0 and has no derivative. To be called in
-    training alone; the source moves V in the backward pass.
+    For each example in turn, v_y <- momentum v_y + (1 - momentum) x, divided by its L2 norm. V is initially 0 and has
+    no derivative. Call the module in training only. In the publication V is updated in the backward pass.
 
     Args:
-        num_classes: C.
-        width: Of the features.
-        momentum: In [0, 1). Published: 0.5.
-        temperature: > 0. Published: 0.1.
+        num_classes: Number of classes C.
+        width: Number of features.
+        momentum: Momentum of V, in [0, 1). Published: 0.5.
+        temperature: Divisor of the logits, > 0. Published: 0.1.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     classes: Tensor
@@ -39,20 +39,20 @@ class InstanceMatching(nn.Module):
         self.register_buffer("classes", torch.zeros(num_classes, width))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (N, C) of unit vectors (N, width), and move the classes of their labels (N,)."""
+        """Return the logits (N, C) of unit vectors (N, width), and update the class vectors of their labels (N,)."""
         classes = self.classes.to(features.dtype, copy=True)  # as `_move` changes them before the backward pass
         self._move(features.detach().to(self.classes.dtype), labels)
         return features @ classes.T / self.temperature
 
     def _move(self, features: Tensor, labels: Tensor) -> None:
-        """Move the class of each example towards it, in order: first examples of all classes at once, then second ones.
+        """Update the class vectors, with the first examples of all classes at once, then the second ones, and so on.
 
-        So a batch takes as many steps as its most frequent class has examples.
+        A batch takes as many steps as its most frequent class has examples.
         """
         by_label = torch.argsort(labels, stable=True)
         ordered = labels[by_label]
-        places = torch.arange(len(labels), device=labels.device)
-        occurrence = places - torch.searchsorted(ordered, ordered)  # 0 for the first example of each class
+        positions = torch.arange(len(labels), device=labels.device)
+        occurrence = positions - torch.searchsorted(ordered, ordered)  # 0 for the first example of each class
         rounds = by_label[torch.argsort(occurrence, stable=True)]
         for rows in torch.split(rounds, torch.bincount(occurrence).tolist()):
             moved = self.momentum * self.classes[labels[rows]] + (1.0 - self.momentum) * features[rows]

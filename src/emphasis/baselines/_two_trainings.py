@@ -1,4 +1,4 @@
-"""What methods share that train twice: the second training starts anew, with what the first has found."""
+"""Base class of methods that train twice: the second training restarts with the results of the first."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from emphasis.baselines.protocol import Baseline, Epoch, Problem
 
-_END = 1.0 - 1e-9  # of a schedule, whose places are in [0, 1)
+_END = 1.0 - 1e-9  # the last position of a schedule, which is in [0, 1)
 
 
 class TwoTrainings(Baseline):
-    """The second training begins with the first epoch that begins at `split` or later.
+    """A method the second training of which begins with the first epoch at or after `split`.
 
     Args:
         problem: The labels.
-        split: The first training's share, in (0, 1); the method checks it, by the name that it has there.
+        split: Share of the first training, in (0, 1), which the subclass checks.
     """
 
     first_rate_alone: ClassVar[bool] = False
-    """Whether the first training keeps the first learning rate; if not, it has the whole schedule, too."""
+    """Whether the first training has a constant learning rate; otherwise it has the whole schedule, too."""
 
     began: Tensor
 
@@ -36,18 +36,18 @@ class TwoTrainings(Baseline):
         return bool(self.began >= 0.0)
 
     def due(self, epoch: Epoch) -> bool:
-        """Return whether the second training is to begin with this epoch."""
+        """Return whether the second training begins with this epoch."""
         return not self.second and epoch.progress >= self.split
 
     def begin_second(self, epoch: Epoch) -> None:
-        """Begin the second training, from the first parameters on."""
+        """Begin the second training, from the initial parameters."""
         self.began.fill_(epoch.progress)
         epoch.restore_weights()
 
     def schedule(self, progress: float) -> float:
-        """Return where in the learning rate's schedule a step stands; each training has the whole of it.
+        """Return the position of a step in the schedule of the learning rate, all of which each training has.
 
-        Between `split` and the epoch's end the first training stays at the end of its own.
+        Between `split` and the end of the epoch the first training stays at the end of its schedule.
         """
         if self.second:
             began = float(self.began)

@@ -25,24 +25,24 @@ _ASYMMETRIC: dict[str, Any] = {"AGCE": AGCE(a=3.0, q=1.5), "AUL": AUL(a=6.0, q=1
 
 
 class ActivePassive(Baseline):
-    """alpha * active + beta * passive.
+    """Sum of an active and a passive loss, alpha * active + beta * passive.
 
-    Active, the share of the label's loss in the sum over all labels: NCE = -log p_y / sum_k -log p_k (Eq. 3); NFL the
-    same of the focal loss. Passive: RCE = |A| (1 - p); MAE = 2 (1 - p); and their normalized forms, both
-    (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (|A| (K - 1)).
+    Active losses are the share of the label's loss in the sum over all labels: NCE = -log p_y / sum_k -log p_k (Eq. 3),
+    and NFL, the same for the focal loss. Passive losses are RCE = |A| (1 - p); MAE = 2 (1 - p); and their normalized
+    forms, both (1 - p) / (K - 1) with K classes, since sum_k (1 - p_k) = K - 1: that is NRCE = RCE / (|A| (K - 1)).
 
     Args:
         problem: The labels.
-        active: "NCE" or "NFL".
-        passive: "RCE", "NRCE", "MAE" or "NMAE"; or an asymmetric loss, "AGCE", "AUL" or "AEL", the weightings of these
-            names.
-        alpha: >= 0. In the paper (2020) 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
-        beta: >= 0. In the paper (2020) 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
+        active: Active loss, "NCE" or "NFL".
+        passive: Passive loss: "RCE", "NRCE", "MAE" or "NMAE"; or an asymmetric loss, "AGCE", "AUL" or "AEL", as the
+            weightings of these names.
+        alpha: Weight of the active loss, >= 0. In the paper (2020) 1 for CIFAR-10 and MNIST, 10 for CIFAR-100.
+        beta: Weight of the passive loss, >= 0. In the paper (2020) 1 for CIFAR-10, 100 for MNIST, 0.1 for CIFAR-100.
         a: Parameter of an asymmetric passive loss; None: 3, 6 and 2.5 of AGCE, AUL and AEL (hitcszx/ALFs,
             lnl/losses.py).
         q: Exponent of AGCE or AUL; None: 1.5 (the same).
         gamma: Exponent of NFL, >= 0; at 0 it is NCE. In the paper (2020) 0.5.
-        A: <= 0, what RCE takes for log 0; "paper" for -4, "release" for log(1e-4) = -9.21, at which the release
+        A: Value of log 0 in RCE, <= 0; "paper" for -4, "release" for log(1e-4) = -9.21, at which the release
             of its authors (HanxunH/Active-Passive-Losses, loss.py) clamps.
 
     Raises:
@@ -72,7 +72,7 @@ class ActivePassive(Baseline):
         self.alpha, self.beta, self.gamma, self.A = alpha, beta, gamma, log_of_zero(A)
         changed = {name: value for name, value in (("a", a), ("q", q)) if value is not None}
         if changed and not set(changed) <= set(_ASYMMETRIC[passive].parameters() if passive in _ASYMMETRIC else ()):
-            raise EmphasisValueError(f"{', '.join(changed)}: passive={passive!r} has no such parameter; leave it out")
+            raise EmphasisValueError(f"{', '.join(changed)}: passive={passive!r} has no such parameter; omit it")
         self.asymmetric = replace(_ASYMMETRIC[passive], **changed) if passive in _ASYMMETRIC else None
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -83,8 +83,8 @@ class ActivePassive(Baseline):
             losses = losses * torch.exp(self.gamma * log_one_minus_p(logits))
         column = labels.unsqueeze(1)
         active = losses.gather(1, column).squeeze(1) / losses.sum(1)
-        own = logits.gather(1, column).squeeze(1)
-        wrong = torch.sigmoid(logits.scatter(1, column, -torch.inf).logsumexp(1) - own)
+        label_logit = logits.gather(1, column).squeeze(1)
+        wrong = torch.sigmoid(logits.scatter(1, column, -torch.inf).logsumexp(1) - label_logit)
         if self.asymmetric is not None:
             passive = emphasis_loss(logits, labels, self.asymmetric, normalization=None, reduction="none")
             return self.alpha * active + self.beta * passive
@@ -93,9 +93,9 @@ class ActivePassive(Baseline):
 
 
 def log_one_minus_p(logits: Tensor) -> Tensor:
-    """Return log(1 - p_j) of every class, (N, C), without the subtraction that loses it where p_j is near 1.
+    """Return log(1 - p_j) of every class, (N, C), precise where p_j is near 1.
 
-    Takes N * C * C numbers.
+    It needs memory for N * C * C numbers.
     """
     classes = logits.shape[1]
     others = logits.unsqueeze(1).expand(-1, classes, -1)

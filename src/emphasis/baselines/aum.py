@@ -17,22 +17,22 @@ from emphasis.deprecation import renamed
 
 
 class AUM(TwoTrainings):
-    """Examples whose label the network hardly ever prefers are left out, and the network is trained anew.
+    """Removes examples with a low area under the margin, and trains the network again without them.
 
-    The margin of an example is z_y - max_{j != y} z_j, its AUM the mean over the epochs at the first, high learning
-    rate (Eq. 1). What counts as low is measured (section 3.2): n / (C + 1) examples, drawn at random, are given a
-    class of their own, which no network can learn but by heart; labels with an AUM below the 99th percentile of
-    theirs are left out. The drawn examples get their label back. (The paper draws twice, so that these are judged
-    too; here one training finds the others, to keep the computation that of one training.)
+    The margin of an example is z_y - max_{j != y} z_j, and its AUM the mean over the epochs with the first, high
+    learning rate (Eq. 1). The threshold is measured (section 3.2): n / (C + 1) random examples get an additional class,
+    which a network can only memorize, and labels with an AUM below the 99th percentile of theirs are removed. The
+    random examples then get their labels back. (The paper trains twice with different random examples, so that these
+    are evaluated, too; here there is one such training, for the computation of a single one.)
 
     Args:
         problem: The labels.
-        phase: Share of the first training, in (0, 1). In the paper until the learning rate falls, after 150 of 300
-            epochs.
-        percentile: Percentile of the drawn examples' AUM, in (0, 1]. Section 3.2 of the paper: 0.99.
+        phase: Share of the first training, in (0, 1). In the paper it ends where the learning rate falls, after 150 of
+            300 epochs.
+        percentile: Percentile of the AUM of the random examples, in (0, 1]. Section 3.2 of the paper: 0.99.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
@@ -62,7 +62,7 @@ class AUM(TwoTrainings):
         return self.total / self.seen.clamp_min(1.0)
 
     def loss(self, step: Step) -> Tensor:
-        """Return cross-entropy: with the class of the drawn ones at first, then of the labels that are kept."""
+        """Return cross-entropy: at first with the additional class, later of the labels that are kept."""
         if not self.second:
             labels = torch.where(self.drawn[step.indices], self.num_classes, step.labels)
             self.total[step.indices] += margins(step.logits.detach(), labels).to(self.total.dtype)
@@ -73,7 +73,7 @@ class AUM(TwoTrainings):
         return (losses * kept).sum() / kept.sum().clamp_min(1)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Leave out what has a low area, and start anew."""
+        """Remove examples with a low area, and begin the second training."""
         if self.due(epoch):
             known = self.seen > 0.0
             if bool((self.drawn & known).any()):

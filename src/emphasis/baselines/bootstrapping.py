@@ -14,19 +14,19 @@ _BETA = {False: 0.95, True: 0.8}
 
 
 class Bootstrapping(Baseline):
-    """Cross-entropy with targets that are in part the network's own prediction.
+    """Cross-entropy with targets that are mixtures of label and prediction.
 
-    Soft, Eq. 6: -sum_j (beta t_j + (1 - beta) p_j) log p_j, in which the derivative goes through p_j as well: the
-    second term is the entropy of the prediction. Hard, Eq. 7: onehot(argmax p) in place of p.
+    The soft version (Eq. 6) is -sum_j (beta t_j + (1 - beta) p_j) log p_j, in which p_j is differentiated as well: the
+    second term is the entropy of the prediction. The hard version (Eq. 7) has onehot(argmax p) in place of p.
 
     Args:
         problem: The labels.
-        hard: Whether the prediction is taken as a class.
-        beta: The label's share, in (0, 1]; 1 is cross-entropy. None: 0.95 soft and 0.8 hard, as in SL's
-            release (YisenWang/symmetric_cross_entropy_for_noisy_labels, loss.py).
+        hard: Whether the hard version is used.
+        beta: Share of the label, in (0, 1]; 1 is cross-entropy. Defaults to 0.95 (soft) and 0.8 (hard), as in the
+            release of SL (YisenWang/symmetric_cross_entropy_for_noisy_labels, loss.py).
 
     Raises:
-        ValueError: beta is out of bounds.
+        ValueError: beta is out of range.
     """
 
     def __init__(self, problem: Problem, *, hard: bool = False, beta: float | None = None) -> None:

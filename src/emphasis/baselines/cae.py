@@ -1,16 +1,16 @@
-"""Competitive snippet-similarity aggregation and co-attentive snippet embedding, "CAE", for videos.
+"""CAE for videos: competitive snippet-similarity aggregation and co-attentive snippet embedding.
 
 Source: D. Chen et al., Video Person Re-identification with Competitive Snippet-similarity Aggregation and Co-attentive
 Snippet Embedding, CVPR 2018.
 
-From the paper's abstract: the best of the snippets' similarities count; an LSTM learns the query from the whole probe
-snippet, and the gallery's snippet shares it. All else is the authors' release's, dapengchen123/video_reid. There, no
-LSTM is left, and its layer for queries sees the frames' features; every snippet is weighted by its own query, as what
-weights the gallery's by the probe's is there, with keys of its own, but is never called. Further differences: its
-network sees optical flow besides; it draws pairs of videos and compares the first ones of all pairs with the second
-ones, where here every video of the batch is compared with every other, both ways round; its classifier has two outputs,
-which come to the difference of one; it weights pairs so that their sum is 1 / 10, and their loss by 100; at test it
-leaves out a snippet that ends where a longer video ends.
+Two parts are from the abstract of the paper: the best similarities of snippets count, and an LSTM learns the query from
+the whole probe snippet, which is also used for the gallery's snippet. The rest is that of the authors' release,
+dapengchen123/video_reid. The release has no LSTM: its layer for queries takes the features of frames, and every snippet
+is weighted by its own query; code that weights the gallery's snippet by the probe's query exists, with separate keys,
+but is not called. Further differences of the release: the network also gets optical flow; pairs of videos are drawn,
+and the first ones of all pairs are compared with the second ones, whereas here all videos of a batch are compared in
+both orders; the classifier has two outputs, which is equivalent to their difference; the weights of pairs sum to 1 /
+10, and their loss has the weight 100; and in evaluation a snippet that ends at the end of a longer video is ignored.
 """
 
 from __future__ import annotations
@@ -29,47 +29,48 @@ from emphasis.deprecation import renamed
 from emphasis.errors import EmphasisValueError
 from emphasis.models.layers import detach_input, last_linear
 
-_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each of a few arrays of `compare`: on the CPU they fit its cache
+_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # numbers in each array of `compare`; on the CPU these fit into the cache
 
 
 class CAE(VideoMethod):
-    """Snippets of `clip` frames, embedded in pairs by what the first one asks for, and videos compared by the best.
+    """Embeds pairs of snippets of `clip` frames by the query of the first, and compares videos by the best pairs.
 
-    With x_t the features of frame t, B batch normalization, and products and softmax channel by channel,
+    With x_t the features of frame t, B batch normalization, and products and softmax by channel,
 
         values        v_t = B(W_v x_t), divided by its L2 norm;
         keys          k_t = B(W_k x_t);
-        query         q = mean over t of B(W_q h_t), h_t the outputs of an LSTM over the snippet's x_t;
+        query         q = mean over t of B(W_q h_t), h_t the outputs of an LSTM over the x_t of the snippet;
         embedding     e(q, s) = sum_t a_t v_t, a_t = softmax over the frames t of s of q k_t;
-        similarity    P = sigmoid(w . B((e(q, s) - e(q, s'))^2) + b) of probe s, whose query q is, and gallery s';
+        similarity    P = sigmoid(w . B((e(q, s) - e(q, s'))^2) + b) of the probe s with query q and the gallery's s';
         verification  L_ver = (mean of -log P + negatives mean of -log(1 - P)) / (1 + negatives);
         matching      L_id = mean over frames of -log softmax(V v_t / temperature)_y, V as in `InstanceMatching`;
         loss          L_id + lam L_ver.
 
-    The first mean of L_ver is over the batch's ordered pairs of snippets of one person, the second over those of two;
-    without both kinds it is 0.
+    The first mean of L_ver is over the ordered pairs of snippets in a batch that show the same person, and the second
+    over the others; L_ver is 0 if there are not pairs of both kinds.
 
-    A batch should show persons more than once (in a recipe, solver.videos = 2), for else it verifies nothing. The
-    derivatives are large: released with a learning rate of 1e-3, and pairs of videos alone.
+    A batch should show persons more than once (in a recipe, solver.videos = 2), as L_ver is 0 otherwise. The
+    derivatives are large: the release has a learning rate of 1e-3, and batches of pairs of videos.
 
-    A video's snippets begin every `stride` frames; one that is shorter is filled with its last frame. Of the n pairs of
-    a query's snippets and another video's, the floor(top (n - 1)) + 1 most similar count, by the mean of their P.
+    Snippets of a video begin every `stride` frames; a short one is filled with its last frame. Of the n pairs of
+    snippets of a query and another video, the floor(top (n - 1)) + 1 most similar count, by the mean of their P.
 
-    The network's last linear layer is no part of this. It is trained beside, by the cross-entropy of each frame, whose
-    derivative ends there, so that the network still predicts.
+    The last linear layer of the network is not used for this. It is trained separately by the cross-entropy of each
+    frame, the derivative of which does not reach the rest of the network, so that there are predictions.
 
     Args:
         problem: The labels, with `clip` frames of each video. Released: 8.
-        width: Of values, keys and queries, >= 1. Released: 128.
-        stride: Frames from one snippet to the next at test, >= 1. Released: 4.
-        top: The share of pairs that count, in [0, 1]; 1 is the mean, 0 the best. Released: 0.2.
-        lam: Of the verification, >= 0. Released: 10.
-        negatives: Weight of all pairs of two persons, those of one having 1, >= 0. Released: 3.
-        momentum: Of the classes' features, in [0, 1). Released: 0.5.
-        temperature: > 0. Released: 1 / 30.
+        width: Width of values, keys and queries, >= 1. Released: 128.
+        stride: Number of frames between the starts of snippets in evaluation, >= 1. Released: 4.
+        top: Share of pairs that count, in [0, 1]; 1 for the mean and 0 for the best. Released: 0.2.
+        lam: Weight of the verification loss, >= 0. Released: 10.
+        negatives: Weight of the mean over pairs of different persons, relative to those of the same person, >= 0.
+            Released: 3.
+        momentum: Momentum of the class vectors, in [0, 1). Released: 0.5.
+        temperature: Temperature of the matching loss, > 0. Released: 1 / 30.
 
     Raises:
-        ValueError: A parameter is out of bounds, or the examples are no videos.
+        ValueError: A parameter is out of range, or the examples are not videos.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
@@ -98,7 +99,7 @@ class CAE(VideoMethod):
         self.seed = problem.seed
 
     def prepare(self, network: nn.Module) -> None:
-        """Make the layers for the network's features, as many of them as its last linear layer sees."""
+        """Create the layers for the features of a network, the inputs of its last linear layer."""
         last, width = last_linear(network), self.width
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
@@ -111,10 +112,10 @@ class CAE(VideoMethod):
         detach_input(last)
 
     def loss(self, step: Step) -> Tensor:
-        """Return both losses and the last layer's cross-entropy, and move the classes' features.
+        """Return the sum of both losses and the cross-entropy of the last layer, and update the class vectors.
 
         Raises:
-            ValueError: The batch does not consist of whole clips, or of one alone, which has no pair.
+            ValueError: The batch does not consist of at least two whole clips.
         """
         videos, rest = divmod(len(step.labels), self.clip)
         if rest or videos < 2:
@@ -124,41 +125,41 @@ class CAE(VideoMethod):
             )
         features = step.features.reshape(videos, self.clip, -1)
         values, keys = self._values(features), self._keys(features)
-        # (V, V, width): of each video's frames in the columns, weighted by the queries of the rows.
+        # (V, V, width): embeddings of the videos of the columns by the queries of the rows.
         embedded = attend(self._queries(features).unsqueeze(1), keys, values)
-        own = embedded.diagonal().T.unsqueeze(1)
+        probes = embedded.diagonal().T.unsqueeze(1)
         others = ~torch.eye(videos, dtype=torch.bool, device=embedded.device)
         persons = step.labels[:: self.clip]
         alike = (persons.unsqueeze(1) == persons)[others]
-        verified = verification(self._logits((own - embedded)[others]), alike, self.negatives)
+        verified = verification(self._logits((probes - embedded)[others]), alike, self.negatives)
         matched = F.cross_entropy(self.matching(values.flatten(0, 1), step.labels), step.labels)
-        beside = F.cross_entropy(step.logits, step.labels)
-        return matched + self.lam * verified + beside
+        classified = F.cross_entropy(step.logits, step.labels)
+        return matched + self.lam * verified + classified
 
     def compare(self, frames: Tensor, first: Tensor, last: Tensor, query: Tensor) -> Iterator[Tensor]:
-        """Yield the similarities (1, T) of each query to all videos, less 1: P near 1 has few digits, P - 1 all.
+        """Yield the similarities of each query to all videos minus 1, (1, T): P - 1 is precise where P is near 1.
 
-        Q queries and T videos of n snippets each take Q T n^2 clip width exponentials, and some ten times as many
-        numbers to or from memory: for MARS, where these are 1,980, 12,180, 13 on average, 8 and 128, 4 * 10^12.
+        Q queries and T videos of n snippets each need Q T n^2 clip width exponentials, and ten times as many memory
+        accesses: for MARS, with 1,980 queries, 12,180 videos and 13 snippets on average, 4 * 10^12.
         """
-        order = torch.argsort(last - first, stable=True)  # videos of as many snippets follow each other
-        places, counts = cut(first[order], last[order], self.clip, self.stride)
+        order = torch.argsort(last - first, stable=True)  # videos with the same number of snippets are adjacent
+        frame_indices, counts = snippets(first[order], last[order], self.clip, self.stride)
         groups = torch.stack(torch.unique_consecutive(counts, return_counts=True), 1).tolist()
         rank = torch.argsort(order)
         values, keys = self._values(frames), self._keys(frames)
-        owns = torch.split(places, counts.tolist())
+        snippets_of = torch.split(frame_indices, counts.tolist())
         at_once = _AT_ONCE.get(frames.device.type, _AT_ONCE["cuda"])
-        for place in rank[query].tolist():
-            own = owns[place]
-            asked = self._queries(frames[own]).unsqueeze(1)
-            probe = attend(asked, keys[own].unsqueeze(1), values[own].unsqueeze(1))
+        for position in rank[query].tolist():
+            probe_frames = snippets_of[position]
+            queries = self._queries(frames[probe_frames]).unsqueeze(1)
+            probe = attend(queries, keys[probe_frames].unsqueeze(1), values[probe_frames].unsqueeze(1))
             distances = [
-                torch.sigmoid(-self._logits(probe - attend(asked, keys[part], values[part])))
-                for part in torch.split(places, max(1, at_once // (asked.numel() * self.clip)))
+                torch.sigmoid(-self._logits(probe - attend(queries, keys[part], values[part])))
+                for part in torch.split(frame_indices, max(1, at_once // (queries.numel() * self.clip)))
             ]
             parts = torch.split(torch.cat(distances, 1), [number * videos for number, videos in groups], 1)
             best = [
-                mean_of_least(part.reshape(len(own), videos, number).transpose(0, 1).flatten(1), self.top)
+                mean_of_least(part.reshape(len(probe_frames), videos, number).transpose(0, 1).flatten(1), self.top)
                 for part, (number, videos) in zip(parts, groups, strict=True)
             ]
             yield -torch.cat(best)[rank].unsqueeze(0)
@@ -170,7 +171,7 @@ class CAE(VideoMethod):
         return _by_frame(self.key, features)
 
     def _queries(self, features: Tensor) -> Tensor:
-        """Return q of snippets, (V, width), from features (V, clip, D)."""
+        """Return the queries of snippets, (V, width), from features (V, clip, D)."""
         return _by_frame(self.query, self.lstm(features)[0]).mean(1)
 
     def _logits(self, differences: Tensor) -> Tensor:
@@ -184,44 +185,44 @@ def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def verification(logits: Tensor, alike: Tensor, negatives: float) -> Tensor:
-    """Return L_ver, a number, from the logits of P of pairs (n,) and whether each is of one person (n,)."""
+    """Return L_ver, a scalar, from the logits of P of pairs, (n,), and whether each shows the same person, (n,)."""
     losses = F.binary_cross_entropy_with_logits(logits, alike.to(logits.dtype), reduction="none")
-    one, two = (torch.where(kind, losses, 0.0).sum() / kind.sum().clamp_min(1) for kind in (alike, ~alike))
-    both = alike.any() & ~alike.all()  # with one alone, all would be pushed apart, or together
-    return both * (one + negatives * two) / (1.0 + negatives)
+    same, different = (torch.where(kind, losses, 0.0).sum() / kind.sum().clamp_min(1) for kind in (alike, ~alike))
+    both = alike.any() & ~alike.all()  # with one kind only, all would move apart or together
+    return both * (same + negatives * different) / (1.0 + negatives)
 
 
-def cut(first: Tensor, last: Tensor, clip: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Return the places of each snippet's frames, (S, clip), and how many snippets each video has, (T,), all >= 1.
+def snippets(first: Tensor, last: Tensor, clip: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the frames of snippets, (S, clip), and the number of snippets of each video, (T,), >= 1.
 
     Args:
-        first: (T,) the place of each video's first frame.
-        last: (T,) that of its last one, which belongs to it.
-        clip: Frames of a snippet.
-        stride: Frames from one snippet to the next.
+        first: Index of the first frame of each video, (T,).
+        last: Index of the last frame of each video, (T,).
+        clip: Number of frames of a snippet.
+        stride: Number of frames between the starts of snippets.
     """
     counts = (last - first + 1 - clip).clamp_min(0) // stride + 1
     video = torch.repeat_interleave(counts)
     number = torch.arange(len(video), device=first.device) - (counts.cumsum(0) - counts)[video]
     begin = first[video] + stride * number
-    places = begin.unsqueeze(1) + torch.arange(clip, device=first.device)
-    return torch.minimum(places, last[video].unsqueeze(1)), counts
+    frames = begin.unsqueeze(1) + torch.arange(clip, device=first.device)
+    return torch.minimum(frames, last[video].unsqueeze(1)), counts
 
 
 def mean_of_least(distances: Tensor, share: float) -> Tensor:
-    """Return the mean of each row's floor(share (n - 1)) + 1 least, (m,), from (m, n)."""
-    kept = int(share * (distances.shape[1] - 1) + 1e-9) + 1  # 0.29 * 100 is a little less than 29
+    """Return the mean of the floor(share (n - 1)) + 1 smallest numbers of each row, (m,), from (m, n)."""
+    kept = int(share * (distances.shape[1] - 1) + 1e-9) + 1  # 0.29 * 100 is slightly less than 29
     return distances.topk(kept, 1, largest=False, sorted=False).values.mean(1)
 
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    linear = nn.Linear(inputs, outputs, bias=False)  # which the normalization would take off again
+    linear = nn.Linear(inputs, outputs, bias=False)  # the normalization would remove a bias
     nn.init.kaiming_normal_(linear.weight, mode="fan_out")
     return nn.Sequential(linear, nn.BatchNorm1d(outputs))
 
 
 def _by_frame(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a layer's outputs where batch normalization is to count all axes but the last as one."""
+    """Return the outputs of a layer with all axes but the last combined to one, for batch normalization."""
     outputs: Tensor = layer(inputs.flatten(0, -2))
     return outputs.reshape(*inputs.shape[:-1], -1)
 

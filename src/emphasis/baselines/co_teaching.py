@@ -14,19 +14,19 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 
 
 class CoTeaching(Baseline):
-    """Two networks, each taught by the examples of the batch that the other finds easiest.
+    """Two networks, each trained on the examples of the batch with the smallest losses of the other.
 
-    Of each batch the share R(T) = 1 - min(T / T_k * tau, tau) with the smallest losses is kept (Algorithm 1). Twice the
-    computation of other methods; the first network predicts.
+    The share R(T) = 1 - min(T / T_k * tau, tau) of each batch is used (Algorithm 1). The method needs twice the
+    computation of others; the first network predicts.
 
     Args:
         problem: The labels.
-        forget_rate: tau, in [0, 1); 0 is cross-entropy, twice. In the paper (2018) the
-            rate of noise, which must be known.
+        forget_rate: Share tau of examples that are not used, in [0, 1); 0 is cross-entropy for both networks. In the
+            paper (2018) it is the noise rate, which must be known.
         gradual: T_k as a share of training, in (0, 1]. 10 of 200 epochs in the paper (2018).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     networks: ClassVar[int] = 2
@@ -38,13 +38,13 @@ class CoTeaching(Baseline):
         self.forget_rate, self.gradual = forget_rate, gradual
 
     def kept_share(self, progress: float) -> float:
-        """Return R(T)."""
+        """Return R(T), the share of examples that are used, at a progress in [0, 1)."""
         return 1.0 - self.forget_rate * min(progress / self.gradual, 1.0)
 
     def loss(self, step: Step) -> Tensor:
-        """Return the sum of both networks' mean losses over the examples that the other one keeps."""
+        """Return the sum of the mean losses of both networks over the examples that the other one selects."""
         first = F.cross_entropy(step.logits, step.labels, reduction="none")
         second = F.cross_entropy(step.peer_logits, step.labels, reduction="none")
         count = max(1, int(self.kept_share(step.progress) * len(first)))
-        of_first, of_second = (losses.detach().argsort()[:count] for losses in (first, second))
-        return first[of_second].mean() + second[of_first].mean()
+        easy_for_first, easy_for_second = (losses.detach().argsort()[:count] for losses in (first, second))
+        return first[easy_for_second].mean() + second[easy_for_first].mean()

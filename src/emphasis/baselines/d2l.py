@@ -20,29 +20,29 @@ from emphasis.baselines.protocol import (
 )
 from emphasis.errors import EmphasisValueError
 
-_BATCH = 128  # neighbours are looked for among this many examples, as in the release (callback_util.py)
+_BATCH = 128  # neighbors are searched among this number of examples, as in the release (callback_util.py)
 
 
 class D2L(Baseline):
-    """Labels give way to predictions once the features begin to need more dimensions: the sign of memorizing.
+    """Replaces labels by predictions once the dimensionality of the features rises, a sign of memorization.
 
-    After every epoch the local intrinsic dimensionality (LID) of the features before the last layer is estimated.
-    When it exceeds the mean of the last `window` epochs by two standard deviations, the network goes back to where it
-    was an epoch before, and from then on learns (Eqs. 9 and 10)
+    After every epoch the local intrinsic dimensionality (LID) of the features before the last layer is estimated. When
+    it exceeds the mean of the last `window` epochs by two standard deviations, the parameters of the epoch before are
+    restored, and from then on the targets are (Eqs. 9 and 10)
 
         alpha y + (1 - alpha) onehot(argmax p),   alpha = exp(-(i / T) LID_i / min_{j <= i} LID_j).
 
     Args:
         problem: The labels.
-        window: Epochs compared with, >= 2. In the release (xingjunm/dimensionality-driven-learning, train_models.py,
-            epoch_win) 5; the paper (2018) says 5 for MNIST and 12 for CIFAR-10, of 50 and 120 epochs.
-        first: Epochs before those of the first window, >= 0; None: as many as `window`. In the release (init_epoch) 5
+        window: Number of epochs in the window, >= 2. In the release (xingjunm/dimensionality-driven-learning,
+            train_models.py, epoch_win) 5; the paper (2018) says 5 for MNIST and 12 for CIFAR-10, of 50 and 120 epochs.
+        first: Number of epochs before the first window, >= 0. Defaults to `window`. In the release (init_epoch) 5
             for MNIST, 10 for CIFAR-10 and 20 for CIFAR-100.
-        neighbours: k of the estimate, >= 2. 20 in the release (callback_util.py).
-        examples: How many are looked at. 1,280 in the release, ten batches of 128.
+        neighbours: Number k of neighbors of the estimate, >= 2. 20 in the release (callback_util.py).
+        examples: Number of examples that are evaluated. 1,280 in the release, ten batches of 128.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"features", "survey", "copy"})
@@ -62,11 +62,11 @@ class D2L(Baseline):
         if first is not None:
             check_whole("first", first, 0)
         self.window, self.neighbours = window, neighbours
-        self.judged_from = 2 * window if first is None else max(first + window - 1, window)
-        self.looked_at = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
-        if len(self.looked_at) <= neighbours:
+        self.compared_from = 2 * window if first is None else max(first + window - 1, window)
+        self.evaluated = torch.randperm(len(problem.labels), generator=problem.generator())[:examples]
+        if len(self.evaluated) <= neighbours:
             raise EmphasisValueError(
-                f"neighbours={neighbours} is not allowed with {len(self.looked_at)} examples; use fewer"
+                f"neighbours={neighbours} is not allowed with {len(self.evaluated)} examples; use fewer"
             )
         self.register_buffer("recent", torch.zeros(window))
         self.register_buffer("count", torch.tensor(0))
@@ -77,20 +77,20 @@ class D2L(Baseline):
     def loss(self, step: Step) -> Tensor:
         """Return cross-entropy with the mixed targets, alpha = 1 before the turning point."""
         alpha = self.alpha.to(step.logits.dtype)
-        said = one_hot(step.logits.argmax(1), step.logits)
-        targets = alpha * one_hot(step.labels, step.logits) + (1.0 - alpha) * said
+        prediction = one_hot(step.logits.argmax(1), step.logits)
+        targets = alpha * one_hot(step.labels, step.logits) + (1.0 - alpha) * prediction
         return soft_cross_entropy(step.logits, targets).mean()
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Estimate the LID after the epoch before, look for the turning point, and set alpha."""
+        """Estimate the LID, detect the turning point, and set alpha."""
         if epoch.number == 0:
             return
-        features = epoch.survey(self.looked_at.to(self.labels.device)).features
+        features = epoch.survey(self.evaluated.to(self.labels.device)).features
         assert features is not None
         lid = mean_lid(features, self.neighbours)
-        if lid == 0.0:  # features that all coincide have no dimensionality to compare with
+        if lid == 0.0:  # all features coincide, and have no dimensionality
             return
-        if not self.turned and self.count >= self.judged_from and turning_point(self.recent, lid):
+        if not self.turned and self.count >= self.compared_from and turning_point(self.recent, lid):
             self.turned.fill_(True)
             epoch.restore_weights()
         elif not self.turned:
@@ -108,12 +108,12 @@ def turning_point(recent: Tensor, lid: float) -> bool:
 
 
 def mean_lid(features: Tensor, neighbours: int) -> float:
-    """Return the mean LID of features (n, D), neighbours being looked for in batches of 128.
+    """Return the mean LID of features (n, D), with neighbors searched in batches of 128.
 
     Maximum likelihood (Eq. 4): LID(x) = -(1/k sum_{i=1}^k log(r_i / r_k))^-1, r_i the distance to neighbor i.
-    Examples that coincide with a neighbor say nothing and are left out; NaN-free, 0 if all do.
+    Examples that coincide with a neighbor are ignored; the result is 0 if all do.
     """
-    found = []
+    estimates = []
     for batch in torch.split(features, _BATCH):
         if len(batch) <= neighbours:
             continue
@@ -121,6 +121,6 @@ def mean_lid(features: Tensor, neighbours: int) -> float:
         nearest = distances.topk(neighbours, largest=False, sorted=True).values
         good = nearest[:, 0] > 0.0
         ratios = (nearest[good] / nearest[good, -1:]).log().mean(1)
-        found.append(-1.0 / ratios[ratios < 0.0])
-    values = torch.cat(found) if found else torch.zeros(0)
+        estimates.append(-1.0 / ratios[ratios < 0.0])
+    values = torch.cat(estimates) if estimates else torch.zeros(0)
     return float(values.mean()) if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""The derivative view of a method: how much it emphasizes an example, as a function of its label's probability."""
+"""The derivative view of a method: the emphasis of an example as a function of its label's probability."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from emphasis.baselines.registry import METHODS, find, make
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting import FunctionWeighting
 
-_LARGEST_MARGIN, _SMALLEST_WEIGHT = 60.0, 1e-20  # weights of 1e-26 are left there, where others would go on to 0
+_LARGEST_MARGIN, _SMALLEST_WEIGHT = 60.0, 1e-20  # smaller weights are set to 0
 
 
 @dataclass(frozen=True, repr=False)
 class View(FunctionWeighting):
-    """The emphasis of a method, made by `view`.
+    """The emphasis of a method, as `view` returns it.
 
     Attributes:
-        title: The method and its options.
-        pushes_back: The smallest p at which it pushes p down instead of up; NaN if it never does.
+        title: Name and options of the method.
+        pushes_back: Smallest p from which on the method lowers p; NaN if there is none.
     """
 
     title: str = ""
@@ -34,22 +34,22 @@ class View(FunctionWeighting):
 
 
 def view(name: str, num_classes: int = 10, **options: Any) -> View:
-    """Return a method's emphasis as a weighting: w(p) = L1 norm of the derivative, the other classes sharing 1 - p.
+    """Return the emphasis of a method as a weighting: w(p) is the L1 norm of the derivative.
 
-    The loss may depend on each of the other classes' probabilities; here they are equal. The label is class 0.
+    The other classes have equal probabilities, on which the loss may depend. The label is class 0.
 
     Args:
-        name: As `find` takes it.
-        num_classes: C.
+        name: Name of the method, see `find`.
+        num_classes: Number of classes C.
         **options: Hyperparameters.
 
     Raises:
-        ValueError: The method's loss is not a function of logits and label alone, or as `make`.
+        ValueError: The loss of the method is not a function of logits and label only; see also `make`.
     """
     if not find(name).has_view():
         have_views = ", ".join(other for other, method in METHODS.items() if method.has_view())
         raise EmphasisValueError(
-            f"{name} has no derivative view: what it does depends on more than p; these have: {have_views}"
+            f"{name} has no derivative view, as its loss depends on more than p; methods with one: {have_views}"
         )
     words, examples = find(name).example(num_classes)
     examples = {} if examples.keys() & options.keys() else examples

@@ -1,4 +1,4 @@
-"""DivideMix: two networks, each of which tells the other which labels to keep, and semi-supervised learning.
+"""DivideMix: two networks that select labels for each other, and semi-supervised learning.
 
 Source: J. Li et al., DivideMix: Learning with Noisy Labels as Semi-supervised Learning, ICLR 2020.
 """
@@ -24,33 +24,34 @@ from emphasis.baselines.protocol import (
     soft_cross_entropy,
 )
 
-_LEAST_VARIANCE = 5e-4  # of losses on [0, 1], in the release (Train_CIFAR.py, reg_covar)
+_LEAST_VARIANCE = 5e-4  # of losses scaled to [0, 1]; reg_covar in the release (Train_CIFAR.py)
 
 
 class DivideMix(Baseline):
-    """Labels that the other network's losses make out as right are kept in part; the others give way to guesses.
+    """Keeps labels that the other network considers clean in part, and replaces the others by predictions.
 
-    Before every epoch a mixture of two normal distributions is fitted to each network's losses; w_i is the probability
-    of the one of small losses. Where the other network's w exceeds `threshold`, the target is w onehot(y) + (1 - w) p,
-    else the mean prediction of both networks; either is sharpened to the power 1 / temperature. The batch is then mixed
-    up, l x_i + (1 - l) x_j with l from a beta distribution, its larger half; the loss is cross-entropy of what is
-    kept, lambda_u times the squared error of the others' predictions, and the term against all going to one class.
+    Before every epoch a mixture of two normal distributions is fitted to the losses of each network; w_i is the
+    probability of the component with small losses. If w of the other network exceeds `threshold`, the target is w
+    onehot(y) + (1 - w) p, and otherwise the mean prediction of both networks; both are raised to the power 1 /
+    temperature and normalized. Mixup follows: l x_i + (1 - l) x_j with l >= 1/2 from a beta distribution. The loss is
+    the cross-entropy of examples with kept labels, plus lambda_u times the squared error of the other predictions, plus
+    a term against predicting one class only.
 
-    Twice the computation of other methods and more. Unlike the release (LiJunnan1992/DivideMix, Train_CIFAR.py), the
-    batches are those of the loop, of kept and other examples together, in one augmentation instead of two; the losses
-    are those that each example last had in training; and the first network alone predicts.
+    The method needs more than twice the computation of others. Unlike the release (LiJunnan1992/DivideMix,
+    Train_CIFAR.py), it uses the batches of the loop, with both kinds of examples and one augmentation instead of two;
+    the losses are the latest ones in training; and only the first network predicts.
 
     Args:
         problem: The labels.
-        warm: Share of training by cross-entropy before, in (0, 1). 10 of 300 epochs in the release for CIFAR-10.
-        threshold: Of w, in (0, 1). 0.5 in the release.
-        temperature: > 0. 0.5 in the release.
-        alpha: > 0, of the beta distribution. 4 in the release.
-        lambda_u: >= 0. 25 in the release by default; 0 is recommended there for little noise.
+        warm: Share of training by cross-entropy at first, in (0, 1). 10 of 300 epochs in the release for CIFAR-10.
+        threshold: Threshold of w, in (0, 1). 0.5 in the release.
+        temperature: Temperature of the targets, > 0. 0.5 in the release.
+        alpha: Parameter of the beta distribution, > 0. 4 in the release.
+        lambda_u: Weight of the squared error, >= 0. 25 in the release by default, which recommends 0 for little noise.
         ramp: Share of training over which lambda_u rises from 0, in (0, 1]. 16 of 300 epochs in the release.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     networks: ClassVar[int] = 2
@@ -84,7 +85,7 @@ class DivideMix(Baseline):
         self.register_buffer("divided", torch.tensor(False))
 
     def loss(self, step: Step) -> Tensor:
-        """Return the sum of both networks' losses."""
+        """Return the sum of the losses of both networks."""
         both = [step.logits, step.peer_logits] if not self.divided else self._predictions(step)
         for losses, logits in zip(self.losses, both, strict=True):
             losses[step.indices] = F.cross_entropy(logits.detach(), step.labels, reduction="none").to(losses.dtype)
@@ -102,7 +103,7 @@ class DivideMix(Baseline):
             refined = w * one_hot(step.labels, guess) + (1.0 - w) * F.softmax(both[number], 1)
             target = self.sharpened(torch.where(kept, refined, guess))
             target = share * target + (1.0 - share) * target[other]
-            total = total + self._of_one(network(mixed), target, kept.squeeze(1), step.progress)
+            total = total + self._network_loss(network(mixed), target, kept.squeeze(1), step.progress)
         return total
 
     @torch.no_grad()
@@ -110,8 +111,8 @@ class DivideMix(Baseline):
         assert step.peer is not None
         return [step.network(step.inputs), step.peer(step.inputs)]
 
-    def _of_one(self, logits: Tensor, target: Tensor, kept: Tensor, progress: float) -> Tensor:
-        """Return one network's loss of a mixed batch; `kept`: whose first part has its label."""
+    def _network_loss(self, logits: Tensor, target: Tensor, kept: Tensor, progress: float) -> Tensor:
+        """Return the loss of one network for a mixed batch; `kept` tells which examples keep their labels."""
         p = F.softmax(logits, 1)
         labeled = (soft_cross_entropy(logits, target) * kept).sum() / kept.sum().clamp_min(1)
         unlabeled = (((p - target) ** 2).mean(1) * ~kept).sum() / (~kept).sum().clamp_min(1)
@@ -119,11 +120,11 @@ class DivideMix(Baseline):
         return labeled + self.lambda_u * rise * unlabeled + against_one_class(p)
 
     def sharpened(self, target: Tensor) -> Tensor:
-        """Return targets (N, C) to the power 1 / temperature, rows summing to 1."""
+        """Return targets (N, C) to the power 1 / temperature, with rows that sum to 1."""
         return torch.softmax(target.clamp_min(torch.finfo(target.dtype).tiny).log() / self.temperature, 1)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Divide the examples, by each network's losses."""
+        """Estimate which labels are clean from the losses of each network."""
         if epoch.number == 0 or epoch.progress < self.warm:
             return
         for clean, losses in zip(self.clean, self.losses, strict=True):

@@ -1,4 +1,4 @@
-"""Epsilon-softmax: predictions brought nearer to one class, and MAE.
+"""Epsilon-softmax: predictions closer to one-hot vectors, and MAE.
 
 Source: J. Wang et al., epsilon-Softmax: Approximating One-Hot Vectors for Mitigating Label Noise, NeurIPS 2024.
 """
@@ -15,20 +15,21 @@ from emphasis.baselines.protocol import Baseline, Problem, check_range
 
 
 class EpsilonSoftmax(Baseline):
-    """alpha (-log p'_y) + beta 2 (1 - p_y), with p' = (p + m onehot(argmax p)) / (m + 1).
+    """The loss alpha (-log p'_y) + beta 2 (1 - p_y), with p' = (p + m onehot(argmax p)) / (m + 1).
 
-    p' differs from a one-hot vector by at most 2 / (m + 1), the epsilon of the name. Where the label is not the
-    likeliest class, the first term is cross-entropy's and log(m + 1), and so is its derivative; where it is, the
-    derivative is p / (p + m) times cross-entropy's: what is learned stops pushing early.
+    p' differs from a one-hot vector by at most 2 / (m + 1), the epsilon of the name. If the label is not the likeliest
+    class, the first term is cross-entropy plus log(m + 1), with the same derivative; if it is, the derivative is p / (p
+    + m) times that of cross-entropy, so that it vanishes early for learned examples.
 
     Args:
         problem: The labels.
-        m: >= 0; 0 is alpha times cross-entropy and beta times MAE. 1e5 is our choice.
-        alpha: >= 0, weight of the first term. 0.01 in the authors' figure for CIFAR-10 (2024).
-        beta: >= 0, weight of MAE. 5 in the authors' figure for CIFAR-10 (2024).
+        m: Weight of the one-hot vector, >= 0; 0 is alpha times cross-entropy plus beta times MAE. The default of 1e5
+            was chosen for this package.
+        alpha: Weight of the first term, >= 0. 0.01 in the authors' figure for CIFAR-10 (2024).
+        beta: Weight of MAE, >= 0. 5 in the authors' figure for CIFAR-10 (2024).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     def __init__(self, problem: Problem, *, m: float = 1e5, alpha: float = 0.01, beta: float = 5.0) -> None:

@@ -11,16 +11,17 @@ from emphasis.weighting import Focal as FocalWeighting
 
 
 class Focal(Baseline):
-    """-(1 - p)^gamma log p: examples already learned count less. The weighting `emphasis.Focal` trains the same.
+    """The focal loss, -(1 - p)^gamma log p, in which learned examples count less, as in the weighting `emphasis.Focal`.
 
     Args:
         problem: The labels.
-        gamma: >= 0; 0 is cross-entropy. 2 in the paper, and in MentorNet's release (vstar_focal_loss).
-        stop_gradient: Whether (1 - p)^gamma is a constant for the derivative, so that w = 2 (1 - p)^(gamma + 1). So
-            it is in MentorNet's release, where it is the weight of the example's cross-entropy.
+        gamma: Exponent of 1 - p, >= 0; 0 is cross-entropy. 2 in the paper, and in MentorNet's release
+            (vstar_focal_loss).
+        stop_gradient: Whether (1 - p)^gamma is a constant for differentiation, so that w = 2 (1 - p)^(gamma + 1), as in
+            MentorNet's release, where it is the weight of an example's cross-entropy.
 
     Raises:
-        ValueError: gamma is out of bounds.
+        ValueError: gamma is out of range.
     """
 
     def __init__(self, problem: Problem, *, gamma: float = 2.0, stop_gradient: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Forgetting: strong dropout against memorizing.
+"""Forgetting: strong dropout against memorization.
 
 Source: D. Arpit et al., A Closer Look at Memorization in Deep Networks, ICML 2017.
 The name and the range are those of L. Jiang et al., MentorNet, ICML 2018, section 5.
@@ -18,11 +18,11 @@ class Forgetting(Baseline):
 
     Args:
         problem: The labels.
-        dropout: Share of features zeroed, in [0, 1); 0 is cross-entropy. Section 4.2.2 of the paper on derivative
-            manipulation: searched in (0.2, 0.9). 0.5 is our choice.
+        dropout: Share of features that are set to zero, in [0, 1); 0 is cross-entropy. The paper on derivative
+            manipulation (section 4.2.2) searches in (0.2, 0.9). The default was chosen for this package.
 
     Raises:
-        ValueError: dropout is out of bounds.
+        ValueError: dropout is out of range.
     """
 
     def __init__(self, problem: Problem, *, dropout: float = 0.5) -> None:
@@ -31,14 +31,16 @@ class Forgetting(Baseline):
         self.dropout = dropout
 
     def prepare(self, network: nn.Module) -> None:
-        """Put dropout before the network's last linear layer.
+        """Add dropout before the last linear layer of a network.
 
         Raises:
-            ValueError: It has no linear layer.
+            ValueError: The network has no linear layer.
         """
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise EmphasisValueError("Forgetting puts dropout before the last nn.Linear, of which the network has none")
+            raise EmphasisValueError(
+                "Forgetting needs a network with an nn.Linear, before the last of which it adds dropout"
+            )
         linear[-1].register_forward_pre_hook(self._drop)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""OGC, optimized gradient clipping: cross-entropy up to a p that follows from a model of the losses.
+"""OGC, optimized gradient clipping: cross-entropy with a threshold of p that follows from a model of the losses.
 
 Source: X. Ye et al., Optimized Gradient Clipping for Noisy Label Learning, AAAI 2025.
 """
@@ -18,22 +18,23 @@ _LEAST, _GRID, _HALVINGS = 1e-7, 1000, 40
 
 
 class GradientClipping(Baseline):
-    """-log p where p > t, and its tangent -log t + 1 - p / t below: the derivative |dL/dp| = 1 / p is clipped at 1 / t.
+    """Cross-entropy with the derivative |dL/dp| = 1 / p clipped at 1 / t: -log p if p > t, else -log t + 1 - p / t.
 
-    So w = 2 (1 - p) above t, and 2 (1 - p) p / t, a multiple of MAE's, below. t is the least for which examples of
-    large losses have at most `excess` more derivative than those of small ones, in the mean: losses are modeled by two
-    normal distributions, fitted to the latest ones and cut to what losses there are. Over training the excess falls to
-    a tenth and to a hundredth, at one and at two thirds, where the release's learning rate falls, by which it is
-    multiplied there (Virusdoll/OGC, methods/losses_ogc.py, script/cifar10/ogc_ce.sh).
+    The weight is w = 2 (1 - p) above t, and 2 (1 - p) p / t, a multiple of that of MAE, below. t is the smallest
+    threshold for which the mean derivative of examples with large losses exceeds that of examples with small losses by
+    at most `excess`. Losses are modeled by two normal distributions, fitted to the latest losses and truncated to their
+    range. After one and two thirds of training the excess falls to a tenth and a hundredth, as the learning rate does
+    in the release, where it is a factor of the excess (Virusdoll/OGC, methods/losses_ogc.py, script/cifar10/ogc_ce.sh).
 
     Args:
         problem: The labels.
-        excess: > 0. 2 in the release, epsilon = 20 times a learning rate of 0.1 (ogc_ce.sh).
-        every: Steps between fits, >= 1. 32 in the release.
-        queue: How many losses are modeled, >= 2. 4096 in the release.
+        excess: Excess of the mean derivative, > 0. 2 in the release, epsilon = 20 times a learning rate of 0.1
+            (ogc_ce.sh).
+        every: Number of steps between fits, >= 1. 32 in the release.
+        queue: Number of losses that are modeled, >= 2. 4096 in the release.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     threshold: Tensor
@@ -48,33 +49,33 @@ class GradientClipping(Baseline):
         self.excess, self.every = excess, every
         self.register_buffer("threshold", torch.tensor(_LEAST, dtype=torch.float64))
         self.register_buffer("losses", torch.zeros(queue))
-        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # losses seen and steps taken
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # numbers of losses and of steps
 
     def bound(self, progress: float) -> float:
-        """Return how many times the derivative of small losses that of large ones may be, at a progress in [0, 1)."""
+        """Return the largest ratio of the mean derivatives of large to small losses at a progress."""
         return 1.0 + self.excess * 10.0 ** -min(int(3.0 * progress), 2)
 
     def loss(self, step: Step) -> Tensor:
-        """Return the mean clipped loss, and bring the threshold up to date."""
+        """Return the mean clipped loss, and update the threshold."""
         log_p = F.log_softmax(step.logits, 1).gather(1, step.labels.unsqueeze(1)).squeeze(1)
-        self._note(-log_p.detach(), step.progress)
+        self._record(-log_p.detach(), step.progress)
         t = self.threshold.to(log_p.dtype)
         clipped = 1.0 - log_p.exp() / t - t.log()
         return torch.where(log_p > t.log(), -log_p, clipped).mean()
 
-    def _note(self, losses: Tensor, progress: float) -> None:
-        """Keep the latest losses, and fit where it is due."""
+    def _record(self, losses: Tensor, progress: float) -> None:
+        """Record the latest losses, and fit the model if it is time to."""
         seen, steps = self.counts.tolist()
-        places = (seen + torch.arange(len(losses), device=losses.device)) % len(self.losses)
+        slots = (seen + torch.arange(len(losses), device=losses.device)) % len(self.losses)
         kept = losses[-len(self.losses) :]
-        self.losses[places[-len(self.losses) :]] = kept.to(self.losses.dtype).clamp(0.0, -math.log(_LEAST))
+        self.losses[slots[-len(self.losses) :]] = kept.to(self.losses.dtype).clamp(0.0, -math.log(_LEAST))
         self.counts += self.counts.new_tensor([len(losses), 1])
         if (steps + 1) % self.every == 0 and seen + len(losses) >= len(self.losses):
             self.threshold.fill_(threshold_for(self.losses, self.bound(progress)))
 
 
 def threshold_for(losses: Tensor, bound: float) -> float:
-    """Return the least t for which large losses' mean derivative min(1 / p, 1 / t) is `bound` times small ones'."""
+    """Return the smallest t for which the mean derivative of large losses is <= `bound` times that of small ones."""
     mixture = _gaussian_mixture.fit(losses, 1e-6)
     grid = torch.linspace(0.0, -math.log(_LEAST), _GRID, dtype=torch.float64, device=losses.device)
     squares = (grid.unsqueeze(1) - mixture.mean) ** 2 / mixture.variance

@@ -25,24 +25,24 @@ from emphasis.baselines.protocol import (
 
 
 class JointOptimization(TwoTrainings):
-    """Labels and weights are learned in turn; the network is then trained anew on the labels found.
+    """Optimizes labels and weights in turn, and then trains the network again with the resulting labels.
 
-    First phase: KL(y || p) + alpha L_p + beta L_e (Eq. 7) at a high, constant learning rate, with
-    L_p = sum_j q_j log(q_j / mean p_j) against all going to one class (Eq. 11; q uniform) and L_e the mean entropy of
-    the predictions (Eq. 12). From `update_from` on, the labels are the mean of each example's predictions over the
-    last epochs (soft labels). Second phase: cross-entropy with these labels, from the first parameters on.
+    First phase: KL(y || p) + alpha L_p + beta L_e (Eq. 7) at a high, constant learning rate, with L_p = sum_j q_j
+    log(q_j / mean p_j) against predicting one class only (Eq. 11; q uniform) and L_e the mean entropy of the
+    predictions (Eq. 12). From `update_from` on, the labels are the mean of each example's predictions over the last
+    epochs (soft labels). Second phase: cross-entropy with these labels, from the initial parameters.
 
     Args:
-        problem: The labels. The predictions take window * n * C numbers.
-        alpha: >= 0. In the paper (2018) 1.2 for symmetric noise on CIFAR-10, 0.8 for asymmetric.
-        beta: >= 0. In the paper (2018) 0.8 for symmetric noise on CIFAR-10, 0.4 for asymmetric.
-        phase: The first phase's share of training, in (0, 1). In the paper (2018) 200 of 320 epochs.
-        update_from: Where labels begin to change, as a share of the first phase, in (0, 1). Section 4 of the paper:
-            after 70 of 200 epochs.
-        window: Epochs whose predictions are averaged, >= 1. In the paper (2018) 10.
+        problem: The labels. The predictions need memory for window * n * C numbers.
+        alpha: Weight of L_p, >= 0. In the paper (2018) 1.2 for symmetric noise on CIFAR-10, 0.8 for asymmetric.
+        beta: Weight of L_e, >= 0. In the paper (2018) 0.8 for symmetric noise on CIFAR-10, 0.4 for asymmetric.
+        phase: Share of the first phase, in (0, 1). In the paper (2018) 200 of 320 epochs.
+        update_from: Share of the first phase after which labels change, in (0, 1). In section 4 of the paper after 70
+            of 200 epochs.
+        window: Number of epochs over which predictions are averaged, >= 1. In the paper (2018) 10.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"copy"})
@@ -74,7 +74,7 @@ class JointOptimization(TwoTrainings):
         self.register_buffer("epochs", torch.tensor(0))
 
     def loss(self, step: Step) -> Tensor:
-        """Return the phase's loss, and note the predictions."""
+        """Return the loss of the phase, and record the predictions."""
         fit = soft_cross_entropy(step.logits, self.found[step.indices].to(step.logits.dtype)).mean()
         if self.second:
             return fit
@@ -83,7 +83,7 @@ class JointOptimization(TwoTrainings):
         return fit + self.alpha * against_one_class(p) + self.beta * mean_entropy(step.logits)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Change the labels, or start the second phase."""
+        """Update the labels, or begin the second phase."""
         if self.due(epoch):
             self._update()
             self.begin_second(epoch)
@@ -94,7 +94,7 @@ class JointOptimization(TwoTrainings):
             self.past[(self.epochs - 1) % self.window] = 0.0
 
     def _update(self) -> None:
-        """Take the mean of the predictions that there are: an epoch leaves out its incomplete last batch."""
+        """Set the labels to mean predictions; examples may have none, as an epoch drops its incomplete last batch."""
         total = self.past.sum(0)
         mass = total.sum(1, keepdim=True)
         self.found.copy_(torch.where(mass > 0.0, total / mass.clamp_min(1e-12), self.found))

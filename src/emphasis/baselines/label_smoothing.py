@@ -14,14 +14,14 @@ from emphasis.baselines.protocol import Baseline, Problem, check_range
 class LabelSmoothing(Baseline):
     """Cross-entropy with the targets (1 - epsilon) onehot(y) + epsilon / C.
 
-    Its derivative p - target pushes p down again where p > 1 - epsilon + epsilon / C.
+    Its derivative p - target lowers p where p > 1 - epsilon + epsilon / C.
 
     Args:
         problem: The labels.
-        epsilon: In [0, 1); 0 is cross-entropy. 0.1 in section 7 of the paper.
+        epsilon: Smoothing, in [0, 1); 0 is cross-entropy. 0.1 in section 7 of the paper.
 
     Raises:
-        ValueError: epsilon is out of bounds.
+        ValueError: epsilon is out of range.
     """
 
     def __init__(self, problem: Problem, *, epsilon: float = 0.1) -> None:

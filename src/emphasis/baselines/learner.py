@@ -1,4 +1,4 @@
-"""A network, or two, with the method that trains it: what a loop needs, whether this package's or one's own."""
+"""`Learner`: a network, or two, with the method that trains it, for any training loop."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ Batches = Callable[[Tensor | None], Iterable[Tensor]]
 
 
 class DivergedError(EmphasisValueError):
-    """The network's logits are NaN or infinite: the training is lost."""
+    """The logits of the network are NaN or infinite: training has diverged."""
 
 
 class Learner(nn.Module):
-    """Trains a network by a method, in any loop: `begin_epoch` at an epoch's start, `loss` in every step.
+    """Trains a network with a method. A loop calls `begin_epoch` at the start of each epoch and `loss` in each step.
 
-    Called with inputs it returns the first network's logits (N, C).
+    As a module it maps inputs to the logits (N, C) of the first network.
 
-    Over several ranks each network works on its rank's share of the examples, and the method sees what all of them
-    made of the whole batch, on every rank: so any method, whatever of a batch it looks at, does what it does on one.
+    With several ranks each network computes its rank's share of the examples, and the method gets the outputs for the
+    whole batch on every rank, so that its result is that of a single process.
 
     Args:
-        method: From `emphasis.baselines.make`.
-        network: With C outputs, or C + method.extra_outputs.
-        peer: A second network, started differently, if `method.networks` is 2.
-        process_group: The ranks that work on each batch, all of which call alike, with the same inputs and states of
-            torch's generators, and average their gradients, as DDP and FSDP do; None: this process alone.
+        method: The method, from `emphasis.baselines.make`.
+        network: Network with C outputs, or C + method.extra_outputs.
+        peer: Second network, with other initial parameters, if `method.networks` is 2.
+        process_group: Ranks that compute each batch. They make the same calls with the same inputs and states of
+            torch's generators, and average their gradients, as with DDP and FSDP. None for a single process.
 
     Attributes:
-        examples_evaluated: How many examples the network was evaluated on without a derivative; a pass over the data is
-            n of them.
-        restarted_at: The share of all steps that had been taken when the network was last restarted; 0 if never.
+        examples_evaluated: Number of examples that the network was evaluated on without a derivative; n for each pass
+            over the data.
+        restarted_at: Share of the steps that had been taken when the network was last restarted; 0 if it never was.
 
     Raises:
-        ValueError: The method needs a second network, or none; or features or maps that the network does not have.
+        ValueError: The number of networks is not that of the method, or the network does not have the features or
+            feature maps that the method needs.
     """
 
     examples_evaluated: Tensor
@@ -56,7 +57,7 @@ class Learner(nn.Module):
         super().__init__()
         if (peer is not None) != (method.networks == 2):
             raise EmphasisValueError(
-                f"{type(method).__name__} trains {method.networks} network(s); give peer=... only for two"
+                f"{type(method).__name__} trains {method.networks} network(s); pass peer=... only for two"
             )
         self.method, self.network, self.peer, self.process_group = method, network, peer, process_group
         self.register_buffer("examples_evaluated", torch.tensor(0))
@@ -68,12 +69,12 @@ class Learner(nn.Module):
         if "copy" in method.needs:
             self.kept = copy.deepcopy(network).requires_grad_(False)
         self._seen: dict[str, tuple[Tensor, int]] = {}
-        self._number = 0  # of examples in the latest call, on all ranks
-        self._calls = 0  # of networks in this step
-        for what, layer_of in (("features", last_linear), ("feature_maps", last_pool)):
-            if what in method.needs:
-                # First of all: what the method itself does to the layer's input comes after.
-                layer_of(network).register_forward_pre_hook(partial(self._note, what), prepend=True)
+        self._number = 0  # number of examples in the latest call, on all ranks
+        self._calls = 0  # number of calls of networks in this step
+        for need, layer_of in (("features", last_linear), ("feature_maps", last_pool)):
+            if need in method.needs:
+                # The first hook, before hooks of the method that change the input of the layer.
+                layer_of(network).register_forward_pre_hook(partial(self._record, need), prepend=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, C) of the first network."""
@@ -81,15 +82,15 @@ class Learner(nn.Module):
         return logits[:, : self.method.num_classes]
 
     def loss(self, inputs: Tensor, indices: Tensor, progress: float) -> Tensor:
-        """Return what the step is to minimize, a number.
+        """Return the scalar that a step minimizes.
 
         Args:
-            inputs: (N, ...), on the method's device.
-            indices: (N,) int64, places of the examples in the problem's labels.
-            progress: Share of all steps that have been taken, in [0, 1).
+            inputs: Inputs of the examples, (N, ...), on the device of the method.
+            indices: Indices of the examples in the labels of the problem, (N,) int64.
+            progress: Share of the steps that have been taken, in [0, 1).
 
         Raises:
-            DivergedError: Logits are not finite (on the CPU; elsewhere the loss is not).
+            DivergedError: Logits are not finite. On the CPU only; elsewhere the loss is not finite.
             ValueError: The network has fewer outputs than the method needs.
         """
         self._calls = 0
@@ -99,16 +100,17 @@ class Learner(nn.Module):
         return self.method.loss(step)
 
     def begin_epoch(self, number: int, progress: float, optimizer: Any, batches: Batches) -> None:
-        """Let the method do what is due before an epoch.
+        """Let the method prepare an epoch.
 
         Args:
-            number: 0, 1, ...
-            progress: Share of all steps that have been taken.
-            optimizer: Whose memory is emptied where the method starts the network anew.
-            batches: Returns the inputs of the examples at given indices, or of all for None, in order and in batches.
+            number: Number of the epoch, from 0.
+            progress: Share of the steps that have been taken, in [0, 1).
+            optimizer: Optimizer, the state of which is cleared if the method restarts the network.
+            batches: Function that returns the inputs of examples in batches, given by index, or of all examples if
+                None.
 
         Raises:
-            DivergedError: Logits of examples that the method looks at are not finite.
+            DivergedError: Logits of examples that the method evaluates are not finite.
         """
 
         def survey(indices: Tensor | None = None) -> Predictions:
@@ -125,21 +127,21 @@ class Learner(nn.Module):
         self.method.begin_epoch(Epoch(number, progress, survey, save_weights, restore_weights))
 
     def features(self) -> Tensor:
-        """Return what the last linear layer saw in the latest call of the network."""
-        return self._noted("features")
+        """Return the inputs of the last linear layer in the latest call of the network."""
+        return self._recorded("features")
 
     def maps(self) -> Tensor:
-        """Return what the global average pool saw in the latest call of the network."""
-        return self._noted("feature_maps")
+        """Return the inputs of the global average pool in the latest call of the network."""
+        return self._recorded("feature_maps")
 
-    def _noted(self, what: str) -> Tensor:
-        if what not in self._seen:
-            raise EmphasisValueError(f'{type(self.method).__name__} must name "{what}" among its needs to use them')
-        own, number = self._seen[what]
-        return own if self.process_group is None else all_gather_rows(own, number, self.process_group)
+    def _recorded(self, need: str) -> Tensor:
+        if need not in self._seen:
+            raise EmphasisValueError(f'{type(self.method).__name__} must list "{need}" in its needs to use them')
+        rows, number = self._seen[need]
+        return rows if self.process_group is None else all_gather_rows(rows, number, self.process_group)
 
     def _counted(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the network's call, which takes note of examples that are looked at without a derivative."""
+        """Return a function that calls a network and counts examples that are evaluated without a derivative."""
 
         def called(inputs: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
@@ -152,18 +154,18 @@ class Learner(nn.Module):
         return called
 
     def _over_ranks(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the network's logits of all inputs, of which each rank's network sees its part."""
+        """Return the logits of a network for all inputs, of which each rank computes its share."""
         self._number = len(inputs)
         if self.process_group is None:
-            own: Tensor = network(inputs)
-            return own
+            logits: Tensor = network(inputs)
+            return logits
         self._calls += 1
         with _own_draws(self.process_group, inputs.device, self._calls):
-            own = network(inputs[rank_slice(self.process_group)])
-        return all_gather_rows(own, len(inputs), self.process_group)
+            rows = network(inputs[rank_slice(self.process_group)])
+        return all_gather_rows(rows, len(inputs), self.process_group)
 
     def _checked(self, logits: Tensor) -> Tensor:
-        """Return the logits, of which there must be as many columns as the method needs."""
+        """Check that there are as many logits as the method needs, and return them."""
         needed = self.method.num_classes + self.method.extra_outputs
         if logits.ndim != 2 or logits.shape[1] < needed:
             name, classes = type(self.method).__name__, self.method.num_classes
@@ -175,13 +177,11 @@ class Learner(nn.Module):
 
     def _kept(self) -> nn.Module:
         if self.kept is None:
-            raise EmphasisValueError(
-                f'{type(self.method).__name__} must name "copy" among its needs to keep parameters'
-            )
+            raise EmphasisValueError(f'{type(self.method).__name__} must list "copy" in its needs to save parameters')
         return self.kept
 
-    def _note(self, what: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen[what] = inputs[0], self._number
+    def _record(self, need: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen[need] = inputs[0], self._number
 
     @torch.no_grad()
     def _survey(self, batches: Iterable[Tensor]) -> Predictions:
@@ -207,7 +207,7 @@ def _rename_counters(_learner: nn.Module, state: dict[str, Any], prefix: str, *_
 
 @contextmanager
 def _own_draws(group: Any, device: torch.device, call: int) -> Iterator[None]:
-    """Let each rank draw for itself, dropout say, in each call anew; then all go on as if nothing had been drawn."""
+    """Let each rank draw its own random numbers, such as those of dropout, and restore the generators afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         seed = int(torch.randint(2**60, ()))
         torch.manual_seed(seed + call * torch.distributed.get_world_size(group) + torch.distributed.get_rank(group))
@@ -216,4 +216,4 @@ def _own_draws(group: Any, device: torch.device, call: int) -> Iterator[None]:
 
 def _require_finite(logits: Tensor) -> None:
     if not bool(logits.detach().isfinite().all()):
-        raise DivergedError("the network's logits are NaN or infinite; use a smaller learning rate")
+        raise DivergedError("the logits of the network are NaN or infinite; use a smaller learning rate")

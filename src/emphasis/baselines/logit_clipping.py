@@ -1,4 +1,4 @@
-"""LC, logit clipping: cross-entropy of logits whose norm is bounded.
+"""LC, logit clipping: cross-entropy of logits with a bounded norm.
 
 Source: H. Wei et al., Mitigating Memorization of Noisy Labels by Clipping the Model Prediction, ICML 2023.
 """
@@ -15,15 +15,15 @@ from emphasis.baselines.protocol import Baseline, Problem, check_range
 
 
 class LogitClipping(Baseline):
-    """Cross-entropy of z min(1, bound / |z|): beyond the bound a logit vector is turned, and grows no more.
+    """Cross-entropy of z min(1, bound / |z|): the norm of the logits is at most `bound`.
 
-    So the loss of an example is at most log(1 + (C-1) e^(sqrt(2) bound)), however wrong the network, and at least
-    log(1 + (C-1) e^-g), g = bound sqrt(C / (C-1)). Predictions are those of the logits as they are.
+    The loss of an example is at most log(1 + (C-1) e^(sqrt(2) bound)) and at least log(1 + (C-1) e^-g), with
+    g = bound sqrt(C / (C-1)). Predictions use the logits without clipping.
 
     Args:
         problem: The labels.
-        bound: > 0, of the Euclidean norm; inf is cross-entropy. The paper chooses it on held-out labels; 4 is our
-            choice.
+        bound: Bound of the Euclidean norm, > 0; inf is cross-entropy. The paper chooses it on held-out labels; the
+            default was chosen for this package.
 
     Raises:
         ValueError: The bound is not allowed.

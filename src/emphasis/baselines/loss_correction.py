@@ -21,26 +21,27 @@ from emphasis.errors import EmphasisValueError
 class LossCorrection(TwoTrainings):
     """Cross-entropy corrected by the transition matrix T[true, noisy], given or estimated.
 
-    Forward (Theorem 2): -log sum_i p_i T[i, y]: the network is to say the true label, T the noise upon it.
-    Backward (Theorem 1): (T^-1 l)_y with l_j = -log p_j: its mean over the noise is the loss under true labels; it is
-    not bounded from below. T is estimated (section 4.3) with a network trained by cross-entropy at first: row i is its
-    prediction for an example that it takes for class i with near certainty; training then starts anew, or goes on.
+    Forward correction (Theorem 2) is -log sum_i p_i T[i, y]: the network predicts the true label, and T adds the noise.
+    Backward correction (Theorem 1) is (T^-1 l)_y with l_j = -log p_j: its mean over the noise is the loss with true
+    labels, and it is not bounded from below. T is estimated (section 4.3) with a network that is first trained by
+    cross-entropy: row i is its prediction for an example that it assigns to class i with high probability. Training
+    then restarts, or continues.
 
     Args:
         problem: The labels.
-        backward: Whether to correct backward.
-        matrix: T, C rows that sum to 1; the identity is cross-entropy. None: it is estimated.
-        warm: The share of training spent on the network that T is estimated with, in (0, 1); not used with `matrix`.
-        restart: Whether training starts anew once T is estimated; if not, that network goes on with the rest of the
-            learning rate's schedule. The paper says no more than that it is trained again.
-        quantile: Where the anchor of a class stands among the examples that the network takes for it, in (0, 1]; 1 is
-            the one that it is surest of. The release (giorgiop/loss-correction, models.py) takes the 97th
+        backward: Whether backward correction is used instead of forward correction.
+        matrix: The matrix T, C rows that sum to 1; the identity is cross-entropy. Estimated by default.
+        warm: Share of training for the network with which T is estimated, in (0, 1); not used with `matrix`.
+        restart: Whether training restarts after the estimate of T; otherwise the network continues with the rest of the
+            schedule of the learning rate. The paper only says that it is trained again.
+        quantile: Quantile of the anchor of a class among the examples that are predicted as the class, in (0, 1]; 1 is
+            the one with the largest probability. The release (giorgiop/loss-correction, models.py) takes the 97th
             percentile over all examples, which in ten balanced classes is 0.7 of each class, the default; for
             CIFAR-100 it takes the largest (main_experiment.py, filter_outlier), which is 1.
 
     Raises:
-        ValueError: A parameter is out of bounds; T is no transition matrix, never gives a label that occurs, or is
-            singular for backward correction.
+        ValueError: A parameter is out of range; or T is not a transition matrix, gives a label that occurs the
+            probability 0, or is singular for backward correction.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"survey", "copy"})
@@ -71,8 +72,7 @@ class LossCorrection(TwoTrainings):
         never = problem.labels[given.to(problem.labels.device).amax(0)[problem.labels] == 0.0]
         if len(never) and not backward:
             raise EmphasisValueError(
-                f"matrix never gives the label {int(never[0])}, which {len(never)} examples have; let it "
-                "be given now and then"
+                f"matrix never gives the label {int(never[0])}, which {len(never)} examples have; use a probability > 0"
             )
         self.register_buffer("transition", given)
         self.register_buffer("correcting", torch.tensor(matrix is not None))
@@ -94,7 +94,7 @@ class LossCorrection(TwoTrainings):
         return super().loss(step)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Estimate T when its network is trained, and start anew."""
+        """Estimate T after the first training, and begin the second."""
         if not self.correcting and self.due(epoch):
             predictions = F.softmax(epoch.survey(None).logits, 1)
             self.transition.copy_(at_anchor_points(predictions, self.quantile))
@@ -103,7 +103,7 @@ class LossCorrection(TwoTrainings):
                 self.begin_second(epoch)
 
     def schedule(self, progress: float) -> float:
-        """Return the place in the schedule, of the first or the second training if there are two."""
+        """Return the position in the schedule, that of the first or the second training if there are two."""
         twice = self.restart and (self.second or not self.correcting)
         return super().schedule(progress) if twice else progress
 
@@ -115,5 +115,5 @@ class LossCorrection(TwoTrainings):
 
     @classmethod
     def has_view(cls) -> bool:
-        """With T given, the loss is a function of logits and label."""
+        """Return True, as the loss for a given T is a function of logits and label."""
         return True

@@ -12,30 +12,29 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 from emphasis.errors import EmphasisValueError
 
 STRUCTURES = ("full", "pair")
-_NOISE = 8  # dimensions of the generator's input
+_NOISE = 8  # dimension of the generator's input
 _THRESHOLD = 0.05
 
 
 class Masking(Baseline):
-    """A noise layer whose transition matrix must have the structure that people expect of it.
+    """A noise layer, the transition matrix of which has the structure that people expect.
 
-    A generator draws a matrix s; the reconstructor explains the labels, -log sum_i p_i s[i, y]; the structure
-    f(s) = sigmoid((s - 0.05) / 0.005), which transitions happen at all, must agree with the prior (Eq. 3 and Eq. 4).
-    The matrix is left out in prediction.
+    A generator draws a matrix s; the reconstructor explains the labels, -log sum_i p_i s[i, y]; the structure f(s) =
+    sigmoid((s - 0.05) / 0.005), the transitions that occur, must agree with the prior (Eqs. 3 and 4). The matrix is not
+    used in prediction.
 
     The authors' release, bhanML/Masking, measures the disagreement by the critic of a Wasserstein GAN, with a single
     structure as the prior. From a distribution to a single point the Wasserstein distance has a closed form, the mean
-    of sum_ij |f(s)_ij - prior_ij|, which is the term here: what the best critic would say, without training one.
-    Other deviations: the first matrix has the prior's structure, where the release starts from a classifier that was
-    trained before and from the matrix estimated with it; the generator is linear.
+    of sum_ij |f(s)_ij - prior_ij|, which is the term here: the value of the best critic, without training one. Other
+    differences: the first matrix has the prior's structure, whereas the release starts from a classifier that was
+    trained before and the matrix estimated with it; the generator is linear.
 
     Args:
         problem: The labels.
-        structure: "full": every class may be taken for every other, so that the prior rules nothing out and a noise
-            layer remains, without the term; "pair": for the next one alone; or C rows of 0 and 1 (1: this happens),
-            the diagonal 1.
-        weight: Of the structure's term, >= 0; 0 leaves a noise layer without a prior. Near the threshold the term's
-            derivative is steep, so that a large weight needs a small learning rate.
+        structure: Transitions that occur: "full" for all, so that there is a noise layer without the term; "pair" for
+            those to the next class; or C rows of 0 and 1, with 1 for transitions that occur and on the diagonal.
+        weight: Weight of the structure's term, >= 0; 0 is a noise layer without a prior. The derivative of the term is
+            large near the threshold, so that a large weight needs a small learning rate.
         keep: The diagonal of the first matrix, in (1 / C, 1).
 
     Raises:
@@ -72,7 +71,7 @@ class Masking(Baseline):
         return F.log_softmax(self.generator(noise).view_as(self.prior), 1)
 
     def loss(self, step: Step) -> Tensor:
-        """Return the reconstruction's cross-entropy and the weighted distance from the prior."""
+        """Return the cross-entropy of the reconstruction plus the weighted distance from the prior."""
         log_t = self.transition()
         reconstruction = -torch.logsumexp(F.log_softmax(step.logits, 1) + log_t.T[step.labels], 1).mean()
         if self.free:
@@ -81,9 +80,10 @@ class Masking(Baseline):
 
 
 def first_matrix(prior: Tensor, keep: float) -> Tensor:
-    """Return a matrix of the prior's structure, (C, C): what is not to happen starts at a quarter of the threshold.
+    """Return the initial matrix with the structure of the prior, (C, C).
 
-    Far above it f is flat, and the prior could not push it down.
+    Transitions that should not occur start at a quarter of the threshold; far above it f is flat, and has no
+    derivative.
     """
     outside = 1.0 - prior
     inside = prior - torch.eye(len(prior))
@@ -93,7 +93,7 @@ def first_matrix(prior: Tensor, keep: float) -> Tensor:
 
 
 def structure_of(transition: Tensor, threshold: float = _THRESHOLD, width: float = 0.005) -> Tensor:
-    """Return which transitions happen, f(s) = sigmoid((s - threshold) / width), the paper's Eq. 4 and its values."""
+    """Return which transitions occur, f(s) = sigmoid((s - threshold) / width), Eq. 4 with the values of the paper."""
     return torch.sigmoid((transition - threshold) / width)
 
 
@@ -101,7 +101,7 @@ def structure_matrix(structure: str | Sequence[Sequence[int]], num_classes: int)
     """Return a prior structure as a tensor (C, C) of 0 and 1.
 
     Raises:
-        ValueError: It is unknown, of another shape, or a class may not keep its label.
+        ValueError: It is unknown, or has another shape, other values or a 0 on the diagonal.
     """
     if isinstance(structure, str):
         if structure not in STRUCTURES:
@@ -110,10 +110,10 @@ def structure_matrix(structure: str | Sequence[Sequence[int]], num_classes: int)
             )
         eye = torch.eye(num_classes)
         return torch.ones_like(eye) if structure == "full" else eye + eye.roll(1, 1)
-    found = torch.as_tensor(structure, dtype=torch.float32)
-    good = found.shape == (num_classes, num_classes) and bool(((found == 0.0) | (found == 1.0)).all())
-    if not good or not bool((found.diagonal() == 1.0).all()):
+    prior = torch.as_tensor(structure, dtype=torch.float32)
+    good = prior.shape == (num_classes, num_classes) and bool(((prior == 0.0) | (prior == 1.0)).all())
+    if not good or not bool((prior.diagonal() == 1.0).all()):
         raise EmphasisValueError(
             f"structure must be {num_classes} rows of {num_classes} numbers 0 or 1, the diagonal 1"
         )
-    return found
+    return prior

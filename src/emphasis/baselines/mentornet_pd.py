@@ -16,31 +16,31 @@ from emphasis.deprecation import renamed
 
 
 class MentorNetPD(Baseline):
-    """Each example's loss is weighted by a fixed function of it.
+    """Weights losses by a fixed function.
 
-    v = min(max(0, 1 - (loss - lambda1) / lambda2), 1), or 1 where loss <= lambda1 for lambda2 = 0: the minimiser over
-    v of v loss + lambda2 v^2 / 2 - (lambda1 + lambda2) v (Eq. 5). lambda1 is a moving average of a percentile of the
-    batch's losses. In the burn-in all count, and at random only half of them at a time; afterwards 5 % are dropped.
+    v = min(max(0, 1 - (loss - lambda1) / lambda2), 1), or 1 where loss <= lambda1 for lambda2 = 0, is the minimizer
+    over v of v loss + lambda2 v^2 / 2 - (lambda1 + lambda2) v (Eq. 5). lambda1 is a moving average of a percentile of
+    the losses of a batch. In the burn-in a random half of each batch is used, without weights; later 5 % are dropped.
 
-    The defaults of `percentile`, `burn_in`, `strong_dropout` and `lambda2` are the release's
+    The defaults of `percentile`, `burn_in`, `strong_dropout` and `lambda2` are those of the release
     (google/mentornet, commands/train_studentnet_inception.sh and training_mentornet/data_generator.py), which has
-    hard weights from the burn-in to 90 % of training: `hard_until=0.9`. Its weights come from a network that was
-    trained to give these; here they are computed.
+    hard weights from the burn-in to 90 % of training: `hard_until=0.9`. Its weights are the outputs of a network
+    that was trained to approximate these; here they are computed.
 
     Args:
         problem: The labels.
-        percentile: Percentile of the batch's losses that lambda1 follows, in (0, 1]. In the release 0.75, and 0.5 at a
-            noise rate of 0.8.
-        lambda2: >= 0; how far above lambda1 the weight falls to 0. In the release 1.
-        burn_in: As a share of training, in [0, 1). In the release the first 19 of 100 epochs (epoch <= 18); 0.18 is
-            the paper's, 18 of 100.
-        hard_until: Share of training until which lambda2 is 0, in [0, 1]. The default, 0, is our choice.
-        strong_dropout: Share of training in which half of the examples are dropped, in [0, 1); None: the burn-in.
+        percentile: Percentile of the losses of a batch that lambda1 follows, in (0, 1]. In the release 0.75, and 0.5 at
+            a noise rate of 0.8.
+        lambda2: Distance from lambda1 at which the weight is 0, >= 0. In the release 1.
+        burn_in: Share of training, in [0, 1). In the release the first 19 of 100 epochs (epoch <= 18), in the paper 18
+            of 100.
+        hard_until: Share of training until which lambda2 is 0, in [0, 1]. The default was chosen for this package.
+        strong_dropout: Share of training in which half of the examples are dropped, in [0, 1). Defaults to `burn_in`.
             In the release 17 of 100 epochs.
-        decay: Decay of the moving average, in [0, 1). 0.95 is the paper's, 0.9 the release's (utils.py).
+        decay: Decay of the moving average, in [0, 1). 0.95 in the paper and 0.9 in the release (utils.py).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     threshold: Tensor
@@ -82,7 +82,7 @@ class MentorNetPD(Baseline):
         return curriculum(losses, self.threshold, 0.0 if progress < self.hard_until else self.lambda2)
 
     def dropped(self, progress: float) -> float:
-        """Return the share of examples that is dropped at random."""
+        """Return the share of examples that are dropped at random."""
         return 0.5 if progress < self.strong_dropout else 0.05
 
 
@@ -94,7 +94,7 @@ def curriculum(losses: Tensor, lambda1: Tensor | float, lambda2: float) -> Tenso
 
 
 def kept_at_random(like: Tensor, dropped: float) -> Tensor:
-    """Return 0 for a random share `dropped`, else 1, (N,)."""
+    """Return 0 for a random share `dropped` and 1 otherwise, (N,)."""
     return (torch.rand_like(like) >= dropped).to(like.dtype)
 
 

@@ -30,33 +30,36 @@ Phase = Literal["mixup", "dynamic mixup", "bootstrapping"]
 
 
 class MixupBootstrapping(Baseline):
-    """Two examples are mixed by how clean their labels seem, and the label of each gives way to the prediction.
+    """Mixes examples depending on how clean their labels are, and replaces wrong labels by predictions.
 
-    Three phases. Ordinary mixup: x_a and x_b are mixed as l x_a + (1 - l) x_b, l from a beta distribution, and so are
-    the losses of their labels. From then on a mixture of two beta distributions is fitted to all losses before every
-    epoch, and w_i is the probability that example i belongs to the component of the large ones, a wrong label. Dynamic
-    mixup: inputs are mixed by d = (1 - w_a) / ((1 - w_a) + (1 - w_b)) (section 3.4), the losses still by l.
-    Bootstrapping: d mixes inputs, and l(i) = -((1 - w_i) onehot(y_i) + w_i z_i) . log p (Eq. 11) takes the place of
-    both losses, one half of each, plus the term against all going to one class. z is the prediction for x_i itself,
-    from soft to hard: its temperature falls from 1 to 0.001.
+    There are three phases. Mixup: x_a and x_b are mixed as l x_a + (1 - l) x_b with l from a beta distribution, and so
+    are the losses of their labels. From then on a mixture of two beta distributions is fitted to all losses before
+    every epoch, and w_i is the probability that example i belongs to the component of large losses, that of wrong
+    labels. Dynamic mixup: inputs are mixed by d = (1 - w_a) / ((1 - w_a) + (1 - w_b)) (section 3.4), the losses by l.
+    Bootstrapping: inputs are mixed by d, and the loss is the mean of l(i) = -((1 - w_i) onehot(y_i) + w_i z_i) . log p
+    (Eq. 11) of both examples, plus a term against predicting one class only. z is the prediction for x_i, the
+    temperature of which falls from 1 to 0.001.
 
-    The phases and the halves are the release's (PaulAlbert31/LabelNoiseCorrection, train.py and utils.py); durations in
-    its 300 epochs became shares of training. It finds w_i anew in every step, here it is that of the epoch's begin.
+    The phases and the mean are those of the release (PaulAlbert31/LabelNoiseCorrection, train.py and utils.py), with
+    durations in shares of training instead of epochs. The release computes w_i in every step, and this class before
+    each epoch.
 
     Args:
         problem: The labels.
-        warm: Share of training by ordinary mixup, in (0, 1); the first epoch at least. In the release 105 of 300
+        warm: Share of training by mixup, in (0, 1); at least the first epoch. In the release 105 of 300
             epochs.
-        alpha: Of the beta distribution of l, >= 0; 0: the first phase is cross-entropy. In the release 32.
+        alpha: Parameter of the beta distribution of l, >= 0; with 0 the first phase is cross-entropy. In the release
+            32.
         dynamic: Share of training by dynamic mixup, in [0, 1). In the release 5 of 300 epochs.
-        halves: Whether the two bootstrapped losses count one half each, as in the release; else d and 1 - d.
-        harden_from: Where the temperature begins to fall, as a share of training, in [0, 1). In the release with the
-            bootstrapping, after 110 of 300 epochs.
-        harden_until: Where it has fallen to 0.001, in (harden_from, 1]. In the release after 200 of 300 epochs.
-        iterations: Of the mixture's fit, >= 1. In the release 10.
+        halves: Whether the weights of the two bootstrapping losses are 1/2, as in the release; otherwise d and 1 - d.
+        harden_from: Share of training after which the temperature falls, in [0, 1). In the release 110 of 300 epochs,
+            when bootstrapping begins.
+        harden_until: Share of training after which it is 0.001, in (harden_from, 1]. In the release after 200 of 300
+            epochs.
+        iterations: Number of iterations of the fit, >= 1. In the release 10.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"survey"})
@@ -89,12 +92,12 @@ class MixupBootstrapping(Baseline):
         self.register_buffer("known", torch.tensor(False))
 
     def temperature(self, progress: float) -> float:
-        """Return that of the predictions, from 1 to 0.001."""
+        """Return the temperature of predictions, from 1 to 0.001."""
         passed = (progress - self.harden_from) / (self.harden_until - self.harden_from)
         return 1.0 - 0.999 * min(max(passed, 0.0), 1.0)
 
     def phase(self, progress: float) -> Phase:
-        """Return the phase of a step: ordinary mixup goes on until losses have been looked at."""
+        """Return the phase of a step; the first one continues until the mixture has been fitted."""
         if not self.known:
             return "mixup"
         return "dynamic mixup" if progress < self.warm + self.dynamic else "bootstrapping"
@@ -114,15 +117,15 @@ class MixupBootstrapping(Baseline):
             log_p = F.log_softmax(step.network(mixed), 1)
             return drawn * F.nll_loss(log_p, step.labels) + (1.0 - drawn) * F.nll_loss(log_p, step.labels[other])
         with torch.no_grad():
-            own = F.softmax(step.network(step.inputs) / self.temperature(step.progress), 1)
+            prediction = F.softmax(step.network(step.inputs) / self.temperature(step.progress), 1)
         logits = step.network(mixed)
-        targets = (1.0 - wrong).unsqueeze(1) * one_hot(step.labels, logits) + wrong.unsqueeze(1) * own
+        targets = (1.0 - wrong).unsqueeze(1) * one_hot(step.labels, logits) + wrong.unsqueeze(1) * prediction
         first, second = soft_cross_entropy(logits, targets), soft_cross_entropy(logits, targets[other])
         share = 0.5 if self.halves else clean
         return (share * first + (1.0 - share) * second).mean() + against_one_class(F.softmax(logits, 1))
 
     def _drawn_share(self) -> float:
-        """Return l of one step."""
+        """Return the share l of a step."""
         if self.alpha == 0.0:
             return 0.5
         return float(torch.distributions.Beta(self.alpha, self.alpha).sample())

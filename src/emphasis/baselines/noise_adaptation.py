@@ -16,19 +16,19 @@ from emphasis.baselines.protocol import Baseline, Epoch, Need, Problem, Step, ch
 
 
 class NoiseAdaptation(Baseline):
-    """A layer upon the softmax that turns true classes into given labels, trained with the network.
+    """A layer after the softmax that maps true classes to noisy labels, trained together with the network.
 
     P(label = j | x) = sum_i softmax_j(b_i) p_i, the simple model (Eq. 6); b starts from the confusion of a network
-    trained by cross-entropy, b[i, j] = log(sum_t p_ti [y_t = j] / sum_t p_ti) (Eq. 10), and the network goes on from
-    there. The layer is left out in prediction.
+    trained by cross-entropy, b[i, j] = log(sum_t p_ti [y_t = j] / sum_t p_ti) (Eq. 10), and the training of the network
+    continues. The layer is not used in prediction.
 
     Args:
         problem: The labels.
-        warm: The share of training by cross-entropy before, in (0, 1). The paper trains that network to its end.
-        smallest: Entries of the first matrix are at least this, so that none is out of reach, in (0, 1 / C].
+        warm: Share of training by cross-entropy at first, in (0, 1). The paper trains that network completely.
+        smallest: Lower bound of the entries of the initial matrix, so that all can grow, in (0, 1 / C].
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"survey"})
@@ -44,18 +44,19 @@ class NoiseAdaptation(Baseline):
 
     @property
     def transition(self) -> Tensor:
-        """T[true, noisy] as the layer has it, (C, C)."""
+        """The transition matrix [true, noisy] of the layer, (C, C)."""
         return F.softmax(self.b, 1)
 
     def loss(self, step: Step) -> Tensor:
-        """Return cross-entropy, of the layer's output once it is there."""
+        """Return the cross-entropy of the prediction, or of the output of the layer once it is used."""
         if not self.adapting:
-            return F.cross_entropy(step.logits, step.labels) + 0.0 * self.b.sum()  # optimisers want a gradient always
+            # Optimizers need a gradient in every step.
+            return F.cross_entropy(step.logits, step.labels) + 0.0 * self.b.sum()
         log_p, log_t = F.log_softmax(step.logits, 1), F.log_softmax(self.b, 1)
         return -torch.logsumexp(log_p + log_t.T[step.labels], 1).mean()
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Start the layer from the network's confusion."""
+        """Initialize the layer by the confusion of the network."""
         if not self.adapting and epoch.progress >= self.warm:
             confusion = from_confusion(F.softmax(epoch.survey(None).logits, 1), self.labels)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""PES: early stopping of the network first, of its last layer later, and training on labels that it agrees with.
+"""PES: progressive early stopping, first of the network and then of its last layer, and training on confident labels.
 
 Source: Y. Bai et al., Understanding and Improving Early Stopping for Learning with Noisy Labels, NeurIPS 2021.
 """
@@ -17,24 +17,24 @@ from emphasis.models.layers import last_linear
 
 
 class PES(Baseline):
-    """Cross-entropy for a while; the last layer anew, for a while; then cross-entropy of labels that are predicted.
+    """Trains by cross-entropy, then a new last layer, and then by cross-entropy of the labels that are predicted.
 
-    The last layers memorize wrong labels sooner than the first ones. So the network is stopped early, its last linear
-    layer starts anew and is trained for a short time with the others fixed, and from then on, before every epoch, the
-    examples are chosen whose label it predicts. Their classes weigh alike: mean number of chosen examples a class over
-    the class's.
+    The last layers of a network memorize wrong labels sooner than the first ones. The network is therefore stopped
+    early, its last linear layer is initialized again and trained for a short time with the others fixed, and from then
+    on, before every epoch, the examples are selected for which the label is predicted. Classes have equal weights: the
+    weight of a class is the mean number of selected examples of a class divided by that of the class.
 
-    In the authors' release the layers anew are up to three blocks, and are trained by Adam at a learning rate of 1e-4;
-    here they are the last linear layer, trained by the loop's optimizer.
+    In the authors' release the new layers are up to three blocks, trained by Adam with a learning rate of 1e-4; here
+    there is one layer, the last linear one, trained by the optimizer of the loop.
 
     Args:
         problem: The labels.
-        warm: Share of training before, in (0, 1). 25 of 200 epochs in the release (tmllab/2021_NeurIPS_PES, PES_cs.py)
-            for CIFAR-10, 30 for CIFAR-100.
-        refine: Share of training of the last layer alone, in (0, 1). 7 of 200 epochs in the release (refine_times_1).
+        warm: Share of training before the new layer, in (0, 1). 25 of 200 epochs in the release
+            (tmllab/2021_NeurIPS_PES, PES_cs.py) for CIFAR-10, 30 for CIFAR-100.
+        refine: Share of training of the new layer only, in (0, 1). 7 of 200 epochs in the release (refine_times_1).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"features", "survey"})
@@ -49,17 +49,17 @@ class PES(Baseline):
         if warm + refine >= 1.0:
             raise EmphasisValueError(f"warm={warm!r} and refine={refine!r} leave no training; use a sum below 1")
         self.warm, self.refine = warm, refine
-        self._last: list[nn.Linear] = []  # not a part of this module: it is the network's
+        self._last: list[nn.Linear] = []  # a list, as the layer belongs to the network and not to this module
         self.register_buffer("began", torch.tensor(-1.0, dtype=torch.float64))
         self.register_buffer("confident", torch.ones(len(problem.labels), dtype=torch.bool))
         self.register_buffer("class_weight", torch.ones(problem.num_classes))
 
     def prepare(self, network: nn.Module) -> None:
-        """Take note of the last linear layer."""
+        """Store the last linear layer."""
         self._last = [last_linear(network)]
 
     def loss(self, step: Step) -> Tensor:
-        """Return cross-entropy of the examples that are chosen; that of the last layer alone for a while."""
+        """Return the cross-entropy of the selected examples, or that of the new last layer only."""
         if float(self.began) >= 0.0 and step.progress < float(self.began) + self.refine:
             layer = self._last[0]
             logits = F.linear(step.features.detach(), layer.weight, layer.bias)
@@ -70,7 +70,7 @@ class PES(Baseline):
         return (losses * weight).sum() / weight.sum().clamp_min(torch.finfo(losses.dtype).tiny)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Start the last layer anew, or choose examples."""
+        """Initialize the last layer again, or select examples."""
         if self.began < 0.0:
             if epoch.progress >= self.warm:
                 self._last[0].reset_parameters()

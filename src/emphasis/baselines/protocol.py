@@ -1,7 +1,7 @@
-"""What a method of learning from noisy labels is, and what it may ask of the loop that trains with it.
+"""The interface between methods for noisy labels and the loop that trains with them.
 
-A method is a module: what it remembers from step to step (moving averages, corrected labels, a noise layer) lives in
-its buffers and parameters, so that it moves to a device, is checkpointed and is optimized like the network itself.
+A method is a module. Its state, such as moving averages, corrected labels or a noise layer, is stored in buffers and
+parameters, so that it is moved to devices, saved in checkpoints and optimized like the network.
 """
 
 from __future__ import annotations
@@ -34,21 +34,27 @@ __all__ = [
 ]
 
 Need = Literal["features", "feature_maps", "copy", "survey", "true labels"]
-"""features: the inputs of the last linear layer. feature_maps: the inputs of the global average pool before it. copy: a
-second set of the network's parameters, to go back to. survey: the network's outputs for many training examples at the
-start of an epoch. true labels: those of a few examples, from an annotator."""
+"""What a method needs.
+
+features: the inputs of the last linear layer. feature_maps: the inputs of the global average pool before it. copy: a
+second set of the network's parameters, to be restored. survey: outputs of the network for many training examples at the
+start of an epoch. true labels: those of some examples, from an annotator."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a method is told before training.
+    """The data that a method gets before training.
 
     Attributes:
-        labels: (n,) int64 in [0, num_classes), the labels as given, wrong ones included.
-        num_classes: C >= 2.
-        seed: Of what the method draws when it is made.
-        annotate: Returns the true labels of the examples at given indices, (k,) -> (k,); None: nobody can be asked.
-        clip: How many frames of one video follow each other in a batch; 1: examples are no frames.
+        labels: Labels to train on, including wrong ones, (n,) int64 in [0, num_classes).
+        num_classes: Number of classes C >= 2.
+        seed: Seed of the random numbers that the method draws when it is created.
+        annotate: Function (k,) -> (k,) that returns the true labels of examples, given by index; None if there is no
+            annotator.
+        clip: Number of consecutive frames of a video in a batch; 1 if examples are not frames.
+
+    Raises:
+        ValueError: The labels or `num_classes` are not allowed.
     """
 
     labels: Tensor
@@ -62,32 +68,32 @@ class Problem:
             raise EmphasisValueError(f"num_classes={self.num_classes} is not allowed; use a whole number >= 2")
         if self.labels.ndim != 1 or self.labels.dtype != torch.int64 or not len(self.labels):
             raise EmphasisValueError(
-                f"labels of shape {tuple(self.labels.shape)} and {self.labels.dtype} are not allowed; give (n,) int64"
+                f"labels of shape {tuple(self.labels.shape)} and {self.labels.dtype} are not allowed; use (n,) int64"
             )
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
             raise EmphasisValueError(
-                f"labels from {low} to {high} are not allowed; {self.num_classes} classes are 0 and up"
+                f"labels from {low} to {high} are not allowed; {self.num_classes} classes have labels from 0"
             )
 
     def generator(self) -> torch.Generator:
-        """Return a generator of random numbers on the CPU, the same whenever asked."""
+        """Return a new generator of random numbers on the CPU, always with the same seed."""
         return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(eq=False)
 class Step:
-    """What a method sees in one step of training, N examples of C classes.
+    """One step of training, with N examples of C classes.
 
     Attributes:
-        inputs: (N, ...).
-        labels: (N,) int64, as given.
-        indices: (N,) int64, places of the examples in `Problem.labels`.
-        progress: Share of all steps that have been taken, in [0, 1).
-        network: Inputs to logits (N, C), or (N, C + extra_outputs), in training mode.
-        peer: The second network, if the method has two.
-        read_features: Returns what the last linear layer saw in the latest call of `network`.
-        read_maps: Returns what the global average pool saw, likewise.
+        inputs: Inputs of the examples, (N, ...).
+        labels: Labels of the examples, (N,) int64, including wrong ones.
+        indices: Indices of the examples in `Problem.labels`, (N,) int64.
+        progress: Share of the steps that have been taken, in [0, 1).
+        network: Function of inputs that returns logits (N, C), or (N, C + extra_outputs), in training mode.
+        peer: Function of the second network, if the method has two.
+        read_features: Function that returns the inputs of the last linear layer in the latest call of `network`.
+        read_maps: Function that returns the inputs of the global average pool in the latest call of `network`.
     """
 
     inputs: Tensor
@@ -101,25 +107,25 @@ class Step:
 
     @cached_property
     def logits(self) -> Tensor:
-        """The network's logits of the step's own inputs, with their graph."""
+        """The logits of the network for `inputs`, with their graph."""
         return self.network(self.inputs)
 
     @cached_property
     def peer_logits(self) -> Tensor:
-        """The second network's logits."""
+        """The logits of the second network for `inputs`."""
         assert self.peer is not None
         return self.peer(self.inputs)
 
     @property
     def features(self) -> Tensor:
-        """What the last linear layer saw of the step's inputs, (N, D)."""
+        """The inputs of the last linear layer for `inputs`, (N, D)."""
         assert self.read_features is not None
         _ = self.logits
         return self.read_features()
 
     @property
     def maps(self) -> Tensor:
-        """What the global average pool saw of the step's inputs, (N, D, H, W)."""
+        """The inputs of the global average pool for `inputs`, (N, D, H, W)."""
         assert self.read_maps is not None
         _ = self.logits
         return self.read_maps()
@@ -127,11 +133,11 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The network's outputs for training examples, in evaluation mode and without gradients.
+    """Outputs of the network for k training examples, in evaluation mode and without gradients.
 
     Attributes:
-        logits: (k, C), or (k, C + extra_outputs).
-        features: (k, D), if the method needs them.
+        logits: Logits (k, C), or (k, C + extra_outputs).
+        features: Inputs of the last linear layer (k, D), if the method needs them; None otherwise.
     """
 
     logits: Tensor
@@ -140,15 +146,15 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What a method may do before an epoch.
+    """The beginning of an epoch, with the functions that a method may call then.
 
     Attributes:
-        number: 0, 1, ...
-        progress: Share of all steps that have been taken, in [0, 1).
-        survey: Returns the network's view of the examples at the given indices, of all for None.
-        save_weights: Copies the network's parameters aside.
-        restore_weights: Restores the copied parameters (the initial ones if `save_weights` was never called) and clears
-            the optimizer's state.
+        number: Number of the epoch, from 0.
+        progress: Share of the steps that have been taken, in [0, 1).
+        survey: Function that returns the predictions for examples, given by index; for all examples if None.
+        save_weights: Function that copies the parameters of the network.
+        restore_weights: Function that restores the copied parameters (the initial ones if `save_weights` was not
+            called) and clears the state of the optimizer.
     """
 
     number: int
@@ -174,10 +180,11 @@ _VIDEO_MEMBERS = {"describe", "videos", "compare", "test_frames"}
 
 
 class Baseline(nn.Module):
-    """A method: a subclass says what it needs, and defines `example_losses` or `loss`.
+    """Base class of methods. Subclasses define `needs`, and `example_losses` or `loss`.
 
-    Its other arguments are keywords with defaults: its hyperparameters, the published ones. Random numbers in a step
-    come from torch's global generator, which the loop seeds; those of the constructor from `Problem.generator`.
+    Keyword-only arguments of a subclass are its hyperparameters; their defaults are the published values. Random
+    numbers in a step are drawn from the global generator of torch, which the loop seeds, and those of the constructor
+    from `Problem.generator`.
 
     Args:
         problem: The labels.
@@ -185,9 +192,9 @@ class Baseline(nn.Module):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     networks: ClassVar[int] = 1
-    """How many are trained; predictions are those of the first."""
+    """The number of networks that are trained; the first one predicts."""
     extra_outputs: ClassVar[int] = 0
-    """Logits beyond the C classes' that the network needs in training; predictions pass them over."""
+    """The number of logits that the network needs in training in addition to those of the C classes."""
 
     labels: Tensor
 
@@ -198,7 +205,7 @@ class Baseline(nn.Module):
         self.register_buffer("labels", problem.labels, persistent=False)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Let subclasses in the old style go on working: "maps" was a need, and any method could compare videos."""
+        """Support subclasses in the old style, in which "maps" was a need and any method could compare videos."""
         super().__init_subclass__(**keywords)
         needs: frozenset[str] = cls.needs
         if "maps" in needs:
@@ -222,35 +229,35 @@ class Baseline(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines neither example_losses nor loss")
 
     def loss(self, step: Step) -> Tensor:
-        """Return what one step minimizes, a number: here the mean of `example_losses`."""
+        """Return the scalar that a step minimizes; by default the mean of `example_losses`."""
         return self.example_losses(step.logits, step.labels).mean()
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Do what is due before an epoch; here nothing."""
+        """Prepare an epoch; by default nothing is done."""
 
     def prepare(self, network: nn.Module) -> None:
-        """Change a network before its training; here nothing."""
+        """Change a network before its training; by default nothing is done."""
 
     def schedule(self, progress: float) -> float:
-        """Return where in the learning rate's schedule a step stands, in [0, 1); methods that start anew differ."""
+        """Return the position of a step in the schedule of the learning rate, in [0, 1); by default `progress`."""
         return progress
 
     @classmethod
     def example(cls, num_classes: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG003
-        """Return options that its derivative view is drawn with unless they are given, and words for them.
+        """Return a description of example options and these options, which the derivative view uses by default.
 
-        For methods that do nothing without what they estimate in training; here none.
+        They are for methods that have no effect without estimates from training; by default there are none.
         """
         return "", {}
 
     @classmethod
     def has_view(cls) -> bool:
-        """Return whether its loss is a function of logits and label alone, so that a derivative view can be drawn."""
+        """Return whether the loss is a function of logits and label only, so that there is a derivative view."""
         return cls.example_losses is not Baseline.example_losses and cls.loss is Baseline.loss
 
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """Return labels (N,) as rows of the dtype and shape (N, C) of `like`."""
+    """Return one-hot labels (N, C) of the dtype of `like` (N, C)."""
     return F.one_hot(labels, like.shape[1]).to(like.dtype)
 
 

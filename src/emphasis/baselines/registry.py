@@ -68,10 +68,10 @@ def find(name: str) -> type[Baseline]:
     """Return the class of a method.
 
     Args:
-        name: One of `names()`; or "FILE.py:CLASS" or "module:CLASS" for a method of your own.
+        name: Name of a method, from `names()`; or "FILE.py:CLASS" or "module:CLASS" for a method of your own.
 
     Raises:
-        ValueError: There is no such method; the message lists those that are known, or what is wrong with the file.
+        ValueError: The method does not exist, or its file cannot be read; the message says which.
     """
     return _own_method(name, _source_text(name)) if ":" in name else METHODS.find(name)
 
@@ -125,8 +125,8 @@ def make(name: str, problem: Problem, **options: Any) -> Baseline:
     """Return a method for a problem.
 
     Args:
-        name: As `find` takes it.
-        problem: The labels to learn from.
+        name: Name of the method, see `find`.
+        problem: The labels to train on.
         **options: Hyperparameters; the published values by default.
 
     Raises:
@@ -138,21 +138,21 @@ def make(name: str, problem: Problem, **options: Any) -> Baseline:
 
 @lru_cache(maxsize=32)
 def _own_method(name: str, text: str) -> type[Baseline]:
-    """Return the class that a name like "FILE.py:CLASS" means; a file whose `text` has changed is read again."""
+    """Return the class for a name such as "FILE.py:CLASS"; a file is run again if its `text` has changed."""
     from emphasis.baselines.protocol import Baseline
 
     path, _, attribute = name.rpartition(":")
     try:
         method = getattr(_run_file(path, text) if text else importlib.import_module(path), attribute)
-    except Exception as error:  # whatever a file of the user's may raise when it is run
+    except Exception as error:  # a file of the user may raise anything
         raise EmphasisValueError(f"method {name!r} cannot be read: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(method) and issubclass(method, Baseline)):
-        raise EmphasisValueError(f"method {name!r} is no subclass of emphasis.baselines.Baseline")
+        raise EmphasisValueError(f"method {name!r} is not a subclass of emphasis.baselines.Baseline")
     return method
 
 
 def _run_file(path: str, text: str) -> ModuleType:
-    """Return a file as a module with a name of its own in `sys.modules`, where dataclasses and pickles look it up."""
+    """Run a file as a module with a unique name in `sys.modules`, where dataclasses and pickles look it up."""
     digest = hashlib.sha256(f"{Path(path).resolve()} {text}".encode()).hexdigest()
     name = f"{Path(path).stem}_{digest[:12]}"
     module = sys.modules[name] = ModuleType(name)

@@ -1,4 +1,4 @@
-"""Derivative manipulation towards targets that the network comes to correct itself.
+"""Derivative manipulation with targets that the network corrects.
 
 "How to manipulate the derivative direction" by target modification is future work of "Derivative Manipulation for
 General Example Weighting". Source of the targets: X. Wang et al., ProSelfLC: Progressive Self Label Correction for
@@ -20,20 +20,20 @@ from emphasis.weighting import DM
 def corrected_targets(
     logits: Tensor, labels: Tensor, progress: float, *, sharpness: float = 16.0, trust: float = 1.0
 ) -> Tensor:
-    """Return (1 - epsilon) onehot(y) + epsilon p, the labels in part replaced by the network's own prediction p.
+    """Return targets (1 - epsilon) onehot(y) + epsilon p, mixtures of the labels and the predictions p.
 
-    epsilon = trust g l: g = 1 / (1 + exp(-sharpness (progress - 1/2))), for a network has to learn before it can be
-    trusted; l = 1 - H(p) / log C, H the entropy of p, for it may be trusted where it is sure.
+    epsilon = trust g l with g = 1 / (1 + exp(-sharpness (progress - 1/2))), as a network has to learn before it is
+    trusted, and l = 1 - H(p) / log C with the entropy H, as it is trusted where it is certain.
 
     Args:
-        logits: (N, C); targets are constants, no derivative goes through them.
-        labels: (N,) int64 in [0, C).
-        progress: Share of training that is over, in [0, 1].
-        sharpness: >= 0, of the change half way.
-        trust: In [0, 1], the largest epsilon; 0 leaves the labels as they are.
+        logits: Logits (N, C); the targets are constants for differentiation.
+        labels: Labels (N,), int64 in [0, C).
+        progress: Share of training that has passed, in [0, 1].
+        sharpness: Sharpness of the change at one half of training, >= 0.
+        trust: Upper bound of epsilon, in [0, 1]; with 0 the labels do not change.
 
     Returns:
-        (N, C), rows that sum to 1.
+        The targets, (N, C), with rows that sum to 1.
     """
     log_p = F.log_softmax(logits.detach(), 1)
     p = log_p.exp()
@@ -51,14 +51,14 @@ class SelfLabelCorrection(Baseline):
 
     Args:
         problem: The labels.
-        lam: Of DM.
-        beta: Of DM.
-        vanishing: Of DM.
-        sharpness: >= 0, of the change from label to prediction half way through training.
-        trust: In [0, 1], the prediction's largest share; 0 is DM.
+        lam: See `emphasis.DM`.
+        beta: See `emphasis.DM`.
+        vanishing: See `emphasis.DM`.
+        sharpness: Sharpness of the change from label to prediction at one half of training, >= 0.
+        trust: Upper bound of the share of the prediction, in [0, 1]; 0 is DM.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     def __init__(
@@ -79,6 +79,6 @@ class SelfLabelCorrection(Baseline):
         self.sharpness, self.trust = sharpness, trust
 
     def loss(self, step: Step) -> Tensor:
-        """Return the loss with the integral normalization, the mean over the examples."""
+        """Return the mean loss, with the normalization "integral"."""
         targets = corrected_targets(step.logits, step.labels, step.progress, sharpness=self.sharpness, trust=self.trust)
         return emphasis_loss(step.logits, targets, self.weighting)

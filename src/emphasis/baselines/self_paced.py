@@ -10,24 +10,24 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 
 
 class SelfPaced(Baseline):
-    """Only examples whose loss is below a threshold count, and the threshold rises: easy ones first.
+    """Uses examples with losses below a rising threshold, easy ones first.
 
-    v_i = 1 if loss_i <= K else 0, the minimiser over v of sum_i v_i loss_i - K sum_i v_i (Eq. 5). As in MentorNet
-    (ICML 2018), K is a moving average of a percentile of the batch's losses: that which lets a given share through.
-    At first v = 1 for all: without a network that has learnt something, "easy" is what one class happens to be.
+    v_i = 1 if loss_i <= K else 0, the minimizer over v of sum_i v_i loss_i - K sum_i v_i (Eq. 5). As in MentorNet (ICML
+    2018), K is a moving average of the percentile of the losses of a batch that selects a given share. At first v = 1
+    for all examples, since before the network has learned something, examples of a single class may be the easy ones.
 
     Args:
         problem: The labels.
-        start: Share of examples let through after the burn-in, in (0, 1]. A half in Kumar et al., 2010.
-        end: Share in the end, >= start; 1 with start 1 is cross-entropy. All in Kumar et al. MentorNet's release,
-            whose figures Table 2 quotes, has 0.7 throughout (train_studentnet_inception.sh): start=0.7, end=0.7.
-        burn_in: Share of training in which all count, in [0, 1). 0.18 is MentorNet's own; its release has 0 for
-            self-paced learning.
-        grow: Share of training by which `end` is reached, in (burn_in, 1]. Our choice.
-        decay: Decay of the moving average, in [0, 1). 0.95 is MentorNet's paper's, 0.9 its release's (utils.py).
+        start: Share of selected examples after the burn-in, in (0, 1]. 0.5 in Kumar et al., 2010.
+        end: Share at the end, >= start; 1 with start 1 is cross-entropy. 1 in Kumar et al. The release of MentorNet,
+            the figures of which Table 2 quotes, has a constant 0.7 (train_studentnet_inception.sh): start=0.7, end=0.7.
+        burn_in: Share of training in which all examples are used, in [0, 1). 0.18 is that of MentorNet itself; its
+            release has 0 for self-paced learning.
+        grow: Share of training after which `end` is reached, in (burn_in, 1]. The default was chosen for this package.
+        decay: Decay of the moving average, in [0, 1). 0.95 in the paper on MentorNet and 0.9 in its release (utils.py).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     threshold: Tensor
@@ -52,7 +52,7 @@ class SelfPaced(Baseline):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def share(self, progress: float) -> float:
-        """Return the share of examples let through."""
+        """Return the share of selected examples at a progress in [0, 1)."""
         if progress < self.burn_in:
             return 1.0
         return self.start + (self.end - self.start) * min(1.0, (progress - self.burn_in) / (self.grow - self.burn_in))
@@ -68,6 +68,6 @@ class SelfPaced(Baseline):
 
 
 def moved(average: Tensor, losses: Tensor, share: float, decay: float) -> Tensor:
-    """Return the moving average of the percentile `share` of losses (N,); NaN starts it."""
+    """Return the updated moving average of the percentile `share` of losses (N,); NaN initializes it."""
     now = torch.quantile(losses.detach().float(), share)
     return torch.where(average.isnan(), now, decay * average + (1.0 - decay) * now)

@@ -1,4 +1,4 @@
-"""SOP: a sparse correction of each label, found by over-parameterization.
+"""SOP: sparse corrections of labels, estimated by over-parameterization.
 
 Source: S. Liu et al., Robust Training under Label Noise by Over-parameterization, ICML 2022.
 """
@@ -13,26 +13,29 @@ from torch.nn import functional as F
 
 from emphasis.baselines.protocol import Baseline, Problem, Step, check_range, one_hot
 
-_SMALLEST = 1e-4  # of a probability, and of 1 - u^2 and 1 - v^2, in the release (model/loss.py)
+_SMALLEST = 1e-4  # lower bound of probabilities, 1 - u^2 and 1 - v^2, in the release (model/loss.py)
 
 
 class SOP(Baseline):
-    """The network explains a label together with a correction of its own, u^2 at the label and -v^2 elsewhere.
+    """Models a label by the prediction plus a correction of the example, u^2 at the label and -v^2 elsewhere.
 
-    The network minimizes -log of the label's share in p + s, s = u^2 onehot(y) - v^2 (1 - onehot(y)), and so does u; v
-    minimizes the squared distance of onehot(argmax p) + s from the label. All u and v start near 0, from where gradient
-    descent makes few of them large: those of wrong labels. Without the consistency and balance terms, which are SOP+.
+    The network and u minimize -log of the share of the label in p + s, with s = u^2 onehot(y) - v^2 (1 - onehot(y)); v
+    minimizes the squared distance of onehot(argmax p) + s from the label. All u and v are initially near 0, and
+    gradient descent increases few of them, those of wrong labels. The consistency and balance terms of SOP+ are not
+    included.
 
-    u and v have learning rates of their own, of plain gradient descent, and are buffers that each step updates.
+    u and v are buffers that are updated in each step by gradient descent with separate learning rates.
 
     Args:
-        problem: The labels. u takes n numbers, v n * C.
-        lr_u: >= 0; 0 leaves the labels as they are. 10 is our choice; the release's README has 1 for CIFAR-100.
-        lr_v: >= 0. 10 in the release's README (shengliu66/SOP, README.md) for CIFAR-100 with symmetric noise.
-        std: > 0, standard deviation of the first u and v. 1e-8 in the release (model/loss.py, init_param).
+        problem: The labels. u needs memory for n numbers, and v for n * C.
+        lr_u: Learning rate of u, >= 0; with 0 the labels do not change. The default was chosen for this package; the
+            README of the release has 1 for CIFAR-100.
+        lr_v: Learning rate of v, >= 0. 10 in the README of the release (shengliu66/SOP, README.md) for CIFAR-100 with
+            symmetric noise.
+        std: Standard deviation of the initial u and v, > 0. 1e-8 in the release (model/loss.py, init_param).
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     u: Tensor
@@ -49,7 +52,7 @@ class SOP(Baseline):
         self.register_buffer("v", std * torch.randn(n, problem.num_classes, generator=generator))
 
     def loss(self, step: Step) -> Tensor:
-        """Return the network's loss, and take a step with u and v."""
+        """Return the loss of the network, and update u and v."""
         rows = step.indices
         p = F.softmax(step.logits.float(), 1)
         label = one_hot(step.labels, p)
@@ -63,12 +66,12 @@ class SOP(Baseline):
         return -(label * shares.log()).sum(1).mean()
 
     def _update(self, rows: Tensor, p: Tensor, label: Tensor, raised: Tensor, added: Tensor, taken: Tensor) -> None:
-        """Take a step of gradient descent with the batch's u and v, whose losses are means over the batch."""
+        """Update u and v of the batch by a step of gradient descent of their mean losses."""
         count = len(rows)
         u, v = self.u[rows], self.v[rows]
-        own = (label * raised).sum(1)
-        slope_u = 2.0 * u * (1.0 / raised.sum(1) - 1.0 / own) * (u * u < 1.0 - _SMALLEST)
-        said = F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype)
-        slope_v = -4.0 * v * (said + added - taken - label) * (1.0 - label) * (v * v < 1.0 - _SMALLEST)
+        at_label = (label * raised).sum(1)
+        slope_u = 2.0 * u * (1.0 / raised.sum(1) - 1.0 / at_label) * (u * u < 1.0 - _SMALLEST)
+        prediction = F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype)
+        slope_v = -4.0 * v * (prediction + added - taken - label) * (1.0 - label) * (v * v < 1.0 - _SMALLEST)
         self.u[rows] = u - self.lr_u / count * slope_u
         self.v[rows] = v - self.lr_v / count * slope_v

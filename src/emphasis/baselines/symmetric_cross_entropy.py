@@ -1,4 +1,4 @@
-"""Symmetric cross-entropy, "SL".
+"""Symmetric cross-entropy (SL).
 
 Source: Y. Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019.
 """
@@ -17,25 +17,24 @@ from emphasis.weighting import SCE
 
 LogOfZero = float | Literal["paper", "release"]
 LOG_OF_ZERO = {"paper": -4.0, "release": math.log(1e-4)}
-"""What log 0 is read as, A: in the papers of SL and NCE+RCE, and where their releases clamp the label at 1e-4."""
+"""Values A of log 0: in the papers of SL and NCE+RCE, and in their releases, which clamp labels at 1e-4."""
 
 
 class SymmetricCrossEntropy(Baseline):
-    """-mu log p + nu |A| (1 - p): cross-entropy and reverse cross-entropy with log 0 read as A.
+    """The loss -mu log p + nu |A| (1 - p): cross-entropy and reverse cross-entropy with log 0 set to A.
 
-    The weighting `emphasis.SCE`, w = 2 mu (1 - p) + 2 nu |A| p (1 - p), trains the same; this is its loss in the
-    protocol of the other methods.
+    It is the loss of the weighting `emphasis.SCE`, w = 2 mu (1 - p) + 2 nu |A| p (1 - p), as a method.
 
     Args:
         problem: The labels.
         mu: Weight of cross-entropy, >= 0. In the release (YisenWang/symmetric_cross_entropy_for_noisy_labels,
             train_models.py) 0.1 for CIFAR-10, 6 for CIFAR-100, 0.01 for MNIST.
-        nu: Weight of the reverse, >= 0. In the release 1 for CIFAR-10 and MNIST, 0.1 for CIFAR-100.
-        A: <= 0, what log 0 is read as; "paper" for -4, "release" for log(1e-4) = -9.21, at
-            which the release clamps (loss.py). The same mu and nu with the release's weigh the reverse 2.3 times more.
+        nu: Weight of reverse cross-entropy, >= 0. In the release 1 for CIFAR-10 and MNIST, 0.1 for CIFAR-100.
+        A: Value of log 0, <= 0; "paper" for -4, "release" for log(1e-4) = -9.21, which the release uses (loss.py). With
+            the latter the weight of reverse cross-entropy is 2.3 times as large for the same nu.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     def __init__(self, problem: Problem, *, mu: float = 0.1, nu: float = 1.0, A: LogOfZero = -4.0) -> None:
@@ -51,7 +50,7 @@ def log_of_zero(A: LogOfZero) -> float:
     """Return A as a number <= 0.
 
     Raises:
-        ValueError: It is neither "paper" nor "release", nor a number <= 0.
+        ValueError: A is neither "paper" nor "release", nor a number <= 0.
     """
     if isinstance(A, str):
         if A not in LOG_OF_ZERO:

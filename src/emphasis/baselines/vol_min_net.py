@@ -1,4 +1,4 @@
-"""VolMinNet: Forward correction whose matrix is learned, of the smallest volume that explains the labels.
+"""VolMinNet: forward correction with a learned matrix, that of the smallest volume that explains the labels.
 
 Source: X. Li et al., Provably End-to-end Label-Noise Learning without Anchor Points, ICML 2021.
 """
@@ -15,23 +15,22 @@ from emphasis.baselines.protocol import Baseline, Problem, Step, check_range
 
 
 class VolMinNet(Baseline):
-    """-log sum_i p_i T[i, y] + lam log det T, minimized over the network and T together.
+    """The loss -log sum_i p_i T[i, y] + lam log det T, minimized over the network and T.
 
-    Row i of T is (1 at i, sigmoid(w_ij) elsewhere), divided by its sum: each class keeps its label more often than it
-    is taken for any one other. No anchor is needed, nor a network trained before. T is left out in prediction.
+    Row i of T is (1 at i, sigmoid(w_ij) elsewhere), divided by its sum, so that the correct label is the most frequent
+    one of each class. Neither anchors nor a network trained before are needed. T is not used in prediction.
 
-    In the authors' release T has an optimizer of its own, without weight decay; here it is one of the parameters that
-    the loop optimizes.
+    In the authors' release T has a separate optimizer without weight decay; here the optimizer of the loop updates it.
 
     Args:
         problem: The labels.
-        lam: >= 0, weight of the volume. 1e-4 in the release
+        lam: Weight of the volume, >= 0. 1e-4 in the release
             (xuefeng-li1/Provably-end-to-end-label-noise-learning-without-anchor-points, main.py).
-        init: Minus the first w_ij; None: log(C - 1), so that a class keeps about half of its labels at first. 2 in the
-            release, and 4.5 for 100 classes (models.py, main.py), of which log(C - 1) is the rule.
+        init: Negative of the initial w_ij. Defaults to log(C - 1), so that a class initially keeps about half of its
+            labels. 2 in the release, and 4.5 for 100 classes (models.py, main.py), which log(C - 1) approximates.
 
     Raises:
-        ValueError: A parameter is out of bounds.
+        ValueError: A parameter is out of range.
     """
 
     eye: Tensor
@@ -48,11 +47,11 @@ class VolMinNet(Baseline):
 
     @property
     def transition(self) -> Tensor:
-        """T[true, noisy], (C, C)."""
+        """The transition matrix [true, noisy], (C, C)."""
         return F.normalize(self.eye + torch.sigmoid(self.w) * (1.0 - self.eye), p=1.0, dim=1)
 
     def loss(self, step: Step) -> Tensor:
-        """Return the cross-entropy of the noisy prediction and the weighted volume."""
+        """Return the cross-entropy of the noisy prediction plus the weighted volume."""
         transition = self.transition
         log_noisy = F.log_softmax(step.logits, 1) + transition.log().T[step.labels]
         log_volume: Tensor = torch.linalg.slogdet(transition).logabsdet
