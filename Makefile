@@ -1,4 +1,4 @@
-# make demo | test | extras | lint | docs | dist | clean
+# make demo | test | versions | lowest | extras | lint | docs | dist | clean
 #
 # Everything is installed into $(VENV), once: a stamp file there notes each set of extras, and a later run installs
 # again only if pyproject.toml or constraints.txt has changed. Needs GNU make and Python 3.11 or newer.
@@ -10,20 +10,16 @@ BIN := $(VENV)/bin
 TOO_OLD := emphasis needs Python 3.11 or newer, and "$(PYTHON)" is not; try: make PYTHON=python3.12
 NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the package python3-venv
 
-FRONT_ENDS := src/emphasis/jax.py,src/emphasis/sklearn.py,src/emphasis/huggingface.py,src/emphasis/trl.py,src/emphasis/lightning.py
-TESTED := src/emphasis/weighting/*,src/emphasis/torch/*,src/emphasis/kernels/*,src/emphasis/corruption.py,src/emphasis/baselines/*,$(FRONT_ENDS)
-
-# Run by a compiler that traces them, which coverage does not see; tests/torch/test_transforms.py and
-# tests/kernels/test_triton_compiled.py are theirs.
-TRACED := src/emphasis/torch/_compiled.py,src/emphasis/kernels/gpu_ops.py
-
 ALONE ?= xgboost lightgbm jax sklearn
+VERSIONS ?= 3.12 3.13
 
-.PHONY: help demo test extras lint docs dist clean
+.PHONY: help demo test versions lowest extras lint docs dist clean
 
 help:
 	@echo "make demo   train on digits with 40 % wrong labels and compare the losses"
 	@echo "make test   run the tests, with coverage"
+	@echo "make versions run the tests on other versions of Python (VERSIONS=3.13 for another list than $(VERSIONS))"
+	@echo "make lowest run the tests with the oldest versions of the packages that are allowed"
 	@echo "make extras install extras one by one, each into an environment of its own, and use them"
 	@echo "            (ALONE=catboost for another than $(ALONE))"
 	@echo "make lint   check format, style, types, the direction of imports and spelling"
@@ -37,7 +33,25 @@ demo: $(VENV)/.installed-experiments
 # One thread per worker: the workers already share the cores.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=emphasis --cov-report=
-	$(BIN)/python -m coverage report --include='$(TESTED)' --omit='$(TRACED)' --fail-under=95
+	$(BIN)/python tests/coverage_floors.py
+
+# Other versions of Python, and the oldest versions of the packages that pyproject.toml allows, each in an environment of
+# its own. uv finds interpreters on the PATH and installs others; a path in VERSIONS works as well.
+versions: $(VERSIONS:%=tested-on-%)
+
+tested-on-%: $(VENV)/.installed-uv
+	$(BIN)/uv venv --quiet --clear --python $* $(VENV)-python
+	$(BIN)/uv pip install --quiet --python $(VENV)-python -e '.[test]'
+	OMP_NUM_THREADS=1 $(VENV)-python/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+lowest: $(VENV)/.installed-uv
+	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -e '.[test]'
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+$(VENV)/.installed-uv: | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+	@touch $@
 
 extras: $(ALONE:%=$(VENV)-%/.checked)
 

@@ -1,10 +1,14 @@
 """Private names of other packages are there, and mean what this package takes them for."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import emphasis
 from emphasis.compatibility import sklearn as private_sklearn
 from emphasis.compatibility import torch as private_torch
 
@@ -115,3 +119,48 @@ def test_lightgbm_has_the_method_that_is_overridden():
 def test_trl_has_the_method_that_is_overridden():
     trl = pytest.importorskip("trl")
     assert callable(trl.SFTTrainer._set_signature_columns_if_needed)
+
+
+FOREIGN = {
+    "catboost",
+    "jax",
+    "lightgbm",
+    "lightning",
+    "lightning_fabric",
+    "sklearn",
+    "torch",
+    "transformers",
+    "xgboost",
+}
+
+
+def private_names(source):
+    """Yield the private names of other packages that a module imports, or reads as attributes of their modules."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [name for name in [ast.unparse(node)] if name.replace(".", "").isidentifier()]
+        for name in names:
+            first, *rest = name.split(".")
+            if first in FOREIGN and any(part.startswith("_") and not part.startswith("__") for part in rest):
+                yield name
+
+
+def test_private_names_of_other_packages_are_used_in_one_place_only():
+    assert list(private_names("import torch\ntorch._C._x()\nfrom sklearn.utils._a import b")) == [
+        "sklearn.utils._a.b",
+        "torch._C._x",
+        "torch._C",
+    ]
+    package = Path(emphasis.__file__).parent
+    used = {
+        f"{file.relative_to(package)}: {name}"
+        for file in package.rglob("*.py")
+        if file.parent.name != "compatibility"
+        for name in private_names(file.read_text(encoding="utf-8"))
+    }
+    assert not used
