@@ -111,7 +111,7 @@ def test_every_fault_is_named_and_counted_at_once_or_left_out(copy):
     assert len(split.test_labels) == len([key for key in test if key not in (*gone, test[0])])
     (note,) = split.notes
     assert "1 folders that do not exist (images/7)" in note
-    assert note.endswith("They are left out.")
+    assert note.endswith("They are skipped.")
 
 
 @pytest.mark.parametrize("name", clothing1m.LINES)
@@ -144,7 +144,9 @@ def test_the_whole_of_it_is_asked_for_unless_said_otherwise(whole):
 def test_nothing_left_is_an_error_and_nothing_there_says_where_it_was_looked_for(copy, tmp_path):
     base, _ = copy
     shutil.rmtree(base / "images")
-    with pytest.raises(DamagedFileError, match=r"folders that do not exist \(images\).*nothing is left to train on"):
+    with pytest.raises(
+        DamagedFileError, match=r"folders that do not exist \(images\).*there are no examples left to train on"
+    ):
         load(base, missing="skip")
     with pytest.raises(DataNotFoundError, match=r"Clothing1M is not in .*clothing1m/noisy_train_key_list.txt"):
         load(tmp_path)

@@ -106,7 +106,7 @@ def test_the_compact_files_order_is_kept_within_training_and_test(tmp_path):
     reviews = load_reviews(tmp_path)
     assert reviews.train_texts == [row["text"] for row in shuffled if row["split"] == "train"]
     assert reviews.test_labels.tolist() == [row["label"] for row in shuffled if row["split"] == "test"]
-    assert repr(reviews) == "<Reviews: 8 training, 8 test, 0 unlabelled>"
+    assert repr(reviews) == "<Reviews: 8 training, 8 test, 0 unlabeled>"
 
 
 def test_damaged_unsafe_and_absent_forms_are_clear_errors(tmp_path, monkeypatch):

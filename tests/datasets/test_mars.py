@@ -154,8 +154,8 @@ def test_queries_are_rising_rows_that_show_a_person(planted, edit, message):
     ("line", "error", "message"),
     [
         ("0001C1T0001F001/../../x.jpg", UnsafeFileError, "line 1, .* names a file in another folder"),
-        ("x.jpg", DamagedFileError, "line 1, 'x.jpg', is no name like"),
-        ("\xe4.jpg", DamagedFileError, "is no list of names"),
+        ("x.jpg", DamagedFileError, "line 1, 'x.jpg', is not a name like"),
+        ("\xe4.jpg", DamagedFileError, "is not a list of names"),
     ],
 )
 def test_names_are_of_the_official_form(planted, line, error, message):

@@ -114,7 +114,7 @@ def test_the_real_compact_file_rebuilds_the_official_files_bit_for_bit(shared_da
 def test_a_file_that_is_no_array_of_bytes_is_a_clear_error_although_its_md5_is_right(content, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(DamagedFileError, match="is no idx file of bytes"):
+    with pytest.raises(DamagedFileError, match="is not an idx file of bytes"):
         mnist.read_idx(path, hashlib.md5(content).hexdigest())
 
 

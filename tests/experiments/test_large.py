@@ -119,7 +119,7 @@ def test_a_missing_folder_and_a_list_cut_short_are_reported_before_anything_is_t
     assert "1 folders that do not exist (images/3)" in said
     assert "12 images of noisy_train_key_list.txt that do not exist" in said
     assert main(command(copy, tmp_path / "run", *SKIP, "--set", "dataset.missing=skip", "--iterations", "2")) == 0
-    assert "They are left out." in " ".join(capsys.readouterr().out.split())  # of lines folded at the terminal's width
+    assert "They are skipped." in " ".join(capsys.readouterr().out.split())  # of lines folded at the terminal's width
     assert rows_of(tmp_path / "run")[0]["n_train"] == 108
     said = fails(capsys, command(copy, tmp_path / "other", "--set", "dataset.complete=true"))
     assert "noisy_train_key_list.txt has 120 lines, not 1,000,000" in said

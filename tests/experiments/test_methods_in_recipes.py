@@ -155,7 +155,7 @@ def with_row(row):
     ("row", "said"),
     [
         ('training = { name = "nowhere.py:Own" }', "nowhere.py:Own' cannot be read"),
-        ('training = { name = "json:loads" }', "is no subclass of emphasis.baselines.Baseline"),
+        ('training = { name = "json:loads" }', "is not a subclass of emphasis.baselines.Baseline"),
         ('training = { name = "emphasis.baselines:Missing" }', "cannot be read"),
         ('training = { name = "own.py:Own", shard = 1 }', "own.py:Own has no option 'shard'; did you mean 'share'"),
         ('weighting = { family = "function", function = "nowhere:f" }', "function 'nowhere:f' cannot be imported"),

@@ -201,7 +201,7 @@ def test_missing_folders_and_lists_cut_short_are_named_before_anything_is_traine
     said = fails(capsys, command(copy, tmp_path / "run"))
     assert "1 whole folders: 0003" in said
     assert main(command(copy, tmp_path / "run", "--set", "dataset.missing=skip", "--iterations", "2")) == 0
-    assert "They are left out." in " ".join(capsys.readouterr().out.split())
+    assert "They are skipped." in " ".join(capsys.readouterr().out.split())
     assert rows_of(tmp_path / "run")[0]["num_classes"] == 39
 
 

@@ -84,14 +84,14 @@ def load(
     """Return a data set as arrays.
 
     Args:
-        name: One of `NAMES`.
+        name: Name of the data set, from `NAMES`.
         root: The folder that holds data sets; by default $EMPHASIS_DATA, else a folder in the user's cache.
         progress: Called as `progress(task, done, total)` during downloads and long computations.
         **settings: Options of the data set; see `options(name)` and its loader. Nothing is downloaded without
             `download=True`.
 
     Raises:
-        ValueError: Unknown name or option, or a value that is not allowed.
+        ValueError: A name or option is unknown, or a value is not allowed.
         DataError: The data is absent, damaged or unsafe to read.
     """
     DATASETS.check_options(name, settings)

@@ -1,4 +1,4 @@
-"""Reading archives (tar, npz) that may be damaged or hostile, without writing anything to disk; and checksums."""
+"""Checksums, and readers of archives (tar, npz) that may be damaged or hostile, which write nothing to disk."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def check_digest(path: Path, digest: Digest) -> None:
-    """Raise DamagedFileError unless `path` has the `digest`."""
+    """Check that a file has a digest; raise DamagedFileError otherwise."""
     algorithm, wanted = digest
-    found = file_digest(path, algorithm)
-    if found != wanted:
+    actual = file_digest(path, algorithm)
+    if actual != wanted:
         raise DamagedFileError(
-            f"{path} is damaged: its {algorithm} is {found}, not {wanted}; delete it and get it again"
+            f"{path} is damaged: its {algorithm} is {actual}, not {wanted}; delete it and get it again"
         )
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the files in a tar archive, compressed or not, whose name is `wanted`.
+    """Yield name and content of the files in a tar archive, compressed or not, the names of which are `wanted`.
 
-    Every member is looked at, wanted or not: one bad name condemns the archive.
+    All members are checked; one bad name is an error.
 
     Raises:
         UnsafeFileError: A member is a link or device, or its name is absolute or climbs out with "..", or the wanted
-            ones are larger than any data set.
-        DamagedFileError: The archive is cut off or no archive.
+            ones are too large.
+        DamagedFileError: The archive is truncated or not an archive.
     """
     left = LARGEST
     try:
@@ -73,11 +73,11 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
 
 
 def read_npz(path: Path, most: int = LARGEST) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a numpy archive by name; arrays of Python objects are refused, as they could run code.
+    """Return the arrays of a numpy archive by name; arrays of Python objects, which could run code, are errors.
 
     Raises:
-        DamagedFileError: The archive is cut off or none, or holds objects, or more than `most` bytes.
-        OSError: It cannot be opened.
+        DamagedFileError: The archive is damaged, or contains objects or more than `most` bytes.
+        OSError: The archive cannot be opened.
     """
     with path.open("rb") as file:
         try:
@@ -91,7 +91,7 @@ def read_npz(path: Path, most: int = LARGEST) -> dict[str, NDArray[Any]]:
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """Return an array of numbers, truth values or texts, for which no more memory is taken than it has bytes."""
+    """Return an array of numbers, booleans or texts; its size is checked before memory is allocated."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:

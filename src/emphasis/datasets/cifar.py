@@ -33,7 +33,7 @@ _VEHICLES = (18, 19)  # the coarse labels "vehicles 1" and "vehicles 2"
 
 @dataclass(frozen=True)
 class _Source:
-    """One data set's files. `batches` are the official pickles' names and md5, the last of them the test part."""
+    """The files of a data set. `batches` are names and md5 of the official pickles; the last one is the test part."""
 
     title: str
     archive: RemoteFile
@@ -101,11 +101,11 @@ def load_cifar10(
 
     Args:
         root: The data folder.
-        progress: Told of a download.
-        download: Fetch the official archive (170 MB) if no file of the data set is in `root`.
-        human_labels: Add the labels of CIFAR-10N; see `emphasis.datasets.human_labels`.
-        exact_only: Leave out the 837 training and 173 test images that the compact files hold only as JPEG copies
-            (16 % of the ships). The official files have none.
+        progress: Called as `progress(task, done, total)` during a download.
+        download: Whether to download the official archive (170 MB) if no file of the data set is in `root`.
+        human_labels: Whether to add the labels of CIFAR-10N; see `emphasis.datasets.human_labels`.
+        exact_only: Whether to skip the 837 training and 173 test images of which the compact files have only JPEG
+            copies (16 % of the ships). The official files have no such images.
 
     Raises:
         DataError: The data is absent, damaged or unsafe.
@@ -133,10 +133,10 @@ def load_cifar100(
 
     Args:
         root: The data folder.
-        progress: Told of a download.
-        labels: "fine", 100 classes, or "coarse", 20.
-        download: Fetch the official archive (169 MB) if no file of the data set is in `root`.
-        human_labels: Add the labels of CIFAR-100N; see `emphasis.datasets.human_labels`.
+        progress: Called as `progress(task, done, total)` during a download.
+        labels: "fine" for 100 classes, or "coarse" for 20.
+        download: Whether to download the official archive (169 MB) if no file of the data set is in `root`.
+        human_labels: Whether to add the labels of CIFAR-100N; see `emphasis.datasets.human_labels`.
 
     Raises:
         DataError: The data is absent, damaged or unsafe.
@@ -159,8 +159,8 @@ def load_vehicles10(root: Path, progress: Progress, *, download: bool = False) -
 
     Args:
         root: The data folder, with `vehicles10_train.npz` and `vehicles10_test.npz` or any form of CIFAR-100.
-        progress: Told of a download.
-        download: Fetch CIFAR-100's official archive (169 MB) if neither is in `root`.
+        progress: Called as `progress(task, done, total)` during a download.
+        download: Whether to download the official archive of CIFAR-100 (169 MB) if neither is in `root`.
 
     Raises:
         DataError: The data is absent, damaged or unsafe.

@@ -37,7 +37,7 @@ LINES = {
 
 _KEY = re.compile(r"images/(?!.*\.\.)\S+\.\w+", re.ASCII)
 _FOLDERS = ("clothing1m", "clothing1M", "Clothing1M", ".")
-_FAULTY = -1  # in place of a label
+_FAULTY = -1  # stands for a faulty label
 _SHOWN = 5  # examples of each fault in the report
 
 
@@ -52,28 +52,28 @@ def load_clothing1m(
     broken: str = "stop",
     complete: bool = True,
 ) -> Split:
-    """Return Clothing1M: trained on with noisy labels, judged by clean ones; images are decoded in training.
+    """Return Clothing1M, with noisy training labels and clean test labels; images are decoded during training.
 
-    Looked for in `root` or its folder clothing1m: the files of `LINES`, and below images/ what they list. All lists
-    are read, every example is checked to have one label of 0 to 13 and a file, and all faults are reported at once.
-    Images are not opened.
+    `root` or its folder clothing1m has the files of `LINES`, and in images/ the images that they list. All lists are
+    read, every example is checked for a label from 0 to 13 and a file, and all faults are reported at once. Images are
+    not opened.
 
     Args:
         root: The data folder.
-        progress: Told what is checked.
-        test: Which clean part is the test part: "test", or "val" to choose settings by.
-        resize: Pixels per side that images are squeezed to.
-        size: Pixels per side of what is cut out of them, at most `resize`.
-        missing: "stop" at faulty examples, or "skip" them; what is left out is named in the split's `notes`. Lists that
-            are absent or cut short stop it in any case.
-        broken: What training does about an image that cannot be decoded: "stop", or "skip" it.
-        complete: Whether lists must be as long as the authors'; false for a part of the data.
+        progress: Called as `progress(task, done, total)` while files are checked.
+        test: Clean part that is the test part: "test", or "val" for a search of settings.
+        resize: Pixels per side to which images are resized.
+        size: Pixels per side of the crops, at most `resize`.
+        missing: "stop" at faulty examples, or "skip" them, which the `notes` of the split report. Absent or incomplete
+            lists always stop it.
+        broken: Whether training should "stop" at an image that cannot be decoded, or "skip" it.
+        complete: Whether lists must have their official lengths; False for a part of the data.
 
     Returns:
-        `train_labels` are the noisy labels: the true ones are unknown.
+        The data set. Its `train_labels` are noisy; the true ones are unknown.
 
     Raises:
-        DataNotFoundError: There is none of it.
+        DataNotFoundError: None of the files exists.
         DamagedFileError: Lists or images are faulty; the message names and counts them.
         ValueError: An option is not allowed.
     """
@@ -81,10 +81,10 @@ def load_clothing1m(
         raise EmphasisValueError(f'test={test!r} is not allowed; use "test" or "val"')
     check_sizes(resize, size)
     skip, skip_broken = skips("missing", missing), skips("broken", broken)
-    found = [folder for folder in _FOLDERS if find(root / folder, LINES)]
-    if not found:
+    folders = [folder for folder in _FOLDERS if find(root / folder, LINES)]
+    if not folders:
         raise not_found("Clothing1M", root, ["clothing1m/noisy_train_key_list.txt", "noisy_train_key_list.txt"])
-    base = root / found[0]
+    base = root / folders[0]
     lines = _lines(base, complete)
     faults: dict[str, list[str]] = defaultdict(list)
     labels = {kind: _labels(f"{kind}_label_kv.txt", lines, faults) for kind in ("noisy", "clean")}
@@ -115,10 +115,10 @@ def load_clothing1m(
 
     report = f"Clothing1M in {str(base)!r}: {_report(faults)}"
     if faults and not skip:
-        raise DamagedFileError(f'{report}. Get them again, or leave such examples out with the option missing = "skip"')
+        raise DamagedFileError(f'{report}. Get them again, or skip such examples with the option missing = "skip"')
     (train, train_labels), (tested, test_labels) = kept["noisy_train_key_list.txt"], kept[f"clean_{test}_key_list.txt"]
     if not train or not tested:
-        raise DamagedFileError(f"{report}; nothing is left to train on or to judge by")
+        raise DamagedFileError(f"{report}; there are no examples left to train on or to test with")
     images = ImageFiles(base, (*train, *tested), resize, skip_broken=skip_broken)
     return Split(
         images[: len(train)],
@@ -129,7 +129,7 @@ def load_clothing1m(
         tuple(lines["category_names_eng.txt"]),
         sources=tuple(train),
         crop=size,
-        notes=(f"{report}. They are left out.",) if faults else (),
+        notes=(f"{report}. They are skipped.",) if faults else (),
     )
 
 
@@ -176,24 +176,24 @@ def _labels(name: str, lines: dict[str, list[str]], faults: dict[str, list[str]]
 
 
 def _files(base: Path, keys: Iterable[str], progress: Progress) -> dict[str, set[str] | None]:
-    """Return the names in each folder of `keys`, None for a folder that is not there; each is listed once."""
+    """Return the file names in each folder of `keys`, or None for a folder that does not exist."""
     folders = sorted({key.rpartition("/")[0] for key in keys})
-    found: dict[str, set[str] | None] = {}
+    names: dict[str, set[str] | None] = {}
     for number, folder in enumerate(folders):
         try:
-            found[folder] = {path.name for path in (base / folder).iterdir()}
+            names[folder] = {path.name for path in (base / folder).iterdir()}
         except (FileNotFoundError, NotADirectoryError):
-            found[folder] = None
+            names[folder] = None
         progress("looking for images", number + 1, len(folders))
-    return found
+    return names
 
 
 def _topmost_absent(base: Path, folder: str) -> str:
-    """Return `folder`, or the topmost folder above it that is not there either."""
+    """Return `folder`, or the topmost folder above it that does not exist either."""
     above = [parent for parent in Path(folder).parents if parent.name and not (base / parent).is_dir()]
     return (above[-1] if above else Path(folder)).as_posix()
 
 
 def _report(faults: dict[str, list[str]]) -> str:
-    """Return how many of each fault there are, and the first few."""
+    """Return the number of examples with each fault, and the first few of them."""
     return "; ".join(f"{len(which):,} {fault} ({shortened(which, _SHOWN)})" for fault, which in faults.items())

@@ -21,11 +21,11 @@ _LARGEST_PIXEL = 16.0
 
 
 def load_digits(test_size: int = 500, seed: int = 0) -> Split:
-    """Return the digits, pixels in [0, 1], with a test part that holds every class in the same proportion.
+    """Return the digits, with pixels in [0, 1] and a stratified test part.
 
     Args:
-        test_size: Number of test examples, 10 to 1,787 (each class needs one on either side).
-        seed: Of the split; the same seed gives the same split.
+        test_size: Number of test examples, 10 to 1,787 (each class needs an example in both parts).
+        seed: Seed of the split.
 
     Raises:
         ValueError: `test_size` is out of range.

@@ -1,4 +1,4 @@
-"""Downloads that resume where they stopped and are checked before they are used."""
+"""Downloads that are resumed, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _TIMEOUT = 30.0  # seconds without a byte
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done and how much there is in all (0: unknown)."""
+"""Function (task, done, total) that shows progress; a total of 0 means that it is unknown."""
 
 
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Report nothing: the default `Progress`."""
+def silent(_task: str, _done: int, _total: int) -> None:
+    """Show nothing; this is the default `Progress`."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to be had on the web.
+    """A file that can be downloaded.
 
     Attributes:
-        url: Where.
-        name: What it is called on disk.
-        digest: ("md5" or "sha256", hexadecimal), which decides whether it arrived.
-        size: In bytes, if known.
+        url: Address of the file.
+        name: Name of the file on disk.
+        digest: Algorithm, "md5" or "sha256", and hexadecimal digest, which is checked.
+        size: Size in bytes, or None if it is unknown.
     """
 
     url: str
@@ -47,21 +47,21 @@ class RemoteFile:
 def download(
     file: RemoteFile, folder: Path, progress: Progress = silent, attempts: int = 6, first_wait: float = 1.0
 ) -> Path:
-    """Return the path of `file` in `folder`, downloaded unless it is there; whatever is returned has its digest.
+    """Return the path of `file` in `folder`, after downloading it if it does not exist; its digest is checked.
 
-    What has arrived is kept in `NAME.part` and continued by the next attempt or the next call. Several processes may
-    ask for the same file: they wait for one another.
+    A partial download is stored as `NAME.part` and continued by the next attempt or call. Several processes can
+    download the same file; they wait for each other.
 
     Args:
-        file: What.
-        folder: Where to; made if missing.
-        progress: Told the bytes done and in all.
-        attempts: Connections tried before giving up.
+        file: The file.
+        folder: Folder for the file, which is created if it does not exist.
+        progress: Called as `progress(task, done, total)` with numbers of bytes.
+        attempts: Largest number of connections.
         first_wait: Seconds before the second attempt; each further wait is twice as long.
 
     Raises:
-        DamagedFileError: What arrived, or was there, has another digest or size. What arrived was deleted.
-        DownloadError: The server says no, or every attempt was cut off; what has arrived is kept.
+        DamagedFileError: The file has another digest or size. If it was downloaded, it has been deleted.
+        DownloadError: The server refuses, or all attempts were interrupted; a partial download is kept.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def download(
 
 
 def _continue(file: RemoteFile, part: Path, progress: Progress) -> None:
-    """Fetch what `part` lacks; return when all is there, raise OSError or HTTPException when cut off."""
+    """Download the rest of `part`; raise OSError or HTTPException if the connection is interrupted."""
     have = part.stat().st_size if part.exists() else 0
     if file.size is not None and have >= file.size:
         if have == file.size:
@@ -107,8 +107,8 @@ def _continue(file: RemoteFile, part: Path, progress: Progress) -> None:
         if error.code != 416 or not have:
             raise
         if _number(error.headers.get("Content-Range", "").rpartition("/")[2]) == have:
-            return  # nothing is lacking
-        part.unlink()  # longer than the file: start afresh
+            return  # the file is complete
+        part.unlink()  # longer than the file: start again
         raise ConnectionError(f"the server has no bytes from {have} on") from None
     with response:
         if response.status != 206:
@@ -123,7 +123,7 @@ def _continue(file: RemoteFile, part: Path, progress: Progress) -> None:
                 out.write(block)
                 have += len(block)
                 progress(f"downloading {file.name}", have, total)
-    if total and have < total:  # read(n) ends early without a word when the connection is cut
+    if total and have < total:  # read(n) ends early without an error when the connection is interrupted
         raise ConnectionError(f"the connection ended after {have} of {total} bytes")
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with data on disk: absent, damaged, or unsafe to read."""
+"""Errors of data on disk: absent, damaged, or unsafe to read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from emphasis.errors import EmphasisError
 
 
 class DataError(EmphasisError):
-    """Data cannot be read; the message says which, why and what to do."""
+    """Data cannot be read; the message says why and what to do."""
 
 
 class DataNotFoundError(DataError, FileNotFoundError):
@@ -14,12 +14,12 @@ class DataNotFoundError(DataError, FileNotFoundError):
 
 
 class DamagedFileError(DataError, ValueError):
-    """A file is cut off, fails its checksum or does not hold what its name says."""
+    """A file is truncated, has another checksum or other content than expected."""
 
 
 class UnsafeFileError(DataError, ValueError):
-    """A file would run code or write outside its folder if it were read naively; nothing of it was run or written."""
+    """A file could run code or write outside of its folder when it is read; nothing was run or written."""
 
 
 class DownloadError(DataError, OSError):
-    """A download did not end well after all attempts."""
+    """A download failed after all attempts."""

@@ -43,16 +43,16 @@ def load_human_labels(root: Path, kind: str, true_labels: NDArray[np.int64]) -> 
     """Return the human labels by name, each (N,) int64.
 
     Args:
-        root: The data folder, with the compact `cifar10n.npz` / `cifar100n.npz` or the official `CIFAR-10_human.pt` /
-            `CIFAR-100_human.pt`, there or in a folder `data`.
-        kind: "cifar10", "cifar100-fine" or "cifar100-coarse".
-        true_labels: (N,) the labels of the images, which the file's own copy must equal: it is the only proof that
-            rows belong together.
+        root: The data folder, with the compact `cifar10n.npz` or `cifar100n.npz`, or the official `CIFAR-10_human.pt`
+            or `CIFAR-100_human.pt` in it or in a folder `data`.
+        kind: Labels to read: "cifar10", "cifar100-fine" or "cifar100-coarse".
+        true_labels: True labels of the images, (N,). The file's own copy must be equal to them, which proves that the
+            order of examples is the same.
 
     Raises:
-        DataNotFoundError: No such file.
-        DamagedFileError: It is damaged, or its true labels are not `true_labels`.
-        UnsafeFileError: It names what could run code.
+        DataNotFoundError: The file does not exist.
+        DamagedFileError: The file is damaged, or its true labels are not `true_labels`.
+        UnsafeFileError: The file could run code.
     """
     compact, official = _FILES[kind.partition("-")[0]]
     path = find(root, (compact, official, f"data/{official}"))
@@ -77,7 +77,7 @@ def load_human_labels(root: Path, kind: str, true_labels: NDArray[np.int64]) -> 
 
 
 def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an official file, read without torch, whose reader of arrays takes numpy's at their word."""
+    """Return the arrays of an official file, without torch, which does not check the contents of numpy arrays."""
     check_digest(path, DIGESTS[path.name])
     return read_torch_arrays(path)
 
@@ -86,28 +86,28 @@ def read_torch_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the numpy arrays of a dictionary that `torch.save` has written, in either of its formats.
 
     Raises:
-        UnsafeFileError: It names what could run code.
-        DamagedFileError: It is cut off, or holds something else, such as tensors.
+        UnsafeFileError: The file could run code.
+        DamagedFileError: The file is truncated, or contains something else, such as tensors.
     """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                (member,) = (one for one in archive.infolist() if one.filename.rpartition("/")[2] == "data.pkl")
+                (member,) = (m for m in archive.infolist() if m.filename.rpartition("/")[2] == "data.pkl")
                 if member.file_size > _LARGEST:
                     raise EmphasisValueError(f"it unpacks to more than {_LARGEST:,} bytes")
                 content = archive.read(member)
-            found = load(io.BytesIO(content), len(content), str(path))
+            loaded = load(io.BytesIO(content), len(content), str(path))
         else:
             size = path.stat().st_size
             with path.open("rb") as file:
                 if load(file, size, str(path)) != _MAGIC:
-                    raise EmphasisValueError("it is no file of torch")
-                load(file, size, str(path))  # of which version
-                load(file, size, str(path))  # on what machine
-                found = load(file, size, str(path))
-        if not isinstance(found, dict):
-            raise EmphasisValueError("it holds no dictionary")
-        return {str(name): np.asarray(column) for name, column in found.items()}
+                    raise EmphasisValueError("it is not a file of torch")
+                load(file, size, str(path))  # the version of the format
+                load(file, size, str(path))  # the machine
+                loaded = load(file, size, str(path))
+        if not isinstance(loaded, dict):
+            raise EmphasisValueError("it does not contain a dictionary")
+        return {str(name): np.asarray(column) for name, column in loaded.items()}
     except UnsafeFileError:
         raise
     except Exception as error:  # a damaged file can fail in any way

@@ -45,14 +45,14 @@ _LABEL = {"pos": 1, "neg": 0, "unsup": -1}
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reviews:
-    """Movie reviews as they were written, HTML line breaks included.
+    """Movie reviews as they were written, including HTML line breaks.
 
     Attributes:
-        train_texts: Of the training part, positive before negative, each by its number.
-        train_labels: (N,) int64, 1 positive and 0 negative.
-        test_texts: Like `train_texts`.
-        test_labels: (M,) int64.
-        unlabelled_texts: Reviews without label; the compact file has none.
+        train_texts: Training reviews, positive before negative ones, in the order of their numbers.
+        train_labels: Labels of the training reviews, (N,) int64: 1 for positive and 0 for negative.
+        test_texts: Test reviews, in the same order.
+        test_labels: Labels of the test reviews, (M,) int64.
+        unlabelled_texts: Reviews without labels; the compact file has none.
     """
 
     train_texts: list[str]
@@ -63,16 +63,16 @@ class Reviews:
 
     def __repr__(self) -> str:
         sizes = len(self.train_texts), len(self.test_texts), len(self.unlabelled_texts)
-        return "<Reviews: {} training, {} test, {} unlabelled>".format(*sizes)
+        return "<Reviews: {} training, {} test, {} unlabeled>".format(*sizes)
 
 
 def load_reviews(root: Path, progress: Progress = silent, download: bool = False) -> Reviews:
-    """Return the reviews. Their order is the same however a file system lists them.
+    """Return the reviews, in an order that does not depend on the file system.
 
     Args:
         root: The data folder.
-        progress: Told of a download.
-        download: Fetch the official archive (84 MB) if no form of the data is in `root`.
+        progress: Called as `progress(task, done, total)` during a download.
+        download: Whether to download the official archive (84 MB) if no form of the data is in `root`.
 
     Raises:
         DataError: The data is absent, damaged or unsafe.
@@ -106,23 +106,23 @@ def load_imdb_vectors(
     workers: int = 1,
     download: bool = False,
 ) -> Split:
-    """Return the labeled reviews as paragraph vectors, kept in `cache_dir()` so that they are trained only once.
+    """Return the labeled reviews as paragraph vectors, which are cached in `cache_dir()`.
 
-    They are trained on all reviews, those without label among them, and see no label; 50,000 reviews take 3 to 8
+    The vectors are trained without labels on all reviews, including those without labels; 50,000 reviews take 3 to 8
     minutes of one core.
 
     Args:
         root: The data folder.
-        progress: Told of a download and of the epochs trained.
-        size: See `ParagraphVectors`, as for `epochs` to `workers`.
-        epochs: See there.
-        negative: See there.
-        min_count: See there.
-        sample: See there.
-        shuffle: See there.
-        seed: See there.
-        workers: See there.
-        download: Fetch the official archive (84 MB) if no form of the data is in `root`.
+        progress: Called as `progress(task, done, total)` during a download and training.
+        size: See `ParagraphVectors`.
+        epochs: See `ParagraphVectors`.
+        negative: See `ParagraphVectors`.
+        min_count: See `ParagraphVectors`.
+        sample: See `ParagraphVectors`.
+        shuffle: See `ParagraphVectors`.
+        seed: See `ParagraphVectors`.
+        workers: See `ParagraphVectors`.
+        download: Whether to download the official archive (84 MB) if no form of the data is in `root`.
 
     Raises:
         DataError: The data is absent, damaged or unsafe.
@@ -163,7 +163,7 @@ def _read_compact(path: Path) -> Reviews:
 
 
 def _sorted(files: Iterable[tuple[str, bytes]]) -> Reviews:
-    """Return the reviews of the official tree's files, whose names are PART/KIND/NUMBER_RATING.txt."""
+    """Return the reviews from the files of the official tree, which are named PART/KIND/NUMBER_RATING.txt."""
     rows, where = [], _FOLDER
     for name, content in files:
         if match := _MEMBER.fullmatch(name):
@@ -183,10 +183,10 @@ def _reviews(rows: list[tuple[str, int, str]], where: str) -> Reviews:
             raise DamagedFileError(f"{where} is damaged: a review has split {part!r} and label {label!r}")
         parts.setdefault((part, label >= 0), []).append((text, label))
     train, test, unlabelled = (parts.get(key, []) for key in (("train", True), ("test", True), ("train", False)))
-    for name, own in {"training": train, "test": test}.items():
-        if {label for _, label in own} != {0, 1}:
-            raise DamagedFileError(f"{where} is not whole: its {name} part lacks positive or negative reviews")
-    labels = [np.array([label for _, label in own], dtype=np.int64) for own in (train, test)]
+    for name, reviews in {"training": train, "test": test}.items():
+        if {label for _, label in reviews} != {0, 1}:
+            raise DamagedFileError(f"{where} is incomplete: its {name} part lacks positive or negative reviews")
+    labels = [np.array([label for _, label in reviews], dtype=np.int64) for reviews in (train, test)]
     return Reviews(
         [text for text, _ in train], labels[0], [text for text, _ in test], labels[1], [text for text, _ in unlabelled]
     )

@@ -8,8 +8,8 @@ https://github.com/liangzheng06/MARS-evaluation. Read from
 - where they are, the lists of images `train_name.txt` and `test_name.txt` in the same places, and the images
   `bbox_train/0001/0001C1T0001F001.jpg` (person, camera, tracklet, frame) and `bbox_test/...`.
 
-The gallery is the whole test part, queries included: `emphasis.retrieval` passes over what must not count.
-`load_mars` reads the lists, with or without images; `load_mars_split` is what training takes.
+The gallery is the whole test part, including the queries; `emphasis.retrieval` ignores entries that do not count.
+`load_mars` reads the lists, with or without images, and `load_mars_split` returns a data set for training.
 """
 
 from __future__ import annotations
@@ -35,27 +35,28 @@ _FILES = {
     "test": ("tracks_test_info.mat", "track_test_info"),
     "query": ("query_IDX.mat", "query_IDX"),
 }
-"""Part: file, and the variable in it."""
+"""File and variable of each part."""
 _FOLDERS = ("", "info/", "mars_info/", "mars/info/", "MARS/info/")
 _IMAGE_FOLDERS = ("", "mars/", "MARS/")
 _NAME = re.compile(r"(\d{4}|00-1)C(\d)T\d+F\d+\.\w+")
-_SHOWN = 5  # of what is missing
-_LARGEST = 2**53  # up to which floats are exact whole numbers
+_SHOWN = 5  # missing files in messages
+_LARGEST = 2**53  # floats up to this are exact whole numbers
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tracklets:
-    """T tracklets, one after the other, over F images.
+    """T consecutive tracklets of F images.
 
     Attributes:
-        first: (T,) the place of its first image, from 0.
-        last: (T,) the place of its last image, which belongs to it.
-        person: (T,) 1 or more; in the test part also 0, a distractor, and -1, a false detection.
-        camera: (T,) 1 to 6.
-        names: (F,) of the images; empty where their list is absent.
-        folder: Where the images are; None where it or the list is absent.
+        first: Index of the first image of each tracklet, (T,), from 0.
+        last: Index of the last image of each tracklet, (T,).
+        person: Person of each tracklet, (T,), >= 1; in the test part also 0 for distractors and -1 for false
+            detections.
+        camera: Camera of each tracklet, (T,), 1 to 6.
+        names: Names of the F images; () if their list is absent.
+        folder: Folder of the images; None if it or the list is absent.
     """
 
     first: Rows
@@ -78,22 +79,22 @@ class Tracklets:
 
     @property
     def labels(self) -> Rows:
-        """Each tracklet's person as a class, (T,): 0 to C - 1 in the order of the persons' numbers."""
+        """The person of each tracklet as a class, (T,), 0 to C - 1 in the order of the persons' numbers."""
         return np.unique(self.person, return_inverse=True)[1].astype(np.int64)
 
     def path(self, image: int) -> Path:
-        """Return where image 0 to F - 1 is.
+        """Return the path of an image, given by its index from 0 to F - 1.
 
         Raises:
-            DataNotFoundError: There is no list of images, or no folder of them.
+            DataNotFoundError: The list of images or their folder is absent.
         """
         return self._present_folder() / _file(self.names[image])
 
     def images(self, size: int, *, skip_broken: bool = False) -> ImageFiles:
-        """Return all images, to be decoded when they are asked for, squeezed to `size` x `size`.
+        """Return all images, which are decoded on access and resized to `size` x `size`.
 
         Raises:
-            DataNotFoundError: There is no list of images, or no folder of them.
+            DataNotFoundError: The list of images or their folder is absent.
         """
         return ImageFiles(self._present_folder(), tuple(map(_file, self.names)), size, skip_broken=skip_broken)
 
@@ -108,13 +109,13 @@ class Tracklets:
 
 @dataclass(frozen=True, eq=False)
 class Mars:
-    """The tracklets to train on, and those that are ranked for each query.
+    """The tracklets of MARS.
 
     Attributes:
-        train: 8,298 of 625 persons.
-        test: 12,180, the gallery, of other persons.
-        query: (Q,) the rows of `test` that are queries, 1,980.
-        missing: What is missing of the images and was left out, a line for each part; empty if nothing was.
+        train: The 8,298 training tracklets, of 625 persons.
+        test: The 12,180 tracklets of the gallery, of other persons.
+        query: Rows of `test` that are queries, (Q,); 1,980.
+        missing: Messages about missing images that were skipped, one for each part; () if there are none.
     """
 
     train: Tracklets
@@ -124,17 +125,17 @@ class Mars:
 
 
 def load_mars(root: Path, *, missing: str = "stop") -> Mars:
-    """Return the tracklets, with the names of their images and where they are if these are there.
+    """Return the tracklets, with the names and the folder of their images if these are available.
 
     Args:
         root: The data folder.
-        missing: What to do where a folder of images is there but lacks some: "stop", or "skip" them, the tracklets
-            that have none left, and their queries; `Mars.missing` then says how many.
+        missing: Whether to "stop" if images are missing, or to "skip" them, tracklets without images, and their
+            queries, which `Mars.missing` reports.
 
     Raises:
-        DataNotFoundError: A list of tracklets is absent, or images are, and "stop".
-        DamagedFileError: A list is cut off or contradicts itself or another.
-        UnsafeFileError: An image's name leads out of its folder.
+        DataNotFoundError: A list of tracklets is absent, or images are missing and `missing` is "stop".
+        DamagedFileError: A list is truncated or inconsistent.
+        UnsafeFileError: The name of an image leads out of its folder.
         MissingExtraError: scipy, which reads the lists, is not installed.
         ValueError: `missing` is not allowed.
     """
@@ -144,12 +145,12 @@ def load_mars(root: Path, *, missing: str = "stop") -> Mars:
         raise not_found("MARS, all of its lists of tracklets,", root, lacking)
     train_path, test_path, query_path = (path for path in paths.values() if path is not None)
     train, test = _read_tracklets(train_path, "train"), _read_tracklets(test_path, "test")
-    _refuse(train_path, train.person < 1, "shows no person, which a tracklet to train on must")
-    _refuse(test_path, np.isin(test.person, train.person), f"shows a person of {train_path.name}")
+    _check_rows(train_path, train.person < 1, "shows no person, which a tracklet to train on must")
+    _check_rows(test_path, np.isin(test.person, train.person), f"shows a person of {train_path.name}")
     query = _read_mat(query_path, _FILES["query"][1]).ravel() - 1
-    _refuse(query_path, (query < 0) | (query >= len(test)), f"is no row of the {len(test)} in {test_path.name}")
-    _refuse(query_path, np.r_[False, np.diff(query) <= 0], "does not follow the query before it")
-    _refuse(query_path, test.person[query] < 1, f"is a row of {test_path.name} that shows no person")
+    _check_rows(query_path, (query < 0) | (query >= len(test)), f"is no row of the {len(test)} in {test_path.name}")
+    _check_rows(query_path, np.r_[False, np.diff(query) <= 0], "does not follow the query before it")
+    _check_rows(query_path, test.person[query] < 1, f"is a row of {test_path.name} that shows no person")
     train, _, train_report = _without_missing(_with_names(train, train_path, "train", root), skip)
     test, kept, test_report = _without_missing(_with_names(test, test_path, "test", root), skip)
     reports = tuple(report for report in (train_report, test_report) if report)
@@ -159,20 +160,20 @@ def load_mars(root: Path, *, missing: str = "stop") -> Mars:
 def load_mars_split(
     root: Path, progress: Progress, *, resize: int = 256, size: int = 224, missing: str = "stop", broken: str = "stop"
 ) -> VideoSplit:
-    """Return MARS to train on: frames labeled by person, judged by retrieval; images are decoded in training.
+    """Return MARS with frames labeled by person, for evaluation by retrieval; images are decoded on access.
 
     Args:
         root: The data folder.
-        progress: Told what is read.
-        resize: Pixels per side that images are squeezed to.
-        size: Pixels per side of what is cut out of them, at most `resize`.
-        missing: "stop" where images of the lists are absent, or "skip" them; the split's `notes` then say how many.
-        broken: What training does about an image that cannot be decoded: "stop", or "skip" it.
+        progress: Called as `progress(task, done, total)` while lists are read.
+        resize: Pixels per side to which images are resized.
+        size: Pixels per side of the crops, at most `resize`.
+        missing: Whether to "stop" if images are missing, or to "skip" them, which the `notes` of the split report.
+        broken: Whether training should "stop" at an image that cannot be decoded, or "skip" it.
 
     Raises:
         DataNotFoundError: Lists or images are absent.
-        DamagedFileError: A list is cut off or contradicts itself or another.
-        UnsafeFileError: An image's name leads out of its folder.
+        DamagedFileError: A list is truncated or inconsistent.
+        UnsafeFileError: The name of an image leads out of its folder.
         MissingExtraError: scipy, which reads the lists, is not installed.
         ValueError: An option is not allowed.
     """
@@ -190,7 +191,7 @@ def load_mars_split(
         class_names=tuple(f"{person:04d}" for person in np.unique(train.person)),
         sources=train.names,
         crop=size,
-        notes=tuple(f"{report}. They are left out." for report in mars.missing),
+        notes=tuple(f"{report}. They are skipped." for report in mars.missing),
         videos=train.tracklet,
         gallery=Gallery(test.person, test.camera, mars.query),
     )
@@ -205,10 +206,10 @@ def _read_tracklets(path: Path, part: str) -> Tracklets:
     if table.ndim != 2 or table.shape[1] != 4:
         raise DamagedFileError(f"{path} holds an array of shape {table.shape}, not (tracklets, 4); get it again")
     first, last, person, camera = table.T
-    _refuse(path, last < first, "has its last image before its first")
-    _refuse(path, first != np.r_[1, last[:-1] + 1], "does not begin where the row before it ends")
-    _refuse(path, person < -1, "has a person under -1")
-    _refuse(path, (camera < 1) | (camera > 6), "has a camera that is not 1 to 6")
+    _check_rows(path, last < first, "has its last image before its first")
+    _check_rows(path, first != np.r_[1, last[:-1] + 1], "does not begin where the row before it ends")
+    _check_rows(path, person < -1, "has a person under -1")
+    _check_rows(path, (camera < 1) | (camera > 6), "has a camera that is not 1 to 6")
     return Tracklets(first - 1, last - 1, person, camera)
 
 
@@ -231,10 +232,10 @@ def _read_mat(path: Path, name: str) -> Rows:
     return values.astype(np.int64)
 
 
-def _refuse(path: Path, wrong: NDArray[np.bool_], what: str) -> None:
-    """Raise DamagedFileError if a row is wrong, counted from 1 as in MATLAB."""
+def _check_rows(path: Path, wrong: NDArray[np.bool_], fault: str) -> None:
+    """Check that no row is wrong; raise DamagedFileError with its number, counted from 1, otherwise."""
     if wrong.any():
-        raise DamagedFileError(f"{path}: row {np.argmax(wrong) + 1} of {len(wrong)} {what}; get it again")
+        raise DamagedFileError(f"{path}: row {np.argmax(wrong) + 1} of {len(wrong)} {fault}; get it again")
 
 
 def _with_names(tracklets: Tracklets, info: Path, part: str, root: Path) -> Tracklets:
@@ -247,24 +248,26 @@ def _with_names(tracklets: Tracklets, info: Path, part: str, root: Path) -> Trac
 
 
 def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]:
-    """Return the names of the images, each of which must be of its tracklet's person and camera."""
+    """Return the names of the images, after checking that they contain person and camera of their tracklet."""
     try:
         names = tuple(path.read_text(encoding="ascii").split())
     except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{path} is no list of names ({error}); get it again") from error
-    own = tracklets.tracklet
-    if len(names) != len(own):
-        raise DamagedFileError(f"{path} names {len(names)} images, but {info.name} is of {len(own)}; get both again")
+        raise DamagedFileError(f"{path} is not a list of names ({error}); get it again") from error
+    tracklet_of = tracklets.tracklet
+    if len(names) != len(tracklet_of):
+        raise DamagedFileError(
+            f"{path} names {len(names)} images, but {info.name} has {len(tracklet_of)}; get both again"
+        )
     marks = [
         ("00-1" if p == -1 else f"{p:04d}", str(c)) for p, c in zip(tracklets.person, tracklets.camera, strict=True)
     ]
-    for line, (name, tracklet) in enumerate(zip(names, own.tolist(), strict=True), start=1):
-        found = _NAME.fullmatch(name)
-        if found is None:
+    for line, (name, tracklet) in enumerate(zip(names, tracklet_of.tolist(), strict=True), start=1):
+        match = _NAME.fullmatch(name)
+        if match is None:
             if "/" in name or "\\" in name:
                 raise UnsafeFileError(f"{path} is refused: line {line}, {name!r}, names a file in another folder")
-            raise DamagedFileError(f"{path}: line {line}, {name!r}, is no name like 0001C1T0001F001.jpg")
-        if found.groups() != marks[tracklet]:
+            raise DamagedFileError(f"{path}: line {line}, {name!r}, is not a name like 0001C1T0001F001.jpg")
+        if match.groups() != marks[tracklet]:
             person, camera = marks[tracklet]
             raise DamagedFileError(
                 f"{path}: line {line}, {name!r}, is not of person {person} and camera {camera} as "
@@ -274,26 +277,26 @@ def _read_names(path: Path, tracklets: Tracklets, info: Path) -> tuple[str, ...]
 
 
 def _without_missing(tracklets: Tracklets, skip: bool) -> tuple[Tracklets, Rows, str]:
-    """Return the tracklets with images that are there, the rows they had, and what was missing."""
+    """Return the tracklets without missing images, their previous rows, and a message about missing images."""
     rows = np.arange(len(tracklets))
     if tracklets.folder is None:
         return tracklets, rows, ""
     present: dict[str, set[str]] = {}
     for person in dict.fromkeys(name[:4] for name in tracklets.names):
-        own = tracklets.folder / person
-        present[person] = {path.name for path in own.iterdir()} if own.is_dir() else set()
+        folder = tracklets.folder / person
+        present[person] = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     there = np.array([name in present[name[:4]] for name in tracklets.names])
     if there.all():
         return tracklets, rows, ""
     lengths = np.bincount(tracklets.tracklet[there], minlength=len(rows))
     kept = np.flatnonzero(lengths)
     absent = [f"{name[:4]}/{name}" for name, here in zip(tracklets.names, there, strict=True) if not here]
-    folders = [person for person, own in present.items() if not own]
+    folders = [person for person, names in present.items() if not names]
     report = f"{tracklets.folder} lacks {len(absent)} of {len(there)} images: {shortened(absent, _SHOWN)}"
     report += f"; {len(folders)} whole folders: {shortened(folders, _SHOWN)}" if folders else ""
     report += f"; {len(rows) - len(kept)} of {len(rows)} tracklets have no image"
     if not skip or not len(kept):
-        raise DataNotFoundError(f"{report}; get them, or leave them out with missing='skip'")
+        raise DataNotFoundError(f"{report}; get them, or skip them with missing='skip'")
     last = np.cumsum(lengths[kept]) - 1
     names = tuple(name for name, here in zip(tracklets.names, there, strict=True) if here)
     left = Tracklets(

@@ -44,9 +44,9 @@ def load_mnist(root: Path, progress: Progress, *, download: bool = False) -> Spl
     """Return MNIST: 60,000 training and 10,000 test images (N, 1, 28, 28) of 10 classes.
 
     Args:
-        root: The data folder: the files in it, or in a folder `MNIST/raw` as torchvision has them.
-        progress: Told of a download.
-        download: Fetch the official files (12 MB) if neither form is in `root`.
+        root: The data folder, with the files in it or in a folder `MNIST/raw`, as torchvision stores them.
+        progress: Called as `progress(task, done, total)` during a download.
+        download: Whether to download the official files (12 MB) if neither form is in `root`.
 
     Raises:
         DataError: The data is absent or damaged.
@@ -79,7 +79,7 @@ def load_mnist(root: Path, progress: Progress, *, download: bool = False) -> Spl
 
 
 def _official(root: Path, name: str) -> Path | None:
-    dotted = name.replace("-idx", ".idx")  # as some programs unpack them
+    dotted = name.replace("-idx", ".idx")  # as some programs name it
     return find(root, [f"{folder}{file}" for folder in _FOLDERS for file in (name, f"{name}.gz", dotted)])
 
 
@@ -99,14 +99,14 @@ def _read_compact(path: Path) -> list[NDArray[Any]]:
 
 
 def read_idx(path: Path, md5: str) -> NDArray[Any]:
-    """Return the array of an idx file whose content has the md5."""
+    """Return the array of an idx file after checking the md5 of its content."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(_LARGEST + 1)  # of more the md5 is another, too
+            content = file.read(_LARGEST + 1)  # a longer file has another md5 anyway
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DamagedFileError(f"{path} is cut off or damaged ({error}); get it again") from error
-    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
-        raise DamagedFileError(f"{path} is damaged: the md5 of its content is {found}, not {md5}; get it again")
+    if (actual := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise DamagedFileError(f"{path} is damaged: the md5 of its content is {actual}, not {md5}; get it again")
     return parse_idx(content, path)
 
 
@@ -114,7 +114,7 @@ def parse_idx(content: bytes, path: Path) -> NDArray[Any]:
     """Return the array of an idx file's content: two zero bytes, 8 (uint8), number of axes, their lengths, the values.
 
     Raises:
-        DamagedFileError: It is none, or not as long as it says.
+        DamagedFileError: It is not an idx file, or has another length than its header says.
     """
     try:
         axes = content[3]
@@ -124,4 +124,4 @@ def parse_idx(content: bytes, path: Path) -> NDArray[Any]:
             raise EmphasisValueError(f"shape {shape} and {values.size} bytes")
         return values.reshape(shape).copy()
     except (IndexError, ValueError) as error:
-        raise DamagedFileError(f"{path} is no idx file of bytes ({error}); get it again") from error
+        raise DamagedFileError(f"{path} is not an idx file of bytes ({error}); get it again") from error

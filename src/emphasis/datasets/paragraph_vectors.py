@@ -2,7 +2,7 @@
 
 Source: Q. Le and T. Mikolov, Distributed Representations of Sentences and Documents, ICML 2014; the settings follow
 G. Mesnil et al., Ensemble of Generative and Discriminative Techniques for Sentiment Analysis of Movie Reviews, ICLR
-Workshop 2015: documents in random order, lower case, punctuation marks as words of their own.
+Workshop 2015: documents in random order, lower case, and punctuation marks as words.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ class ParagraphVectors:
     """The settings of PV-DBOW.
 
     Attributes:
-        size: Numbers per vector.
-        epochs: Passes over the documents.
-        negative: Noise words per word.
-        min_count: Words that are rarer are left out.
-        sample: Threshold above which frequent words are thinned out; 0 keeps them all.
-        shuffle: Whether documents are taken in random order. Sorted by label, they give much weaker vectors.
-        seed: Of the order of the documents and of gensim.
-        workers: Threads. One gives the same vectors every time; with more they differ from run to run.
+        size: Length of the vectors.
+        epochs: Number of passes over the documents.
+        negative: Number of noise words for each word.
+        min_count: Number of occurrences below which a word is ignored.
+        sample: Threshold of frequency above which words are downsampled; 0 for no downsampling.
+        shuffle: Whether documents are used in random order. Documents sorted by label give much weaker vectors.
+        seed: Seed of the order of documents and of gensim.
+        workers: Number of threads. Results can be repeated with one thread only.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     size: int = 100
@@ -57,19 +60,19 @@ class ParagraphVectors:
 
 
 def tokenize(text: str) -> list[str]:
-    """Return the words of `text` in lower case, each punctuation mark a word of its own, without HTML line breaks."""
+    """Return the words and punctuation marks of a text in lower case, without HTML line breaks."""
     return _TOKEN.findall(_LINE_BREAK.sub(" ", text).lower())
 
 
 def train_paragraph_vectors(
     texts: Sequence[str], settings: ParagraphVectors, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> NDArray[np.float32]:
-    """Return one vector per text, (len(texts), settings.size) float32, in the order of `texts`.
+    """Return a vector for each text, (len(texts), settings.size) float32.
 
     Args:
-        texts: The documents. No label is used, so test documents may be among them, as in the sources.
+        texts: The documents. As no labels are used, test documents can be included, as in the sources.
         settings: See `ParagraphVectors`.
-        progress: Called with epochs done and epochs in all.
+        progress: Called as `progress(done, total)` with numbers of epochs.
 
     Raises:
         ModuleNotFoundError: gensim, of the extra "text", is missing.
@@ -87,7 +90,7 @@ def train_paragraph_vectors(
 
     rng = np.random.default_rng(settings.seed)
     order = rng.permutation(len(texts)) if settings.shuffle else np.arange(len(texts))
-    documents = [TaggedDocument(tokenize(texts[row]), [place]) for place, row in enumerate(order.tolist())]
+    documents = [TaggedDocument(tokenize(texts[row]), [position]) for position, row in enumerate(order.tolist())]
     model = Doc2Vec(
         dm=0,
         vector_size=settings.size,
@@ -116,9 +119,9 @@ def cached_paragraph_vectors(
     folder: Path,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> NDArray[np.float32]:
-    """Return `train_paragraph_vectors`'s result, from `folder` if it is there, and keep it there if it is not.
+    """Return the result of `train_paragraph_vectors`, which is cached in `folder`.
 
-    The file's name holds a digest of texts and settings, so that other texts or settings never meet.
+    The name of the file contains a digest of texts and settings.
     """
     path = folder / f"paragraph-vectors-{_digest(texts, settings)}.npy"
     try:

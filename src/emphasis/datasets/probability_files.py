@@ -1,4 +1,4 @@
-"""Files of class probabilities that any other model has predicted."""
+"""Files of class probabilities, as any other model has predicted them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def read_probabilities(
             text with a header). A table's columns are found by the names of the classes, also with "p_" before them,
             as in `predictions.csv` of a fit; if there are none such, it has a column for each class, in their order.
         class_names: Names of the C classes in their order.
-        rows: Rows of the data that are wanted, shape (n,).
-        total: Rows in the data, those included that are not wanted.
+        rows: Rows of the data to return, shape (n,).
+        total: Number of all rows in the data.
 
     Raises:
-        DataNotFoundError: If there is no such file.
-        DamagedFileError: If it cannot be read.
-        EmphasisValueError: If it does not fit the classes or the rows.
+        DataNotFoundError: The file does not exist.
+        DamagedFileError: The file cannot be read.
+        EmphasisValueError: The file does not match the classes or the rows.
     """
     if not path.is_file():
         raise DataNotFoundError(f"there is no file {str(path)!r} of probabilities")
@@ -105,10 +105,10 @@ def _from_table(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.floa
 def _by_number(
     path: Path, matrix: NDArray[np.float64], numbers: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    place = {number: at for at, number in enumerate(numbers.tolist())}
-    missing = [row for row in rows.tolist() if row not in place]
+    position = {number: at for at, number in enumerate(numbers.tolist())}
+    missing = [row for row in rows.tolist() if row not in position]
     if missing:
         raise EmphasisValueError(
             f"{path} has no probabilities of row {missing[0]}; its column 'row' numbers rows from 0"
         )
-    return matrix[[place[row] for row in rows.tolist()]]
+    return matrix[[position[row] for row in rows.tolist()]]

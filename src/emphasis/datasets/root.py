@@ -1,4 +1,4 @@
-"""Where data is looked for, and where what is slow to compute is kept."""
+"""The folder of data sets, and the search for files in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that holds data sets: `root` if given, else $EMPHASIS_DATA, else `cache_dir()`.
 
     Raises:
-        DataNotFoundError: A folder was named that is none.
+        DataNotFoundError: A given path is not a folder.
     """
     named = {"data folder": root, ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE)}
     for source, value in named.items():
@@ -33,16 +33,16 @@ def find(root: Path, candidates: Iterable[str]) -> Path | None:
     return next((path for name in candidates if (path := root / name).exists()), None)
 
 
-def not_found(what: str, root: Path, files: Sequence[str], download: bool = False) -> DataNotFoundError:
-    """Return the error for data that is not there: what was looked for, where, and the cures.
+def not_found(data: str, root: Path, files: Sequence[str], download: bool = False) -> DataNotFoundError:
+    """Return the error for absent data, which says what was searched where, and what to do.
 
     Args:
-        what: The data, such as "CIFAR-10".
+        data: Name of the data, such as "CIFAR-10".
         root: The folder searched.
-        files: Any one of these would have done.
-        download: Whether `download=True` is a cure.
+        files: Alternative files, one of which is needed.
+        download: Whether `download=True` would help.
     """
     cures = f"put one there, or name the folder that has it with --data DIR or {ENVIRONMENT_VARIABLE}=DIR"
     if download:
         cures += ", or load with download=True (on the command line: --download)"
-    return DataNotFoundError(f"{what} is not in {str(root)!r}; looked for {', '.join(files)}: {cures}")
+    return DataNotFoundError(f"{data} is not in {str(root)!r}; looked for {', '.join(files)}: {cures}")

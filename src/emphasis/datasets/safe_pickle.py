@@ -64,7 +64,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True)
 class _Name:
-    """One of `ALLOWED`."""
+    """A name of `ALLOWED`."""
 
     meaning: str
 
@@ -83,7 +83,7 @@ class _Array:
 
 
 class _Item(NamedTuple):
-    """What lies on the stack: a value, how many values it is with all that it holds, how deep, and if it is plain."""
+    """An item of the stack: a value, the number and depth of all values in it, and whether it is plain data."""
 
     value: Any
     size: int = 1
@@ -98,7 +98,7 @@ def loads(content: bytes, source: str) -> Any:
 
     Args:
         content: The pickle.
-        source: What it is called in errors.
+        source: Name of the source in errors.
 
     Raises:
         UnsafeFileError: It names anything but `ALLOWED`, or has an instruction to call something; nothing was run.
@@ -108,15 +108,15 @@ def loads(content: bytes, source: str) -> Any:
 
 
 def load(file: IO[bytes], size: int, source: str) -> Any:
-    """Return the object of the pickle at the place where `file` is; the next may follow it.
+    """Return the object of the pickle at the position of `file`, which may be followed by others.
 
     Args:
-        file: A file of `size` bytes.
-        size: See there.
-        source: What it is called in errors.
+        file: The file.
+        size: Size of the file in bytes.
+        source: Name of the source in errors.
 
     Raises:
-        UnsafeFileError, DamagedFileError: As `loads`.
+        UnsafeFileError, DamagedFileError: See `loads`.
     """
     try:
         return _Machine(size).run(pickletools.genops(file))
@@ -133,11 +133,11 @@ class _Machine:
         self.stack: list[_Item] = []
         self.marks: list[int] = []
         self.memory: dict[int, _Item] = {}
-        self.largest = size  # of all that is made
-        self.made = 0  # bytes that are copies of others
+        self.largest = size  # limit of the number of values
+        self.made = 0  # number of copied bytes
 
     def run(self, operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> Any:
-        """Return what the program leaves."""
+        """Run the program and return its result."""
         for operation, argument, _ in operations:
             name = operation.name
             if name in _VALUES:
@@ -154,7 +154,7 @@ class _Machine:
         return self.plain(last).value
 
     def step(self, name: str, argument: Any) -> None:
-        """Take one of the rarer steps."""
+        """Run a less frequent instruction."""
         match name:
             case "MARK":
                 self.marks.append(len(self.stack))
@@ -185,27 +185,27 @@ class _Machine:
             case "BUILD":
                 self.build(*self.pop(2))
             case _:
-                said = f"the instruction {name} {argument or ''}".rstrip()
-                raise UnsafeFileError(f"it has {said}, which plain data does not need")
+                instruction = f"the instruction {name} {argument or ''}".rstrip()
+                raise UnsafeFileError(f"it has {instruction}, which plain data does not need")
 
     def pop(self, number: int) -> list[_Item]:
-        """Return the last items, which no mark is among."""
+        """Return the last items, which must not include a mark."""
         if len(self.stack) - number < (self.marks[-1] if self.marks else 0):
-            raise EmphasisValueError("it takes what is not there")
+            raise EmphasisValueError("it reads past the beginning of the stack")
         items = self.stack[-number:]
         del self.stack[-number:]
         return items
 
     def pop_to_mark(self) -> list[_Item]:
         """Return the items since the last mark."""
-        place = self.marks.pop()
-        items = self.stack[place:]
-        del self.stack[place:]
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
         return items
 
-    def get(self, place: int) -> None:
-        """Push what was kept; no list and no dictionary, which could then hold itself."""
-        item = self.memory[place]
+    def get(self, index: int) -> None:
+        """Push an item of the memory, but no list or dictionary, as these could then contain themselves."""
+        item = self.memory[index]
         if isinstance(item.value, (list, dict)):
             raise EmphasisValueError("a list or dictionary is in two places")
         if isinstance(item.value, _Array):
@@ -217,23 +217,23 @@ class _Machine:
         self.stack.append(_Item(tuple(i.value for i in items), size, depth, all(self.is_plain(i) for i in items)))
 
     def extend(self, items: list[_Item]) -> None:
-        """Append to the list that is last."""
+        """Append to the list on top of the stack."""
         values = [self.plain(item).value for item in items]
         (below,) = self.pop(1)
         if not isinstance(below.value, list):
-            raise EmphasisValueError("it appends to what is no list")
+            raise EmphasisValueError("it appends to something that is not a list")
         below.value.extend(values)
         self.push_grown(below, items)
 
     def update(self, items: list[_Item]) -> None:
-        """Set keys and values of the dictionary that is last."""
+        """Set keys and values of the dictionary on top of the stack."""
         keys, values = items[::2], items[1::2]
         if any(not isinstance(key.value, (str, bytes)) for key in keys):  # tuples would be hashed, however deep
-            raise EmphasisValueError("a key is no text")
+            raise EmphasisValueError("a key is not a text")
         (below,) = self.pop(1)
         if not isinstance(below.value, dict):
-            raise EmphasisValueError("it sets keys of what is no dictionary")
-        below.value.update(zip((key.value for key in keys), (self.plain(one).value for one in values), strict=True))
+            raise EmphasisValueError("it sets keys of something that is not a dictionary")
+        below.value.update(zip((key.value for key in keys), (self.plain(value).value for value in values), strict=True))
         self.push_grown(below, items)
 
     def push_grown(self, below: _Item, items: list[_Item]) -> None:
@@ -241,7 +241,7 @@ class _Machine:
         self.stack.append(_Item(below.value, size, max(below.depth, depth)))
 
     def around(self, items: list[_Item], more: int = 0) -> tuple[int, int]:
-        """Return size and depth of a container of items, and of `more` before them."""
+        """Return size and depth of a container with these items in addition to `more` others."""
         size, depth = 1 + more + sum(i.size for i in items), 1 + max((i.depth for i in items), default=0)
         if size > self.largest or depth > _DEEPEST:
             raise EmphasisValueError("its lists and tuples are nested too deep, or are in too many places")
@@ -253,7 +253,7 @@ class _Machine:
         self.stack.append(_Item(_Name(ALLOWED[module, name]), plain=False))
 
     def reduce(self, function: _Item, arguments: _Item) -> None:
-        """Push what a name makes of its arguments."""
+        """Push the result of calling a name with arguments."""
         meaning = function.value.meaning if isinstance(function.value, _Name) else ""
         match meaning, arguments.value:
             case _ if meaning == _MAKE_ARRAY and arguments.value[:2] == (_Name(_ARRAY), (0,)):
@@ -270,7 +270,7 @@ class _Machine:
                 raise EmphasisValueError("it makes neither an array nor bytes")
 
     def build(self, made: _Item, state: _Item) -> None:
-        """Give a dtype the order of its bytes, and an array its content."""
+        """Set the byte order of a dtype, or the content of an array."""
         match made.value, state.value:
             case _Dtype() as dtype, (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
                 dtype.order = order
@@ -299,14 +299,14 @@ class _Machine:
 
     def count(self, copied: int) -> None:
         self.made += copied
-        if self.made > 2 * self.largest:  # once as bytes, once in another order
+        if self.made > 2 * self.largest:  # once as bytes and once in another order
             raise EmphasisValueError("it copies the same bytes again and again")
 
     def is_plain(self, item: _Item) -> bool:
         return item.plain and not isinstance(item.value, (_Name, _Dtype, _Array))
 
     def plain(self, item: _Item) -> _Item:
-        """Return the item, which must be plain data or a whole array."""
+        """Return the item after checking that it is plain data or a complete array."""
         if not self.is_plain(item):
-            raise EmphasisValueError("part of it is neither plain data nor a whole array")
+            raise EmphasisValueError("part of it is neither plain data nor a complete array")
         return item

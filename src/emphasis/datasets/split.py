@@ -13,33 +13,32 @@ from emphasis.datasets.image_files import ImageFiles
 from emphasis.errors import EmphasisValueError
 
 Inputs = NDArray[Any] | ImageFiles
-"""What a `Split` holds: vectors or images in memory, or images that are decoded when they are asked for."""
+"""Inputs of a `Split`: vectors or images in memory, or images that are decoded on access."""
 
-_CHUNK = 1024  # images whose int64 copies are in memory at once
+_CHUNK = 1024  # images that are converted to int64 at a time
 _SAMPLED = 1000  # images that are decoded for channel statistics
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """A classification problem cut into training and test part.
+    """The training and the test part of a classification problem.
 
     Attributes:
-        train_inputs: (N, D) float32, or (N, channels, height, width) uint8 images, C-contiguous, or `ImageFiles`.
-        train_labels: (N,) int64 in [0, num_classes), the true labels.
-        test_inputs: (M, ...) like `train_inputs`.
-        test_labels: (M,) int64, the true labels.
-        num_classes: C.
-        class_names: C names in the order of the labels, or none.
-        human_labels: (N,) int64 training labels as people gave them, mistakes included, by name.
-        sources: Where the N training examples come from, such as their files; or none.
-        rows: (N,) int64, the number of each training example in its file, if others are left out; else None.
-        picture: Height and width of vectors that are pictures, pixels in [0, 1], row by row; or none.
-        crop: Pixels per side of what is cut out of images, at random to train on and in the middle otherwise; 0: all.
-        notes: What the user should know of the data, such as what was left out.
+        train_inputs: Training inputs: (N, D) float32, C-contiguous (N, channels, height, width) uint8, or `ImageFiles`.
+        train_labels: True labels of the training part, (N,) int64 in [0, num_classes).
+        test_inputs: Test inputs, (M, ...), of the same kind.
+        test_labels: True labels of the test part, (M,) int64.
+        num_classes: Number of classes C.
+        class_names: Names of the C classes, or ().
+        human_labels: Training labels that people have given, including wrong ones, by name, each (N,) int64.
+        sources: Origins of the N training examples, such as their files, or ().
+        rows: Number of each training example in its file, (N,) int64, if not all are used; None otherwise.
+        picture: Height and width if vectors are pictures, row by row with pixels in [0, 1]; None otherwise.
+        crop: Pixels per side of the crops of images, random in training and centered in evaluation; 0 for no crops.
+        notes: Notes about the data for the user, such as skipped examples.
 
     Raises:
-        ValueError: Parts do not fit together: lengths, shapes or dtypes differ, a label is outside [0, C), or an input
-            is NaN or infinite.
+        ValueError: Lengths, shapes or dtypes do not match, a label is outside [0, C), or an input is NaN or infinite.
     """
 
     train_inputs: Inputs
@@ -56,7 +55,7 @@ class Split:
     rows: NDArray[np.int64] | None = None
 
     holdout_refusal: ClassVar[str] = ""
-    """Why examples of the training part cannot be held out one by one; "" if they can."""
+    """Reason why single training examples cannot be held out; "" if they can."""
 
     def __post_init__(self) -> None:
         train, test = self.train_inputs, self.test_inputs
@@ -141,25 +140,24 @@ class Split:
 
 
 def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> tuple[Split, NDArray[np.int64]]:
-    """Cut a validation part off the training part, every class in the same proportion, for a search of settings.
+    """Return a `Split` with a stratified part of the training examples as its test part, for a search of settings.
 
-    The test part is not looked at: the result's test part is the validation part, with its true labels. (Noise goes
-    on the rest: corrupt the labels of what is returned.)
+    The test part of `split` is not used; that of the result has true labels. Add label noise to the result afterwards.
 
     Args:
-        split: What to cut.
-        share: Of the training part, in (0, 1); 0.2 is the paper's 80/20.
-        seed: The same seed gives the same cut.
-        fold: Which part is cut off, 0 to 1/share - 1: those of one seed have no example in common, unless rounding in
-            small classes leaves no other.
+        split: The data set.
+        share: Share of the training part that is held out, in (0, 1); 0.2 in the paper.
+        seed: Seed of the selection.
+        fold: Part that is held out, 0 to 1/share - 1. Folds with the same seed are disjoint, except for rounding in
+            small classes.
 
     Returns:
-        The new `Split`, and the rows of `split`'s training part that it still trains on, ascending: its
-        `train_inputs` are `split.train_inputs[rows]`, its `test_inputs` all the others, ascending too.
+        The new `Split`, and the rows of the training part of `split` that it trains on, ascending: its `train_inputs`
+        are `split.train_inputs[rows]`, and its `test_inputs` all others, ascending.
 
     Raises:
-        ValueError: `share` is out of range or leaves no example, or a class without one, on the training side;
-            there is no such fold; or examples cannot be held out one by one.
+        ValueError: `share` or `fold` is out of range, a class would have no training example, or single examples cannot
+            be held out.
     """
     if split.holdout_refusal:
         raise EmphasisValueError(f"validation={share} is not for {split.holdout_refusal}; use 0, and no search")
@@ -176,17 +174,17 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
 
 
 def folds_of(share: float) -> int:
-    """Return how many parts of a share in (0, 1) a whole has: 5 of 0.2."""
+    """Return the number of disjoint parts with a given share: 5 for 0.2."""
     return int(1.0 / max(share, 1e-9) + 1e-9)
 
 
 def subset(split: Split, train_size: int, seed: int = 0) -> Split:
-    """Return `split` with `train_size` of its training examples, every class in the same proportion.
+    """Return `split` with a stratified selection of `train_size` training examples.
 
     Args:
-        split: What to cut; its test part stays whole.
-        train_size: From the number of classes present to the size of the training part.
-        seed: The same seed gives the same examples.
+        split: The data set, the test part of which does not change.
+        train_size: Number of training examples, from the number of classes to all.
+        seed: Seed of the selection.
 
     Raises:
         ValueError: `train_size` is out of range.
@@ -198,22 +196,20 @@ def subset(split: Split, train_size: int, seed: int = 0) -> Split:
         )
     if train_size == size:
         return split
-    left_out = draw_stratified(split.train_labels, size - train_size, seed)
-    return take_training(split, np.setdiff1d(np.arange(size), left_out))
+    removed = draw_stratified(split.train_labels, size - train_size, seed)
+    return take_training(split, np.setdiff1d(np.arange(size), removed))
 
 
 def take_training(split: Split, rows: NDArray[Any]) -> Split:
-    """Return `split` with the `rows` (indices or mask) of its training part, human labels cut alike."""
+    """Return `split` with the `rows` (indices or mask) of its training part, including human labels."""
     return replace(split, **split.training_part(rows))
 
 
 def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int = 0) -> NDArray[np.int64]:
-    """Return `size` rows drawn at random, ascending: of each class its share, but never all of it.
+    """Return `size` random rows, ascending, stratified by class; at least one row of each class is not drawn.
 
-    Draws 0, 1, ... of one seed follow each other through each class, and begin at its start again at its end.
-
-    Class c gives floor(size n_c / N) rows, and the classes with the largest remainders one more each; what a small
-    class cannot give, because one example must stay, others give.
+    Draws 0, 1, ... with the same seed take consecutive rows of a random order of each class, and start again at its
+    end. The number of rows of class c is floor(size n_c / N), plus 1 for the classes with the largest remainders.
 
     Raises:
         ValueError: `size` is below 1, or leaves less than one example of each class.
@@ -235,7 +231,7 @@ def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int =
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(np.flatnonzero(members == c)) for c in range(len(present))]
     drawn = [
-        np.take(one, np.arange(draw * n, (draw + 1) * n), mode="wrap") for one, n in zip(orders, quota, strict=True)
+        np.take(order, np.arange(draw * n, (draw + 1) * n), mode="wrap") for order, n in zip(orders, quota, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
 

@@ -17,9 +17,9 @@ class Gallery:
     """T videos of persons that nobody trained on: the test part asks who is the same, not of which class.
 
     Attributes:
-        person: (T,) as `emphasis.retrieval` takes them; persons of the training part are others.
-        camera: (T,).
-        query: (Q,) rows of the videos that all are ranked for.
+        person: Persons of the videos, (T,), as `emphasis.retrieval` takes them; none of them is in the training part.
+        camera: Cameras of the videos, (T,).
+        query: Indices of the videos that are queries, (Q,).
     """
 
     person: NDArray[np.int64]
@@ -32,12 +32,12 @@ class VideoSplit(Split):
     """A split whose examples are frames of videos.
 
     Attributes:
-        videos: (N,) int64, the video that each training image is a frame of, in order.
+        videos: Video of each training image, (N,) int64, ascending.
         gallery: The videos of the test part; `test_labels` then are the video of each test image, in order. None: the
             test part is classified.
 
     Raises:
-        ValueError: As `Split`; or videos are not in order, or not one for each image.
+        ValueError: See `Split`. Also if `videos` is not ascending or has another length.
     """
 
     videos: NDArray[np.int64]
