@@ -179,9 +179,9 @@ def test_normalised_rows_have_length_one_in_their_precision_and_zeros_stay():
     [
         (
             lambda: evaluate_ranking(np.zeros((2, 3)), [1], [1], [1, 2, 3], [1, 1, 1]),
-            r"similarity \(2, 3\) .* do not fit",
+            r"similarity \(2, 3\) .* do not match",
         ),
-        (lambda: evaluate_ranking(np.zeros((1, 3)), [1], [1], [1, 2, 3], [1, 1]), "do not fit"),
+        (lambda: evaluate_ranking(np.zeros((1, 3)), [1], [1], [1, 2, 3], [1, 1]), "do not match"),
         (
             lambda: evaluate_ranking(np.array([[1.0, np.nan]]), [1], [1], [1, 1], [1, 2]),
             "query 0 and gallery entry 1 is NaN",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import sys
 from collections.abc import Iterable
 
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
@@ -22,7 +21,10 @@ def is_number(value: object) -> bool:
 
 def is_finite_number(value: object) -> bool:
     """Return whether a value is a real number that float64 holds, of Python or numpy; truth values are not."""
-    return is_number(value) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+    try:
+        return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def check(holds: bool, name: str, value: object, advice: str) -> None:

@@ -1,5 +1,6 @@
 """Table 3 end to end, on real images in Clothing1M's layout: one command, killed and resumed, and every fault named."""
 
+import json
 import shutil
 from pathlib import Path
 
