@@ -29,7 +29,7 @@ from emphasis.json_files import JSONFileError, read_json
 from emphasis.scores import METRICS, Held, evaluate
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, splits, weights_of
 from emphasis.tabular.folder import fit_digest
-from emphasis.tabular.models import model_spec
+from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import BASELINE
 from emphasis.tabular.tune_space import RANGES, TableTrial, as_dict, as_optuna, as_trial, distributions, suggested
 from emphasis.texts import did_you_mean
@@ -133,7 +133,7 @@ def tune_table(
         import optuna
     except ModuleNotFoundError as error:
         raise missing_extra("tune", "fit", error) from None
-    spec, fixed = model_spec(model), dict(settings or {})
+    spec, fixed = MODELS.find(model), dict(settings or {})
     if metric not in METRICS:
         raise EmphasisValueError(
             f"metric={metric!r} is unknown{did_you_mean(metric, METRICS)}; use one of {', '.join(METRICS)}"
