@@ -324,7 +324,7 @@ def test_without_verbose_it_is_silent(wine, capfd):
         ({"dropout": 1.0}, "dropout"),
         ({"normalization": "mean"}, "normalization='mean'"),
         ({"max_margin": "none"}, "max_margin='none'"),
-        ({"weighting": {"family": "GCS"}}, "family='GCS'"),
+        ({"weighting": {"family": "GCS"}}, "unknown family 'GCS'"),
         ({"device": "gpu"}, "device='gpu' cannot be used here; use"),
         ({"tol": "small"}, "tol='small' is not allowed; use a finite number >= 0"),
         ({"class_weight": {0: -1.0}}, "class_weight"),

@@ -107,7 +107,7 @@ def test_the_anchor_stands_at_the_quantile_of_the_examples_that_are_taken_for_th
 
 def test_a_class_without_an_anchor_is_named_and_left_as_it_is():
     predictions = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.5, 0.2]]).repeat(20, 1)
-    with pytest.warns(EmphasisWarning, match=r"no example for class 2, .* not corrected"):
+    with pytest.warns(EmphasisWarning, match=r"predicts class 2 for no example, .* not corrected"):
         found = at_anchor_points(predictions, 1.0)
     torch.testing.assert_close(found, torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.0, 1.0]]))
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from emphasis.weighting import Focal as FocalWeighting
 
 
 class Focal(Baseline):
-    """The focal loss, -(1 - p)^gamma log p, in which learned examples count less, as in the weighting `emphasis.Focal`.
+    """The focal loss, -(1 - p)^gamma log p: learned examples count less. The weighting is `emphasis.Focal`.
 
     Args:
         problem: The labels.
