@@ -27,7 +27,7 @@ import pandas as pd
 
 from emphasis.corruption import symmetric
 from emphasis.datasets.table import PreparedTable, prepare_table
-from emphasis.tabular.models import model_spec
+from emphasis.tabular.models import MODELS
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING
 
 MODELS = {"clinc150": ("linear", "net"), "imdb": ("xgboost", "linear")}  # boosting 150 classes takes too long here
@@ -90,7 +90,7 @@ def measure(name: str, train: Any, test: Any, seed: int, done: set[Any]) -> Iter
                     prepared = prepare_table(train, "label")
                     inputs, test_inputs = (prepared.encoder.transform(part) for part in (train, test))
                 start = time.process_time()
-                spec = model_spec(model)
+                spec = MODELS.find(model)
                 classifier = spec.make(weighting, spec.settings, seed)
                 classifier.fit(inputs, given)
                 predicted = classes[np.asarray(classifier.predict(test_inputs), dtype=np.int64)]
