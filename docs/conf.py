@@ -47,8 +47,12 @@ default_role = "code"  # docstrings write `code`, as Markdown does
 
 
 def escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
-    """Keep the formulas of docstrings (|A|, 2 * p, log_) from being read as markup; `code` is left alone."""
+    """Keep the formulas of docstrings (|A|, 2 * p, log_) from being read as markup; code and dialogs are left alone."""
+    in_dialog = False
     for i, line in enumerate(lines):
+        in_dialog = line.lstrip().startswith(">>> ") or (in_dialog and bool(line.strip()))
+        if in_dialog:
+            continue
         parts = re.split(r"(`[^`]*`)", line)
         parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
         lines[i] = "".join(parts)

@@ -125,6 +125,16 @@ def symmetric(
 
     With `inclusive=True` the new label is drawn from all classes, including the true one: T = (1-r) I + r/C, and
     r (C-1)/C of the labels change. Both conventions are common; the paper (section 4.2) uses the first.
+
+    Examples:
+        >>> from emphasis.corruption import symmetric
+        >>> noisy = symmetric([0, 1, 2, 3, 4] * 20, 0.4, seed=0)
+        >>> noisy
+        <Corruption: 100 labels of 5 classes, 40 changed (40.00%), requested noise_rate 0.4>
+        >>> noisy.labels.shape, int(noisy.changed.sum())
+        ((100,), 40)
+        >>> noisy.transition_matrix[0]
+        array([0.6, 0.1, 0.1, 0.1, 0.1])
     """
     given, classes = checked_labels(labels, num_classes)
     rate = checked_number("symmetric", "noise_rate", noise_rate, 0.0, 1.0)
@@ -141,7 +151,15 @@ def pair_flip(
     sampling: Sampling = "exact",
     seed: int = 0,
 ) -> Corruption:
-    """Change labels with probability r to the next class, c + 1 mod C (Han et al., Co-teaching, 2018)."""
+    """Change labels with probability r to the next class, c + 1 mod C (Han et al., Co-teaching, 2018).
+
+    Examples:
+        >>> from emphasis.corruption import pair_flip
+        >>> pair_flip([0, 1, 2] * 10, 0.2).transition_matrix
+        array([[0.8, 0.2, 0. ],
+               [0. , 0.8, 0.2],
+               [0.2, 0. , 0.8]])
+    """
     given, classes = checked_labels(labels, num_classes)
     rate = checked_number("pair_flip", "noise_rate", noise_rate, 0.0, 1.0)
     targets = {c: (c + 1) % classes for c in range(classes)}
@@ -203,6 +221,12 @@ def from_transition_matrix(
 
     Raises:
         ValueError: The matrix is not (C, C), an entry is negative, or a row sum differs from 1 by more than 1e-8.
+
+    Examples:
+        >>> from emphasis.corruption import from_transition_matrix
+        >>> noisy = from_transition_matrix([0, 1] * 10, [[0.9, 0.1], [0.0, 1.0]])
+        >>> int(noisy.changed.sum()), sorted(set(noisy.labels[noisy.changed].tolist()))
+        (1, [1])
     """
     matrix = np.asarray(transition_matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

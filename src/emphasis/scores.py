@@ -48,7 +48,19 @@ class Held:
 
     @classmethod
     def of(cls, given: Ints, p: Floats, weights: Floats) -> Held:
-        """Return the predictions, with everything that several scores need; `weights` may have any sum > 0."""
+        """Return the predictions, with everything that several scores need; `weights` may have any sum > 0.
+
+        Examples:
+            >>> import numpy as np
+            >>> from emphasis.scores import Held, accuracy, balanced_accuracy, recall
+            >>> given = np.array([0, 0, 0, 1])
+            >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+            >>> held = Held.of(given, probabilities, weights=np.ones(4))
+            >>> accuracy(held)[0], round(balanced_accuracy(held)[0], 4)
+            (0.75, 0.8333)
+            >>> recall(held).round(4)
+            array([0.6667, 1.    ])
+        """
         shares = weights / weights.sum()
         predicted = p.argmax(1)
         totals = _sums(given, shares, p.shape[1])
@@ -219,6 +231,18 @@ def evaluate(
         What `metrics.json` holds: "methods" (value of each metric over all rows, values of the folds, their mean and
         standard deviation), "recall" of each class, "reliability", and with a baseline "difference" and
         "recall_difference" (value, low, high, and whether that is "better", "worse" or "unclear") and "verdict".
+
+    Examples:
+        >>> import numpy as np
+        >>> from emphasis.scores import evaluate
+        >>> given = np.array([0, 1] * 50)
+        >>> right = np.where(given[:, None] == [0, 1], 0.95, 0.05)
+        >>> always_no = np.tile([0.6, 0.4], (100, 1))
+        >>> result = evaluate(given, {"mine": right, "CCE": always_no}, ["no", "yes"], baseline="CCE")
+        >>> round(result["methods"]["mine"]["accuracy"]["value"], 4), result["difference"]["accuracy"]["result"]
+        (1.0, 'better')
+        >>> result["verdict"]["result"]
+        'better'
     """
     share = np.ones(len(given)) if weights is None else weights
     held = {name: Held.of(given, p, share) for name, p in probabilities.items()}

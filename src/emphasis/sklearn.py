@@ -84,6 +84,20 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation_scores_: Weighted accuracy on the held-out rows after each epoch; None without early stopping.
         best_epoch_: Epoch of which the weights were kept, counted from 1; None without early stopping.
         learning_rate_: The learning rate, as given or chosen.
+
+    Examples:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from emphasis.corruption import symmetric
+        >>> from emphasis.sklearn import EmphasisClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> noisy = symmetric(y, 0.3, seed=0).labels  # 30 % of the labels are now wrong
+        >>> model = make_pipeline(StandardScaler(), EmphasisClassifier(max_epochs=30, random_state=0))
+        >>> model.fit(X, noisy).predict_proba(X).shape
+        (150, 3)
+        >>> model.score(X, y) > 0.8
+        True
     """
 
     validation_scores_: list[float] | None

@@ -83,7 +83,7 @@ def audit(
         ValueError: If arrays do not fit together, data cannot be used, or the network diverged.
         ModuleNotFoundError: If an extra is not installed.
 
-    Example:
+    Examples:
         >>> import emphasis
         >>> labels = [0, 0, 1, 1, 1]
         >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.9, 0.1]]

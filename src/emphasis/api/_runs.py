@@ -44,10 +44,15 @@ def fit(table: Any, *, label: str | None = None, **options: Any) -> Any:
         TypeError, ValueError: If an argument, a column or an image is not allowed.
         ModuleNotFoundError: If an extra is not installed.
 
-    Example:
-        >>> result = emphasis.fit(frame, label="churned")  # doctest: +SKIP
-        >>> result.model.predict(new_frame)  # doctest: +SKIP
-        >>> emphasis.fit("photos").model.predict(["new/1.jpg"])  # doctest: +SKIP
+    Examples:
+        >>> import emphasis
+        >>> from sklearn.datasets import load_iris
+        >>> frame = load_iris(as_frame=True).frame
+        >>> result = emphasis.fit(frame, label="target", folder="runs/iris", folds=2, settings={"n_estimators": 5})
+        >>> result.model.predict(frame.drop(columns="target")).shape
+        (150,)
+        >>> images = emphasis.fit("photos")  # doctest: +SKIP
+        >>> images.model.predict(["new/1.jpg"])  # doctest: +SKIP
     """
     is_path = isinstance(table, (str, os.PathLike))
     if "images" in options or (is_path and Path(table).is_dir() and label is None):
@@ -198,9 +203,14 @@ def run(
         ValueError: If the recipe or a setting is not allowed.
         EmphasisError: If the folder holds something else, the data is missing, or a network could not be trained.
 
-    Example:
-        >>> rows = emphasis.run("digits", settings={"seeds": 1, "solver.iterations": 100})  # doctest: +SKIP
-        >>> print(emphasis.report("runs/digits", format="text"))  # doctest: +SKIP
+    Examples:
+        >>> import emphasis
+        >>> settings = {"seeds": 1, "solver.iterations": 20}
+        >>> rows = emphasis.run("digits", settings=settings, methods=["CCE"], folder="runs/first")
+        >>> [(row["method"], row["seed"]) for row in rows]
+        [('CCE', 0)]
+        >>> print(emphasis.report("runs/first", format="text"))  # doctest: +ELLIPSIS
+        Digits...
     """
     from emphasis.experiments.runs import runner
 

@@ -56,6 +56,16 @@ def objective(
         weighting: As for `emphasis.boosting.Objective`.
         normalization: As for `emphasis.boosting.Objective`.
         max_margin: As for `emphasis.boosting.Objective`.
+
+    Examples:
+        >>> import lightgbm
+        >>> from sklearn.datasets import load_iris
+        >>> from emphasis.boosting.lightgbm import objective
+        >>> X, y = load_iris(return_X_y=True)
+        >>> params = {"objective": objective(), "num_class": 3, "verbose": -1, "num_threads": 1}
+        >>> booster = lightgbm.train(params, lightgbm.Dataset(X, label=y), num_boost_round=5)
+        >>> booster.predict(X).shape  # raw scores
+        (150, 3)
     """
     of_labels = _of_labels(Objective(weighting, normalization, max_margin))
 
@@ -89,6 +99,14 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         normalization: As for `emphasis.boosting.Objective`.
         max_margin: As for `emphasis.boosting.Objective`.
         **parameters: Those of `LGBMClassifier`, `objective` excepted.
+
+    Examples:
+        >>> from sklearn.datasets import load_iris
+        >>> from emphasis.boosting import EmphasisLGBMClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = EmphasisLGBMClassifier(n_estimators=10, n_jobs=1, verbose=-1).fit(X, y)
+        >>> model.predict_proba(X).shape, model.score(X, y) > 0.9
+        ((150, 3), True)
     """
 
     objective: Any

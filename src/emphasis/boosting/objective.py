@@ -46,6 +46,16 @@ class Objective:
             and any other has the same total over p: regularization keeps its usual size. "batch": w divided by its
             mean over the training examples, anew in each round. None: w as it is.
         max_margin: No derivative beyond this margin, see `emphasis_loss`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from emphasis.boosting import Objective
+        >>> gradient, hessian = Objective("CCE").gradient_hessian([0, 1], np.zeros((2, 4)))
+        >>> gradient
+        array([[-0.75,  0.25,  0.25,  0.25],
+               [ 0.25, -0.75,  0.25,  0.25]])
+        >>> hessian[0]
+        array([0.1875, 0.1875, 0.1875, 0.1875])
     """
 
     weighting: WeightingLike | None = None

@@ -45,6 +45,17 @@ def objective(
         weighting: As for `emphasis.boosting.Objective`.
         normalization: As for `emphasis.boosting.Objective`.
         max_margin: As for `emphasis.boosting.Objective`.
+
+    Examples:
+        >>> import xgboost
+        >>> from sklearn.datasets import load_iris
+        >>> from emphasis.boosting.xgboost import objective
+        >>> X, y = load_iris(return_X_y=True)
+        >>> data = xgboost.DMatrix(X, label=y)
+        >>> params = {"objective": "multi:softprob", "num_class": 3}
+        >>> booster = xgboost.train(params, data, num_boost_round=5, obj=objective())
+        >>> booster.predict(data).shape
+        (150, 3)
     """
     of_labels = _of_labels(Objective(weighting, normalization, max_margin))
 
@@ -81,6 +92,14 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
         normalization: As for `emphasis.boosting.Objective`.
         max_margin: As for `emphasis.boosting.Objective`.
         **parameters: Those of `XGBClassifier`, `objective` excepted.
+
+    Examples:
+        >>> from sklearn.datasets import load_iris
+        >>> from emphasis.boosting import EmphasisXGBClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = EmphasisXGBClassifier(n_estimators=10).fit(X, y)
+        >>> model.predict_proba(X).shape, model.score(X, y) > 0.9
+        ((150, 3), True)
     """
 
     objective: Any

@@ -84,6 +84,18 @@ class EmphasisTrace:
     Raises:
         TraceError: The folder holds a trace, or `resume` and one of other examples, subsets or another weighting.
         ValueError: A mask does not fit.
+
+    Examples:
+        >>> import torch
+        >>> from emphasis.diagnostics.trace import EmphasisTrace, read_trace
+        >>> from emphasis.torch import EmphasisLoss
+        >>> criterion, labels = EmphasisLoss(), torch.arange(6) % 3
+        >>> with EmphasisTrace("trace", 6, criterion) as trace:
+        ...     for indices in torch.arange(6).split(2):  # one epoch in three batches
+        ...         trace.record(indices, torch.zeros(2, 3), labels[indices])
+        >>> read = read_trace("trace")
+        >>> len(read.margins), read.labels.tolist()
+        (1, [0, 1, 2, 0, 1, 2])
     """
 
     def __init__(

@@ -61,10 +61,13 @@ def review(
         ValueError: If the audit or the decisions cannot be read.
         ModuleNotFoundError: If the extra `review` is not installed.
 
-    Example:
-        >>> result = emphasis.audit(labels, probabilities)  # doctest: +SKIP
-        >>> decided = review(result, texts=texts, decisions="decisions.jsonl")  # doctest: +SKIP
-        >>> labels, weights = decided.apply(range(len(labels)), labels)  # doctest: +SKIP
+    Examples:
+        >>> import emphasis
+        >>> from emphasis.review import review
+        >>> texts = ["a fine film", "a dull film", "a dull play"]
+        >>> result = emphasis.audit([1, 0, 1], [[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]])
+        >>> decisions = review(result, texts=texts, decisions="decisions.jsonl")  # doctest: +SKIP
+        >>> labels, weights = decisions.apply(range(3), [1, 0, 1])  # doctest: +SKIP
     """
     from emphasis.review.examples import read_examples
 

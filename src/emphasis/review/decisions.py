@@ -103,7 +103,18 @@ class Agreement:
 
 
 class Decisions(Sequence[Decision]):
-    """Decisions of one or several reviewers, in the order in which they were made."""
+    """Decisions of one or several reviewers, in the order in which they were made.
+
+    Examples:
+        >>> from emphasis.review import Decision, Decisions
+        >>> decisions = Decisions([
+        ...     Decision(example="1", action="suggestion", before="cat", after="dog", reviewer="Ada"),
+        ...     Decision(example="2", action="keep", before="dog", after="dog", reviewer="Ada"),
+        ... ])
+        >>> labels, weights = decisions.apply(["0", "1", "2"], ["cat", "cat", "dog"])
+        >>> list(labels)
+        ['cat', 'dog', 'dog']
+    """
 
     def __init__(self, decisions: Iterable[Decision] = ()) -> None:
         self._decisions = tuple(decisions)

@@ -113,9 +113,13 @@ def fit_table(
         ValueError: If a column or an argument is not allowed, or the folder holds something else.
         ModuleNotFoundError: If an extra is not installed.
 
-    Example:
-        >>> result = emphasis.fit(frame, label="churned", folder="runs/churn")  # doctest: +SKIP
-        >>> result.model.predict(new_frame)  # doctest: +SKIP
+    Examples:
+        >>> from sklearn.datasets import load_iris
+        >>> from emphasis.tabular import fit_table, load_model
+        >>> frame = load_iris(as_frame=True).frame
+        >>> result = fit_table(frame, label="target", folder="runs/flowers", folds=2, settings={"n_estimators": 5})
+        >>> load_model("runs/flowers").predict_proba(frame.drop(columns="target")).shape
+        (150, 3)
     """
     spec = MODELS.find(model)
     chosen = {**spec.settings, **(settings or {})}

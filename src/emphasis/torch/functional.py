@@ -93,6 +93,19 @@ def emphasis_loss(
     Warns:
         EmphasisWarning: Once for each weighting with w(1) > 0 that is used with max_margin=None: its derivative does
             not end.
+
+    Examples:
+        >>> import torch
+        >>> from emphasis import DM
+        >>> from emphasis.torch import emphasis_loss
+        >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0])
+        >>> loss = emphasis_loss(logits, labels)
+        >>> loss.backward()
+        >>> emphasis_loss(logits, labels, DM(lam=0.5, beta=8), reduction="none").shape
+        torch.Size([2])
+        >>> cross_entropy = emphasis_loss(logits, labels, "CCE")
+        >>> torch.testing.assert_close(cross_entropy, torch.nn.functional.cross_entropy(logits, labels))
     """
     if torch.compiler.is_compiling():
         from emphasis.torch import _compiled  # which imports the compiler

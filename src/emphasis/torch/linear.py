@@ -83,6 +83,13 @@ def linear_emphasis_loss(
     Raises:
         TypeError, ValueError, OverflowError: See `emphasis_loss`; or shapes or dtypes do not match. The hidden states
             of tokens that are ignored are not checked.
+
+    Examples:
+        >>> import torch
+        >>> from emphasis.torch import emphasis_loss, linear_emphasis_loss
+        >>> features, weight, labels = torch.randn(6, 4), torch.randn(3, 4), torch.arange(6) % 3
+        >>> loss = linear_emphasis_loss(features, weight, labels)
+        >>> torch.testing.assert_close(loss, emphasis_loss(features @ weight.T, labels))
     """
     settings = (weighting, normalization, reduction, max_margin, process_group)
     arguments = hidden, weight, bias, labels, class_weight, sample_weight, settings, ignore_index, chunk_size

@@ -36,6 +36,18 @@ class EmphasisLoss(nn.Module):
 
     Raises:
         TypeError, ValueError, OverflowError: See `emphasis_loss`.
+
+    Examples:
+        >>> import torch
+        >>> from emphasis.torch import EmphasisLoss
+        >>> criterion = EmphasisLoss()
+        >>> criterion
+        EmphasisLoss(Relative(q=1.0, doubt=0.2), normalization='integral', reduction='mean', max_margin='auto')
+        >>> logits = torch.randn(8, 3, requires_grad=True)
+        >>> labels = torch.randint(3, (8,))
+        >>> criterion(logits, labels).backward()
+        >>> logits.grad.shape
+        torch.Size([8, 3])
     """
 
     class_weight: Tensor | None

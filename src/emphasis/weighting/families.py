@@ -46,7 +46,15 @@ class _Checked:
 
 @dataclass(frozen=True, repr=False)
 class CCE(Weighting):
-    """Categorical cross-entropy, w = 2 (1-p): Eq. 1 and 6. Mode 0, integral 1, loss -log p."""
+    """Categorical cross-entropy, w = 2 (1-p): Eq. 1 and 6. Mode 0, integral 1, loss -log p.
+
+    Examples:
+        >>> from emphasis import CCE
+        >>> CCE()([0.0, 0.5, 1.0])
+        array([2., 1., 0.])
+        >>> CCE().mode, CCE().integral
+        (0.0, 1.0)
+    """
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
         """Return log w = log 2 + log(1-p)."""
@@ -72,6 +80,15 @@ class GCE(_Checked, Weighting):
 
     Args:
         q: Exponent in [0, 1]. q = 0 is CCE, q = 1 is MAE. The published default is 0.7 (Zhang and Sabuncu, 2018).
+
+    Examples:
+        >>> from emphasis import CCE, GCE
+        >>> GCE(q=1.0)([0.0, 0.5, 1.0])
+        array([0. , 0.5, 0. ])
+        >>> GCE(q=1.0).mode
+        0.5
+        >>> bool(GCE(q=0.0)(0.3) == CCE()(0.3))
+        True
     """
 
     q: float = 0.7
@@ -98,7 +115,15 @@ class GCE(_Checked, Weighting):
 
 @dataclass(frozen=True, repr=False)
 class MAE(Weighting):
-    """Mean absolute error, w = 2 p (1-p): Eq. 2 and 6. Mode 1/2, integral 1/3, loss 1-p."""
+    """Mean absolute error, w = 2 p (1-p): Eq. 2 and 6. Mode 1/2, integral 1/3, loss 1-p.
+
+    Examples:
+        >>> from emphasis import MAE
+        >>> MAE()([0.0, 0.5, 1.0])
+        array([0. , 0.5, 0. ])
+        >>> MAE().mode
+        0.5
+    """
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:  # noqa: ARG002
         """Return log w = log 2 + log p + log(1-p)."""
@@ -155,6 +180,18 @@ class DM(_Checked, Weighting):
         beta: Sets how much the mode is emphasized, any finite number. With 0 all examples have the same weight.
         vanishing: Whether w(1) is subtracted: w = exp(beta p^lam (1-p)) - 1, so that the derivative of a learned
             example vanishes and the loss is finite. Needs beta > 0. Tends to beta/2 times GCE(q=lam) as beta -> 0.
+
+    Examples:
+        >>> from emphasis import DM
+        >>> weighting = DM(lam=1, beta=8)
+        >>> weighting.mode
+        0.5
+        >>> weighting([0.0, 0.5, 1.0]).round(2)
+        array([1.  , 7.39, 1.  ])
+        >>> DM(lam=1, beta=8, vanishing=True)([0.0, 0.5, 1.0]).round(2)
+        array([0.  , 6.39, 0.  ])
+        >>> round(weighting.mass(0.4, 0.6), 2)  # share of the emphasis on examples with p in [0.4, 0.6]
+        0.33
     """
 
     lam: float = 0.5
@@ -225,6 +262,11 @@ class Normal(_Checked, Weighting):
     Args:
         psi: Emphasis mode, >= 0.
         beta: Any finite number; 1/(2 beta) is the variance of the bell. For beta < 0 the ends of [0, 1] are emphasized.
+
+    Examples:
+        >>> from emphasis import Normal
+        >>> Normal(psi=0.3, beta=12).mode
+        0.3
     """
 
     psi: float = 0.5

@@ -150,6 +150,12 @@ def from_function(function: Callable[..., Array]) -> FunctionWeighting:
     Raises:
         TypeError: It is not callable, takes neither one nor two arguments, or is not elementwise.
         ValueError: It is negative or NaN in [0, 1], infinite inside (0, 1), or 0 everywhere.
+
+    Examples:
+        >>> import emphasis
+        >>> weighting = emphasis.from_function(lambda p: p * (1 - p))
+        >>> round(weighting.mode, 4), round(weighting.integral, 4)
+        (0.5, 0.1667)
     """
     return FunctionWeighting(function)
 
@@ -166,6 +172,13 @@ def from_loss(loss: Callable[..., Array], derivative: Callable[..., Array] | Non
     Raises:
         TypeError, ValueError: See `from_function`. ValueError also if the complex step does not agree with finite
             differences.
+
+    Examples:
+        >>> import numpy as np
+        >>> import emphasis
+        >>> weighting = emphasis.from_loss(lambda p: -np.log(p))  # cross-entropy
+        >>> weighting([0.1, 0.5, 0.9]).round(4)
+        array([1.8, 1. , 0.2])
     """
     return LossWeighting(loss, derivative)
 

@@ -28,6 +28,12 @@ def mode_for(noise_rate: float) -> float:
 
 
 def lam_for(noise_rate: float) -> float:
-    """Return the lam in [0, 2] for which the mode of DM, lam / (lam + 1), is that of `mode_for` (Eq. 12)."""
+    """Return the lam in [0, 2] for which the mode of DM, lam / (lam + 1), is that of `mode_for` (Eq. 12).
+
+    Examples:
+        >>> from emphasis.weighting import lam_for, mode_for
+        >>> mode_for(0.4), lam_for(0.4)
+        (0.5, 1.0)
+    """
     mode = mode_for(noise_rate)
     return mode / (1.0 - mode)

@@ -48,6 +48,18 @@ class Relative(_Checked, Weighting):
     Args:
         q: Power of p / p_max where the network is certain, in [0, 1]. 0 is cross-entropy.
         doubt: Mean of p_max - p from which on the exponent is not reduced, in [0, 1]. With 0 it never is.
+
+    Examples:
+        >>> import torch
+        >>> from emphasis import CCE, Relative
+        >>> from emphasis.torch import emphasis_loss
+        >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.0, 4.0]], requires_grad=True)
+        >>> labels = torch.tensor([0, 1, 0, 1])  # the network is sure that the second and third are wrong
+        >>> for weighting in (CCE(), Relative()):
+        ...     (derivative,) = torch.autograd.grad(emphasis_loss(logits, labels, weighting), logits)
+        ...     print([round(push, 3) for push in derivative.abs().sum(1).tolist()])
+        [0.009, 0.491, 0.491, 0.009]
+        [0.009, 0.01, 0.01, 0.009]
     """
 
     q: float = 1.0

@@ -38,6 +38,11 @@ class Ramp:
 
     Raises:
         ValueError: A number is not finite, or the shape is unknown or does not fit the ends.
+
+    Examples:
+        >>> from emphasis import Ramp
+        >>> [Ramp(0.0, 1.0).at(progress) for progress in (0.0, 0.5, 1.0)]
+        [0.0, 0.5, 1.0]
     """
 
     start: float
@@ -93,6 +98,11 @@ def scheduled(weighting: Weighting, schedule: Schedule, progress: float, noise_r
     Raises:
         ValueError: `progress` or `noise_rate` is out of range, or the weighting has no such parameter or does not
             allow a value.
+
+    Examples:
+        >>> from emphasis import DM, Ramp, scheduled
+        >>> scheduled(DM(lam=0.5, beta=8), {"beta": Ramp(0, 8)}, progress=0.25)
+        DM(lam=0.5, beta=2.0)
     """
     check_range("progress", progress, 0.0, 1.0)
     current = weighting.parameters()

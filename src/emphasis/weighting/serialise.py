@@ -78,6 +78,11 @@ def from_dict(mapping: Mapping[str, Any], *, trusted: bool = False) -> Weighting
         ValueError: The family is unknown, a parameter is unknown or out of bounds, or a function is named and the
             dictionary is not trusted.
         TypeError: `mapping` is not a mapping, or a parameter has the wrong type.
+
+    Examples:
+        >>> from emphasis import from_dict
+        >>> from_dict({"family": "DM", "lam": 0.5, "beta": 12})
+        DM(lam=0.5, beta=12.0)
     """
     return _from_dict(mapping, _imported if trusted else _refused)
 
