@@ -17,11 +17,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from PIL import Image
 from torch import nn
 
@@ -212,22 +215,44 @@ def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
         assert share_of_the_way(accuracy, 0.1, results["CCE"]["final_test_accuracy"]) > 0.5
 
 
-def test_every_page_and_heading_that_is_linked_is_there():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ALL_PAGES]:
-        for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+def test_every_page_heading_and_picture_that_is_linked_is_there():
+    broken = []
+    for page in sorted([*ROOT.glob("*.md"), *ALL_PAGES, *(ROOT / "results").rglob("*.md")]):
+        for target in targets(page):
             path, _, heading = target.partition("#")
-            if ":" in path or path.startswith("_generated/"):  # of the web; drawn when the documentation is built
+            if re.match(r"\w+:", path) or path.startswith("_generated/"):  # of the web; drawn for the documentation
                 continue
-            linked = (page.parent / path).resolve() if path else page
-            assert linked.exists(), f"{name_of(page)} links to {target}"
-            if heading and path:
-                anchors = {anchor(line) for line in re.findall(r"^#+ (.*)$", read(linked), re.MULTILINE)}
-                anchors |= set(re.findall(r"^\(([\w-]+)\)=$", read(linked), re.MULTILINE))
-                assert heading in anchors, f"{name_of(page)} links to {target}"
+            linked = (page.parent / unquote(path)).resolve() if path else page
+            if not linked.exists() or (heading and heading not in anchors(linked)):
+                broken.append(f"{name_of(page)} links to {target}")
+    assert broken == []
+
+
+def tokens(page):
+    for token in MarkdownIt("commonmark").enable("table").parse(read(page)):
+        yield token
+        yield from token.children or ()
+
+
+def targets(page):
+    """The targets of a page's links and pictures, and of those in HTML."""
+    for token in tokens(page):
+        yield from filter(None, (token.attrGet("href"), token.attrGet("src")))
+        if token.type.startswith("html"):
+            yield from re.findall(r"""(?:href|src)=["']([^"']+)""", token.content)
+
+
+@cache
+def anchors(page):
+    """The fragments that GitHub and MyST give to a page's headings; the second of the same name ends in -1."""
+    text = read(page)
+    names = [anchor(line) for line in re.findall(r"^#+ (.*)$", re.sub(r"(?ms)^```.*?^```", "", text), re.MULTILINE)]
+    repeated = {f"{name}-{number}" for name in names for number in range(1, names.count(name))}
+    return {*names, *repeated}
 
 
 def anchor(heading):
-    """The fragment that GitHub and MyST give to a heading."""
+    heading = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 

@@ -252,8 +252,8 @@ def instance_dependent(
     one. Pass one of:
 
     - `probabilities`: predictions of a model, (N, C), with rows that sum to 1 within 1e-3. The difficulty is 1 - p_y,
-    and the new label is drawn from the probabilities of the other classes. - `difficulty`: finite numbers >= 0, (N,),
-    on any scale. The new label is drawn uniformly from the other classes.
+      and the new label is drawn from the probabilities of the other classes.
+    - `difficulty`: finite numbers >= 0, (N,), on any scale. The new label is drawn uniformly from the other classes.
 
     Raises:
         TypeError: Neither or both of them are given.
