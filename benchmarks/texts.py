@@ -30,7 +30,10 @@ from emphasis.datasets.table import PreparedTable, prepare_table
 from emphasis.tabular.models import MODELS
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING
 
-MODELS_TRIED = {"clinc150": ("linear", "net"), "imdb": ("xgboost", "linear")}  # boosting 150 classes takes too long here
+MODELS_TRIED = {
+    "clinc150": ("linear", "net"),
+    "imdb": ("xgboost", "linear"),
+}  # boosting 150 classes takes too long here
 ROWS_A_CLASS = {"clinc150": 50, "imdb": 2500}
 RATES = (0.4, 0.2, 0.0)
 
