@@ -33,6 +33,9 @@ nb_merge_streams = True
 os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # `!emphasis` in notebooks
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["reading.css"]
+html_js_files = ["reading.js"]
 html_title = f"emphasis {release}"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f4e9e", "color-brand-content": "#1f4e9e"},

@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 
 from waiting import wait_for
 
-from browser import browser, needs_chromium
+from browser import broken_rules, browser, needs_chromium, not_reached, show_as
 from emphasis.review.decisions import DecisionLog, Decisions
 
 pytestmark = needs_chromium
@@ -171,32 +171,36 @@ def test_grid_filter_back_two_reviewers_and_progress(chromium, image_audit, tmp_
         assert Decisions.read(path).outcomes()[decision.example].status == "corrected"
 
 
-def test_a_phone_a_dark_page_and_no_network(chromium, text_audit, tmp_path):
-    folder, _, _ = text_audit
-    with served(folder, tmp_path / "mine.jsonl") as server:
-        size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-        try:
+def test_a_phone_dark_and_light_pages_accessibility_and_no_network(chromium, image_audit, text_audit, tmp_path):
+    run = chromium.execute_script
+    for (folder, _, _), theme in ((text_audit, "dark"), (image_audit, "light")):
+        with served(folder, tmp_path / f"{theme}.jsonl") as server:
+            show_as(chromium, 390, theme)
             chromium.get(server.address)
             wait_for(lambda: ready(chromium), server.process)
+            run("document.getElementById('filters').open = true")
             for view in ("one", "grid", "summary"):
-                chromium.execute_script("document.getElementById(arguments[0]).click()", f"tab-{view}")
-                wait_for(lambda view=view: chromium.execute_script("return !state.busy && state.view") == view)
-                widths = chromium.execute_script(
+                run("document.getElementById(arguments[0]).click()", f"tab-{view}")
+                wait_for(lambda view=view: run("return !state.busy && state.view") == view)
+                widths = run(
                     "return [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right >"
                     " innerWidth + 1 && !e.closest('[hidden]')).map((e) => e.tagName + '#' + e.id)"
                 )
                 assert widths == []
-            background = chromium.execute_script("return getComputedStyle(document.body).backgroundColor")
-            assert background == "rgb(20, 23, 27)"
-            loaded = chromium.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+                if view == "grid":
+                    run("document.querySelector('#tiles li').click()")  # which then is paler
+                assert broken_rules(chromium) == [], (view, theme)
+                assert not_reached(chromium) == [], (view, theme)
+            run("goTo('one'); document.activeElement.blur()")
+            wait_for(lambda: ready(chromium), server.process)
+            press(chromium, "o")
+            assert run("return document.getElementById('classes').open")
+            assert broken_rules(chromium) == [], ("another class", theme)
+            background = run("return getComputedStyle(document.body).backgroundColor")
+            assert background == {"dark": "rgb(20, 23, 27)", "light": "rgb(255, 255, 255)"}[theme]
+            loaded = run("return performance.getEntriesByType('resource').map((e) => e.name)")
             assert all(name.startswith((server.address, "data:")) for name in loaded)
-        finally:
-            size = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    show_as(chromium, 1200)
 
 
 def ask(server, path, values=None, **headers):

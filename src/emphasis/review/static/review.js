@@ -158,14 +158,15 @@ function listClasses() {
   const wanted = $("class-query").value.toLocaleLowerCase();
   const matching = state.about.classes.map((name, label) => [name, label]).filter(([name]) => name.toLocaleLowerCase().includes(wanted));
   matching.sort((a, b) => Number(b[0].toLocaleLowerCase().startsWith(wanted)) - Number(a[0].toLocaleLowerCase().startsWith(wanted)));
-  $("class-list").replaceChildren(...matching.slice(0, 100).map(([name, label], place) => {
+  $("class-list").replaceChildren(...matching.slice(0, 100).map(([name, label]) => {
     const item = element("li", name);
     item.setAttribute("role", "option");
-    item.setAttribute("aria-selected", String(place === 0));
+    item.id = `class-${label}`;
     item.dataset.label = label;
     item.addEventListener("click", () => chooseClass(label));
     return item;
   }));
+  moveClass(0);
 }
 
 function openClasses() {
@@ -183,9 +184,10 @@ function chooseClass(label) {
 
 function moveClass(step) {
   const items = [...$("class-list").children];
-  const place = items.findIndex((item) => item.getAttribute("aria-selected") === "true");
+  const place = Math.max(0, items.findIndex((item) => item.getAttribute("aria-selected") === "true"));
   const chosen = items[Math.min(Math.max(place + step, 0), items.length - 1)];
   items.forEach((item) => item.setAttribute("aria-selected", String(item === chosen)));
+  $("class-query").setAttribute("aria-activedescendant", chosen ? chosen.id : "");
   if (chosen) chosen.scrollIntoView({ block: "nearest" });
 }
 
