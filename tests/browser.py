@@ -1,4 +1,4 @@
-"""A headless browser for tests of pages, which skip where chromium is not installed, and its checks of accessibility."""
+"""A headless browser for tests of pages, which skip where there is no chromium, and its checks of accessibility."""
 
 import importlib.resources
 import os
