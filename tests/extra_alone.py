@@ -45,8 +45,36 @@ def classifier(extra):
     return getattr(emphasis.boosting, name)(weighting=WEIGHTING, **options)
 
 
+def use_executor(extra):
+    """Do something on the extra's executor."""
+    import tempfile
+    from pathlib import Path
+
+    from emphasis.executors import ExecutorOptions, make_executor
+
+    with tempfile.TemporaryDirectory() as folder:
+        executor = make_executor(ExecutorOptions(extra), Path(folder))
+        with executor.batch():
+            future = executor.submit("sum", Total((1, 2)), print)
+        assert future.result(120) == 3
+        executor.close()
+
+
+class Total:
+    """Work for an executor."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __call__(self, send):
+        return sum(self.numbers)
+
+
 def use(extra):
     """Do something with the extra's front end."""
+    if extra in ("ray", "slurm"):
+        use_executor(extra)
+        return
     if extra == "jax":
         import jax
 

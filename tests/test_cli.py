@@ -13,6 +13,7 @@ import emphasis
 from controls import right_beyond_chance
 from emphasis.cli.main import main
 from emphasis.errors import EmphasisError
+from emphasis.executors import ExecutorOptions
 from emphasis.tabular import load_model
 from emphasis.texts import named_value
 
@@ -99,6 +100,8 @@ def test_version(capsys):
         (["run", "digits", "--seeds", "0"], "seeds=0 is not allowed"),
         (["run", "digits", "--threads", "0"], "--threads 0 is not allowed"),
         (["run", "digits", "--workers", "0"], "--workers 0 is not allowed"),
+        (["run", "digits", "--address", "auto"], "--address is for --executor ray"),
+        (["run", "digits", "--executor", "slurm", "--time", "soon"], "--time soon is not allowed"),
         (["run", "digits", "--accelerator", "tpu"], "accelerator='tpu' is not allowed; use one of auto, cpu"),
         (["run", "digits", "--precision", "8"], "precision='8' is not allowed; use one of 32-true"),
         (["run", "digits", "--set", "solver"], "write PART.KEY=VALUE"),
@@ -187,6 +190,9 @@ def test_options_of_run_reach_the_recipe_and_the_runner(tmp_path, monkeypatch):
     context = seen["context"]
     assert (context.execution.accelerator, context.execution.compile) == ("cpu", True)
     assert (context.workers, context.threads, str(context.root)) == (3, 2, "there")
+    on_slurm = ["--executor", "slurm", "--partition", "short", "--time", "1:29:30", "--workers", "7"]
+    assert main(["run", "table9", *on_slurm]) == 2
+    assert seen["context"].executor == ExecutorOptions("slurm", partition="short", minutes=90, jobs=7)
 
 
 def test_nothing_heavy_is_imported_for_the_help():

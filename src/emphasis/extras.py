@@ -35,6 +35,8 @@ EXTRAS = {
     "timm": ("timm", "safetensors"),
     "text": ("gensim",),
     "table": _TABLE,
+    "ray": ("ray", *_EXPERIMENTS),
+    "slurm": ("submitit", *_EXPERIMENTS),
     "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
     "completion": ("shtab",),

@@ -80,8 +80,10 @@ def test_more_seeds_train_the_new_seed_alone(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     trained = []
-    train = train_job._train_job
-    monkeypatch.setattr(train_job, "_train_job", lambda job, *rest: (trained.append(job), train(job, *rest)))
+    train = train_job.train_networks
+    monkeypatch.setattr(
+        train_job, "train_networks", lambda job, *rest, **more: trained.append(job) or train(job, *rest, **more)
+    )
     assert main(["run", RECIPE, *ONE_PROCESS, "--out", str(folder), "--seeds", "3"]) == 0
     assert [job.seeds for job in trained] == [(2,)]
     assert [row for row in rows_of(folder) if row["seed"] < 2] == rows_of(finished)

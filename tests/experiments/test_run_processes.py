@@ -78,11 +78,11 @@ def start(arguments, log):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    train = train_job._train_job
-    def counted(job, *rest):
+    train = train_job.train_networks
+    def counted(job, *rest, **more):
         os.write(out, f"TRAINS {job.name}\\n".encode())
-        return train(job, *rest)
-    train_job._train_job = counted
+        return train(job, *rest, **more)
+    train_job.train_networks = counted
     code = main(arguments)
     sys.stdout.flush()
     os._exit(code)

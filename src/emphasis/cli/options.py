@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emphasis.cli.executor_options import add_executor_options, requested_executor
 from emphasis.errors import EmphasisError, EmphasisOSError
 from emphasis.files import naming_refusals
 from emphasis.texts import named_value
@@ -151,6 +152,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
         "--data", type=path_argument, metavar="DIR", help="folder of data sets (default: $EMPHASIS_DATA, or a cache)"
     )
     data.add_argument("--download", action="store_true", help="download missing data sets from their official sites")
+    add_executor_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help=f"output folder (default: {default_folder})")
     add_no_progress_option(output)
@@ -364,14 +366,17 @@ def requested_context(options: argparse.Namespace, workers: int | None = None) -
     """Return how networks are trained; `workers` is the number of processes for a command without that option."""
     from emphasis.experiments.runs.context import RunContext
 
-    execution = requested_execution(options)
+    execution, executor = requested_execution(options), requested_executor(options)
+    is_local = executor.name == "local"
     return RunContext(
         options.data,
         getattr(options, "download", False),
         execution,
-        workers or options.workers or default_workers(execution),
+        (workers or options.workers or default_workers(execution)) if is_local else 1,
         getattr(options, "threads", None),
         getattr(options, "checkpoint_seconds", 10.0),
+        executor,
+        options.locks,
     )
 
 

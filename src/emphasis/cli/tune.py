@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emphasis.cli.executor_options import add_executor_options
 from emphasis.cli.options import (
     RESUMES,
     Command,
@@ -95,6 +96,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     add_accelerator_option(machine)
     add_workers_option(machine)
+    add_executor_options(parser)
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-tune)")

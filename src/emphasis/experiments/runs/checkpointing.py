@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisOSError
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.jobs import Job
-from emphasis.experiments.runs.store import CELLS
 from emphasis.process import asked, stop_if_asked
 from emphasis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from emphasis.training.loop import State
@@ -22,14 +22,23 @@ class JobCheckpointer:
 
     Args:
         job: The job that is trained.
-        folder: The folder of the run.
+        path: The file.
         context: How it is trained.
         fabric: Fabric that trains it.
         reporter: Receives messages.
+        saved: Called after each checkpoint was written.
     """
 
-    def __init__(self, job: Job, folder: Path, context: RunContext, fabric: Fabric, reporter: Reporter) -> None:
-        self.path, self.title = folder / CELLS / f"{job.name}.pt", job.title
+    def __init__(
+        self,
+        job: Job,
+        path: Path,
+        context: RunContext,
+        fabric: Fabric,
+        reporter: Reporter,
+        saved: Callable[[], None] | None = None,
+    ) -> None:
+        self.path, self.title, self.saved = path, job.title, saved
         self.steps, self.interval = job.cells[0].solver.iterations, context.checkpoint_seconds
         self.fabric, self.reporter = fabric, reporter
         self.is_sharded = context.execution.strategy == "fsdp"
@@ -84,6 +93,8 @@ class JobCheckpointer:
         extra = {"seconds": self.seconds, "threads": torch.get_num_threads()}
         try:
             save_checkpoint(self.path, state, self.fabric, self.identity, extra)
+            if self.saved is not None:
+                self.saved()
         except EmphasisOSError as error:
             if is_stopping:
                 self.reporter.message(f"{self.title}: {error}", "warning")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from emphasis.executors import LOCAL, ExecutorOptions
 from emphasis.training.settings import Execution
 from emphasis.validation import check
 
 if TYPE_CHECKING:
     from emphasis.experiments.runs.jobs import Job
+    from emphasis.experiments.runs.store import Row
 
 Level = Literal["info", "warning"]
 
@@ -24,10 +27,13 @@ class RunContext:
         root: Folder of the data sets; None for the default of `emphasis.datasets.data_root`.
         download: Whether missing data is downloaded from its official address.
         execution: Device, compilation and distribution. The precision is the recipe's.
-        workers: Number of processes, each of which trains one job at a time.
+        workers: Number of processes of the local executor, each of which trains one job at a time.
         threads: Number of CPU threads of each process. None chooses one thread for stacked perceptrons, whose products
-            are too small to be split, and an equal share of the cores for other networks.
+            are too small to be split, and an equal share of the cores for other networks; on a cluster one thread.
         checkpoint_seconds: Seconds between two checkpoints of a job.
+        executor: Where jobs run: in processes of this machine, or on a cluster.
+        locks: "flock" where the disk that processes share has such locks; "lease" where it has not (NFS without locks,
+            SMB): a job of a process that died is then taken up by another after half a minute.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -39,9 +45,12 @@ class RunContext:
     workers: int = 1
     threads: int | None = None
     checkpoint_seconds: float = 10.0
+    executor: ExecutorOptions = LOCAL
+    locks: Literal["flock", "lease"] = "flock"
 
     def __post_init__(self) -> None:
         check(self.workers >= 1, "workers", self.workers, "use a whole number >= 1")
+        check(self.locks in ("flock", "lease"), "locks", self.locks, 'use "flock" or "lease"')
         check(self.threads is None or self.threads >= 1, "threads", self.threads, "use a whole number >= 1, or None")
         allowed = 0.0 <= self.checkpoint_seconds < math.inf
         check(allowed, "checkpoint_seconds", self.checkpoint_seconds, "use a finite number >= 0")
@@ -58,6 +67,9 @@ class Reporter:
 
     def message(self, text: str, level: Level = "info") -> None:
         """Report one line of text for the user."""
+
+    def finished(self, job: Job, rows: Sequence[Row]) -> None:
+        """Report that a job is finished, and the lines of results that were stored."""
 
     def resumed(self, folder: Path, finished: int, total: int) -> None:
         """Report that the folder already holds `finished` of the `total` networks that a run asks for."""
@@ -88,6 +100,10 @@ class WithoutMessages(Reporter):
     def loading(self, task: str, done: int, total: int) -> None:
         """Pass on."""
         self._reporter.loading(task, done, total)
+
+    def finished(self, job: Job, rows: Sequence[Row]) -> None:
+        """Pass on."""
+        self._reporter.finished(job, rows)
 
 
 class WithoutResumed(WithoutMessages):

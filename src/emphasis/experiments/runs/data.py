@@ -67,22 +67,37 @@ def load_split(
         DataNotFoundError: If the data is missing; the message says where it was looked for and what to do.
         ValueError: If the data set does not have an option, or a size is not possible.
     """
-    options = dict(dataset.options)
-    if noise.kind == "human":
-        options["human_labels"] = True
-    key = (dataset.name, context.root, repr(sorted(options.items())))
-    if key not in _last_loaded:
-        if context.download and "download" in datasets.options(dataset.name):
-            options["download"] = True
-        loaded = load(dataset.name, context.root, progress=reporter.loading, **options)
-        _last_loaded.clear()
-        _last_loaded[key] = loaded
-    split = _last_loaded[key]
+    split = load_whole(dataset, noise, context, reporter)
     if dataset.labels and noise.kind == "none":
         split = with_reviewed_labels(split, dataset)
     if dataset.validation:
         split = _with_validation(split, dataset, noise)
     return subset(split, dataset.train_size, dataset.split_seed) if dataset.train_size else split
+
+
+def load_whole(dataset: Dataset, noise: Noise, context: RunContext, reporter: Reporter = SILENT) -> Split:
+    """Return the data that `load_split` splits."""
+    options, key = _options_and_key(dataset, noise, context)
+    if key not in _last_loaded:
+        if context.download and "download" in datasets.options(dataset.name):
+            options["download"] = True
+        loaded = load(dataset.name, context.root, progress=reporter.loading, **options)
+        keep_loaded(dataset, noise, context, loaded)
+    return _last_loaded[key]
+
+
+def keep_loaded(dataset: Dataset, noise: Noise, context: RunContext, loaded: Split) -> None:
+    """Make `load_split` use data that was loaded elsewhere, until it loads other data."""
+    _last_loaded.clear()
+    _last_loaded[_options_and_key(dataset, noise, context)[1]] = loaded
+
+
+def _options_and_key(dataset: Dataset, noise: Noise, context: RunContext) -> tuple[dict[str, Any], Any]:
+    """Return the options of loading a data set, and what identifies the data."""
+    options = dict(dataset.options)
+    if noise.kind == "human":
+        options["human_labels"] = True
+    return options, (dataset.name, context.root, repr(sorted(options.items())))
 
 
 def _with_validation(split: Split, dataset: Dataset, noise: Noise) -> Split:

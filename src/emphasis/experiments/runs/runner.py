@@ -13,16 +13,20 @@ from pathlib import Path
 import torch
 
 from emphasis.compatibility.fabric import Fabric
+from emphasis.datasets import ImageFiles
 from emphasis.errors import EmphasisOSError, EmphasisValueError
+from emphasis.executors import make_executor
 from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
-from emphasis.experiments.runs.data import check_names, load_split, network_options
+from emphasis.experiments.runs.data import check_names, load_split, load_whole, network_options
+from emphasis.experiments.runs.dispatch import report_postponed, run_on_executor
 from emphasis.experiments.runs.failures import describe_failure, raise_failures
+from emphasis.experiments.runs.job_work import JobWork
 from emphasis.experiments.runs.jobs import Job, make_jobs, threads_of
-from emphasis.experiments.runs.pool import report_postponed, run_in_processes
 from emphasis.experiments.runs.shutdown import explain_lost_rank, shutting_down_together
 from emphasis.experiments.runs.store import (
+    CELLS,
     Row,
     acquire,
     finished_rows,
@@ -34,7 +38,7 @@ from emphasis.experiments.runs.train_job import RETRY_SECONDS, run_job
 from emphasis.experiments.runs.user_code import check_code, with_sources
 from emphasis.files import naming_refusals
 from emphasis.training.fabric import make_fabric
-from emphasis.training.settings import Execution, number_of_ranks
+from emphasis.training.settings import number_of_ranks
 
 
 def run(
@@ -73,12 +77,12 @@ def run(
     check_code(cells)
     recipe = with_sources(recipe)
     context = replace(context, execution=replace(context.execution, precision=recipe.precision))
-    ranks = _start_ranks(context.execution, context.workers)
+    ranks = _start_ranks(context)
     with shutting_down_together(ranks):
         is_first = ranks is None or ranks.is_global_zero
         if is_first:
             with naming_refusals("write to", folder):
-                acquire(folder, recipe, force)
+                acquire(folder, recipe, force, context.locks)
         if ranks is not None:
             ranks.barrier()
         try:
@@ -117,21 +121,58 @@ def _run_cells(
     jobs = make_jobs(unfinished)
     # By the number of all jobs, so that a resumed run has as many threads, and the same bits, as before.
     context = replace(context, workers=min(context.workers, len(make_jobs(cells)) if finished else len(jobs)))
-    cores_each = max(1, (os.cpu_count() or 1) // (context.workers * context.execution.devices))
     # Before any worker starts, so that missing or slow data is encountered once.
     if ranks is not None and not ranks.is_global_zero:
         ranks.barrier()
-    for first in {repr((job.cells[0].dataset, job.cells[0].noise)): job.cells[0] for job in jobs}.values():
-        for note in load_split(first.dataset, first.noise, context, reporter).notes:
+    for first in _first_jobs(jobs).values():
+        cell = first.cells[0]
+        for note in load_split(cell.dataset, cell.noise, context, reporter).notes:
             reporter.message(note, "warning")
     for job in jobs:
         network_options(job.cells[0], context.root)
     if ranks is not None and ranks.is_global_zero:
         ranks.barrier()
-    if context.workers == 1 or len(jobs) == 1:
-        _run_here(jobs, folder, context, reporter, cores_each, ranks)
+    is_local = context.executor.name == "local"
+    if is_local and (context.workers == 1 or len(jobs) == 1):
+        cores = max(1, (os.cpu_count() or 1) // (context.workers * context.execution.devices))
+        _run_here(jobs, folder, context, reporter, cores, ranks)
     else:
-        run_in_processes(jobs, folder, context, reporter, cores_each)
+        _run_elsewhere(jobs, folder, context, reporter)
+
+
+def _first_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
+    """Return the first job of each data set and noise, by what identifies these."""
+    return {_data_of(job): job for job in reversed(jobs)}
+
+
+def _data_of(job: Job) -> str:
+    return repr((job.cells[0].dataset, job.cells[0].noise))
+
+
+def _run_elsewhere(jobs: Sequence[Job], folder: Path, context: RunContext, reporter: Reporter) -> None:
+    """Run the jobs on an executor."""
+    cores_each = max(1, (os.cpu_count() or 1) // context.workers)
+    root = None if context.root is None else context.root.absolute()
+    execution, is_local = context.execution, context.executor.name == "local"
+    executor = make_executor(
+        context.executor,
+        folder / CELLS,
+        workers=context.workers,
+        cpus=context.threads or 1,
+        gpus=int(execution.accelerator not in ("auto", "cpu")),
+    )
+    data = {}
+    for name, first in {} if is_local else _first_jobs(jobs).items():
+        cell = first.cells[0]
+        whole = load_whole(cell.dataset, cell.noise, context)
+        data[name] = None if isinstance(whole.train_inputs, ImageFiles) else executor.share(whole)
+
+    def make_work(job: Job, checkpoint: Path | bytes | None) -> JobWork:
+        threads = context.threads or (threads_of(job, cores_each) if is_local else 1)
+        worker_context = replace(context, root=root, workers=1, threads=threads)
+        return JobWork(job, worker_context, checkpoint, data.get(_data_of(job)), Path.cwd())
+
+    run_on_executor(jobs, folder, reporter, executor, make_work)
 
 
 def _ends_before_last_fall(cell: Cell) -> bool:
@@ -172,16 +213,18 @@ def _run_here(
     raise_failures(failures)
 
 
-def _start_ranks(execution: Execution, workers: int) -> Fabric | None:
+def _start_ranks(context: RunContext) -> Fabric | None:
     """Start or join the processes that train each network together; return None if there is only one.
 
     Raises:
-        ValueError: If there are several workers as well.
+        ValueError: If there are several workers or an executor as well.
     """
+    execution = context.execution
     if number_of_ranks(execution) == 1:
         return None
-    if workers > 1:
-        raise EmphasisValueError(
-            f"devices={execution.devices} and workers={workers} cannot be combined; use one of them"
-        )
+    for option, value, default in (("workers", context.workers, 1), ("executor", context.executor.name, "local")):
+        if value != default:
+            raise EmphasisValueError(
+                f"devices={execution.devices} and {option}={value} cannot be combined; use one of them"
+            )
     return make_fabric(execution)

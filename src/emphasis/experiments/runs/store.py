@@ -14,16 +14,18 @@ trained again, whatever else a recipe asks for later, and the folder may hold li
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, SoftFileLease
 from numpy.typing import NDArray
 
 from emphasis.datasets.archives import read_npz
@@ -38,12 +40,15 @@ from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json, read_json_lines
 
 Row = dict[str, Any]
+Locks = Literal["flock", "lease"]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
 SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
 FIGURE_FILE = re.compile(r"(curves|fits|probabilities|emphasis|modes|ranks)(-\d+)?\.(svg|png)")
 """Names of the figures of a report; those of earlier versions were PNG files."""
 
+_LEASES = ".leases"  # in `CELLS`: the locks of this folder are leases
+LEASE_SECONDS = 30.0
 _MAX_BYTES = 64 << 30  # of the arrays of one job
 EXAMPLE_ARRAYS = {"top_classes": "i", "top_probabilities": "f", "features": "f"}
 """Arrays (n, ...) of the examples of a job of one network, and the kinds of their types."""
@@ -53,13 +58,14 @@ class FolderError(EmphasisError):
     """A folder that a run must not write to, or that cannot be read; the message says what to do."""
 
 
-def acquire(folder: Path, recipe: Recipe, force: bool = False) -> None:
+def acquire(folder: Path, recipe: Recipe, force: bool = False, locks: Locks = "flock") -> None:
     """Reserve `folder` for the runs of a recipe, and write its run.json.
 
     Args:
         folder: The folder; created if it does not exist.
         recipe: The recipe.
         force: Whether earlier runs in the folder are removed.
+        locks: How this and all other processes lock jobs in the folder, see `RunContext`.
 
     Raises:
         FolderError: If the folder holds runs of another recipe, or other files.
@@ -78,6 +84,8 @@ def acquire(folder: Path, recipe: Recipe, force: bool = False) -> None:
     elif not names <= {CELLS, f".{Path(RUN).stem}.partial.json"}:
         raise FolderError(f"{folder} is not empty and holds no run of emphasis; use another folder (--out)")
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    if locks == "lease":
+        (folder / CELLS / _LEASES).touch()
     with writing(folder):
         write_text(folder / RUN, json.dumps(recipe_to_tables(recipe), indent=1, ensure_ascii=False) + "\n")
 
@@ -88,7 +96,7 @@ def writing(folder: Path) -> Iterator[None]:
     if not (folder / CELLS).is_dir():  # results that were copied without their cells
         yield
         return
-    lock = FileLock(folder / CELLS / ".lock")
+    lock = make_lock(folder, "")
     with naming_refusals("write to", folder):
         lock.acquire()
     try:
@@ -97,12 +105,28 @@ def writing(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def make_lock(folder: Path, name: str) -> BaseFileLock:
+    """Return the lock of a job, or of the folder's other files if `name` is empty. It is not acquired yet.
+
+    The system releases a lock of `flock` when its owner dies, for whatever reason. A lease, which its owner renews,
+    needs nothing of the file system but files that can be created once; the lease of a dead owner expires.
+    """
+    path = folder / CELLS / f"{name}.lock"
+    return _make_lease(path.absolute(), LEASE_SECONDS) if (folder / CELLS / _LEASES).exists() else FileLock(path)
+
+
+@functools.cache  # a lease expires for the object that has seen it unchanged for long enough
+def _make_lease(path: Path, seconds: float) -> SoftFileLease:
+    return SoftFileLease(path, lease_duration=seconds)
+
+
 def clear(folder: Path) -> None:
     """Remove everything that a run writes from `folder`."""
     for name in (CELLS, SUSPECTS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in folder.iterdir():
-        if path.name in (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG) or FIGURE_FILE.fullmatch(path.name):
+        own_files = (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG)
+        if path.name in own_files or FIGURE_FILE.fullmatch(path.name):
             path.unlink()
 
 
@@ -141,10 +165,25 @@ def is_finished(folder: Path, job: str) -> bool:
     return path.exists() and bool(read_rows(path))
 
 
-def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write the results of a job, the rows last, since their presence marks it as finished."""
+def packed(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Return the content of the file of a job's arrays."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def write_job(folder: Path, job: str, rows: Sequence[Row], arrays: dict[str, NDArray[Any]] | bytes) -> None:
+    """Write the results of a job, the rows last, since their presence marks it as finished.
+
+    Args:
+        folder: Folder of the run.
+        job: Name of the job.
+        rows: One line per network.
+        arrays: The arrays, or what `packed` made of them in a worker.
+    """
+    content = arrays if isinstance(arrays, bytes) else packed(arrays)
     with replacing(folder / CELLS / f"{job}.npz") as partial:
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.write_bytes(content)
     write_text(folder / CELLS / f"{job}.jsonl", lines(rows))
     (folder / CELLS / f"{job}.pt").unlink(missing_ok=True)
 

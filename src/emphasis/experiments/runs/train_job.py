@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from emphasis.baselines import Learner, Problem, make
 from emphasis.compatibility.fabric import Fabric
@@ -21,7 +22,7 @@ from emphasis.experiments.runs.example_arrays import describe_examples
 from emphasis.experiments.runs.job_records import make_arrays, make_rows
 from emphasis.experiments.runs.jobs import Job, is_stackable
 from emphasis.experiments.runs.provenance import device_name, revision, versions
-from emphasis.experiments.runs.store import CELLS, is_finished, write_job
+from emphasis.experiments.runs.store import CELLS, Row, is_finished, make_lock, write_job
 from emphasis.files import naming_refusals
 from emphasis.models import build, options_of
 from emphasis.models.stacked import SingleNetwork, Stack, StackedMLP, init_like_stack
@@ -39,12 +40,12 @@ _BROKEN_SHOWN = 10  # images named in a message
 
 
 def run_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, ranks: Fabric | None = None) -> bool:
-    """Train the networks of a job, from its checkpoint if there is one, and store their results.
+    """Train the networks of a job in this process, from its checkpoint if there is one, and store their results.
 
     Args:
         job: The job.
         folder: Folder of the run.
-        context: How it is trained; `workers` and `threads` are not used.
+        context: How it is trained; `workers`, `threads` and `executor` are not used.
         reporter: Receives progress and messages.
         ranks: The processes that train each network together, all of which call this function. Rank 0 holds the lock
             and writes. None if this process is alone.
@@ -52,29 +53,77 @@ def run_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, ran
     Returns:
         Whether the job is finished, by this call or earlier. False if it is running in another process.
     """
-    path = folder / CELLS / f"{job.name}.lock"
-    lock = FileLock(path)  # the system releases it when its owner dies, for whatever reason
+    lock = JobLock(job, folder)
     is_first = ranks is None or ranks.is_global_zero
     try:
-        if is_first:
-            with naming_refusals("lock", path), contextlib.suppress(Timeout):
-                lock.acquire(blocking=False)
-        acquired = lock.is_locked
-        finished = acquired and is_finished(folder, job.name)
+        acquired, finished = lock.acquire() if is_first else (False, False)
         if ranks is not None:
             acquired, finished = ranks.broadcast((acquired, finished))
         if acquired and not finished:
-            _train_job(job, folder, context, reporter, ranks)
+            with stopping_later():
+                checkpoint = folder / CELLS / f"{job.name}.pt"
+                rows, arrays = train_networks(job, checkpoint, context, reporter, ranks=ranks)
+                if is_first:
+                    write_job(folder, job.name, rows, arrays)
+                    reporter.finished(job, rows)
+            if is_first:
+                stop_if_asked()
         elif acquired:
             reporter.progress(job, *[job.cells[0].solver.iterations] * 2)
     finally:
         lock.release()
     if acquired and is_first:
-        path.unlink(missing_ok=True)  # whoever creates it again will find the job finished
+        lock.remove()
     return acquired
 
 
-def _train_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, ranks: Fabric | None) -> None:
+class JobLock:
+    """The lock of a job, which the process holds that trains it or has it trained."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self._folder, self._name = folder, job.name
+        self._path = folder / CELLS / f"{job.name}.lock"
+        self._lock = make_lock(folder, job.name)
+
+    def acquire(self) -> tuple[bool, bool]:
+        """Return whether the lock was acquired, and whether the job then turned out to be finished."""
+        with naming_refusals("lock", self._path), contextlib.suppress(Timeout):
+            self._lock.acquire(blocking=False)
+        acquired = self._lock.is_locked
+        return acquired, acquired and is_finished(self._folder, self._name)
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Remove the file of a finished job; whoever creates it again will find the job finished."""
+        if isinstance(self._lock, FileLock):  # a lease removes its file itself
+            self._path.unlink(missing_ok=True)
+
+
+def train_networks(
+    job: Job,
+    checkpoint: Path,
+    context: RunContext,
+    reporter: Reporter,
+    *,
+    ranks: Fabric | None = None,
+    saved: Callable[[], None] | None = None,
+) -> tuple[list[Row], dict[str, NDArray[Any]]]:
+    """Train the networks of a job, from its checkpoint if there is one.
+
+    Args:
+        job: The job.
+        checkpoint: File of its checkpoints.
+        context: How it is trained.
+        reporter: Receives progress and messages.
+        ranks: The processes that train each network together; None if this process is alone.
+        saved: Called after each checkpoint was written.
+
+    Returns:
+        What is stored of the job: a line per network, and the arrays.
+    """
     first, execution = job.cells[0], context.execution
     if execution.compile:
         torch.compiler.reset()  # the number of compiled graphs that are kept is limited
@@ -89,7 +138,7 @@ def _train_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, 
     )
     state = initial_state(stack, job.solver, fabric, execution, job.rates)
     steps = first.solver.iterations
-    checkpointer = JobCheckpointer(job, folder, context, fabric, reporter)
+    checkpointer = JobCheckpointer(job, checkpoint, context, fabric, reporter, saved)
 
     def after_step(state: State) -> None:
         reporter.progress(job, state.iteration, steps)
@@ -126,13 +175,12 @@ def _train_job(job: Job, folder: Path, context: RunContext, reporter: Reporter, 
         _gather_broken_images(state, fabric)
         rows = make_rows(job, state, task, about)
         _report_problems(job, state, rows, reporter)
+        arrays: dict[str, NDArray[Any]] = {}
         if fabric.is_global_zero:
             arrays = make_arrays(job, state, task)
             if first.evaluation.trace and len(job.cells) == 1 and fabric.world_size == 1 and not execution.compile:
                 arrays |= describe_examples(state, task)
-            write_job(folder, job.name, rows, arrays)
-    if fabric.is_global_zero:
-        stop_if_asked()
+    return rows, arrays
 
 
 def _gather_broken_images(state: State, fabric: Fabric) -> None:

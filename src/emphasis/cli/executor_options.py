@@ -1,0 +1,60 @@
+"""The options that choose where networks are trained, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from emphasis.errors import EmphasisValueError
+from emphasis.executors import LOCAL, ExecutorOptions
+
+
+def add_executor_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--executor` and the options of the clusters."""
+    group = parser.add_argument_group("executor")
+    group.add_argument(
+        "--executor",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="where networks are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
+    )
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster to join (default: this machine's, started if need be)"
+    )
+    group.add_argument("--partition", metavar="NAME", help="partition of the Slurm cluster (default: its own default)")
+    group.add_argument(
+        "--time",
+        metavar="MINUTES",
+        help="time limit of a Slurm job, as minutes or H:MM:SS; longer jobs are requeued (default: 60)",
+    )
+    group.add_argument(
+        "--locks",
+        choices=("flock", "lease"),
+        default="flock",
+        help="how processes that share the output folder lock jobs: by the file system (flock, the default), or where "
+        "it has no locks, by leases that expire (lease)",
+    )
+
+
+def requested_executor(options: argparse.Namespace) -> ExecutorOptions:
+    """Return the executor that the options ask for, with `--workers` as the most jobs at a time."""
+    name = options.executor
+    for option, executor in (("address", "ray"), ("partition", "slurm"), ("time", "slurm")):
+        if getattr(options, option) is not None and name != executor:
+            raise EmphasisValueError(f"--{option} is for --executor {executor}")
+    if name == LOCAL.name:
+        return LOCAL
+    minutes = None if options.time is None else _minutes(options.time)
+    return ExecutorOptions(name, options.address, options.partition, minutes, getattr(options, "workers", None))
+
+
+def _minutes(text: str) -> int:
+    """Return the minutes of "90", "1:30:00" or "2-12:00:00", rounded up."""
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(\d+):(\d+))|(\d+)", text)
+    minutes = 0
+    if match:
+        days, hours, minutes_, seconds, plain = (int(part or 0) for part in match.groups())
+        minutes = plain or (days * 24 + hours) * 60 + minutes_ + -(-seconds // 60)
+    if minutes < 1:
+        raise EmphasisValueError(f"--time {text} is not allowed; use minutes, such as 90, or H:MM:SS")
+    return minutes
