@@ -1,6 +1,8 @@
 """The paper's figures from runs: what each shows is the run's, and what is missing is said with the command."""
 
 import dataclasses
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import finished_rows, probabilities
 
 ROOT = Path(__file__).parents[2]
+DRAWN_ALIKE = f"matplotlib=={metadata.version('matplotlib')}\n" in (ROOT / "constraints.txt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,20 @@ def test_the_stored_runs_draw_what_the_list_says(monkeypatch, tmp_path, capsys):
         assert main(["figure", name, "--out", str(out)]) == 0
         assert "drawn to" in capsys.readouterr().out
         assert out.read_text(encoding="utf-8").startswith("<?xml")
+        if DRAWN_ALIKE:
+            assert out.read_bytes() == (ROOT / "docs" / "images" / f"figure-{name}.svg").read_bytes()
+
+
+@pytest.mark.skipif(not DRAWN_ALIKE, reason="the committed figures are drawn by the matplotlib of constraints.txt")
+@pytest.mark.parametrize("name", ["figure10-scaled", "table9-scaled"])
+def test_the_report_of_a_committed_result_is_the_committed_one_byte_for_byte(name, tmp_path, monkeypatch, capsys):
+    committed = ROOT / "results" / name
+    shutil.copytree(committed, tmp_path / "results" / name)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", f"results/{name}"]) == 0
+    made = {path.name: path.read_bytes() for path in (tmp_path / "results" / name).iterdir()}
+    kept = {path.name: path.read_bytes() for path in committed.iterdir()}
+    assert [name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name)] == []
 
 
 @pytest.mark.parametrize(
