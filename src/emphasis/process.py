@@ -6,13 +6,15 @@ during training, after the current step, so that it can write a checkpoint. A se
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,23 @@ def idle_cores() -> int:
         running.append(int(counts.partition("/")[0]) - 1)  # without this process
         time.sleep(_SECONDS_BETWEEN_SAMPLES)
     return max(1, cores - round(statistics.median(running)))
+
+
+def end_if_rank(code: int) -> None:
+    """End the process with an exit code at once if it trained together with others; otherwise return.
+
+    A process group that DistributedDataParallel has used keeps its threads until the process ends, and a thread that
+    needs the interpreter while that is torn down aborts the process, although all is written. So functions registered
+    with atexit run and the streams are flushed, but the interpreter is not torn down.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(code)
 
 
 class Stopped(KeyboardInterrupt):

@@ -246,7 +246,7 @@ def _workers(parent):
     return found
 
 
-def _wait_for(what, seconds=60):
+def _wait_for(what, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "waited in vain"

@@ -366,3 +366,21 @@ def test_two_devices_take_the_step_of_one_and_go_on_from_a_checkpoint_to_the_sam
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name(script)), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_rank_ends_with_its_exit_code_and_all_that_it_has_written():
+    """The threads of a process group that DistributedDataParallel has used abort some processes at their end."""
+    program = """if True:
+        import atexit, os, torch
+        from emphasis import process
+        process.end_if_rank(1)  # no rank yet
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+        module = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 2))
+        module(torch.ones(4, 3)).sum().backward()
+        atexit.register(print, "at exit", end="")
+        print("written", end=" ")
+        process.end_if_rank(143)
+    """
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "written at exit", "")

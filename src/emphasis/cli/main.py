@@ -71,7 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 after success, 2 after a mistake of the user's, 1 after an unforeseen error, 128 plus the signal's number
         after Ctrl-C, SIGTERM or SIGHUP, and 141 if nobody reads the output any more.
     """
-    arguments = join_negative_numbers(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        code = _execute(sys.argv[1:])
+        process.end_if_rank(code)
+        return code
+    return _execute(arguments)
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    """Execute a command line and return its exit code."""
+    arguments = join_negative_numbers(arguments)
     with contextlib.ExitStack() as stack:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)

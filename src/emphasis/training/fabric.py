@@ -53,7 +53,7 @@ def make_fabric(execution: Execution) -> Fabric:
             for process in getattr(fabric.strategy.launcher, "procs", ()):
                 process.terminate()
             raise
-        # Gloo's threads that still run while the interpreter ends may abort the process; Lightning sees to NCCL alone.
+        # Lightning sees to NCCL alone. Where this does not suffice, a command's ranks end by `process.end_if_rank`.
         atexit.register(_leave_process_group)
     return fabric
 
