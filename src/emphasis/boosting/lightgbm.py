@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.boosting.lightgbm", "lightgbm", error) from None
 
-_OWN = ("weighting", "normalization", "max_margin")
+OWN = ("weighting", "normalization", "max_margin")
 
 
 def objective(
@@ -67,23 +67,23 @@ def objective(
         >>> booster.predict(X).shape  # raw scores
         (150, 3)
     """
-    of_labels = _of_labels(Objective(weighting, normalization, max_margin))
+    derivatives = of_labels(Objective(weighting, normalization, max_margin))
 
     def of_dataset(predictions: Any, dataset: Any) -> tuple[FloatArray, FloatArray]:
-        return of_labels(dataset.get_label(), predictions, dataset.get_weight())
+        return derivatives(dataset.get_label(), predictions, dataset.get_weight())
 
     return of_dataset
 
 
-def _of_labels(own: Objective) -> Callable[[Any, Any, Any], tuple[FloatArray, FloatArray]]:
+def of_labels(own: Objective) -> Callable[[Any, Any, Any], tuple[FloatArray, FloatArray]]:
     """Return the objective in the form that LightGBM's estimators take."""
 
-    def of_labels(y_true: Any, y_pred: Any, weight: Any) -> tuple[FloatArray, FloatArray]:
+    def derivatives(y_true: Any, y_pred: Any, weight: Any) -> tuple[FloatArray, FloatArray]:
         gradient, hessian = own.gradient_hessian(y_true, y_pred, weight)
         classes = hessian.shape[1] if hessian.ndim == 2 else 2
         return gradient, hessian * (classes / (classes - 1)) if hessian.ndim == 2 else hessian
 
-    return of_labels
+    return derivatives
 
 
 class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
@@ -141,11 +141,10 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
     def _process_params(self, stage: str) -> dict[str, Any]:
         """Return the parameters that LightGBM itself knows; its own metrics would take raw scores for probabilities."""
         known = without_nested(super()._process_params(stage))
-        params = {name: value for name, value in known.items() if name not in _OWN}
+        params = {name: value for name, value in known.items() if name not in OWN}
         if stage == "fit" and callable(self._objective):
             kept = [name for name in np.atleast_1d(params.get("metric", [])) if name in _RANKINGS]
-            # LightGBM ends with an error if it leaves out all features of few rows, except with its own objectives.
-            params = {"feature_pre_filter": False, **params, "metric": kept or "None"}
+            params = {**BESIDE_AN_OBJECTIVE, **params, "metric": kept or "None"}
         return params
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **arguments: Any) -> EmphasisLGBMClassifier:
@@ -156,33 +155,30 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         """
         own = Objective(self.weighting, self.normalization, self.max_margin)
         parameters = self.get_params(deep=False)
-        check_refused(parameters, _CURES, _NEUTRAL)
+        check_refused(parameters, CURES, NEUTRAL)
         if own.is_cross_entropy:
             checked_classes(y)
             self._objective = None
             super().fit(X, y, sample_weight, **arguments)
             return self
-        metrics = arguments.get("eval_metric") or "logloss"
-        arguments["eval_metric"] = [_metric(metric) for metric in (metrics if isinstance(metrics, list) else [metrics])]
+        arguments["eval_metric"] = metrics_of_scores(arguments.get("eval_metric"))
         if (labels := arguments.get("eval_y")) is not None:  # LightGBM numbers those of eval_set alone
             sets = labels if isinstance(labels, tuple) else (labels,)
             classes = checked_classes(y)[0]
             arguments["eval_y"] = tuple(numbers_among(classes, part) for part in sets)
             if not isinstance(arguments["eval_X"], tuple):
                 arguments["eval_X"] = (arguments["eval_X"],)
-        linear = parameters.get("linear_tree") or parameters.get("linear_trees")  # whose leaves are no constants
-        averaged = parameters.get("boost_from_average", True) and not linear
-        start = self._start(y, sample_weight, arguments) if averaged else None
+        start = self._start(y, sample_weight, arguments) if starts_from_shares(parameters) else None
         if start is not None:
-            arguments["init_score"] = _repeated(start, len(y))
-            arguments["eval_init_score"] = [_repeated(start, len(labels)) for labels in _evaluation_labels(arguments)]
-        self.objective = self._objective = _of_labels(own)
+            arguments["init_score"] = repeated(start, len(y))
+            arguments["eval_init_score"] = [repeated(start, len(labels)) for labels in _evaluation_labels(arguments)]
+        self.objective = self._objective = of_labels(own)
         try:
             super().fit(X, y, sample_weight, **arguments)
         finally:
             self.objective = None
         self._objective = "multiclass" if self.n_classes_ > 2 else "binary"  # which predict_proba looks at
-        _make_plain(self.booster_, self.n_classes_, start)
+        make_plain(self.booster_, self.n_classes_, start)
         return self
 
     def _start(self, y: Any, sample_weight: Any, arguments: dict[str, Any]) -> FloatArray | None:
@@ -192,19 +188,32 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
         if self.class_weight is not None:
             of_class = compute_sample_weight(self.class_weight, one_column(y))
             sample_weight = of_class if sample_weight is None else np.multiply(sample_weight, of_class)
-        log_share = initial_score(y, sample_weight)
-        return log_share if len(log_share) > 2 else log_share[1:] - log_share[:1]
+        return scores_of(initial_score(y, sample_weight))
 
 
+BESIDE_AN_OBJECTIVE = {  # LightGBM ends with an error if it leaves out all features of few rows, except with its own
+    "feature_pre_filter": False,
+}
 _RANKINGS = ("auc", "average_precision")  # which raw scores serve as well as probabilities
 _USE_CLASS_WEIGHT = "use class_weight or sample_weight"
-_CURES = {  # parameters that LightGBM heeds in its own objectives and metrics only
+CURES = {  # parameters that LightGBM heeds in its own objectives and metrics only
     "objective": "the weighting is the objective",
     "is_unbalance": _USE_CLASS_WEIGHT,
     "scale_pos_weight": _USE_CLASS_WEIGHT,
     "metric": "give eval_metric to fit",
 }
-_NEUTRAL = {"is_unbalance": False, "scale_pos_weight": 1}
+NEUTRAL = {"is_unbalance": False, "scale_pos_weight": 1}
+
+
+def starts_from_shares(parameters: Mapping[str, Any]) -> bool:
+    """Return whether LightGBM's own objectives start from the shares of the classes."""
+    linear = parameters.get("linear_tree") or parameters.get("linear_trees")  # whose leaves are no constants
+    return bool(parameters.get("boost_from_average", True) and not linear)
+
+
+def scores_of(log_share: FloatArray) -> FloatArray:
+    """Return the scores that LightGBM's own objectives start from, (C,), or (1,) for two classes."""
+    return log_share if len(log_share) > 2 else log_share[1:] - log_share[:1]
 
 
 def _evaluation_labels(arguments: dict[str, Any]) -> list[Any]:
@@ -215,12 +224,18 @@ def _evaluation_labels(arguments: dict[str, Any]) -> list[Any]:
     return list(labels or [])
 
 
-def _repeated(start: FloatArray, examples: int) -> FloatArray:
+def repeated(start: FloatArray, examples: int) -> FloatArray:
+    """Return the same scores for each example, (N, C), or (N,) for two classes."""
     return np.full(examples, start[0]) if len(start) == 1 else np.tile(start, (examples, 1))
 
 
-def _metric(metric: str | Callable[..., Any]) -> str | Callable[..., Any]:
-    """Return a metric of raw scores: LightGBM has no others beside a custom objective."""
+def metrics_of_scores(eval_metric: Any) -> list[str | Callable[..., Any]]:
+    """Return metrics of raw scores: LightGBM has no others beside a custom objective."""
+    metrics = eval_metric or "logloss"
+    return [_metric_of_scores(metric) for metric in (metrics if isinstance(metrics, list) else [metrics])]
+
+
+def _metric_of_scores(metric: str | Callable[..., Any]) -> str | Callable[..., Any]:
     if isinstance(metric, str):
         if metric in _RANKINGS:
             return metric
@@ -255,7 +270,7 @@ def _error(y_true: Any, p: Any, weight: Any) -> tuple[str, float, bool]:
 _METRICS: dict[str, Callable[..., Any]] = {"logloss": _log_loss, "error": _error}
 
 
-def _make_plain(booster: Booster, num_classes: int, start: FloatArray | None) -> None:
+def make_plain(booster: Booster, num_classes: int, start: FloatArray | None) -> None:
     """Turn the booster, in place, into what LightGBM's own objective gives: first scores in the first trees."""
     if start is not None:
         leaves = [tree["num_leaves"] for tree in booster.dump_model(num_iteration=1)["tree_info"]]

@@ -17,7 +17,7 @@ itself will not do: it is negative for the examples that a robust weighting hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
 FloatArray = NDArray[np.float64]
+Total = Callable[[FloatArray], FloatArray]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
 _NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularize more"
@@ -87,7 +88,7 @@ class Objective:
         return self.weighting
 
     def gradient_hessian(
-        self, y_true: Any, raw_prediction: Any, sample_weight: Any = None
+        self, y_true: Any, raw_prediction: Any, sample_weight: Any = None, *, total: Total | None = None
     ) -> tuple[FloatArray, FloatArray]:
         """Return the derivative with respect to the raw predictions, and its positive diagonal curvature.
 
@@ -95,6 +96,8 @@ class Objective:
             y_true: (N,) class numbers 0 to C - 1, integers or whole floats.
             raw_prediction: (N, C) raw scores, C >= 2, or (N,) for two classes: class 1's score over class 0's.
             sample_weight: (N,) >= 0, multiplies both; None for 1.
+            total: Given sums over these examples, returns the sums over all examples of the round, of which these are a
+                part. None if these are all. Not under "batch".
 
         Returns:
             gradient and hessian, float64 of raw_prediction's shape, not averaged. The hessian is at least 1e-16.
@@ -105,6 +108,7 @@ class Objective:
         """
         raw_prediction = np.asarray(raw_prediction, dtype=np.float64)
         labels = _class_numbers(y_true, raw_prediction)
+        over_all = _whole if total is None else total
         if not math.isfinite(raw_prediction.sum()) and not np.isfinite(raw_prediction).all():
             raise EmphasisValueError(_NOT_FINITE)
         if raw_prediction.ndim == 1:
@@ -113,10 +117,10 @@ class Objective:
             ones = raw_prediction > 0.0
 
             def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-                of_one = float(share @ np.where(labels == 1, p, rest))
-                return np.where(ones, of_one, share.sum() - of_one)
+                of_one, of_both = over_all(np.array([share @ np.where(labels == 1, p, rest), share.sum()]))
+                return np.where(ones, of_one, of_both - of_one)
 
-            half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior)
+            half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior, over_all)
             return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
         rows = np.arange(len(labels))
         q = raw_prediction.T.copy()  # (C, N): sums over classes run along whole rows
@@ -124,10 +128,12 @@ class Objective:
         log_rest, highest = _to_direction(q, (labels, rows))
 
         def prior_of_likeliest(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-            sums = q @ (share * rest) + np.bincount(labels, share * p, len(q))
+            sums = over_all(q @ (share * rest) + np.bincount(labels, share * p, len(q)))
             return sums[q.argmax(axis=0)]  # of the others: a label that is the likeliest class is not held back
 
-        half, curvature, p, rest = self._pushes(own - log_rest, own - highest, sample_weight, prior_of_likeliest)
+        half, curvature, p, rest = self._pushes(
+            own - log_rest, own - highest, sample_weight, prior_of_likeliest, over_all
+        )
         hessian = np.multiply(q, rest)
         np.multiply(np.subtract(1.0, hessian, out=hessian), q, out=hessian)
         hessian *= curvature
@@ -147,7 +153,7 @@ class Objective:
         q = raw_prediction.copy()
         log_rest, highest = _to_direction(q, label)
         own = raw_prediction[label]
-        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None, None))
+        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None, None, _whole))
         matrix = np.outer(q, q) * (-weight * curvature * rest)
         matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
         matrix.flat[:: len(q) + 1] += q * (weight * curvature)
@@ -164,14 +170,37 @@ class Objective:
                 'than two classes; use "integral" or None'
             )
 
+    def check_parts(self, *, sums_are_shared: bool) -> None:
+        """Raise EmphasisValueError if the weighting cannot be evaluated where each worker has a part of the examples.
+
+        Args:
+            sums_are_shared: Whether `gradient_hessian` is given `total`.
+        """
+        if self.normalization == "batch":
+            raise EmphasisValueError(
+                'normalization="batch" divides by the mean weight of all examples of a round, and the divisor would be '
+                'each worker\'s own; use "integral" or None'
+            )
+        if self._resolved.trust[0] and not sums_are_shared:
+            raise EmphasisValueError(
+                f"{self.weighting!r} compares each example with all examples of a round, and LightGBM gives each worker "
+                "its own examples only; use another weighting, such as GCE(0.7), or XGBoost"
+            )
+
     def _pushes(
-        self, margin: FloatArray, lead: FloatArray, sample_weight: Any, prior: Callable[..., Any] | None
+        self,
+        margin: FloatArray,
+        lead: FloatArray,
+        sample_weight: Any,
+        prior: Callable[..., Any] | None,
+        over_all: Total,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalized and times the sample weights.
 
         lead: Each label's score less the largest other one.
         prior: Takes the examples' shares, p and 1-p, and returns the sum over examples of share times the probability
             of each example's likeliest class; None for one example, whose own that is.
+        over_all: Given sums over the examples, returns those over all examples of the round.
         """
         share = np.ones(margin.shape) if sample_weight is None else _checked_weight(sample_weight, len(margin))
         shifted = np.log1p(np.exp(-np.abs(margin)))
@@ -180,12 +209,11 @@ class Objective:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
             if self._resolved.trust[0] and prior is not None:
-                whole = max(share.sum(), np.finfo(float).tiny)
                 above = doubt_of(log_p, lead, np)
+                whole, above_total = over_all(np.array([share.sum(), np.sum(share * above)]))
+                whole = max(whole, np.finfo(float).tiny)
                 prior_rest = 1.0 - prior(share, p, rest) / whole
-                exponent = exponent_of(
-                    self._resolved.trust, np.sum(share * above) / whole, rest - above, prior_rest, np
-                )
+                exponent = exponent_of(self._resolved.trust, above_total / whole, rest - above, prior_rest, np)
                 log_w = log_w + log_trust_of(exponent, lead, np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
@@ -201,6 +229,10 @@ class Objective:
         if self.normalization == "batch" and (total := half.sum()) > 0.0:
             half *= 0.5 * share.sum() / total
         return half, np.maximum(half, share * rest), p, rest
+
+
+def _whole(sums: FloatArray) -> FloatArray:
+    return sums
 
 
 def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:
@@ -273,17 +305,42 @@ def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
     Raises:
         ValueError: The weights do not fit, or a class has no weight.
     """
-    classes, numbers = checked_classes(y_true)
-    weight = None if sample_weight is None else _checked_weight(sample_weight, len(numbers))
+    checked_classes(y_true)
+    return initial_score_of_totals(*class_totals(y_true, sample_weight))
+
+
+def initial_score_of_totals(classes: NDArray[Any], totals: FloatArray) -> FloatArray:
+    """Return `initial_score` of the total weight of each class.
+
+    Raises:
+        EmphasisValueError: If a class has no weight.
+    """
+    if not totals.all():
+        raise EmphasisValueError(
+            f"class {classes[totals == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out"
+        )
+    log_share: FloatArray = np.log(totals / totals.sum())
+    return log_share
+
+
+def class_totals(y_true: Any, sample_weight: Any = None) -> tuple[NDArray[Any], FloatArray]:
+    """Return the sorted classes of some examples, and the total weight of each class in float64."""
+    labels = one_column(y_true)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    weight = None if sample_weight is None else _checked_weight(sample_weight, len(labels))
     if weight is not None:
         weight = weight.astype(np.float32)  # as boosters keep them
-    counts = np.bincount(numbers, weight, len(classes)).astype(np.float64)
-    if not counts.all():
-        raise EmphasisValueError(
-            f"class {classes[counts == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out"
-        )
-    log_share: FloatArray = np.log(counts / counts.sum())
-    return log_share
+    return classes, np.bincount(numbers, weight, len(classes)).astype(np.float64)
+
+
+def merged_totals(parts: Sequence[tuple[NDArray[Any], FloatArray]]) -> tuple[NDArray[Any], FloatArray]:
+    """Return `class_totals` of all examples, given those of each part.
+
+    Raises:
+        EmphasisValueError: If there is one class only, or a label is missing.
+    """
+    classes, numbers = checked_classes(np.concatenate([classes for classes, _ in parts]))
+    return classes, np.bincount(numbers, np.concatenate([totals for _, totals in parts]), len(classes))
 
 
 def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:

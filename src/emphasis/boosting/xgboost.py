@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Objective, check_refused, checked_classes, initial_score
+from emphasis.boosting.objective import FloatArray, Objective, Total, check_refused, checked_classes, initial_score
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -25,9 +25,9 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.boosting.xgboost", "xgboost", error) from None
 
-_OWN = ("weighting", "normalization", "max_margin")
-_CURES = {"scale_pos_weight": "give sample_weight to fit"}  # parameters that XGBoost uses in its own objectives only
-_NEUTRAL = {"scale_pos_weight": 1}
+OWN = ("weighting", "normalization", "max_margin")
+CURES = {"scale_pos_weight": "give sample_weight to fit"}  # parameters that XGBoost uses in its own objectives only
+NEUTRAL = {"scale_pos_weight": 1}
 
 
 def objective(
@@ -57,26 +57,26 @@ def objective(
         >>> booster.predict(data).shape
         (150, 3)
     """
-    of_labels = _of_labels(Objective(weighting, normalization, max_margin))
+    derivatives = of_labels(Objective(weighting, normalization, max_margin))
 
     def of_matrix(predictions: Any, matrix: Any) -> tuple[FloatArray, FloatArray]:
         weight = matrix.get_weight()
-        return of_labels(matrix.get_label(), predictions, weight if weight.size else None)
+        return derivatives(matrix.get_label(), predictions, weight if weight.size else None)
 
     return of_matrix
 
 
-def _of_labels(own: Objective) -> Callable[..., tuple[FloatArray, FloatArray]]:
-    """Return the objective in the form that XGBoost's estimators take."""
+def of_labels(own: Objective, total: Total | None = None) -> Callable[..., tuple[FloatArray, FloatArray]]:
+    """Return the objective in the form that XGBoost's estimators take; `total` as for `Objective.gradient_hessian`."""
 
-    def of_labels(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
-        gradient, hessian = own.gradient_hessian(y_true, y_pred, sample_weight)
+    def derivatives(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
+        gradient, hessian = own.gradient_hessian(y_true, y_pred, sample_weight, total=total)
         return gradient, 2.0 * hessian if hessian.ndim == 2 else hessian
 
-    return of_labels
+    return derivatives
 
 
-def _base_score(log_share: FloatArray) -> Any:
+def base_score_of(log_share: FloatArray) -> Any:
     """Return what XGBoost takes as base_score: centered scores of several classes, or class 1's share of two."""
     return float(np.exp(log_share[1])) if len(log_share) == 2 else (log_share - log_share.mean()).tolist()
 
@@ -134,7 +134,7 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
     def get_xgb_params(self) -> dict[str, Any]:
         """Return the parameters that XGBoost itself knows."""
         known = without_nested(super().get_xgb_params())
-        return {name: value for name, value in known.items() if name not in _OWN}
+        return {name: value for name, value in known.items() if name not in OWN}
 
     def fit(self, X: Any, y: Any, **arguments: Any) -> EmphasisXGBClassifier:
         """Fit; see `xgboost.XGBClassifier.fit` for the arguments.
@@ -144,17 +144,17 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
         """
         if self.objective not in ("binary:logistic", "multi:softprob"):
             raise EmphasisValueError(f"objective={self.objective!r} is not allowed; the weighting is the objective")
-        check_refused(self.get_params(deep=False), _CURES, _NEUTRAL)
+        check_refused(self.get_params(deep=False), CURES, NEUTRAL)
         own = Objective(self.weighting, self.normalization, self.max_margin)
         given = self.objective, self.base_score
         try:
             if own.is_cross_entropy:
                 checked_classes(y)
             else:
-                self.objective = _of_labels(own)
+                self.objective = of_labels(own)
                 if self.base_score is None and arguments.get("xgb_model") is None:
                     # XGBoost estimates it for its own objectives alone.
-                    self.base_score = _base_score(initial_score(y, arguments.get("sample_weight")))
+                    self.base_score = base_score_of(initial_score(y, arguments.get("sample_weight")))
             super().fit(X, y, **arguments)
         finally:
             self.objective, self.base_score = given
