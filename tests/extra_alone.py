@@ -24,6 +24,7 @@ FRONT_ENDS = {
     "xgboost": "emphasis.boosting.xgboost",
     "lightgbm": "emphasis.boosting.lightgbm",
     "catboost": "emphasis.boosting.catboost",
+    "dask": "emphasis.boosting.dask.xgboost",
     "transformers": "emphasis.huggingface",
     "lightning": "emphasis.lightning",
 }
@@ -82,6 +83,16 @@ def use(extra):
 
         gradient = jax.grad(lambda z: emphasis_loss(z, LABELS, CCE()))(INPUTS.astype(np.float32))
         assert np.isfinite(np.asarray(gradient)).all()
+    elif extra == "dask":
+        import dask.array as da
+        from distributed import Client, LocalCluster
+
+        from emphasis.boosting.dask import EmphasisDaskXGBClassifier
+
+        X, y = da.from_array(INPUTS, chunks=(150, 3)), da.from_array(LABELS, chunks=150)
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+            model = EmphasisDaskXGBClassifier(weighting=WEIGHTING, n_estimators=20).fit(X, y)
+            assert right_beyond_chance(model.predict(X).compute(), LABELS)
     else:
         assert right_beyond_chance(np.ravel(classifier(extra).fit(INPUTS, LABELS).predict(INPUTS)), LABELS)
 

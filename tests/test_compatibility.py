@@ -1,6 +1,7 @@
 """Private names of other packages are there, and mean what this package takes them for."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,20 @@ def test_lightgbm_has_the_method_that_is_overridden():
     lightgbm = pytest.importorskip("lightgbm")
     parameters = lightgbm.LGBMClassifier(objective="binary", n_estimators=3)._process_params(stage="fit")
     assert parameters["objective"] == "binary"
+
+
+def test_lightgbm_on_dask_has_the_methods_that_are_called():
+    lightgbm = pytest.importorskip("lightgbm")
+    from emphasis.compatibility.lightgbm import close_connections
+
+    close_connections()
+    model = lightgbm.DaskLGBMClassifier(verbose=-1)
+    assert {"model_factory", "kwargs"} <= set(inspect.signature(model._lgb_dask_fit).parameters)
+    other = lightgbm.LGBMClassifier()
+    other._n_classes = 7
+    model._lgb_dask_copy_extra_params(source=other, dest=model)
+    assert model._n_classes == 7
+    assert model._other_params == {}
 
 
 def test_trl_has_the_method_that_is_overridden():

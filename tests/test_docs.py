@@ -103,6 +103,8 @@ def test_the_python_on_a_page_runs(page):
     for block in blocks(page, "python"):
         if "torch.distributed" in block:  # needs several processes; tests/torch/ranks.py is that test
             continue
+        if "emphasis.boosting.dask" in block:  # needs a cluster; tests/boosting/test_dask.py is that test
+            continue
         if "onnxruntime" in block:  # tests/tabular/test_onnx_export.py runs it
             continue
         exec(block, names)

@@ -26,6 +26,7 @@ EXTRAS = {
     "xgboost": ("xgboost", "sklearn"),
     "lightgbm": ("lightgbm", "sklearn"),
     "catboost": ("catboost", "sklearn"),
+    "dask": ("dask", "distributed", "xgboost", "sklearn"),
     "transformers": ("torch", "transformers"),
     "trl": ("torch", "transformers", "trl"),
     "lightning": ("torch", "lightning"),

@@ -183,8 +183,8 @@ class Objective:
             )
         if self._resolved.trust[0] and not sums_are_shared:
             raise EmphasisValueError(
-                f"{self.weighting!r} compares each example with all examples of a round, and LightGBM gives each worker "
-                "its own examples only; use another weighting, such as GCE(0.7), or XGBoost"
+                f"{self.weighting!r} compares each example with all examples of a round, and LightGBM gives each "
+                "worker its own examples only; use another weighting, such as GCE(0.7), or XGBoost"
             )
 
     def _pushes(
@@ -340,7 +340,8 @@ def merged_totals(parts: Sequence[tuple[NDArray[Any], FloatArray]]) -> tuple[NDA
         EmphasisValueError: If there is one class only, or a label is missing.
     """
     classes, numbers = checked_classes(np.concatenate([classes for classes, _ in parts]))
-    return classes, np.bincount(numbers, np.concatenate([totals for _, totals in parts]), len(classes))
+    totals: FloatArray = np.bincount(numbers, np.concatenate([part for _, part in parts]), len(classes)).astype(float)
+    return classes, totals
 
 
 def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:

@@ -12,6 +12,14 @@ The estimators are those of `xgboost.dask` and `lightgbm.dask` in everything but
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from emphasis.extras import missing_extra
+
+try:
+    import dask as _dask  # noqa: F401
+    import distributed as _distributed  # noqa: F401
+except ModuleNotFoundError as error:
+    raise missing_extra("emphasis.boosting.dask", "dask", error) from None
+
 if TYPE_CHECKING:
     from emphasis.boosting.dask.lightgbm import EmphasisDaskLGBMClassifier
     from emphasis.boosting.dask.xgboost import EmphasisDaskXGBClassifier

@@ -10,6 +10,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import dask.array as da
+from dask import delayed
+from distributed import default_client
+
 from emphasis.boosting.dask.partitions import (
     check_client,
     count_classes,
@@ -43,13 +47,11 @@ from emphasis.weighting.options import Normalization
 from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
 
 try:
-    import dask.array as da
-    from dask import delayed
-    from distributed import default_client
     from lightgbm import DaskLGBMClassifier, LGBMClassifier
-    from lightgbm.basic import _LIB
+
+    from emphasis.compatibility.lightgbm import close_connections
 except ModuleNotFoundError as error:
-    raise missing_extra("emphasis.boosting.dask", "dask", error) from None
+    raise missing_extra("emphasis.boosting.dask.lightgbm", "lightgbm", error) from None
 
 _CURES = {**CURES, "class_weight": "give sample_weight to fit"}
 _REFUSED = ("init_score", "eval_init_score", "eval_class_weight", "init_model")
@@ -64,7 +66,7 @@ class _WorkersClassifier(LGBMClassifier):  # type: ignore[misc]
         except BaseException:
             # LightGBM leaves the connections of a training that has failed open: the other workers would wait for this
             # one, and the next training here would use them.
-            _LIB.LGBM_NetworkFree()
+            close_connections()
             raise
         return self
 
@@ -73,9 +75,9 @@ class EmphasisDaskLGBMClassifier(DaskLGBMClassifier):  # type: ignore[misc]
     """`lightgbm.DaskLGBMClassifier` that learns with a weighting instead of cross-entropy.
 
     Sample weights, importances, callbacks and saved models are LightGBM's own; the fitted booster is a plain
-    "multiclass" or "binary" one. Unlike `DaskLGBMClassifier` it stops early: evaluation sets are gathered, and evaluated
-    as a whole by every worker. If a worker is lost during training, the training starts again on the other workers,
-    with a warning.
+    "multiclass" or "binary" one. Unlike `DaskLGBMClassifier` it supports early stopping: evaluation sets are gathered,
+    and evaluated as a whole by every worker. If a worker is lost during training, the training starts again on the
+    other workers, with a warning.
 
     Args:
         weighting: As for `emphasis.boosting.Objective`, and required. `Relative`, the default of the other estimators,
@@ -89,6 +91,8 @@ class EmphasisDaskLGBMClassifier(DaskLGBMClassifier):  # type: ignore[misc]
     """
 
     objective: Any
+    _objective: Any
+    _other_params: dict[str, Any]
 
     def __init__(
         self,

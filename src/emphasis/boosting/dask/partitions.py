@@ -8,17 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from dask import delayed, is_dask_collection
+from distributed import Client
 from numpy.typing import NDArray
 
 from emphasis.boosting.objective import FloatArray, class_totals, merged_totals
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.extras import missing_extra
-
-try:
-    from dask import delayed, is_dask_collection
-    from distributed import Client
-except ModuleNotFoundError as error:
-    raise missing_extra("emphasis.boosting.dask", "dask", error) from None
 
 _Result = TypeVar("_Result")
 _ATTEMPTS = 3

@@ -24,7 +24,7 @@ try:
     from xgboost.collective import Op, allreduce
     from xgboost.dask import DaskXGBClassifier
 except ModuleNotFoundError as error:
-    raise missing_extra("emphasis.boosting.dask", "dask", error) from None
+    raise missing_extra("emphasis.boosting.dask.xgboost", "dask", error) from None
 
 
 def _sum_over_workers(sums: FloatArray) -> FloatArray:
