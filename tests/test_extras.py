@@ -21,7 +21,6 @@ FRONT_ENDS = [
     ("emphasis.boosting.lightgbm", "lightgbm", "lightgbm"),
     ("emphasis.boosting.catboost", "catboost", "catboost"),
     ("emphasis.boosting.dask", "dask", "dask"),
-    ("emphasis.boosting.dask", "distributed", "dask"),
     ("emphasis.huggingface", "transformers", "transformers"),
     ("emphasis.trl", "trl", "trl"),
     ("emphasis.lightning", "lightning", "lightning"),

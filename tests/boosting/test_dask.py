@@ -15,6 +15,7 @@ import lightgbm  # noqa: E402
 import pandas as pd  # noqa: E402
 import xgboost  # noqa: E402
 from distributed import Client, LocalCluster  # noqa: E402
+from sklearn.metrics import log_loss  # noqa: E402
 
 from emphasis import CCE, DM, GCE, Relative  # noqa: E402
 from emphasis.boosting import EmphasisLGBMClassifier, EmphasisXGBClassifier, Objective  # noqa: E402
@@ -25,8 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sending large graph"),
 ]
 
-# Fewer distinct values in each column than bins, and each in every partition, so that the bins are the values however the
-# rows are spread. (One worker's rows decide on LightGBM's bins of a column.)
+# Fewer distinct values in each column than bins, and each in every partition, so that the bins are the values however
+# the rows are spread: one worker's rows decide on LightGBM's bins of a column.
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 30, (2000, 5)).astype(np.float32) / 3
 SCORE = X[:, 0] * X[:, 1] + 5 * X[:, 2] + RNG.normal(0, 5, len(X))
@@ -115,15 +116,21 @@ def test_lightgbm_stops_early_after_the_same_round_on_every_worker(both, weighti
     options = {**LEAVES, "n_estimators": 200, "learning_rate": 0.5}
     stop = [lightgbm.early_stopping(3, verbose=False)]
     held = slice(0, 500)
-    local = EmphasisLGBMClassifier(weighting=weighting, n_jobs=1, **options)
-    local.fit(X, TWO, eval_set=[(X[held], 1 - TWO[held])], eval_sample_weight=[WEIGHTS[held]], callbacks=stop)
+    train = slice(500, None)
     model = EmphasisDaskLGBMClassifier(weighting=weighting, **options)
-    sets = [(parted(X[held], 2), parted(1 - TWO[held], 2))]
-    model.fit(parted(X), parted(TWO), eval_set=sets, eval_sample_weight=[parted(WEIGHTS[held], 2)], callbacks=stop)
-    assert model.best_iteration_ == local.best_iteration_ < 199
-    np.testing.assert_allclose(
-        model.evals_result_["valid_0"]["binary_logloss"], local.evals_result_["valid_0"]["binary_logloss"], atol=1e-6
+    sets = [(parted(X[held], 2), parted(TWO[held], 2))]
+    model.fit(
+        parted(X[train]),
+        parted(TWO[train]),
+        eval_set=sets,
+        eval_sample_weight=[parted(WEIGHTS[held], 2)],
+        callbacks=stop,
     )
+    losses = model.evals_result_["valid_0"]["binary_logloss"]
+    assert len(losses) == model.best_iteration_ + 3 < 200
+    for rounds, loss in enumerate(losses[: model.best_iteration_], start=1):  # LightGBM returns no further trees
+        p = model.to_local().predict_proba(X[held], num_iteration=rounds)
+        assert loss == pytest.approx(log_loss(TWO[held], p, sample_weight=WEIGHTS[held]), abs=1e-6)
 
 
 class KillXGBoost(xgboost.callback.TrainingCallback):

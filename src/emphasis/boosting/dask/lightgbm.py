@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import dask
 import dask.array as da
 from dask import delayed
 from distributed import default_client
@@ -160,7 +161,7 @@ class EmphasisDaskLGBMClassifier(DaskLGBMClassifier):  # type: ignore[misc]
                 f"{len(lacking)} of {len(of_parts)} partitions, such as number {lacking[0]}, lack a class; LightGBM "
                 "numbers the classes of each worker for itself, so give larger or mixed partitions"
             )
-        local, weights = client.gather(client.compute([eval_set or [], eval_sample_weight or []]))
+        local, weights = dask.compute(eval_set or [], eval_sample_weight or [], scheduler=client)
         whole_sets: dict[str, Any] = {}
         if local:
             whole_sets["eval_X"] = tuple(table for table, _ in local)
