@@ -23,7 +23,7 @@ Cell = tuple[str, str, str]
 """Task, noise, regime."""
 Scores = dict[Cell, dict[str, dict[float, NDArray[np.float64]]]]
 """By cell, method and rate: (seeds, 3) test accuracy, macro recall and accuracy on held-out noisy labels, percent."""
-IMBALANCED = ("wine quality", "mnist-8")
+IMBALANCED = ("wine quality", "mnist-8", "diamonds cut")
 AT_ITS_RATE, AT_OWN_RATE = "at cross-entropy's rate", "at its own best rate"
 
 
@@ -253,12 +253,33 @@ def write_report(out: Path, images: Path) -> None:
     rows = [row for own_rate in (False, True) for row in summary(scores, own_rate)]
     _write_csv(out / "table.csv", [list(rows[0]), *([_plain(value) for value in row.values()] for row in rows)])
     _write_csv(out / "cells.csv", _by_cell(scores))
+    _write_check(out)
     gaps = {
         name: {cell: float(gap.mean()) for cell, gap in by.items()} for name, by in differences(scores, False).items()
     }
     draw_differences(images / "defaults-differences.png", gaps)
     if watched := read_lines(out / "dynamics.jsonl"):
         draw_dynamics(images / "defaults-dynamics.png", watched)
+
+
+def _write_check(out: Path) -> None:
+    """Write check.md: the tasks of benchmarks/defaults_check.py, which had no part in the choice of the default."""
+    lines = read_lines(out / "check.jsonl")
+    if not lines:
+        return
+    scores = scores_of(lines)
+    seeds = [len(methods[CCE][best_rate(methods[CCE])]) for methods in scores.values()]
+    what = (
+        "As in README.md, for the tasks of `python benchmarks/defaults_check.py`, which had no part in the choice of "
+        "the default. Written by `python benchmarks/defaults.py --report`."
+    )
+    where = (
+        f"{sum(len(line['networks']) for line in lines)} networks, {len(scores)} cells with {min(seeds)} to "
+        f"{max(seeds)} seeds; revisions {', '.join(sorted({line['revision'] for line in lines}))}; "
+        f"torch {lines[0]['torch']}, {lines[0]['machine']}."
+    )
+    text = ["# Default losses on tasks that had no part in the choice", "", what, "", where, ""]
+    write_text(out / "check.md", "\n".join([*text, *_section("Perceptrons", scores)]))
 
 
 def _images(scores: Scores) -> list[str]:
