@@ -73,6 +73,11 @@ class Total:
 
 def use(extra):
     """Do something with the extra's front end."""
+    if extra in ("tensorboard", "mlflow", "trackio"):
+        from emphasis.experiments.tracking.tracking import require_tracker
+
+        require_tracker(extra)
+        return
     if extra in ("ray", "slurm"):
         use_executor(extra)
         return

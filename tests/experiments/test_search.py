@@ -18,7 +18,7 @@ from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.context import SILENT, RunContext
 from emphasis.experiments.runs.data import load_split, make_task
-from emphasis.experiments.runs.store import SEARCH, finished_rows
+from emphasis.experiments.runs.store import JOURNAL, SEARCH, finished_rows
 from emphasis.experiments.studies.search import search
 from emphasis.experiments.studies.space import Vary, parse_vary
 
@@ -56,6 +56,21 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy(found):
     assert summary["objective"]["weighting"]["beta"] == result.best.settings["weighting.beta"]
     assert result.rows[0]["n_train"] == 1297
     assert result.rows[0]["n_test"] == 500
+
+
+def test_the_trials_are_exported_for_optuna_dashboard(found):
+    import optuna
+
+    folder, result = found
+    _search(folder)  # given again: the journal is written anew, and has each trial once
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+    study = optuna.load_study(study_name=None, storage=storage)
+    assert [trial.value for trial in study.trials] == [trial.mean for trial in result.trials]
+    suggested = [trial.params["weighting.beta"] for trial in study.trials]
+    assert suggested == pytest.approx(
+        [trial.settings["weighting.beta"] for trial in result.trials], rel=0.01
+    )  # rounded
+    assert not [path for path in folder.iterdir() if "journal" in path.name and path.name != JOURNAL]
 
 
 def test_trials_see_no_test_example_and_are_judged_by_true_labels(found):

@@ -1,12 +1,18 @@
-"""The options that choose where networks are trained, on this machine or on a cluster."""
+"""The options that choose where networks are trained, on this machine or on a cluster, and where runs are tracked."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emphasis.errors import EmphasisValueError
 from emphasis.executors import LOCAL, ExecutorOptions
+
+if TYPE_CHECKING:
+    from emphasis.experiments.runs.context import Reporter
+    from emphasis.experiments.tracking.tracking import Tracking
 
 
 def add_executor_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +52,33 @@ def requested_executor(options: argparse.Namespace) -> ExecutorOptions:
         return LOCAL
     minutes = None if options.time is None else _minutes(options.time)
     return ExecutorOptions(name, options.address, options.partition, minutes, getattr(options, "workers", None))
+
+
+def add_tracking_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--track` and `--track-to`."""
+    group = parser.add_argument_group("tracking")
+    group.add_argument(
+        "--track",
+        choices=("tensorboard", "mlflow", "trackio"),
+        help="record parameters, curves, results, figures and the page in this tracker (default: none)",
+    )
+    group.add_argument(
+        "--track-to",
+        metavar="PLACE",
+        help="folder of tensorboard (default: OUT/tensorboard), URI of mlflow (default: $MLFLOW_TRACKING_URI, or a "
+        "file in OUT), or project of trackio (the recipe's name)",
+    )
+
+
+def requested_tracking(options: argparse.Namespace, reporter: Reporter, folder: Path, title: str) -> Tracking | None:
+    """Return the reporter that passes on to `reporter` and records in the tracker that the options ask for, if any."""
+    if options.track is None:
+        if options.track_to is not None:
+            raise EmphasisValueError("--track-to needs --track")
+        return None
+    from emphasis.experiments.tracking.tracking import Destination, Tracking
+
+    return Tracking(reporter, folder, title, Destination(options.track, options.track_to))
 
 
 def _minutes(text: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emphasis.cli.executor_options import add_executor_options, requested_executor
+from emphasis.cli.executor_options import add_executor_options, add_tracking_options, requested_executor
 from emphasis.errors import EmphasisError, EmphasisOSError
 from emphasis.files import naming_refusals
 from emphasis.texts import named_value
@@ -153,6 +153,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
     )
     data.add_argument("--download", action="store_true", help="download missing data sets from their official sites")
     add_executor_options(parser)
+    add_tracking_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help=f"output folder (default: {default_folder})")
     add_no_progress_option(output)

@@ -6,10 +6,12 @@ import argparse
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis import process
+from emphasis.cli.executor_options import requested_tracking
 from emphasis.cli.options import (
     RESUMES,
     Command,
@@ -110,7 +112,7 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     from emphasis.experiments.reports.report import print_report, read_summary, summary_json, write_report
     from emphasis.experiments.runs.failures import JobError, UnforeseenJobError
     from emphasis.experiments.runs.runner import run
-    from emphasis.experiments.runs.store import RESULTS
+    from emphasis.experiments.runs.store import RESULTS, rows_of_recipe
     from emphasis.experiments.runs.user_code import with_sources
     from emphasis.extras import require_modules
     from emphasis.rich_text import plain
@@ -128,8 +130,9 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
     recipe = with_sources(recipe)
     began = time.monotonic()
     with RunBars(recipe, folder, options) as bars:
+        tracking = requested_tracking(options, bars, folder, recipe.name) if is_first else None
         try:
-            run(recipe, folder, context, bars, force=options.force)
+            run(recipe, folder, context, tracking or bars, force=options.force)
         except (JobError, UnforeseenJobError) as error:
             failure = error
     seconds = time.monotonic() - began
@@ -141,6 +144,11 @@ def run_in_console(recipe: Recipe, folder: Path, options: argparse.Namespace) ->
         except EmphasisOSError as error:  # the results can be printed nevertheless
             failure, written = failure or error, []
         options.result = {**summary_json(folder, summary), "seconds": seconds, "files": written}
+        if tracking is not None:
+            from emphasis.experiments.reports.recipe_figures import draw_images
+
+            files = [folder / name for name in written]
+            tracking.finish(rows_of_recipe(folder, recipe), files, partial(draw_images, summary))
         print_report(summary, console)
         if written:
             console.print(plain(f"Written to {folder}: {', '.join(written)}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from emphasis.cli.executor_options import requested_tracking
 from emphasis.cli.options import (
     RESUMES,
     Command,
@@ -75,7 +76,7 @@ def _search(options: argparse.Namespace) -> None:
 
     from emphasis.cli.progress import JobBar
     from emphasis.experiments.reports.summary import percent
-    from emphasis.experiments.runs.store import SEARCH
+    from emphasis.experiments.runs.store import SEARCH, finished_rows
     from emphasis.experiments.studies.accuracy import final_accuracy
     from emphasis.experiments.studies.search import describe_settings, search
     from emphasis.experiments.studies.space import DEFAULT_SPACE, parse_vary
@@ -91,11 +92,12 @@ def _search(options: argparse.Namespace) -> None:
     if not options.quiet:
         console.print(plain(recipe.title, "bold") + plain(about))
     with JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, folder, f"{recipe.name}-search")
         result = search(
             recipe,
             folder,
             requested_context(options),
-            bar,
+            tracking or bar,
             method=options.method,
             space=space,
             trials=options.trials,
@@ -104,6 +106,8 @@ def _search(options: argparse.Namespace) -> None:
             noisy_validation=options.noisy_validation,
             retrain=not options.no_retrain,
         )
+        if tracking is not None:
+            tracking.finish(finished_rows(folder).values(), [folder / SEARCH])
     test = dict(zip(("mean", "std"), final_accuracy(result.rows), strict=True)) if result.rows else None
     options.result = {
         "folder": folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -43,6 +44,23 @@ def draw(summary: Summary) -> dict[str, Chart]:
     Figures without trained networks are left out. A figure of one condition among several has its number in the name,
     such as emphasis-2.svg.
     """
+    return {
+        name: chart(lambda narrow, figure=figure: marked(summary, figure(narrow=narrow)))  # type: ignore[misc]
+        for name, figure in _requested(summary).items()
+    }
+
+
+def draw_images(summary: Summary) -> dict[str, bytes]:
+    """Return the figures of `draw` as PNG files, by names such as "emphasis-2"."""
+    images = {}
+    for name, figure in _requested(summary).items():
+        file = io.BytesIO()
+        marked(summary, figure(narrow=False)).savefig(file, format="png")
+        images[name.removesuffix(".svg")] = file.getvalue()
+    return images
+
+
+def _requested(summary: Summary) -> dict[str, Draw]:
     drawings: dict[str, Draw] = {}
     for kind, figures in DRAWERS.items():
         if kind in summary.recipe.figures:
@@ -51,10 +69,7 @@ def draw(summary: Summary) -> dict[str, Chart]:
         tasks = list(ranked[0].ranks)
         ranks = {method.method: [method.ranks[task].mean for task in tasks] for method in ranked}
         drawings["ranks.svg"] = partial(rank_figure, ranks, tasks, summary.recipe.compare)
-    return {
-        name: chart(lambda narrow, figure=figure: marked(summary, figure(narrow=narrow)))  # type: ignore[misc]
-        for name, figure in drawings.items()
-    }
+    return drawings
 
 
 def file_name(summary: Summary, kind: str, condition: str) -> str:

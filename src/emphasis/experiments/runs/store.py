@@ -43,7 +43,8 @@ Row = dict[str, Any]
 Locks = Literal["flock", "lease"]
 
 RUN, CELLS, RESULTS, TABLE, REPORT = "run.json", "cells", "results.jsonl", "table.csv", "report.html"
-SEARCH, RANKS, SUSPECTS = "search.json", "ranks.csv", "suspects"
+SEARCH, RANKS, SUSPECTS, TRACKED = "search.json", "ranks.csv", "suspects", "tracked.jsonl"
+JOURNAL = "optuna.journal"
 FIGURE_FILE = re.compile(r"(curves|fits|probabilities|emphasis|modes|ranks)(-\d+)?\.(svg|png)")
 """Names of the figures of a report; those of earlier versions were PNG files."""
 
@@ -125,7 +126,7 @@ def clear(folder: Path) -> None:
     for name in (CELLS, SUSPECTS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in folder.iterdir():
-        own_files = (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, ERROR_LOG)
+        own_files = (RUN, RESULTS, TABLE, RANKS, REPORT, SEARCH, TRACKED, JOURNAL, ERROR_LOG)
         if path.name in own_files or FIGURE_FILE.fullmatch(path.name):
             path.unlink()
 

@@ -27,10 +27,10 @@ from emphasis.experiments.recipes.convert import OBJECTIVE, RecipeError, overrid
 from emphasis.experiments.recipes.recipe import Method, Recipe
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext, WithoutResumed
 from emphasis.experiments.runs.runner import run
-from emphasis.experiments.runs.store import SEARCH, Row, without_nan, writing
+from emphasis.experiments.runs.store import JOURNAL, SEARCH, Row, without_nan, writing
 from emphasis.experiments.studies.accuracy import final_accuracies, final_accuracy
 from emphasis.experiments.studies.space import DEFAULT_SPACE, Vary
-from emphasis.files import write_text
+from emphasis.files import replacing, write_text
 
 if TYPE_CHECKING:
     import optuna
@@ -138,7 +138,10 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=batch)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(
+        direction="maximize", sampler=sampler, pruner=pruner, study_name=f"{base.name} {method}"
+    )
     finished: list[Trial] = []
     while len(finished) < trials:
         suggested = [study.ask() for _ in range(batch)]  # always whole batches, so that more trials extend a search
@@ -164,6 +167,7 @@ def search(
     result = SearchResult(tuple(finished), best, tuple(retrained), _described(held_out))
     summary = without_nan(_summary(result, recipe, method, condition, held_out))
     with writing(folder):
+        _export(study, folder / JOURNAL)
         write_text(folder / SEARCH, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return result
 
@@ -198,6 +202,17 @@ def _described(held_out: Recipe) -> str:
     if not dataset.validation:
         return f"the validation part of {dataset.name}"
     return f"{dataset.validation:.0%} of the training data, held out"
+
+
+def _export(study: optuna.Study, path: Path) -> None:
+    """Write the finished trials to a file of Optuna's JournalStorage, which optuna-dashboard shows."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    with replacing(path) as partial:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(partial)))
+        copy = optuna.create_study(storage=storage, study_name=study.study_name, direction="maximize")
+        copy.add_trials([trial for trial in study.trials if trial.state.is_finished()])
 
 
 def _train_trials(

@@ -1,0 +1,1 @@
+"""Runs in the tracker that people already have: TensorBoard, MLflow or Trackio."""
