@@ -265,6 +265,7 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "cross-entropy" in out
     assert f"Written to runs/customers: report.html, predictions.{suffix}, metrics.json, model" in " ".join(out.split())
+    assert "Predict others with: emphasis predict runs/customers NEW" in out
     assert main(["predict", "runs/customers", f"customers.{suffix}"]) == 0
     out = capsys.readouterr().out
     assert "(n = 300)" in out

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -256,6 +257,16 @@ def anchors(page):
 def anchor(heading):
     heading = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_page_of_installation_has_every_extra():
+    extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    lines = re.findall(r"^\| (`.*`) \| (.*) \|$", read(DOCS / "install.md"), re.MULTILINE)
+    described = {name for names, _ in lines for name in re.findall(r"`([^`]*)`", names)}
+    assert described == extras.keys() - {"test", "lint", "docs", "release"}
+    (everything,) = extras["all"]
+    (said,) = (text for names, text in lines if names == "`all`")
+    assert re.findall(r"`([^`]*)`", said) == everything.partition("[")[2].rstrip("]").split(",")
 
 
 def test_the_readme_is_short():

@@ -166,3 +166,6 @@ def test_findings_name_options_on_the_command_line(tmp_path):
     assert table.report.lines() == ["the column 'id' numbers the rows: left out (use it with keep=...)"]
     assert table.report.lines(in_shell) == ["the column 'id' numbers the rows: left out (use it with --keep)"]
     assert table.report.to_dict()["findings"][0]["kind"] == "row number"
+    keys = pd.DataFrame({"key": [f"c{i}" for i in range(30)], "x": np.arange(30) / 4, "y": ["a", "b"] * 15})
+    (said,) = prepare_table(keys, "y").report.lines(in_shell)
+    assert said.endswith("left out (name the rows by it with --id, or use it with --keep)")

@@ -288,7 +288,9 @@ def _print_result(result: Audit, folder: Path, console: Console) -> None:
     share = f"{100 * numbers['estimated_noise_rate']:.1f} %"
     count = f"{numbers['suspects']:,} of {numbers['examples']:,} labels ({share}) look wrong"
     console.print(plain(f"{result.title}: {count}", style="bold"))
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title="The most suspicious", title_justify="left")
+    numbered = "" if result.sources else " (rows are numbered from 0)"
+    title = f"The most suspicious{numbered}"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
     for name in ("Row", "Given", "Suggested", "Score"):
         table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
     for index in suspects.order[:_MAX_SUSPECTS_SHOWN]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
     labels = f"reviewed labels: {labels}" if labels else "labels as given, including wrong ones"
     console.print(plain(f"Evaluated on the {labels}."), style="dim")
     console.print(plain(f"Written to {result.folder}: report.html, {result.predictions_name}, metrics.json, model"))
+    console.print(plain(f"Predict others with: emphasis predict {shlex.quote(str(result.folder))} NEW"))
 
 
 def predictions_file(options: argparse.Namespace, source: Path) -> Path:

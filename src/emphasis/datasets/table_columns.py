@@ -75,6 +75,14 @@ class Columns:
         return [name for name, kind in self.kinds.items() if kind == "text"]
 
 
+_CURES = {  # of columns that are left out, by their kind
+    "empty": "",
+    "identifier": f" (name the rows by it with {argument('id_column')}, or use it with {argument('keep')})",
+    "names": f" (use it with {argument('text')})",
+    "row number": f" (use it with {argument('keep')})",
+}
+
+
 def kinds_of(
     table: Any, names: Sequence[str], rows: NDArray[np.int64], options: ColumnOptions, text_use: str = "used as text"
 ) -> Columns:
@@ -95,8 +103,7 @@ def kinds_of(
             action = f"{text_use} (leave it out with {argument('drop')})"
             columns.findings.append(Finding(kind, name, len(table), observation, action))
         elif kind not in FEATURES:
-            cure = "" if kind == "empty" else f" (use it with {argument('text' if kind == 'names' else 'keep')})"
-            columns.findings.append(Finding(kind, name, len(table), observation, f"left out{cure}"))
+            columns.findings.append(Finding(kind, name, len(table), observation, f"left out{_CURES[kind]}"))
     return columns
 
 
