@@ -1,0 +1,206 @@
+"""Boosted trees on a Dask cluster: time beside the library's own objective, memory, equality, and a killed worker.
+
+    python benchmarks/dask_tables.py                      # 1,000,000 rows (scaled), about 5 minutes on two cores
+    python benchmarks/dask_tables.py --rows 10000000
+
+Writes a table of 20 columns and 10 classes, 20 % of the labels wrong, as Parquet files, and trains
+EmphasisDaskXGBClassifier on two workers of one thread and 4 GiB each. Every column has 200 distinct values, fewer than
+XGBoost has bins (256), so that the bins are the same on one worker and on two. Prints, and writes to
+results/dask_tables.json:
+
+- the time of a fit by the clock and by the processor time of both workers, for the weightings and for xgboost.dask's
+  own objective, in turn in the same run, and their ratio;
+- the largest memory of a worker for the same rows in few and in many partitions, each in fresh workers;
+- the largest difference to the probabilities of EmphasisXGBClassifier on the first partition's rows;
+- whether a fit whose worker is killed after the third round ends with the same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import xgboost
+from distributed import Client, LocalCluster, wait
+
+from emphasis import CCE, GCE, Relative, Weighting
+from emphasis.boosting import EmphasisXGBClassifier
+from emphasis.boosting.dask import EmphasisDaskXGBClassifier
+from emphasis.experiments.runs.provenance import revision
+
+OUT = Path(__file__).parents[1] / "results" / "dask_tables.json"
+COLUMNS, CLASSES, VALUES = 20, 10, 200
+NAMES = [f"x{number}" for number in range(COLUMNS)]
+SETTINGS: dict[str, Any] = {"n_estimators": 20, "max_depth": 6, "learning_rate": 0.3, "tree_method": "hist"}
+METHODS: dict[str, Weighting] = {"own objective": CCE(), "GCE 0.7": GCE(0.7), "Relative": Relative()}
+
+
+def write_part(path: Path, rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, VALUES, (rows, COLUMNS)).astype(np.float32)
+    centers = np.random.default_rng(0).normal(size=(COLUMNS, CLASSES)) / VALUES
+    scores = X @ centers + np.square(X / VALUES - 0.5) @ np.random.default_rng(1).normal(size=(COLUMNS, CLASSES)) * 4
+    labels = (scores + rng.gumbel(size=scores.shape) * 0.3).argmax(1)
+    wrong = rng.random(rows) < 0.2
+    labels[wrong] = rng.integers(0, CLASSES, wrong.sum())
+    pd.DataFrame(X, columns=NAMES).assign(y=labels).to_parquet(path, index=False)
+
+
+@contextmanager
+def cluster() -> Iterator[Client]:
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "30s"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="4GiB", dashboard_address=None) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def largest_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB: Linux counts in KiB
+
+
+class KillOnce(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
+        if epoch == 2 and xgboost.collective.get_rank() == 0 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+def table(folder: Path) -> tuple[Any, Any]:
+    files = sorted(folder.glob("*.parquet"))
+    frame = dd.from_map(pd.read_parquet, files, meta=pd.read_parquet(files[0]).iloc[:0])  # a partition for each file
+    return frame[NAMES], frame["y"]
+
+
+def times(folder: Path, repeats: int) -> dict[str, Any]:
+    """Fit with each objective in turn, on data that the workers hold."""
+    clock: dict[str, list[float]] = {name: [] for name in METHODS}
+    processor: dict[str, list[float]] = {name: [] for name in METHODS}
+    with cluster() as client:
+        X, y = client.persist(table(folder))
+        wait([X, y])
+        EmphasisDaskXGBClassifier(weighting=CCE(), n_estimators=1).fit(X, y)  # imports
+        for _ in range(repeats):
+            for name, weighting in METHODS.items():
+                before, start = sum(client.run(time.process_time).values()), time.perf_counter()
+                EmphasisDaskXGBClassifier(weighting=weighting, **SETTINGS).fit(X, y)
+                clock[name].append(time.perf_counter() - start)
+                processor[name].append(sum(client.run(time.process_time).values()) - before)
+    own = {"clock": clock["own objective"], "processor": processor["own objective"]}
+    return {
+        name: {
+            "seconds": round(statistics.median(clock[name]), 2),
+            "processor_seconds": round(statistics.median(processor[name]), 2),
+            "times_own": round(statistics.median(np.divide(clock[name], own["clock"])), 3),
+            "processor_times_own": round(statistics.median(np.divide(processor[name], own["processor"])), 3),
+        }
+        for name in METHODS
+    }
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    with cluster() as client:
+        X, y = table(folder)
+        client.run(largest_memory)
+        start = time.perf_counter()
+        EmphasisDaskXGBClassifier(weighting=GCE(0.7), **SETTINGS).fit(X, y)
+        seconds = time.perf_counter() - start
+        peaks = [round(peak, 3) for peak in client.run(largest_memory).values()]
+    return {"partitions": X.npartitions, "largest_gib_of_each_worker": peaks, "seconds": round(seconds, 1)}
+
+
+def probabilities(model: Any, frame: Any) -> Any:
+    """Return what the model predicts in one process, loaded from its file."""
+    return xgboost.Booster(model_file=model.get_booster().save_raw()).predict(xgboost.DMatrix(frame[NAMES]))
+
+
+def equality_and_kill(folder: Path) -> dict[str, Any]:
+    first = sorted(folder.glob("*.parquet"))[0]
+    frame = pd.read_parquet(first)
+    found: dict[str, Any] = {"rows": len(frame), "largest_difference": {}}
+    with cluster() as client, tempfile.TemporaryDirectory() as scratch:
+        parts = dd.from_pandas(frame, npartitions=4)
+        for name, weighting in METHODS.items():
+            local = EmphasisXGBClassifier(weighting=weighting, n_jobs=1, **SETTINGS).fit(frame[NAMES], frame["y"])
+            model = EmphasisDaskXGBClassifier(weighting=weighting, **SETTINGS).fit(parts[NAMES], parts["y"])
+            p = probabilities(model, frame)
+            found["largest_difference"][name] = float(np.abs(p - local.predict_proba(frame[NAMES])).max())
+        X, y = table(folder)
+        whole = EmphasisDaskXGBClassifier(weighting=GCE(0.7), **SETTINGS).fit(X, y)
+        expected = probabilities(whole, frame)
+        callbacks, start = [KillOnce(Path(scratch) / "killed")], time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = EmphasisDaskXGBClassifier(weighting=GCE(0.7), callbacks=callbacks, **SETTINGS).fit(X, y)
+        seconds = time.perf_counter() - start
+        client.wait_for_workers(2)
+        p = probabilities(model, frame)
+    found["killed"] = {
+        "warnings": sum("starts again on the other workers" in str(warning.message) for warning in caught),
+        "seconds": round(seconds, 1),
+        "largest_difference": float(np.abs(p - expected).max()),
+    }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "rows": options.rows,
+        "scaled": options.rows < 10_000_000,
+        "columns": COLUMNS,
+        "classes": CLASSES,
+        "distinct_values_of_a_column": VALUES,
+        "settings": SETTINGS,
+        "workers": "2 of 1 thread and 4 GiB",
+        "revision": revision(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_before": os.getloadavg()[0],
+        "versions": {"xgboost": xgboost.__version__, "dask": dask.__version__},
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = []
+        for partitions in (10, 50):
+            folder = Path(scratch) / str(partitions)
+            folder.mkdir()
+            for part in range(partitions):
+                write_part(folder / f"{part:03}.parquet", options.rows // partitions, part)
+            folders.append(folder)
+        for name, measure in (
+            ("equality", lambda: equality_and_kill(folders[0])),
+            ("memory", lambda: [memory(folder) for folder in folders]),
+            ("time", lambda: times(folders[0], options.repeats)),
+        ):
+            result[name] = measure()
+            result["load_after"] = os.getloadavg()[0]
+            print(json.dumps({name: result[name]}, indent=1), flush=True)
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
