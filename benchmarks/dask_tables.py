@@ -66,7 +66,7 @@ def write_part(path: Path, rows: int, seed: int) -> None:
 def cluster() -> Iterator[Client]:
     with (
         dask.config.set({"distributed.scheduler.no-workers-timeout": "30s"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="4GiB", dashboard_address=None) as local,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="4GiB", dashboard_address="127.0.0.1:0") as local,
         Client(local) as client,
     ):
         yield client

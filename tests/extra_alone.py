@@ -95,7 +95,10 @@ def use(extra):
         from emphasis.boosting.dask import EmphasisDaskXGBClassifier
 
         X, y = da.from_array(INPUTS, chunks=(150, 3)), da.from_array(LABELS, chunks=150)
-        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+            Client(cluster),
+        ):
             model = EmphasisDaskXGBClassifier(weighting=WEIGHTING, n_estimators=20).fit(X, y)
             assert right_beyond_chance(model.predict(X).compute(), LABELS)
     else:

@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss  # noqa: E402
 from emphasis import CCE, DM, GCE, Relative  # noqa: E402
 from emphasis.boosting import EmphasisLGBMClassifier, EmphasisXGBClassifier, Objective  # noqa: E402
 from emphasis.boosting.dask import EmphasisDaskLGBMClassifier, EmphasisDaskXGBClassifier  # noqa: E402
+from emphasis.boosting.dask.xgboost import objective_of_part  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated"),
@@ -42,7 +43,7 @@ LEAVES = {"n_estimators": 12, "num_leaves": 8, "min_data_in_bin": 1, "verbose": 
 def client():
     with (
         dask.config.set({"distributed.scheduler.no-workers-timeout": "5s"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -67,6 +68,20 @@ def test_xgboost_on_two_workers_predicts_what_one_process_does(both, weighting, 
     model.fit(parted(X), parted(labels), sample_weight=parted(WEIGHTS))
     np.testing.assert_allclose(model.predict_proba(parted(X)).compute(), local.predict_proba(X), atol=1e-6)
     np.testing.assert_array_equal(model.classes_, local.classes_)
+
+
+def test_partitions_may_lack_classes_for_xgboost(both):
+    order = np.argsort(THREE, kind="stable")
+    assert len(set(THREE[order][:500])) == 1
+    local = EmphasisXGBClassifier(n_jobs=1, **SMALL).fit(X[order], THREE[order])
+    model = EmphasisDaskXGBClassifier(**SMALL).fit(parted(X[order]), parted(THREE[order]))
+    np.testing.assert_allclose(model.predict_proba(parted(X)).compute(), local.predict_proba(X), atol=1e-6)
+
+
+def test_a_worker_without_examples_has_a_gradient_for_each_class():
+    # XGBoost gives it predictions without columns, and refuses a gradient without them.
+    derivatives = objective_of_part(Objective(GCE(0.7)), 3)
+    assert [part.shape for part in derivatives(np.zeros(0), np.zeros(0, np.float32))] == [(0, 3), (0, 3)]
 
 
 @pytest.mark.parametrize("weighting", [GCE(0.7), DM(lam=0.5, beta=4, vanishing=True), CCE()], ids=repr)

@@ -7,6 +7,7 @@ of one process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,18 @@ except ModuleNotFoundError as error:
 def _sum_over_workers(sums: FloatArray) -> FloatArray:
     total: FloatArray = allreduce(sums, Op.SUM)
     return total
+
+
+def objective_of_part(own: Objective, num_classes: int) -> Callable[..., tuple[FloatArray, FloatArray]]:
+    """Return the objective of a worker's examples in the form that XGBoost's estimators take."""
+    derivatives = of_labels(own, _sum_over_workers)
+
+    def of_part(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
+        if num_classes > 2:
+            y_pred = y_pred.reshape(len(y_true), num_classes)  # XGBoost gives a worker without examples no columns
+        return derivatives(y_true, y_pred, sample_weight)
+
+    return of_part
 
 
 class EmphasisDaskXGBClassifier(DaskXGBClassifier):  # type: ignore[misc]
@@ -107,7 +120,7 @@ class EmphasisDaskXGBClassifier(DaskXGBClassifier):  # type: ignore[misc]
         given = self.objective, self.base_score
         try:
             if not own.is_cross_entropy:
-                self.objective = of_labels(own, _sum_over_workers)
+                self.objective = objective_of_part(own, len(classes))
                 if self.base_score is None and arguments.get("xgb_model") is None:
                     # XGBoost estimates it for its own objectives alone.
                     self.base_score = base_score_of(initial_score_of_totals(classes, totals))
