@@ -139,7 +139,7 @@ def equality_and_kill(folder: Path) -> dict[str, Any]:
     first = sorted(folder.glob("*.parquet"))[0]
     frame = pd.read_parquet(first)
     found: dict[str, Any] = {"rows": len(frame), "largest_difference": {}}
-    with cluster() as client, tempfile.TemporaryDirectory() as scratch:
+    with cluster(), tempfile.TemporaryDirectory() as scratch:
         parts = dd.from_pandas(frame, npartitions=4)
         for name, weighting in METHODS.items():
             local = EmphasisXGBClassifier(weighting=weighting, n_jobs=1, **SETTINGS).fit(frame[NAMES], frame["y"])
@@ -154,7 +154,6 @@ def equality_and_kill(folder: Path) -> dict[str, Any]:
             warnings.simplefilter("always")
             model = EmphasisDaskXGBClassifier(weighting=GCE(0.7), callbacks=callbacks, **SETTINGS).fit(X, y)
         seconds = time.perf_counter() - start
-        client.wait_for_workers(2)
         p = probabilities(model, frame)
     found["killed"] = {
         "warnings": sum("starts again on the other workers" in str(warning.message) for warning in caught),
