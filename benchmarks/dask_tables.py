@@ -1,6 +1,6 @@
 """Boosted trees on a Dask cluster: time beside the library's own objective, memory, equality, and a killed worker.
 
-    python benchmarks/dask_tables.py                      # 1,000,000 rows (scaled), about 5 minutes on two cores
+    python benchmarks/dask_tables.py                      # 1,000,000 rows (scaled)
     python benchmarks/dask_tables.py --rows 10000000
 
 Writes a table of 20 columns and 10 classes, 20 % of the labels wrong, as Parquet files, and trains
