@@ -199,13 +199,13 @@ def test_damage_is_named(tmp_path):
     ("change", "said"),
     [
         ({"format": 9}, r"is of format 9, this version reads 1"),
-        ({"num_classes": 10**9}, "'num_classes' is absent or not what it must be"),
+        ({"num_classes": 10**9}, "'num_classes' is missing or invalid"),
         ({"rows": True}, "'rows' is absent"),
         ({"columns": [1]}, "'columns' is absent"),
         ({"weighting": None}, "'weighting' is absent"),
-        ({"num_examples": N + 1}, r"margin-00000\.npy is not what trace\.json says of it"),
+        ({"num_examples": N + 1}, r"margin-00000\.npy does not match trace\.json"),
         ({"rows": 2}, r"margin-00001\.npy cannot be read"),
-        ({"columns": ["a"]}, r"steps-00000\.npy is not what trace\.json says of it"),
+        ({"columns": ["a"]}, r"steps-00000\.npy does not match trace\.json"),
         ({"num_classes": 2}, r"labels\.npy holds the label 2"),
     ],
 )

@@ -88,7 +88,7 @@ def test_batches_are_whole_clips_and_go_on_alike_wherever_one_begins():
 @pytest.mark.parametrize(
     ("changed", "seeds", "message"),
     [
-        ({"videos": None}, [0], "solver.clip=2 and solver.videos=1 are for videos, which this data is not"),
+        ({"videos": None}, [0], "solver.clip=2 and solver.videos=1 are for videos, but this data set has no videos"),
         ({"labels": torch.zeros(2, 12, dtype=torch.int64)}, [0, 1], "clips of videos need a network that trains alone"),
         ({"index": torch.arange(12)[None]}, [0], "no noise that leaves examples out"),
     ],

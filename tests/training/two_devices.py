@@ -18,7 +18,7 @@ from emphasis.training.checkpoint import load_checkpoint, save_checkpoint
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import initial_state, train
 from emphasis.training.settings import Execution, Objective, Solver
-from emphasis.training.sharding import whole
+from emphasis.training.sharding import gather_full
 from emphasis.training.task import Task
 
 SOLVER = Solver(iterations=12, batch_size=9, learning_rate=0.05, momentum=0.9)  # 9: one rank has 5 of a batch, one 4
@@ -64,7 +64,7 @@ def trained(execution, objective, iterations, checkpoint=None, solver=SOLVER, fi
         if execution.strategy == "fsdp":
             kept = sum(one.to_local().numel() for one in state.module.parameters())
             assert kept <= sum(one.numel() for one in state.module.parameters()) // 2 + 8  # a rank may have a row more
-        values = torch.cat([one.flatten().float() for one in whole(state.module.state_dict()).values()])
+        values = torch.cat([one.flatten().float() for one in gather_full(state.module.state_dict()).values()])
         return values, torch.tensor([curve[-1][0] for name, curve in state.curves.items() if name != "p_noisy"])
 
     found = go_on(fresh())

@@ -25,7 +25,7 @@ from emphasis.training.loop import initial_state, train
 from emphasis.training.methods import LearnerStack
 from emphasis.training.ranks import deal_round_robin, gather_in_order
 from emphasis.training.settings import ClipSolver, Execution, Objective, Solver, clip_length
-from emphasis.training.sharding import whole
+from emphasis.training.sharding import gather_full
 from emphasis.training.task import Task
 from emphasis.training.videos import RetrievalEvaluator, VideoTask
 from two_devices import Counted, counted_files
@@ -92,7 +92,7 @@ def learner_state(name, task, fabric, execution, solver, **network):
 
 def values_of(state):
     """All parameters and buffers but counters of calls, and the curves."""
-    tensors = whole(state.module.state_dict())
+    tensors = gather_full(state.module.state_dict())
     return {name: value.float() for name, value in tensors.items()}, state.curves
 
 

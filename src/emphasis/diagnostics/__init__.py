@@ -1,1 +1,1 @@
-"""What is emphasized: figures for files and for the terminal."""
+"""Diagnostics of the emphasis: traces of a training, suspects, and figures for files and for the terminal."""

@@ -1,4 +1,4 @@
-"""An estimate of how many labels are wrong, to be compared with the share of suspects."""
+"""An estimate of the noise rate, for comparison with the share of suspects."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 
 def mixture_noise_rate(score: NDArray[np.float64]) -> float:
-    """Return the share of the lower of two normal distributions, fitted to scores by scikit-learn: a noise rate.
+    """Return the weight of the lower component of a mixture of two normal distributions, fitted to the scores.
 
-    To be compared with the share of outvoted labels (`Suspects.noise_rate`), which is nearer to the truth: where few
-    labels are wrong, the lower distribution takes the hard ones among the right.
+    The share of outvoted labels (`Suspects.noise_rate`) is the better estimate: where few labels are wrong, the lower
+    component also contains hard examples whose labels are correct.
 
     Args:
         score: (n,) mean margins of labels, n >= 2.

@@ -1,11 +1,11 @@
-"""Which labels look wrong, from what a network made of them while it learned.
+"""Detection of labels that look wrong, from a network's predictions during training.
 
-A network that holds out against wrong labels prefers, for most of its training, the right class of an example to a
-wrong label. So the mean margin of an example's label over training ranks the labels: the area under the margin
-(G. Pleiss et al., NeurIPS 2020), of a robustly trained network, and with the margin that the weighting is a function
-of, u = z_y - logsumexp_{j != y} z_j = log(p / (1 - p)).
+For most of its training, a robustly trained network prefers the correct class of an example to a wrong label. The mean
+margin of each example's label over training therefore ranks the labels by suspicion. This is the area under the margin
+(G. Pleiss et al., NeurIPS 2020), with the margin u = z_y - logsumexp_{j != y} z_j = log(p / (1 - p)), of which the
+weighting is a function.
 
-Pure functions of numpy arrays.
+The functions are pure and take numpy arrays.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from numpy.typing import NDArray
 from emphasis.errors import EmphasisValueError
 from emphasis.weighting._numerics import log_sigmoid
 
-_COUNTS_AT_ONCE = 2**22  # of predictions, class by class
-_LEAST_P, _LEAST_Q = 2.0**-24, 2.0**-12  # what float16 resolves of p and of 1 - p
+_COUNTS_AT_ONCE = 2**22  # number of counts (examples times classes) held in memory at a time
+_LEAST_P, _LEAST_Q = 2.0**-24, 2.0**-12  # the smallest p and 1 - p that float16 resolves
 
 
 @dataclass(frozen=True, eq=False)
 class Suspects:
-    """n examples, in the order of their labels.
+    """The result of `find_suspects` for n examples, in the order of the labels.
 
     Attributes:
-        score: (n,) the mean margin; the lower, the more suspicious.
-        suggested: (n,) int64, the other class that was predicted most often; the given one if none ever was.
-        suspect: (n,) bool, labels that were outvoted: the suggested class was predicted more often than the label.
-        sample_weight: (n,) in (0, 1), sigmoid(score): the p of the mean margin.
-        order: (n,) int64, examples from the most to the least suspicious.
+        score: (n,) mean margin; the lower, the more suspicious.
+        suggested: (n,) int64, class other than the label that was predicted most often; the label itself if there was
+            none.
+        suspect: (n,) bool, whether the suggested class was predicted more often than the label.
+        sample_weight: (n,) in (0, 1), sigmoid(score), which is p at the mean margin.
+        order: (n,) int64, indices of the examples from the most to the least suspicious.
     """
 
     score: NDArray[np.float64]
@@ -44,7 +45,7 @@ class Suspects:
 
     @property
     def noise_rate(self) -> float:
-        """The estimated share of wrong labels: that of the suspects, in [0, 1]."""
+        """Estimated share of wrong labels, in [0, 1]: the share of suspects."""
         return float(self.suspect.mean())
 
 
@@ -57,14 +58,14 @@ def find_suspects(
     """Rank labels by suspicion.
 
     Args:
-        margins: (E, n), the margin of each label at E looks during training, not counting the untrained network; NaN
-            where an example was not seen. A list of memory-mapped rows will do.
-        predicted: (E, n), the class of the largest logit; any number where the margin is NaN.
-        labels: (n,) in [0, num_classes).
-        num_classes: C.
+        margins: (E, n) margins of the labels at E evaluations during training, without the untrained network; NaN where
+            an example was not evaluated. A list of memory-mapped rows is allowed.
+        predicted: (E, n) classes of the largest logit; ignored where the margin is NaN.
+        labels: (n,) labels in [0, num_classes).
+        num_classes: Number of classes C.
 
     Raises:
-        ValueError: Arrays do not fit together, there are no labels, or an example was never seen.
+        ValueError: The shapes do not match, there are no labels, or an example was never evaluated.
     """
     if len(margins) == 0 or len(margins) != len(predicted):
         raise EmphasisValueError(
@@ -100,36 +101,36 @@ def find_suspects(
 def _votes(
     margins: Sequence[NDArray[Any]], predicted: Sequence[NDArray[Any]], labels: NDArray[Any], num_classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the class other than the label that is predicted most often, and whether it is more often than the label.
+    """Return the class other than the label that was predicted most often, and whether it outvotes the label.
 
-    The label where there is none.
+    Where no other class was predicted, the label itself is returned.
     """
     n = len(labels)
-    found, outvoted = np.empty(n, dtype=np.int64), np.empty(n, dtype=bool)
+    suggested, outvoted = np.empty(n, dtype=np.int64), np.empty(n, dtype=bool)
     size = max(1, _COUNTS_AT_ONCE // num_classes)
     for start in range(0, n, size):
         part = slice(start, min(start + size, n))
-        given = np.asarray(labels[part], dtype=np.int64)
-        rows = np.arange(len(given))
-        counts = np.zeros((len(given), num_classes), dtype=np.int32)
+        labels_of_part = np.asarray(labels[part], dtype=np.int64)
+        rows = np.arange(len(labels_of_part))
+        counts = np.zeros((len(labels_of_part), num_classes), dtype=np.int32)
         for margin, choice in zip(margins, predicted, strict=True):
             known = ~np.isnan(margin[part])
             counts[rows[known], np.asarray(choice[part], dtype=np.int64)[known]] += 1
-        own = counts[rows, given]
-        counts[rows, given] = 0
-        found[part] = np.where(counts.any(1), counts.argmax(1), given)
-        outvoted[part] = counts.max(1) > own
-    return found, outvoted
+        label_counts = counts[rows, labels_of_part]
+        counts[rows, labels_of_part] = 0
+        suggested[part] = np.where(counts.any(1), counts.argmax(1), labels_of_part)
+        outvoted[part] = counts.max(1) > label_counts
+    return suggested, outvoted
 
 
 def margin_of(p: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Return log(p / (1 - p)) as far as p is known, being float16: between -16.6 and 8.3."""
+    """Return log(p / (1 - p)), limited to the range that a p stored as float16 resolves: from -16.6 to 8.3."""
     wide = np.asarray(p, dtype=np.float32)
     margin: NDArray[np.float32] = np.log(np.maximum(wide, _LEAST_P)) - np.log(np.maximum(1.0 - wide, _LEAST_Q))
     return margin
 
 
 def precision_recall(suspect: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return precision and recall of the suspects, given which labels are truly wrong; NaN of nothing."""
+    """Return precision and recall of the suspects for a mask of wrong labels; NaN where a denominator is 0."""
     hits = np.count_nonzero(suspect & wrong)
     return hits / suspect.sum() if suspect.any() else np.nan, hits / wrong.sum() if wrong.any() else np.nan

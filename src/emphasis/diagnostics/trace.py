@@ -1,23 +1,23 @@
-"""A record of what is emphasized, made by any training loop in two lines.
+"""Recording of the emphasis during training, in two lines of any training loop.
 
     trace = EmphasisTrace("runs/trace", len(data), criterion)
-    for inputs, labels, indices in loader:               # indices: which examples these are
+    for inputs, labels, indices in loader:               # indices of the examples
         logits = network(inputs)
         ...
         trace.record(indices, logits, labels)
     trace.close()
 
-A trace is a folder. Every time as many examples have been recorded as there are, a row is written: the margin, the
-share of its batch's emphasis and the predicted class of every example, 6 to 8 bytes each, and a few numbers of each
-step. Where an epoch does not show each example once (drop_last, samplers), `end_row` at its end makes it a row. In
-memory are one row and, of what was written, what the system keeps of mapped files.
+A trace is a folder. Whenever n examples have been recorded, of a data set of n, a row is written. It has the margin,
+the share of its batch's emphasis and the predicted class of every example (6 to 8 bytes per example), and a few numbers
+for each step. If an epoch does not show each example exactly once (drop_last, samplers), call `end_row` at its end.
+Only one row is held in memory; written rows are memory-mapped.
 
-    trace.json           what it is of, and how many rows are whole
-    labels.npy           (n,) the labels recorded
-    margin-R.npy         (n,) float16, u = z_y - logsumexp_{j != y} z_j, NaN if the example was not seen
-    share-R.npy          (n,) float16, its weight over the mean weight of its batch
+    trace.json           description of the data and the weighting, and the number of complete rows
+    labels.npy           (n,) recorded labels
+    margin-R.npy         (n,) float16, u = z_y - logsumexp_{j != y} z_j, NaN if the example was not recorded
+    share-R.npy          (n,) float16, weight over the mean weight of the batch
     predicted-R.npy      (n,) int16 or int32
-    steps-R.npy          (T, k) float32, of each step what `Trace.columns` names
+    steps-R.npy          (T, k) float32, the quantities of `Trace.columns` for each step
 """
 
 from __future__ import annotations
@@ -47,43 +47,45 @@ from emphasis.weighting import MaxMargin, WeightingLike
 ABOUT = "trace.json"
 _FORMAT = 1
 _STEP = ("effective_share", "mean_weight", "emphasis_variance")
-_LARGEST = 65504.0  # of float16
+_LARGEST = 65504.0  # largest finite float16
 
 
-def _whole(least: int, most: int) -> Callable[[Any], bool]:
+def _whole_number(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-_ABOUT: dict[str, Callable[[Any], bool]] = {  # what trace.json must say
-    "num_examples": _whole(1, 2**48),
-    "num_classes": _whole(1, 2**22),  # counts by class are kept in memory
-    "rows": _whole(1, 10**5),
+_ABOUT: dict[str, Callable[[Any], bool]] = {  # validators of the entries of trace.json
+    "num_examples": _whole_number(1, 2**48),
+    "num_classes": _whole_number(1, 2**22),  # limited, since counts by class are kept in memory
+    "rows": _whole_number(1, 10**5),
     "weighting": lambda value: isinstance(value, (str, dict)),
-    "columns": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    "ignore_index": _whole(-(2**63), 2**63 - 1),
+    "columns": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "ignore_index": _whole_number(-(2**63), 2**63 - 1),
 }
 
 
 class TraceError(EmphasisValueError):
-    """A folder that holds no trace, or one that cannot be gone on with; the message names the cure."""
+    """A folder holds no trace, or a trace that cannot be continued; the message says what to do."""
 
 
 class EmphasisTrace:
-    """Records a training; see the module's text for the loop, and `read_trace` for what becomes of it.
+    """Records a training; the module's documentation shows the loop, and `read_trace` reads the result.
 
     Args:
-        folder: Where it is written; made if need be.
-        num_examples: n; indices are in [0, n).
-        weighting: The criterion, an `EmphasisLoss`, or its weighting as `emphasis_loss` takes it.
-        max_margin: As in `emphasis_loss`; an `EmphasisLoss` has its own, and its own class_weight and ignore_index.
-        subsets: Names and masks (n,) of examples whose share of the emphasis is kept for each step, such as
+        folder: Folder of the trace, created if it does not exist.
+        num_examples: Number of examples n; indices are in [0, n).
+        weighting: The criterion, an `EmphasisLoss`, or a weighting as accepted by `emphasis_loss`.
+        max_margin: As in `emphasis_loss`. If `weighting` is an `EmphasisLoss`, its max_margin, class_weight and
+            ignore_index are used.
+        subsets: Names and masks (n,) of examples whose share of the emphasis is recorded for each step, such as
             {"flagged": mask}.
-        ignore_index: Labels that count for nothing.
-        resume: Go on after the rows that are there. False: the folder must not hold a trace.
+        ignore_index: Label of examples that are ignored.
+        resume: Whether to continue after the existing rows. If False, the folder must not hold a trace.
 
     Raises:
-        TraceError: The folder holds a trace, or `resume` and one of other examples, subsets or another weighting.
-        ValueError: A mask does not fit.
+        TraceError: The folder holds a trace and `resume` is False, or the trace is of another number of examples, other
+            subsets or another weighting.
+        ValueError: A mask has another shape.
 
     Examples:
         >>> import torch
@@ -122,16 +124,19 @@ class EmphasisTrace:
         else:
             self._options = resolve(weighting, None, "sum", max_margin, None)
         try:
-            self._said: Any = self._options.weighting.to_dict()
+            self._weighting_state: Any = self._options.weighting.to_dict()
         except EmphasisError:  # a function without a name to import it by
-            self._said = repr(self._options.weighting)
+            self._weighting_state = repr(self._options.weighting)
         self._subsets = {name: torch.as_tensor(mask, dtype=torch.bool) for name, mask in (subsets or {}).items()}
         for name, mask in self._subsets.items():
             if mask.shape != (num_examples,):
                 raise EmphasisValueError(
                     f"subset {name!r} has shape {tuple(mask.shape)}; its mask must be ({num_examples},)"
                 )
-        self._columns = [*_STEP, *(f"{what} {name}" for name in self._subsets for what in ("share of", "part of"))]
+        self._columns = [
+            *_STEP,
+            *(f"{quantity} {name}" for name in self._subsets for quantity in ("share of", "part of")),
+        ]
         self._num_classes = 0
         self._row: dict[str, Tensor] = {}
         self._steps: list[Tensor] = []
@@ -139,20 +144,22 @@ class EmphasisTrace:
         self.rows = self._open(resume)
 
     def _open(self, resume: bool) -> int:
-        """Return how many rows are there already."""
+        """Return the number of existing rows."""
         if not (self.folder / ABOUT).exists():
             with naming_refusals("write to", self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
             return 0
         if not resume:
-            raise TraceError(f"{self.folder} holds a trace already; choose another folder, delete it, or resume=True")
+            raise TraceError(
+                f"{self.folder} holds a trace already; choose another folder, delete it, or give resume=True"
+            )
         about = read_trace(self.folder).about
-        mine = {
+        expected = {
             "num_examples": self.num_examples,
             "columns": self._columns,
-            "weighting": json.loads(json.dumps(self._said)),
+            "weighting": json.loads(json.dumps(self._weighting_state)),
         }
-        for name, value in mine.items():
+        for name, value in expected.items():
             if about[name] != value:
                 raise TraceError(
                     f"{self.folder} holds a trace with {name} = {about[name]}, not {value}; choose another folder"
@@ -162,17 +169,17 @@ class EmphasisTrace:
 
     @torch.no_grad()
     def record(self, indices: Any, logits: Tensor, labels: Any, sample_weight: Any = None) -> None:
-        """Take note of a step's batch; nothing is read back from an accelerator.
+        """Record the batch of a step, without synchronizing with an accelerator.
 
         Args:
-            indices: (N,) integer, which examples.
+            indices: (N,) integer indices of the examples.
             logits: (N, C), or (N,) in the binary form with one logit.
-            labels: (N,) integer.
-            sample_weight: (N,) >= 0, if the loss is given it.
+            labels: (N,) integer labels.
+            sample_weight: (N,) weights >= 0, if they are given to the loss.
 
         Raises:
-            ValueError: Shapes do not fit together, or labels are no integers; on the CPU also an index or label out
-                of range, or a logit that is not finite.
+            ValueError: The shapes do not match, or labels or indices are not integers; on the CPU also if an index or a
+                label is out of range, or a logit is not finite.
         """
         indices, labels = torch.as_tensor(indices), torch.as_tensor(labels)
         if labels.is_floating_point() or indices.is_floating_point():
@@ -205,17 +212,17 @@ class EmphasisTrace:
         log_w = log_weight_of(margin, lead, wide, share.unsqueeze(1), self._options).squeeze(1)
         margin, log_w = margin.squeeze(1), torch.where(valid, log_w + share.log(), -math.inf)
         count = valid.sum().to(log_w.dtype).clamp(min=1.0)
-        relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where there is no emphasis at all
+        relative = torch.softmax(log_w, 0).nan_to_num(0.0) * count  # NaN where all weights are 0
         self._note_step(indices, log_w, relative, valid, count)
 
         row = self._row or self._new_row(device, logits.shape[1])
-        kept = {
+        recorded = {
             "margin": margin.clamp(-_LARGEST, _LARGEST),
             "share": relative.clamp(max=_LARGEST),
             "predicted": logits.argmax(1),
             "labels": labels,
         }
-        for name, values in kept.items():
+        for name, values in recorded.items():
             before = row[name][indices]
             row[name][indices] = torch.where(valid, values.to(row[name].dtype), before)
         self._recorded += len(indices)
@@ -223,13 +230,13 @@ class EmphasisTrace:
             self.end_row()
 
     def _note_step(self, indices: Tensor, log_w: Tensor, relative: Tensor, valid: Tensor, count: Tensor) -> None:
-        """Keep a step's numbers, from log w and from the weights over their mean; 0 where there is no emphasis."""
+        """Record the numbers of a step, from log w and the weights over their mean; 0 where all weights are 0."""
         spread = torch.where(valid, relative - 1.0, 0.0).square().sum() / count  # squared coefficient of variation
         mean = (torch.logsumexp(log_w, 0) - count.log()).exp()
         numbers = [torch.where(mean > 0.0, 1.0 / (1.0 + spread), 0.0), mean, mean * mean * spread]
         for name, mask in self._subsets.items():
-            own = self._subsets[name] = mask.to(log_w.device)
-            inside = own[indices] & valid
+            mask_on_device = self._subsets[name] = mask.to(log_w.device)
+            inside = mask_on_device[indices] & valid
             numbers += [(relative * inside).sum() / count, inside.sum() / count]
         self._steps.append(torch.stack(numbers).float())
 
@@ -261,7 +268,7 @@ class EmphasisTrace:
         return self._row
 
     def end_row(self) -> None:
-        """Write what was recorded since the last row, if anything was; see the module's text."""
+        """Write the examples recorded since the last row, if there are any, as a row."""
         if not self._recorded:
             return
         row = {name: values.cpu().numpy() for name, values in self._row.items()}
@@ -279,7 +286,7 @@ class EmphasisTrace:
             "num_examples": self.num_examples,
             "num_classes": self._num_classes,
             "rows": self.rows,
-            "weighting": self._said,
+            "weighting": self._weighting_state,
             "columns": self._columns,
             "ignore_index": self.ignore_index,
         }
@@ -287,7 +294,7 @@ class EmphasisTrace:
         self._row, self._steps, self._recorded = {}, [], 0
 
     def close(self) -> None:
-        """Write the last row, if it was begun."""
+        """Write the last, incomplete row, if there is one."""
         self.end_row()
 
     def __enter__(self) -> EmphasisTrace:
@@ -299,11 +306,11 @@ class EmphasisTrace:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A trace that was read; its arrays are mapped, not loaded.
+    """A trace read by `read_trace`; its arrays are memory-mapped, not loaded.
 
     Attributes:
-        folder: Where it is.
-        about: What trace.json says.
+        folder: Folder of the trace.
+        about: Content of trace.json.
     """
 
     folder: Path
@@ -311,41 +318,42 @@ class Trace:
 
     @property
     def columns(self) -> list[str]:
-        """What `steps` holds.
+        """Names of the columns of `steps`.
 
-        effective_share: the effective sample size (sum w)^2 / sum w^2 over the batch size, in (0, 1].
-        mean_weight: the batch's mean w. emphasis_variance: its variance (Definition 2).
-        share of NAME, part of NAME: a subset's share of the batch's emphasis, and of its examples.
+        effective_share: The effective sample size (sum w)^2 / sum w^2 over the batch size, in (0, 1].
+        mean_weight: The mean w of the batch.
+        emphasis_variance: The variance of w in the batch (Definition 2).
+        share of NAME, part of NAME: The share of a subset in the emphasis, and in the examples, of the batch.
         """
         return list(self.about["columns"])
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The labels recorded, (n,)."""
-        found = self._load("labels.npy", "iu", (self.about["num_examples"],))
-        wrong = (found != self.about["ignore_index"]) & ((found < 0) | (found >= self.about["num_classes"]))
+        """The recorded labels, (n,)."""
+        labels = self._load("labels.npy", "iu", (self.about["num_examples"],))
+        wrong = (labels != self.about["ignore_index"]) & ((labels < 0) | (labels >= self.about["num_classes"]))
         if wrong.any():
-            raise TraceError(f"{self.folder / 'labels.npy'} holds the label {found[wrong][0]}; record the trace anew")
-        return found
+            raise TraceError(f"{self.folder / 'labels.npy'} holds the label {labels[wrong][0]}; record the trace anew")
+        return labels
 
     @cached_property
     def margins(self) -> list[NDArray[np.float16]]:
-        """The margins, a row (n,) each time."""
+        """The margins, one array (n,) per row of the trace."""
         return self._rows("margin", "f")
 
     @cached_property
     def shares(self) -> list[NDArray[np.float16]]:
-        """The weight of each example over its batch's mean weight, a row (n,) each time."""
+        """The weights over the mean weights of their batches, one array (n,) per row of the trace."""
         return self._rows("share", "f")
 
     @cached_property
     def predicted(self) -> list[NDArray[Any]]:
-        """The classes predicted, a row (n,) each time."""
+        """The predicted classes, one array (n,) per row of the trace."""
         return self._rows("predicted", "iu")
 
     @cached_property
     def steps(self) -> NDArray[np.float32]:
-        """The numbers of every step, (T, k); `columns` names them."""
+        """The numbers of every step, (T, k), with the columns `columns`."""
         return np.concatenate(self._rows("steps", "f", (None, len(self.columns))))
 
     def _rows(self, name: str, kinds: str, shape: tuple[int | None, ...] = ()) -> list[NDArray[Any]]:
@@ -353,29 +361,29 @@ class Trace:
         return [self._load(f"{name}-{row:05d}.npy", kinds, shape) for row in range(self.about["rows"])]
 
     def _load(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """Return an array, mapped; it must be of one of numpy's `kinds`, and of the shape, where None is any length."""
+        """Return a memory-mapped array after checking its kind (of `kinds`) and shape (None allows any length)."""
         path = self.folder / name
         try:
-            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # a damaged file can fail in any way
             raise TraceError(f"{path} cannot be read ({one_line(error)}); record the trace anew") from error
-        fits = len(found.shape) == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
-        if not isinstance(found, np.ndarray) or found.dtype.kind not in kinds or not fits:
-            raise TraceError(f"{path} is not what {ABOUT} says of it; record the trace anew")
-        return found
+        fits = len(values.shape) == len(shape) and all(b in (None, a) for a, b in zip(values.shape, shape, strict=True))
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds or not fits:
+            raise TraceError(f"{path} does not match {ABOUT}; record the trace anew")
+        return values
 
 
 def read_trace(folder: str | Path) -> Trace:
-    """Return the trace in `folder`.
+    """Read the trace in `folder`.
 
     Raises:
-        TraceError: There is none, or it is damaged or of another version.
+        TraceError: The folder holds no trace, or the trace is damaged or of another version.
     """
     path = Path(folder) / ABOUT
     try:
         about = read_json(path)
     except FileNotFoundError:
-        raise TraceError(f"{folder} holds no trace ({ABOUT} is missing); a trace's first row writes it") from None
+        raise TraceError(f"{folder} holds no trace ({ABOUT} is missing); it is written with the first row") from None
     except JSONFileError as error:
         raise TraceError(f"{error}; record the trace anew") from error
     if about.get("format") != _FORMAT:
@@ -385,7 +393,7 @@ def read_trace(folder: str | Path) -> Trace:
         )
     for name, holds in _ABOUT.items():
         if name not in about or not holds(about[name]):
-            raise TraceError(f"{path}: {name!r} is absent or not what it must be; record the trace anew")
+            raise TraceError(f"{path}: {name!r} is missing or invalid; record the trace anew")
     return Trace(Path(folder), about)
 
 

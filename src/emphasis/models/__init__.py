@@ -1,6 +1,6 @@
 """Networks by name, and loading of pretrained parameters.
 
-`build` makes a network, `options_of` lists what can be chosen, `load_pretrained` fills a network from a file.
+`build` makes a network, `options_of` lists its options, and `load_pretrained` loads its parameters from a file.
 `emphasis.models.stacked` holds many multilayer perceptrons as one batched computation.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["NAMES", "PretrainedError", "build", "load_pretrained", "options_of"]
 
 
 def __getattr__(name: str) -> Any:
-    # Asking for the names of networks must not import torch.
+    # Listing the names of networks must not import torch.
     if name in {"PretrainedError", "load_pretrained"}:
         from emphasis.models import pretrained
 

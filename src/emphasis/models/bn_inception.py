@@ -1,7 +1,7 @@
 """BN-Inception (GoogLeNet V2) for 224 x 224 images: S. Ioffe and C. Szegedy, Batch Normalization, ICML 2015, Figure 5.
 
 The figure prints 576 channels for modules 4c and 4d, but the widths in its own columns add up to 608 (and those of 4e
-to 1,056, not 1,024). This network follows the columns, as the published trained parameters do.
+to 1,056, not 1,024). This network follows the columns, like the published pretrained parameters.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Inception(NamedTuple):
 
     @property
     def stride(self) -> int:
-        """2 where the module halves the resolution."""
+        """Stride of the module: 2 if it halves the resolution, otherwise 1."""
         return 1 if self.conv1 else 2
 
     def out_channels(self, channels: int) -> int:
@@ -96,13 +96,13 @@ def _halving_pool() -> nn.MaxPool2d:
 
 
 class BNInception(Classifier):
-    """BN-Inception; `features` returns (N, 1024). 11,295,240 parameters less the biases of its convolutions."""
+    """BN-Inception; `features` returns (N, 1024). It has 11,295,240 parameters, not counting biases of convolutions."""
 
     def from_standard(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the parameters of the published PyTorch file, converted from Caffe, to those of this network.
 
-        Names that are not of that file stay. Its convolutions have biases; a batch normalization follows each, so a
-        bias is the same as a running mean that is smaller by it.
+        Names that are not in that file are kept. The convolutions in the file have biases. Since a batch normalization
+        follows each convolution, its bias is subtracted from the running mean instead.
         """
         ours = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
         renamed = dict(state)
@@ -124,7 +124,7 @@ class BNInception(Classifier):
 
 
 def _standard_names() -> Iterator[str]:
-    """Yield the published file's names of the convolutions, in the order in which this network holds them."""
+    """Yield the published file's names of the convolutions, in the order of this network's parameters."""
     yield from (name for name, convolution in _STEM.items() if convolution is not None)
     for module, row in _MODULES.items():
         branches = ["3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"]
@@ -134,15 +134,15 @@ def _standard_names() -> Iterator[str]:
 
 
 def bn_inception(input_shape: Sequence[int], num_classes: int, *, dropout: float = 0.0) -> BNInception:
-    """Return BN-Inception; `emphasis.models.load_pretrained` fills it from a file.
+    """Return BN-Inception; `emphasis.models.load_pretrained` loads pretrained parameters.
 
-    The published trained parameters expect channels in the order blue, green, red with values 0 to 255 less the
-    means 104, 117 and 128.
+    The published parameters expect channels in the order blue, green, red, with values from 0 to 255 from which the
+    means 104, 117 and 128 are subtracted.
 
     Args:
-        input_shape: (channels, height, width), as (3, 224, 224); sides must be multiples of 32.
-        num_classes: C.
-        dropout: Rate, in [0, 1), before the last linear layer.
+        input_shape: (channels, height, width), such as (3, 224, 224); height and width must be multiples of 32.
+        num_classes: Number of classes C.
+        dropout: Dropout rate before the last linear layer, in [0, 1).
 
     Raises:
         ValueError: An argument is not allowed.
@@ -153,7 +153,7 @@ def bn_inception(input_shape: Sequence[int], num_classes: int, *, dropout: float
     if height % _TOTAL_STRIDE or width % _TOTAL_STRIDE:
         raise EmphasisValueError(
             f"googlenet-v2 halves its images five times, so their sides must be multiples of {_TOTAL_STRIDE}, "
-            f"as 224 x 224; got {height} x {width}"
+            f"such as 224 x 224; got {height} x {width}"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, convolution in _STEM.items():

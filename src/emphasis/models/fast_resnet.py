@@ -1,4 +1,4 @@
-"""A wide and shallow residual network that learns 32 x 32 images in few epochs of one GPU."""
+"""A wide and shallow residual network that learns to classify 32 x 32 images in a few epochs on one GPU."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def fast_resnet(
     """Return a convolution and a `PooledResidualBlock` for each further width, with a global average pool at the end.
 
     Few wide layers keep a GPU busier than the many narrow ones of `resnet56`, so that a run of tens of epochs takes a
-    minute or two. The layout is our choice, in the manner of the networks that are tuned for short runs on CIFAR-10 (K.
-    Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024); of theirs, it has neither the fixed whitening layer
-    nor the scaled outputs. For 32 x 32 RGB images and 10 classes it has 7,753,802 parameters.
+    minute or two. The layout is our choice and resembles networks that are tuned for short runs on CIFAR-10 (K. Jordan,
+    94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024), without their fixed whitening layer and scaled outputs. For
+    32 x 32 RGB images and 10 classes it has 7,753,802 parameters.
 
     Args:
         input_shape: (channels, height, width), sides of at least 2 ** (len(widths) - 1) pixels.
-        num_classes: C.
+        num_classes: Number of classes C.
         widths: Channels of the first convolution and of each block; at least two.
-        dropout: Rate, in [0, 1), before the last linear layer.
+        dropout: Dropout rate before the last linear layer, in [0, 1).
 
     Raises:
         ValueError: An argument is not allowed.

@@ -75,16 +75,16 @@ def googlenet(
 ) -> Classifier:
     """Return GoogLeNet with a stem for small images and without auxiliary classifiers.
 
-    The paper's stem shrinks 224 x 224 images eightfold before module 3a. Here, as in the usual ports to CIFAR, one
-    3 x 3 convolution of stride 1 makes the 192 channels that 3a takes and nothing is pooled before it: 3a and 3b work
-    at 32 x 32, 4a to 4e at 16 x 16, 5a and 5b at 8 x 8; a global average pool and the linear layer follow.
+    The paper's stem shrinks 224 x 224 images eightfold before module 3a. Here, as in the usual ports to CIFAR, the stem
+    is one 3 x 3 convolution of stride 1 with 192 channels and no pooling. Modules 3a and 3b work at 32 x 32, 4a to 4e
+    at 16 x 16, and 5a and 5b at 8 x 8; a global average pool and the linear layer follow.
 
     Args:
         input_shape: (channels, height, width), sides of at least 4 pixels.
-        num_classes: C.
-        batch_norm: Normalise after each convolution. The paper of 2015 has none (and is hard to train without its
-            auxiliary classifiers).
-        dropout: Rate, in [0, 1), before the last linear layer (the paper's: 0.4).
+        num_classes: Number of classes C.
+        batch_norm: Whether batch normalization follows each convolution. The network of the paper has none, and is
+            hard to train without its auxiliary classifiers.
+        dropout: Dropout rate before the last linear layer, in [0, 1) (0.4 in the paper).
 
     Raises:
         ValueError: An argument is not allowed.

@@ -1,4 +1,4 @@
-"""What the networks share: checks of their options, convolutions, initialization and the classifier around a body."""
+"""Parts shared by the networks: the classifier around a body, convolutions, initialization and checks of options."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from emphasis.validation import check, is_number
 
 
 class Classifier(nn.Module):
-    """A body that turns examples into features, dropout, and a last linear layer `fc` that turns them into logits.
+    """A classifier: a body that maps examples to features, dropout, and a last linear layer `fc` that returns logits.
 
     Attributes:
-        body: (N, ...) examples to (N, num_features).
-        dropout: Applied to the features in training.
-        fc: The last linear layer, (N, num_features) to (N, num_classes).
+        body: Module that maps examples (N, ...) to features (N, num_features).
+        dropout: Dropout of the features in training.
+        fc: Last linear layer, which maps (N, num_features) to (N, num_classes).
     """
 
     def __init__(self, body: nn.Module, num_features: int, num_classes: int, dropout: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(num_features, num_classes)
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return what the last layer sees, (N, num_features), before dropout."""
+        """Return the features before dropout, (N, num_features)."""
         features: Tensor = self.body(inputs)
         return features
 
@@ -38,44 +38,46 @@ class Classifier(nn.Module):
 
 
 class GlobalAveragePool(nn.Module):
-    """Mean over height and width: (N, C, H, W) to (N, C)."""
+    """Mean over height and width, which maps (N, C, H, W) to (N, C)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, C)."""
+        """Return the means, (N, C)."""
         return images.mean((2, 3))
 
 
 class Branches(nn.ModuleDict):
-    """Modules that see the same input and whose outputs are concatenated along the channels."""
+    """Modules with the same input, whose outputs are concatenated along the channels."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, the branches' channels together, H', W')."""
+        """Return the outputs, (N, sum of the branches' channels, H', W')."""
         return torch.cat([branch(images) for branch in self.values()], 1)
 
 
 def conv_norm_relu(
     channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, batch_norm: bool = True
 ) -> nn.Sequential:
-    """Return convolution ("same" padding at stride 1), batch normalization and ReLU; a bias stands in for no norm."""
+    """Return convolution ("same" padding at stride 1), batch normalization (or else a bias) and ReLU."""
     convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
     norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
     return nn.Sequential(convolution, *norm, nn.ReLU(inplace=True))
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """Return the last linear layer, whose input is what is called a network's features.
+    """Return the last linear layer, whose input is called the features of the network.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The network has no linear layer.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise EmphasisValueError("the network has no last nn.Linear, whose input would be its features; add one")
+        raise EmphasisValueError(
+            "the network has no nn.Linear layer, whose input would be its features; add a last linear layer"
+        )
     return layers[-1]
 
 
 def detach_input(layer: nn.Module) -> None:
-    """Let a layer learn from what a network makes of inputs, and the network learn nothing from the layer."""
+    """Detach the input of a layer, so that the layer is trained on it and no gradient flows to what precedes it."""
     layer.register_forward_pre_hook(_detached)
 
 
@@ -84,21 +86,21 @@ def _detached(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 
 def last_pool(network: nn.Module) -> nn.Module:
-    """Return the last global average pool, whose input is what is called a network's maps.
+    """Return the last global average pool, whose input is called the feature maps of the network.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The network has no global average pool.
     """
     pools = [module for module in network.modules() if isinstance(module, GlobalAveragePool | nn.AdaptiveAvgPool2d)]
     if not pools:
         raise EmphasisValueError(
-            "the network has no global average pool, whose input would be its maps; use one of images"
+            "the network has no global average pool, whose input would be its feature maps; use a network for images"
         )
     return pools[-1]
 
 
 def init_he_(model: nn.Module) -> None:
-    """Draw every convolution from He et al.'s normal distribution of variance 2 / (k * k * out channels); biases 0.
+    """Draw the weights of convolutions from a normal distribution of variance 2 / (k * k * out channels); biases are 0.
 
     Source: K. He et al., Delving Deep into Rectifiers, ICCV 2015, Eq. 14.
     """
@@ -110,10 +112,10 @@ def init_he_(model: nn.Module) -> None:
 
 
 def image_channels(model: str, input_shape: Sequence[int], smallest: int) -> int:
-    """Return the channels of one example's shape (channels, height, width).
+    """Return the number of channels of images of shape (channels, height, width).
 
     Raises:
-        ValueError: The shape is not that of an image, or a side is under `smallest` pixels.
+        ValueError: The shape is not that of an image, or a side is shorter than `smallest` pixels.
     """
     if len(input_shape) != 3:
         raise EmphasisValueError(
@@ -129,22 +131,22 @@ def image_channels(model: str, input_shape: Sequence[int], smallest: int) -> int
 
 
 def check_dropout(dropout: float) -> None:
-    """Check the probability with which a feature is zeroed in training, in [0, 1).
+    """Check the dropout rate, which must be in [0, 1).
 
     Raises:
-        ValueError: It is out of range or NaN.
+        ValueError: The rate is out of range or NaN.
     """
     holds = is_number(dropout) and 0.0 <= dropout < 1.0
-    check(holds, "dropout", dropout, "it is the share of features zeroed, 0 <= dropout < 1")
+    check(holds, "dropout", dropout, "use the share of features set to zero, 0 <= dropout < 1")
 
 
 def check_widths(name: str, widths: Sequence[int], shortest: int) -> None:
-    """Check the widths of successive layers: at least `shortest` whole numbers >= 1.
+    """Check the widths of successive layers, which must be at least `shortest` whole numbers >= 1.
 
     Raises:
-        ValueError: They are not.
+        ValueError: There are too few widths, or a width is not allowed.
     """
     listed: object = widths
-    whole = isinstance(listed, list | tuple) and all(type(width) is int and width >= 1 for width in listed)
-    holds = whole and len(widths) >= shortest
-    check(holds, name, widths, f"give at least {shortest} whole numbers >= 1, as [64, 128]")
+    valid = isinstance(listed, list | tuple) and all(type(width) is int and width >= 1 for width in listed)
+    holds = valid and len(widths) >= shortest
+    check(holds, name, widths, f"give at least {shortest} whole numbers >= 1, such as [64, 128]")

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: linear layers with a nonlinearity between them, for vectors or flattened images."""
+"""The multilayer perceptron for vectors or flattened images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def mlp(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Return a perceptron with PyTorch's default initialization, uniform within +-1/sqrt(fan-in).
+    """Return a multilayer perceptron with PyTorch's default initialization, uniform in +-1/sqrt(fan-in).
 
     Args:
-        input_shape: (D,), or any shape, which is flattened.
-        num_classes: C.
-        hidden: Units of each hidden layer; none gives a linear classifier.
-        activation: "relu", "sigmoid" or "tanh", after each hidden layer.
-        dropout: Rate, in [0, 1), before the last linear layer.
+        input_shape: Shape of an example, (D,) or any shape, which is flattened.
+        num_classes: Number of classes C.
+        hidden: Number of units of each hidden layer; without any, the network is a linear classifier.
+        activation: Activation after each hidden layer: "relu", "sigmoid" or "tanh".
+        dropout: Dropout rate before the last linear layer, in [0, 1).
 
     Raises:
         ValueError: An argument is not allowed.

@@ -1,4 +1,4 @@
-"""Parameters from a file: a standard state dict of a network trained elsewhere."""
+"""Loading of pretrained parameters from the state dict in a local file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emphasis.files import refused
 _HEAD = ("fc.weight", "fc.bias")
 _NAMES_SHOWN = 3
 IMAGENET_STATISTICS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-"""Mean and standard deviation of red, green and blue, as pixels in [0, 1], that networks of torchvision expect."""
+"""Mean and standard deviation of red, green and blue, for pixels in [0, 1], that networks of torchvision expect."""
 
 
 class PretrainedError(EmphasisValueError):
@@ -26,52 +26,52 @@ class PretrainedError(EmphasisValueError):
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> bool:
-    """Fill a network from a local state dict; the network is changed only if the whole file fits.
+    """Load the parameters of a network from a local state dict; the network is changed only if the whole file fits.
 
-    The last linear layer `fc` keeps its initial parameters where the file's has another number of classes. Counters
-    of batches (`num_batches_tracked`), which files of old versions of PyTorch lack, stay as they are.
+    The last linear layer `fc` keeps its initial parameters if the file is for another number of classes. Counters of
+    batches (`num_batches_tracked`), which are missing in files of old versions of PyTorch, are kept.
 
     Args:
-        model: As `emphasis.models.build` makes it, for example "resnet50" or "googlenet-v2".
+        model: Network returned by `emphasis.models.build`, for example "resnet50" or "googlenet-v2".
         path: A file of `torch.save(model.state_dict(), path)`, read without running code in it, or `.safetensors`
-            (needs the package safetensors). Names as in torchvision for ResNet-50; for BN-Inception those of the file
-            converted from Caffe, or this package's own.
+            (requires the package safetensors). For ResNet-50, parameters have the names of torchvision; for
+            BN-Inception, those of the file converted from Caffe, or those of this package.
 
     Returns:
-        Whether the last layer was loaded too.
+        Whether the last layer was loaded as well.
 
     Raises:
-        PretrainedError: The file is not a state dict; names are missing, unexpected or wrongly shaped; a value is not
-            finite.
-        FileNotFoundError: There is no such file.
-        ModuleNotFoundError: A `.safetensors` file and no such package.
+        PretrainedError: The file is not a state dict, parameters are missing, unexpected or of another shape, or a
+            value is not finite.
+        FileNotFoundError: The file does not exist.
+        ModuleNotFoundError: The file is a `.safetensors` file, and the package safetensors is not installed.
     """
     path = Path(path)
     state = read_state(path)
     translate = getattr(model, "from_standard", None)
     if translate is not None:
         state = translate(state)
-    own = model.state_dict()
+    initial = model.state_dict()
 
     head_fits = True
-    if all(name in own and name in state for name in _HEAD):
-        head_fits = len(state[_HEAD[0]]) == len(own[_HEAD[0]]) if state[_HEAD[0]].ndim else True
-        if not head_fits and state[_HEAD[0]].shape[1:] == own[_HEAD[0]].shape[1:]:
-            state = state | {name: own[name] for name in _HEAD}
-    state = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | state
+    if all(name in initial and name in state for name in _HEAD):
+        head_fits = len(state[_HEAD[0]]) == len(initial[_HEAD[0]]) if state[_HEAD[0]].ndim else True
+        if not head_fits and state[_HEAD[0]].shape[1:] == initial[_HEAD[0]].shape[1:]:
+            state = state | {name: initial[name] for name in _HEAD}
+    state = {name: initial[name] for name in initial if name.endswith("num_batches_tracked")} | state
 
     faults = {
-        "misses": sorted(own.keys() - state.keys()),
-        "has the unexpected": sorted(state.keys() - own.keys()),
+        "misses": sorted(initial.keys() - state.keys()),
+        "has the unexpected": sorted(state.keys() - initial.keys()),
         "has wrong shapes for": [
-            f"{name} (file {tuple(state[name].shape)}, network {tuple(own[name].shape)})"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
+            f"{name} (file {tuple(state[name].shape)}, network {tuple(initial[name].shape)})"
+            for name in initial
+            if name in state and state[name].shape != initial[name].shape
         ],
     }
-    found = [f"{what} {_shortened(names)}" for what, names in faults.items() if names]
-    if found:
-        raise PretrainedError(f"{path} does not fit this network: it {'; it '.join(found)}")
+    differences = [f"{fault} {_shortened(names)}" for fault, names in faults.items() if names]
+    if differences:
+        raise PretrainedError(f"{path} does not fit this network: it {'; it '.join(differences)}")
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise PretrainedError(f"{path} holds a value of {name} that is not finite; get the file again")
@@ -80,12 +80,12 @@ def load_pretrained(model: nn.Module, path: str | Path) -> bool:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict in a file, without running code in it.
+    """Return the tensors of a state dict in a file, without running code in the file.
 
     Raises:
-        PretrainedError: If it is no such file.
-        FileNotFoundError: If there is no file.
-        ModuleNotFoundError: If it is a `.safetensors` file, and the package safetensors is not installed.
+        PretrainedError: The file is not a state dict.
+        FileNotFoundError: The file does not exist.
+        ModuleNotFoundError: The file is a `.safetensors` file, and the package safetensors is not installed.
     """
     if not path.is_file():
         raise EmphasisFileNotFoundError(f"there is no file of parameters {path}")
@@ -98,13 +98,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise PretrainedError(f"{path} is not a whole safetensors file: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what fails, fails by itself
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol", UserWarning
+            )  # a failure raises an error anyway
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise refused("read", path, error) from error
     except MemoryError:
         raise
-    except Exception as error:  # bytes that are no such file end the reader in any way: IndexError, struct.error, ...
+    except Exception as error:  # a damaged file can raise any error: IndexError, struct.error, ...
         raise PretrainedError(
             f"{path} is not a file of tensors alone, or is cut off; save the network's state_dict() again"
         ) from error

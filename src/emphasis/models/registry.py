@@ -1,4 +1,4 @@
-"""Networks by name: `build` makes one for the shape of an example, the number of classes and a seed."""
+"""Networks by name; `build` makes a network for the shape of an example, the number of classes and a seed."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet50": "emphasis.models.resnet50:resnet50",
     },
 )
-"""Constructors (input_shape, num_classes, *, options) -> network, by name."""
+"""Constructors (input_shape, num_classes, *, options) -> network by name."""
 
 NAMES = MODELS.names
 """The names that `build` knows."""
 
 TIMM = "timm:"
-"""What precedes the name of a network of the package timm, such as "timm:resnet18"."""
+"""Prefix of the names of networks of the package timm, such as "timm:resnet18"."""
 
 _LARGEST_SEED = 2**63 - 1
 
 
 def build(name: str, input_shape: Sequence[int], num_classes: int, *, seed: int, **options: Any) -> nn.Module:
-    """Return a network on the CPU, in training mode, that turns examples (N, *input_shape) into logits (N, C).
+    """Return a network on the CPU, in training mode, that maps examples (N, *input_shape) to logits (N, C).
 
-    The same arguments give the same parameters, whatever was drawn before; global random states do not change.
+    The same arguments give the same parameters, independent of global random states, which are not changed.
 
     Args:
         name: One of `NAMES`, or "timm:NAME" for a network of the package timm (extra `timm`).
         input_shape: Shape of one example: (D,) or (channels, height, width).
-        num_classes: C, at least 2.
+        num_classes: Number of classes C, at least 2.
         seed: Seed of the initial parameters, 0 to 2**63 - 1.
         **options: Options of the network; `options_of(name)` lists them.
 

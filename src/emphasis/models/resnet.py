@@ -60,9 +60,9 @@ def cifar_resnet(depth: int, input_shape: Sequence[int], num_classes: int, *, dr
     Args:
         depth: 6n + 2 for n >= 1.
         input_shape: (channels, height, width), sides of at least 4 pixels.
-        num_classes: C.
-        dropout: Rate, in [0, 1), before the last linear layer. He et al. use none; the papers that compare with
-            dropout do not say where in a residual network it goes, and here no normalized layer follows it.
+        num_classes: Number of classes C.
+        dropout: Dropout rate before the last linear layer, in [0, 1). He et al. use none; the papers that compare with
+            dropout do not state its position in a residual network. Here no normalized layer follows it.
 
     Raises:
         ValueError: An argument is not allowed.

@@ -1,7 +1,7 @@
-"""ResNet-50 for ImageNet, with the layout and parameter names of torchvision, whose trained parameters it takes.
+"""ResNet-50 for ImageNet, with the layout and parameter names of torchvision, for its pretrained parameters.
 
 Source: K. He et al., Deep Residual Learning for Image Recognition, CVPR 2016, Table 1. As in torchvision (and NVIDIA's
-"v1.5") a block that halves the resolution does so in its 3 x 3 convolution, not in the 1 x 1 one before it.
+"v1.5") a block that halves the resolution does so in its 3 x 3 convolution, not in the first 1 x 1 convolution.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from emphasis.models.layers import GlobalAveragePool, check_dropout, image_chann
 from emphasis.models.pretrained import load_pretrained
 
 _STAGES = {"layer1": (3, 64, 1), "layer2": (4, 128, 2), "layer3": (6, 256, 2), "layer4": (3, 512, 2)}
-"""Name: blocks, width of the 3 x 3 convolutions, stride of the first block."""
+"""Number of blocks, width of the 3 x 3 convolutions, stride of the first block, by name of the stage."""
 _EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1 x 1, 3 x 3 and 1 x 1, added to the input or, where shapes change, to a 1 x 1 convolution of it."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions, added to the input or, where shapes change, to its 1 x 1 convolution."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Sequential):
-    """A sequence whose modules bear torchvision's names; 25,557,032 parameters for RGB images and 1,000 classes."""
+    """ResNet-50 with torchvision's module names; 25,557,032 parameters for RGB images and 1,000 classes."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -65,7 +65,7 @@ class ResNet50(nn.Sequential):
         super().__init__(layers)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last layer sees, (N, 2048), before dropout."""
+        """Return the features before dropout, (N, 2048)."""
         for name, module in self.named_children():
             if name == "dropout":
                 break
@@ -77,15 +77,16 @@ def resnet50(input_shape: Sequence[int], num_classes: int, *, dropout: float = 0
     """Return ResNet-50.
 
     Args:
-        input_shape: (channels, height, width), as (3, 224, 224); sides of at least 32 pixels.
-        num_classes: C.
-        dropout: Rate, in [0, 1), before the last linear layer.
-        pretrained: A file of parameters to start from, as `emphasis.models.load_pretrained` takes it, such as
-            torchvision's for ImageNet; "": none. Of another number of classes, the last layer starts anew.
+        input_shape: (channels, height, width), such as (3, 224, 224), with sides of at least 32 pixels.
+        num_classes: Number of classes C.
+        dropout: Dropout rate before the last linear layer, in [0, 1).
+        pretrained: File of parameters to start from, as accepted by `emphasis.models.load_pretrained`, such as
+            torchvision's for ImageNet. If it is for another number of classes, the last layer keeps its initial
+            parameters. "" trains from scratch.
 
     Raises:
-        ValueError: An argument is not allowed, or the file does not fit.
-        FileNotFoundError: There is no such file.
+        ValueError: An argument is not allowed, or the file does not fit the network.
+        FileNotFoundError: The file does not exist.
     """
     check_dropout(dropout)
     model = ResNet50(image_channels("resnet50", input_shape, 32), num_classes, dropout)

@@ -20,17 +20,17 @@ from emphasis.models.layers import (
 def small_cnn(
     input_shape: Sequence[int], num_classes: int, *, widths: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.0
 ) -> Classifier:
-    """Return a stack of 3 x 3 convolutions, each batch-normalised and rectified, with pooling between them.
+    """Return a stack of 3 x 3 convolutions with batch normalization, ReLU and pooling.
 
-    All but the last convolution are followed by a 2 x 2 max pool, the last by a global average pool. The pool comes
-    right after the convolution, before normalization and ReLU, which then cost a quarter and lose no accuracy.
+    All but the last convolution are followed by a 2 x 2 max pool, the last by a global average pool. Pooling
+    directly follows the convolution, so that normalization and ReLU cost a quarter, without loss of accuracy.
     For 32 x 32 RGB images and 10 classes it has 98,970 parameters.
 
     Args:
         input_shape: (channels, height, width), sides of at least 2 ** (len(widths) - 1) pixels.
-        num_classes: C.
+        num_classes: Number of classes C.
         widths: Channels after each convolution.
-        dropout: Rate, in [0, 1), before the last linear layer.
+        dropout: Dropout rate before the last linear layer, in [0, 1).
 
     Raises:
         ValueError: An argument is not allowed.

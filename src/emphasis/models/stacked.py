@@ -1,10 +1,10 @@
-"""Many networks of one shape as one module: their parameters are stacked, their layers one batched product.
+"""Many networks of one shape as one module: their parameters are stacked, and each layer is one batched product.
 
-Networks never mix: network s of the stack computes, and is trained to, what it would be alone. On a CPU this is
+The networks are independent: network s of the stack computes and learns the same as it would alone. On a CPU this is
 many times faster than one network after another, whose matrices are too small to keep the cores busy.
 
 A stack of S networks takes inputs (K, N, ...) with K a divisor of S, and network m * K + k sees inputs[k]: so S / K
-methods share K seeds' batches, and K = 1 shows the same examples to all.
+methods share the batches of K seeds. With K = 1, all networks see the same examples.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
 class StackedMLP(nn.Module):
-    """copies * len(seeds) multilayer perceptrons, uniform within +-1/sqrt(fan-in) at first like nn.Linear.
+    """A stack of copies * len(seeds) multilayer perceptrons, initialized like nn.Linear, uniform in +-1/sqrt(fan-in).
 
-    Network `copy * len(seeds) + k` starts from `seeds[k]` alone, so all copies start alike.
+    The initial parameters of network `copy * len(seeds) + k` depend on `seeds[k]` only, so all copies are equal at
+    first.
 
     Args:
-        layer_sizes: [inputs, hidden, ..., classes], at least two.
+        layer_sizes: Sizes [inputs, hidden, ..., classes], at least two.
         seeds: One integer per network of a copy.
         copies: Number of copies.
-        activation: Of the hidden layers: "relu", "sigmoid" or "tanh".
-        dtype: Of the parameters; drawn in float64, so that dtypes start alike too.
+        activation: Activation of the hidden layers: "relu", "sigmoid" or "tanh".
+        dtype: Type of the parameters, which are drawn in float64, so that all types start from the same values.
 
     Raises:
-        ValueError: An unknown activation.
+        ValueError: The activation is unknown.
     """
 
     def __init__(
@@ -55,15 +56,15 @@ class StackedMLP(nn.Module):
         for fan_in, fan_out in itertools.pairwise(layer_sizes):
             for parameters, shape in ((self.weights, (fan_in, fan_out)), (self.biases, (1, fan_out))):
                 drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
-                one = (2.0 * torch.stack(drawn) - 1.0) / fan_in**0.5
-                parameters.append(nn.Parameter(one.to(dtype).repeat(copies, 1, 1)))
+                initial = (2.0 * torch.stack(drawn) - 1.0) / fan_in**0.5
+                parameters.append(nn.Parameter(initial.to(dtype).repeat(copies, 1, 1)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (S, N, C) for inputs (K, N, ...), each example flattened."""
         inputs = inputs.flatten(2)
         seeds, examples, width = inputs.shape
         first = self.weights[0]
-        # The networks that share inputs share one product: one large matrix instead of many small ones.
+        # Networks with the same inputs are computed by one product of large matrices instead of many small ones.
         joined = first.view(-1, seeds, width, first.shape[2]).permute(1, 2, 0, 3).flatten(2)
         hidden = torch.bmm(inputs, joined).view(seeds, examples, -1, first.shape[2])
         hidden = hidden.permute(2, 0, 1, 3).reshape(self.num_networks, examples, -1)
@@ -73,7 +74,7 @@ class StackedMLP(nn.Module):
         return activations
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return what the last layer sees, (S, N, width), for inputs (K, N, ...)."""
+        """Return the inputs of the last layer, (S, N, width), for inputs (K, N, ...)."""
         hidden = inputs.flatten(2).repeat(self.num_networks // len(inputs), 1, 1)
         for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
             hidden = ACTIVATIONS[self.activation](torch.baddbmm(bias, hidden, weight))
@@ -85,36 +86,36 @@ def at_own_rates(
     rates: Sequence[float],
     held: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda parameter, of_networks: (parameter, of_networks),
 ) -> None:
-    """Let each network of a stack be trained at a learning rate of its own.
+    """Train each network of a stack at its own learning rate.
 
-    Each step is taken at the optimizer's rate, and network s then goes `rates[s]` of the way. That is the step at so
-    much of the rate wherever steps are proportional to it, as those of SGD, Adam and AdamW are.
+    After each step of the optimizer, the change of network s is scaled by `rates[s]`. This is equivalent to a scaled
+    learning rate for optimizers whose steps are proportional to it, such as SGD, Adam and AdamW.
 
     Args:
-        optimizer: Over the parameters of a stack.
-        rates: One per network, shares of the optimizer's rate.
-        held: Returns what of a parameter, and of values of all networks, is on this rank.
+        optimizer: Optimizer of the parameters of a stack.
+        rates: Learning rate of each network, as a share of the optimizer's.
+        held: Returns the parts of a parameter and of per-network values that are on this rank.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shares = torch.tensor(rates, dtype=parameters[0].dtype, device=parameters[0].device)
     before: list[Tensor] = []
 
-    def keep(*_: object) -> None:
+    def save_before(*_: object) -> None:
         before[:] = [held(parameter, shares)[0].detach().clone() for parameter in parameters]
 
     @torch.no_grad()
-    def shorten(*_: object) -> None:
+    def scale_change(*_: object) -> None:
         for parameter, old in zip(parameters, before, strict=True):
-            own, share = held(parameter, shares)
-            own.copy_(old.lerp(own, share.to(own).view(-1, *[1] * (own.ndim - 1))))
+            local, share = held(parameter, shares)
+            local.copy_(old.lerp(local, share.to(local).view(-1, *[1] * (local.ndim - 1))))
 
-    optimizer.register_step_pre_hook(keep)
-    optimizer.register_step_post_hook(shorten)
+    optimizer.register_step_pre_hook(save_before)
+    optimizer.register_step_post_hook(scale_change)
 
 
 @torch.no_grad()
 def init_like_stack(network: nn.Module, seed: int) -> None:
-    """Give a multilayer perceptron of linear layers the parameters that one in a stack starts from, by its seed."""
+    """Initialize a multilayer perceptron with the parameters of a network of that seed in a `StackedMLP`."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stack = StackedMLP([layers[0].in_features, *(layer.out_features for layer in layers)], [seed])
     for layer, weight, bias in zip(layers, stack.weights, stack.biases, strict=True):
@@ -123,7 +124,7 @@ def init_like_stack(network: nn.Module, seed: int) -> None:
 
 
 class SingleNetwork(nn.Module):
-    """Any network (N, ...) -> (N, C) as a stack of one: (1, N, ...) -> (1, N, C)."""
+    """A stack that contains a single network (N, ...) -> (N, C), and maps (1, N, ...) to (1, N, C)."""
 
     num_networks = 1
 

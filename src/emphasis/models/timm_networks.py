@@ -1,4 +1,4 @@
-"""Networks of the package timm, with random parameters or those of a local file. Nothing is downloaded."""
+"""Networks of the package timm, with random parameters or parameters of a local file. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def timm_network(name: str, input_shape: Sequence[int], num_classes: int, *, pre
     """Return a network of timm.
 
     Args:
-        name: Its name in timm, such as "resnet18".
+        name: Name in timm, such as "resnet18".
         input_shape: (channels, height, width).
-        num_classes: C.
-        pretrained: A local state dict; the last layer stays as it is where the file's has another shape.
+        num_classes: Number of classes C.
+        pretrained: Local state dict; the last layer keeps its initial parameters if its shape is another.
 
     Raises:
-        ValueError: If timm has no such network, it does not take such images, or the file does not fit.
-        FileNotFoundError: If there is no such file.
-        MissingExtraError: If timm is not installed.
+        ValueError: timm has no such network, the network does not accept such images, or the file does not fit.
+        FileNotFoundError: The file does not exist.
+        MissingExtraError: timm is not installed.
     """
     try:
         timm: Any = importlib.import_module("timm")
@@ -43,7 +43,7 @@ def timm_network(name: str, input_shape: Sequence[int], num_classes: int, *, pre
     settings: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
     try:
         network: nn.Module = timm.create_model(name, **settings, img_size=tuple(input_shape[1:]))
-    except TypeError:  # convolutional networks take images of any size
+    except TypeError:  # convolutional networks accept images of any size
         network = timm.create_model(name, **settings)
     if pretrained:
         _load(network, Path(pretrained))
@@ -51,20 +51,22 @@ def timm_network(name: str, input_shape: Sequence[int], num_classes: int, *, pre
 
 
 def _load(network: Any, path: Path) -> None:
-    """Fill the network from a file; it is changed only if the whole file fits, apart from the last layer."""
+    """Load parameters from a file; the network is changed only if the whole file fits, apart from the last layer."""
     heads = network.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    own, state = network.state_dict(), read_state(path)
-    kept = {
-        name: own[name]
-        for name in own
-        if prefixes and name.startswith(prefixes) and (name not in state or state[name].shape != own[name].shape)
+    initial, state = network.state_dict(), read_state(path)
+    initial_heads = {
+        name: initial[name]
+        for name in initial
+        if prefixes and name.startswith(prefixes) and (name not in state or state[name].shape != initial[name].shape)
     }
-    state = {name: value for name, value in state.items() if name not in kept} | kept
+    state = {name: value for name, value in state.items() if name not in initial_heads} | initial_heads
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise PretrainedError(f"{path} holds a value of {name} that is not finite; get the file again")
-    wrong = sorted(own.keys() ^ state.keys()) + [n for n in own if n in state and own[n].shape != state[n].shape]
+    wrong = sorted(initial.keys() ^ state.keys()) + [
+        n for n in initial if n in state and initial[n].shape != state[n].shape
+    ]
     if wrong:
         raise PretrainedError(f"{path} does not fit this network: it differs in {shortened(wrong, _LISTED)}")
     try:

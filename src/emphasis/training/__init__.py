@@ -1,1 +1,1 @@
-"""Training: the loop that trains many networks at once, its evaluation and its checkpoints."""
+"""Training of one or many networks at once: the loop, evaluation and checkpoints."""

@@ -1,6 +1,6 @@
-"""The arithmetic by which a weighting becomes a derivative: exact, or as the paper's authors released it.
+"""Arithmetic that computes the derivative of a weighting: exact, or as in the code released by the paper's authors.
 
-Only training by a recipe has the other kinds, to show what they do; `emphasis_loss` is always exact.
+The inexact kinds are available in recipes only, to show their effect; `emphasis_loss` is always exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ARITHMETIC: tuple[Arithmetic, ...] = get_args(Arithmetic)
 
 #: Added to 2 (1 - p), and to the sum of the weights, in GR_caffe_layer/unified_weight_loss_layer.cpp of the release.
 QUOTIENT_EPSILON, SUM_EPSILON = 1e-6, 1e-8
-_BASE = 2.718281828  # the release's e
+_BASE = 2.718281828  # the value of e in the release
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,21 @@ def with_arithmetic(options: Options, arithmetic: Arithmetic) -> Options:
     """Return options that `derivative` computes by the given arithmetic."""
     if arithmetic == "exact":
         return options
-    return OtherArithmetic(**{one.name: getattr(options, one.name) for one in fields(Options)}, arithmetic=arithmetic)
+    return OtherArithmetic(
+        **{option.name: getattr(options, option.name) for option in fields(Options)}, arithmetic=arithmetic
+    )
 
 
 def derivative(logits: Tensor, labels: Tensor, options: Sequence[Options]) -> Tensor:
-    """Return `stacked_derivative`, and by another arithmetic for the methods whose options ask for it."""
+    """Return `stacked_derivative`, computed with another arithmetic for methods with `OtherArithmetic`."""
     result = stacked_derivative(logits, labels, options)
-    for number, one in enumerate(options):
-        if isinstance(one, OtherArithmetic):
+    for number, method_options in enumerate(options):
+        if isinstance(method_options, OtherArithmetic):
             rows = slice(number * len(labels), (number + 1) * len(labels))
-            compute = published_derivative if one.arithmetic == "float32-published" else keep_learned_derivative
-            result[rows] = compute(logits[rows], labels, one).to(result.dtype)
+            compute = (
+                published_derivative if method_options.arithmetic == "float32-published" else keep_learned_derivative
+            )
+            result[rows] = compute(logits[rows], labels, method_options).to(result.dtype)
     return result
 
 
@@ -54,14 +58,14 @@ def published_derivative(logits: Tensor, labels: Tensor, options: Options, epsil
     """Return the derivative as the paper's released layer computes it in float32, (K, N, C).
 
     w (softmax - onehot) / (2 (1 - p) + epsilon) / sum of w, with p rounded to float32 and the weights of learned
-    examples in the sum. Where 1 - p is no larger than epsilon the push dies away, and beyond margin 16.6 p is 1 and
-    it is 0: but such an example still takes its share of the sum.
+    examples in the sum. Where 1 - p is not larger than epsilon, the derivative fades, and beyond margin 16.6, where p
+    rounds to 1, it is 0. The weight of such an example is nevertheless part of the sum.
 
     Args:
-        logits: (K, N, C), of K networks.
+        logits: (K, N, C) logits of K networks.
         labels: (K, N) int64.
-        options: With a `DM` that does not vanish, and "batch".
-        epsilon: What keeps the quotient finite; the release has 1e-6.
+        options: Options with a `DM` that does not vanish, and "batch" normalization.
+        epsilon: Constant that keeps the quotient finite; 1e-6 in the release.
     """
     weighting = options.weighting
     assert isinstance(weighting, DM)
@@ -72,7 +76,7 @@ def published_derivative(logits: Tensor, labels: Tensor, options: Options, epsil
     weight = torch.pow(_BASE, (1.0 - p) * (weighting.beta * p.pow(weighting.lam)))
     quotient = probabilities.scatter_add(2, index, -torch.ones_like(p)) / (2.0 - 2.0 * p + epsilon)
     total = weight.sum(1, keepdim=True)
-    if options.process_group is not None:  # whose ranks average their gradients
+    if options.process_group is not None:  # the ranks average their gradients
         torch.distributed.all_reduce(total, group=options.process_group)
         total /= torch.distributed.get_world_size(options.process_group)
     return quotient * weight / (total + SUM_EPSILON)

@@ -19,27 +19,27 @@ def random_crop_flip(
     size: int | None = None,
     part: tuple[int, Tensor] | None = None,
 ) -> Tensor:
-    """Pad each image with zeros, cut a window at random, and mirror every other one.
+    """Pad each image with zeros, crop a random window, and flip half of the images at random.
 
     Args:
         images: (N, channels, H, W) of any dtype.
-        generator: On the images' device; what is drawn depends on it alone.
+        generator: Random generator on the images' device.
         padding: Pixels on every side, >= 0.
-        flip: Whether half of the images, at random, are mirrored left to right.
-        size: Pixels per side of the window, out of square images; None: as large as an image.
-        part: If the images are a part of a batch: how many the batch has, and which of them (N,) these are. They are
-            cut and mirrored as in the whole.
+        flip: Whether each image is flipped left to right with probability 1/2.
+        size: Pixels per side of the window, for square images; None keeps the size of the images.
+        part: If the images are a part of a batch, the batch size and the indices (N,) of the images in the batch.
+            The crops and flips are then the same as for the whole batch.
 
     Returns:
         (N, channels, H, W) or (N, channels, size, size), of the images' dtype.
 
     Raises:
-        ValueError: `images` are not a batch of images, `padding` is negative, or there is no such window.
+        ValueError: `images` are not a batch of images, `padding` is negative, or the window does not fit.
     """
     if images.ndim != 4:
         raise EmphasisValueError(f"images must have the shape (N, channels, H, W), got {tuple(images.shape)}")
     if padding < 0:
-        raise EmphasisValueError(f"padding={padding!r} is not allowed; it is a number of pixels >= 0")
+        raise EmphasisValueError(f"padding={padding!r} is not allowed; use a number of pixels >= 0")
     height, width = images.shape[2:]
     if size is not None and not (height == width and 1 <= size <= height + 2 * padding):
         raise EmphasisValueError(f"size={size} is not allowed for images of {height} x {width}, padded by {padding}")
@@ -52,7 +52,7 @@ def random_crop_flip(
 def draw_offsets(
     number: int, generator: torch.Generator, *, room: int = 8, flip: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `number` tops and lefts, uniform over 0 to `room`, and whether to flip, each with chance 1/2."""
+    """Return `number` tops and lefts, uniform over 0 to `room`, and flips with probability 1/2 each."""
     device = generator.device
     tops, lefts = torch.randint(room + 1, (2, number), generator=generator, device=device)
     flipped = torch.randint(2 if flip else 1, (number,), generator=generator, device=device) == 1
@@ -64,21 +64,21 @@ def crop_flip(
 ) -> Tensor:
     """Return the windows at `tops`, `lefts` of the zero-padded images, mirrored where `flipped`; (N,) each.
 
-    They are `size` pixels wide and high; None: as an image is.
+    The windows are `size` pixels wide and high; None keeps the size of the images.
     """
     height, width = images.shape[2:] if size is None else (size, size)
     padded = F.pad(images, (padding,) * 4)
     rows = tops[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
     columns = lefts[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)
-    # Pixels by their place in a flattened image: on a CPU four times as fast as an index per axis.
-    places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
-    windows = padded.flatten(2).gather(2, places[:, None].expand(-1, images.shape[1], -1))
+    # Indexing the pixels of flattened images is four times as fast on a CPU as an index per axis.
+    pixels = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
+    windows = padded.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1))
     return windows.view(*images.shape[:2], height, width)
 
 
 def center_crop(images: Tensor, size: int) -> Tensor:
-    """Return the middle of images (..., H, W), `size` pixels wide and high, rounded up and left."""
+    """Return the center of images (..., H, W), `size` pixels wide and high, rounded toward the top left."""
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
 
@@ -87,10 +87,10 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool 
     """Return uint8 images (N, channels, H, W) as (x / 255 - mean) / std, float32.
 
     Args:
-        images: uint8.
-        mean: (channels,), of pixels in [0, 1].
-        std: (channels,), > 0, likewise.
-        channels_last: Whether channels come last in memory.
+        images: uint8 images.
+        mean: (channels,) mean of pixels in [0, 1].
+        std: (channels,) standard deviation of pixels in [0, 1], > 0.
+        channels_last: Whether to use the channels-last memory format.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     scale = (1.0 / (255.0 * std)).view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""Which examples each step sees: a pure function of seed and iteration, so that a resumed run goes on alike."""
+"""Selection of the examples of each step, as a pure function of seed and iteration, so that runs can be resumed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from emphasis.errors import EmphasisValueError
 
 Rows = NDArray[np.int64]
 Draw = Callable[[np.random.Generator], Rows]
-"""Returns the examples of an epoch in the order in which they are seen, always as many."""
+"""Returns the examples of an epoch in their order; their number is the same for all epochs."""
 
 
 class Batches:
-    """Which examples each step takes, on a device: an epoch's order is copied there once, and each step is a slice.
+    """The examples of each step. The order of an epoch is copied to the device once, and each step takes a slice of it.
 
-    An epoch leaves out its incomplete last batch. The orders of two epochs are kept: who decodes ahead asks for the
-    next one's while the last one's is in use.
+    The incomplete last batch of an epoch is dropped. The orders of two epochs are kept, because images of the next
+    epoch are decoded while the current epoch is in use.
 
     Args:
-        seeds: One per row of the indices.
-        num_examples: N.
+        seeds: Seed of each row of the indices.
+        num_examples: Number of examples N.
         batch_size: Examples per step, at most N.
-        device: Where the indices are wanted.
-        draw: Of N places for each epoch; None: of 0 to N - 1 in any order.
+        device: Device of the indices.
+        draw: Draws the N examples of an epoch; None draws a permutation of 0 to N - 1.
 
     Attributes:
-        per_epoch: Steps of an epoch.
+        per_epoch: Steps per epoch.
 
     Raises:
         ValueError: `batch_size` exceeds `num_examples`.
@@ -39,59 +39,59 @@ class Batches:
     def __init__(
         self, seeds: Sequence[int], num_examples: int, batch_size: int, device: torch.device, draw: Draw | None = None
     ) -> None:
-        _place(0, num_examples, batch_size)
+        _epoch_and_slice(0, num_examples, batch_size)
         self._seeds, self._num_examples, self._batch_size, self._device = seeds, num_examples, batch_size, device
         self._draw = draw or (lambda generator: generator.permutation(num_examples))
         self.per_epoch = num_examples // batch_size
         self._orders: dict[int, Tensor] = {}
 
     def indices(self, iteration: int) -> Tensor:
-        """Return the examples of the step after `iteration` steps, (len(seeds), batch_size) int64."""
-        epoch, window = _place(iteration, self._num_examples, self._batch_size)
+        """Return the examples of the step that follows `iteration` steps, (len(seeds), batch_size) int64."""
+        epoch, window = _epoch_and_slice(iteration, self._num_examples, self._batch_size)
         if epoch not in self._orders:
             order = np.stack([self._draw(np.random.default_rng([seed, epoch])) for seed in self._seeds])
-            kept = dict(list(self._orders.items())[-1:])
-            self._orders = kept | {epoch: torch.from_numpy(order).to(self._device, non_blocking=True)}
+            latest = dict(list(self._orders.items())[-1:])
+            self._orders = latest | {epoch: torch.from_numpy(order).to(self._device, non_blocking=True)}
         return self._orders[epoch][:, window]
 
 
 def clips(video: Rows, labels: Rows, clip: int, together: int = 1) -> tuple[int, Draw]:
-    """Return how many frames an epoch of clips has, and what draws them.
+    """Return the number of frames in an epoch of clips, and the function that draws them.
 
-    An epoch shows each video once: `clip` of its frames in their order, one drawn at random from each of `clip` parts
-    of equal length (restricted random sampling: S. Li et al., CVPR 2018, Section 3.1). `together` videos of one person
-    follow each other; where a person's number of videos is no multiple of it, some of them are shown once more.
+    An epoch contains each video once, as `clip` of its frames in order, drawn at random from `clip` parts of equal
+    length (restricted random sampling: S. Li et al., CVPR 2018, Section 3.1). `together` videos of the same person are
+    consecutive; if the number of a person's videos is not a multiple of `together`, some of them are repeated.
 
     Args:
-        video: (N,) that each example is a frame of, rising; its frames follow each other.
-        labels: (N,) the label of each; a video's is that of its first frame.
-        clip: Frames of a video, >= 1.
-        together: Videos of a person, >= 1.
+        video: (N,) video of each example, in ascending order.
+        labels: (N,) label of each example; the label of a video is that of its first frame.
+        clip: Frames per video, >= 1.
+        together: Consecutive videos per person, >= 1.
     """
     first = np.flatnonzero(np.diff(video, prepend=video[0] - 1))
     length = np.diff(first, append=len(video))
     by_label = [np.flatnonzero(labels[first] == label) for label in np.unique(labels)]
-    groups = sum(-(-len(own) // together) for own in by_label)
+    groups = sum(-(-len(videos) // together) for videos in by_label)
 
     def draw(generator: np.random.Generator) -> Rows:
-        shuffled = (generator.permutation(own) for own in by_label)
-        # `resize` begins again at the first where there are too few.
-        grouped = np.concatenate([np.resize(own, (-(-len(own) // together), together)) for own in shuffled])
+        shuffled = (generator.permutation(videos) for videos in by_label)
+        # `resize` repeats the videos from the first where there are too few.
+        grouped = np.concatenate([np.resize(videos, (-(-len(videos) // together), together)) for videos in shuffled])
         chosen = grouped[generator.permutation(groups)].ravel()
         within = (np.arange(clip) + generator.random((len(chosen), clip))) / clip
-        places: Rows = first[chosen, None] + np.floor(within * length[chosen, None]).astype(np.int64)
-        return places.ravel()
+        frames: Rows = first[chosen, None] + np.floor(within * length[chosen, None]).astype(np.int64)
+        return frames.ravel()
 
     return groups * together * clip, draw
 
 
 def step_seed(seed: int, iteration: int, purpose: int) -> int:
-    """Return a seed for what one step draws, such as crops; `purpose` keeps several draws of a step apart."""
+    """Return a seed for random numbers of one step, such as crops; `purpose` separates several uses in a step."""
     return int(np.random.SeedSequence([seed, iteration, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _place(iteration: int, num_examples: int, batch_size: int) -> tuple[int, slice]:
-    """Return the epoch of a step, and where in it the step's examples stand."""
+def _epoch_and_slice(iteration: int, num_examples: int, batch_size: int) -> tuple[int, slice]:
+    """Return the epoch of a step, and the slice of the epoch's examples that the step takes."""
     if batch_size > num_examples:
         raise EmphasisValueError(
             f"batch_size={batch_size} exceeds the {num_examples} training examples; use a smaller one"

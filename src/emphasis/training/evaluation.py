@@ -1,4 +1,4 @@
-"""Evaluation of networks on the test part and on their own training examples."""
+"""Evaluation of networks on the test part and on their training examples."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from emphasis.training.ranks import deal_round_robin, gather_in_order
 from emphasis.training.task import Task
 
 CURVES = ("test_accuracy", "fit_noisy", "fit_true", "p_clean", "p_noisy", "largest_share")
-_LOGITS_AT_ONCE = 2**18  # 1 MiB of float32: larger ones and their activations leave the cache
-_IMAGES_AT_ONCE = {"cpu": 250}  # twice as fast as 1,000, whose activations leave the cache
+_LOGITS_AT_ONCE = 2**18  # 1 MiB of float32; more logits and their activations exceed the cache
+_IMAGES_AT_ONCE = {"cpu": 250}  # twice as fast as 1,000, whose activations exceed the cache
 _IMAGES_AT_ONCE_ON_ACCELERATORS = 4000
-_PIXELS = 32 * 32  # of an image, that these numbers are for; fewer of larger ones
+_PIXELS = 32 * 32  # size of the images for which these numbers hold; larger images use smaller batches
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """S networks, n training examples that were looked at.
+    """Evaluation of S networks and n training examples.
 
     Attributes:
-        curves: For each of `CURVES`, and of the task's evaluator, (S,) numbers; NaN for networks without finite logits.
-            The largest share is of the test part, or of the training part if the task has an evaluator of its own.
-        p: (S, n) float32, the probability of the label trained on; NaN likewise, and where an image is broken.
-        predicted: (S, n) int64, the class of the largest logit on the training examples; -1 where an image is broken.
-        finite: (S,) bool, networks that have not diverged, all of whose logits here were finite.
-        broken: Files of images that could not be decoded, of those that this rank looked at; they count nowhere.
+        curves: Values (S,) of each of `CURVES` and of the evaluator's curves; NaN for networks without finite logits.
+            The largest share is that of the test part, or of the training part if the task has an evaluator.
+        p: (S, n) float32, probability of the training label; NaN for networks without finite logits and for broken
+            images.
+        predicted: (S, n) int64, class of the largest logit of the training examples; -1 for broken images.
+        finite: (S,) bool, whether a network has not diverged and all logits of this evaluation are finite.
+        broken: Files of images that this rank could not decode; they are not counted in any value.
     """
 
     curves: dict[str, NDArray[np.float64]]
@@ -47,18 +48,19 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.bool_], group: Any = None) -> Evaluation:
-    """Return the accuracies and probabilities of S `networks`, which are in evaluation mode meanwhile.
+    """Return the accuracies and probabilities of S networks, which are evaluated in evaluation mode.
 
     Args:
-        module: The stack, (K, B, ...) -> (S, B, C).
-        networks: S.
-        task: The data, on the module's device.
-        alive: (S,) networks that have not diverged so far; the others' numbers are NaN.
-        group: The ranks that share the work, all of which call this and get the same; None: this process alone.
+        module: Stack of networks, (K, B, ...) -> (S, B, C).
+        networks: Number of networks S.
+        task: Data, on the module's device.
+        alive: (S,) whether a network has not diverged so far; the values of the others are NaN.
+        group: Ranks that share the work; all of them must call this, and all get the same result. None for this
+            process alone.
 
     Raises:
-        DamagedFileError: An image cannot be decoded, and such are not skipped; or no test image can.
-        ValueError: The task's evaluator does not take these networks.
+        DamagedFileError: An image cannot be decoded and broken images are not skipped, or no test image can be decoded.
+        ValueError: The task's evaluator does not support these networks.
     """
     training = module.training
     module.eval()
@@ -75,48 +77,52 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
         tests = task.evaluator.evaluate(module, task, size, broken, group)
 
     parts = torch.split(task.eval_indices, size)
-    own = deal_round_robin(parts, group)
-    seeds = 1 if task.index is None else len(task.labels)  # without an index they share their inputs
+    parts_of_rank = deal_round_robin(parts, group)
+    seeds = 1 if task.index is None else len(task.labels)  # without an index, all seeds share their inputs
 
     def evaluations() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        for part, batch in zip(own, task.fetch(part.expand(seeds, -1) for part in own), strict=True):
+        for part, batch in zip(
+            parts_of_rank, task.fetch(part.expand(seeds, -1) for part in parts_of_rank), strict=True
+        ):
             logits = module(task.prepared(batch.inputs)).float()
             labels = task.labels[:, part.to(task.labels.device)].repeat(copies, 1)
             broken.update(batch.names)
             yield logits.argmax(2), _probabilities(logits, labels), _finite(logits), decoded(batch)
 
-    fitted, probabilities, finites, wholes = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
+    fitted, probabilities, finites, decoded_parts = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
     trained, p = torch.cat(fitted, 1).cpu().numpy(), torch.cat(probabilities, 1).cpu().numpy()
     finite = torch.stack(finites).all(0).cpu().numpy() & tests_finite
     module.train(training)
 
-    # Method by method, (S / K, K, n): the seeds' labels then broadcast, and are not copied for every network.
+    # In the shape (S / K, K, n), labels of seeds are broadcast, not copied for every network.
     eval_rows = slice(None) if not task.eval_train_size else task.eval_indices.cpu().numpy()
-    given, true, noisy = (v.cpu().numpy()[:, eval_rows] for v in (task.labels, task.seed_true_labels, task.noisy))
-    by_method = (copies, *given.shape)
+    training_labels, true, noisy = (
+        v.cpu().numpy()[:, eval_rows] for v in (task.labels, task.seed_true_labels, task.noisy)
+    )
+    by_method = (copies, *training_labels.shape)
     fit, probability = trained.reshape(by_method), p.reshape(by_method)
-    seen = np.broadcast_to(torch.cat(wholes, 1).numpy(), given.shape)
+    is_decoded = np.broadcast_to(torch.cat(decoded_parts, 1).numpy(), training_labels.shape)
     if task.tests_are_trained_on:
         tests = {"test_accuracy": accuracy(trained, task.test_labels.cpu().numpy())}
     curves = {
         "largest_share": largest_share(trained, task.num_classes),
         **tests,
-        "fit_noisy": _masked_mean(fit == given, seen).ravel(),
-        "fit_true": _masked_mean(fit == true, seen).ravel(),
-        "p_clean": _masked_mean(probability, seen & ~noisy).ravel(),
-        "p_noisy": _masked_mean(probability, seen & noisy).ravel(),
+        "fit_noisy": _masked_mean(fit == training_labels, is_decoded).ravel(),
+        "fit_true": _masked_mean(fit == true, is_decoded).ravel(),
+        "p_clean": _masked_mean(probability, is_decoded & ~noisy).ravel(),
+        "p_noisy": _masked_mean(probability, is_decoded & noisy).ravel(),
     }
-    fit[:, ~seen], probability[:, ~seen] = -1, math.nan
-    known = alive & finite & np.isfinite(curves["test_accuracy"])
-    p[~known] = math.nan
-    shown = {name: np.where(known, values, math.nan) for name, values in curves.items()}
-    return Evaluation(shown, p, trained, known, frozenset(broken))
+    fit[:, ~is_decoded], probability[:, ~is_decoded] = -1, math.nan
+    valid = alive & finite & np.isfinite(curves["test_accuracy"])
+    p[~valid] = math.nan
+    masked_curves = {name: np.where(valid, values, math.nan) for name, values in curves.items()}
+    return Evaluation(masked_curves, p, trained, valid, frozenset(broken))
 
 
 def _classify(
     module: nn.Module, task: Task, size: int, broken: set[str], group: Any
 ) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-    """Return the curves that are of the test part, and whose logits are finite; note bad images in `broken`."""
+    """Return the curves of the test part, and which networks have finite logits; add broken images to `broken`."""
     parts = torch.split(torch.arange(len(task.test_inputs)), size)
 
     def evaluations() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -125,18 +131,18 @@ def _classify(
             broken.update(batch.names)
             yield logits.argmax(2), _finite(logits), decoded(batch)
 
-    predicted, finites, wholes = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
-    kept = torch.cat(wholes, 1)[0].numpy()
-    if not kept.any():
-        raise DamagedFileError(f"none of {len(kept)} test images can be decoded")
-    tested = torch.cat(predicted, 1).cpu().numpy()[:, kept]
-    labels = task.test_labels.cpu().numpy()[kept]
-    found = {"test_accuracy": accuracy(tested, labels), "largest_share": largest_share(tested, task.num_classes)}
-    return found, torch.stack(finites).all(0).cpu().numpy()
+    predicted, finites, decoded_parts = zip(*gather_in_order(evaluations(), len(parts), group), strict=True)
+    is_decoded = torch.cat(decoded_parts, 1)[0].numpy()
+    if not is_decoded.any():
+        raise DamagedFileError(f"none of {len(is_decoded)} test images can be decoded")
+    tested = torch.cat(predicted, 1).cpu().numpy()[:, is_decoded]
+    labels = task.test_labels.cpu().numpy()[is_decoded]
+    curves = {"test_accuracy": accuracy(tested, labels), "largest_share": largest_share(tested, task.num_classes)}
+    return curves, torch.stack(finites).all(0).cpu().numpy()
 
 
 def examples_at_once(task: Task, networks: int) -> int:
-    """Return how many examples a pass without derivatives takes at a time, to be fast and small."""
+    """Return a batch size for passes without derivatives that is fast and needs little memory."""
     size = max(1, _LOGITS_AT_ONCE // (networks * task.num_classes))
     if task.statistics is None:
         return size

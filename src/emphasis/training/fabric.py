@@ -1,4 +1,4 @@
-"""Lightning Fabric on the devices that the settings name."""
+"""Lightning Fabric on the devices given by the settings."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from emphasis.training.sharding import sharded
 
 
 def make_fabric(execution: Execution) -> Fabric:
-    """Return Fabric on the devices; with several, it starts this program's other processes, or joins torchrun's.
+    """Return Fabric on the devices; with several devices it starts further processes, or joins those of torchrun.
 
     Raises:
         ValueError: See `number_of_ranks`.
     """
     ranks = number_of_ranks(execution)
     strategy: Any = "auto"
-    if ranks > 1 and execution.strategy == "fsdp":  # Fabric's own of that name is for GPUs alone
+    if ranks > 1 and execution.strategy == "fsdp":  # Fabric's strategy "fsdp" supports GPUs only
         strategy = ModelParallelStrategy(sharded, ranks, tensor_parallel_size=1)
-    elif ranks > 1:  # buffers are the same on all ranks, or come out the same
+    elif ranks > 1:  # buffers are computed identically on all ranks
         known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-        since = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
-        kept: dict[str, Any] = {since: False}
-        strategy = DDPStrategy(**kept)
+        sync_option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch 2.13
+        options: dict[str, Any] = {sync_option: False}
+        strategy = DDPStrategy(**options)
     try:
-        with warnings.catch_warnings():  # one process on the login node of a cluster is no mistake
+        with warnings.catch_warnings():  # one process on the login node of a cluster is allowed
             warnings.filterwarnings("ignore", "The `srun` command is available")
             fabric = Fabric(
                 accelerator=execution.accelerator,
@@ -43,17 +43,21 @@ def make_fabric(execution: Execution) -> Fabric:
                 strategy=strategy,
             )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
-        where = f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
-        raise EmphasisValueError(f"{where} cannot be used here: {error}") from error
+        settings = (
+            f"accelerator={execution.accelerator!r}, devices={execution.devices}, precision={execution.precision!r}"
+        )
+        raise EmphasisValueError(f"{settings} cannot be used here: {error}") from error
     if ranks > 1:
-        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)  # who has joined
+        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(
+            logging.WARNING
+        )  # hides messages about joining processes
         try:
             fabric.launch()
-        except BaseException:  # before all have joined, so that nobody can tell those that were started here
+        except BaseException:  # before all have joined, so processes started here would wait
             for process in getattr(fabric.strategy.launcher, "procs", ()):
                 process.terminate()
             raise
-        # Lightning sees to NCCL alone. Where this does not suffice, a command's ranks end by `process.end_if_rank`.
+        # Lightning handles NCCL only. If this does not suffice, the ranks of a command end by `process.end_if_rank`.
         atexit.register(_leave_process_group)
     return fabric
 

@@ -1,4 +1,4 @@
-"""What a network makes of videos, and how well persons are found by it."""
+"""Features of videos, and evaluation of person retrieval with them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from emphasis.retrieval import Ints, Retrieval, evaluate_features, evaluate_rank
 _VIDEOS_AT_ONCE = 256
 
 Frames = Iterable[tuple[Tensor, Ints]]
-"""Frames (B, ...) as a network takes them, on any device, and the tracklet (B,) of each."""
+"""Batches of frames (B, ...) as inputs of a network, on any device, with the tracklet (B,) of each frame."""
 Described = Iterator[tuple[Tensor, Ints]]
-"""What is kept of the frames of each batch, (B, E) float32 on the CPU, and the tracklet (B,) of each."""
+"""Descriptors of the frames of each batch, (B, E) float32 on the CPU, with the tracklet (B,) of each frame."""
 
 
 def tracklet_features(network: nn.Module, batches: Frames, num_tracklets: int) -> NDArray[np.float32]:
-    """Return each video's feature, (T, D): the mean of its frames' features, of L2 norm 1 (the paper's Section 4.3).
+    """Return the features of videos, (T, D): means of the frames' features with L2 norm 1 (the paper's Section 4.3).
 
-    A frame's feature is what the last linear layer sees of it, in evaluation mode. Only one batch's are held at a time,
-    beside the sums in float64. The same batches give the same features.
+    The feature of a frame is the input of the last linear layer in evaluation mode. Only the features of one batch and
+    the sums in float64 are held in memory. The same batches give the same features.
 
     Args:
-        network: In which mode it is in makes no difference, and it is left in it.
-        batches: The frames, in any order.
-        num_tracklets: T.
+        network: Network; its training or evaluation mode is restored.
+        batches: Frames, in any order.
+        num_tracklets: Number of tracklets T.
 
     Raises:
         ValueError: The network has no linear layer, a tracklet is not in [0, T) or has no frame, or features are not
@@ -50,41 +50,42 @@ def find(
     method: Baseline | None,
     batches: Frames,
     gallery: Gallery,
-    of_all: Callable[[Described], Described] = lambda own: own,
+    of_all: Callable[[Described], Described] = lambda described: described,
 ) -> Retrieval:
-    """Return how well a network finds the gallery's persons.
+    """Evaluate the retrieval of a gallery's persons with a network.
 
-    By cosine similarity of the means of frames' features, unless the method that trained it has another way.
+    Videos are compared by cosine similarity of the means of their frames' features, unless the method defines another
+    comparison.
 
     Args:
-        network: Itself, not in a `Learner`.
-        method: That trained it, if it was more than a weighting.
-        batches: The frames of all videos, video by video.
-        gallery: The videos.
-        of_all: Where `batches` are some of the frames, and others are with others: makes of what is kept of these what
-            is kept of all.
+        network: Network, not wrapped in a `Learner`.
+        method: Method that trained the network; None for a weighting.
+        batches: Frames of all videos, ordered by video.
+        gallery: Videos of the gallery.
+        of_all: Maps the descriptors of `batches` to those of all frames, if other ranks have further frames.
 
     Raises:
-        DivergedError: What the network makes of a frame, or the method of videos, is not finite.
-        ValueError: It has no linear layer, or no pool where the method needs its maps, or a video has no frame.
+        DivergedError: A feature of a frame or a video is not finite.
+        ValueError: The network has no linear layer, or no pooling layer although the method needs feature maps, or a
+            video has no frame.
     """
     about = gallery.person, gallery.camera, gallery.query
     video_method = method if isinstance(method, VideoMethod) else None
     compares = video_method is not None and type(video_method).compare is not VideoMethod.compare
     if video_method is None or not (compares or video_method.test_frames):
         described = of_all(_described(network, batches, method))
-        parts = ((_finite(one).numpy(), tracklet) for one, tracklet in described)
+        parts = ((_finite(values).numpy(), tracklet) for values, tracklet in described)
         return evaluate_features(mean_by_tracklet(parts, len(gallery.person)), *about)
-    held = [(_finite(one), tracklet) for one, tracklet in of_all(_described(network, batches, method))]
-    tracklet = np.concatenate([tracklet for _, tracklet in held])
+    descriptors = [(_finite(values), tracklet) for values, tracklet in of_all(_described(network, batches, method))]
+    tracklet = np.concatenate([tracklet for _, tracklet in descriptors])
     first, last = (np.searchsorted(tracklet, np.arange(len(gallery.person)), side) for side in ("left", "right"))
     if (empty := np.flatnonzero(first == last)).size:
         raise EmphasisValueError(f"{empty.size} of {len(first)} tracklets have no frame, tracklet {empty[0]} first")
-    frames, device = torch.cat([values for values, _ in held]), video_method.labels.device
+    frames, device = torch.cat([values for values, _ in descriptors]), video_method.labels.device
     with torch.no_grad(), _evaluating(video_method):
         if compares:
-            places = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
-            similarities = video_method.compare(frames.to(device), *places)
+            indices = (torch.from_numpy(rows).to(device) for rows in (first, last - 1, gallery.query))
+            similarities = video_method.compare(frames.to(device), *indices)
             return evaluate_rankings((_finite(part).cpu().numpy() for part in similarities), *about)
         rows = torch.from_numpy(spread(first, last - first, video_method.test_frames))
         videos = [
@@ -94,18 +95,18 @@ def find(
 
 
 def spread(first: Ints, length: Ints, number: int) -> NDArray[np.int64]:
-    """Return the first place of each of `number` equal parts of each video, (T, number); short ones repeat places."""
+    """Return the first index of each of `number` equal parts of each video, (T, number), repeated if it is short."""
     return first[:, None] + np.arange(number) * length[:, None] // number
 
 
 @torch.no_grad()
 def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> Described:
-    seen: dict[str, Tensor] = {}
+    inputs_of: dict[str, Tensor] = {}
     layers: dict[str, nn.Module] = {"features": last_linear(network)}
     if method is not None and "feature_maps" in method.needs:
         layers["maps"] = last_pool(network)
     hooks = [
-        layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen.update({name: inputs[0]}))
+        layer.register_forward_pre_hook(lambda _layer, inputs, name=name: inputs_of.update({name: inputs[0]}))
         for name, layer in layers.items()
     ]
     device = next(network.parameters()).device
@@ -113,7 +114,7 @@ def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> 
         with _evaluating(network, method):
             for frames, tracklet in batches:
                 network(frames.to(device))
-                features, maps = seen.pop("features").float(), seen.pop("maps", None)
+                features, maps = inputs_of.pop("features").float(), inputs_of.pop("maps", None)
                 described = method.describe(features, maps) if isinstance(method, VideoMethod) else features
                 yield described.float().cpu(), np.asarray(tracklet)
     finally:
@@ -123,18 +124,18 @@ def _described(network: nn.Module, batches: Frames, method: Baseline | None) -> 
 
 @contextmanager
 def _evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Hold modules in evaluation mode, and leave them in the mode that they were in."""
-    modes = [(one, one.training) for one in modules if one is not None]
+    """Put modules in evaluation mode, and restore their modes on exit."""
+    modes = [(module, module.training) for module in modules if module is not None]
     try:
-        for one, _ in modes:
-            one.eval()
+        for module, _ in modes:
+            module.eval()
         yield
     finally:
-        for one, training in modes:
-            one.train(training)
+        for module, training in modes:
+            module.train(training)
 
 
 def _finite(values: Tensor) -> Tensor:
     if not bool(values.isfinite().all()):
-        raise DivergedError("what is made of frames or videos is NaN or infinite; use a smaller learning rate")
+        raise DivergedError("the features of frames or videos are NaN or infinite; use a smaller learning rate")
     return values

@@ -1,7 +1,7 @@
-"""Batches of inputs, in order: taken from memory, or decoded a few batches ahead by threads while a network works.
+"""Batches of inputs in order, taken from memory, or decoded by threads a few batches ahead of the network.
 
-Threads, since Pillow gives up Python's lock while it decodes and scales; and as many as torch has, so that one setting
-shares out the cores.
+Threads are used because Pillow releases the global interpreter lock while it decodes and scales. Their number is that
+of torch's threads, so that one setting distributes the cores.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from torch import Tensor
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.image_files import ImageFiles
 
-_AHEAD = 3  # batches that are being decoded while one is used
+_AHEAD = 3  # batches that are decoded in advance
 
 
 class Fetched(NamedTuple):
     """K seeds' batches of B inputs.
 
     Attributes:
-        places: (K, B) int64, which examples they are.
-        inputs: (K, B, ...).
-        broken: (K, B) bool on the CPU, where an image could not be decoded: the next one of the batch that could, its
-            first after its last, stands in its place, in `places` as well; zeros where none could. None: all are whole.
-        names: Of the files that are broken.
+        places: (K, B) int64, positions of the examples in the training set.
+        inputs: (K, B, ...) inputs.
+        broken: (K, B) bool on the CPU, whether an image could not be decoded. It is replaced by the next image of the
+            batch (cyclically) that could, in `places` as well, or by zeros if there is none. None if no image is
+            broken.
+        names: Names of the broken files.
     """
 
     places: Tensor
@@ -42,27 +43,27 @@ class Fetched(NamedTuple):
 def fetch(
     inputs: Tensor | ImageFiles, places: Iterable[Tensor], index: Tensor | None, device: torch.device
 ) -> Generator[Fetched]:
-    """Yield the inputs of each of `places`; close the iterator if it is not used up, which ends its threads.
+    """Yield the inputs at each of `places`; close the iterator if it is not exhausted, to end its threads.
 
     Args:
-        inputs: (N, ...) on the device, or files.
-        places: Of (K, B) int64, on the device, or on the CPU for files; asked for ahead of time.
-        index: (K, n), rows of `inputs` by place, where the places are; None: the places themselves.
-        device: Where the batches are wanted.
+        inputs: Inputs (N, ...) on the device, or files.
+        places: Positions (K, B) int64 of each batch, on the device, or on the CPU for files; consumed in advance.
+        index: (K, n) rows of `inputs` at the positions, on the device of `places`; None if they are the same.
+        device: Device of the batches.
 
     Raises:
-        DamagedFileError: An image cannot be decoded, and `inputs` does not skip such.
+        DamagedFileError: An image cannot be decoded, and `inputs` does not skip broken images.
     """
     if not isinstance(inputs, Tensor):
         yield from _decoded_ahead(inputs, places, index, device)
         return
-    for some in places:
-        rows = some if index is None else index.gather(1, some)
-        yield Fetched(some, inputs.index_select(0, rows.flatten()).view(*rows.shape, *inputs.shape[1:]))
+    for positions in places:
+        rows = positions if index is None else index.gather(1, positions)
+        yield Fetched(positions, inputs.index_select(0, rows.flatten()).view(*rows.shape, *inputs.shape[1:]))
 
 
 class _Batch(NamedTuple):
-    """A batch that is being decoded into `images` (K * B, ...); each future says whether its image is broken."""
+    """A batch that is being decoded into `images` (K * B, ...); each future returns whether its image is broken."""
 
     places: Tensor
     rows: Tensor
@@ -87,12 +88,12 @@ def _decoded_ahead(
         return False
 
     try:
-        for some in places:
-            rows = some if index is None else index.gather(1, some)
+        for positions in places:
+            rows = positions if index is None else index.gather(1, positions)
             images = torch.empty((rows.numel(), *files.shape[1:]), dtype=torch.uint8, pin_memory=device.type == "cuda")
             into = images.numpy()
             broken = [pool.submit(read, row, into, place) for place, row in enumerate(rows.flatten().tolist())]
-            waiting.append(_Batch(some, rows, images, broken))
+            waiting.append(_Batch(positions, rows, images, broken))
             if len(waiting) > _AHEAD:
                 yield _finished(files, waiting.popleft(), device)
         while waiting:
@@ -102,19 +103,19 @@ def _decoded_ahead(
 
 
 def _finished(files: ImageFiles, batch: _Batch, device: torch.device) -> Fetched:
-    """Wait for a batch, and put others in the place of broken images."""
+    """Wait for a batch to be decoded, and replace broken images by others."""
     broken = torch.tensor([future.result() for future in batch.broken]).view(batch.rows.shape)
     images = batch.images.view(*batch.rows.shape, *files.shape[1:])
     if not bool(broken.any()):
         return Fetched(batch.places.to(device, non_blocking=True), images.to(device, non_blocking=True))
-    taken = torch.stack([_stand_ins(row) for row in broken])
-    images = torch.stack([some[which] for some, which in zip(images, taken, strict=True)])
+    stand_ins = torch.stack([_stand_ins(row) for row in broken])
+    images = torch.stack([images_of_seed[sources] for images_of_seed, sources in zip(images, stand_ins, strict=True)])
     names = tuple(files.names[row] for row in batch.rows[broken].tolist())
-    return Fetched(batch.places.gather(1, taken).to(device), images.to(device), broken, names)
+    return Fetched(batch.places.gather(1, stand_ins).to(device), images.to(device), broken, names)
 
 
 def _stand_ins(broken: Tensor) -> Tensor:
-    """Return for each place of a batch (B,) the place whose image is taken: the next that is not broken, cyclically."""
-    whole = torch.nonzero(~broken).flatten()
-    own = torch.arange(len(broken))
-    return whole[torch.searchsorted(whole, own) % len(whole)] if len(whole) else own
+    """Return the index of the image to use at each index of a batch, (B,): the next unbroken image, cyclically."""
+    intact = torch.nonzero(~broken).flatten()
+    positions = torch.arange(len(broken))
+    return intact[torch.searchsorted(intact, positions) % len(intact)] if len(intact) else positions

@@ -1,14 +1,13 @@
-"""The one training loop, on Lightning Fabric: a stack of networks, which may be one, on any device.
+"""The training loop, on Lightning Fabric, for a stack of one or more networks on any device.
 
-Over several devices each step's batch is split: every rank learns from its part, and the loss, batch norm and the
-gradients are the whole batch's. Evaluations are shared out as well. A rank has the whole state (DDP) or a shard of it
-(FSDP).
+With several devices, the batch of each step is split over the ranks; loss, batch normalization and gradients are those
+of the whole batch. Evaluations are distributed as well. Each rank has the whole state (DDP) or a shard of it (FSDP).
 
-The state of a run after a step is a function of its settings and that step's number alone: initialization, noise,
-batches, crops and dropout are seeded by seed and iteration. A checkpoint therefore resumes bit for bit on the CPU.
+The state after a step is a function of the settings and the number of the step: initialization, noise, batches, crops
+and dropout are seeded by seed and iteration. On the CPU, training resumed from a checkpoint is therefore bit-identical.
 
-On an accelerator the step reads nothing back: data stay on the device, and a network that diverges is noted in a
-tensor there, which is read at the next evaluation.
+On an accelerator, a step does not synchronize with the host: data stay on the device, and divergence is recorded in a
+tensor on the device, which is read at the next evaluation.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ from emphasis.training.batches import Batches, step_seed
 from emphasis.training.evaluation import CURVES, evaluate
 from emphasis.training.fetching import Fetched
 from emphasis.training.methods import LearnerStack, backward, whole_batch
-from emphasis.training.norms import synchronised_norms
+from emphasis.training.norms import synchronized_norms
 from emphasis.training.optimizers import apply_schedule, make_optimizer
 from emphasis.training.settings import Execution, Objective, Solver
-from emphasis.training.sharding import held
+from emphasis.training.sharding import local_part
 from emphasis.training.task import Task
 from emphasis.weighting import EmphasisWarning
 
@@ -51,23 +50,23 @@ _AUGMENTATION, _DROPOUT, _EPOCH = 1, 2, 3  # purposes of `step_seed`
 
 @dataclass(eq=False)
 class State:
-    """Everything that changes during training; S = methods * seeds networks, method by method.
+    """State of training of S = methods * seeds networks, ordered by method.
 
     Attributes:
-        module: The stack, set up by Fabric.
-        optimizer: Over its parameters, likewise.
-        num_networks: S.
-        draws: Whether the module draws random numbers in training, as dropout and many methods do.
-        iteration: Steps taken.
-        diverged_at: (S,) int64 on the device, the iteration at which a network's logits became NaN or infinite;
-            -1 if never.
+        module: Stack of networks, set up by Fabric.
+        optimizer: Optimizer of its parameters, set up by Fabric.
+        num_networks: Number of networks S.
+        draws: Whether the module draws random numbers during training, such as for dropout.
+        iteration: Number of completed steps.
+        diverged_at: (S,) int64 on the device, iteration at which the logits of a network became NaN or infinite; -1 if
+            they never did.
         evaluated_at: Iterations of the evaluations so far.
-        curves: For each of `CURVES`, and of the task's evaluator, one list of S numbers per evaluation; NaN once
-            diverged.
-        p: (S, n) float32 of the last evaluation, the probability of each label trained on and looked at.
-        trace: The same at every evaluation in float16, if they are recorded.
-        predicted: (S, n) int16 at every evaluation, the class predicted of each training example, likewise.
-        broken: Files of images that were met and could not be decoded.
+        curves: One list of S numbers per evaluation for each of `CURVES` and of the evaluator's curves; NaN after
+            divergence.
+        p: (S, n) float32, probabilities of the training labels in the last evaluation.
+        trace: The probabilities of every evaluation in float16, if they are recorded.
+        predicted: (S, n) int16 predicted classes of the training examples at every evaluation, if they are recorded.
+        broken: Files of images that could not be decoded.
     """
 
     module: nn.Module
@@ -90,11 +89,11 @@ def initial_state(
     """Return the state before the first step.
 
     Args:
-        stack: The networks as they start.
-        solver: The optimiser's settings.
-        fabric: From `make_fabric`.
-        execution: How it runs.
-        rates: Of each network, as a share of the solver's learning rate; none: all have that.
+        stack: Networks with their initial parameters.
+        solver: Settings of the optimizer.
+        fabric: Fabric from `make_fabric`.
+        execution: Settings of the execution.
+        rates: Learning rate of each network as a share of the solver's; if empty, all use the solver's.
     """
     module: nn.Module = stack
     dropouts = [part for part in stack.modules() if isinstance(part, _DROPOUT_LAYERS)]
@@ -103,8 +102,8 @@ def initial_state(
     if group is not None and isinstance(stack, LearnerStack):
         stack.share_out(group, fabric.device)
     elif group is not None:
-        module = synchronised_norms(module, fabric.device)
-    shards = isinstance(fabric.strategy, ModelParallelStrategy)  # which have to be contiguous
+        module = synchronized_norms(module, fabric.device)
+    shards = isinstance(fabric.strategy, ModelParallelStrategy)  # shards must be contiguous
     if not shards and any(parameter.ndim == 4 for parameter in module.parameters()):
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if execution.compile and isinstance(stack, LearnerStack):
@@ -113,10 +112,10 @@ def initial_state(
         module = torch.compile(module)  # type: ignore[assignment]
     diverged_at = torch.full((stack.num_networks,), -1, device=fabric.device)
     prepared = fabric.setup_module(module)
-    # After the module, whose parameters FSDP puts others in place of.
-    optimizer = make_optimizer([one for one in stack.parameters() if one.requires_grad], solver)
+    # The optimizer is created after the module is set up, since FSDP replaces its parameters.
+    optimizer = make_optimizer([parameter for parameter in stack.parameters() if parameter.requires_grad], solver)
     if rates:
-        at_own_rates(optimizer, rates, held)
+        at_own_rates(optimizer, rates, local_part)
     for name in getattr(stack, "FORWARD_METHODS", ()):
         prepared.mark_forward_method(name)
     return State(prepared, fabric.setup_optimizers(optimizer), stack.num_networks, draws, 0, diverged_at)
@@ -134,37 +133,39 @@ def train(
     record_trace: bool = False,
     after_step: Callable[[State], None] = lambda _: None,
 ) -> None:
-    """Train `state` in place to the last iteration, evaluating at 0, every `evaluate_every` steps and at the end.
+    """Train `state` in place to the last iteration, with evaluations at 0, every `evaluate_every` steps and the end.
 
-    It ends early, after an evaluation, once every network has diverged.
+    Training ends early, after an evaluation, once every network has diverged.
 
     Args:
-        state: From `initial_state` or a checkpoint.
-        task: The data, on Fabric's device.
-        objectives: One per method; none if the module is a `LearnerStack`, which has its own.
-        seeds: One per row of `task.labels`.
-        solver: The optimiser's settings.
-        fabric: The one that `state` was set up by.
+        state: State from `initial_state` or a checkpoint.
+        task: Data, on Fabric's device.
+        objectives: Objective of each method; empty if the module is a `LearnerStack`, which computes its own loss.
+        seeds: Seed of each row of `task.labels`.
+        solver: Settings of the optimizer.
+        fabric: Fabric that `state` was set up by.
         evaluate_every: Steps between evaluations, >= 1.
-        record_trace: Whether every evaluation's probabilities and predictions are kept.
-        after_step: Called after each step and its evaluation; progress and checkpoints go here.
+        record_trace: Whether to record the probabilities and predictions of every evaluation.
+        after_step: Called after each step and its evaluation, for progress and checkpoints.
 
     Raises:
-        DamagedFileError: An image cannot be decoded, and such are not skipped; or none of a batch, or of this rank's
-            part of it, can.
+        DamagedFileError: An image cannot be decoded and broken images are not skipped, or no image of a batch, or of
+            this rank's part of it, can be decoded.
     """
     batches = task.batches(seeds, solver, task.places_device)
     group = _group(fabric)
-    mine = slice(None) if group is None else rank_slice(group)
-    fetched = task.fetch(batches.indices(iteration)[:, mine] for iteration in range(state.iteration, solver.iterations))
+    part_of_rank = slice(None) if group is None else rank_slice(group)
+    fetched = task.fetch(
+        batches.indices(iteration)[:, part_of_rank] for iteration in range(state.iteration, solver.iterations)
+    )
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices), closing(fetched):
-        # A recipe may ask for the bare formula, to show what it does; the outcome is then reported, not warned of.
+        # Recipes may use settings that warn, to show their effect; the outcome is reported instead.
         warnings.simplefilter("ignore", EmphasisWarning)
         if state.iteration == 0 and not state.evaluated_at:
             _evaluate(state, task, record_trace, group)
         options = _options(objectives, state, solver, group)
-        changing = any(one.schedule for one in objectives)
+        changing = any(objective.schedule for objective in objectives)
         while state.iteration < solver.iterations:
             if changing:
                 options = _options(objectives, state, solver, group)
@@ -180,43 +181,43 @@ def train(
 
 
 def _group(fabric: Fabric) -> Any:
-    """Return the ranks that a batch is spread over, each of which decodes its part; None: there is one process."""
+    """Return the ranks that a batch is distributed over, each of which decodes its part; None for one process."""
     return torch.distributed.group.WORLD if fabric.world_size > 1 else None
 
 
 def _options(objectives: Sequence[Objective], state: State, solver: Solver, group: Any) -> list[Options]:
-    """Return each method's options in the next step; `group`: the ranks that the batch is spread over.
+    """Return the options of each method for the next step; `group` has the ranks that share the batch.
 
-    The noise rate that a method measures is the share of training labels that its network contradicted when it was
-    last looked at; before the first step it has said nothing.
+    The measured noise rate is the share of training labels that differ from the network's predictions in the last
+    evaluation. It is unknown before the first evaluation after a step.
     """
     progress = state.iteration / solver.iterations
     copies = state.num_networks // max(len(objectives), 1)
-    found = []
-    for number, one in enumerate(objectives):
+    result = []
+    for number, objective in enumerate(objectives):
         rate = None
-        if one.measures and len(state.evaluated_at) > 1:
+        if objective.measures and len(state.evaluated_at) > 1:
             rate = 1.0 - state.curves["fit_noisy"][-1][number * copies]
-            rate = None if math.isnan(rate) else rate  # it has diverged
-        options = resolve(one.at(progress, rate), one.normalization, "mean", one.max_margin, group)
-        found.append(with_arithmetic(options, one.arithmetic))
-    return found
+            rate = None if math.isnan(rate) else rate  # NaN after divergence
+        options = resolve(objective.at(progress, rate), objective.normalization, "mean", objective.max_margin, group)
+        result.append(with_arithmetic(options, objective.arithmetic))
+    return result
 
 
 def _begin_epoch(state: State, task: Task, seeds: Sequence[int], solver: Solver, batches: Batches) -> bool:
-    """Let a learner's method do what is due; return whether the network is found to have diverged."""
+    """Call the method's hook at the beginning of an epoch; return whether the network has diverged."""
     torch.manual_seed(step_seed(seeds[0], state.iteration, _EPOCH))
     number = state.iteration // batches.per_epoch
     module = cast(LearnerStack, state.module)
     try:
         module.begin_epoch(number, state.iteration / solver.iterations, state.optimizer, task)
     except DivergedError:
-        return _lost(state)
+        return _record_divergence(state)
     return False
 
 
-def _lost(state: State) -> bool:
-    """Note that the one network has diverged."""
+def _record_divergence(state: State) -> bool:
+    """Record that the only network has diverged."""
     state.diverged_at = torch.where(state.diverged_at < 0, state.iteration, state.diverged_at)
     return True
 
@@ -249,8 +250,8 @@ def _step(
         flat = random_crop_flip(inputs.flatten(0, 1), generator, padding=padding, size=size, part=part)
         inputs = flat.view(*inputs.shape[:2], *flat.shape[1:])
     if state.draws:
-        own = fabric.global_rank if options else 0  # a method draws alike on all ranks
-        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + own)
+        rank_offset = fabric.global_rank if options else 0  # a method draws the same numbers on all ranks
+        torch.manual_seed(step_seed(seeds[0], state.iteration, _DROPOUT) + rank_offset)
     if not options:
         return _learner_step(state, task.prepared(inputs), places, solver, fabric)
     labels = task.labels.gather(1, places)
@@ -268,16 +269,16 @@ def _step(
 
 
 def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, fabric: Fabric) -> bool:
-    """Take one step by a method's own loss; return whether the network is known to have diverged."""
+    """Take one step with the loss of a method; return whether the network is known to have diverged."""
     module = cast(LearnerStack, state.module)
     schedule = module.schedule(state.iteration, solver.iterations)
-    own = module.step_of_start(state.iteration, solver.iterations) if solver.name == "adam" else state.iteration
-    apply_schedule(state.optimizer, solver, own, schedule)
+    step = module.step_of_start(state.iteration, solver.iterations) if solver.name == "adam" else state.iteration
+    apply_schedule(state.optimizer, solver, step, schedule)
     state.optimizer.zero_grad(set_to_none=True)
     try:
         loss = backward(module, inputs, places, state.iteration, solver, fabric)
     except DivergedError:
-        return _lost(state)
+        return _record_divergence(state)
     state.diverged_at = torch.where(loss.isfinite() | (state.diverged_at >= 0), state.diverged_at, state.iteration)
     if loss.device.type == "cpu" and not loss.isfinite():
         return True
@@ -288,56 +289,56 @@ def _learner_step(state: State, inputs: Tensor, places: Tensor, solver: Solver, 
 
 @torch.no_grad()
 def _note_diverged(state: State, logits: Tensor, group: Any) -> bool:
-    """Note which networks' logits are not finite; on the CPU, zero those, and return whether there were any.
+    """Record networks whose logits are not finite; on the CPU, set them to zero and return whether there were any.
 
-    Zeroed networks stay harmless in the stack, whose loss refuses NaN; evaluation reports NaN for them from then on.
-    An accelerator's loss lets NaN through, and networks do not mix, so there nothing is read back.
+    The loss on the CPU does not accept NaN, so the parameters of diverged networks are set to zero; evaluations report
+    NaN for them. On an accelerator the loss accepts NaN and the networks are independent, so nothing is read back.
     """
-    # Of the sums: three times as fast. Logits whose sum overflows are beyond 1e34, and their network lost as well.
+    # Checking sums is three times as fast. If a sum overflows, logits exceed 1e34 and the network has diverged as well.
     bad = ~logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
-    if group is not None:  # on any rank: all must go on alike
-        found = bad.to(torch.uint8)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group)
-        bad = found.bool()
+    if group is not None:  # divergence on any rank counts, since all ranks must take the same branch
+        bad_anywhere = bad.to(torch.uint8)
+        torch.distributed.all_reduce(bad_anywhere, torch.distributed.ReduceOp.MAX, group)
+        bad = bad_anywhere.bool()
     state.diverged_at = torch.where(bad & (state.diverged_at < 0), state.iteration, state.diverged_at)
     if logits.device.type != "cpu" or not bool(bad.any()):
         return False
-    if state.num_networks == 1:  # all is lost, and training ends
+    if state.num_networks == 1:  # training ends
         return True
     for parameter in state.module.parameters():
-        own, lost = held(parameter, bad)
-        own[lost] = 0.0
+        local, lost = local_part(parameter, bad)
+        local[lost] = 0.0
         for value in state.optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                held(value, bad)[0][lost] = 0.0
+                local_part(value, bad)[0][lost] = 0.0
     return True
 
 
 def _evaluate(state: State, task: Task, record_trace: bool, group: Any) -> None:
     """Append one point to each curve."""
     alive = (state.diverged_at < 0).cpu().numpy()
-    found = evaluate(state.module, state.num_networks, task, alive, group)
-    finite = torch.from_numpy(found.finite).to(state.diverged_at.device)
+    evaluation = evaluate(state.module, state.num_networks, task, alive, group)
+    finite = torch.from_numpy(evaluation.finite).to(state.diverged_at.device)
     state.diverged_at = torch.where(~finite & (state.diverged_at < 0), state.iteration, state.diverged_at)
-    if state.evaluated_at and state.evaluated_at[-1] == state.iteration:  # it ended where it had just been evaluated
+    if state.evaluated_at and state.evaluated_at[-1] == state.iteration:  # training ended right after an evaluation
         for curve in state.curves.values():
             curve.pop()
         state.evaluated_at.pop()
         del state.trace[len(state.evaluated_at) :], state.predicted[len(state.evaluated_at) :]
-    for name, values in found.curves.items():
+    for name, values in evaluation.curves.items():
         state.curves.setdefault(name, []).append([float(value) for value in values])
     state.evaluated_at.append(state.iteration)
-    state.p = found.p
-    state.broken |= found.broken
+    state.p = evaluation.p
+    state.broken |= evaluation.broken
     if record_trace:
-        state.trace.append(found.p.astype(np.float16))
-        state.predicted.append(found.predicted.astype(np.int16))
+        state.trace.append(evaluation.p.astype(np.float16))
+        state.predicted.append(evaluation.predicted.astype(np.int16))
 
 
 def diverged_batch(seed: int, iteration: int, task: Task, solver: Solver) -> list[int]:
-    """Return the training examples of the step that made a network of `seed` diverge, places of 0 to n - 1.
+    """Return the positions, from 0 to n - 1, of the training examples in the step that made a network diverge.
 
-    Logits that are not finite before a step are the doing of the step before it, since the inputs are finite.
+    Since the inputs are finite, logits that are not finite before a step are caused by the preceding step.
     """
     batches = task.batches([seed], solver, torch.device("cpu"))
-    return [int(place) for place in batches.indices(max(iteration - 1, 0))[0]]
+    return [int(position) for position in batches.indices(max(iteration - 1, 0))[0]]

@@ -1,4 +1,4 @@
-"""Batch norm over the examples of all ranks: torch's on GPUs, and ours on CPUs, which torch's does not run on."""
+"""Batch normalization over the examples of all ranks, on GPUs (with torch's SyncBatchNorm) and on CPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks. Each rank's loss depends on it, so its derivative is the sum of theirs."""
+    """Sum over ranks. The losses of all ranks depend on it, so its derivative is the sum of their derivatives."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
@@ -30,10 +30,10 @@ def _over_ranks(value: Tensor) -> Tensor:
     return total
 
 
-class SynchronisedNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` with its defaults, whose mean and variance in training are those of all ranks' examples.
+class SynchronizedNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with default options, with mean and variance over the examples of all ranks during training.
 
-    Each rank has (N, C, H, W), with an N of its own; the derivative, too, is that of all ranks' examples together.
+    Ranks may have different numbers N of examples (N, C, H, W). The derivative is that of the joint batch as well.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -57,12 +57,12 @@ class SynchronisedNorm(nn.BatchNorm2d):
         return torch.addcmul(self.bias.view(1, -1, 1, 1), scaled, self.weight.view(1, -1, 1, 1))
 
 
-def synchronised_norms(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return the module with its batch norms over all ranks, with the same parameters and buffers."""
+def synchronized_norms(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return the module with batch normalization over all ranks, and the same parameters and buffers."""
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
-    for one in module.modules():
-        if type(one) is nn.BatchNorm2d:  # the networks here use no other
-            one.__class__ = SynchronisedNorm
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:  # the only kind that the networks of this package use
+            child.__class__ = SynchronizedNorm
     return module

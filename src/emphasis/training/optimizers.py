@@ -1,12 +1,13 @@
-"""Optimisers as the settings describe them, with Caffe's meaning of Adam's delta.
+"""Optimizers, with Caffe's meaning of Adam's delta.
 
-Adam as Caffe writes it (D. P. Kingma and J. Ba, ICLR 2015, the form at the end of its section 2) takes, with first
-and second moments m and v after t steps,
+Adam in Caffe (D. P. Kingma and J. Ba, ICLR 2015, the form at the end of section 2) takes the step
 
-    step = learning_rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + delta).
 
-PyTorch divides v by its bias 1 - beta2^t before it adds eps, so its eps is delta / sqrt(1 - beta2^t): the same in
-the end, and up to 32 times as much in the first step. With the paper's delta = 0.1 and 1 (Table 7) that matters.
+    step = learning_rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + delta)
+
+with first and second moments m and v after t steps. PyTorch divides v by its bias 1 - beta2^t before it adds eps, so
+Caffe's delta corresponds to eps = delta / sqrt(1 - beta2^t), which is up to 32 times as large in the first step and
+converges to delta. With the paper's delta = 0.1 and 1 (Table 7), the difference matters.
 
 SGD with momentum is PyTorch's: velocity = momentum * velocity + gradient; step = learning_rate * velocity. Caffe has
 the learning rate inside the velocity; the two differ only for a few steps after the learning rate has changed.
@@ -55,9 +56,10 @@ def make_optimizer(parameters: Iterable[nn.Parameter], solver: Solver) -> torch.
 def apply_schedule(
     optimizer: torch.optim.Optimizer, solver: Solver, iteration: int, scheduled: int | None = None
 ) -> None:
-    """Set the learning rate, and Adam's eps, for the step that follows `iteration` steps of the optimizer.
+    """Set the learning rate, and eps of Adam, for the step that follows `iteration` steps of the optimizer.
 
-    The learning rate is that of the schedule at `scheduled`, where a method trains twice, say; None: at `iteration`.
+    The learning rate is that of the schedule at iteration `scheduled`, which differs for methods that restart training;
+    None for `iteration`.
     """
     scale = solver.schedule.scale(iteration if scheduled is None else scheduled, solver.iterations)
     for group in optimizer.param_groups:

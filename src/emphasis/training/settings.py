@@ -1,4 +1,4 @@
-"""Settings of training as plain data: the solver, the objective of each method, and where and how it runs."""
+"""Settings of training as plain data: the solver, the objective of each method, and the execution."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ STRATEGIES = ("ddp", "fsdp")
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighting and how `emphasis.torch.emphasis_loss` is to use it.
+    """A weighting and its options for `emphasis.torch.emphasis_loss`.
 
     Attributes:
-        weighting: w(p); one that is known by name only is not checked.
+        weighting: Weighting w(p); a weighting given by name only is not checked.
         normalization: "integral", "batch" or None.
-        max_margin: No derivative beyond this margin: a number, "auto" or None.
-        schedule: Parameters of the weighting that change during training, and how.
+        max_margin: Margin beyond which the derivative is 0: a number, "auto" or None.
+        schedule: Schedules of the parameters of the weighting that change during training.
         arithmetic: "exact"; "keep-learned", in which examples beyond `max_margin` stay in the sum of "batch"; or
-            "float32-published", the released code's, for a `DM` with "batch" and no `max_margin`. The last two show
-            what they do, in recipes alone; see `emphasis.training.arithmetic`.
+            "float32-published", that of the released code, for a `DM` with "batch" and no `max_margin`. The last two
+            are for comparison, in recipes only; see `emphasis.training.arithmetic`.
     """
 
     weighting: Weighting
@@ -45,14 +45,14 @@ class Objective:
             raise EmphasisValueError(
                 f'normalization={self.normalization!r} is not allowed; use "integral", "batch" or None'
             )
-        # What lies between the ends of a schedule is allowed, too.
+        # Only the ends of schedules are checked, since the values between two allowed values are allowed.
         known = [] if is_named(self.weighting) else [self.weighting, self.at(0.0), self.at(1.0)]
         if known or self.max_margin != "auto":
             self.weighting.max_margin(self.max_margin)
-        if self.max_margin not in ("auto", None):  # 16 and 16.0 are one setting
+        if self.max_margin not in ("auto", None):  # 16 and 16.0 are the same setting
             object.__setattr__(self, "max_margin", float(self.max_margin))
         if self.normalization == "integral":
-            _ = [one.log_normalizer for one in known]  # raises if the integral is infinite
+            _ = [weighting.log_normalizer for weighting in known]  # raises if the integral is infinite
 
     def _check_arithmetic(self) -> None:
         known = ("exact", "keep-learned", "float32-published")
@@ -65,8 +65,8 @@ class Objective:
         )
         if self.arithmetic == "float32-published":
             plain_dm = isinstance(self.weighting, DM) and not self.weighting.vanishing
-            check(plain_dm, "arithmetic", self.arithmetic, "it is that of DM(vanishing=False) alone")
-            check(self.max_margin is None, "arithmetic", self.arithmetic, "give max_margin=None with it: it has none")
+            check(plain_dm, "arithmetic", self.arithmetic, "use it with DM(vanishing=False) only")
+            check(self.max_margin is None, "arithmetic", self.arithmetic, "give max_margin=None with it")
 
     def at(self, progress: float, noise_rate: float | None = None) -> Weighting:
         """Return the weighting at a progress in [0, 1], given the noise rate measured so far; see `scheduled`."""
@@ -74,21 +74,22 @@ class Objective:
 
     @property
     def measures(self) -> bool:
-        """Whether the weighting depends on the measured noise rate, which every network has its own of."""
-        return any(isinstance(what, Measured) for what in self.schedule.values())
+        """Whether the weighting depends on the noise rate measured for each network."""
+        return any(isinstance(schedule, Measured) for schedule in self.schedule.values())
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate falls.
+    """Schedule of the learning rate.
 
     Attributes:
-        policy: "constant"; "step": times `factor` at each iteration of `at`; "inv", as Caffe's:
-            times (1 + gamma * iteration) ** -power; "cosine": a short rise, and a fall to 0 in the last iteration.
-        at: Iterations of the steps, rising.
-        factor: In (0, 1].
-        gamma: >= 0.
-        power: >= 0.
+        policy: "constant"; "step", which multiplies by `factor` at each iteration of `at`; "inv", which multiplies by
+            (1 + gamma * iteration) ** -power as in Caffe; or "cosine", a short linear rise and a cosine decay to 0 at
+            the last iteration.
+        at: Iterations of the steps, in ascending order.
+        factor: Factor of each step, in (0, 1].
+        gamma: Factor of the iteration for "inv", >= 0.
+        power: Exponent for "inv", >= 0.
     """
 
     policy: Literal["constant", "step", "inv", "cosine"] = "constant"
@@ -101,15 +102,15 @@ class Schedule:
         known = ("constant", "step", "inv", "cosine")
         check(self.policy in known, "policy", self.policy, 'use "constant", "step", "inv" or "cosine"')
         rising = all(0 < a < b for a, b in zip((0, *self.at)[1:], (*self.at, math.inf)[1:], strict=False))
-        check(rising, "at", self.at, "use rising iterations > 0")
+        check(rising, "at", self.at, "use iterations > 0 in ascending order")
         check(0.0 < self.factor <= 1.0, "factor", self.factor, "use a number in (0, 1]")
         check(0.0 <= self.gamma < math.inf, "gamma", self.gamma, "use a finite number >= 0")
         check(0.0 <= self.power < math.inf, "power", self.power, "use a finite number >= 0")
 
     def scale(self, iteration: int, iterations: int = 1) -> float:
-        """Return what the base learning rate is multiplied by in the step after `iteration` steps.
+        """Return the factor of the base learning rate in the step that follows `iteration` steps.
 
-        "cosine" depends on how many there are in all, `iterations`.
+        "cosine" depends on the total number of steps, `iterations`.
         """
         if self.policy == "cosine":
             return cosine(iteration, iterations)
@@ -127,13 +128,13 @@ class Solver:
     Attributes:
         iterations: Number of steps, >= 1.
         batch_size: Examples per step and network, >= 1.
-        learning_rate: > 0, before the schedule.
+        learning_rate: Base learning rate, > 0, which the schedule multiplies.
         name: "sgd" or "adam".
         momentum: Momentum of SGD, in [0, 1).
-        nesterov: Whether SGD's momentum is Nesterov's.
-        weight_decay: >= 0, of all parameters, added to the gradient (L2), as in Caffe.
-        delta: Adam's, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
-        betas: Adam's, each in [0, 1).
+        nesterov: Whether SGD uses Nesterov momentum.
+        weight_decay: L2 penalty of all parameters, >= 0, which is added to the gradient as in Caffe.
+        delta: Constant of Adam, > 0, with Caffe's meaning; see `emphasis.training.optimizers`.
+        betas: Coefficients of Adam, each in [0, 1).
         schedule: Schedule of the learning rate.
     """
 
@@ -156,7 +157,7 @@ class Solver:
             check(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "use a finite number > 0")
         check(0.0 <= self.momentum < 1.0, "momentum", self.momentum, "use a number in [0, 1)")
         check(not self.nesterov or self.momentum > 0.0, "nesterov", True, "give a momentum > 0 with it")
-        check(self.name == "sgd" or self.momentum == 0.0, "momentum", self.momentum, "leave it out: Adam has betas")
+        check(self.name == "sgd" or self.momentum == 0.0, "momentum", self.momentum, "use betas instead with Adam")
         check(0.0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "use a finite number >= 0")
         good = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
         check(good, "betas", self.betas, "use two numbers in [0, 1)")
@@ -167,9 +168,8 @@ class ClipSolver(Solver):
     """A solver whose batches consist of clips of videos.
 
     Attributes:
-        clip: How many frames of a video follow each other in a batch, >= 1.
-        videos: How many videos of one person follow each other, >= 1. With clip and videos 1, examples are drawn one
-            by one.
+        clip: Number of consecutive frames of the same video in a batch, >= 1.
+        videos: Number of consecutive videos of the same person, >= 1. If both are 1, examples are drawn individually.
     """
 
     clip: int = 1
@@ -183,28 +183,28 @@ class ClipSolver(Solver):
         check(self.batch_size % parts == 0, "batch_size", self.batch_size, f"use a multiple of clip * videos = {parts}")
 
     def simplified(self) -> Solver:
-        """Return a plain solver if examples are drawn one by one, and this one otherwise."""
+        """Return a plain solver if examples are drawn individually, and this solver otherwise."""
         if self.clip * self.videos > 1:
             return self
         return Solver(**{part.name: getattr(self, part.name) for part in fields(Solver)})
 
 
 def clip_length(solver: Solver) -> int:
-    """Return how many frames of one video follow each other in a batch; 1 where examples are drawn one by one."""
+    """Return the number of consecutive frames of a video in a batch; 1 if examples are drawn individually."""
     return solver.clip if isinstance(solver, ClipSolver) else 1
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how training runs.
+    """Settings of the execution of training: devices, precision and compilation.
 
     Attributes:
-        accelerator: "auto", "cpu", "cuda" or "mps", as Lightning Fabric takes it.
+        accelerator: "auto", "cpu", "cuda" or "mps", as accepted by Lightning Fabric.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         compile: Whether `torch.compile` is applied to the network.
-        devices: On this machine, over which each step's batch is split; a process for each.
-        strategy: What each of several devices keeps of the network and the optimizer: "ddp", everything; "fsdp", its
-            share.
+        devices: Number of devices of this machine that the batch of each step is split over, with a process each.
+        strategy: Distribution of the network and the optimizer over several devices: "ddp" replicates them, "fsdp"
+            shards them.
     """
 
     accelerator: str = "auto"
@@ -222,11 +222,11 @@ class Execution:
 
 
 def number_of_ranks(execution: Execution) -> int:
-    """Return how many processes train each network together: one for each device, on all of torchrun's machines.
+    """Return the number of processes that train each network together, one per device on all machines of torchrun.
 
     Raises:
-        ValueError: torchrun has started another number of processes here than there are devices, or FSDP is asked for
-            on one device.
+        ValueError: torchrun has started another number of processes on this machine than there are devices, or FSDP is
+            requested for one device.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", execution.devices))
     if here != execution.devices:
@@ -236,5 +236,5 @@ def number_of_ranks(execution: Execution) -> int:
         )
     ranks = int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else here
     alone = execution.strategy == "fsdp" and ranks == 1
-    check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which a network is shared out")
+    check(not alone, "strategy", execution.strategy, "give devices >= 2 with it, over which the network is sharded")
     return ranks

@@ -1,4 +1,4 @@
-"""A network of which each rank keeps a part (FSDP2), and the state of training as one process would have it."""
+"""Networks that are sharded over ranks (FSDP2), and their unsharded state for checkpoints."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from emphasis.models.stacked import Stack, StackedMLP
 
 
 def sharded(stack: Stack, mesh: DeviceMesh) -> Stack:
-    """Return the stack, changed in place, with its parameters, gradients and optimiser's state cut over the ranks.
+    """Return the stack, changed in place, with its parameters, gradients and optimizer state sharded over the ranks.
 
-    A layer with a matrix is put together when its turn comes, and what else there is, such as norms, at the beginning.
-    A stack of perceptrons is cut between networks, and put together as one. What a method has besides its networks is
-    kept whole: each rank computes all of its derivative.
+    Layers with matrices are gathered one by one as they are used; other parameters, such as those of norms, are
+    gathered at the beginning. A stack of perceptrons is sharded along its networks and gathered at once. Parameters of
+    a method outside of its networks are not sharded; each rank computes their whole derivative.
 
     Args:
-        stack: The same on all ranks; its parameters are contiguous.
-        mesh: Of Fabric's `ModelParallelStrategy`, all of whose ranks are in "data_parallel".
+        stack: Stack with contiguous parameters, the same on all ranks.
+        mesh: Device mesh of Fabric's `ModelParallelStrategy`, with all ranks in "data_parallel".
     """
     over = mesh["data_parallel"]
     for network in _networks(stack):
@@ -31,24 +31,24 @@ def sharded(stack: Stack, mesh: DeviceMesh) -> Stack:
             matrices = any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
             if matrices and layer is not network and not isinstance(network, StackedMLP):
                 fully_shard(layer, mesh=over)
-        fully_shard(network, mesh=over, reshard_after_forward=True)  # after evaluations as well
+        fully_shard(network, mesh=over, reshard_after_forward=True)  # reshards after evaluations as well
     return stack
 
 
 def _networks(stack: Stack) -> list[nn.Module]:
-    """Return what is called, or copied from what is; not a stack of one, whose output is a view of its network's."""
+    """Return the networks that are called, and their copies, but not a `SingleNetwork`, whose output is a view."""
     if isinstance(stack, StackedMLP):
         return [stack]
     if isinstance(stack.network, Learner):
         learner = stack.network
-        return [one for one in (learner.network, learner.peer, learner.kept) if one is not None]
+        return [network for network in (learner.network, learner.peer, learner.kept) if network is not None]
     return [stack.network]
 
 
-def held(value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what this rank holds of a parameter or its like, (S, ...), and of `rows`, (S,); all ranks must call this.
+def local_part(value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the parts of a tensor (S, ...) with a parameter's sharding, and of `rows` (S,), that this rank holds.
 
-    Both share memory with what is given, if nothing is cut.
+    All ranks must call this. Tensors that are not sharded share memory with the arguments.
     """
     if not isinstance(value, DTensor):
         return value, rows
@@ -56,12 +56,12 @@ def held(value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return value.to_local(), cut.to_local()
 
 
-def whole(tree: Any, keep: bool = True) -> Any:
-    """Return nested containers with every sharded tensor put together on the CPU; all ranks must call this.
+def gather_full(tree: Any, keep: bool = True) -> Any:
+    """Return nested containers with every sharded tensor gathered on the CPU; all ranks must call this.
 
     Args:
-        tree: Dictionaries and lists; other tensors than sharded ones stay as they are.
-        keep: Whether this rank wants them; if not, it has None in their place.
+        tree: Dictionaries and lists; tensors that are not sharded are returned unchanged.
+        keep: Whether this rank keeps the gathered tensors; if not, they are replaced by None.
     """
 
     def put_together(part: DTensor) -> Tensor | None:
@@ -71,17 +71,19 @@ def whole(tree: Any, keep: bool = True) -> Any:
     return tree_map_only(DTensor, put_together, tree)
 
 
-def load_whole(module: nn.Module, optimizer: Any, states: dict[str, Any], slots: dict[str, Any]) -> None:
-    """Load the state dictionaries that `whole` returned, cut as the module's parameters are; all ranks must call this.
+def load_full(module: nn.Module, optimizer: Any, states: dict[str, Any], slots: dict[str, Any]) -> None:
+    """Load state dictionaries returned by `gather_full`, sharded like the module's parameters.
+
+    All ranks must call this.
 
     Args:
-        module: Set up by Fabric.
-        optimizer: Over its parameters, likewise.
-        states: The module's.
-        slots: The optimiser's.
+        module: Module set up by Fabric.
+        optimizer: Optimizer of its parameters, set up by Fabric.
+        states: State dictionary of the module.
+        slots: State dictionary of the optimizer.
     """
-    own = module.state_dict()
-    module.load_state_dict({name: _cut_as(value, own.get(name)) for name, value in states.items()})
+    module_state = module.state_dict()
+    module.load_state_dict({name: _cut_as(value, module_state.get(name)) for name, value in states.items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
         number: {name: _cut_as(value, parameters[number]) for name, value in values.items()}
@@ -91,7 +93,7 @@ def load_whole(module: nn.Module, optimizer: Any, states: dict[str, Any], slots:
 
 
 def _cut_as(value: Any, like: Any) -> Any:
-    """Return `value` with the shards of `like`, if it is a tensor of that shape and `like` has any."""
+    """Return `value` with the sharding of `like`, if both are tensors of the same shape and `like` is sharded."""
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
         return distribute_tensor(value, like.device_mesh, like.placements)
     return value

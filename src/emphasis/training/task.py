@@ -21,11 +21,11 @@ from emphasis.training.settings import ClipSolver, Solver
 
 
 class Evaluator(Protocol):
-    """Evaluates networks on the test part of a task in place of the accuracy of their classes."""
+    """Evaluates networks on the test part of a task, instead of the accuracy of predicted classes."""
 
     @property
     def num_answers(self) -> int:
-        """How many answers the test accuracy is a mean of."""
+        """Number of answers over which the test accuracy is averaged."""
 
     def evaluate(
         self, module: nn.Module, task: Task, batch_size: int, broken: set[str], group: Any
@@ -33,31 +33,31 @@ class Evaluator(Protocol):
         """Return curves by name, each of shape (S,), "test_accuracy" among them; NaN for networks that have diverged.
 
         Args:
-            module: The stack of S networks, in evaluation mode.
-            task: The data, on the module's device.
-            batch_size: Examples at a time.
-            broken: Where the names of images that cannot be decoded are added.
-            group: The ranks that share the work; None: this process alone.
+            module: Stack of S networks, in evaluation mode.
+            task: Data, on the module's device.
+            batch_size: Examples per batch.
+            broken: Set to which the names of images that cannot be decoded are added.
+            group: Ranks that share the work; None for this process alone.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """K seeds' training labels over shared inputs; N training and M test examples of C classes.
+    """Data of K seeds, with N training and M test examples of C classes; the seeds share the inputs.
 
     Attributes:
         inputs: (N, D) float32, or images (N, channels, H, W) uint8, which may be files.
-        labels: (K, n) int64, the labels that each seed trains on, noise included.
-        true_labels: (N,) int64.
-        test_inputs: (M, ...) as `inputs`.
-        test_labels: (M,) int64.
-        num_classes: C.
-        index: (K, n) int64, the rows of `inputs` that each seed's labels belong to; None: all, and n = N.
+        labels: (K, n) int64, training labels of each seed, with noise.
+        true_labels: (N,) int64, true labels.
+        test_inputs: (M, ...) test inputs of the same kind as `inputs`.
+        test_labels: (M,) int64, test labels.
+        num_classes: Number of classes C.
+        index: (K, n) int64, rows of `inputs` that the labels of each seed belong to; None for all, with n = N.
         statistics: Mean and standard deviation of each channel of images, in units of [0, 1]; None for vectors.
         augment: Whether training images are cropped and flipped at random.
-        crop: Pixels per side of what networks see of images, the middle where it is not drawn; 0: all.
-        eval_train_size: How many training examples are evaluated, evenly spaced; 0: all.
-        evaluator: What evaluates the networks on the test part; None: their accuracy on `test_labels`.
+        crop: Pixels per side of the crops of images, which are centered unless drawn at random; 0 for whole images.
+        eval_train_size: Number of training examples in evaluations, evenly spaced; 0 for all.
+        evaluator: Evaluator of the test part; None for the accuracy on `test_labels`.
     """
 
     inputs: Tensor | ImageFiles
@@ -74,7 +74,7 @@ class Task:
     evaluator: Evaluator | None = None
 
     def to(self, device: torch.device) -> Task:
-        """Return the task with all its tensors on `device`; `index` of files stays on the CPU."""
+        """Return the task with all its tensors on `device`; `index` stays on the CPU if the inputs are files."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -99,41 +99,41 @@ class Task:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example, as networks see it."""
+        """The shape of one example as the input of a network."""
         shape = tuple(self.inputs.shape[1:])
         return (shape[0], self.crop, self.crop) if self.crop else shape
 
     @property
     def num_test(self) -> int:
-        """The number of answers that networks are evaluated by: test examples, unless the evaluator says otherwise."""
+        """The number of answers in the test accuracy: test examples, unless the evaluator has another number."""
         return len(self.test_labels) if self.evaluator is None else self.evaluator.num_answers
 
     def batches(self, seeds: Sequence[int], solver: Solver, device: torch.device) -> Batches:
-        """Return which training examples each step sees.
+        """Return the training examples of each step.
 
         Raises:
-            ValueError: There are fewer than a batch, or clips are asked for of what are no videos.
+            ValueError: There are fewer examples than a batch, or clips are requested of data that are not videos.
         """
         if isinstance(solver, ClipSolver) and solver.clip * solver.videos > 1:
             raise EmphasisValueError(
-                f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, which this "
-                "data is not; leave them out"
+                f"solver.clip={solver.clip} and solver.videos={solver.videos} are for videos, but this "
+                "data set has no videos; leave them out"
             )
         return Batches(seeds, self.num_train, solver.batch_size, device)
 
     @property
     def places_device(self) -> torch.device:
-        """Where `fetch` wants places: with the inputs."""
+        """The device on which `fetch` expects positions."""
         return self.inputs.device if isinstance(self.inputs, Tensor) else torch.device("cpu")
 
     @property
     def eval_indices(self) -> Tensor:
-        """The places (m,) of the training examples that evaluations look at."""
+        """The positions (m,) of the training examples used in evaluations."""
         number = min(self.eval_train_size, self.num_train) or self.num_train
         return torch.arange(number, device=self.places_device) * self.num_train // number
 
     def fetch(self, places: Iterable[Tensor]) -> Generator[Fetched]:
-        """Yield the inputs of training examples at each of `places` (K, B), or (1, B) if seeds share them."""
+        """Yield the inputs of training examples at each of `places` (K, B), or (1, B) if the seeds share them."""
         return fetch(self.inputs, places, self.index, self.labels.device)
 
     def fetch_test(self, parts: Iterable[Tensor]) -> Generator[Fetched]:
@@ -142,9 +142,9 @@ class Task:
         return fetch(self.test_inputs, places, None, self.labels.device)
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """Return inputs (K, B, ...) as networks take them: images cropped, normalized, float32, channels last.
+        """Return inputs (K, B, ...) of networks: cropped and normalized float32 images in channels-last format.
 
-        Vectors stay as they are, and so do images' margins where they have been cropped already.
+        Vectors are returned unchanged, and images that have already been cropped are not cropped again.
         """
         if self.statistics is None:
             return inputs

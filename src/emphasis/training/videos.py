@@ -1,4 +1,4 @@
-"""Training on clips of videos, and evaluation by finding persons in a gallery."""
+"""Training on clips of videos, and evaluation by person retrieval from a gallery."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emphasis.training.settings import ClipSolver, Solver
 from emphasis.training.task import Task
 
 RETRIEVAL_CURVES = ("mean_average_precision", *(f"cmc_{rank}" for rank in RANKS))
-"""The curves of `RetrievalEvaluator`; the test accuracy is CMC at rank 1, the share of right first answers."""
+"""Curves of `RetrievalEvaluator`; the test accuracy is CMC at rank 1, the share of correct first answers."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,22 +35,22 @@ class VideoTask(Task):
     """A task whose training examples are frames of videos.
 
     Attributes:
-        videos: (n,) int64 on the CPU, the video that each training example is a frame of, in order.
+        videos: (n,) int64 on the CPU, video of each training example, in ascending order.
     """
 
     videos: Tensor
 
     def to(self, device: torch.device) -> VideoTask:
-        """Return the task with its tensors on `device`; `videos` stay on the CPU."""
+        """Return the task with its tensors on `device`; `videos` stays on the CPU."""
         moved = super().to(device)
         assert isinstance(moved, VideoTask)
         return dataclasses.replace(moved, videos=self.videos)
 
     def batches(self, seeds: Sequence[int], solver: Solver, device: torch.device) -> Batches:
-        """Return which training examples each step sees: clips of videos if the solver asks for them.
+        """Return the training examples of each step, which are clips of videos if the solver is a `ClipSolver`.
 
         Raises:
-            ValueError: There are fewer examples than a batch, or clips are asked for by several networks together.
+            ValueError: There are fewer examples than a batch, or clips are requested for several networks together.
         """
         if not isinstance(solver, ClipSolver) or solver.clip * solver.videos == 1:
             return super().batches(seeds, solver, device)
@@ -65,10 +65,11 @@ class VideoTask(Task):
 
 @dataclass(frozen=True, eq=False)
 class RetrievalEvaluator:
-    """Evaluates one network by how well it finds the persons of a gallery.
+    """Evaluates one network by person retrieval from a gallery.
 
     Attributes:
-        gallery: The videos of the test part; the task's `test_labels` are the video of each test image, in order.
+        gallery: Videos of the test part; `test_labels` of the task has the video of each test image, in ascending
+            order.
     """
 
     gallery: Gallery
@@ -84,15 +85,15 @@ class RetrievalEvaluator:
         """Return the test accuracy and `RETRIEVAL_CURVES`, (1,) each; NaN if the network has diverged.
 
         Raises:
-            DamagedFileError: None of a video's images can be decoded.
-            ValueError: The networks are in a stack.
+            DamagedFileError: No image of a video can be decoded.
+            ValueError: The module is a stack of several networks.
         """
         stack = next((part for part in module.modules() if isinstance(part, SingleNetwork)), None)
         if stack is None:
             raise EmphasisValueError(
                 "retrieval needs a network that trains alone, such as small-cnn; use one in place of mlp"
             )
-        # Without Fabric and the compiler around it: its inner layers' inputs are wanted, not what it returns.
+        # Wrappers of Fabric and the compiler are removed, since inputs of inner layers are needed, not the output.
         learner = stack.network if isinstance(stack.network, Learner) else None
         network, method = (stack.network, None) if learner is None else (learner.network, learner.method)
         video = task.test_labels.cpu().numpy()

@@ -24,7 +24,7 @@ def score_figure(
 
     Args:
         score: (n,) mean margins.
-        groups: Masks (n,) by name, at most two, which together select every example.
+        groups: Masks (n,) by name, at most two, which together contain every example.
         narrow: Whether the figure is for a telephone.
     """
     figure = new_figure(4.8 if narrow else 7.6, 3.4)
@@ -53,9 +53,9 @@ def training_figure(
 
     Args:
         at: (E,) iterations of the evaluations.
-        margins: (E, n), NaN where an example was not seen.
+        margins: (E, n), NaN where an example was not evaluated.
         suspect: (n,) mask of the suspects.
-        weighting: Weighting of the training; None draws the panel of p only.
+        weighting: Weighting that was trained with; None draws the panel of p only.
         xlabel: Label of the horizontal axis.
         narrow: Whether to place the panels one below another, for a telephone.
     """

@@ -1,4 +1,4 @@
-"""What all figures share: their canvas, their margins, texts shown literally, and PNG files.
+"""Functions shared by all figures: canvas, margins, text shown literally, and PNG files.
 
 Figures are drawn on the Agg canvas, without pyplot's state and without a display.
 """
@@ -18,16 +18,17 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def literal(text: str) -> str:
-    """Return a text that matplotlib shows literally.
+    """Return `text` in a form that matplotlib shows literally.
 
-    Unescaped, text between two dollar signs would become a formula, and labels that begin with "_" would be left out.
+    Unescaped, text between two dollar signs would become a formula, and labels that begin with "_" would be missing
+    from legends.
     """
     shown = visible(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """Return the figure as the bytes of a PNG file of 256 colors, a third of the size and looking the same.
+    """Return the figure as the bytes of a PNG file with 256 colors, which looks the same at a third of the size.
 
     `Figure.savefig` would draw the figure twice, the first time to lay it out.
     """
@@ -47,7 +48,7 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """Return an empty figure of a size in inches, on the Agg canvas."""
+    """Return an empty figure on the Agg canvas, with its size given in inches."""
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure

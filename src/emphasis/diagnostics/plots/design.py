@@ -1,6 +1,6 @@
-"""The design page: a weighting chosen with sliders or drawn by hand in the browser, on a local Bokeh server.
+"""The design page: a local Bokeh server on which a weighting is chosen with sliders or drawn by hand.
 
-All values are computed by `emphasis.weighting`; the page contains no mathematics. Needs the extra `design`.
+All values are computed by `emphasis.weighting`; the page contains no mathematics. The extra `design` is required.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _COLORS = (COLORS[0], GRAY, *COLORS[1:4], *COLORS[5:], COLORS[4])
 _TWO = _COLORS[2]
 
 Histograms = Mapping[str, tuple[Sequence[int], Sequence[int]]]
-"""Numbers of correctly and of wrongly labeled examples in equal bins of p in [0, 1], by name."""
+"""Counts of correctly and of wrongly labeled examples in equal bins of p in [0, 1], by name."""
 
 
 class Design:
-    """One page: its widgets and their callbacks.
+    """A design page: its widgets and their callbacks.
 
     Args:
         histograms: Histograms of p to show behind the curves, such as those of a run.
@@ -84,7 +84,7 @@ class Design:
             key: Slider(title=key[1], start=low, end=high, step=step, value=first, name=" ".join(key))
             for key, (low, high, step, first) in _RANGES.items()
         }
-        self._versus = MultiChoice(title="Beside it", value=["CCE"], options=list(SHOWN), name="versus")
+        self._versus = MultiChoice(title="Compare with", value=["CCE"], options=list(SHOWN), name="versus")
         self._interval = RangeSlider(
             title="Mass between", start=0.0, end=1.0, step=0.01, value=(0.2, 0.6), name="interval"
         )
@@ -93,7 +93,7 @@ class Design:
         )
         self._numbers = Div(name="numbers", width=330)
         self._python = TextAreaInput(title="Python", rows=3, width=330, name="python")
-        self._toml = TextAreaInput(title="In a recipe", rows=3, width=330, name="toml")
+        self._toml = TextAreaInput(title="Line for a recipe", rows=3, width=330, name="toml")
         self._points = ColumnDataSource({"x": [], "y": []}, name="points")
         self._sources = {
             name: ColumnDataSource({"xs": [], "ys": [], "color": [], "label": [], "width": []}, name=name)
@@ -124,7 +124,7 @@ class Design:
             for name, title, x, y in (
                 ("weight", "Weight: the size of the derivative", "p, the probability of the label", "w(p)"),
                 ("density", "Emphasis density: the share of the emphasis", "p, the probability of the label", "h(p)"),
-                ("loss", "The loss that it is the derivative of", "margin log(p / (1 - p))", "loss"),
+                ("loss", "Loss with this derivative", "margin log(p / (1 - p))", "loss"),
             )
         }
         under = plots["density"]
@@ -166,8 +166,8 @@ class Design:
         )
         hint = Div(
             width=560,
-            text="<small>By hand: drag a point, click to add one, select one and press backspace to "
-            "remove it. The ends stay at p = 0 and 1.</small>",
+            text="<small>By hand: drag a point, click to add a point, or select a point and press backspace "
+            "to remove it. The end points stay at p = 0 and p = 1.</small>",
         )
         return row(side, column(plots["weight"], hint, plots["density"], plots["loss"]), name="design")
 
@@ -194,7 +194,7 @@ class Design:
             self._set_points(_FIRST_POINTS)
         try:
             weighting = self.weighting
-        except ValueError as error:  # at slider positions where all weights are 0
+        except ValueError as error:  # some slider positions make all weights 0
             self.error = str(error)
             for source in self._sources.values():
                 source.data = {name: [] for name in ("xs", "ys", "color", "label", "width")}
@@ -204,13 +204,13 @@ class Design:
         others = [FAMILIES[name]() for name in self._versus.value]
         drawn = [(weighting, _COLORS[0], 3.0), *((other, _COLORS[1 + k % 7], 1.5) for k, other in enumerate(others))]
         for name, curve in (("weight", _weight), ("density", _density), ("loss", _loss)):
-            curves = [curve(each) for each, _, _ in drawn]
+            curves = [curve(shown_weighting) for shown_weighting, _, _ in drawn]
             self._sources[name].data = {
                 "xs": [x.tolist() for x, _ in curves],
                 "ys": [y.tolist() for _, y in curves],
                 "color": [color for _, color, _ in drawn],
                 "width": [width for _, _, width in drawn],
-                "label": [_label(each) for each, _, _ in drawn],
+                "label": [_label(shown_weighting) for shown_weighting, _, _ in drawn],
             }
         self._bars.data = self._histogram()
         self._numbers.text = self._describe(weighting)
@@ -262,7 +262,7 @@ class Design:
                 self._set_points(())
             return
         self._set_points(tidied(list(zip(x, y, strict=True))))
-        self.error = "" if any(self._points.data["y"]) else "The curve is 0 everywhere: lift a point."
+        self.error = "" if any(self._points.data["y"]) else "The curve is 0 everywhere; raise a point."
         if self.error:
             self._set_points(_FIRST_POINTS)
         self.update()
@@ -342,7 +342,7 @@ def _copy_button(area: TextAreaInput) -> Button:
 def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
     """Return a running server of design pages, one per visitor; its port is `server.port`.
 
-    The server sends all that the page needs, so that no network is used.
+    All resources of the page are served locally, so that no network access is needed.
 
     Args:
         histograms: Histograms of p to offer, by name.

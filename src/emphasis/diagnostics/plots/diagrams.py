@@ -1,4 +1,4 @@
-"""Drawings of the paper that show no data: common practice beside derivative manipulation, and a small network."""
+"""Diagrams of the paper: common practice compared with derivative manipulation, and a small network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INK, _BLUE = COLORS[4], COLORS[0]
 
 
 def practice_and_dm_diagram() -> Figure:
-    """Return Figure 1a of the paper: where the derivative with respect to the logits z comes from.
+    """Return Figure 1a of the paper, which shows how the derivative with respect to the logits z is obtained.
 
     In common practice it is derived from a loss. Derivative manipulation designs its size w(p) instead.
     """
@@ -46,11 +46,11 @@ def practice_and_dm_diagram() -> Figure:
 
 
 def network_diagram(layers: Sequence[tuple[str, int]], most_drawn: int = 8) -> Figure:
-    """Return a drawing of fully connected layers, as Figure 4 of the paper.
+    """Return a drawing of fully connected layers in the style of Figure 4 of the paper.
 
     Args:
         layers: Name and number of units of each layer, from the inputs to the outputs.
-        most_drawn: Layers of more units are drawn with this many, and dots for the others.
+        most_drawn: Maximum number of units drawn per layer; dots stand for the others.
     """
     figure = new_figure(2.6 * len(layers), 4.2)
     axes = figure.subplots()
@@ -60,9 +60,9 @@ def network_diagram(layers: Sequence[tuple[str, int]], most_drawn: int = 8) -> F
     for number, (name, units) in enumerate(layers):
         drawn = min(units, most_drawn)
         spacing = 0.55
-        heights = [2.3 + spacing * (place - (drawn - 1) / 2) for place in range(drawn)]
-        if units > drawn:  # the dots take the place of the unit in the middle
-            heights = [y for place, y in enumerate(heights) if place != drawn // 2]
+        heights = [2.3 + spacing * (unit - (drawn - 1) / 2) for unit in range(drawn)]
+        if units > drawn:  # dots replace the unit in the middle
+            heights = [y for unit, y in enumerate(heights) if unit != drawn // 2]
             axes.text(
                 2.6 * number, 2.3 + spacing * (drawn // 2 - (drawn - 1) / 2), "⋮", ha="center", va="center", color=_INK
             )

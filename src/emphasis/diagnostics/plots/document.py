@@ -1,4 +1,4 @@
-"""The last step of every page: its table of contents, and for every table a scrolling box and a CSV file.
+"""Post-processing of every page: a table of contents, and a scrolling box and a CSV file for each table.
 
 The HTML comes from this package's templates, so its tables are not nested and its attributes are in double quotes;
 texts of users are escaped in it.
@@ -56,19 +56,21 @@ def finish(content: str) -> Document:
             contents.append((name, heading))
         return f'<h{match["level"]} id="{name}">{match["heading"]}</h{match["level"]}>'
 
-    body = _PARTS.sub(replace, content).replace("<pre>", '<pre tabindex="0">')  # a box that may scroll
+    body = _PARTS.sub(replace, content).replace("<pre>", '<pre tabindex="0">')  # scrolling boxes can be focused
     return Document(Markup(body), tuple(contents))
 
 
 def _table(inner: str, title: str, name: str) -> str:
-    """Return a table in a box that scrolls, with the table as CSV below it."""
+    """Return a table in a scrolling box, with a link to the table as CSV below it."""
     label = html.escape(title, quote=True)
     inner = _ROW_NAME.sub(r'<tr><th scope="row"\1>\2</th>', inner)
     box = f'<div class="scroll" role="region" aria-label="Table: {label}" tabindex="0"><table>{inner}</table></div>'
     text = csv_text(inner)
     if len(text) > _MOST_CSV:
         return box
-    data = base64.b64encode(("\ufeff" + text).encode()).decode("ascii")  # the mark tells spreadsheets the encoding
+    data = base64.b64encode(("\ufeff" + text).encode()).decode(
+        "ascii"
+    )  # the byte order mark tells spreadsheets the encoding
     link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{data}">Table as CSV'
     return f'{box}\n<p class="download">{link}<span class="hidden">: {label}</span></a></p>'
 

@@ -1,4 +1,4 @@
-"""Figures as matplotlib objects, drawn on the Agg canvas: nothing of pyplot's state, no display needed.
+"""Matplotlib figures, drawn on the Agg canvas without pyplot's global state or a display.
 
 Functions take plain arrays and return a Figure; `themes.save` writes it.
 """
@@ -69,7 +69,7 @@ class Panel:
 
     Attributes:
         title: Title of the panel, such as the method's name.
-        weighting: The method's weighting; None if it has none, and draws no line.
+        weighting: The method's weighting; None if it has none, in which case no line is drawn.
         clean: Number of correctly labeled examples in each of B equal bins of p in [0, 1], at the end of training.
         noisy: The same for wrongly labeled examples.
         note: Text in the panel, such as "collapsed (5 of 5 seeds)".
@@ -113,13 +113,13 @@ def accuracy_curves(
             axis.set_visible(False)
             continue
         panel = panels[number]
-        own = names if len(names) <= len(COLORS) else [name for name in panel.curves if name != gray]
+        colored = names if len(names) <= len(COLORS) else [name for name in panel.curves if name != gray]
         last = max((curve.iterations[-1] for curve in panel.curves.values()), default=1)
         ends: list[tuple[float, str, str]] = []
         for name, curve in panel.curves.items():
-            place = -1 if name == gray else own.index(name)
-            color = GRAY if name == gray else COLORS[place % len(COLORS)]
-            style = "-" if name == gray else _STYLES[(place // len(COLORS) + place) % len(_STYLES)]
+            position = -1 if name == gray else colored.index(name)
+            color = GRAY if name == gray else COLORS[position % len(COLORS)]
+            style = "-" if name == gray else _STYLES[(position // len(COLORS) + position) % len(_STYLES)]
             mean = _line(axis, curve, color, style, 100.0)
             finite = np.flatnonzero(np.isfinite(mean))
             end = 100 * float(mean[finite[-1]]) if finite.size else low
@@ -153,7 +153,7 @@ def accuracy_curves(
     width = max((label.get_window_extent().width / figure.dpi for label in labels), default=0.0)
     width = min(
         width + 0.25, 2.0 if narrow else 3.0
-    )  # of the labels, with the lines that lead to them; longer ones are cut
+    )  # width of the labels and of the lines that lead to them; longer labels are shortened
     arrange(figure, rows, columns, left=0.8, right=width, bottom=0.7, top=0.4, gap=width + 0.5, row_gap=0.7)
     figure.supxlabel("iteration", fontsize=10, y=0.1 / (height * rows), va="bottom")
     figure.supylabel(ylabel, fontsize=10, x=0.1 / full_width, ha="left")
@@ -193,20 +193,20 @@ def _label_ends(axis: Any, right: float, ends: Sequence[tuple[float, str, str]],
     ordered = sorted(ends)
     heights = np.array([end for end, _, _ in ordered])
     if len(heights) > 1:  # push overlapping neighbors apart until none overlap, then move all into the axes
-        places = heights.copy()
+        label_heights = heights.copy()
         for _ in range(200):
-            overlap = np.maximum(gap - np.diff(places), 0.0) / 2
+            overlap = np.maximum(gap - np.diff(label_heights), 0.0) / 2
             if overlap.max() < 0.002 * gap:
                 break
-            places[:-1] -= overlap
-            places[1:] += overlap
+            label_heights[:-1] -= overlap
+            label_heights[1:] += overlap
         low, high = axis.get_ylim()
-        places += min(0.0, high - gap / 4 - places[-1])
-        places += max(0.0, low + gap / 2 - places[0])
+        label_heights += min(0.0, high - gap / 4 - label_heights[-1])
+        label_heights += max(0.0, low + gap / 2 - label_heights[0])
     else:
-        places = heights
+        label_heights = heights
     labels = []
-    for (end, name, color), height in zip(ordered, places, strict=True):
+    for (end, name, color), height in zip(ordered, label_heights, strict=True):
         axis.plot([right, 1.03 * right], [end, height], color=color, linewidth=0.7, clip_on=False)
         labels.append(axis.text(1.035 * right, height, literal(name), va="center", fontsize=9, color=color))
     return labels
@@ -247,7 +247,7 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5, *, narrow: bool =
     figure, axes = _multiples(len(panels), columns, xlabel, "share of the examples", narrow)
     grid = np.linspace(0.0, 1.0, 401)
     axes[0].set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0.0)), np.square))
-    axes[0].set(xlim=(0, 1), ylim=(0, 1.05), xticks=(0, 0.5, 1))  # and with it all others: they share its scales
+    axes[0].set(xlim=(0, 1), ylim=(0, 1.05), xticks=(0, 0.5, 1))  # the other axes share these scales
     axes[0].set_yticks((0, 0.05, 0.25, 0.5, 1.0), ("0", "5 %", "25 %", "50 %", "100 %"))
     handles: dict[str, Any] = {}
     for axis, panel in zip(axes, panels, strict=True):
@@ -260,7 +260,7 @@ def emphasis_panels(panels: Sequence[Panel], columns: int = 5, *, narrow: bool =
             density = np.exp(panel.weighting.log(grid) - panel.weighting.log_peak)
             label = "EDF h(p) / its peak (linear)"  # on the square-root scale, the square is linear
             drawn += axis.plot(grid, density**2, color=_EDF, linewidth=1.6, label=label)
-        handles |= {str(one.get_label()): one for one in drawn}
+        handles |= {str(artist.get_label()): artist for artist in drawn}
         _write_note(axis, panel.note)
         axis.grid(axis="y", alpha=0.2, linewidth=0.6)
     size = 8.5 if narrow else 10
@@ -279,14 +279,14 @@ def mode_by_noise(
     label: str = "ours",
     narrow: bool = False,
 ) -> Figure:
-    """Return the emphasis mode of the best DM at each noise rate, here and in the paper.
+    """Return a figure of the emphasis mode of the best DM at each noise rate, beside the modes in the paper.
 
     Args:
         rates: (R,) noise rates in [0, 1].
         modes: (R,) modes in [0, 1]; NaN where no method with a mode was run.
         paper: (R,) the paper's modes, or empty.
         paper_label: Label of the paper's modes.
-        label: Label of ours.
+        label: Label of our modes.
         narrow: Whether the figure is for a telephone.
     """
     figure = new_figure(4.8 if narrow else 5.6, 3.8)
@@ -352,7 +352,7 @@ def _write_note(axis: Any, note: str) -> None:
 def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str) -> Any:
     """Draw the shares of the bins in the left (-0.5) or right (0.5) half of each bin.
 
-    One collection of rectangles takes a fraction of the time of `Axes.bar`, which makes an artist of each.
+    One collection of rectangles takes a fraction of the time of `Axes.bar`, which creates an artist for each bar.
     """
     shares = np.asarray(counts, dtype=np.float64)
     heights = shares / max(shares.sum(), 1.0)
@@ -367,7 +367,7 @@ def _bars(axis: Any, counts: Sequence[int], side: float, color: str, label: str)
 
 
 def edf_figure(weightings: Sequence[Weighting], *, narrow: bool = False) -> Figure:
-    """Return the emphasis densities h(p) of weightings with their modes; w(p) where the integral is infinite."""
+    """Return a figure of the emphasis densities h(p) of weightings, or w(p) where the integral is infinite."""
     figure = new_figure(4.8 if narrow else 6.4, 4.2)
     axis = figure.subplots()
     draw_weightings(axis, weightings)

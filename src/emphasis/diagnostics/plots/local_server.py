@@ -1,4 +1,4 @@
-"""A Bokeh server that only this computer can reach."""
+"""A Bokeh server that is reachable from this computer only."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from emphasis.loopback import HOST_NAMES, free_port
 
 
 class LocalServer(BaseServer):  # type: ignore[misc]
-    """A server of pages that accepts connections from this computer only, and only under the computer's own name.
+    """A Bokeh server that accepts connections from this computer only, addressed by the computer's local names.
 
-    After DNS rebinding, a page of another origin still sends its own name in the Host header; it is refused, as are
-    websockets of other origins.
+    Requests with another Host header (as after DNS rebinding) and websockets of other origins are refused.
 
     Args:
         make: Fills the document of each visitor.

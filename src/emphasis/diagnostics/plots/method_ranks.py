@@ -1,4 +1,4 @@
-"""Figure of the ranks of methods: on each task, and their mean."""
+"""Figure of the ranks of methods on each task, and of their means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all HTML pages share: the templates' environment, charts for wide and narrow windows, and values for reading.
+"""Functions shared by all HTML pages: the template environment, charts for wide and narrow windows, and formatting.
 
 A page is a template that extends "page.html.j2" and fills its blocks `title`, `header` and `content`. The style sheet,
 the table of contents, the scrolling boxes of tables and their CSV files are added to every page by `document.finish`.
@@ -28,7 +28,7 @@ class Chart:
 
     Attributes:
         wide: The figure for a window of at least 56 em, and for a file.
-        narrow: The same for a telephone.
+        narrow: The figure for a telephone.
     """
 
     wide: str
@@ -41,7 +41,7 @@ def chart(draw: Callable[[bool], Figure]) -> Chart:
 
 
 def page_environment(*packages: str) -> Environment:
-    """Return the Jinja environment of the templates of packages, which extend "page.html.j2"."""
+    """Return the Jinja environment for the templates of `packages`, which extend "page.html.j2"."""
     loaders = [PackageLoader(package) for package in (*packages, "emphasis.diagnostics.plots")]
     environment = Environment(
         loader=ChoiceLoader(loaders),
@@ -62,7 +62,7 @@ def chart_html(value: Chart, description: str) -> Markup:
 
     Args:
         value: The chart.
-        description: What the chart shows, for readers who do not see it.
+        description: What the chart shows, for screen readers.
     """
     prefix = blake2b(value.wide.encode(), digest_size=4).hexdigest()
     layouts = (

@@ -44,7 +44,7 @@ def draw(weightings: Sequence[Weighting], width: int, height: int, color: bool) 
 
 
 def numbers(weighting: Weighting, radius: float = 0.1) -> dict[str, Any]:
-    """Return what `describe` says as plain data."""
+    """Return the numbers that `describe` shows as plain data."""
     has_density = weighting.log_integral < math.inf
     return {
         "weighting": repr(weighting),
@@ -75,7 +75,7 @@ def describe(weighting: Weighting, radius: float = 0.1) -> str:
         f"  integral of w   {integral:.4g}" + (" (no density: the curve is w itself)" if integral == math.inf else ""),
         f"  w(1)            {at_one:.4g}" + _push(weighting),
     ]
-    back = getattr(weighting, "pushes_back", math.nan)  # of a method's derivative view
+    back = getattr(weighting, "pushes_back", math.nan)  # an attribute of the derivative view of a method
     if math.isfinite(back):
         lines.append(f"  pushes p down   beyond p = {back:.3g}: its derivative there is against the label")
     if weighting.log_integral < math.inf:

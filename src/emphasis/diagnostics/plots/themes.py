@@ -1,4 +1,4 @@
-"""Saving a figure for a light page, for a dark page, or for both: an SVG that follows the reader's system setting."""
+"""Saves figures for light pages, for dark pages, or for both, as an SVG that follows the reader's color scheme."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _COLOR_PROPERTIES = ("color", "facecolor", "edgecolor", "markerfacecolor", "mark
 
 
 def save(figure: Figure, path: Path, theme: Theme = "light", dpi: int = 150) -> None:
-    """Write `figure` in the format of the file's name; the same figure gives the same SVG, byte for byte.
+    """Write `figure` in the format given by the suffix of `path`; the same figure gives the same SVG, byte for byte.
 
     Args:
         figure: A figure in the colors of `palette`.
         path: A path that ends in one of `FORMATS`.
         theme: "light"; "dark", on a dark background; or "auto": an SVG without background that turns dark where the
-            reader prefers dark pages, and "light" for PNG and PDF, which cannot. "dark" changes the figure itself.
+            reader prefers dark pages (PNG and PDF files cannot do so, and are light). "dark" changes the figure itself.
         dpi: Resolution of a PNG file.
 
     Raises:
-        ValueError: The suffix is none of `FORMATS`, or there is no such theme.
+        ValueError: The suffix is not in `FORMATS`, or the theme is unknown.
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
@@ -83,7 +83,7 @@ def _dark(value: Any) -> Any:
 
 
 def add_dark_style(svg: str) -> str:
-    """Return an SVG of matplotlib's with a style sheet that turns its colors dark where the reader prefers dark."""
+    """Return an SVG drawn by matplotlib with a style sheet that turns its colors dark where the reader prefers dark."""
     rules = [
         f'[style*="{attribute}: {color.lower()}"] {{ {attribute}: {dark} !important }}'
         for color, dark in DARK.items()
@@ -99,7 +99,8 @@ def add_dark_style(svg: str) -> str:
 def chart_colors() -> str:
     """Return the style rules with the colors of `inline_svg`, light and dark.
 
-    They are variables, since those reach the markers of a curve: an element of `<use>` matches no selector of the page.
+    The colors are CSS variables, because selectors of the page do not match the content of `<use>`, which draws the
+    markers of curves.
     """
     light, dark = (
         " ".join(f"--{key[1:].lower()}: {color};" for key, color in pairs.items())
@@ -112,10 +113,10 @@ def chart_colors() -> str:
 
 
 def svg_text(figure: Figure) -> str:
-    """Return a figure as a compact SVG without background, whose texts stay text.
+    """Return a figure as a compact SVG without background, whose texts are kept as text.
 
-    The same figure gives the same SVG, byte for byte. A font as wide as the one that the figure was laid out with is
-    preferred.
+    The same figure gives the same SVG, byte for byte. Fonts as wide as
+    the font that the figure was laid out with are preferred.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "emphasis", "svg.fonttype": "none"}):
@@ -143,11 +144,11 @@ def _variable(match: re.Match[str]) -> str:
 
 
 def inline_svg(svg: str, prefix: str, description: str) -> str:
-    """Return an SVG of `svg_text` for a place in an HTML page.
+    """Return an SVG of `svg_text` for embedding in an HTML page.
 
     Args:
         svg: The SVG.
-        prefix: Put before its identifiers, which must differ from those of the page's other figures.
+        prefix: Prefix of its identifiers, which must be unique on the page.
         description: What the figure shows.
     """
     text = re.sub(r"(fill|stroke): #([0-9a-f]{6})", _variable, svg)
