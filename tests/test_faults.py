@@ -97,12 +97,12 @@ def test_debug_shows_the_traceback_of_a_mistake_too(before, capsys):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["--set", "n_estimators=x"], "xgboost refuses the settings or the table"),
+        (["--set", "n_estimators=x"], "xgboost rejects the settings or the table"),
         (["--set", "early_stopping_rounds=2"], "Must have at least 1 validation dataset"),
         (["--set", "booster=none"], "Unknown gbm type none"),
         (["--set", "weighting=DM"], "multiple values for keyword argument 'weighting'"),
         (["--model", "net", "--set", "depth=3"], "unexpected keyword argument 'depth'"),
-        (["--model", "net", "--set", "class_weight=some"], "sklearn refuses the settings or the table"),
+        (["--model", "net", "--set", "class_weight=some"], "sklearn rejects the settings or the table"),
         (["--seed", "-1"], "seed=-1 is not allowed; use a whole number, 0 to 4294967295"),
     ],
 )

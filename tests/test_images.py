@@ -143,7 +143,7 @@ def test_damage_to_a_model_is_found(fitted, tmp_path):
     shutil.copytree(fitted / "model", tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x7f")
-    with pytest.raises(DamagedFileError, match=r"is absent, cut short or not that of manifest\.json"):
+    with pytest.raises(DamagedFileError, match=r"is missing, incomplete or does not match manifest\.json"):
         load_model(tmp_path / "model")
 
 

@@ -200,9 +200,9 @@ def test_damage_is_named(tmp_path):
     [
         ({"format": 9}, r"is of format 9, this version reads 1"),
         ({"num_classes": 10**9}, "'num_classes' is missing or invalid"),
-        ({"rows": True}, "'rows' is absent"),
-        ({"columns": [1]}, "'columns' is absent"),
-        ({"weighting": None}, "'weighting' is absent"),
+        ({"rows": True}, "'rows' is missing"),
+        ({"columns": [1]}, "'columns' is missing"),
+        ({"weighting": None}, "'weighting' is missing"),
         ({"num_examples": N + 1}, r"margin-00000\.npy does not match trace\.json"),
         ({"rows": 2}, r"margin-00001\.npy cannot be read"),
         ({"columns": ["a"]}, r"steps-00000\.npy does not match trace\.json"),

@@ -227,7 +227,7 @@ def test_a_damaged_model_is_named(wine, tmp_path):
         ({"kind": 1.5}, "is damaged"),
         (
             {"classes": ["a", "b", "c", "d"]},
-            r"cannot be read|predicts \(3,\) numbers a row for 4 classes|the calibration does not fit the classes",
+            r"cannot be read|predicts \(3,\) numbers per row for 4 classes|the calibration does not fit the classes",
         ),
         ({"classes": "abc"}, "is damaged"),
         ({"encoder": {"columns": []}}, "is damaged"),
@@ -235,7 +235,7 @@ def test_a_damaged_model_is_named(wine, tmp_path):
         ({"encoder": {"columns": [{"kind": "numbers", "name": "x", "median": "a"}]}}, "is damaged"),
         ({"weighting": {"family": "SVM"}}, "is damaged"),
         ({"label": None}, "is damaged"),
-        ({"sha256": "0"}, "is absent, cut short or not that of"),
+        ({"sha256": "0"}, "is missing, incomplete or does not match"),
     ],
 )
 def test_a_manifest_that_was_changed_by_hand_is_checked_although_its_checksum_is_right(

@@ -59,7 +59,7 @@ def test_a_file_of_texts_that_is_damaged_or_of_another_model_is_named(fitted, tm
     try:
         for content in (whole[:-10], whole[:-1] + b"\1", b""):
             path.write_bytes(content)
-            with pytest.raises(DamagedFileError, match=r"texts\.npz is absent, cut short or not that of manifest"):
+            with pytest.raises(DamagedFileError, match=r"texts\.npz is missing, incomplete or does not match manifest"):
                 load_model(fitted / "fit")
     finally:
         path.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""Classifiers of one's own images, as trained by `emphasis fit` and applied by `emphasis predict`.
+"""Image classifiers trained on your images by `emphasis fit` and applied by `emphasis predict`.
 
     import emphasis
     from emphasis.images import load_model
@@ -6,7 +6,7 @@
     result = emphasis.fit("photos", folder="runs/photos")
     load_model("runs/photos").predict(["new/1.jpg", "new/2.jpg"])
 
-Needs the extra `images`; networks of timm need the extra `timm` as well.
+The extra `images` is required, and for networks of timm the extra `timm` as well.
 """
 
 from emphasis.images.result import ImageFit

@@ -1,4 +1,4 @@
-"""Features of images by a frozen network, kept on disk so that they are computed once."""
+"""Features of images from a frozen network, cached on disk so that they are computed once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from emphasis.tabular.saved import model_folder, model_kind
 from emphasis.texts import did_you_mean
 
 SIZE = 224
-"""Pixels per side for networks of timm, which are meant for about as many."""
+"""Default number of pixels per side for networks of timm."""
 
 _AT_ONCE = 1024  # images between two reports of progress
 
@@ -34,16 +34,16 @@ Progress = Callable[[str, int, int], None]  # (task, done, total)
 
 @dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-    """A network whose features are used, and which is not trained.
+    """A network that is not trained, and whose features are used.
 
     Attributes:
-        name: Name of the network, as `emphasis.models.build` takes it.
-        options: Its options.
+        name: Name of the network, as accepted by `emphasis.models.build`.
+        options: Options of the network.
         body: The network without its last linear layer, (N, channels, size, size) to (N, D).
         size: Pixels per side.
         channels: 3 (RGB) or 1 (gray).
         statistics: Mean and standard deviation of the channels that it expects; None for those of the images.
-        digest: Differs where the features differ.
+        digest: Digest that identifies the features.
     """
 
     name: str
@@ -60,14 +60,14 @@ def frozen_network(network: str, weights: Path | None = None, *, size: int = 0, 
 
     Args:
         network: The folder of a fit of images, the name of a network, or "timm:NAME".
-        weights: A local file of parameters, .safetensors or a state dict of PyTorch; None for random parameters. Not
-            for the folder of a fit.
+        weights: Local file of parameters, .safetensors or a state dict of PyTorch; None for random parameters. It is
+            not allowed for the folder of a fit.
         size: Pixels per side of the images; 0 for 224 with networks of timm, and 32 with others.
         channels: 3 (RGB) or 1 (gray). The folder of a fit has its own size and channels.
 
     Raises:
-        EmphasisValueError: If there is no such network, or arguments do not fit it.
-        FileNotFoundError: If there is no such file of parameters.
+        EmphasisValueError: The network is unknown, or arguments do not fit it.
+        FileNotFoundError: The file of parameters does not exist.
     """
     if model_kind(network) == KIND:
         if weights is not None:
@@ -86,8 +86,8 @@ def frozen_network(network: str, weights: Path | None = None, *, size: int = 0, 
     is_timm = network.startswith(TIMM)
     if not is_timm and network not in NAMES:
         raise EmphasisValueError(
-            f"{network!r} is no network{did_you_mean(network, NAMES)}; use the folder of a fit of images, timm:NAME, "
-            f"or one of {', '.join(NAMES)}"
+            f"{network!r} is not a network{did_you_mean(network, NAMES)}; use the folder of a fit of images, "
+            f"timm:NAME, or one of {', '.join(NAMES)}"
         )
     if weights is not None and not weights.is_file():
         raise EmphasisFileNotFoundError(f"there is no file of parameters {weights}")
@@ -122,10 +122,10 @@ def cached_features(
     statistics: Statistics,
     progress: Progress = lambda *_: None,
 ) -> NDArray[np.float32]:
-    """Return the features of images, shape (N, D): from the user's cache folder if they were computed before.
+    """Return the features of images, shape (N, D), from the user's cache folder if they were computed before.
 
     Args:
-        frozen: The network.
+        frozen: Frozen network.
         images: uint8 of shape (N, channels, size, size).
         statistics: Mean and standard deviation of the channels.
         progress: Called as `progress(task, done, total)`.

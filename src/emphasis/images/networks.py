@@ -1,4 +1,4 @@
-"""Networks of images without the training loop: their bodies, and what they predict."""
+"""Image networks without the training loop: their bodies, and their predictions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from emphasis.models import build
 from emphasis.models.layers import last_linear
 from emphasis.training.augmentation import normalize
 
-_AT_ONCE, _PIXELS = 256, 32 * 32  # images at a time, of so many pixels; fewer of larger ones
+_AT_ONCE, _PIXELS = 256, 32 * 32  # images per batch, for images of that many pixels; fewer if they are larger
 
 Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Mean and standard deviation of each channel, of pixels in [0, 1]."""
+"""Mean and standard deviation of each channel, for pixels in [0, 1]."""
 
 
 def without_head(network: nn.Module) -> nn.Module:
-    """Return the network with its last linear layer replaced by the identity: it then returns features.
+    """Return the network with its last linear layer replaced by the identity, so that it returns features.
 
     Raises:
-        EmphasisValueError: If it has no linear layer.
+        EmphasisValueError: The network has no linear layer.
     """
     head = last_linear(network)
     if network is head:
@@ -44,10 +44,10 @@ def build_network(
     """Return a network, or a frozen network's body with a linear layer on its features.
 
     Args:
-        name: Name of the network, as `emphasis.models.build` takes it.
-        options: Its options.
+        name: Name of the network, as accepted by `emphasis.models.build`.
+        options: Options of the network.
         shape: (channels, height, width) of an image.
-        num_classes: C.
+        num_classes: Number of classes C.
         width: Number of features of the body; 0 for the network itself.
         seed: Seed of the initial parameters.
     """
@@ -57,10 +57,10 @@ def build_network(
 
 @torch.no_grad()
 def outputs(network: nn.Module, images: NDArray[np.uint8] | ImageFiles, statistics: Statistics) -> NDArray[np.float32]:
-    """Return what a network makes of images, shape (N, ...), in evaluation mode on the CPU.
+    """Return the outputs of a network for images, shape (N, ...), in evaluation mode on the CPU.
 
     Args:
-        network: The network.
+        network: Network.
         images: uint8 of shape (N, channels, size, size), or image files.
         statistics: Mean and standard deviation of the channels.
     """
@@ -85,7 +85,7 @@ def probabilities(
 
 @torch.no_grad()
 def probabilities_of_features(linear: nn.Linear, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the class probabilities (N, C) that a linear layer gives features (N, D)."""
+    """Return the class probabilities (N, C) that a linear layer predicts from features (N, D)."""
     return _softmax(linear(torch.from_numpy(features)).numpy())
 
 

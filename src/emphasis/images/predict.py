@@ -1,4 +1,4 @@
-"""Predictions of a saved network for further images: a folder, files, or a table of paths."""
+"""Predictions of a saved network for images in a folder, in files, or in a table of paths."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ _LISTED = 20
 def predict_images(
     model: SavedImageModel, sources: Sequence[Path], options: ReadOptions | None = None, *, images: str = ""
 ) -> Predictions:
-    """Return a model's predictions for images. Images that cannot be read are left out and noted.
+    """Return a model's predictions for images. Images that cannot be read are skipped and listed in the notes.
 
     Args:
-        model: The model.
-        sources: Image files, folders that are searched with the folders within them, and tables.
-        options: How tables are written.
+        model: Trained model.
+        sources: Image files, folders, which are searched recursively, and tables.
+        options: Options for reading tables.
         images: Column of paths in tables.
 
     Returns:
-        One line for each image. An image in a folder that is called like a class has this class as its label.
+        One row per image. If an image is in a folder named after a class, that class is its label.
 
     Raises:
-        DataNotFoundError: If there are no images.
-        DamagedFileError: If no image can be read.
-        TableError: If a table has no such column.
+        DataNotFoundError: There are no images.
+        DamagedFileError: No image can be read.
+        TableError: A table has no such column.
     """
     names = [name for source in sources for name in _names(source, options, images)]
     if not names:
         raise DataNotFoundError(f"there are no images in {shortened([str(source) for source in sources], _LISTED)}")
-    pixels, kept, unreadable = read_images([base / name for base, name in names], model.size, model.channels)
+    pixels, readable, unreadable = read_images([base / name for base, name in names], model.size, model.channels)
     notes: tuple[str, ...] = ()
     if unreadable:
         listed = shortened(unreadable, _LISTED, "; ")
         notes = (f"{len(unreadable):,} of {len(names):,} images cannot be read and were left out: {listed}",)
-    if not len(kept):
+    if not len(readable):
         raise DamagedFileError(f"none of {len(names):,} images can be read: {listed}")
     p = model.predict_proba(pixels)
     predicted = np.array(model.classes)[p.argmax(1)]
-    labels = np.array([_label(names[row][0], names[row][1], model.classes) for row in kept], dtype=object)
+    labels = np.array([_label(names[row][0], names[row][1], model.classes) for row in readable], dtype=object)
     import pandas as pd
 
     columns: dict[str, Any] = {
-        "row": kept,
-        "file": [encodable(names[row][1]) for row in kept],
+        "row": readable,
+        "file": [encodable(names[row][1]) for row in readable],
         "predicted": predicted,
         **{f"p_{name}": p[:, index] for index, name in enumerate(model.classes)},
     }
@@ -68,12 +68,12 @@ def predict_images(
 
 
 def image_digests(images: NDArray[np.uint8]) -> list[str]:
-    """Return a short digest of the pixels of each image (N, ...), by which an image is known again."""
+    """Return a short digest of the pixels of each image (N, ...), which identifies the image."""
     return [hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest() for image in images]
 
 
 def _names(source: Path, options: ReadOptions | None, column: str) -> list[tuple[Path, str]]:
-    """Return the images of a source: the folder of each, and its path relative to it."""
+    """Return the images of a source, each as a folder and a path relative to it."""
     if source.is_dir():
         return [
             (source, path.relative_to(source).as_posix())
@@ -93,6 +93,6 @@ def _names(source: Path, options: ReadOptions | None, column: str) -> list[tuple
 
 
 def _label(base: Path, name: str, classes: Sequence[str]) -> str:
-    """Return the class that the outermost folder of an image within `base` is called like, "" if there is none."""
+    """Return the class that the outermost folder of an image within `base` is named after; "" if there is none."""
     first = name.split("/")[0] if "/" in name else base.name
     return first if first in classes else ""

@@ -1,4 +1,4 @@
-"""The report of a fit of images: predictions, scores, and a page with pictures of the labels to look at first."""
+"""The report of a fit of images: predictions, scores, and a page with pictures of the most suspicious labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emphasis.tabular.result import METRICS, REPORT
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING
 
-_PICTURES, _PIXELS = 60, 128  # pictures on the page, and pixels per side that they are scaled to if they are larger
+_PICTURES, _PIXELS = 60, 128  # pictures on the page, and largest number of pixels per side
 
 
 def write_report(fit: ImageFit) -> None:
@@ -58,7 +58,7 @@ def _suspects(fit: ImageFit) -> list[dict[str, Any]]:
 
 
 def _picture(fit: ImageFit, row: int) -> str:
-    """Return an image as a data URI: from its file, or as the network sees it if the file cannot be read any more."""
+    """Return an image as a data URI, from its file, or from the network's input if the file can no longer be read."""
     path = fit.base / fit.names[row]
     try:
         pixels = read_image(path, min(*image_header(path)[:2], _PIXELS), 3, center_crop=True)

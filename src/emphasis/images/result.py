@@ -28,15 +28,15 @@ class ImageFit:
         request: Settings of the fit, as in `fit.json`.
         base: Folder that `names` are relative to.
         names: The N image files.
-        rows: Row of each image in its table, or its number, shape (N,).
-        images: The images as the network sees them, uint8 of shape (N, channels, size, size), or files.
+        rows: Row of each image in the table, or its number, shape (N,).
+        images: Inputs of the network, uint8 of shape (N, channels, size, size), or files.
         classes: Names of the C classes.
-        given: Class of each image as given, shape (N,).
+        given: Given class of each image, shape (N,).
         fold: Fold in which each image was held out, shape (N,).
         probabilities: Out-of-fold probabilities of shape (N, C) of each method: the weighting, and cross-entropy.
         weighting: Weighting that the network was trained with.
-        calibration: How the probabilities of each method were calibrated; methods whose were not are left out.
-        notes: What was odd about the images, such as files that were left out.
+        calibration: Calibration of each method whose probabilities were calibrated.
+        notes: Observations about the images, such as skipped files.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class ImageFit:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores of each method on held-out images, with their labels as given; see `emphasis.scores.evaluate`."""
+        """Scores of each method on held-out images with the given labels; see `emphasis.scores.evaluate`."""
         return evaluate(self.given, self.probabilities, self.classes, baseline=BASELINE, fold=self.fold)
 
     @property
@@ -72,7 +72,7 @@ class ImageFit:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The files."""
+        """Names of the image files."""
         return self.names
 
     @property

@@ -1,4 +1,4 @@
-"""Trained networks of images in a folder: a manifest in JSON with the recipe, and the parameters as safetensors."""
+"""Trained image networks in a folder: a JSON manifest with the recipe, and parameters as safetensors."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SavedImageModel:
         network: The network.
         size: Pixels per side that images are scaled to.
         channels: 3 (RGB) or 1 (gray).
-        statistics: Mean and standard deviation of the channels, of pixels in [0, 1].
-        weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
-        calibration: Calibration of its probabilities; None if they are left as they are.
+        statistics: Mean and standard deviation of the channels, for pixels in [0, 1].
+        weighting: Weighting that it was trained with; only the name is saved of a user-defined function.
+        calibration: Calibration of the probabilities; None if they are not calibrated.
         recipe: Settings of the training.
-        trained: Digests of the images that it was trained on.
+        trained: Digests of the training images.
     """
 
     classes: tuple[str, ...]
@@ -64,7 +64,7 @@ class SavedImageModel:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images that the network takes."""
+        """(channels, height, width) of input images."""
         return self.channels, self.size, self.size
 
     def predict_proba(self, images: NDArray[np.uint8] | ImageFiles | Sequence[str | os.PathLike[str]]) -> Any:
@@ -74,7 +74,7 @@ class SavedImageModel:
             images: Paths of image files, or uint8 images of shape (N, channels, size, size).
 
         Raises:
-            DamagedFileError: If an image cannot be decoded.
+            DamagedFileError: An image cannot be decoded.
         """
         if not isinstance(images, (np.ndarray, ImageFiles)):
             names = [str(Path(path).absolute()) for path in images]
@@ -89,7 +89,7 @@ class SavedImageModel:
 
 
 def save_model(folder: Path, model: SavedImageModel) -> None:
-    """Write the parameters and then the manifest into `folder`/model, each file completely or not at all."""
+    """Write the parameters and then the manifest into `folder`/model, each file atomically."""
     from safetensors.torch import save
 
     target = folder / FOLDER
@@ -117,7 +117,7 @@ def save_model(folder: Path, model: SavedImageModel) -> None:
         "recipe": model.recipe,
         "trained": sorted(model.trained),
     }
-    manifest = json.loads(json.dumps(manifest))  # as it will be read
+    manifest = json.loads(json.dumps(manifest))  # in the form in which it will be read
     manifest[CHECKSUM] = checksum(manifest)
     write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
@@ -128,8 +128,8 @@ def load_model(folder: str | os.PathLike[str]) -> SavedImageModel:
     Code that the manifest refers to is not run.
 
     Raises:
-        DataNotFoundError: If there is no model.
-        DamagedFileError: If a file is incomplete, changed, or of a later version of the package.
+        DataNotFoundError: The folder holds no model.
+        DamagedFileError: A file is incomplete, changed, or of a later version of the package.
     """
     try:
         from safetensors.torch import load
@@ -162,5 +162,5 @@ def load_model(folder: str | os.PathLike[str]) -> SavedImageModel:
         )
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # libraries raise anything for a damaged file
+    except Exception as error:  # libraries can raise any error for a damaged file
         raise DamagedFileError(f"{source} cannot be read ({one_line(error)}); fit again with --force") from error

@@ -1,11 +1,11 @@
-"""Reviewing suspect labels by hand: a local page, decisions on disk, how many errors remain, and labels out and in.
+"""Review of suspect labels on a local page, with decisions on disk, estimates of remaining errors and corrections.
 
     from emphasis.review import Decisions, review
 
     review("runs/photos-audit")
     labels, weights = Decisions.read("runs/photos-audit").apply(files, labels)
 
-Reading and applying decisions needs numpy alone; the page needs the extra `review`.
+Reading and applying decisions requires numpy only; the page requires the extra `review`.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ def review(
     relearn_every: int = 25,
     show: Callable[[str], Any] | None = None,
 ) -> Decisions:
-    """Open a page that shows the examples of an audit, the most suspicious first, and return what was decided.
+    """Open a page that shows the examples of an audit, the most suspicious first, and return the decisions.
 
-    The page is served until Ctrl-C (in a notebook: until the cell is interrupted). Each decision is on disk before the
-    next example shows. Only this computer can open the page.
+    The page is served until Ctrl-C (in a notebook: until the cell is interrupted). Each decision is saved before the
+    next example is shown. The page can be opened on this computer only.
 
     Args:
-        audit: Folder of an audit, or what `emphasis.audit` returned.
+        audit: Folder of an audit, or the result of `emphasis.audit`.
         texts: n texts to show, for an audit of labels in memory.
-        images: n images to show, uint8 of shape (n, channels, height, width), likewise.
-        table: Table of n rows to show, likewise.
-        decisions: File of the decisions; None for decisions.jsonl in the audit's folder, which an audit in memory does
-            not have.
+        images: n images to show, uint8 of shape (n, channels, height, width), for an audit of labels in memory.
+        table: Table of n rows to show, for an audit of labels in memory.
+        decisions: File of the decisions; None for decisions.jsonl in the audit's folder. It is required for an audit of
+            labels in memory.
         reviewer: Name of the reviewer.
         port: Port of the page; 0 chooses a free one.
-        relearn_every: Decisions after which the order is learned anew; 0 keeps the audit's order.
+        relearn_every: Number of decisions after which the order is learned again; 0 keeps the audit's order.
         show: Called with the address of the page; None opens it in a browser.
 
     Raises:
-        TypeError: If arguments do not go together.
-        ValueError: If the audit or the decisions cannot be read.
-        ModuleNotFoundError: If the extra `review` is not installed.
+        TypeError: Arguments exclude each other.
+        ValueError: The audit or the decisions cannot be read.
+        ModuleNotFoundError: The extra `review` is not installed.
 
     Examples:
         >>> import emphasis
@@ -99,17 +99,17 @@ def review(
 
 
 def _views(examples: Examples, texts: Sequence[str] | None, images: Any, table: Any) -> Views | None:
-    """Return the views of content that was given; None for what the audit's folder refers to."""
+    """Return the views of the given content; None if the audit's folder refers to the content."""
     import dataclasses
 
     from emphasis.review.views import ImageViews, TableViews, TextViews
 
-    given = {
+    contents = {
         name: value for name, value in (("texts", texts), ("images", images), ("table", table)) if value is not None
     }
-    if len(given) > 1:
-        raise EmphasisTypeError(f"give one of texts, images and table, not {' and '.join(given)}")
-    for name, value in given.items():
+    if len(contents) > 1:
+        raise EmphasisTypeError(f"give one of texts, images and table, not {' and '.join(contents)}")
+    for name, value in contents.items():
         if len(value) != len(examples):
             raise EmphasisTypeError(f"there are {len(value)} {name} of {len(examples)} examples")
     if texts is not None:

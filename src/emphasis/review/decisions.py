@@ -1,7 +1,7 @@
-"""Decisions about labels: a file that only grows, what several reviewers agree on, and labels with them applied.
+"""Decisions about labels: an append-only file, the agreement of several reviewers, and the corrected labels.
 
-decisions.jsonl holds one decision a line. A decision is on disk before `DecisionLog.append` returns, and a line that
-was cut off by a crash is ignored. The latest decision of a reviewer about an example counts.
+decisions.jsonl holds one decision per line. A decision is on disk before `DecisionLog.append` returns, and a line that
+was cut off by a crash is ignored. Only the latest decision of a reviewer about an example counts.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _MAX_TEXT = 10_000  # characters of a text in a decision
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a reviewer decided about one label.
+    """The decision of a reviewer about one label.
 
     Attributes:
         example: Key of the example: the file of an image, relative to the data's folder, or the number of a row.
         action: "keep" the label, take the "suggestion", choose an "other" class, "unsure", or "withdraw" an earlier
             decision.
         before: The label as given.
-        after: The label as decided; "" for "unsure" and "withdraw".
-        reviewer: Who decided.
-        time: When, in UTC, as ISO 8601; empty for now.
+        after: The label after the decision; "" for "unsure" and "withdraw".
+        reviewer: Name of the reviewer.
+        time: Time in UTC, as ISO 8601; empty for the present time.
         suggested: The class that the audit suggested.
         drawn: Whether the example was drawn at random from all that were not reviewed, not taken from the top of the
-            order. Estimates of what remains rest on these.
+            order. Estimates of the remaining errors are based on these examples.
         settles: Whether the decision settles a disagreement of several reviewers.
-        comment: Free text.
+        comment: Comment of the reviewer.
     """
 
     example: str
@@ -60,18 +60,18 @@ class Decision:
 
     @property
     def says_wrong(self) -> bool:
-        """Whether the label as given is wrong, by this decision."""
+        """Whether the given label is wrong according to this decision."""
         return self.action in ("suggestion", "other") and self.after != self.before
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the reviewers of one example decided together.
+    """The joint outcome of the decisions about one example.
 
     Attributes:
-        label: The label to use: the one decided, or the one given if the decision is open.
+        label: The label to use: the decided label, or the given label if there is no decision.
         before: The label as given.
-        reviewers: Who decided.
+        reviewers: Names of the reviewers.
         status: "confirmed", "corrected", "unsure", or "disputed" if reviewers disagree.
         comment: Their comments.
     """
@@ -85,12 +85,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two reviewers agree.
+    """The agreement of two reviewers.
 
     Attributes:
-        reviewers: Their names.
+        reviewers: Names of the reviewers.
         both: Number of examples that both decided.
-        observed: Share of these with the same decision; NaN if there are none.
+        observed: Share of these examples with the same decision; NaN if there are none.
         kappa: Cohen's kappa; NaN if it is not defined.
         disagreements: Keys of the examples that they decided differently.
     """
@@ -124,8 +124,8 @@ class Decisions(Sequence[Decision]):
         """Return the decisions in one or several files, or in the folders of audits, merged.
 
         Raises:
-            EmphasisFileNotFoundError: If there is no such file.
-            JSONFileError: If a line other than the last one is damaged; the message names file and line.
+            EmphasisFileNotFoundError: A file does not exist.
+            JSONFileError: A line other than the last is damaged; the message names file and line.
         """
         parts = []
         for name in paths:
@@ -145,7 +145,7 @@ class Decisions(Sequence[Decision]):
         return iter(self._decisions)
 
     def merge(self, *others: Decisions) -> Decisions:
-        """Return all decisions by time, without those that are contained twice."""
+        """Return all decisions ordered by time, without duplicates."""
         everything = dict.fromkeys(decision for part in (self, *others) for decision in part)
         return Decisions(sorted(everything, key=lambda decision: decision.time))
 
@@ -155,7 +155,7 @@ class Decisions(Sequence[Decision]):
         return tuple(dict.fromkeys(decision.reviewer for decision in self))
 
     def latest(self) -> dict[str, dict[str, Decision]]:
-        """Return the decision that counts of each reviewer about each example: `latest()[example][reviewer]`."""
+        """Return the latest decision of each reviewer about each example, as `latest()[example][reviewer]`."""
         latest: dict[str, dict[str, Decision]] = {}
         for decision in self:
             of_example = latest.setdefault(decision.example, {})
@@ -165,14 +165,14 @@ class Decisions(Sequence[Decision]):
         return {example: of_example for example, of_example in latest.items() if of_example}
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Return what the reviewers decided together about each example.
+        """Return the joint outcome for each example.
 
         The majority decides, unless a later decision settles a disagreement.
         """
         return {example: outcome_of(list(of_example.values())) for example, of_example in self.latest().items()}
 
     def agree(self) -> list[Agreement]:
-        """Return how well each pair of reviewers agrees on the examples that both decided."""
+        """Return the agreement of each pair of reviewers on the examples that both decided."""
         latest = self.latest()
         pairs = []
         for number, first in enumerate(self.reviewers):
@@ -188,12 +188,12 @@ class Decisions(Sequence[Decision]):
 
         Args:
             keys: Keys of the n examples: files relative to the data's folder, or numbers of rows.
-            labels: Their n labels as given, as names of classes.
-            trust: Weight of labels that were confirmed or corrected; others have the weight 1.
+            labels: The n given labels, as names of classes.
+            trust: Weight of labels that were confirmed or corrected; the weight of the others is 1.
 
         Raises:
-            EmphasisValueError: If an example was decided about whose label is not the one decided about: the
-                decisions are about other data.
+            EmphasisValueError: The label of an example differs from the label in a decision about it, so the decisions
+                are about other data.
         """
         if len(keys) != len(labels):
             raise EmphasisValueError(f"there are {len(keys)} keys of {len(labels)} labels")
@@ -212,7 +212,7 @@ class Decisions(Sequence[Decision]):
         return applied, weight
 
     def to_frame(self) -> Any:
-        """Return the decisions as a pandas DataFrame, one row each."""
+        """Return the decisions as a pandas DataFrame with one row per decision."""
         import pandas as pd
 
         names = [field.name for field in dataclasses.fields(Decision)]
@@ -220,7 +220,7 @@ class Decisions(Sequence[Decision]):
 
 
 def outcome_of(votes: Sequence[Decision]) -> Outcome:
-    """Return what several reviewers decided together, from the latest decision of each, the latest of all last."""
+    """Return the joint outcome of the latest decisions of several reviewers, given in order of time."""
     before, reviewers = votes[0].before, tuple(vote.reviewer for vote in votes)
     comment = "; ".join(dict.fromkeys(vote.comment for vote in votes if vote.comment))
     counting = [vote for vote in votes if vote.settles][-1:] or list(votes)
@@ -251,10 +251,10 @@ def _answer(decision: Decision) -> str | None:
 
 
 class DecisionLog:
-    """A file of decisions that several processes may append to and follow.
+    """A file of decisions that several processes can append to and follow.
 
     Args:
-        path: The file; created by the first decision.
+        path: File of the decisions, created with the first decision.
     """
 
     def __init__(self, path: Path) -> None:
@@ -262,10 +262,10 @@ class DecisionLog:
         self._offset = self._lines = 0
 
     def refresh(self) -> list[Decision]:
-        """Return the decisions that were added since the last call, by whatever process.
+        """Return the decisions that were added since the last call, by any process.
 
         Raises:
-            JSONFileError: If a complete line is damaged.
+            JSONFileError: A complete line is damaged.
         """
         if not self.path.exists():
             return []
@@ -274,7 +274,7 @@ class DecisionLog:
                 raise JSONFileError(f"{self.path} has become shorter; decisions are only ever added to it")
             file.seek(self._offset)
             content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]  # the rest is being written, or was cut off by a crash
+        complete = content[: content.rfind(b"\n") + 1]  # an incomplete line is being written, or was cut off by a crash
         decisions = []
         for line in complete.split(b"\n")[:-1]:
             self._lines += 1
@@ -283,13 +283,13 @@ class DecisionLog:
         return decisions
 
     def append(self, decisions: Sequence[Decision]) -> list[Decision]:
-        """Add decisions; when this returns, they are on disk, all or (after a crash) some of them.
+        """Append decisions, which are on disk when this returns; after a crash, some of them may be.
 
         Returns:
             The decisions as written, with their time.
 
         Raises:
-            EmphasisOSError: If they cannot be written; then none is counted as made.
+            EmphasisOSError: The decisions cannot be written, and none of them counts.
         """
         from filelock import FileLock
 
@@ -325,7 +325,7 @@ def _end_of_last_line(file: Any) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable, where the system can."""
+    """Make the name of a new file durable, if the system supports it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -349,21 +349,21 @@ def _decision_from_line(line: bytes, where: str) -> Decision:
             raise ValueError("not a JSON object")
         return decision_from_dict(record)
     except (ValueError, RecursionError) as error:
-        raise JSONFileError(f"{where}: no decision ({error}); remove the line") from error
+        raise JSONFileError(f"{where}: not a decision ({error}); remove the line") from error
 
 
 def decision_from_dict(record: Mapping[str, Any]) -> Decision:
     """Return a decision from its fields; unknown fields are ignored.
 
     Raises:
-        EmphasisValueError: If a field is missing or has a value that is not allowed.
+        EmphasisValueError: A field is missing or has a value that is not allowed.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Decision):
         kind = bool if field.type == "bool" else str
         value = record.get(field.name, field.default)
         if not isinstance(value, kind):
-            raise EmphasisValueError(f"{field.name!r} is missing or no {'truth value' if kind is bool else 'text'}")
+            raise EmphasisValueError(f"{field.name!r} is missing or not a {'truth value' if kind is bool else 'text'}")
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             raise EmphasisValueError(f"{field.name!r} has more than {_MAX_TEXT:,} characters")
         values[field.name] = value

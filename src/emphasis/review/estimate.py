@@ -1,11 +1,10 @@
-"""How many wrong labels remain, estimated from examples that were drawn at random, and when to stop.
+"""Estimation of the number of remaining wrong labels from random draws, and of when to stop a review.
 
 Every tenth example of a review is drawn at random from all examples, whether suspect or not. These draws are a simple
-random sample of the data: the examples are shuffled once, and the draws are the first ones of that sequence; one that
-has been reviewed already counts as drawn without being shown again. The examples are divided into strata by how
-suspicious they are now. In each stratum the share of wrong labels among the draws estimates the share among the
-examples that nobody has looked at. The answers about the top of the order say nothing about these, nor does the
-model's own probability.
+random sample of the data: the examples are shuffled once, and the draws are the first examples of that sequence. An
+example that has already been reviewed counts as drawn without being shown again. The examples are divided into strata
+by how suspicious they are now. In each stratum the share of wrong labels among the draws estimates the share among the
+unreviewed examples. Neither the answers about the top of the order nor the model's probabilities are used.
 
 The interval adds up the uncertainty of the strata: the share of each has the distribution whose quantiles are the
 exact (Clopper-Pearson) limits, from which the number of wrong labels is simulated.
@@ -20,28 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARE = 10
-"""One of so many examples is drawn at random."""
+"""One of this number of examples is drawn at random."""
 
 WORTH = 0.05
-"""The share of wrong labels among the next examples below which a review is no longer worth it."""
+"""Share of wrong labels among the next examples below which a review is no longer worthwhile."""
 
 _STRATA = 4
-_FEWEST_DRAWS = 15  # in a stratum, if there are as many
+_FEWEST_DRAWS = 15  # in a stratum, if there are enough
 _SIMULATIONS = 4000
 _NEXT = 50
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """An estimate of the wrong labels among the examples that nobody has reviewed.
+    """An estimate of the number of wrong labels among the unreviewed examples.
 
     Attributes:
-        count: The estimate.
+        count: Estimated number.
         low: Lower limit of the interval.
         high: Upper limit of the interval.
         level: Confidence level of the interval.
-        draws: Number of examples drawn at random that the estimate rests on.
-        unreviewed: Number of examples that nobody has reviewed.
+        draws: Number of random draws that the estimate is based on.
+        unreviewed: Number of unreviewed examples.
     """
 
     count: float
@@ -54,11 +53,11 @@ class Remaining:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What going on with a review will find, by the learned probabilities.
+    """The expected result of continuing a review, according to the learned probabilities.
 
     Attributes:
         next_examples: Number of further examples.
-        finds: Number of wrong labels expected among them.
+        finds: Expected number of wrong labels among them.
         worth_until: Number of further examples until fewer than 1 in 20 are expected to be wrong.
     """
 
@@ -68,7 +67,7 @@ class Outlook:
 
 
 def random_sequence(n: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return the random order in which the n examples are drawn; it is the same for every reviewer of an audit."""
+    """Return the random order in which the n examples are drawn, which is the same for all reviewers of an audit."""
     return np.random.default_rng((n, seed)).permutation(n)
 
 
@@ -76,7 +75,7 @@ def drawn_examples(sequence: NDArray[np.int64], reviewed: NDArray[np.bool_], dra
     """Return the first examples of the sequence, as far as all were reviewed and at least the last draw.
 
     Args:
-        sequence: From `random_sequence`.
+        sequence: Sequence from `random_sequence`.
         reviewed: (n,) whether each example was reviewed.
         draws: Examples that were shown because they were drawn.
     """
@@ -85,8 +84,10 @@ def drawn_examples(sequence: NDArray[np.int64], reviewed: NDArray[np.bool_], dra
     position = np.empty(len(sequence), dtype=np.int64)
     position[sequence] = np.arange(len(sequence))
     reached = int(position[np.asarray(draws)].max()) + 1
-    open_ones = np.flatnonzero(~reviewed[sequence[:reached]])  # a draw that was withdrawn, or is on another's screen
-    return sequence[: open_ones[0] if len(open_ones) else reached]
+    open_draws = np.flatnonzero(
+        ~reviewed[sequence[:reached]]
+    )  # a decision was withdrawn, or another reviewer sees the example
+    return sequence[: open_draws[0] if len(open_draws) else reached]
 
 
 def estimate_remaining(
@@ -97,12 +98,12 @@ def estimate_remaining(
     level: float = 0.95,
     seed: int = 0,
 ) -> Remaining:
-    """Estimate how many of the labels that nobody has reviewed are wrong.
+    """Estimate the number of wrong labels among the unreviewed examples.
 
     Args:
-        suspicion: (n,) the higher, the more suspicious; for reviewed examples not from their own answer.
-        wrong: Whether the label is wrong, by example, of all that were reviewed.
-        drawn: The examples that were drawn at random, all of them reviewed, from `drawn_examples`.
+        suspicion: (n,) suspicion of each label; for reviewed examples, it must not be based on their own answer.
+        wrong: Whether the label is wrong, by reviewed example.
+        drawn: Reviewed random draws, from `drawn_examples`.
         level: Confidence level of the interval.
         seed: Seed of the simulation.
     """
@@ -137,28 +138,28 @@ def estimate_remaining(
 def _strata_edges(
     suspicion: NDArray[np.float64], unreviewed: NDArray[np.int64], drawn: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the limits between strata, such that each holds at least 15 draws that compare with unreviewed examples.
+    """Return the limits between strata, such that each has at least 15 draws comparable with unreviewed examples.
 
-    The draws more suspicious than every unreviewed example stand for nothing that remains. Strata are made from the
-    most suspicious on, since that is where shares differ, each twice as large as the one before.
+    Draws that are more suspicious than all unreviewed examples are not used. Strata begin with the most suspicious
+    examples, where shares of wrong labels vary most, and each stratum is twice as large as the one before.
     """
     comparable = np.sort(suspicion[drawn][suspicion[drawn] <= suspicion[unreviewed].max()])[::-1]
     edges: list[float] = []
-    taken, size = 0, _FEWEST_DRAWS
-    while len(edges) < _STRATA - 1 and len(comparable) - taken - size >= _FEWEST_DRAWS:
-        taken += size
-        edges.append(float(comparable[taken - 1]))
+    assigned, size = 0, _FEWEST_DRAWS
+    while len(edges) < _STRATA - 1 and len(comparable) - assigned - size >= _FEWEST_DRAWS:
+        assigned += size
+        edges.append(float(comparable[assigned - 1]))
         size *= 2
     top = float(suspicion[unreviewed].max())
     return np.array(sorted({*edges, np.nextafter(top, np.inf)}))
 
 
 def outlook(probability: NDArray[np.float64], unreviewed: NDArray[np.int64], next_examples: int = _NEXT) -> Outlook:
-    """Return what the next examples of the learned order are expected to give.
+    """Return the expected result of reviewing the next examples of the learned order.
 
     Args:
         probability: (n,) calibrated probabilities that labels are wrong.
-        unreviewed: The examples that nobody has reviewed.
+        unreviewed: Unreviewed examples.
         next_examples: Number of examples to look ahead.
     """
     ahead = np.sort(probability[unreviewed])[::-1]

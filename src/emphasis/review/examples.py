@@ -1,10 +1,10 @@
-"""What a review needs of an audit: its examples, their predictions and features, and where they can be looked at.
+"""The part of an audit that a review needs: examples, predictions, features, and the location of the data.
 
 An audit's folder holds
 
-    examples.json        title, classes, where the examples lie, and the digest of the arrays
-    examples.npz         arrays of n examples; no pickles
-    pictures.npy         images of examples that are in no file of their own
+    examples.json        title, classes, location of the data, and the digest of the arrays
+    examples.npz         arrays of n examples, without pickles
+    pictures.npy         images of examples that are not in separate files
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from emphasis.json_files import read_json
 EXAMPLES, ARRAYS, PICTURES = "examples.json", "examples.npz", "pictures.npy"
 _FORMAT = 1
 _MAX_CLASSES_KEPT = 20  # probabilities of each example
-_MAX_FEATURES = 64  # wider features are projected to their principal components
+_MAX_FEATURES = 64  # features with more columns are projected to their principal components
 _MAX_PICTURE_BYTES = 1 << 30
 
 
 class ReviewError(EmphasisValueError):
-    """A folder that cannot be reviewed, or decisions that do not fit it; the message names the remedy."""
+    """A folder cannot be reviewed, or decisions do not fit it; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,19 +43,19 @@ class Examples:
     Attributes:
         title: Description of the data.
         class_names: Names of the C classes.
-        labels: (n,) int64, the labels as given.
-        suggested: (n,) int64, the class that the audit suggests.
-        suspect: (n,) bool, whether the audit calls the label wrong.
-        score: (n,), the lower, the more suspicious.
-        sample_weight: (n,) in (0, 1).
+        labels: (n,) int64, given labels.
+        suggested: (n,) int64, classes suggested by the audit.
+        suspect: (n,) bool, whether the label is a suspect.
+        score: (n,) score of each label; the lower, the more suspicious.
+        sample_weight: (n,) sample weights in (0, 1).
         rows: (n,) int64, row of each example in the data.
         sources: Name of each example, such as its file relative to the folder of the data; empty if there are none.
-        data: Where the examples lie: {"kind": "images", "folder": ...}; {"kind": "pictures"} for `pictures`;
+        data: Location of the examples: {"kind": "images", "folder": ...}; {"kind": "pictures"} for `pictures`;
             {"kind": "table", "file": ..., "label": ..., "read": {...}}; or {"kind": "none"}.
-        top_classes: (n, K) int32, the K likeliest classes of each example, or None.
-        top_probabilities: (n, K), their probabilities, or None.
-        features: (n, D), by which neighbors are found, or None.
-        pictures: (n, channels, height, width) uint8, or None.
+        top_classes: (n, K) int32, K most probable classes of each example, or None.
+        top_probabilities: (n, K) probabilities of these classes, or None.
+        features: (n, D) features with which neighbors are found, or None.
+        pictures: (n, channels, height, width) uint8 images, or None.
     """
 
     title: str
@@ -83,7 +83,7 @@ class Examples:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """The names by which decisions refer to the examples: file names of images, and row numbers otherwise."""
+        """The keys of the examples in decisions: file names of images, and row numbers otherwise."""
         if self.data.get("kind") == "images" and self.sources:
             return self.sources
         return tuple(map(str, self.rows.tolist()))
@@ -94,7 +94,7 @@ class Examples:
         return {key: index for index, key in enumerate(self.keys)}
 
     def probability_of(self, classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Return the probability of one class of each example, (n,); 0 beyond the classes kept, NaN if none are."""
+        """Return the probability of one class of each example, (n,); 0 for classes not kept, NaN if none are."""
         if self.top_classes is None or self.top_probabilities is None:
             return np.full(len(self), np.nan)
         is_class = self.top_classes == np.asarray(classes)[:, None]
@@ -102,9 +102,9 @@ class Examples:
 
 
 def likeliest_classes(probabilities: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-    """Return the likeliest classes of each example, most likely first, and their probabilities, from (n, C)."""
-    kept = min(probabilities.shape[1], _MAX_CLASSES_KEPT)
-    top = np.argpartition(-probabilities, kept - 1, axis=1)[:, :kept]
+    """Return the most probable classes of each example, in descending order, and their probabilities, from (n, C)."""
+    count = min(probabilities.shape[1], _MAX_CLASSES_KEPT)
+    top = np.argpartition(-probabilities, count - 1, axis=1)[:, :count]
     values = np.take_along_axis(probabilities, top, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     values = np.take_along_axis(values, order, axis=1)
@@ -112,7 +112,7 @@ def likeliest_classes(probabilities: NDArray[Any]) -> tuple[NDArray[np.int32], N
 
 
 def narrow_features(features: NDArray[Any]) -> NDArray[np.float16]:
-    """Return features of unit length for cosine similarity, projected to 64 principal components if they are wider."""
+    """Return features of unit length for cosine similarity, with at most 64 principal components."""
     values = np.asarray(features, dtype=np.float32)
     if values.shape[1] > _MAX_FEATURES and len(values) > _MAX_FEATURES:
         from sklearn.decomposition import PCA
@@ -126,7 +126,7 @@ def write_examples(examples: Examples, folder: Path) -> None:
     """Write the examples to the folder of an audit; examples.json is written last.
 
     Raises:
-        EmphasisOSError: If the folder cannot be written to.
+        EmphasisOSError: The folder cannot be written to.
     """
     with naming_refusals("write to", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,22 +154,22 @@ def read_examples(folder: Path) -> Examples:
     """Return the examples of an audit.
 
     Raises:
-        EmphasisFileNotFoundError: If the folder holds no audit that can be reviewed.
-        DamagedFileError, JSONFileError: If a file is damaged.
+        EmphasisFileNotFoundError: The folder holds no audit that can be reviewed.
+        DamagedFileError, JSONFileError: A file is damaged.
     """
     try:
         manifest = read_json(folder / EXAMPLES)
     except FileNotFoundError:
         raise EmphasisFileNotFoundError(
             f"{folder} holds no audit that can be reviewed ({EXAMPLES} is missing); run emphasis audit again, which "
-            "trains nothing that is trained already"
+            "does not repeat completed training"
         ) from None
     path = folder / EXAMPLES
     if not isinstance(manifest.get("format"), int) or manifest["format"] > _FORMAT:
-        raise ReviewError(f"{path} is of a later version of emphasis; update it")
+        raise ReviewError(f"{path} was written by a later version of emphasis; update emphasis")
     try:
         if file_digest(folder / ARRAYS, "sha256") != manifest["arrays"]["sha256"]:
-            raise DamagedFileError(f"{folder / ARRAYS} is not the file that {EXAMPLES} describes; run the audit again")
+            raise DamagedFileError(f"{folder / ARRAYS} does not match {EXAMPLES}; run the audit again")
         examples = Examples(
             title=_text(manifest["title"]),
             class_names=tuple(map(_text, manifest["class_names"])),
@@ -230,5 +230,5 @@ def _read_pictures(path: Path) -> NDArray[np.uint8]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise EmphasisValueError(f"{value!r} is no text")
+        raise EmphasisValueError(f"{value!r} is not a text")
     return value

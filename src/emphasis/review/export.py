@@ -1,4 +1,4 @@
-"""Labels with the decisions applied: as columns, as a table, and as moves of image files between folders of classes."""
+"""Corrected labels as columns, as a table, or as moves of image files between the folders of classes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from emphasis.review.decisions import Decisions, Outcome
 from emphasis.review.examples import Examples, ReviewError
 
 TRUST = 2.0
-"""Weight of a label that a person confirmed or corrected, where a label that nobody looked at has the weight 1."""
+"""Weight of a label that a person confirmed or corrected, relative to the weight 1 of an unreviewed label."""
 
 _COLUMNS = ("before", "after", "decision", "reviewer", "comment", "trust_weight")
 
 
 def label_columns(examples: Examples, decisions: Decisions, trust: float = TRUST) -> dict[str, list[Any]]:
-    """Return every example's label before and after the review, by whom, and its trust weight.
+    """Return the label of every example before and after the review, its reviewers, and its trust weight.
 
     The trust weight is `trust` where a label was confirmed or corrected, the audit's sample weight where it is suspect,
     unsure or disputed, and 1 otherwise.
@@ -50,20 +50,20 @@ def label_columns(examples: Examples, decisions: Decisions, trust: float = TRUST
 
 
 def outcomes_by_index(examples: Examples, decisions: Decisions) -> dict[int, Outcome]:
-    """Return the outcome of each example that was decided about.
+    """Return the outcome of each example with decisions.
 
     Raises:
-        ReviewError: If a decision is about an example that there is not, or about another label than it has.
+        ReviewError: A decision is about an unknown example, or about another label than the example has.
     """
     outcomes = {}
     for key, outcome in decisions.outcomes().items():
         index = examples.index_of.get(key)
         if index is None:
             raise ReviewError(f"there is no example {key!r} in this audit; the decisions are about other data")
-        given = examples.class_names[examples.labels[index]]
-        if given != outcome.before:
+        label = examples.class_names[examples.labels[index]]
+        if label != outcome.before:
             raise ReviewError(
-                f"the decision about {key!r} is about the label {outcome.before!r}, but the audit's is {given!r}"
+                f"the decision about {key!r} is about the label {outcome.before!r}, but the audit's is {label!r}"
             )
         outcomes[index] = outcome
     return outcomes
@@ -77,8 +77,8 @@ def labels_frame(examples: Examples, decisions: Decisions, trust: float = TRUST)
     audited have the trust weight 0. Other data has one row for each example.
 
     Raises:
-        DataError: If the table cannot be read any more.
-        ReviewError: If decisions do not fit the examples, or the table has such columns already.
+        DataError: The table can no longer be read.
+        ReviewError: Decisions do not fit the examples, or the table already has such columns.
     """
     import pandas as pd
 
@@ -88,26 +88,26 @@ def labels_frame(examples: Examples, decisions: Decisions, trust: float = TRUST)
     label, file = str(examples.data["label"]), Path(examples.data["file"])
     table = as_written(file, ReadOptions(**examples.data.get("read", {})))
     added = {f"{label}_{name}": columns[name] for name in _COLUMNS}
-    if taken := sorted(set(added) & set(table.frame.columns)):
-        raise ReviewError(f"the table has a column {taken[0]!r} already; rename it")
+    if existing := sorted(set(added) & set(table.frame.columns)):
+        raise ReviewError(f"the table already has a column {existing[0]!r}; rename it")
     if label not in table.frame.columns or len(table.rows) <= 0:
-        raise ReviewError(f"{file} has no column {label!r} any more")
-    places = np.searchsorted(table.rows, examples.rows)
-    if places.max(initial=0) >= len(table.rows) or not np.array_equal(table.rows[places], examples.rows):
+        raise ReviewError(f"{file} no longer has a column {label!r}")
+    positions = np.searchsorted(table.rows, examples.rows)
+    if positions.max(initial=0) >= len(table.rows) or not np.array_equal(table.rows[positions], examples.rows):
         raise ReviewError(f"{file} has fewer rows than when it was audited")
     frame = table.frame.copy()
     cleaned: Any = frame[label].astype(object).to_numpy(copy=True)
     values = dict(enumerate(examples.class_names))
-    if is_parquet(file):  # values of the column's own type
-        values |= dict(zip(examples.labels.tolist(), cleaned[places].tolist(), strict=True))
+    if is_parquet(file):  # values of the type of the column
+        values |= dict(zip(examples.labels.tolist(), cleaned[positions].tolist(), strict=True))
     by_name = {name: values[code] for code, name in enumerate(examples.class_names)}
     before, after = np.array(columns["before"], dtype=object), np.array(columns["after"], dtype=object)
     for changed in np.flatnonzero(before != after):
-        cleaned[places[changed]] = by_name.get(after[changed], after[changed])
+        cleaned[positions[changed]] = by_name.get(after[changed], after[changed])
     frame[label] = cleaned
-    for name, given in added.items():
+    for name, column_values in added.items():
         spread: Any = np.zeros(len(frame)) if name.endswith("_trust_weight") else np.full(len(frame), "", dtype=object)
-        spread[places] = given
+        spread[positions] = column_values
         frame[name] = spread
     return frame.infer_objects()
 
@@ -121,14 +121,14 @@ class Move:
 
 
 def plan_moves(examples: Examples, decisions: Decisions) -> list[Move]:
-    """Return which image files belong into the folder of another class.
+    """Return the moves of image files to the folders of their corrected classes.
 
     Raises:
-        ReviewError: If the examples are not in folders of classes, or decisions do not fit them.
+        ReviewError: The examples are not in folders of classes, or decisions do not fit them.
     """
     folder = image_folder(examples)
     moves: list[Move] = []
-    taken: set[PurePosixPath] = set()
+    targets: set[PurePosixPath] = set()
     for index, outcome in sorted(outcomes_by_index(examples, decisions).items()):
         if outcome.status != "corrected":
             continue
@@ -136,15 +136,15 @@ def plan_moves(examples: Examples, decisions: Decisions) -> list[Move]:
         parts = list(source.parts)
         if outcome.before not in parts[:-1]:
             raise ReviewError(
-                f"{source} is in no folder {outcome.before!r}; only images in folders of classes can move"
+                f"{source} is not in a folder {outcome.before!r}; only images in folders of classes can be moved"
             )
         if outcome.label in (".", "..") or any(mark in outcome.label for mark in ("/", "\\", "\0")):
-            raise ReviewError(f"the class {outcome.label!r} cannot be a folder")
+            raise ReviewError(f"the class {outcome.label!r} cannot be the name of a folder")
         parts[parts.index(outcome.before)] = outcome.label
         if source.is_absolute() or ".." in parts:
             raise ReviewError(f"{source} lies outside of {folder}")
-        target = _free_name(folder, PurePosixPath(*parts), taken)
-        taken.add(target)
+        target = _free_name(folder, PurePosixPath(*parts), targets)
+        targets.add(target)
         moves.append(Move(str(source), str(target)))
     return moves
 
@@ -153,30 +153,30 @@ def image_folder(examples: Examples) -> Path:
     """Return the folder of the images.
 
     Raises:
-        ReviewError: If the examples are not files in a folder.
+        ReviewError: The examples are not files in a folder.
     """
     if examples.data.get("kind") != "images":
-        raise ReviewError("only a folder of images has files to move; export a table instead (--out FILE.csv)")
+        raise ReviewError("only files of a folder of images can be moved; export a table instead (--out FILE.csv)")
     return Path(examples.data["folder"])
 
 
-def _free_name(folder: Path, target: PurePosixPath, taken: set[PurePosixPath]) -> PurePosixPath:
-    """Return a path that no file has, with a number added if need be."""
+def _free_name(folder: Path, target: PurePosixPath, targets: set[PurePosixPath]) -> PurePosixPath:
+    """Return the path of a file that does not exist, with a number appended if necessary."""
     candidate, number = target, 1
-    while candidate in taken or (folder / candidate).exists():
+    while candidate in targets or (folder / candidate).exists():
         number += 1
         candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
     return candidate
 
 
 def apply_moves(moves: Sequence[Move], folder: Path, journal_folder: Path) -> Path:
-    """Move files, and return the journal by which `undo_moves` moves them back.
+    """Move files, and return the journal with which `undo_moves` moves them back.
 
     The journal is on disk before the first file is moved. No file is replaced.
 
     Raises:
-        ReviewError: If a file is missing, or there is a file at its target; nothing is moved then.
-        EmphasisOSError: If a file cannot be moved; those moved before stay in the journal.
+        ReviewError: A file is missing, or its target exists; no file is moved.
+        EmphasisOSError: A file cannot be moved; the journal has those that were moved before.
     """
     for move in moves:
         if not (folder / move.source).is_file():
@@ -193,22 +193,22 @@ def apply_moves(moves: Sequence[Move], folder: Path, journal_folder: Path) -> Pa
 
 
 def undo_moves(journal: Path) -> int:
-    """Move the files of a journal back, and return how many were; files that never moved are left.
+    """Move the files of a journal back, and return their number; files that were not moved are ignored.
 
     Raises:
-        EmphasisFileNotFoundError, JSONFileError: If there is no such journal, or it is damaged.
-        ReviewError: If a file is at a place to which another one belongs.
+        EmphasisFileNotFoundError, JSONFileError: The journal does not exist, or is damaged.
+        ReviewError: Another file exists at the original path of a file.
     """
     if not journal.is_file():
         raise EmphasisFileNotFoundError(f"there is no journal of moves {journal}")
     records = [(where, record) for where, record in read_json_lines(journal)]
     if not records or not isinstance(records[0][1].get("folder"), str):
-        raise JSONFileError(f"{journal} is no journal of moves")
+        raise JSONFileError(f"{journal} is not a journal of moves")
     folder, moved = Path(records[0][1]["folder"]), 0
     for where, record in reversed(records[1:]):
         source, target = record.get("from"), record.get("to")
         if not isinstance(source, str) or not isinstance(target, str):
-            raise JSONFileError(f"{where}: no move")
+            raise JSONFileError(f"{where}: not a move")
         for name in (source, target):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise JSONFileError(f"{where}: {name} lies outside of {folder}")

@@ -1,4 +1,4 @@
-"""Nearest examples by the network's features: evidence for a reviewer, and evidence for the learned order."""
+"""Nearest examples by the network's features, as evidence for a reviewer and for the learned order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from emphasis.review.examples import Examples
 
-_EVIDENCE = 10  # neighbors of each example that the learned order counts
-_MAX_REFERENCES = 20_000  # examples among which these are sought
+_EVIDENCE = 10  # neighbors of each example used by the learned order
+_MAX_REFERENCES = 20_000  # examples among which neighbors are searched
 _BLOCK = 1024  # examples whose similarities are in memory at once
 
 
@@ -18,7 +18,7 @@ class Neighbors:
     """Neighbors of the examples of an audit, by cosine similarity of their features.
 
     Args:
-        examples: The examples; without features there are no neighbors.
+        examples: Examples of an audit; without features there are no neighbors.
     """
 
     def __init__(self, examples: Examples) -> None:
@@ -30,9 +30,9 @@ class Neighbors:
             self._features = values / np.maximum(length, 1e-12)
 
     def nearest(self, index: int, label: int, count: int = 5) -> list[int]:
-        """Return the examples labeled `label` that are nearest to an example, nearest first, without itself.
+        """Return the examples labeled `label` that are nearest to an example (without itself), nearest first.
 
-        Suspects are no evidence: they are left out if there are enough others.
+        Suspects are skipped if there are enough other examples.
         """
         if self._features is None:
             return []
@@ -41,13 +41,13 @@ class Neighbors:
             of_class = np.flatnonzero(self._labels == label)
         of_class = of_class[of_class != index]
         similarity = self._features[of_class] @ self._features[index]
-        return [int(place) for place in of_class[_largest(similarity[None], min(count, len(of_class)))[0]]]
+        return [int(position) for position in of_class[_largest(similarity[None], min(count, len(of_class)))[0]]]
 
     @cached_property
     def table(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """The 10 nearest examples of each example, (n, 10), and their similarities; None without features.
 
-        Of many examples, 20,000 drawn at random are references.
+        If there are more than 20,000 examples, neighbors are searched among 20,000 random examples.
         """
         if self._features is None or len(self._labels) <= _EVIDENCE:
             return None
@@ -62,8 +62,8 @@ class Neighbors:
         similarities = np.empty((n, _EVIDENCE), dtype=np.float32)
         for start in range(0, n, _BLOCK):
             block = self._features[start : start + _BLOCK] @ transposed
-            own = position[start : start + _BLOCK]
-            block[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+            rows = position[start : start + _BLOCK]
+            block[np.flatnonzero(rows >= 0), rows[rows >= 0]] = -np.inf
             nearest = _largest(block, _EVIDENCE)
             indices[start : start + _BLOCK] = references[nearest]
             similarities[start : start + _BLOCK] = np.take_along_axis(block, nearest, axis=1)

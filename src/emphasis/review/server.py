@@ -1,4 +1,4 @@
-"""The page of a review: a server that only this computer can reach, and that needs no network."""
+"""The page of a review: a server that is reachable from this computer only and needs no network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SNIPPET = 240  # characters of a text in the grid and among neighbors
 
 
 class LocalOnly:
-    """Refuses requests under another name than this computer's, and requests that another page has sent."""
+    """Refuses requests with another host name than this computer's, and requests sent by pages of other origins."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,14 +63,14 @@ class LocalOnly:
             or (request.url.path != "/" and site not in ("none", "same-origin"))
         )
         if refused:
-            response = Response("This page is for this computer alone.", 403, headers=_HEADERS)
+            response = Response("This page is available on this computer only.", 403, headers=_HEADERS)
             await response(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
 class ReviewPage:
-    """The answers to the page's requests."""
+    """Answers to the requests of the page."""
 
     def __init__(self, session: ReviewSession, reviewer: str) -> None:
         self._session, self._reviewer = session, reviewer
@@ -92,7 +92,7 @@ class ReviewPage:
         return LocalOnly(Starlette(routes=routes))
 
     def _answer(self, make: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Any]:
-        """Return an endpoint that answers with JSON, from the query or the body; foreseen errors become a message."""
+        """Return an endpoint that answers a query or a body with JSON; expected errors are returned as a message."""
 
         async def endpoint(request: Request) -> Response:
             from starlette.concurrency import run_in_threadpool
@@ -143,13 +143,13 @@ class ReviewPage:
     def _decide(self, values: dict[str, Any]) -> dict[str, Any]:
         indices = values.get("examples")
         if not isinstance(indices, list) or not 0 < len(indices) <= _MAX_AT_ONCE:
-            raise ReviewError(f"decide about 1 to {_MAX_AT_ONCE} examples at a time")
+            raise ReviewError(f"give 1 to {_MAX_AT_ONCE} examples at a time")
         action, comment, label = values.get("action"), values.get("comment", ""), values.get("label", -1)
         if action not in ("keep", "suggestion", "other", "unsure", "withdraw"):
             raise ReviewError(f"the action {action!r} is unknown")
         if not isinstance(comment, str) or len(comment) > 2000 or type(label) is not int:
             raise ReviewError("a comment is a text of at most 2,000 characters, and a label a number")
-        _filter(values)  # before anything is saved: an error must mean that nothing was
+        _filter(values)  # checked before saving, so that nothing is saved if there is an error
         self._session.refresh()
         self._session.decide(
             _name(values, self._reviewer),
@@ -183,7 +183,7 @@ class ReviewPage:
         return value
 
     def _brief(self, index: int) -> dict[str, Any]:
-        """Return what a tile shows."""
+        """Return the content of a tile."""
         examples = self._examples
         is_image = isinstance(self._session.views, ImageViews)
         return {
@@ -197,7 +197,7 @@ class ReviewPage:
         }
 
     def _example(self, index: int) -> dict[str, Any]:
-        """Return all that the page shows of an example."""
+        """Return the content of the page of an example."""
         examples = self._examples
         given, suggested = int(examples.labels[index]), int(examples.suggested[index])
         nearest = {
@@ -234,7 +234,7 @@ class ReviewPage:
         try:
             index = self._index(request.path_params["index"])
             if not isinstance(views, ImageViews):
-                raise ReviewError("the examples are no images")
+                raise ReviewError("the examples are not images")
             headers = {**_HEADERS, "cache-control": "private, max-age=3600"}
             return Response(views.picture(index, size), media_type="image/png", headers=headers)
         except EmphasisError as error:
@@ -257,9 +257,9 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise JSONFileError("the request is no JSON") from error
+        raise JSONFileError("the request is not JSON") from error
     if not isinstance(values, dict):
-        raise JSONFileError("the request is no JSON object")
+        raise JSONFileError("the request is not a JSON object")
     return values
 
 
@@ -274,14 +274,14 @@ def _integer(values: dict[str, Any], name: str, default: int) -> int:
     try:
         return int(values.get(name, default))
     except (TypeError, ValueError):
-        raise ReviewError(f"{name} is no whole number") from None
+        raise ReviewError(f"{name} is not a whole number") from None
 
 
 def _number(values: dict[str, Any], name: str, default: float) -> float:
     try:
         return float(values.get(name) or default)
     except (TypeError, ValueError):
-        raise ReviewError(f"{name} is no number") from None
+        raise ReviewError(f"{name} is not a number") from None
 
 
 def _filter(values: dict[str, Any]) -> Filter:
@@ -312,17 +312,18 @@ def serve(
     """Serve the page of a review until Ctrl-C.
 
     Args:
-        examples: The examples of an audit.
+        examples: Examples of an audit.
         decisions: File of the decisions, or the folder that holds decisions.jsonl.
-        views: How the examples are shown; None for what belongs to where they lie.
-        reviewer: Name of the reviewer, unless the page is opened with another one.
+        views: Views of the examples; None for those that fit the location of the data.
+        reviewer: Default name of the reviewer.
         port: Port to listen at; 0 chooses a free one.
-        relearn_every: Decisions after which the order is learned anew; 0 keeps the audit's order, None for 25.
+        relearn_every: Number of decisions after which the order is learned again; 0 keeps the audit's order, None for
+            25.
         show: Called with the address once the page can be opened.
 
     Raises:
-        EmphasisError: If the data or the decisions cannot be read.
-        OSError, OverflowError: If the port is taken or is none.
+        EmphasisError: The data or the decisions cannot be read.
+        OSError, OverflowError: The port is taken or invalid.
     """
     path = decisions / DECISIONS if decisions.is_dir() else decisions
     options = {} if relearn_every is None else {"relearn_every": relearn_every}
@@ -342,12 +343,12 @@ def serve(
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    """A server that says when it is ready."""
+    """A server that calls a function when it is ready."""
 
     show: Callable[[str], Any]
     address: str
 
     async def startup(self, sockets: Any = None) -> None:
-        """Start, and say so."""
+        """Start, and call the function."""
         await super().startup(sockets=sockets)
         self.show(self.address)

@@ -1,4 +1,4 @@
-"""The state of a review: which example is shown next, what was decided, and what can be said of the rest."""
+"""The state of a review: the next example, the decisions, and estimates about unreviewed examples."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from emphasis.review.order import LearnedOrder
 from emphasis.review.views import Views
 
 RELEARN_EVERY = 25
-"""Decisions after which the order is learned anew."""
+"""Number of decisions after which the order is learned again."""
 
-_SHARED = 10  # one of so many examples is shown to every reviewer, so that their agreement is known
-_RECENT = 50  # decisions by which the next ones are predicted before an order can be learned
+_SHARED = 10  # one of this number of examples is shown to every reviewer, to measure agreement
+_RECENT = 50  # decisions from which the next are predicted before an order can be learned
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which examples are shown.
+    """A selection of examples.
 
     Attributes:
-        status: "open" for those that the reviewer has still to see, "reviewed", "disputed" or "all".
-        given: Only examples labeled so; -1 for any.
+        status: "open" for those that the reviewer has not seen yet, "reviewed", "disputed" or "all".
+        given: Only examples with this label; -1 for any.
         suggested: Only examples with this suggestion; -1 for any.
-        least: Least score.
+        least: Smallest score.
         most: Largest score.
-        query: Text that they contain.
+        query: Text that the examples contain.
         suspects: Whether only suspects are shown.
     """
 
@@ -59,14 +59,14 @@ class ReviewSession:
     """A review of an audit, by one or several reviewers at once; safe to use from several threads.
 
     Args:
-        examples: The examples of the audit.
-        views: How they are shown.
-        log: Where the decisions are kept; those of earlier sessions are read.
-        relearn_every: Decisions after which the order is learned anew; 0 keeps the audit's order.
+        examples: Examples of the audit.
+        views: Views of the examples.
+        log: File of the decisions; those of earlier sessions are read.
+        relearn_every: Number of decisions after which the order is learned again; 0 keeps the audit's order.
 
     Raises:
-        JSONFileError: If the decisions are damaged.
-        ReviewError: If they are about other data.
+        JSONFileError: The decisions are damaged.
+        ReviewError: The decisions are about other data.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ReviewSession:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in decisions that other processes have made."""
+        """Read the decisions that other processes have appended."""
         with self._lock:
             self._take_in(self._log.refresh())
 
@@ -104,7 +104,7 @@ class ReviewSession:
             if index is None or self.examples.class_names[self.examples.labels[index]] != decision.before:
                 raise ReviewError(
                     f"{self._log.path} holds a decision about {decision.example!r} labeled {decision.before!r}, which "
-                    "this audit does not have; move the file away, or audit the data that it is about"
+                    "this audit does not have; move the file away, or audit the data that it belongs to"
                 )
             self._decisions.append(decision)
             votes = self._votes.setdefault(index, {})
@@ -122,18 +122,18 @@ class ReviewSession:
             self._learn_if_due()
 
     def decide(self, reviewer: str, indices: Sequence[int], action: Any, label: int = -1, **more: Any) -> None:
-        """Save what a reviewer decided about examples; they are on disk when this returns.
+        """Save the decisions of a reviewer about examples, which are on disk when this returns.
 
         Args:
-            reviewer: Who decided.
-            indices: The examples.
-            action: As in `Decision`.
-            label: The class, for "other".
+            reviewer: Name of the reviewer.
+            indices: Indices of the examples.
+            action: Action, as in `Decision`.
+            label: Class for the action "other".
             more: Further fields of the decisions, such as `comment`.
 
         Raises:
-            ReviewError: If an example or the class does not exist.
-            EmphasisOSError: If the decisions cannot be saved.
+            ReviewError: An example or the class does not exist.
+            EmphasisOSError: The decisions cannot be saved.
         """
         names, decisions = self.examples.class_names, []
         shown = self._on_screen.get(reviewer)
@@ -162,7 +162,7 @@ class ReviewSession:
             self._take_in(self._log.refresh())
 
     def skip(self, reviewer: str, index: int) -> None:
-        """Do not show an example to a reviewer again in this session, except on request."""
+        """Skip an example, which is not shown to the reviewer again in this session, except on request."""
         with self._lock:
             self._skipped.setdefault(reviewer, set()).add(index)
             self._skipped_at[reviewer] = len(self._decisions)
@@ -171,56 +171,60 @@ class ReviewSession:
         """Return the example to show next, or None if there is none left."""
         with self._lock:
             others = {index for name, (index, _) in self._on_screen.items() if name != reviewer}
-            wanted = self._wanted(reviewer, chosen or Filter())
-            wanted[list(others)] = False  # unless nothing else is left
-            if not wanted.any():
-                wanted = self._wanted(reviewer, chosen or Filter())
-            if not wanted.any():
+            selected = self._selected(reviewer, chosen or Filter())
+            selected[list(others)] = False  # unless no other examples remain
+            if not selected.any():
+                selected = self._selected(reviewer, chosen or Filter())
+            if not selected.any():
                 self._on_screen.pop(reviewer, None)
                 return None
-            index, drawn = int(self._queue[wanted[self._queue].argmax()]), False
+            index, drawn = int(self._queue[selected[self._queue].argmax()]), False
             is_turn = len(self._decisions) % SHARE == SHARE - 1
             if is_turn and chosen in (None, Filter()) and self._skipped_at.get(reviewer) != len(self._decisions):
                 # A draw that was skipped is shown again at the next turn: leaving it out would bias the estimate.
-                rest = np.flatnonzero(~self._reviewed[self._sequence])
-                if len(rest):
-                    index, drawn = int(self._sequence[rest[0]]), True
+                unreviewed = np.flatnonzero(~self._reviewed[self._sequence])
+                if len(unreviewed):
+                    index, drawn = int(self._sequence[unreviewed[0]]), True
             self._on_screen[reviewer] = (index, drawn)
             return index
 
     def matching(self, reviewer: str, chosen: Filter) -> NDArray[np.int64]:
-        """Return all examples that a filter lets through, in the present order."""
+        """Return all examples that a filter selects, in the current order."""
         with self._lock:
-            return np.asarray(self._queue[self._wanted(reviewer, chosen)[self._queue]], dtype=np.int64)
+            return np.asarray(self._queue[self._selected(reviewer, chosen)[self._queue]], dtype=np.int64)
 
-    def _wanted(self, reviewer: str, chosen: Filter) -> NDArray[np.bool_]:
+    def _selected(self, reviewer: str, chosen: Filter) -> NDArray[np.bool_]:
         examples = self.examples
         n = len(examples)
-        wanted = np.ones(n, dtype=bool)
+        selected = np.ones(n, dtype=bool)
         if chosen.status == "open":
             shared = self._sequence % _SHARED == 0
-            mine = self._masks.get(reviewer)
-            wanted = ~self._reviewed | shared if mine is None else (~self._reviewed | shared) & ~mine
-            wanted[list(self._skipped.get(reviewer, ()))] = False
+            decided_by_reviewer = self._masks.get(reviewer)
+            selected = (
+                ~self._reviewed | shared
+                if decided_by_reviewer is None
+                else (~self._reviewed | shared) & ~decided_by_reviewer
+            )
+            selected[list(self._skipped.get(reviewer, ()))] = False
         elif chosen.status == "reviewed":
-            wanted = self._reviewed.copy()
+            selected = self._reviewed.copy()
         elif chosen.status == "disputed":
-            wanted = np.zeros(n, dtype=bool)
-            wanted[self.disputed()] = True
+            selected = np.zeros(n, dtype=bool)
+            selected[self.disputed()] = True
         if chosen.suspects:
-            wanted &= examples.suspect
+            selected &= examples.suspect
         if chosen.given >= 0:
-            wanted &= examples.labels == chosen.given
+            selected &= examples.labels == chosen.given
         if chosen.suggested >= 0:
-            wanted &= examples.suggested == chosen.suggested
+            selected &= examples.suggested == chosen.suggested
         if chosen.query:
             if chosen.query not in self._searches:
                 self._searches = {chosen.query: self.views.search(chosen.query)}
-            wanted &= self._searches[chosen.query]
-        return wanted & (examples.score >= chosen.least) & (examples.score <= chosen.most)
+            selected &= self._searches[chosen.query]
+        return selected & (examples.score >= chosen.least) & (examples.score <= chosen.most)
 
     def votes(self, index: int) -> list[Decision]:
-        """Return the decisions that count about an example, the latest last."""
+        """Return the latest decision of each reviewer about an example, in order of time."""
         return list(self._votes.get(index, {}).values())
 
     def disputed(self) -> list[int]:
@@ -228,7 +232,7 @@ class ReviewSession:
         return [index for index, outcome in self._outcomes().items() if outcome.status == "disputed"]
 
     def latest_of(self, reviewer: str, count: int) -> list[int]:
-        """Return the examples that a reviewer decided about last, the latest first."""
+        """Return the examples with the latest decisions of a reviewer, the latest first."""
         with self._lock:
             keys = [decision.example for decision in reversed(self._decisions) if decision.reviewer == reviewer]
             return [self.examples.index_of[key] for key in dict.fromkeys(keys)][:count]
@@ -254,7 +258,7 @@ class ReviewSession:
             self._suspicion, self._queue = suspicion, queue
 
     def wait_for_order(self) -> None:
-        """Wait until an order that is being learned is in use."""
+        """Wait until learning of an order is complete."""
         if self._learner is not None:
             self._learner.join()
 
@@ -264,7 +268,7 @@ class ReviewSession:
         return self._learned_from > 0 and (self._learner is None or not self._learner.is_alive())
 
     def summary(self) -> dict[str, Any]:
-        """Return counts, agreement, and what can be said of the examples that nobody has reviewed."""
+        """Return counts, agreement, and estimates about the unreviewed examples."""
         with self._lock:
             outcomes = self._outcomes()
             statuses = Counter(outcome.status for outcome in outcomes.values())
@@ -309,7 +313,7 @@ class ReviewSession:
 
 
 def _answers(outcomes: Mapping[int, Outcome]) -> dict[int, bool]:
-    """Return whether labels are wrong, of the examples where that was decided."""
+    """Return whether the label is wrong, by decided example."""
     return {
         index: outcome.status == "corrected"
         for index, outcome in outcomes.items()

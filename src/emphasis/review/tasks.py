@@ -1,4 +1,4 @@
-"""Tasks for Label Studio and Argilla, and their answers back as decisions."""
+"""Export of tasks for Label Studio and Argilla, and import of their answers as decisions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MAX_ANSWERS_BYTES = 1 << 30
 
 
 def label_studio_tasks(examples: Examples, indices: Sequence[int], texts: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return tasks in the JSON that Label Studio imports, the suggestion as prediction.
+    """Return tasks in the JSON format of Label Studio, with the suggestions as predictions.
 
     Args:
-        examples: The examples of an audit.
-        indices: Which of them, in the order of the tasks.
+        examples: Examples of an audit.
+        indices: Indices of the examples, in the order of the tasks.
         texts: Texts to show, by index; images are referred to as local files.
     """
     probabilities = examples.probability_of(examples.suggested)
@@ -42,7 +42,7 @@ def label_studio_tasks(examples: Examples, indices: Sequence[int], texts: Mappin
 
 
 def label_studio_config(examples: Examples) -> str:
-    """Return the labeling configuration (XML) that belongs to `label_studio_tasks`."""
+    """Return the labeling configuration (XML) for `label_studio_tasks`."""
     is_image = examples.data.get("kind") == "images"
     shown = '<Image name="example" value="$image"/>' if is_image else '<Text name="example" value="$text"/>'
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in examples.class_names)
@@ -54,7 +54,7 @@ def label_studio_config(examples: Examples) -> str:
 
 
 def argilla_records(examples: Examples, indices: Sequence[int], texts: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return records as Argilla's `Dataset.records.from_json` and `Record.from_dict` take them.
+    """Return records as accepted by Argilla's `Dataset.records.from_json` and `Record.from_dict`.
 
     The data set needs a text field "text" or an image field "image", and a label question "label".
     """
@@ -81,10 +81,10 @@ def argilla_records(examples: Examples, indices: Sequence[int], texts: Mapping[i
 
 
 def write_tasks(kind: str, examples: Examples, indices: Sequence[int], texts: Mapping[int, str], out: Path) -> None:
-    """Write tasks to a JSON file; for Label Studio also the labeling configuration beside it (.xml).
+    """Write tasks to a JSON file; for Label Studio, also write the labeling configuration (.xml).
 
     Raises:
-        ReviewError: If the kind is unknown.
+        ReviewError: The kind is unknown.
     """
     if kind not in FORMATS:
         raise ReviewError(f"the format {kind!r} is unknown; use one of {', '.join(FORMATS)}")
@@ -98,8 +98,8 @@ def read_answers(kind: str, path: Path, examples: Examples) -> list[Decision]:
     """Return the answers in an export of Label Studio (JSON) or Argilla (`records.to_json`) as decisions.
 
     Raises:
-        EmphasisFileNotFoundError, JSONFileError: If there is no such file, or it is no export.
-        ReviewError: If an answer is about an example or a class that the audit does not have.
+        EmphasisFileNotFoundError, JSONFileError: The file does not exist, or is not an export.
+        ReviewError: An answer is about an example or a class that the audit does not have.
     """
     if kind not in FORMATS:
         raise ReviewError(f"the format {kind!r} is unknown; use one of {', '.join(FORMATS)}")
@@ -124,7 +124,7 @@ def read_answers(kind: str, path: Path, examples: Examples) -> list[Decision]:
 
 
 def _label_studio_answers(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the answer of each annotation of a task; a skipped one counts as unsure."""
+    """Yield the answer of each annotation of a task; a skipped task counts as unsure."""
     for annotation in task.get("annotations", []):
         by = annotation.get("completed_by", "")
         reviewer = by.get("email") or by.get("id") if isinstance(by, dict) else by
@@ -137,7 +137,7 @@ def _label_studio_answers(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _argilla_answers(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the answer of each user; a discarded one counts as unsure, a draft as none."""
+    """Yield the answer of each user; a discarded answer counts as unsure, a draft is ignored."""
     for response in (record.get("responses") or {}).get("label", []):
         status = response.get("status", "submitted")
         if status in ("submitted", "discarded", None):

@@ -1,4 +1,4 @@
-"""What a reviewer sees of an example: a picture, a text, or the row of a table with its odd values marked."""
+"""Views of examples: a picture, a text, or the row of a table with its unusual values marked."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from emphasis.errors import EmphasisFileNotFoundError, EmphasisValueError
 from emphasis.review.examples import Examples, ReviewError
 from emphasis.texts import encodable
 
-_LONG_TEXT = 30  # characters, in the mean, of a column that is shown as a text
-_ODD_DEVIATIONS = 3.5  # of a number from the median of its class, in robust standard deviations
-_ODD_SHARE = 0.01  # of a category within its class
-_RANKED_ROWS = 3000  # by which columns are ranked
+_LONG_TEXT = 30  # mean number of characters above which a column is shown as text
+_ODD_DEVIATIONS = 3.5  # deviation of an unusual number from the median of its class, in robust standard deviations
+_ODD_SHARE = 0.01  # share of an unusual category within its class
+_RANKED_ROWS = 3000  # rows from which columns are ranked
 _MAX_SHOWN = 20_000  # characters of a text
 _MAX_PIXELS = 50_000_000
 
 
 class Views(Protocol):
-    """How the examples of an audit are shown."""
+    """Views of the examples of an audit."""
 
     def content(self, index: int) -> dict[str, Any]:
-        """Return what the page shows of an example: "kind" and, for rows and texts, "text" and "columns"."""
+        """Return the content of an example for the page: "kind" and, for rows and texts, "text" and "columns"."""
 
     def text(self, index: int) -> str:
         """Return an example as one text, for other tools."""
 
     def search(self, query: str) -> NDArray[np.bool_]:
-        """Return which examples contain a text, (n,), in upper or lower case."""
+        """Return which examples contain a text, (n,), ignoring case."""
 
 
 def views_of(examples: Examples) -> Views:
-    """Return the views that belong to where the examples lie."""
+    """Return the views for the location of the examples."""
     kind = examples.data.get("kind")
     if kind == "images":
         return ImageViews(examples)
@@ -57,7 +57,7 @@ class ImageViews:
         self._folder = Path(str(examples.data["folder"])) if examples.data.get("kind") == "images" else None
 
     def content(self, index: int) -> dict[str, Any]:  # noqa: ARG002
-        """Return that there is a picture."""
+        """Return the kind of content, a picture."""
         return {"kind": "image"}
 
     def text(self, index: int) -> str:
@@ -72,7 +72,7 @@ class ImageViews:
         """Return the image as a PNG file of at most `size` pixels per side; small ones are not enlarged.
 
         Raises:
-            EmphasisFileNotFoundError: If it is missing or cannot be decoded.
+            EmphasisFileNotFoundError: The image is missing or cannot be decoded.
         """
         from PIL import Image, ImageOps
 
@@ -89,7 +89,7 @@ class ImageViews:
                     raise EmphasisValueError(f"it has more than {_MAX_PIXELS:,} pixels")
                 image.draft("RGB", (size, size))  # decodes large JPEG files at a fraction of their size
                 return _png(ImageOps.exif_transpose(image), size)
-        except Exception as error:  # decoders fail in many ways
+        except Exception as error:  # decoders can raise any error
             raise EmphasisFileNotFoundError(f"image {path} cannot be read ({error})") from error
 
 
@@ -121,11 +121,11 @@ class TextViews:
 
 
 class TableViews:
-    """Rows of a table: its texts in full, then the columns, those that tell the classes apart first.
+    """Rows of a table: texts in full, then the other columns, the most informative about the classes first.
 
     Args:
         frame: A pandas DataFrame of the n examples, without the label.
-        labels: (n,) their labels.
+        labels: (n,) labels of the examples.
     """
 
     def __init__(self, frame: Any, labels: NDArray[np.int64]) -> None:
@@ -143,21 +143,21 @@ class TableViews:
 
     @classmethod
     def of(cls, examples: Examples) -> TableViews:
-        """Return the views of an audited table, which is read again.
+        """Read an audited table again, and return its views.
 
         Raises:
-            DataError: If the table cannot be read any more.
-            ReviewError: If it has fewer rows than it had.
+            DataError: The table can no longer be read.
+            ReviewError: The table has fewer rows than when it was audited.
         """
         table = open_table(Path(str(examples.data["file"])), ReadOptions(**examples.data.get("read", {})))
-        places = np.searchsorted(table.rows, examples.rows)
-        if places.max(initial=0) >= len(table.rows) or not np.array_equal(table.rows[places], examples.rows):
+        positions = np.searchsorted(table.rows, examples.rows)
+        if positions.max(initial=0) >= len(table.rows) or not np.array_equal(table.rows[positions], examples.rows):
             raise ReviewError(f"{table.name} has fewer rows than when it was audited; run the audit again")
-        frame = table.frame.drop(columns=[examples.data["label"]], errors="ignore").iloc[places]
+        frame = table.frame.drop(columns=[examples.data["label"]], errors="ignore").iloc[positions]
         return cls(frame.reset_index(drop=True), examples.labels)
 
     def content(self, index: int) -> dict[str, Any]:
-        """Return the texts, and the other columns with what is usual in the example's class."""
+        """Return the texts, and the other columns with the usual values in the example's class."""
         row, label = self._frame.iloc[index], int(self._labels[index])
         texts = [_shown(row[name]) for name in self._texts]
         if len(self._texts) > 1:
@@ -174,11 +174,11 @@ class TableViews:
 
     def search(self, query: str) -> NDArray[np.bool_]:
         """Return which rows contain the query in a column."""
-        found = np.zeros(len(self._frame), dtype=bool)
+        matches = np.zeros(len(self._frame), dtype=bool)
         for name in [*self._texts, *self._columns]:
             column = self._frame[name].astype(str).str
-            found |= column.contains(query, case=False, regex=False).to_numpy(dtype=bool, na_value=False)
-        return found
+            matches |= column.contains(query, case=False, regex=False).to_numpy(dtype=bool, na_value=False)
+        return matches
 
     def _cell(self, name: str, value: Any, label: int) -> dict[str, Any]:
         if (name, label) not in self._usual:
@@ -203,7 +203,7 @@ def _is_text(column: Any) -> bool:
 
 
 def _by_importance(names: list[str], frame: Any, labels: NDArray[np.int64], numbers: set[str]) -> list[str]:
-    """Return columns by their mutual information with the labels, largest first."""
+    """Return columns ordered by their mutual information with the labels, the largest first."""
     import pandas as pd
     from sklearn.feature_selection import mutual_info_classif
 
@@ -211,20 +211,20 @@ def _by_importance(names: list[str], frame: Any, labels: NDArray[np.int64], numb
         return names
     sample = np.random.default_rng(0).permutation(len(labels))[:_RANKED_ROWS]
     values = np.empty((len(sample), len(names)))
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         column = frame[name].iloc[sample]
         if name in numbers:
             filled = column.astype(float).replace([np.inf, -np.inf], np.nan)
-            values[:, place] = filled.fillna(filled.median() if filled.notna().any() else 0.0)
+            values[:, position] = filled.fillna(filled.median() if filled.notna().any() else 0.0)
         else:
-            values[:, place] = pd.factorize(column.astype(str))[0]
+            values[:, position] = pd.factorize(column.astype(str))[0]
     discrete = np.array([name not in numbers for name in names])
     information = mutual_info_classif(values, labels[sample], discrete_features=discrete, random_state=0)
-    return [names[place] for place in np.argsort(-information, kind="stable")]
+    return [names[position] for position in np.argsort(-information, kind="stable")]
 
 
 def _usual(values: Any, is_number: bool) -> Any:
-    """Return what is usual of a column within a class; None of fewer than 10 values."""
+    """Return the usual values of a column within a class; None if there are fewer than 10 values."""
     if len(values) < 10:
         return None
     if not is_number:
@@ -236,7 +236,7 @@ def _usual(values: Any, is_number: bool) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text that JSON and UTF-8 can hold."""
+    """Return a value as text that JSON and UTF-8 can represent."""
     if value is None or value != value:
         return "missing"
     text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
@@ -244,5 +244,5 @@ def _shown(value: Any) -> str:
 
 
 def _contains(texts: Sequence[str], query: str) -> NDArray[np.bool_]:
-    wanted = query.casefold()
-    return np.fromiter((wanted in str(text).casefold() for text in texts), dtype=bool, count=len(texts))
+    pattern = query.casefold()
+    return np.fromiter((pattern in str(text).casefold() for text in texts), dtype=bool, count=len(texts))

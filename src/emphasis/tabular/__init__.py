@@ -5,7 +5,7 @@ from emphasis.tabular import fit_table, load_model
 result = fit_table("customers.csv", label="churned", folder="runs/customers")
 load_model("runs/customers").predict_proba(table)
 
-Needs the extra `fit`; boosters other than XGBoost need their own as well.
+The extra `fit` is required; boosters other than XGBoost require the extra of their name as well.
 """
 
 from emphasis.tabular.fit import fit_table

@@ -1,7 +1,8 @@
 """Calibration of a classifier's probabilities on held-out rows, by scikit-learn's sigmoid or isotonic calibration.
 
-A weighting that holds back labels distorts probabilities, most of all in boosting. The out-of-fold predictions of the
-cross-validation correct them: each class against the others, normalized afterwards, as `CalibratedClassifierCV` does.
+A weighting that reduces the influence of labels distorts probabilities, most of all in boosting. They are corrected
+with the out-of-fold predictions of the cross-validation: each class is calibrated against the others, and the results
+are normalized, as in `CalibratedClassifierCV`.
 The fitted numbers are saved as JSON, without pickles.
 """
 
@@ -27,7 +28,10 @@ except ModuleNotFoundError as error:
 Floats = NDArray[np.float64]
 Method = Literal["sigmoid", "isotonic"]
 
-_ISOTONIC_ROWS, _ISOTONIC_CLASS = 1000, 100  # fewest rows, and of the rarest class, for isotonic calibration
+_ISOTONIC_ROWS, _ISOTONIC_CLASS = (
+    1000,
+    100,
+)  # minimum numbers of rows in all, and of the rarest class, for isotonic calibration
 _OF_PREDICTIONS = ("accuracy", "balanced_accuracy", "macro_f1")  # scores that calibration must not make worse
 LEAST = 1e-12  # probabilities are moved into [LEAST, 1 - LEAST] before their log-odds are taken
 
@@ -38,9 +42,9 @@ class Calibration:
 
     Attributes:
         method: "sigmoid" or "isotonic".
-        curves: For each class, or for the second of two, the calibrated probability as a function of the log-odds: two
-            numbers a and b of 1 / (1 + exp(a x + b)), or abscissas and ordinates of a line; () for a class that stays
-            as it is.
+        curves: Calibrated probability as a function of the log-odds, for each class or for the second of two: numbers a
+            and b of 1 / (1 + exp(a x + b)), or abscissas and ordinates of a line; () for a class that is not
+            calibrated.
     """
 
     method: Method
@@ -49,12 +53,12 @@ class Calibration:
     def apply(self, p: Floats) -> Floats:
         """Return calibrated probabilities (N, C) of probabilities (N, C)."""
         if p.shape[1] == 2:
-            positive = self._one(p[:, 1], self.curves[0])
+            positive = self._apply_curve(p[:, 1], self.curves[0])
             return np.stack([1.0 - positive, positive], axis=1)
-        separate = np.stack([self._one(p[:, k], curve) for k, curve in enumerate(self.curves)], axis=1)
+        separate = np.stack([self._apply_curve(p[:, k], curve) for k, curve in enumerate(self.curves)], axis=1)
         return np.asarray(separate / separate.sum(1, keepdims=True))
 
-    def _one(self, p: Floats, curve: tuple[Any, ...]) -> Floats:
+    def _apply_curve(self, p: Floats, curve: tuple[Any, ...]) -> Floats:
         if not curve:
             return p
         x = _log_odds(p)
@@ -72,7 +76,7 @@ class Calibration:
         """Return the calibration of `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: If the content is not one for `num_classes` classes.
+            KeyError, TypeError, ValueError: The content is not a calibration of `num_classes` classes.
         """
         method, curves = content["method"], content["curves"]
         if method not in ("sigmoid", "isotonic") or len(curves) != (1 if num_classes == 2 else num_classes):
@@ -82,7 +86,7 @@ class Calibration:
         for curve in filter(None, checked):
             same = len(curve) == 2 and curve[0].shape == curve[1].shape and curve[0].ndim == dimensions
             if not same or not all(np.isfinite(part).all() and part.size for part in curve):
-                raise EmphasisValueError("the calibration holds a curve that is none")
+                raise EmphasisValueError("the calibration holds an invalid curve")
         return cls(method, tuple(tuple(part.tolist() for part in curve) for curve in checked))
 
 
@@ -116,7 +120,7 @@ def fit_calibration(method: Method, given: NDArray[np.int64], p: Floats, weights
     Args:
         method: "sigmoid" or "isotonic".
         given: Class of each row, shape (N,).
-        p: Probabilities by models that have not seen the row, shape (N, C).
+        p: Probabilities predicted by models that were not trained on the row, shape (N, C).
         weights: Weight of each row, shape (N,).
     """
     labels = [1] if p.shape[1] == 2 else range(p.shape[1])
@@ -132,7 +136,7 @@ def _curve(method: Method, x: Floats, positive: NDArray[np.bool_], weights: Floa
     curve = fitted.calibrated_classifiers_[0].calibrators[0]
     if method == "sigmoid":
         return float(curve.a_), float(curve.b_)
-    least = 1.0 / (len(x) + 2.0)  # no row is evidence for a probability of 0
+    least = 1.0 / (len(x) + 2.0)  # keeps probabilities above 0
     return curve.X_thresholds_.tolist(), np.clip(curve.y_thresholds_, least, 1.0 - least).tolist()
 
 
@@ -141,8 +145,8 @@ def calibrate_held_out(
 ) -> tuple[Floats, Calibration | None]:
     """Calibrate out-of-fold probabilities if that makes log loss clearly better and predictions not clearly worse.
 
-    Whether it does is measured on probabilities of each fold that are calibrated by the rows of the other folds.
-    Isotonic calibration is tried for many rows of every class, and sigmoid calibration for fewer or if it fails.
+    This is measured on probabilities of each fold that are calibrated with the rows of the other folds. Isotonic
+    calibration is tried if there are many rows of every class, and sigmoid calibration otherwise or if it fails.
 
     Args:
         given: Class of each row, shape (N,).
@@ -151,8 +155,8 @@ def calibrate_held_out(
         fold: Fold in which each row was held out, shape (N,).
 
     Returns:
-        These probabilities, and the calibration by all rows for a model that is trained on all rows; `p` and None if
-        calibration does not help.
+        The calibrated probabilities, and a calibration fitted on all rows for a model that is trained on all rows; `p`
+        and None if calibration does not help.
     """
     before = Held.of(given, p, weights)
     counts = np.bincount(given, weights > 0.0, p.shape[1])

@@ -1,4 +1,4 @@
-"""Cross-validation of a classifier of tables: every row is predicted by a model that has not seen it."""
+"""Cross-validation of classifiers of tables: every row is predicted by a model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.tabular", "fit", error) from None
 
-_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # which check settings when they fit
+_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # libraries that check settings when they fit
 Progress = Callable[[str, int, int], None]  # (task, done, total)
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A table of N rows that is learned from.
+    """A training table of N rows.
 
     Attributes:
         table: The table.
-        options: How it was asked for.
+        options: Options with which it was prepared.
         weights: (N,) weights of the rows.
         before: Labels (N,) and weights before a review; None if there was none.
     """
@@ -59,7 +59,7 @@ class Data:
         return self.table.frame[[self.table.label, *extra, *self.table.features]]
 
     def encode(self, train: NDArray[Any], test: NDArray[Any]) -> tuple[Any, Any]:
-        """Return the rows `train` and `test` encoded by what is learned from `train` alone."""
+        """Return the rows `train` and `test` encoded by an encoder that is fitted on `train` only."""
         frame, columns = self.table.frame, self.options.columns
         rows = frame.iloc[train]
         encoder = fit_encoder(
@@ -83,14 +83,14 @@ def cross_validate(
     folds: int,
     progress: Progress,
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-    """Predict each row by a model that has not seen it.
+    """Predict each row by a model that was not trained on it.
 
     Args:
         data: The table.
         methods: Weightings by name.
         train: Trains a classifier.
-        folder: Folder of the fit; its finished folds are read.
-        digest: Digest of the fit, by which they are known.
+        folder: Folder of the fit; finished folds are read from it.
+        digest: Digest of the fit, which identifies its folds.
         folds: Number of folds.
         progress: Called as `progress(task, done, total)`.
 
@@ -137,17 +137,17 @@ def predict_held_out(
     start_fold: Callable[[int, NDArray[Any], NDArray[Any]], PredictFold],
     before: Callable[[int, int, str], None] = lambda *_: None,
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-    """Predict each row by a model that has not seen it; folds that the folder holds are read, others are written.
+    """Predict each row by a model that was not trained on it; folds in the folder are read, others are written.
 
     Args:
         labels: Classes, shape (N,).
-        num_classes: C.
+        num_classes: Number of classes C.
         methods: Names of the methods.
         parts: Training and held-out rows of each fold.
         folder: Folder of the fit.
-        digest: Digest of the fit, by which its folds are known.
-        start_fold: Called as `start_fold(number, training_rows, test_rows)` for a fold that the folder does not hold;
-            returns what predicts its held-out rows by each method.
+        digest: Digest of the fit, which identifies its folds.
+        start_fold: Called as `start_fold(number, training_rows, test_rows)` for a fold that is not in the folder;
+            returns the function that predicts its held-out rows by a method.
         before: Called as `before(number, place, name)` before predictions of the method at `place` are made or used.
 
     Returns:
@@ -180,9 +180,9 @@ class Trainer:
     """Trains classifiers of one kind.
 
     Attributes:
-        spec: The kind of model.
-        settings: Its parameters.
-        seed: Its seed.
+        spec: Kind of model.
+        settings: Parameters of the model.
+        seed: Seed of the model.
     """
 
     spec: ModelSpec
@@ -195,14 +195,14 @@ class Trainer:
         """Return a trained classifier.
 
         Raises:
-            EmphasisValueError: If its library rejects a setting or the data.
+            EmphasisValueError: The library rejects a setting or the data.
         """
         try:
             classifier = self.spec.make(weighting, self.settings, self.seed)
         except TypeError as error:  # the model has no setting of this name
             raise EmphasisValueError(f"settings (--set): {error}") from error
         try:
-            with stopping_later():  # XGBoost calls back, and a signal's exception in a callback would abort the process
+            with stopping_later():  # an exception of a signal handler in a callback of XGBoost would abort the process
                 classifier.fit(features, labels, sample_weight=weights)
         except EmphasisError:
             raise
@@ -212,7 +212,7 @@ class Trainer:
             if library not in _LIBRARIES:
                 raise
             reason = str(error).partition("Stack trace")[0]
-            raise EmphasisValueError(f"{library} refuses the settings or the table: {reason}") from error
+            raise EmphasisValueError(f"{library} rejects the settings or the table: {reason}") from error
         stop_if_asked()
         return classifier
 
@@ -221,7 +221,7 @@ def weights_of(frame: Any, column: str | None) -> NDArray[np.float64]:
     """Return the weights of the rows of a table, shape (N,): those of a column, or 1.
 
     Raises:
-        EmphasisValueError: If the column holds something else than finite numbers >= 0.
+        EmphasisValueError: The column holds other values than finite numbers >= 0.
     """
     if column is None:
         return np.ones(len(frame))

@@ -72,46 +72,47 @@ def fit_table(
         folder: Folder to write to; None for runs/NAME, where NAME is the name of the file, or for a table in memory
             the name of the label column and a digest of the call.
         model: "xgboost", "lightgbm", "catboost", "net" or "linear".
-        weighting: As for `emphasis.torch.emphasis_loss`; None for the default weighting.
+        weighting: Weighting as for `emphasis.torch.emphasis_loss`; None for the default weighting.
         compare: Whether cross-entropy is cross-validated as well.
-        calibrate: Whether probabilities are calibrated on held-out rows where that makes log loss clearly better and
+        calibrate: Whether probabilities are calibrated on held-out rows if this makes log loss clearly better and
             predictions not clearly worse.
         folds: Number of folds of the cross-validation, at least 2.
         seed: Seed of the folds and of the models.
         settings: Parameters of the model that replace or complement the default ones.
-        drop: Columns to leave out.
-        categorical: Columns whose numbers are names.
+        drop: Columns to ignore.
+        categorical: Numeric columns to treat as categories.
         missing: Texts that mean "missing" in a text file, in addition to the empty field and the usual NA, NaN, null.
             Not in the label column, where only an empty cell is missing.
         max_levels: Largest number of distinct values of a column of categories.
         weight_column: Column of sample weights >= 0.
         decisions: Decisions of a review of this table (`emphasis.review`), or their file. Corrected labels replace
-            those given, and reviewed rows weigh more. The report compares with the labels as given.
+            the given labels, and reviewed rows get larger weights. The report compares with the given labels.
         sep: Separator of the cells of a text file; "" to detect it.
         encoding: Encoding of a text file; "" to detect it.
         decimal: Decimal mark of a text file, "." or ","; "" to detect it.
         keep: Columns to use although they look like row numbers or identifiers.
         id_column: Column that names the rows in predictions and report.
         unlabeled: "drop" rows without a label, or "error".
-        rare_classes: What happens to classes of fewer rows than `folds`: "keep" those of two rows or more, "merge" all
-            into one, "drop" them, or "error".
-        merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
-        text: Columns of free text, in addition to those that are found by their content. Their words and parts of
-            words become features.
+        rare_classes: Treatment of classes with fewer rows than `folds`: "keep" those with two rows or more, "merge" all
+            into one class, "drop" them, or "error".
+        merge_spellings: Differences in spelling that are ignored in class names: "form" (surrounding blanks and Unicode
+            form), "case" (upper and lower case as well) or "none".
+        text: Columns of free text, in addition to those that are detected by their content. Their words and parts of
+            words are used as features.
         encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
-            that it returns for texts become features.
-        download: Whether the encoder is downloaded from the hub of Hugging Face if it is in neither.
-        force: Whether another fit in the folder is replaced.
+            that it returns for texts are used as features.
+        download: Whether the encoder may be downloaded from the Hugging Face Hub.
+        force: Whether to replace another fit in the folder.
         progress: Called as `progress(task, done, total)`.
 
     Returns:
-        Out-of-fold predictions and what else was found; its attribute `model` predicts other tables.
+        Result with out-of-fold predictions; its attribute `model` predicts other tables.
 
     Raises:
-        DataNotFoundError, DamagedFileError: If the file does not exist, or cannot be read.
-        TypeError: If `table` is neither a table nor a path.
-        ValueError: If a column or an argument is not allowed, or the folder holds something else.
-        ModuleNotFoundError: If an extra is not installed.
+        DataNotFoundError, DamagedFileError: The file does not exist, or cannot be read.
+        TypeError: `table` is neither a table nor a path.
+        ValueError: A column or an argument is not allowed, or the folder holds another fit or other files.
+        ModuleNotFoundError: A required extra is not installed.
 
     Examples:
         >>> from sklearn.datasets import load_iris
@@ -224,12 +225,12 @@ def fit_table(
         probabilities,
         resolved,
         table_encoder,
-        weights,  # without trust, which is for training
+        weights,  # trust is used in training only
         _importances(final, table_encoder),
         prepared,
         {name: fitted.method for name, fitted in calibrations.items() if fitted is not None},
     )
-    from emphasis.tabular.report import write_report  # which draws figures
+    from emphasis.tabular.report import write_report  # imports plotting, which is slow
 
     write_report(fit)
     progress("done", total, total)
@@ -237,7 +238,7 @@ def fit_table(
 
 
 def _importances(classifier: Any, encoder: TableEncoder) -> dict[str, float]:
-    """Return the importance of each column, that of its encoded columns together; {} if the model has none."""
+    """Return the importance of each column, summed over its encoded columns; {} if the model has no importances."""
     values = getattr(classifier, "feature_importances_", None)
     if values is None:
         return {}

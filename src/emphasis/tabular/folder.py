@@ -1,9 +1,9 @@
-"""The folder of a fit. Every file is written completely or not at all.
+"""The folder of a fit. Every file is written atomically.
 
 fit.json             the settings of the fit, and a digest of them and of the data
-folds/K.npz          probabilities of the rows of fold K; a fold that is there is not trained again
-model/               what `load_model` reads
-predictions.csv      one line per row, predicted by a model that has not seen it; .parquet for Parquet tables
+folds/K.npz          probabilities of the rows of fold K; existing folds are not trained again
+model/               the model, read by `load_model`
+predictions.csv      one line per row, predicted by a model that was not trained on it; .parquet for Parquet tables
 metrics.json, report.html
 """
 
@@ -39,7 +39,7 @@ def fit_digest(request: Mapping[str, Any], used: Any) -> str:
 
 
 def default_folder(request: Mapping[str, Any], used: Any) -> Path:
-    """Return the folder of a fit for which none is given; the same call has the same folder."""
+    """Return the default folder of a fit, which is the same for the same call."""
     if request["table"] is not None:
         return Path("runs") / Path(request["table"]).stem
     label = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in request["label"])
@@ -47,16 +47,16 @@ def default_folder(request: Mapping[str, Any], used: Any) -> Path:
 
 
 def acquire(folder: Path, request: Mapping[str, Any], used: Any, force: bool) -> str:
-    """Reserve the folder for a fit, and return the digest by which its folds are known.
+    """Reserve the folder for a fit, and return the digest that identifies its folds.
 
     Args:
-        folder: The folder; created if it does not exist.
+        folder: Folder, which is created if it does not exist.
         request: Settings of the fit.
         used: The columns that it uses.
-        force: Whether another fit in the folder is replaced.
+        force: Whether to replace another fit in the folder.
 
     Raises:
-        EmphasisValueError: If the folder holds something else.
+        EmphasisValueError: The folder holds another fit or other files.
     """
     digest = fit_digest(request, used)
     if (folder / FIT).is_file():

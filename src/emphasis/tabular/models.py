@@ -1,4 +1,4 @@
-"""Kinds of model for tables: how each is made, saved without pickles, and loaded."""
+"""Kinds of models for tables, with functions that create them, save them without pickles, and load them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How a kind of model is made, saved and loaded.
+    """A kind of model.
 
     Attributes:
-        extra: Extra that it needs in addition to `fit`.
-        settings: Default settings: small trees, which are the last to memorize wrong labels.
-        file: Name of its file.
-        make: Takes weighting, settings and seed; returns a classifier with the interface of scikit-learn's.
-        save: Takes a trained classifier and a path.
-        load: Takes path, settings, number of features and number of classes; returns a function that predicts.
+        extra: Extra required in addition to `fit`.
+        settings: Default settings: small trees, which memorize few wrong labels.
+        file: Name of the file of the model.
+        make: Function of weighting, settings and seed that returns a classifier with scikit-learn's interface.
+        save: Function of a trained classifier and a path.
+        load: Function of path, settings, number of features and number of classes that returns a prediction function.
     """
 
     extra: str
@@ -46,7 +46,7 @@ def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) 
 def _save_xgboost(model: Any, path: Path) -> None:
     path.write_bytes(
         model.get_booster().save_raw("ubj")
-    )  # XGBoost's own writer does not notice a full disk at the last block
+    )  # XGBoost's writer does not detect a full disk at the last block
 
 
 def _load_xgboost(path: Path, _settings: Mapping[str, Any], features: int, _classes: int) -> Predict:
@@ -110,13 +110,13 @@ def _save_net(model: Any, path: Path) -> None:
 
 
 def load_network(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Any:
-    """Return the network that a net was saved as, which takes encoded rows (N, D) to logits (N, C)."""
+    """Return the network of a saved net, which maps encoded rows (N, D) to logits (N, C)."""
     import torch
 
     from emphasis.models.mlp import mlp
 
     chosen = {name: settings[name] for name in ("hidden", "activation", "dropout") if name in settings}
-    with torch.device("meta"):  # so that a wrong manifest cannot ask for more memory than the file holds
+    with torch.device("meta"):  # so that a wrong manifest does not allocate more memory than the file needs
         network = mlp((features,), classes, **chosen).eval()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), assign=True)
     return network
@@ -139,9 +139,9 @@ def _save_by_method(model: Any, path: Path) -> None:
 
 
 def _check_features(trained_on: int, features: int) -> None:
-    """Raise ValueError unless the numbers of features agree: boosters treat absent features as missing values."""
+    """Raise ValueError unless the numbers of features agree, since boosters treat absent features as missing."""
     if trained_on != features:
-        raise EmphasisValueError(f"it was trained on {trained_on} features, not {features}")
+        raise EmphasisValueError(f"the model was trained on {trained_on} features, not {features}")
 
 
 def _two_columns(probability: Any) -> Any:
@@ -192,4 +192,4 @@ LINEAR = ModelSpec(
 MODELS: Registry[ModelSpec] = Registry(
     "model", {name: f"{__name__}:{name.upper()}" for name in ("xgboost", "lightgbm", "catboost", "net", "linear")}
 )
-"""The kinds of model by name, as `emphasis fit --model` takes them."""
+"""Kinds of models by name, as accepted by `emphasis fit --model`."""

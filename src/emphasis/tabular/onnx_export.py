@@ -45,9 +45,9 @@ class Exported:
     """An exported model.
 
     Attributes:
-        path: The file.
-        inputs: What each input holds, by name; each has shape (N, 1).
-        outputs: What each output holds, by name.
+        path: Path of the file.
+        inputs: Description of each input of shape (N, 1), by name.
+        outputs: Description of each output, by name.
         difference: Largest difference between its probabilities and those of `SavedModel.predict_proba`.
     """
 
@@ -58,16 +58,16 @@ class Exported:
 
 
 def export_onnx(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Exported:
-    """Write the model of a fit as an ONNX file, and compare it with the model itself.
+    """Write the model of a fit as an ONNX file, after comparing it with the model.
 
     Args:
-        folder: Folder that `emphasis.fit` wrote.
+        folder: Folder written by `emphasis.fit`.
         path: File to write; None for model.onnx in the folder of the model.
 
     Raises:
-        DataNotFoundError, DamagedFileError: If there is no model, or it cannot be read.
-        EmphasisValueError: If the model has a column of text.
-        EmphasisRuntimeError: If the probabilities of the ONNX model differ by more than 1e-5; then nothing is written.
+        DataNotFoundError, DamagedFileError: There is no model, or it cannot be read.
+        EmphasisValueError: The model has a column of text.
+        EmphasisRuntimeError: The probabilities of the ONNX model differ by more than 1e-5; nothing is written.
     """
     model = load_model(folder)
     source = model_folder(folder)
@@ -118,7 +118,7 @@ def _description(column: Column) -> str:
 
 
 def _with_table(converted: onnx.ModelProto, model: SavedModel) -> onnx.ModelProto:
-    """Put the encoding of the columns before a model of encoded rows, and calibration and class names after it."""
+    """Add the encoding of the columns before a model of encoded rows, and calibration and class names after it."""
     converted = onnx.compose.add_prefix(converted, "model/")
     inner, columns = converted.graph, model.encoder.columns
     before, after = Graph(), Graph()
@@ -128,8 +128,8 @@ def _with_table(converted: onnx.ModelProto, model: SavedModel) -> onnx.ModelProt
     p = after.cast(inner.output[-1].name)
     if model.calibration is not None:
         p = add_calibration(after, model.calibration, p)
-    taken = {column.name for column in columns}
-    label, probabilities = _free("label", taken), _free("probabilities", taken)
+    used_names = {column.name for column in columns}
+    label, probabilities = _free("label", used_names), _free("probabilities", used_names)
     best = after.add("ArgMax", p, axis=1, keepdims=0)
     names = after.constant(np.array(model.classes, dtype=object))
     after.nodes.append(helper.make_node("Gather", [names, best], [label]))
@@ -146,21 +146,25 @@ def _with_table(converted: onnx.ModelProto, model: SavedModel) -> onnx.ModelProt
     )
     opset = max([entry.version for entry in converted.opset_import if entry.domain == ""], default=_OPSET)
     opsets = [helper.make_opsetid("", max(opset, _OPSET)), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
-    whole = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, functions=converted.functions)
-    whole.producer_name, whole.producer_version = "emphasis", emphasis.__version__
-    helper.set_model_props(whole, {"label": model.label, "classes": json.dumps(model.classes, ensure_ascii=False)})
-    onnx.checker.check_model(whole)
-    return whole
+    model_with_table = helper.make_model(
+        graph, opset_imports=opsets, ir_version=_IR_VERSION, functions=converted.functions
+    )
+    model_with_table.producer_name, model_with_table.producer_version = "emphasis", emphasis.__version__
+    helper.set_model_props(
+        model_with_table, {"label": model.label, "classes": json.dumps(model.classes, ensure_ascii=False)}
+    )
+    onnx.checker.check_model(model_with_table)
+    return model_with_table
 
 
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
+def _free(name: str, used_names: set[str]) -> str:
+    while name in used_names:
         name += "_"
     return name
 
 
 def _difference(exported: onnx.ModelProto, model: SavedModel) -> float:
-    """Return the largest difference of probabilities on rows drawn from what the encoder knows of each column."""
+    """Return the largest difference of probabilities on random rows with values known to the encoder."""
     import onnxruntime
     import pandas as pd
 
@@ -173,7 +177,7 @@ def _difference(exported: onnx.ModelProto, model: SavedModel) -> float:
 
 
 def _drawn(column: Column, rng: np.random.Generator) -> Any:
-    """Return random values of a column, with missing ones, and unknown ones of a category."""
+    """Return random values of a column, including missing values and unknown categories."""
     import pandas as pd
 
     absent = rng.random(_CHECKED_ROWS) < 0.1
@@ -202,14 +206,14 @@ def _from_lightgbm(path: Path, _settings: Mapping[str, Any], features: int, clas
     import onnxmltools
 
     text = re.sub(r"^threshold=(.*)$", _floats_below, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    text = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)  # in bytes, which have changed
+    text = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)  # sizes in bytes, which have changed
     booster = lightgbm.Booster(model_str=text)
     booster.params["objective"] = "binary" if classes == 2 else "multiclass"  # it was "custom" in training
     return onnxmltools.convert_lightgbm(booster, initial_types=_features_type(features), zipmap=False)
 
 
 def _floats_below(line: re.Match[str]) -> str:
-    """Return a line of thresholds with the next float32 below each: for x in float32, x <= threshold is the same."""
+    """Return a line of thresholds rounded down to float32, which does not change x <= threshold for float32 x."""
     exact = np.array(line.group(1).split(), np.float64)
     rounded = exact.astype(np.float32)
     below = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
@@ -243,12 +247,12 @@ def _from_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     network = torch.nn.Sequential(load_network(path, settings, features, classes), torch.nn.Softmax(1)).eval()
     rows = torch.zeros(2, features)
-    with warnings.catch_warnings():  # of the exporter about itself
+    with warnings.catch_warnings():  # warnings of the exporter about itself
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network, (rows,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("N")},), verbose=False
         )
-    assert program is not None  # as it is for dynamo=False
+    assert program is not None  # true for dynamo=False
     return program.model_proto
 
 

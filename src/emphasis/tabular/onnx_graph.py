@@ -14,12 +14,12 @@ from emphasis.datasets.table_features import DATE_PARTS, aliases
 from emphasis.errors import EmphasisValueError
 from emphasis.tabular.calibration import LEAST, Calibration
 
-_DAYS_BEFORE_1970 = 719468  # since the 1st of March of year 0
+_DAYS_BEFORE_1970 = 719468  # since March 1 of year 0
 _DAYS_OF_400_YEARS = 146097
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph, as they are added.
+    """Nodes and constants of an ONNX graph under construction.
 
     Attributes:
         nodes: Nodes in the order in which they are computed.
@@ -58,7 +58,7 @@ def add_column(graph: Graph, column: Column) -> list[str]:
     """Add the encoding of a column, and return the names of its features, each of shape (N, 1 or more).
 
     Raises:
-        EmphasisValueError: If it is a column of text, whose encoding has no equivalent in ONNX.
+        EmphasisValueError: The column is a column of text, whose encoding has no equivalent in ONNX.
     """
     if isinstance(column, NumericColumn):
         return _add_numbers(graph, column, column.name)
@@ -79,15 +79,15 @@ def _add_numbers(graph: Graph, column: NumericColumn, value: str) -> list[str]:
 
 
 def _add_levels(graph: Graph, column: LevelsColumn) -> str:
-    places = {"" if level is None else level: place for place, level in enumerate(column.levels)}
+    code_of = {"" if level is None else level: code for code, level in enumerate(column.levels)}
     known = aliases([level for level in column.levels if level is not None])
-    places |= {text: places[level] for text, level in known.items()}
+    code_of |= {text: code_of[level] for text, level in known.items()}
     codes = graph.add(
         "LabelEncoder",
         column.name,
         domain="ai.onnx.ml",
-        keys_strings=list(places),
-        values_int64s=list(places.values()),
+        keys_strings=list(code_of),
+        values_int64s=list(code_of.values()),
         default_int64=-1,
     )
     return graph.cast(graph.add("Equal", codes, graph.constant(np.arange(len(column.levels)))))
@@ -119,9 +119,9 @@ def _date_parts(graph: Graph, date: str, first: float) -> tuple[str, str, str, s
         return graph.add("Add", value, other)
 
     # Years are counted from March, so that a leap day is the last of its year, in cycles of 400 years.
-    whole = plus(floor(date), float(_DAYS_BEFORE_1970))
-    cycle = floor(whole, _DAYS_OF_400_YEARS)
-    day_of_cycle = minus(whole, times(cycle, _DAYS_OF_400_YEARS))
+    day_number = plus(floor(date), float(_DAYS_BEFORE_1970))
+    cycle = floor(day_number, _DAYS_OF_400_YEARS)
+    day_of_cycle = minus(day_number, times(cycle, _DAYS_OF_400_YEARS))
     leap = plus(minus(floor(day_of_cycle, 36524), floor(day_of_cycle, 1460)), day_of_cycle)
     year_of_cycle = floor(minus(leap, floor(day_of_cycle, 146096)), 365)
     days = plus(times(year_of_cycle, 365), minus(floor(year_of_cycle, 4), floor(year_of_cycle, 100)))
@@ -164,7 +164,7 @@ def _add_sigmoid(graph: Graph, curve: Any, x: str) -> str:
 
 
 def _add_line(graph: Graph, curve: Any, x: str) -> str:
-    """Add the interpolation that `numpy.interp` computes."""
+    """Add a linear interpolation as computed by `numpy.interp`."""
     abscissas, ordinates = (np.asarray(part, np.float64) for part in curve)
     inside = graph.add("Min", graph.add("Max", x, abscissas[0]), abscissas[-1])
     if len(abscissas) == 1:
@@ -173,8 +173,8 @@ def _add_line(graph: Graph, curve: Any, x: str) -> str:
     slopes = np.divide(np.diff(ordinates), widths, out=np.zeros_like(widths), where=widths > 0)
     passed = graph.cast(graph.add("GreaterOrEqual", inside, graph.constant(abscissas[None, 1:-1])))
     count = graph.add("ReduceSum", passed, graph.constant(np.array([1])), keepdims=1)
-    place = graph.cast(count, TensorProto.INT64)
+    segment = graph.cast(count, TensorProto.INT64)
     left, low, slope = (
-        graph.add("Gather", graph.constant(values), place) for values in (abscissas[:-1], ordinates[:-1], slopes)
+        graph.add("Gather", graph.constant(values), segment) for values in (abscissas[:-1], ordinates[:-1], slopes)
     )
     return graph.add("Add", low, graph.add("Mul", slope, graph.add("Sub", inside, left)))

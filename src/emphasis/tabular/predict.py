@@ -1,4 +1,4 @@
-"""Predictions of a saved model for a table of further rows, and what should be said about them."""
+"""Predictions of a saved model for a table of further rows, with notes about the table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Predictions:
     Attributes:
         frame: pandas table of the predictions: row in the file, id if there is one, predicted class, and the
             probability of each class.
-        notes: What was odd about the table, with arguments as `table_report.argument` marks them.
+        notes: Observations about the table, with arguments marked by `table_report.argument`.
         labeled: Rows that have a label, shape (N,).
         correct: Whether the prediction is the label, shape (N,); False where there is none.
-        trained: Rows that the model was trained on, shape (N,); None if the model does not know.
+        trained: Rows that the model was trained on, shape (N,); None if this is not known.
     """
 
     frame: Any
@@ -36,10 +36,10 @@ class Predictions:
     trained: NDArray[np.bool_] | None
 
     def accuracy_lines(self, source: str) -> list[str]:
-        """Return sentences on the accuracy, none if no row has a label.
+        """Return sentences about the accuracy; none if no row has a label.
 
         Args:
-            source: Where the labels come from, such as "the column 'churned'".
+            source: Source of the labels, such as "the column 'churned'".
         """
         if not self.labeled.any():
             return []
@@ -67,14 +67,14 @@ def predict_table(
     """Return a model's predictions for a table.
 
     Args:
-        model: The model.
-        source: A path or a table in memory, as `emphasis.datasets.table_source.open_table` takes it.
-        options: How the table is written.
-        id_column: A column that names the rows.
+        model: Trained model.
+        source: Path or table in memory, as accepted by `emphasis.datasets.table_source.open_table`.
+        options: Options for reading the table.
+        id_column: Column that names the rows.
 
     Raises:
-        DataError: If the table or the model cannot be read.
-        TableError: If columns are missing, or of another kind than where the model was trained.
+        DataError: The table or the model cannot be read.
+        TableError: Columns are missing, or of another kind than in the training table.
     """
     import pandas as pd
 

@@ -86,7 +86,7 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
 
 
 def disagreeing_rows(fit: Fit | ImageFit) -> NDArray[np.int64]:
-    """Return the rows whose predicted class is another than the given one, the least probable label first."""
+    """Return the rows whose predicted class differs from the given class, the least probable label first."""
     order = np.argsort(_of_given(fit), kind="stable")
     return np.asarray(order[_ours(fit)[order].argmax(1) != fit.given[order]])
 
@@ -123,10 +123,10 @@ def _page(fit: Fit) -> str:
 
 
 def page_context(fit: Fit | ImageFit, packages: Sequence[str]) -> dict[str, Any]:
-    """Return what the pages of all fits show.
+    """Return the variables of the page templates that all fits share.
 
     Args:
-        fit: The fit.
+        fit: Result of the fit.
         packages: Packages whose versions are shown.
     """
     scores, predicted = fit.scores, _ours(fit).argmax(1)
@@ -223,7 +223,7 @@ def weighting_text(weighting: dict[str, Any]) -> str:
 
 
 def _histogram(fit: Fit | ImageFit, narrow: bool) -> Figure:
-    """Return the histogram of p of the given labels, by whether the prediction agrees, with the weighting on top."""
+    """Return the histogram of p of given labels, by agreement with the prediction, and the weighting as a curve."""
     p, agrees = _of_given(fit), _ours(fit).argmax(1) == fit.given
     figure = new_figure(4.8 if narrow else 8.0, 4.0 if narrow else 3.6)
     axis = figure.add_subplot()

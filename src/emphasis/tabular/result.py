@@ -1,4 +1,4 @@
-"""The result of a fit, and the names of the files that hold it."""
+"""The result of a fit, and the names of its files."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ class Fit:
         request: Settings of the fit, as in `fit.json`.
         table: The pandas table.
         classes: Names of the C classes.
-        given: Class of each row as given, shape (N,).
+        given: Given class of each row, shape (N,).
         fold: Fold in which each row was held out, shape (N,).
         probabilities: Out-of-fold probabilities of shape (N, C) of each method: the weighting, and cross-entropy.
         weighting: Weighting that the model was trained with.
         encoder: Encoder of the model that was trained on all rows.
         importances: Importance of each column, with sum 1; {} for a net.
         weights: Weight of each row, shape (N,).
-        prepared: How the table was read: numbers of the rows in the file, their ids, and what was odd.
-        calibration: How the probabilities of each method were calibrated, "sigmoid" or "isotonic"; methods whose
-            probabilities were not are left out.
+        prepared: Information about the table: numbers of the rows in the file, their ids, and observations.
+        calibration: Calibration of each method whose probabilities were calibrated, "sigmoid" or "isotonic".
     """
 
     folder: Path
@@ -62,7 +61,7 @@ class Fit:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores of each method on held-out rows, with their labels as given and their weights; see `evaluate`."""
+        """Scores of each method on held-out rows, with the given labels and the weights; see `evaluate`."""
         return evaluate(
             self.given, self.probabilities, self.classes, baseline=BASELINE, weights=self.weights, fold=self.fold
         )

@@ -24,10 +24,10 @@ class ReviewedTable:
 
     Attributes:
         table: The table with the labels after the review.
-        before: (N,) the labels as given.
-        trust: (N,) the weights of the rows: larger where a person confirmed or corrected the label.
+        before: (N,) given labels.
+        trust: (N,) weights of the rows, which are larger where a person confirmed or corrected the label.
         digest: Digest of the labels and weights.
-        finding: What was changed, in one sentence.
+        finding: Summary of the changes in one sentence.
     """
 
     table: PreparedTable
@@ -41,8 +41,8 @@ def apply_decisions(prepared: PreparedTable, decisions: Decisions | str | Path) 
     """Return a table with the decisions of a review applied.
 
     Raises:
-        EmphasisFileNotFoundError, JSONFileError: If there are no decisions, or they are damaged.
-        EmphasisValueError: If they are about other data, or name a class that the table does not have.
+        EmphasisFileNotFoundError, JSONFileError: There are no decisions, or they are damaged.
+        EmphasisValueError: The decisions are about other data, or name a class that the table does not have.
     """
     if not isinstance(decisions, Decisions):
         decisions = Decisions.read(decisions)
@@ -51,12 +51,12 @@ def apply_decisions(prepared: PreparedTable, decisions: Decisions | str | Path) 
     code_of = {name: code for code, name in enumerate(names)}
     if unknown := sorted(set(labels) - code_of.keys()):
         raise EmphasisValueError(
-            f"the decisions name the class {unknown[0]!r}, which the table has in no row; its classes are "
+            f"the decisions name the class {unknown[0]!r}, which is not in the table; its classes are "
             f"{', '.join(names[:10])}"
         )
-    given = np.array([code_of[label] for label in labels], dtype=np.int64)
-    digest = hashlib.sha256(given.tobytes() + trust.tobytes()).hexdigest()[:16]
-    changed, decided = int((given != prepared.given).sum()), int((trust != 1.0).sum())
+    given_codes = np.array([code_of[label] for label in labels], dtype=np.int64)
+    digest = hashlib.sha256(given_codes.tobytes() + trust.tobytes()).hexdigest()[:16]
+    changed, decided = int((given_codes != prepared.given).sum()), int((trust != 1.0).sum())
     finding = f"of {decided:,} reviewed labels, {changed:,} were corrected, and {decided - changed:,} confirmed"
-    table = dataclasses.replace(prepared, given=given)
+    table = dataclasses.replace(prepared, given=given_codes)
     return ReviewedTable(table, prepared.given, trust, digest, finding)

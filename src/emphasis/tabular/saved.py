@@ -29,7 +29,7 @@ from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import named_from_dict
 
 FOLDER, MANIFEST, TEXTS = "model", "manifest.json", "texts.npz"
-# 3 has columns of dates and hashes of the training rows, 4 a calibration and columns of text.
+# Format 3 added columns of dates and hashes of the training rows, format 4 calibration and columns of text.
 _FORMAT, _READABLE = 4, (2, 3, 4)
 CHECKSUM = "checksum"
 
@@ -43,10 +43,10 @@ class SavedModel:
         classes: Names of the classes, in the order of the probabilities.
         encoder: Encoder of the other columns.
         kind: "xgboost", "lightgbm", "catboost", "net" or "linear".
-        weighting: Weighting that it was trained with; only its name is known if it was a function of the user's.
+        weighting: Weighting that it was trained with; only the name is saved of a user-defined function.
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
         trained: Sorted hashes of the training rows; None if they were not saved.
-        calibration: Calibration of the probabilities; None if they are the model's own.
+        calibration: Calibration of the probabilities; None if they are not calibrated.
     """
 
     label: str
@@ -62,11 +62,11 @@ class SavedModel:
         """Return the class probabilities of each row of a table, shape (N, C). Unknown columns are ignored.
 
         Args:
-            table: A table of pandas, polars, pyarrow or another library, or the path of one.
+            table: A table of pandas, polars, pyarrow or another library, or the path of a table.
 
         Raises:
-            ValueError: If a column is missing, or cannot be encoded.
-            DamagedFileError: If the model does not match its manifest.
+            ValueError: A column is missing, or cannot be encoded.
+            DamagedFileError: The model does not match its manifest.
         """
         return self.predict_features(self.encoder.transform(read_like(table, self.encoder).frame))
 
@@ -74,21 +74,21 @@ class SavedModel:
         """Return the class probabilities of encoded rows (N, D), shape (N, C).
 
         Raises:
-            DamagedFileError: If the model does not match its manifest.
+            DamagedFileError: The model does not match its manifest.
         """
         try:
             probabilities: NDArray[np.float64] = np.asarray(self.predict_rows(rows), np.float64)
-        except Exception as error:  # libraries raise anything if the model does not match
+        except Exception as error:  # libraries can raise any error if the model does not match
             raise DamagedFileError(f"the model cannot predict ({one_line(error)}); fit again with --force") from error
         if probabilities.shape != (len(rows), len(self.classes)):
             raise DamagedFileError(
-                f"the model predicts {probabilities.shape[1:]} numbers a row for {len(self.classes)} classes; fit "
+                f"the model predicts {probabilities.shape[1:]} numbers per row for {len(self.classes)} classes; fit "
                 "again with --force"
             )
         return probabilities if self.calibration is None else self.calibration.apply(probabilities)
 
     def was_trained_on(self, rows: NDArray[np.float32]) -> NDArray[np.bool_] | None:
-        """Return which rows, as the encoder identifies them, are in the training table (N,); None if not known."""
+        """Return which encoded rows are in the training table, (N,); None if this is not known."""
         return None if self.trained is None else np.isin(row_hashes(rows), self.trained)
 
     def predict(self, table: Any) -> NDArray[Any]:
@@ -110,11 +110,9 @@ def save_model(
     identified: NDArray[np.float32],
     calibration: Calibration | None = None,
 ) -> None:
-    """Write the model, hashes of its training rows as the encoder identifies them, and then its manifest.
+    """Write the model, the hashes of its encoded training rows, and then its manifest into `folder`/model.
 
-    They are written into `folder`/model.
-
-    Each file is written completely or not at all.
+    Each file is written atomically.
     """
     target, spec = folder / FOLDER, MODELS[kind]
     target.mkdir(parents=True, exist_ok=True)
@@ -139,13 +137,13 @@ def save_model(
         with replacing(target / TEXTS) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         manifest["texts_sha256"] = file_digest(target / TEXTS, "sha256")
-    manifest = json.loads(json.dumps(manifest))  # as it will be read
+    manifest = json.loads(json.dumps(manifest))  # in the form in which it will be read
     manifest[CHECKSUM] = checksum(manifest)
     write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of a manifest without its checksum; it covers the digest of the model's file."""
+    """Return the digest of a manifest without its checksum; the manifest includes the digest of the model's file."""
     content = {name: value for name, value in manifest.items() if name != CHECKSUM}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -154,12 +152,12 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
     """Return the folder that holds the model: `folder` itself or its subfolder "model".
 
     Raises:
-        DataNotFoundError: If there is no model.
+        DataNotFoundError: There is no model.
     """
     for candidate in (Path(folder), Path(folder) / FOLDER):
         if (candidate / MANIFEST).is_file():
             return candidate
-    raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); 'emphasis fit' makes one")
+    raise DataNotFoundError(f"{str(folder)!r} holds no model ({FOLDER}/{MANIFEST}); train a model with 'emphasis fit'")
 
 
 def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str] = "") -> SavedModel:
@@ -168,12 +166,12 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
     Code that the manifest refers to is not run.
 
     Args:
-        folder: The folder.
-        encoder: Where the pretrained encoder of texts is now; "" for where it was when the model was fitted.
+        folder: Folder of the fit or of the model.
+        encoder: Present folder of the pretrained encoder of texts; "" for the folder at the time of the fit.
 
     Raises:
-        DataNotFoundError: If there is no model.
-        DamagedFileError: If a file is incomplete, changed, or of a later version of the package.
+        DataNotFoundError: There is no model.
+        DamagedFileError: A file is incomplete, changed, or of a later version of the package.
     """
     source, manifest = read_manifest(folder, _READABLE)
     try:
@@ -193,14 +191,14 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
         predict = spec.load(path, settings, len(table_encoder.feature_names), len(classes))
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # libraries raise anything for a damaged file
+    except Exception as error:  # libraries can raise any error for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     trained = read_hashes(source, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
     return SavedModel(label, classes, table_encoder, name, weighting, predict, trained, calibration)
 
 
 def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Return what is learned from columns of text; {} if there are none."""
+    """Return the fitted arrays of columns of text; {} if there are none."""
     if "texts_sha256" not in manifest:
         return {}
     path = folder / TEXTS
@@ -209,15 +207,15 @@ def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray
 
 
 def check_whole(path: Path, digest: Any) -> None:
-    """Check that a file of a model is the one whose SHA-256 digest its manifest holds.
+    """Check that a file of a model has the SHA-256 digest in the manifest.
 
     Raises:
-        DamagedFileError: If it is not.
+        DamagedFileError: The digest differs.
     """
     with naming_refusals("read", path):
         is_whole = path.is_file() and file_digest(path, "sha256") == digest
     if not is_whole:
-        raise DamagedFileError(f"{path} is absent, cut short or not that of {MANIFEST}; fit again with --force")
+        raise DamagedFileError(f"{path} is missing, incomplete or does not match {MANIFEST}; fit again with --force")
 
 
 def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str]) -> tuple[Path, dict[str, Any]]:
@@ -228,8 +226,8 @@ def read_manifest(folder: str | os.PathLike[str], readable: Sequence[int | str])
         readable: Formats that can be read, the newest last.
 
     Raises:
-        DataNotFoundError: If there is no model.
-        DamagedFileError: If the manifest is damaged, changed, or of another format.
+        DataNotFoundError: There is no model.
+        DamagedFileError: The manifest is damaged, changed, or of another format.
     """
     source = model_folder(folder)
     try:

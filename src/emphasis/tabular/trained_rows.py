@@ -1,4 +1,4 @@
-"""Which rows a model was trained on, as a set of hashes: accuracy on these says little about new rows."""
+"""Hashes of training rows, to recognize rows whose accuracy says little about new rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_hashes(folder: Path, digest: Any) -> NDArray[np.uint64]:
     """Return the hashes that `write_hashes` has written.
 
     Raises:
-        DamagedFileError: If the file does not have this digest.
+        DamagedFileError: The file does not have this digest.
     """
     path = folder / FILE
     content = path.read_bytes() if path.is_file() else b""

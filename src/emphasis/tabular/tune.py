@@ -1,9 +1,9 @@
 """Tuning for tables: settings and weighting of the model that `fit_table` trains, by its score on held-out rows.
 
-Labels are taken as they are, wrong ones included, which rank settings as right labels do. Cross-entropy is one of the
-weightings that are searched, with settings of its own. Another weighting is recommended only if it is clearly better
-than cross-entropy at its best settings, on new folds: the best of many trials is better by chance on the folds that
-chose it.
+Scores are computed with the given labels, including wrong labels, which rank settings as correct labels do.
+Cross-entropy is one of the searched weightings, with its own settings. Another weighting is recommended only if it is
+clearly better than cross-entropy at its best settings, on new folds: the best of many trials is better by chance on the
+folds of the search.
 
     tune.json            the request, the trials and the result; a search that was stopped continues
 """
@@ -36,7 +36,7 @@ from emphasis.texts import did_you_mean
 from emphasis.weighting import CCE, WeightingLike, as_weighting, from_dict
 
 TUNE = "tune.json"
-MOST_ROWS = 20_000  # of larger tables, a stratified sample is searched
+MOST_ROWS = 20_000  # a stratified sample of larger tables is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class TableTuning:
 
     Attributes:
         folder: Folder of tune.json.
-        request: Settings of the fit that is recommended, as `emphasis.tabular.report.command` takes them.
-        metric: Name of the score by which trials were ranked.
+        request: Settings of the recommended fit, as accepted by `emphasis.tabular.report.command`.
+        metric: Name of the score that ranks the trials.
         trials: All trials.
         best: The best trial with another weighting than cross-entropy, or None if no other was searched.
         baseline: The best trial with cross-entropy, or None if another weighting was given.
@@ -65,7 +65,7 @@ class TableTuning:
 
     @property
     def recommended(self) -> TableTrial:
-        """The best trial if it is clearly better than cross-entropy, otherwise the best one with cross-entropy."""
+        """The best trial if it is clearly better than cross-entropy, otherwise the best trial with cross-entropy."""
         return _recommended(self.best, self.baseline, self.scores, self.metric)
 
     @property
@@ -110,24 +110,24 @@ def tune_table(
     by Optuna, and stopped after a fold if they fall behind.
 
     Args:
-        table: As for `fit_table`.
+        table: Table as for `fit_table`.
         label: Name of the label column.
         folder: Folder to write to.
         model: "xgboost", "lightgbm", "catboost", "net" or "linear".
-        weighting: A weighting to keep; None to search it.
-        settings: Settings of the model to keep; others are searched, the learning rate among them.
+        weighting: Fixed weighting; None to search the weighting.
+        settings: Fixed settings of the model; others, such as the learning rate, are searched.
         metric: Score to optimize, one of `emphasis.scores.METRICS`.
         trials: Total number of trials.
         folds: Number of folds, at least 2.
         seed: Seed of folds, models and search.
         weight_column: Column of sample weights >= 0.
-        force: Whether the search starts again.
+        force: Whether to start the search again.
         progress: Called as `progress(task, done, total)`.
         table_options: Further arguments of `fit_table` about the table, such as `drop` or `missing`.
 
     Raises:
         DataError, ValueError, TypeError: As `fit_table`.
-        ModuleNotFoundError: If an extra is not installed.
+        ModuleNotFoundError: A required extra is not installed.
     """
     try:
         import optuna
@@ -156,17 +156,17 @@ def tune_table(
         **table_options,
     }
     searched = {name: ends for name, ends in RANGES[model].items() if name not in fixed}
-    kept = None if weighting is None else as_weighting(weighting)
-    space = distributions(searched, kept is None)
-    asked = {
+    fixed_weighting = None if weighting is None else as_weighting(weighting)
+    space = distributions(searched, fixed_weighting is None)
+    search_request = {
         **request,
         "fixed": fixed,
-        "weighting": None if kept is None else kept.to_dict(),
+        "weighting": None if fixed_weighting is None else fixed_weighting.to_dict(),
         "metric": metric,
         "tune_folds": folds,
         "emphasis": emphasis.__version__,
     }
-    digest = fit_digest(asked, data.used)
+    digest = fit_digest(search_request, data.used)
     target = Path(folder)
     finished = [] if force else _read(target, digest)
     rows = _sample(prepared.given, seed)
@@ -190,14 +190,14 @@ def tune_table(
     for trial in finished:
         study.add_trial(as_optuna(trial, space, folds))
     defaults = {name: value for name, value in spec.settings.items() if name in searched}
-    first = [{"weighting": family} if kept is None else {} for family in ("Relative", "CCE")]
-    for start in [{**defaults, **choice} for choice in first[: 2 if kept is None else 1]][len(finished) :]:
+    first = [{"weighting": family} if fixed_weighting is None else {} for family in ("Relative", "CCE")]
+    for start in [{**defaults, **choice} for choice in first[: 2 if fixed_weighting is None else 1]][len(finished) :]:
         study.enqueue_trial(start)
     while len(finished) < trials:
         study.sampler = optuna.samplers.TPESampler(seed=(seed + 7919 * len(finished)) % 2**32)
         suggestion = study.ask()
         choices = suggested(suggestion, space)
-        trial = as_trial(choices, searched, kept)
+        trial = as_trial(choices, searched, fixed_weighting)
         progress(f"trial {len(finished) + 1} of {trials}", len(finished), trials + 1)
         scores: list[float] = []
         for number, part in enumerate(parts):
@@ -214,11 +214,17 @@ def tune_table(
     progress("comparison on new folds", trials, trials + 1)
     sign = METRICS[metric].sign
     best, baseline = _winners(finished, folds, sign)
-    if kept is None and best is not None and baseline is not None and sign * (best.mean - baseline.mean) > 0.0:
-        twin = replace(best, weighting=CCE(), params={})  # cross-entropy has had fewer trials than the others together
-        twin = replace(twin, scores=tuple(score(twin, part) for part in parts))
-        finished.append(twin)
-        baseline = max(baseline, twin, key=lambda trial: sign * trial.mean)
+    if (
+        fixed_weighting is None
+        and best is not None
+        and baseline is not None
+        and sign * (best.mean - baseline.mean) > 0.0
+    ):
+        # Cross-entropy had fewer trials than the other weightings together.
+        same_settings = replace(best, weighting=CCE(), params={})
+        cross_entropy = replace(same_settings, scores=tuple(score(same_settings, part) for part in parts))
+        finished.append(cross_entropy)
+        baseline = max(baseline, cross_entropy, key=lambda trial: sign * trial.mean)
     scored = _compare_on_new_folds(data, rows, folds, seed + 1, {"best": best, BASELINE: baseline}, run)
     chosen = _recommended(best, baseline, scored, metric)
     request |= {
@@ -246,24 +252,24 @@ def _compare_on_new_folds(
     trials: Mapping[str, TableTrial | None],
     run: Callable[[TableTrial, tuple[Any, ...]], NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """Return the scores of trials by name, without those that are None, on folds that did not choose them.
+    """Return the scores of trials by name, without those that are None, on folds that were not used in the search.
 
     Args:
         data: The table.
-        rows: The rows that are used.
+        rows: Rows to use.
         folds: Number of folds.
         seed: Seed of the folds.
-        trials: The trials.
-        run: Returns the probabilities of a part's held-out rows by a trial.
+        trials: Trials by name.
+        run: Returns the probabilities that a trial predicts for the held-out rows of a part.
     """
     winners = {name: trial for name, trial in trials.items() if trial is not None}
     fold = np.empty(len(rows), np.int64)
     probabilities = {name: np.empty((len(rows), len(data.table.classes))) for name in winners}
     for number, part in enumerate(_encoded(data, rows, folds, seed)):
-        held = np.searchsorted(rows, part[3])  # rows are in order
-        fold[held] = number
+        held_out = np.searchsorted(rows, part[3])  # rows are in order
+        fold[held_out] = number
         for name, trial in winners.items():
-            probabilities[name][held] = run(trial, part)
+            probabilities[name][held_out] = run(trial, part)
     return evaluate(
         data.table.given[rows],
         probabilities,
@@ -285,14 +291,14 @@ def _recommended(
 
 
 def _winners(trials: list[TableTrial], folds: int, sign: int) -> tuple[TableTrial | None, TableTrial | None]:
-    """Return the best complete trial of other weightings, and that of cross-entropy."""
+    """Return the best complete trials of the other weightings and of cross-entropy."""
     complete = sorted((trial for trial in trials if len(trial.scores) == folds), key=lambda trial: -sign * trial.mean)
     others, baselines = ([t for t in complete if (t.weighting == CCE()) == is_cce] for is_cce in (False, True))
     return (others or [None])[0], (baselines or [None])[0]  # type: ignore[list-item]
 
 
 def _sample(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the rows that are used: all, or a sample of `MOST_ROWS` that keeps the shares of the classes."""
+    """Return the rows to use: all rows, or a stratified sample of `MOST_ROWS`."""
     if len(labels) <= MOST_ROWS:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -313,7 +319,7 @@ def _read(folder: Path, digest: str) -> list[TableTrial]:
     """Return the trials that a folder holds.
 
     Raises:
-        EmphasisValueError: If it holds another search.
+        EmphasisValueError: The folder holds another search.
     """
     path = folder / TUNE
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What is tried for the model of a table: ranges of its settings, weightings, and trials as Optuna knows them."""
+"""The search space of tuning for tables: ranges of settings, weightings, and the conversion of trials for Optuna."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _PARAMETERS = {"Relative": {"q": (0.3, 1.0)}, "GCE": {"q": (0.1, 0.8)}, "DM": {"
 
 @dataclass(frozen=True)
 class TableTrial:
-    """Settings that were tried.
+    """A trial of settings and a weighting.
 
     Attributes:
         settings: Settings of the model that were searched.
         weighting: The weighting.
         scores: Score of each fold; fewer than there are folds if the trial was stopped early.
-        params: The same choices by the names of the search.
+        params: The same choices, by their names in the search.
     """
 
     settings: Mapping[str, Any]
@@ -47,14 +47,14 @@ class TableTrial:
 
 
 def distributions(searched: Mapping[str, tuple[float, float]], with_weighting: bool) -> dict[str, BaseDistribution]:
-    """Return the distribution of every choice, those of one weighting only as "FAMILY.PARAMETER"."""
+    """Return the distribution of every choice; parameters of a weighting are named "FAMILY.PARAMETER"."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     space: dict[str, BaseDistribution] = {}
     for name, (low, high) in searched.items():
-        whole = isinstance(low, int)
+        is_integer = isinstance(low, int)
         space[name] = (
-            IntDistribution(int(low), int(high), log=True) if whole else FloatDistribution(low, high, log=True)
+            IntDistribution(int(low), int(high), log=True) if is_integer else FloatDistribution(low, high, log=True)
         )
     if with_weighting:
         space["weighting"] = CategoricalDistribution(_FAMILIES)
@@ -65,7 +65,7 @@ def distributions(searched: Mapping[str, tuple[float, float]], with_weighting: b
 
 
 def suggested(trial: Any, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Return the choices of a trial; floats have three digits, as they are printed."""
+    """Return the choices of a trial; floats are rounded to three digits, as printed."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     choices: dict[str, Any] = {}
@@ -83,16 +83,16 @@ def suggested(trial: Any, space: Mapping[str, BaseDistribution]) -> dict[str, An
     return choices
 
 
-def as_trial(choices: Mapping[str, Any], searched: Mapping[str, Any], kept: Weighting | None) -> TableTrial:
-    """Return the trial of some choices, without scores; `kept` is a weighting that is not searched."""
+def as_trial(choices: Mapping[str, Any], searched: Mapping[str, Any], fixed: Weighting | None) -> TableTrial:
+    """Return the trial for choices, without scores; `fixed` is a weighting that is not searched."""
     family = choices.get("weighting")
     parameters = {name.partition(".")[2]: value for name, value in choices.items() if "." in name}
-    weighting = kept or from_dict({"family": family, **parameters, **({"vanishing": True} if family == "DM" else {})})
+    weighting = fixed or from_dict({"family": family, **parameters, **({"vanishing": True} if family == "DM" else {})})
     return TableTrial({name: choices[name] for name in searched}, weighting, (), choices)
 
 
 def as_optuna(trial: TableTrial, space: Mapping[str, BaseDistribution], folds: int) -> Any:
-    """Return a finished trial as Optuna has it."""
+    """Return a finished trial in the form of Optuna."""
     import optuna
 
     complete = len(trial.scores) == folds
@@ -107,7 +107,7 @@ def as_optuna(trial: TableTrial, space: Mapping[str, BaseDistribution], folds: i
 
 
 def as_dict(trial: TableTrial) -> dict[str, Any]:
-    """Return a trial for JSON."""
+    """Return a trial as a dictionary for JSON."""
     return {
         "settings": dict(trial.settings),
         "weighting": trial.weighting.to_dict(),
