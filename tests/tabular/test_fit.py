@@ -200,7 +200,7 @@ def test_a_damaged_model_is_named(wine, tmp_path):
     whole = (folder / "model.ubj").read_bytes()
     for content in (whole[:-100], whole[:-1] + b"\0"):
         (folder / "model.ubj").write_bytes(content)
-        with pytest.raises(DamagedFileError, match=r"model\.ubj is absent, cut short"):
+        with pytest.raises(DamagedFileError, match=r"model\.ubj is missing, incomplete"):
             load_model(tmp_path / "fit")
     (folder / "model.ubj").write_bytes(whole)
     text = (folder / "manifest.json").read_text()

@@ -70,7 +70,7 @@ def test_any_network_with_a_last_linear_layer_will_do_and_frames_come_one_batch_
 
 
 def test_a_network_without_a_linear_layer_or_with_nan_is_refused_and_left_as_it_was():
-    with pytest.raises(ValueError, match=r"the network has no last nn\.Linear"):
+    with pytest.raises(ValueError, match=r"the network has no nn\.Linear layer"):
         tracklet_features(nn.Conv2d(1, 1, 1), [], 1)
     network = nn.Linear(2, 2)
     frames = torch.tensor([[1.0, float("nan")]])
