@@ -138,7 +138,7 @@ def test_nested_folders_are_read_and_what_is_skipped_is_noted(flat):
     assert len(split.sources) == 11
     assert split.notes == (
         "1 folder without images skipped: bird",
-        f"1 image in {flat.name} itself, outside of the folders of the classes: left out",
+        f"1 image in {flat.name}, outside of the folders of the classes: left out",
         "1 file of other kinds skipped: 1 .txt",
     )
 
@@ -164,7 +164,7 @@ def test_a_table_lists_images_beside_it_with_labels_as_they_are_written(flat):
     assert any("no image in row 4: left out" in note for note in split.notes)
     with pytest.raises(ValueError, match=r"has no column 'fil' of images; did you mean 'file'\?"):
         datasets.load("image-table", flat, **{**options, "images": "fil"})
-    with pytest.raises(ValueError, match="names files that are no images: None, 01"):
+    with pytest.raises(ValueError, match="names files that are not images: None, 01"):
         datasets.load("image-table", flat, **{**options, "images": "kind"})
 
 

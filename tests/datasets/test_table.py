@@ -199,7 +199,7 @@ def test_a_test_table_that_does_not_match_is_a_clear_error(tmp_path):
     for match, test in [
         ("has no column 'age'", train.drop(columns="age")),
         ("has the label 'maybe', which the training table lacks", train.assign(y="maybe")),
-        ("'age' held numbers where the model was fitted, and holds texts, such as 'old'", train.assign(age="old")),
+        ("'age' holds numbers in the training table, and texts, such as 'old'", train.assign(age="old")),
         ("'pay' holds inf", train.assign(pay=np.inf)),
     ]:
         with pytest.raises(ValueError, match=match):

@@ -88,7 +88,7 @@ def test_a_file_with_an_index_is_learned_without_it(tmp_path):
 def test_two_columns_of_one_name_are_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("x,y,y\n1,a,a\n2,b,b\n")
-    with pytest.raises(TableError, match="has two columns 'y'; rename one"):
+    with pytest.raises(TableError, match="has two columns 'y'; rename a column"):
         prepare_table(path, "y")
     path.write_text("x,x ,y,z,z\n1,1,a,0,0\n2,2,b,0,0\n")
     with pytest.raises(TableError, match="two columns of each of the names 'x', 'z'"):
@@ -205,19 +205,19 @@ def test_an_encoder_of_before_is_read_and_other_spellings_of_its_levels_are_know
 def test_columns_of_another_kind_are_named_with_which_side_is_which():
     table = prepared({})
     encoder, good = table.encoder, table.frame
-    with pytest.raises(
-        TableError, match=r"'height' held numbers where the model was fitted, and holds texts, such as 'tall'"
-    ):
+    with pytest.raises(TableError, match=r"'height' holds numbers in the training table, and texts, such as 'tall'"):
         encoder.transform(good.assign(height="tall"))
     with pytest.raises(TableError, match=r"'height' held numbers .* holds dates"):
         encoder.transform(good.assign(height=pd.Timestamp("2020-01-01")))
     dated = prepared({"when": pd.date_range("2020-01-01", periods=N)})
-    with pytest.raises(TableError, match=r"'when' held dates where .* holds numbers, such as 3"):
+    with pytest.raises(TableError, match=r"'when' holds dates in .* numbers, such as 3"):
         dated.encoder.transform(dated.frame.assign(when=3))
-    with pytest.raises(TableError, match=r"'when' held dates where .* other texts, such as 'soon'"):
+    with pytest.raises(TableError, match=r"'when' holds dates in .* other texts, such as 'soon'"):
         dated.encoder.transform(dated.frame.assign(when="soon"))
     assert encoder.notes(good) == []
     assert encoder.notes(good.assign(height=np.nan))[0].startswith("the column 'height' is empty in all 40 rows")
     (note,) = encoder.notes(good.assign(town="Rome"))
-    assert "'town' holds no value that the model has seen: 'Rome' in this table, 'Bern', 'Ulm' where" in note
-    assert "in 1 row that the model has never seen" in encoder.notes(good.assign(town=["Rome", *good["town"][1:]]))[0]
+    assert "'town' holds no value of the training table: 'Rome' in this table, 'Bern', 'Ulm' in" in note
+    assert (
+        "in 1 row that are not in the training table" in encoder.notes(good.assign(town=["Rome", *good["town"][1:]]))[0]
+    )

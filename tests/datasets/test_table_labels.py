@@ -149,7 +149,7 @@ def test_everything_that_forbids_a_table_is_said_at_once_in_the_words_of_the_doo
         prepare_table(frame, "y", options)
     assert len(error.value.problems) == 4
     for part in (
-        "4 things forbid",
+        "4 problems in",
         "'y' is empty in 20 of 60",
         "'x' holds inf",
         "more than max_levels=10",

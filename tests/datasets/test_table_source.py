@@ -59,7 +59,9 @@ def test_a_dataset_with_named_classes_brings_their_names():
 
 def test_what_is_no_table_is_refused():
     for source in (3, [1, 2], None, {"a": 1}):
-        with pytest.raises(EmphasisTypeError, match="is no table; give a file's path, or a table of pandas, polars"):
+        with pytest.raises(
+            EmphasisTypeError, match="is not a table; give the path of a file, or a table of pandas, polars"
+        ):
             frame_of(source)
 
 

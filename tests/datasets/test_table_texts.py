@@ -149,7 +149,7 @@ def test_what_was_learned_is_saved_as_arrays_and_checked():
         {"0 idf": arrays["0 idf"][1:]},
         {"0 components": arrays["0 components"].T},
     ):
-        with pytest.raises(ValueError, match="'body' is described as no encoder describes it"):
+        with pytest.raises(ValueError, match="'body' has an invalid description"):
             TableEncoder.from_dict(content, arrays | change)
     with pytest.raises(KeyError):
         TableEncoder.from_dict(content)

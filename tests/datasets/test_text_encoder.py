@@ -111,7 +111,7 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch):
 def test_vectors_are_kept_by_text_and_encoder_and_a_damaged_cache_is_begun_anew(folder, own_cache):
     progress = []
     first = TextEncoder(str(folder), progress=lambda *state: progress.append(state))(TEXTS)
-    assert progress == [(f"texts through the encoder {folder.name}", 0, len(TEXTS))]
+    assert progress == [(f"encoding texts with {folder.name}", 0, len(TEXTS))]
     again = TextEncoder(str(folder), progress=lambda *state: progress.append(state))(TEXTS[::-1])
     np.testing.assert_array_equal(first[::-1], again)
     assert len(progress) == 1

@@ -372,7 +372,7 @@ def test_a_table_in_memory_is_fitted_as_its_file_is(wine, tmp_path, monkeypatch)
     assert emphasis.fit(table, **options).folder == by_frame.folder  # which is continued
     assert first.stat().st_mtime_ns == made
     assert emphasis.fit(table.iloc[1:], **options).folder != by_frame.folder
-    with pytest.raises(TypeError, match="is no table"):
+    with pytest.raises(TypeError, match="is not a table"):
         emphasis.fit([[1, 2]], label="class")
 
 

@@ -145,15 +145,13 @@ def test_columns_that_are_missing_empty_or_of_another_kind_are_named(fitted, cap
     assert main(["predict", "fit", "odd.csv", "--out", "odd-p.csv"]) == 0
     printed = capsys.readouterr().out
     assert "note: the column 'height' is empty in all 120 rows of this table; where the model was fitted it" in printed
-    assert "'member' holds no value that the model has seen: 'maybe' in this table, 'False', 'True' where" in printed
+    assert "'member' holds no value of the training table: 'maybe' in this table, 'False', 'True' in" in printed
     new.assign(height="tall", since="soon").to_csv("odd.csv", index=False)
     assert main(["predict", "fit", "odd.csv"]) == 2
     error = capsys.readouterr().err
-    assert "2 things forbid" in error
-    assert "'height' held numbers where the model was fitted, and holds texts, such as 'tall', in this table" in error
-    assert (
-        "'since' held dates where the model was fitted, and holds other texts, such as 'soon', in this table" in error
-    )
+    assert "2 problems in" in error
+    assert "'height' holds numbers in the training table, and texts, such as 'tall', in this table" in error
+    assert "'since' holds dates in the training table, and other texts, such as 'soon', in this table" in error
     new.drop(columns="height").to_csv("odd.csv", index=False)
     assert main(["predict", "fit", "odd.csv"]) == 2
     assert "the table lacks the column 'height'" in capsys.readouterr().err

@@ -127,9 +127,9 @@ def test_an_encoder_takes_the_place_of_tfidf_and_predict_finds_it(encoder, fitte
     try:
         capsys.readouterr()
         assert main(predict) == 2
-        assert "that the model was trained with is absent; say where it is with --encoder" in capsys.readouterr().err
+        assert "that the model was trained with is missing; give its folder with --encoder" in capsys.readouterr().err
         assert main([*predict, "--encoder", str(other)]) == 2
-        assert "is not the one that the model was trained with" in capsys.readouterr().err
+        assert "differ from those that the model was trained with" in capsys.readouterr().err
         assert main([*predict, "--encoder", str(moved)]) == 0
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "predicted.csv"), first)
     finally:

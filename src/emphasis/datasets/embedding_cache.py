@@ -1,4 +1,4 @@
-"""Vectors of texts on disk, by the digests of the encoder and of the text."""
+"""Cache on disk of the vectors of texts, by the digests of the encoder and of the text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from emphasis.errors import EmphasisOSError
 from emphasis.files import cache_dir
 
-_AT_ONCE = 500  # keys in a query
-_PATIENCE = 60.0  # seconds to wait for another process that writes
+_AT_ONCE = 500  # keys per query
+_PATIENCE = 60.0  # seconds to wait for another process that is writing
 
 
 class EmbeddingCache:
-    """Vectors of one encoder, in a database of SQLite in the user's cache folder.
+    """Vectors of an encoder in an SQLite database in the user's cache folder.
 
-    A cache that is damaged is begun anew, and where none can be written nothing is kept.
+    A damaged cache is deleted, and if no cache can be written, nothing is cached.
     """
 
     def __init__(self, encoder: str) -> None:
@@ -36,7 +36,7 @@ class EmbeddingCache:
                 self._open(str(path))
             except sqlite3.OperationalError:
                 raise
-            except sqlite3.DatabaseError:  # it is no database, or damaged
+            except sqlite3.DatabaseError:  # not a database, or damaged
                 self.close()
                 path.unlink(missing_ok=True)
                 self._open(str(path))
@@ -54,7 +54,7 @@ class EmbeddingCache:
             self._database = None
 
     def get(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors of those texts that have one."""
+        """Return the cached vectors of texts."""
         vectors: dict[str, NDArray[np.float32]] = {}
         if self._database is None:
             return vectors
@@ -69,7 +69,7 @@ class EmbeddingCache:
         return vectors
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep the vectors of texts."""
+        """Add the vectors of texts to the cache."""
         if self._database is not None:
             rows = [(_key(text), vector.astype("<f4").tobytes()) for text, vector in zip(texts, vectors, strict=True)]
             with suppress(sqlite3.DatabaseError), self._database:

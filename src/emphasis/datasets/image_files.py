@@ -1,4 +1,4 @@
-"""Image files: reading one, and many that stand for an array and are decoded when they are asked for."""
+"""Reading of image files, and arrays of image files that are decoded on access."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from emphasis.texts import one_line
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""What image files may be, whatever they are called: Pillow knows fifty more, and hands some to other programs."""
+"""Allowed formats, independent of file names; Pillow supports further formats, some with external programs."""
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-"""What the names of such files end with, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 MODES = {1: "L", 3: "RGB"}
-"""What Pillow calls images of so many channels."""
+"""Pillow's mode of images by number of channels."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageFiles:
-    """N image files, which stand for uint8 images (N, channels, size, size).
+    """N image files that behave like uint8 images (N, channels, size, size).
 
-    It has the shape, dtype and ndim of that array; rows of it are an `ImageFiles` again, and `numpy.asarray` decodes
-    them all.
+    It has the shape, dtype and ndim of that array. Indexing returns an `ImageFiles`, and `numpy.asarray` decodes all
+    images.
 
     Attributes:
-        base: A folder.
-        names: The files, relative to it.
+        base: Folder of the files.
+        names: Paths of the files relative to `base`.
         size: Pixels per side that every image is scaled to.
         channels: 3 (RGB) or 1 (gray).
-        center_crop: Whether images that are not square are cropped to their middle; otherwise they are squeezed.
-        skip_broken: Whether training passes over an image that cannot be decoded; else it stops there.
+        center_crop: Whether images that are not square are cropped to their center; otherwise they are squeezed.
+        skip_broken: Whether training skips images that cannot be decoded; otherwise it stops.
     """
 
     base: Path
@@ -75,32 +75,32 @@ class ImageFiles:
         return f"<ImageFiles: {len(self)} in {str(self.base)!r}, {self.channels} x {self.size} x {self.size}>"
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        """Return one image, (channels, size, size); several threads may read at once.
+        """Return one image, (channels, size, size); several threads may read simultaneously.
 
         Raises:
-            DamagedFileError: It is absent, or cannot be decoded.
+            DamagedFileError: The image is missing, or cannot be decoded.
         """
         path = self.base / self.names[row]
         try:
             return read_image(path, self.size, self.channels, self.center_crop)
-        except MemoryError:  # not the file's fault
+        except MemoryError:  # not caused by the file
             raise
-        except Exception as error:  # decoders fail in many ways
+        except Exception as error:  # decoders can raise any error
             raise DamagedFileError(
-                f"image {path} cannot be read ({one_line(error)}); replace it, take it off the list, or pass over it "
+                f"image {path} cannot be read ({one_line(error)}); replace it, remove it from the list, or skip it "
                 'with the option broken = "skip"'
             ) from error
 
     def fingerprint(self) -> bytes:
-        """Return names, sizes and times of the files, which differ where a file has changed."""
+        """Return names, sizes and times of the files, which change if a file changes."""
         about = ((name, (self.base / name).stat()) for name in self.names)
         return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in about).encode()
 
     def sample(self, number: int) -> NDArray[np.uint8]:
-        """Return at most `number` images, evenly spaced, (n, channels, size, size); broken ones are missing if skipped.
+        """Return at most `number` images, evenly spaced, (n, channels, size, size), without skipped broken images.
 
         Raises:
-            DamagedFileError: An image cannot be decoded, or none can.
+            DamagedFileError: An image cannot be decoded and is not skipped, or no image can be decoded.
         """
         images = []
         for row in dict.fromkeys(np.linspace(0, len(self) - 1, min(number, len(self))).round().astype(int).tolist()):
@@ -117,30 +117,30 @@ class ImageFiles:
 def read_images(
     paths: Sequence[Path], size: int, channels: int, progress: Progress = silent
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
-    """Return image files as an array, cropped to their middle, without those that cannot be read.
+    """Return image files as an array, cropped to their center, without those that cannot be read.
 
     Args:
-        paths: N paths. Every file is tried, so that all that cannot be read are found at once.
+        paths: N paths. All files are read, so that all unreadable files are reported at once.
         size: Pixels per side.
         channels: 3 (RGB) or 1 (gray).
-        progress: Told the number of images read and in all.
+        progress: Called as `progress(task, done, total)`.
 
     Returns:
-        The K images that can be read, (K, channels, size, size); their numbers among the paths, (K,); and the paths of
-        the others with the reason.
+        The K images that can be read, (K, channels, size, size); their indices in `paths`, (K,); and the paths of the
+        other files with the reasons.
     """
     images = np.empty((len(paths), channels, size, size), np.uint8)
     unreadable: dict[int, str] = {}
     for number, path in enumerate(paths):
         try:
             images[number] = read_image(path, size, channels, center_crop=True)
-        except MemoryError:  # not the file's fault
+        except MemoryError:  # not caused by the file
             raise
-        except Exception as error:  # decoders fail in many ways
+        except Exception as error:  # decoders can raise any error
             unreadable[number] = f"{path} ({one_line(error)})"
         progress("reading images", number + 1, len(paths))
-    kept = np.setdiff1d(np.arange(len(paths)), list(unreadable))
-    return images[kept] if unreadable else images, kept, list(unreadable.values())
+    readable = np.setdiff1d(np.arange(len(paths)), list(unreadable))
+    return images[readable] if unreadable else images, readable, list(unreadable.values())
 
 
 def read_image(path: Path, size: int, channels: int, center_crop: bool) -> NDArray[np.uint8]:
@@ -150,21 +150,21 @@ def read_image(path: Path, size: int, channels: int, center_crop: bool) -> NDArr
         path: Path of the file.
         size: Pixels per side.
         channels: 3 (RGB) or 1 (gray).
-        center_crop: Whether an image that is not square is cropped to its middle before it is scaled (bicubic);
-            otherwise it is squeezed (bilinear, which is half as much work).
+        center_crop: Whether an image that is not square is cropped to its center before it is scaled (bicubic);
+            otherwise it is squeezed (bilinear, which takes half the time).
 
     Raises:
-        Exception: It cannot be read, or has more pixels than Pillow takes for safe; decoders fail in many ways.
+        Exception: The file cannot be read, or has more pixels than Pillow considers safe; decoders raise any error.
     """
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=FORMATS) as image:
-        # Pillow only warns of it, and filters of warnings are shared by all threads.
+        # Pillow only warns, and warning filters are shared by all threads.
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise EmphasisValueError(
                 f"its {image.width} x {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}"
             )
-        if image.mode not in _EIGHT_BITS:  # PIL would clip 16 bits to 8 rather than scale them
+        if image.mode not in _EIGHT_BITS:  # Pillow would clip 16 bits to 8 instead of scaling
             raise EmphasisValueError(f"its mode {image.mode} has more than 8 bits per channel; convert it to 8")
         upright = ImageOps.exif_transpose(image)
         full = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
@@ -180,7 +180,7 @@ def image_header(path: Path) -> tuple[int, int, bool]:
     """Return width and height of an image file, and whether it is gray, without decoding it.
 
     Raises:
-        Exception: It cannot be read; decoders fail in many ways.
+        Exception: The file cannot be read; decoders raise any error.
     """
     from PIL import Image
 
@@ -189,10 +189,10 @@ def image_header(path: Path) -> tuple[int, int, bool]:
 
 
 def skips(option: str, value: str) -> bool:
-    """Return whether an option says "skip" rather than "stop".
+    """Return whether an option is "skip" rather than "stop".
 
     Raises:
-        ValueError: It says neither.
+        ValueError: The value is neither.
     """
     if value not in ("stop", "skip"):
         raise EmphasisValueError(f'{option}={value!r} is not allowed; use "stop" or "skip"')
@@ -200,10 +200,10 @@ def skips(option: str, value: str) -> bool:
 
 
 def check_sizes(resize: int, size: int) -> None:
-    """Check the sides that images are squeezed to, and of what is cut out of them.
+    """Check the side that images are resized to, and the side of crops.
 
     Raises:
-        ValueError: There is nothing to cut out, or more than there is.
+        ValueError: A crop is empty, or larger than the image.
     """
     if not 1 <= size <= resize:
         raise EmphasisValueError(f"resize={resize}, size={size} is not allowed; use 1 <= size <= resize")

@@ -19,7 +19,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.texts import did_you_mean, shortened
 
 _LISTED = 10  # files or folders named in a message
-_SAMPLED = 200  # images whose headers are read to choose a size
+_SAMPLED = 200  # number of images whose headers are read to choose a size
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,12 @@ class ImageList:
     """N image files and their classes.
 
     Attributes:
-        base: A folder.
-        names: The files, relative to it, with forward slashes.
+        base: Folder of the files.
+        names: Paths of the files relative to `base`, with forward slashes.
         labels: Class of each file, shape (N,), in [0, C).
         classes: Names of the C classes.
         rows: Row of each file in its table, shape (N,); None if they come from a folder.
-        notes: What was odd, such as files that were left out.
+        notes: Observations, such as files that were left out.
     """
 
     base: Path
@@ -46,7 +46,7 @@ class ImageList:
         return len(self.names)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> ImageList:
-        """Return the files at some rows."""
+        """Return the files at `rows`."""
         names = tuple(self.names[row] for row in rows.tolist())
         return replace(self, names=names, labels=self.labels[rows], rows=None if self.rows is None else self.rows[rows])
 
@@ -58,7 +58,7 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
     the order of their paths. Files and folders whose name starts with a dot are skipped.
 
     Args:
-        base: The folder.
+        base: Folder of the folders of classes.
         classes: Names of the classes, of which some may be missing; None for all folders that hold images.
 
     Raises:
@@ -95,9 +95,7 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
     if empty and classes is None:
         notes.append(f"{counted(len(empty), 'folder')} without images skipped: {shortened(empty, _LISTED)}")
     if loose:
-        notes.append(
-            f"{counted(loose, 'image')} in {base.name} itself, outside of the folders of the classes: left out"
-        )
+        notes.append(f"{counted(loose, 'image')} in {base.name}, outside of the folders of the classes: left out")
     if others:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(_LISTED))
         notes.append(f"{counted(others.total(), 'file')} of other kinds skipped: {kinds}")
@@ -112,7 +110,7 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and in the folders within it, those behind links included, without hidden ones."""
+    """Yield the files in a folder and its subfolders, following links, without hidden files and folders."""
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(parent))
@@ -128,10 +126,10 @@ def list_table_images(file: Path, label: str, images: str, options: TableOptions
     """Return the images that a table lists.
 
     Args:
-        file: The table. Paths in it are absolute, or relative to its folder.
-        label: Its column of labels.
-        images: Its column of paths.
-        options: How the table is written, and what becomes of odd labels.
+        file: Table with paths that are absolute, or relative to its folder.
+        label: Column of labels.
+        images: Column of paths.
+        options: Options for the table.
 
     Raises:
         DataNotFoundError, DamagedFileError, TableError: If the table cannot be used.
@@ -149,7 +147,7 @@ def list_table_images(file: Path, label: str, images: str, options: TableOptions
     names = tuple(str(path).replace("\\", "/") if os.sep == "/" else str(path) for path in column.iloc[used])
     if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:
         raise EmphasisValueError(
-            f"the column {images!r} of {file.name} names files that are no images: {shortened(others, _LISTED)}"
+            f"the column {images!r} of {file.name} names files that are not images: {shortened(others, _LISTED)}"
         )
     codes = labels.codes[used]
     if len(np.unique(codes)) < 2:
@@ -158,25 +156,25 @@ def list_table_images(file: Path, label: str, images: str, options: TableOptions
 
 
 def natural_size(images: ImageList, most: int) -> tuple[int, int]:
-    """Return pixels per side and channels that suit a list of images.
+    """Return a suitable number of pixels per side and of channels for a list of images.
 
     The size is the median of the shorter sides, `most` at most. Images have one channel if all are gray.
 
     Args:
-        images: The list, of which 200 images are looked at.
+        images: List of images, of which 200 are examined.
         most: Largest size to return.
 
     Raises:
-        DamagedFileError: If none of the images that are looked at can be read.
+        DamagedFileError: None of the examined images can be read.
     """
     sides, gray = [], []
     for row in dict.fromkeys(np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).round().astype(int).tolist()):
         try:
             width, height, is_gray = image_header(images.base / images.names[row])
-        except Exception:  # decoders fail in many ways, and whoever decodes the images will name the broken ones
+        except Exception:  # decoders can raise any error; broken images are reported when they are decoded
             continue
         sides.append(min(width, height))
         gray.append(is_gray)
     if not sides:
-        raise DamagedFileError(f"none of the images in {images.base} that were looked at can be read")
+        raise DamagedFileError(f"none of the examined images in {images.base} can be read")
     return min(max(1, int(np.median(sides))), most), 1 if all(gray) else 3

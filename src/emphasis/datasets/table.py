@@ -1,4 +1,4 @@
-"""Any table with a label column: numbers, dates and categories become one float vector per row."""
+"""Tables with a label column, whose numbers, dates, categories and texts are encoded as one float vector per row."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _COLUMNS_SHOWN = 20
 
 @dataclass(frozen=True, eq=False)
 class PreparedTable:
-    """A table whose rows and columns can be learned from.
+    """A table that is prepared for training.
 
     Attributes:
-        frame: The pandas table of the rows that are used, with all columns, typed.
-        label: The label column.
-        labels: The classes of the rows of the file; `codes` of those that are used are `given`.
-        given: (N,) int64 each row's class.
-        rows: (N,) the number of each row in the file, from 0.
+        frame: pandas table of the rows that are used, with typed columns.
+        label: Name of the label column.
+        labels: Classes of all rows of the file; `given` has the codes of the rows that are used.
+        given: (N,) int64, class of each row.
+        rows: (N,) number of each row in the file, from 0.
         ids: N texts that name the rows; () if there is no such column.
-        features: The columns to learn from.
-        kinds: The kind of each column besides the label, the ids and the weights.
-        encoder: Fitted on all rows.
-        learner: How columns of text become numbers.
-        report: How it was read, and what was odd.
+        features: Columns that are used as features.
+        kinds: Kind of each column except the label, the ids and the weights.
+        encoder: Encoder fitted on all rows.
+        learner: Learner of the columns of text.
+        report: Report on how the table was read, and of observations about it.
     """
 
     frame: Any
@@ -62,12 +62,12 @@ class PreparedTable:
 
     @property
     def texts(self) -> list[str]:
-        """The columns of free text."""
+        """Names of the columns of free text."""
         return [name for name in self.features if self.kinds[name] == "text"]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their codes."""
+        """Names of the classes, in the order of their codes."""
         return self.labels.names
 
 
@@ -79,18 +79,18 @@ def prepare_table(
     fewest: int = 1,
     progress: Progress = lambda *_: None,
 ) -> PreparedTable:
-    """Return a table's classes and features, and a report of everything that is odd about it.
+    """Return the classes and features of a table, and a report of observations about it.
 
     Args:
-        source: As `table_source.open_table` takes it.
-        label: The label column.
-        options: What was asked for.
-        fewest: Rows that a class needs to be no rare one.
+        source: Table, as accepted by `table_source.open_table`.
+        label: Name of the label column.
+        options: Options for the table.
+        fewest: Smallest number of rows of a class that is not rare.
         progress: Called as `progress(task, done, total)` while texts are encoded.
 
     Raises:
-        DataNotFoundError, DamagedFileError: There is no such file, or it cannot be read.
-        TableError: It cannot be used; the message lists everything that forbids it.
+        DataNotFoundError, DamagedFileError: The file does not exist, or cannot be read.
+        TableError: The table cannot be used; the message lists all problems.
     """
     options = options or TableOptions()
     singled_out = [name for name in (label, options.id_column, options.weight_column) if name]
@@ -175,11 +175,11 @@ def prepare_table(
 
 
 def read_labels(source: Any, label: str, options: TableOptions | None = None) -> tuple[Labels, SourceTable]:
-    """Return the classes of a table's label column, and the table, whose other columns may be anything.
+    """Return the classes of a table's label column, and the table, whose other columns are not restricted.
 
     Raises:
-        DataNotFoundError, DamagedFileError: There is no such file, or it cannot be read.
-        TableError: It cannot be used; the message lists everything that forbids it.
+        DataNotFoundError, DamagedFileError: The file does not exist, or cannot be read.
+        TableError: The table cannot be used; the message lists all problems.
     """
     options = options or TableOptions()
     names = [name for name in (label, options.id_column) if name]
@@ -219,48 +219,51 @@ def load_table(
 ) -> Split:
     """Return a table's rows as vectors (N, D) float32 and its label column as classes.
 
-    A numeric column is standardized, (x - mean) / deviation, by the training part's statistics; where a value is
-    missing, the training part's median stands in, and a further column says so with a 1, provided the training part
-    misses some too. A date becomes year, month, day, weekday and days since the first one. Any other column (text,
-    boolean, category) becomes one column of 0 and 1 per level that the training part has, a missing value being a level
-    of its own; a level that only the test part has is all zeros. A column of free text becomes TF-IDF of words and of
-    parts of words, reduced by a truncated SVD. Columns are in the order of the table's, texts last; rows too. Columns
-    that number the rows, identifiers and empty columns are left out; `notes` of the result names them.
+    A numeric column is standardized, (x - mean) / deviation, with statistics of the training part. Missing values are
+    replaced by the median of the training part, and marked with a 1 in a further column if the training part has
+    missing values as well. A date is encoded as year, month, day, weekday and days since the first date. Any other
+    column (text, boolean, category) is one-hot encoded with the levels of the training part, where a missing value is a
+    separate level; levels that occur in the test part only are encoded as zeros. A column of free text is encoded as
+    TF-IDF of words and of parts of words, reduced by a truncated SVD. Rows and columns keep the order of the table,
+    with texts last. Columns that number the rows, identifiers and empty columns are left out, and named in `notes` of
+    the result.
 
-    Labels are texts as they are written: only an empty cell is missing, and 010 and 10 are two classes. Classes are
-    numbered in the order of the label's sorted values.
+    Labels are not converted: only an empty cell is missing, and 010 and 10 are different classes. Classes are numbered
+    in the order of their sorted names.
 
     Args:
-        root: The data folder.
+        root: Data folder.
         progress: Called as `progress(task, done, total)` while texts are encoded.
-        file: The table, relative to `root` or absolute; Parquet by its suffix (.parquet, .pq), else text with a header.
-        label: The label column: texts, booleans or whole numbers.
-        test_file: A second table with the same columns as the test part; its other columns are ignored.
-        test_share: Without it, the share of each class that becomes the test part, in (0, 1). 0: all rows are trained
-            on, and the test part is the training part.
-        seed: Of that choice.
-        categorical: Columns whose numbers are names.
-        drop: Columns to leave out.
-        missing: What means "missing" in a text file besides an empty field and the usual NA, NaN, None, null and the
-            like: "?", for instance. Not in the label column.
-        max_levels: More distinct values than this in a column of categories are an error. Labels have no such limit.
-        sep: What separates the cells of a text file; "" to detect comma, semicolon, tab or bar.
-        encoding: Of a text file; "" to detect it.
-        decimal: The decimal mark of a text file, "." or ","; "" to detect it.
+        file: Path of the table, relative to `root` or absolute: a Parquet file (.parquet, .pq), or a text file with a
+            header.
+        label: Name of the label column, which holds texts, booleans or whole numbers.
+        test_file: Second table with the same columns, used as the test part; its other columns are ignored.
+        test_share: Share of each class in the test part if there is no `test_file`, in (0, 1); 0 to train on all rows
+            and to test on the training part.
+        seed: Seed of the choice of the test part.
+        categorical: Numeric columns to treat as categories.
+        drop: Columns to ignore.
+        missing: Texts that mean "missing" in a text file, such as "?", in addition to an empty field and the usual NA,
+            NaN, None and null. They are not used for the label column.
+        max_levels: Largest number of distinct values of a column of categories. Labels have no such limit.
+        sep: Separator of the cells of a text file; "" to detect comma, semicolon, tab or vertical bar.
+        encoding: Encoding of a text file; "" to detect it.
+        decimal: Decimal mark of a text file, "." or ","; "" to detect it.
         keep: Columns to use although they look like row numbers or identifiers.
-        id_column: A column that names the rows; they are the result's `sources`.
+        id_column: Column that names the rows, which become `sources` of the result.
         unlabeled: "drop" rows without a label, or "error".
-        rare_classes: What becomes of classes that are too rare for a test part: "keep" those of two rows or more,
-            "merge" all into one, "drop" them, or "error".
-        merge_spellings: Which spellings of a class are one: "form" (blanks around, Unicode form), "case" or "none".
-        text: Columns of free text, beside those that are found by their content.
-        encoder: Folder or name of a pretrained encoder, whose vectors of texts take the place of TF-IDF.
+        rare_classes: Treatment of classes that are too rare for a test part: "keep" those with two rows or more,
+            "merge" all into one class, "drop" them, or "error".
+        merge_spellings: Differences in spelling that are ignored in class names: "form" (surrounding blanks and Unicode
+            form), "case" (upper and lower case as well) or "none".
+        text: Columns of free text, in addition to those that are detected by their content.
+        encoder: Folder or name of a pretrained encoder, whose vectors of texts replace TF-IDF.
         download: Whether the encoder may be downloaded.
 
     Raises:
-        DataNotFoundError: There is no such file, or no such encoder.
-        DamagedFileError: It cannot be read.
-        TableError: The table cannot be used; the message lists everything that forbids it, and what to do.
+        DataNotFoundError: The file or the encoder does not exist.
+        DamagedFileError: The file or the encoder cannot be read.
+        TableError: The table cannot be used; the message lists all problems, and what to do.
     """
     if not 0.0 <= test_share < 1.0:
         raise EmphasisValueError(
@@ -342,13 +345,13 @@ def _test_part(path: Path, table: PreparedTable, options: TableOptions) -> tuple
 def read_like(
     source: Any, encoder: TableEncoder, options: ReadOptions | None = None, *, as_text: Sequence[str] = ()
 ) -> SourceTable:
-    """Return further rows, read as the rows that an encoder was fitted on: its categories and dates stay texts."""
+    """Read further rows like the rows that an encoder was fitted on; its categories and dates remain texts."""
     names = [column.name for column in encoder.columns if type(column).__name__ != "NumericColumn"]
     return open_table(source, options, as_text=as_text, as_names=names, needed=[c.name for c in encoder.columns])
 
 
 def read_table(path: Path, missing: Sequence[str] = (), options: ReadOptions | None = None) -> Any:
-    """Return a text or Parquet file as a pandas table with rows and with names that are texts, each there once.
+    """Read a text or Parquet file as a pandas table with at least one row and with unique column names.
 
     Raises:
         DataNotFoundError, DamagedFileError, TableError: As `load_table`.
@@ -360,7 +363,7 @@ def read_table(path: Path, missing: Sequence[str] = (), options: ReadOptions | N
 
 
 def write_table(table: Any, path: Path) -> None:
-    """Write a pandas table without its index, as Parquet or CSV by the suffix, whole or not at all."""
+    """Write a pandas table without its index, as Parquet or CSV by the suffix, atomically."""
     with replacing(path) as partial:
         if is_parquet(partial):
             table.to_parquet(partial, index=False)
@@ -369,7 +372,7 @@ def write_table(table: Any, path: Path) -> None:
 
 
 def _absent(table: SourceTable, names: Sequence[str]) -> list[str]:
-    """Return a message for each column that a table should have and lacks."""
+    """Return a message for each required column that a table lacks."""
     known = list(table.frame.columns)
     listed = shortened([repr(column) for column in known], _COLUMNS_SHOWN)
     return [

@@ -1,4 +1,4 @@
-"""What kind of column each of a table's is, so that row numbers, identifiers and texts are not learned by heart."""
+"""Detection of the kinds of columns, so that row numbers, identifiers and texts are not memorized."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from emphasis.datasets.table_report import Finding, argument
 
 KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty")
-"""All kinds. The first four are features; a column of another kind is left out, and named."""
+"""Kinds of columns. Only the first four are used as features; columns of other kinds are left out and reported."""
 FEATURES = KINDS[:4]
-_LEAST_ROWS = 20  # in fewer rows, distinct values prove nothing
+_LEAST_ROWS = 20  # with fewer rows, distinct values are no evidence
 _NEARLY_ALL = 0.95
 _NAMES, _PROSE = 3.0, 5.0  # words on average, at which distinct texts are names, and above which free text
 # Scripts without blanks between words, in which two letters stand for a word: Thai to Khmer, kana, Chinese.
@@ -37,13 +37,13 @@ _IDENTIFIER = re.compile(
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What was asked for about the columns of features.
+    """Options for the columns of features.
 
     Attributes:
-        categorical: Columns whose values are names, even if they look like numbers.
+        categorical: Columns to treat as categories, even if their values are numbers.
         keep: Columns to use although they look like row numbers or identifiers.
-        max_levels: The most distinct values of a category.
-        text: Columns of free text, beside those that are found.
+        max_levels: Largest number of distinct values of a category.
+        text: Columns of free text, in addition to those that are detected.
     """
 
     categorical: Sequence[str] = ()
@@ -54,11 +54,11 @@ class ColumnOptions:
 
 @dataclass
 class Columns:
-    """The kinds of a table's columns.
+    """The kinds of the columns of a table.
 
     Attributes:
-        kinds: Each column's, in the table's order.
-        findings: One for each column that is left out, and for each column of text.
+        kinds: Kind of each column, in the order of the table.
+        findings: Findings about columns that are left out, and about columns of text.
     """
 
     kinds: dict[str, str] = field(default_factory=dict)
@@ -66,12 +66,12 @@ class Columns:
 
     @property
     def features(self) -> list[str]:
-        """The columns to learn from."""
+        """Names of the columns that are used as features."""
         return [name for name, kind in self.kinds.items() if kind in FEATURES]
 
     @property
     def texts(self) -> list[str]:
-        """The columns of free text."""
+        """Names of the columns of free text."""
         return [name for name, kind in self.kinds.items() if kind == "text"]
 
 
@@ -89,11 +89,11 @@ def kinds_of(
     """Return the kinds of columns of a typed pandas table.
 
     Args:
-        table: All its columns, because the first one is looked at more closely.
-        names: The columns concerned.
-        rows: (N,) the number of each row in the file.
-        options: What was asked for.
-        text_use: What is done with columns of text.
+        table: Table with all its columns, since the first column is treated differently.
+        names: Columns to classify.
+        rows: (N,) number of each row in the file.
+        options: Options for columns.
+        text_use: Description of the use of columns of text, for findings.
     """
     columns = Columns()
     for name in names:
@@ -108,7 +108,7 @@ def kinds_of(
 
 
 def is_unnamed(name: str) -> bool:
-    """Return whether a column has no name of its own."""
+    """Return whether a column has no name, or an automatic name."""
     return bool(_UNNAMED.match(name))
 
 
@@ -180,11 +180,11 @@ def _holds_texts(column: Any) -> bool:
 
 
 def renamed_unnamed(names: Sequence[str]) -> dict[int, str]:
-    """Return the names that columns without one get, by their positions: "column 3" for the third."""
+    """Return names for columns without a name, by their positions, such as "column 3" for the third."""
     return {i: f"column {i + 1}" for i, name in enumerate(names) if i and not name}
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """Return the names that stand more than once, each once; columns without a name are all different."""
+    """Return the names that occur more than once; columns without a name are considered different."""
     counts: Mapping[str, int] = {name: list(names).count(name) for name in names}
     return [name for name, count in counts.items() if count > 1 and name]

@@ -1,4 +1,4 @@
-"""Dates that are written as texts."""
+"""Conversion of texts to dates."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def dates_of_text(texts: Any, sep: str = ",") -> tuple[Any, str, bool] | None:
     """Return the dates of a pyarrow column of texts, their format, and whether day and month could be exchanged.
 
     Args:
-        texts: Null where a date is missing.
-        sep: What separates the cells of the file. Where it is a semicolon, 03/04/2020 is in April, as in most of
-            Europe, else in March.
+        texts: Texts; null where a date is missing.
+        sep: Separator of the cells of the file. With a semicolon, 03/04/2020 is in April, as in most of Europe,
+            otherwise in March.
 
     Returns:
-        A pandas column without time zones and the format of `parsed`; None if any text is something else.
+        A pandas column without time zones and the format of `parsed`; None if a text is not a date.
     """
     if texts.null_count == len(texts):
         return None
@@ -48,7 +48,7 @@ def dates_of_text(texts: Any, sep: str = ",") -> tuple[Any, str, bool] | None:
         column = texts.to_pandas()
         dates = parsed(column, ISO)
         return (dates, ISO, False) if _complete(dates, column) else None
-    found = []
+    candidates = []
     for day, day_pattern in _DAYS.items():
         for time, time_pattern in _TIMES.items():
             if all_match(texts, rf"^{day_pattern}{' ' if time else ''}{time_pattern}$"):
@@ -56,20 +56,20 @@ def dates_of_text(texts: Any, sep: str = ",") -> tuple[Any, str, bool] | None:
                 form = f"{day} {time}".strip()
                 dates = parsed(column, form)
                 if _complete(dates, column):
-                    found.append((dates, form))
-    if not found:
+                    candidates.append((dates, form))
+    if not candidates:
         return None
-    month_first = [pair for pair in found if pair[1].startswith("%m/")]
-    dates, form = month_first[0] if month_first and sep != ";" else found[0]
-    return dates, form, len(found) > 1 and not bool((found[0][0].dropna() == found[1][0].dropna()).all())
+    month_first = [pair for pair in candidates if pair[1].startswith("%m/")]
+    dates, form = month_first[0] if month_first and sep != ";" else candidates[0]
+    return dates, form, len(candidates) > 1 and not bool((candidates[0][0].dropna() == candidates[1][0].dropna()).all())
 
 
 def parsed(column: Any, form: str) -> Any:
-    """Return a pandas column of texts as dates without time zones, NaT where a text is no date of this format.
+    """Return a pandas column of texts as dates without time zones, NaT where a text is not a date of this format.
 
     Args:
         column: Texts, or missing values.
-        form: As of `datetime.strptime`, or "ISO8601".
+        form: Format of `datetime.strptime`, or "ISO8601".
     """
     import pandas as pd
 

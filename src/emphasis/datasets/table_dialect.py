@@ -1,4 +1,4 @@
-"""Text tables as they are written: separator, encoding and quotes are detected, and every cell is kept as text."""
+"""Reading of text tables: separator, encoding and quotes are detected, and every cell is kept as text."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _END = "\0end of the table\0"
 _QUOTES: tuple[dict[str, Any], ...] = (
     {"strict": True},
     {"strict": True, "doublequote": False, "escapechar": "\\"},  # if the sample has an escaped quote
-    {"strict": True},  # backslashes before quotes are part of the texts after all
-    {"strict": False},  # "a" ,b and "5" inch": allowed only where no quote runs over the end of a line
+    {"strict": True},  # backslashes before quotes are part of the texts
+    {"strict": False},  # allows "a" ,b and "5" inch", if no quote extends over the end of a line
 )
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text table is written.
+    """Separator and encoding of a text table.
 
     Attributes:
-        sep: What separates cells.
+        sep: Separator of cells.
         encoding: Python's name of the encoding.
     """
 
@@ -58,7 +58,7 @@ class Dialect:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing needs to be said about it."""
+        """Whether it is the default dialect, which is not reported."""
         return self.sep == "," and self.encoding == "utf-8"
 
 
@@ -67,12 +67,12 @@ class TextTable:
     """The cells of a text table.
 
     Attributes:
-        names: The header, without blanks around; "" where it names no column.
-        columns: One pyarrow array of texts per column, every cell as it is written.
-        rows: (N,) the number of each row in the file, from 0; rows that are left out keep theirs.
-        total: Rows in the file.
+        names: Names in the header without surrounding blanks; "" for columns without a name.
+        columns: One pyarrow array of texts per column, with unchanged cells.
+        rows: (N,) number of each row in the file, from 0, counting rows that are left out.
+        total: Number of rows in the file.
         ragged: (line, cells) of each row that is left out because it has another number of cells than the header.
-        dialect: How it is written.
+        dialect: Dialect of the file.
     """
 
     names: list[str]
@@ -84,16 +84,16 @@ class TextTable:
 
 
 def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Sequence[str] = ()) -> TextTable:
-    """Return every cell of a text table with a header.
+    """Read every cell of a text table with a header.
 
     Args:
-        path: The file.
-        sep: What separates cells; "" to detect it.
-        encoding: "" to detect it.
-        needed: Names that the header should have, by which separators that do equally well are told apart.
+        path: Path of the file.
+        sep: Separator of cells; "" to detect it.
+        encoding: Encoding; "" to detect it.
+        needed: Names that the header should have, which decide between equally plausible separators.
 
     Raises:
-        DamagedFileError: It is empty, is not text, or quotes do not fit together.
+        DamagedFileError: The file is empty or not text, or its quotes do not match.
         TableError: An argument is not allowed.
     """
     sep = {"tab": "\t", "\\t": "\t"}.get(sep, sep)
@@ -103,7 +103,7 @@ def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Se
     try:
         with path.open(encoding=encoding, newline="") as file:
             sample = file.read(_SAMPLE)
-            whole = not file.read(1)
+            is_complete = not file.read(1)
     except (UnicodeError, ValueError) as error:
         raise _undecodable(path, encoding, error) from error
     if not sample.strip():
@@ -111,14 +111,18 @@ def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Se
     first = sample.splitlines(keepends=True)[0]
     if declared := _declared_separator(first):
         sample = sample[len(first) :]
-    sep = sep or declared or _detect_separator(sample, whole, needed, "\t" if path.suffix.lower() == ".tsv" else ",")
+    sep = (
+        sep
+        or declared
+        or _detect_separator(sample, is_complete, needed, "\t" if path.suffix.lower() == ".tsv" else ",")
+    )
     dialect = Dialect(sep, encoding)
     problem = ""
     for attempt, quotes in enumerate(_QUOTES):
         if "escapechar" in quotes and '\\"' not in sample:
             continue
         try:
-            names, width = _header(_records(sample, whole, sep, **quotes))
+            names, width = _header(_records(sample, is_complete, sep, **quotes))
             table = _read(path, dialect, quotes, names, width, skip=1 if declared else 0)
             if attempt > 0 or not _has_escaped_quotes(table):
                 return table
@@ -132,10 +136,10 @@ def read_text_table(path: Path, *, sep: str = "", encoding: str = "", needed: Se
 
 
 def detect_encoding(path: Path) -> str:
-    """Return the encoding of a text file: by its first bytes, else UTF-8 if all of it is, else a guess.
+    """Return the encoding of a text file: from its first bytes, or UTF-8 if all of it is valid, or a guess.
 
     Raises:
-        DamagedFileError: Most of it is UTF-8, and some bytes are not.
+        DamagedFileError: Most of the file is UTF-8, but some bytes are not.
     """
     with path.open("rb") as file:
         sample = file.read(_SAMPLE)
@@ -151,14 +155,14 @@ def detect_encoding(path: Path) -> str:
     broken = text.count("\ufffd")
     if sum(not char.isascii() for char in text) - broken > broken:
         raise DamagedFileError(
-            f"table {str(path)!r} cannot be read (byte {position:,} is not UTF-8, unlike those before it); mend it, or "
-            "name its encoding"
+            f"table {str(path)!r} cannot be read (byte {position:,} is not UTF-8, unlike those before it); correct it, "
+            "or name its encoding"
         )
     return _other_alphabet(sample) or ("cp1252" if _first_undecodable(path, "cp1252") is None else "latin-1")
 
 
 def _other_alphabet(sample: bytes) -> str:
-    """Return charset-normalizer's verdict on texts that hardly have Latin letters; "" for others.
+    """Return the encoding that charset-normalizer detects in texts with few Latin letters; "" for other texts.
 
     In Western European texts, few letters are beyond ASCII, and its guesses among similar code pages are unreliable.
     """
@@ -173,7 +177,7 @@ def _other_alphabet(sample: bytes) -> str:
 
 
 def _first_undecodable(path: Path, encoding: str) -> int | None:
-    """Return the position of the first byte that is not of the encoding, None if all are."""
+    """Return the position of the first byte that is not valid in the encoding; None if all are valid."""
     decoder = codecs.getincrementaldecoder(encoding)()
     start = 0
     with path.open("rb") as file:
@@ -198,7 +202,7 @@ def _checked_encoding(encoding: str) -> str:
             f"{argument('encoding')}={encoding!r} is unknown; use utf-8, utf-16, latin-1, cp1252 or another of Python's"
         )
         raise TableError([message]) from None
-    return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is no part of the first name
+    return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is not part of the first name
 
 
 def _undecodable(path: Path, encoding: str, error: Exception) -> DamagedFileError:
@@ -206,16 +210,16 @@ def _undecodable(path: Path, encoding: str, error: Exception) -> DamagedFileErro
 
 
 def _declared_separator(line: str) -> str:
-    """Return the separator of a first line such as sep=; that spreadsheets write; "" if it is none."""
+    """Return the separator declared in a first line such as sep=; that spreadsheets write; "" if there is none."""
     text = line.rstrip("\r\n").strip('"')
     return text[4:] if text.startswith("sep=") and len(text) == 5 else ""
 
 
-def _detect_separator(sample: str, whole: bool, needed: Sequence[str], usual: str) -> str:
-    """Return the separator that cuts the sample into rows of as many cells as the header has."""
+def _detect_separator(sample: str, is_complete: bool, needed: Sequence[str], usual: str) -> str:
+    """Return the separator that splits the sample into rows with as many cells as the header."""
     scores = {}
     for sep in SEPARATORS:
-        header, *body = _records(sample, whole, sep)
+        header, *body = _records(sample, is_complete, sep)
         names = [name.strip() for name in header]
         width, count = Counter(map(len, body)).most_common(1)[0] if body else (len(header), 1)
         if max(width, len(header)) > 1:
@@ -225,16 +229,16 @@ def _detect_separator(sample: str, whole: bool, needed: Sequence[str], usual: st
     return max(scores, key=lambda sep: scores[sep]) if scores else usual
 
 
-def _records(text: str, whole: bool, sep: str, **quotes: Any) -> list[list[str]]:
-    """Return the first records of a text; the last one of a part is left out, because it may be cut."""
+def _records(text: str, is_complete: bool, sep: str, **quotes: Any) -> list[list[str]]:
+    """Return the first records of a text; the last record of an incomplete text is dropped, since it may be cut off."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, skipinitialspace=True, **quotes)
     records: list[list[str]] = []
     try:
         records.extend(islice((record for record in reader if record), _SAMPLE_RECORDS + 1))
     except csv.Error:
-        if whole or not records:
+        if is_complete or not records:
             raise
-    if not whole and len(records) > 1:
+    if not is_complete and len(records) > 1:
         del records[-1]
     return records or [[""]]
 
@@ -242,8 +246,8 @@ def _records(text: str, whole: bool, sep: str, **quotes: Any) -> list[list[str]]
 def _header(records: list[list[str]]) -> tuple[list[str], int]:
     """Return a name for each cell of a row, and the number of names in the header.
 
-    Where rows have one cell more than the header, either all of them end with a separator, or the header does not
-    name the rows' own names, which come first.
+    If rows have one cell more than the header, either all of them end with a separator, or the first cells are row
+    names, for which the header has no name.
     """
     header, *body = records
     names = [name.strip().removeprefix("\ufeff") for name in header]
@@ -265,7 +269,7 @@ def _read(
     cells: list[list[str]] = []
     rows: list[int] = []
     ragged: list[tuple[int, int]] = []
-    total = -1  # of the header
+    total = -1  # the header is not counted
     escaped = _escaped_record(dialect.sep) if "escapechar" in quotes else None
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -279,7 +283,7 @@ def _read(
                     if record != [_END]:
                         raise csv.Error(f"the quote that opens in line {ended + 1 + skip} is never closed")
                     break
-                text = lines.taken()
+                text = lines.consumed()
                 if not quotes["strict"] and line - ended > 1:
                     raise csv.Error(f"a quote in line {ended + 1 + skip} runs over the end of the line")
                 if escaped is not None and not escaped.fullmatch(text):
@@ -313,14 +317,14 @@ def _read(
 
 
 def _has_escaped_quotes(table: TextTable) -> bool:
-    """Return whether backslashes before quotes are left in cells, as where quotes are escaped and not doubled."""
+    """Return whether cells contain backslashes before quotes, which indicates escaped instead of doubled quotes."""
     import pyarrow.compute as pc
 
     return any(pc.any(pc.match_substring(column, '\\"')).as_py() for column in table.columns)
 
 
 class _Lines:
-    """Lines and one more of its own, which a quote that is not closed would take in."""
+    """Lines followed by an additional line, which an unclosed quote would include."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = chain(lines, [_END])
@@ -334,15 +338,15 @@ class _Lines:
         self._taken.append(line)
         return line
 
-    def taken(self) -> str:
-        """Return the lines since the last call: those of one record, if it is called after each."""
+    def consumed(self) -> str:
+        """Return the lines since the last call, which are those of one record if it is called after each record."""
         text = "".join(self._taken)
         self._taken.clear()
         return text
 
 
 def _escaped_record(sep: str) -> re.Pattern[str]:
-    """Return what matches a record whose quotes are escaped; csv.reader is never strict about these."""
+    """Return a pattern of records with escaped quotes, which csv.reader does not check strictly."""
     mark = re.escape(sep)
     cell = rf'(?:"(?:[^"\\]|\\.)*"|(?:[^"\\{mark}\r\n]|\\.)*)'
     return re.compile(rf" *{cell}(?:{mark} *{cell})*\r?\n?", re.DOTALL)

@@ -19,8 +19,8 @@ class EmbeddingLearner:
     """Learns `EmbeddingColumn`s.
 
     Attributes:
-        encoder: The encoder.
-        embed: The encoder, which encodes each text once.
+        encoder: Text encoder.
+        embed: Function that encodes each text once.
     """
 
     encoder: TextEncoder
@@ -32,11 +32,11 @@ class EmbeddingLearner:
         return self.encoder.digest
 
     def describe(self) -> str:
-        """Return how, for the list of what was done to the table."""
+        """Return a description of the encoding, for the report of the table."""
         return f"learned from as text, by the encoder {self.encoder.name}"
 
     def fit(self, column: Any, name: str) -> EmbeddingColumn:
-        """Return what is learned from the rows of a pandas column."""
+        """Fit the encoding to the rows of a pandas column."""
         texts = texts_of(column, name)
         vectors = np.asarray(self.embed(texts), dtype=np.float64)
         deviation = vectors.std(axis=0)
@@ -53,16 +53,16 @@ class EmbeddingLearner:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingColumn:
-    """A column of text: the D numbers of an encoder's vector, standardized.
+    """A column of text, encoded as the standardized vector (D,) of an encoder.
 
     Attributes:
-        name: The column's.
-        encoder: The name or folder of the encoder.
-        digest: The digest of its files.
-        mean: (D,).
-        deviation: (D,), 1 where the training rows have none.
-        empty: Whether a further column has a 1 where the text is empty.
-        embed: Returns the vectors of texts.
+        name: Name of the column.
+        encoder: Name or folder of the encoder.
+        digest: Digest of its files.
+        mean: (D,) means of the training rows.
+        deviation: (D,) standard deviations of the training rows; 1 where they are 0.
+        empty: Whether a further column marks empty texts with a 1.
+        embed: Function that returns the vectors of texts.
     """
 
     kind: ClassVar[str] = "embedding"
@@ -76,12 +76,12 @@ class EmbeddingColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
-        names = [f"{self.name}: dimension {place + 1}" for place in range(len(self.mean))]
+        """Names of the encoded columns."""
+        names = [f"{self.name}: dimension {index + 1}" for index in range(len(self.mean))]
         return [*names, f"{self.name} is empty"] if self.empty else names
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return (rows, D or D + 1)."""
+        """Return the encoded rows, (rows, D or D + 1)."""
         texts = texts_of(column, self.name)
         vectors = np.zeros((0, len(self.mean)), np.float32) if not texts else self.embed(texts)
         if vectors.shape[1] != len(self.mean):
@@ -93,30 +93,30 @@ class EmbeddingColumn:
         return np.hstack([standardized, is_empty(texts)]) if self.empty else standardized
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
         return note_of_empty(column, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the part of the state that JSON holds."""
+        """Return the part of the state that is saved as JSON."""
         names = ("kind", "name", "encoder", "digest", "empty")
         return {name: getattr(self, name) for name in names}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the rest of the state."""
+        """Return the arrays of the state."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> EmbeddingColumn:
-        """Return the column of `to_dict` and `arrays`; KeyError or ValueError if there is none."""
+        """Return the column saved with `to_dict` and `arrays`; raise KeyError or ValueError if the state is invalid."""
         mean, deviation = arrays["mean"], arrays["deviation"]
-        right = mean.dtype == deviation.dtype == np.float32 and mean.ndim == 1 and mean.shape == deviation.shape
-        right = right and bool((deviation > 0.0).all()) and isinstance(values["empty"], bool)
-        if not right or not all(isinstance(values[name], str) and values[name] for name in ("encoder", "digest")):
-            raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+        valid = mean.dtype == deviation.dtype == np.float32 and mean.ndim == 1 and mean.shape == deviation.shape
+        valid = valid and bool((deviation > 0.0).all()) and isinstance(values["empty"], bool)
+        if not valid or not all(isinstance(values[name], str) and values[name] for name in ("encoder", "digest")):
+            raise EmphasisValueError(f"column {values['name']!r} has an invalid description")
         encoder, digest = values["encoder"], values["digest"]
         return cls(values["name"], encoder, digest, mean, deviation, values["empty"], TextEncoder(encoder, digest))
 
 
 def embedding_learner(encoder: TextEncoder) -> EmbeddingLearner:
-    """Return what learns from the vectors of an encoder."""
+    """Return the learner that uses the vectors of an encoder."""
     return EmbeddingLearner(encoder, Remembered(encoder, np.concatenate))

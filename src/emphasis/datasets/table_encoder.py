@@ -1,4 +1,4 @@
-"""All columns of a table as one vector per row: fitted on training rows, saved, and applied to other rows."""
+"""Encoder of tables as one vector per row, which is fitted on training rows, saved, and applied to other rows."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ _KINDS = {NumericColumn: "numbers", LevelsColumn: "levels", DateColumn: "date"}
 
 @dataclass(frozen=True)
 class TableEncoder:
-    """Columns as one float32 vector per row.
+    """Encodes columns as one float32 vector per row.
 
     Attributes:
-        columns: In the order of their places in the vector.
+        columns: Columns in the order of the vector.
     """
 
     columns: tuple[Column, ...]
 
     @property
     def feature_names(self) -> list[str]:
-        """What each place of the vector is."""
+        """Names of the elements of the vector."""
         return [name for column in self.columns for name in column.feature_names]
 
     def transform(self, table: Any) -> NDArray[np.float32]:
-        """Return (rows, D) of a pandas table; columns beside the encoder's are passed over.
+        """Return the vectors (rows, D) of a pandas table; other columns than the encoder's are ignored.
 
         Raises:
-            ValueError: A column is absent, or holds what it cannot be read as.
+            ValueError: A column is missing, or holds values of another kind.
         """
         if absent := [column.name for column in self.columns if column.name not in table.columns]:
             raise EmphasisValueError(
@@ -83,9 +83,9 @@ class TableEncoder:
         return np.ascontiguousarray(np.concatenate(blocks, axis=1), dtype=np.float32)
 
     def identify(self, table: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return numbers by which equal rows are known: the features that `transform` returns, with texts hashed.
+        """Return numbers that identify equal rows: the features returned by `transform`, with hashes instead of texts.
 
-        In its last digits, the vector of a text may depend on the machine and on the texts beside it.
+        The last digits of the vector of a text may depend on the machine and on the other texts.
         """
         stops = np.cumsum([len(column.feature_names) for column in self.columns])[:-1]
         blocks = np.split(features, stops, axis=1)
@@ -99,15 +99,15 @@ class TableEncoder:
         )
 
     def notes(self, table: Any) -> list[str]:
-        """Return what should be said of further rows, such as values that the training rows lack."""
+        """Return notes about further rows, such as values that are not in the training rows."""
         return [note for column in self.columns if (note := column.note(table[column.name]))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds and `from_dict` turns back."""
+        """Return the part of the state that is saved as JSON, for `from_dict`."""
         return {"columns": [_column_to_dict(column) for column in self.columns]}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the rest of the state: what is learned from columns of text."""
+        """Return the arrays of the state, which belong to columns of text."""
         texts = [column for column in self.columns if not isinstance(column, _PLAIN)]
         return {f"{n} {name}": array for n, column in enumerate(texts) for name, array in column.arrays().items()}
 
@@ -115,12 +115,12 @@ class TableEncoder:
     def from_dict(
         cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None, text_encoder: str = ""
     ) -> TableEncoder:
-        """Return the encoder of `to_dict` and `arrays`; KeyError, TypeError or ValueError if there is none.
+        """Return a saved encoder; raise KeyError, TypeError or ValueError if the state is invalid.
 
         Args:
-            content: The part of the state that JSON holds.
-            arrays: The rest.
-            text_encoder: Where a pretrained encoder of texts is now; "" for where it was.
+            content: State from `to_dict`.
+            arrays: State from `arrays`.
+            text_encoder: Present folder of a pretrained encoder of texts; "" if it is unchanged.
         """
         columns: list[Column] = []
         texts = 0
@@ -129,10 +129,10 @@ class TableEncoder:
                 columns.append(_column_from_dict(dict(described)))
                 continue
             prefix, texts = f"{texts} ", texts + 1
-            own = {k.removeprefix(prefix): v for k, v in (arrays or {}).items() if k.startswith(prefix)}
-            columns.append(text_column_from_dict(described, own, text_encoder))
+            column_arrays = {k.removeprefix(prefix): v for k, v in (arrays or {}).items() if k.startswith(prefix)}
+            columns.append(text_column_from_dict(described, column_arrays, text_encoder))
         if not columns or len({column.name for column in columns}) < len(columns):
-            raise EmphasisValueError("an encoder needs one column at least, and each once")
+            raise EmphasisValueError("an encoder needs at least one column, and no column twice")
         return cls(tuple(columns))
 
 
@@ -148,19 +148,19 @@ def _column_from_dict(values: dict[str, Any]) -> Column:
     if kind == "numbers":
         column = NumericColumn(**values)
         known = all(_is_number(values[key]) for key in ("median", "scale", "mean", "deviation"))
-        right = known and isinstance(values["gaps"], bool) and values["scale"] > 0.0 and values["deviation"] > 0.0
+        valid = known and isinstance(values["gaps"], bool) and values["scale"] > 0.0 and values["deviation"] > 0.0
     elif kind == "date":
         parts = tuple(_column_from_dict({"kind": "numbers", **part}) for part in values.pop("parts"))
         numeric = tuple(part for part in parts if isinstance(part, NumericColumn))
         column = DateColumn(**values, parts=numeric)
         texts = all(isinstance(values[key], str) for key in ("format", "first"))
-        right = texts and isinstance(values["gaps"], bool) and tuple(part.name for part in numeric) == DATE_PARTS
+        valid = texts and isinstance(values["gaps"], bool) and tuple(part.name for part in numeric) == DATE_PARTS
         as_timestamp(values["first"])
     else:
         column = LevelsColumn(values["name"], tuple(values["levels"]))
-        right = all(isinstance(level, str) or level is None for level in values["levels"])
-    if not right or not isinstance(name, str):
-        raise EmphasisValueError(f"column {name!r} is described as no encoder describes it")
+        valid = all(isinstance(level, str) or level is None for level in values["levels"])
+    if not valid or not isinstance(name, str):
+        raise EmphasisValueError(f"column {name!r} has an invalid description")
     return column
 
 
@@ -180,19 +180,19 @@ def fit_encoder(
     texts: Sequence[str] = (),
     learner: TextLearner | None = None,
 ) -> TableEncoder:
-    """Return the encoder learned from training rows.
+    """Return an encoder fitted on training rows.
 
     Args:
-        table: The pandas table.
-        features: The columns to encode.
+        table: pandas table of the training rows.
+        features: Columns to encode.
         categorical: Columns whose values are categories even if they are numbers.
-        max_levels: More distinct values than this in a column of categories are an error.
-        formats: How the dates of columns were written that were texts, for texts to come.
-        texts: Columns of free text. They are the last in the vector.
-        learner: How these become numbers; None for TF-IDF.
+        max_levels: Largest number of distinct values of a column of categories.
+        formats: Formats of the columns of dates that were texts, to read further texts.
+        texts: Columns of free text, which are the last in the vector.
+        learner: Learner of the columns of free text; None for TF-IDF.
 
     Raises:
-        TableError: Columns are unfit; the message says which and what to do.
+        TableError: Columns cannot be used; the message names them and says what to do.
     """
     columns: list[Column] = []
     problems: list[str] = []
@@ -223,12 +223,12 @@ def _is_number(value: Any) -> bool:
 def _fit_numbers(column: Any, name: str) -> NumericColumn:
     values = finite_numbers(column, name)
     absent = np.isnan(values)
-    if absent.all():  # in the rows of one fold, for instance
+    if absent.all():  # such as in the rows of one fold
         return NumericColumn(name, 0.0, 1.0, 0.0, 1.0, True)
     median = float(np.median(values[~absent]))
     filled = np.where(absent, median, values)
     scale = float(np.abs(filled).max() or 1.0)
-    if filled.min() == filled.max():  # rounding of a mean must not show
+    if filled.min() == filled.max():  # avoids the rounding error of a mean
         return NumericColumn(name, median, scale, float(filled[0] / scale), 1.0, bool(absent.any()))
     return NumericColumn(
         name, median, scale, float((filled / scale).mean()), float((filled / scale).std()), bool(absent.any())

@@ -1,4 +1,4 @@
-"""A table's columns as numbers: what is learned from the training rows, and applied to any other rows."""
+"""Encodings of numeric, categorical and date columns, fitted on training rows and applied to any rows."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A column of numbers, standardized: (x / scale - mean) / deviation.
+    """A column of numbers, standardized as (x / scale - mean) / deviation.
 
     Attributes:
-        name: The column's.
-        median: Stands in where a value is missing.
-        scale: The largest size. Dividing by it first keeps the sums finite whatever the unit.
-        mean: Of x / scale.
-        deviation: Of x / scale; 1 if the column is constant.
-        gaps: Whether the training rows miss values, so that a further column says so with a 1.
+        name: Name of the column.
+        median: Median, which replaces missing values.
+        scale: Largest absolute value. Dividing by it first keeps the sums finite for any unit.
+        mean: Mean of x / scale.
+        deviation: Standard deviation of x / scale; 1 if the column is constant.
+        gaps: Whether a further column marks missing values with a 1, since the training rows have missing values.
     """
 
     name: str
@@ -41,11 +41,11 @@ class NumericColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
+        """Names of the encoded columns."""
         return [self.name, f"{self.name} is missing"] if self.gaps else [self.name]
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return (rows, 1 or 2)."""
+        """Return the encoded rows, (rows, 1 or 2)."""
         values = finite_numbers(column, self.name)
         absent = np.isnan(values)
         with np.errstate(over="ignore"):
@@ -58,22 +58,22 @@ class NumericColumn:
         return np.stack([standardized, absent] if self.gaps else [standardized], axis=1).astype(np.float64)
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
         if len(column) and column.isna().all():
             return (
-                f"the column {self.name!r} is empty in all {counted(len(column), 'row')} of this table; where the "
-                "model was fitted it held numbers, whose median stands in"
+                f"the column {self.name!r} is empty in all {counted(len(column), 'row')} of this table; the median of "
+                "the training table is used"
             )
         return ""
 
 
 @dataclass(frozen=True)
 class LevelsColumn:
-    """A column of categories: one column of 0 and 1 for each level; one that the training rows lack is all zeros.
+    """A column of categories, one-hot encoded; levels that are not in the training rows are encoded as zeros.
 
     Attributes:
-        name: The column's.
-        levels: Sorted; None, for missing values, last if the training rows miss some.
+        name: Name of the column.
+        levels: Sorted levels; None for missing values is the last, if the training rows have missing values.
     """
 
     name: str
@@ -81,39 +81,41 @@ class LevelsColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
+        """Names of the encoded columns."""
         return [f"{self.name} = {level}" if level is not None else f"{self.name} is missing" for level in self.levels]
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return (rows, levels)."""
+        """Return the encoded rows, (rows, levels)."""
         one_hot = np.vstack([np.eye(len(self.levels)), np.zeros(len(self.levels))])
         encoded: NDArray[np.float64] = one_hot[self._places(column)]
         return encoded
 
     def unknown(self, column: Any) -> int:
-        """Return how many rows hold a level that the training rows lack."""
+        """Return the number of rows with a level that is not in the training rows."""
         return int((self._places(column) < 0).sum())
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
         count = self.unknown(column)
         if not count:
             return ""
         if count < len(column):
-            return f"the column {self.name!r} holds values in {counted(count, 'row')} that the model has never seen"
+            return (
+                f"the column {self.name!r} holds values in {counted(count, 'row')} that are not in the training table"
+            )
         known = shortened([repr(level) for level in self.levels if level is not None], _SHOWN)
-        given = "empty" if column.isna().all() else shortened([repr(t) for t in natural_texts(column)[1]], _SHOWN)
+        present = "empty" if column.isna().all() else shortened([repr(t) for t in natural_texts(column)[1]], _SHOWN)
         return (
-            f"the column {self.name!r} holds no value that the model has seen: {given} in this table, {known} where "
-            "the model was fitted"
+            f"the column {self.name!r} holds no value of the training table: {present} in this table, {known} "
+            "in the training table"
         )
 
     def _places(self, column: Any) -> NDArray[np.int64]:
-        places = {level: place for place, level in enumerate(self.levels)}
+        indices = {level: index for index, level in enumerate(self.levels)}
         known = aliases([level for level in self.levels if level is not None])
         codes, texts = natural_texts(column)
-        found = [places.get(known.get(text, text), -1) for text in texts]
-        return np.array([*found, places.get(None, -1)], dtype=np.int64)[codes]
+        indices_of_texts = [indices.get(known.get(text, text), -1) for text in texts]
+        return np.array([*indices_of_texts, indices.get(None, -1)], dtype=np.int64)[codes]
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,11 @@ class DateColumn:
     """A column of dates: year, month, day, weekday and days since the first training date, each standardized.
 
     Attributes:
-        name: The column's.
-        format: How its texts are read, as `table_dates.parsed` takes it; "" where dates are no texts.
-        first: The first training date, in ISO 8601.
+        name: Name of the column.
+        format: Format of texts, as accepted by `table_dates.parsed`; "" if dates are not texts.
+        first: First training date, in ISO 8601.
         parts: Year, month, day, weekday and days.
-        gaps: Whether the training rows miss dates, so that a further column says so with a 1.
+        gaps: Whether a further column marks missing dates with a 1, since the training rows have missing dates.
     """
 
     name: str
@@ -136,12 +138,12 @@ class DateColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
+        """Names of the encoded columns."""
         names = [f"{self.name}: {part}" for part in DATE_PARTS]
         return [*names, f"{self.name} is missing"] if self.gaps else names
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return (rows, 5 or 6)."""
+        """Return the encoded rows, (rows, 5 or 6)."""
         dates = as_dates(column, self.name, self.format)
         values = date_parts(dates, self.first)
         blocks = [part.encode(values[part.name])[:, :1] for part in self.parts]
@@ -150,10 +152,10 @@ class DateColumn:
         return np.concatenate(blocks, axis=1)
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
         lost = int((as_dates(column, self.name, self.format).isna() & column.notna()).sum())
         if lost:
-            return f"the column {self.name!r} holds texts in {counted(lost, 'row')} that are no dates like those before"
+            return f"the column {self.name!r} holds texts in {counted(lost, 'row')} that are not dates of this format"
         return ""
 
 
@@ -161,7 +163,7 @@ def as_dates(column: Any, name: str, form: str) -> Any:
     """Return a pandas column of dates without time zones.
 
     Raises:
-        EmphasisValueError: It holds something else.
+        EmphasisValueError: The column holds other values.
     """
     from pandas.api import types
 
@@ -169,13 +171,13 @@ def as_dates(column: Any, name: str, form: str) -> Any:
         return column.dt.tz_localize(None) if column.dt.tz is not None else column
     if types.is_numeric_dtype(column.dtype) and column.notna().any():
         raise EmphasisValueError(
-            f"the column {name!r} held dates where the model was fitted, and holds numbers, such as "
+            f"the column {name!r} holds dates in the training table, and numbers, such as "
             f"{column[column.notna()].iloc[0]}, in this table"
         )
     dates = parsed(column.astype("object").where(column.notna(), None), form or "ISO8601")
     if column.notna().any() and dates.isna().all():
         raise EmphasisValueError(
-            f"the column {name!r} held dates where the model was fitted, and holds other texts, such as "
+            f"the column {name!r} holds dates in the training table, and other texts, such as "
             f"{column[column.notna()].iloc[0]!r}, in this table"
         )
     return dates
@@ -196,9 +198,9 @@ def date_parts(dates: Any, first: str) -> Any:
 
 
 def natural_texts(column: Any) -> tuple[NDArray[np.int64], list[str]]:
-    """Return codes of a pandas column's values, -1 where one is missing, and each value's text.
+    """Return codes of the values of a pandas column, -1 where a value is missing, and the text of each value.
 
-    A text is itself, a truth value True or False, and a whole number has no decimal point, whatever its type.
+    Texts are unchanged, truth values are True or False, and whole numbers of any type have no decimal point.
     """
     import pandas as pd
 
@@ -209,13 +211,13 @@ def natural_texts(column: Any) -> tuple[NDArray[np.int64], list[str]]:
 
 
 def text_of(value: Any) -> str:
-    """Name a value: 3.0 is "3", because a column of whole numbers becomes one of floats where some are missing."""
-    whole = isinstance(value, (float, np.floating)) and value == np.floor(value)
-    return str(int(value) if whole and np.isfinite(value) else value)
+    """Return the text of a value; 3.0 is "3", since a column of whole numbers with missing values has floats."""
+    is_whole = isinstance(value, (float, np.floating)) and value == np.floor(value)
+    return str(int(value) if is_whole and np.isfinite(value) else value)
 
 
 def aliases(levels: Sequence[str]) -> dict[str, str]:
-    """Return other texts that mean one of the levels: 1 and true for True, 1.0 for 1, and the other way round."""
+    """Return other texts that mean one of the levels: 1 and true for True, 1.0 for 1, and vice versa."""
     known = set(levels)
     also: dict[str, str] = {}
     pairs = (("true", "1"), ("false", "0"))
@@ -233,14 +235,14 @@ def aliases(levels: Sequence[str]) -> dict[str, str]:
 
 
 def numeric_first(level: str) -> tuple[int, int, str]:
-    """Order 2 before 10, and numbers before texts."""
+    """Return a sort key that orders 2 before 10, and numbers before texts."""
     digits = level.removeprefix("-")
     is_number = digits.isascii() and digits.isdecimal() and len(digits) < 1000
     return (0, int(level), level) if is_number else (1, 0, level)
 
 
 def finite_numbers(column: Any, name: str) -> NDArray[np.float64]:
-    """Return a column's numbers, NaN where there is none."""
+    """Return the numbers of a column, NaN where a number is missing."""
     from pandas.api import types
 
     try:
@@ -251,8 +253,7 @@ def finite_numbers(column: Any, name: str) -> NDArray[np.float64]:
         kind = "dates" if types.is_datetime64_any_dtype(column.dtype) else "texts"
         odd = next((v for v in column[column.notna()] if not _is_float(v)), "")
         raise EmphasisValueError(
-            f"the column {name!r} held numbers where the model was fitted, and holds {kind}, such as {str(odd)!r}, in "
-            "this table"
+            f"the column {name!r} holds numbers in the training table, and {kind}, such as {str(odd)!r}, in this table"
         ) from None
     if (infinite := np.isinf(values)).any():
         raise EmphasisValueError(

@@ -1,4 +1,4 @@
-"""The label column: classes are texts as they are written, and only an empty cell is missing."""
+"""The label column, whose classes are unchanged texts, and whose only missing value is an empty cell."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from emphasis.texts import shortened
 UNLABELED = ("drop", "error")
 RARE_CLASSES = ("keep", "merge", "drop", "error")
 MERGE_SPELLINGS = ("none", "form", "case")
-_FRACTIONS = 20  # distinct numbers from which on fractions are a quantity rather than classes
+_FRACTIONS = 20  # number of distinct values from which fractions are a quantity, not classes
 _INVISIBLE = dict.fromkeys((0xFEFF, 0x200B, 0x200C, 0x200D, 0x2060))
 _LISTED = 10
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What was asked for about labels.
+    """Options for labels.
 
     Attributes:
         unlabeled: "drop" rows without a label, or "error".
-        rare_classes: What becomes of a class of fewer rows than `fewest`: "keep" it if it has two rows (else drop its
-            row), "merge" all of them into one class, "drop" their rows, or "error".
-        merge_spellings: Which spellings are of one class: "form", those that differ in blanks around or in Unicode
-            form; "case", those that differ in upper and lower case as well; "none".
+        rare_classes: Treatment of classes with fewer rows than `fewest`: "keep" those with two rows or more and drop
+            the others, "merge" all into one class, "drop" their rows, or "error".
+        merge_spellings: Differences in spelling that are ignored: "form", surrounding blanks and Unicode form; "case",
+            upper and lower case as well; "none".
     """
 
     unlabeled: str = "drop"
@@ -39,7 +39,7 @@ class LabelOptions:
     merge_spellings: str = "form"
 
     def problems(self) -> list[str]:
-        """Return what is not allowed about them."""
+        """Return messages about options that are not allowed."""
         allowed = {"unlabeled": UNLABELED, "rare_classes": RARE_CLASSES, "merge_spellings": MERGE_SPELLINGS}
         return [
             f"{argument(name)}={getattr(self, name)!r} is not allowed; use one of {', '.join(values)}"
@@ -53,11 +53,11 @@ class Labels:
     """The classes of a label column.
 
     Attributes:
-        codes: (N,) int64 each row's class, -1 for a row that is left out.
-        names: The classes' names.
-        spellings: The name of the class for each text in the column.
-        findings: What was odd.
-        problems: What forbids its use.
+        codes: (N,) int64, class of each row, -1 for rows that are left out.
+        names: Names of the classes.
+        spellings: Name of the class for each text in the column.
+        findings: Observations about the labels.
+        problems: Problems because of which the column cannot be used.
     """
 
     codes: NDArray[np.int64]
@@ -71,11 +71,11 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     """Return the classes of a label column.
 
     Args:
-        column: A pandas column: of a text file every cell as it is written, "" where it is empty.
-        label: Its name.
-        rows: (N,) the number of each row in the file.
-        fewest: Rows that a class needs to be no rare one; 1 if there are none.
-        options: What was asked for.
+        column: pandas column; cells of a text file are unchanged texts, "" if empty.
+        label: Name of the column.
+        rows: (N,) number of each row in the file.
+        fewest: Smallest number of rows of a class that is not rare; 1 if no class is.
+        options: Options for labels.
     """
     if column.dtype == object and any(isinstance(v, (bytes, list, dict, tuple, np.ndarray)) for v in column):
         problem = f"the label column {label!r} holds lists, bytes or other nested values"
@@ -89,8 +89,8 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     spellings = {text: names[key] for text, key in zip(texts, key_of, strict=True) if key}
     findings += _merged_spellings(texts, key_of, counts, names, label)
     levels = sorted(set(spellings.values()), key=numeric_first)
-    place = {level: i for i, level in enumerate(levels)}
-    new = np.array([place[spellings[text]] if text in spellings else -1 for text in texts] + [-1], dtype=np.int64)
+    code = {level: i for i, level in enumerate(levels)}
+    new = np.array([code[spellings[text]] if text in spellings else -1 for text in texts] + [-1], dtype=np.int64)
     codes = new[codes]
 
     if (absent := np.flatnonzero(codes < 0)).size:
@@ -114,19 +114,19 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
 
 
 def known_codes(column: Any, names: Sequence[str], spellings: Mapping[str, str], merge: str) -> NDArray[np.int64]:
-    """Return the classes of a further label column, -1 for an empty cell and -2 for a text that is no class."""
+    """Return the classes of a further label column, -1 for an empty cell and -2 for a text that is not a class."""
     codes, texts = natural_texts(column)
     by_key = {_key(text, merge): name for text, name in spellings.items()} | {_key(name, merge): name for name in names}
-    place = {name: i for i, name in enumerate(names)}
+    code = {name: i for i, name in enumerate(names)}
     new = []
     for text in texts:
         key = _key(text, merge)
-        new.append(-1 if not key else place.get(by_key.get(key, ""), -2))
+        new.append(-1 if not key else code.get(by_key.get(key, ""), -2))
     return np.array([*new, -1], dtype=np.int64)[codes]
 
 
 def _key(text: str, merge: str) -> str:
-    """Return what the spellings of one class have in common; "" for an empty cell."""
+    """Return the normalized spelling, which all spellings of a class have in common; "" for an empty cell."""
     if merge == "none":
         return text
     folded = " ".join(unicodedata.normalize("NFKC", text).translate(_INVISIBLE).split())
@@ -134,7 +134,7 @@ def _key(text: str, merge: str) -> str:
 
 
 def _names_by_key(texts: Sequence[str], keys: Sequence[str], counts: NDArray[Any]) -> dict[str, str]:
-    """Return for each key its most frequent spelling, without blanks around."""
+    """Return the most frequent spelling of each key, without surrounding blanks."""
     best: dict[str, tuple[int, str]] = {}
     for text, key, count in zip(texts, keys, counts.tolist(), strict=True):
         name = text if key == text else text.translate(_INVISIBLE).strip()
@@ -197,7 +197,7 @@ def _rare(
     observation = (
         f"{len(rare)} of {len(levels)} classes of {label!r} have fewer than {counted(fewest, 'row')}: {listed}"
     )
-    kept, renamed = [at for at in range(len(levels)) if at not in rare], dict(spellings)
+    kept_classes, renamed = [at for at in range(len(levels)) if at not in rare], dict(spellings)
     if options.rare_classes == "error":
         problems.append(f"{observation}; keep, merge or drop them ({argument('rare_classes')})")
         return codes, levels, spellings
@@ -207,28 +207,30 @@ def _rare(
         if dropped:
             single = shortened([repr(levels[at]) for at in dropped], _LISTED)
             action = f"kept, but for {single} with a single row" if len(dropped) < len(rare) else "left out"
-        kept = [at for at in range(len(levels)) if at not in dropped]
+        kept_classes = [at for at in range(len(levels)) if at not in dropped]
     elif options.rare_classes == "merge" and total >= 2:
-        other = "other" if "other" not in (levels[at] for at in kept) else "other classes"
+        other = "other" if "other" not in (levels[at] for at in kept_classes) else "other classes"
         renamed = {text: other if name in {levels[at] for at in rare} else name for text, name in spellings.items()}
         action = f"merged as {other!r}"
-        names = sorted({*(levels[at] for at in kept), other}, key=numeric_first)
+        names = sorted({*(levels[at] for at in kept_classes), other}, key=numeric_first)
         code = np.array([names.index(other if at in rare else levels[at]) for at in range(len(levels))] + [-1])
         findings.append(Finding("rare class", label, total, observation, action))
         return code[codes], names, renamed
     else:
         action = "left out"
-    if len(kept) < 2:
+    if len(kept_classes) < 2:
         problems.append(f"{observation}; fewer than 2 classes are left")
         return codes, levels, spellings
     findings.append(Finding("rare class", label, total, observation, action))
-    code = np.array([kept.index(at) if at in kept else -1 for at in range(len(levels))] + [-1], dtype=np.int64)
-    names = [levels[at] for at in kept]
+    code = np.array(
+        [kept_classes.index(at) if at in kept_classes else -1 for at in range(len(levels))] + [-1], dtype=np.int64
+    )
+    names = [levels[at] for at in kept_classes]
     return code[codes], names, {text: name for text, name in renamed.items() if name in names}
 
 
 def _unfit(column: Any, texts: Sequence[str], label: str) -> list[str]:
-    """Return why a column's values are no classes."""
+    """Return reasons why the values of a column are not classes."""
     from pandas.api import types
 
     if not types.is_float_dtype(column.dtype):

@@ -1,4 +1,4 @@
-"""Numbers and truth values as people write them: decimal commas, thousands separators, percent, marks for missing."""
+"""Parsing of numbers and truth values, with decimal commas, thousands separators, percent and marks for missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING = frozenset(
         "null",
     }
 )
-"""What means "missing" in a column of features: the marks that pandas knows. Labels have none but the empty cell."""
+"""Texts that mean "missing" in columns of features, as in pandas. In labels only the empty cell is missing."""
 
 _SPACES = " \u00a0\u202f"
 _THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": f"[{_SPACES}]", "'": "['\u2019]"}
@@ -41,11 +41,11 @@ _PUNCTUATION = r"^[-?.*/_\x{2013}\x{2014}]+$"
 
 @dataclass(frozen=True, order=True)
 class NumberFormat:
-    """How the numbers of a column are written.
+    """The format of the numbers of a column.
 
     Attributes:
-        decimal: "." or ",".
-        thousands: What separates groups of three digits: "", ",", ".", " " (also a narrow or no-break one) or "'".
+        decimal: Decimal mark, "." or ",".
+        thousands: Separator of groups of three digits: "", ",", ".", " " (also a narrow or no-break space) or "'".
     """
 
     decimal: str = "."
@@ -53,12 +53,12 @@ class NumberFormat:
 
     @property
     def pattern(self) -> str:
-        """Regular expression that a number in this format matches, percent signs aside."""
-        whole = "[0-9]+"
+        """Regular expression for numbers in this format, without percent signs."""
+        integer = "[0-9]+"
         if self.thousands:
-            whole = f"(?:{_GROUP.replace('SEP', _THOUSANDS[self.thousands])}|{whole})"
+            integer = f"(?:{_GROUP.replace('SEP', _THOUSANDS[self.thousands])}|{integer})"
         point = rf"\{self.decimal}"
-        number = rf"(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+        number = rf"(?:{integer}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
         return rf"^[+-]?(?:{number}|(?i:{_INFINITE}))$"
 
 
@@ -70,13 +70,13 @@ _PLAIN = NumberFormat()
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A column of texts all of which are numbers.
+    """A column of texts that are numbers.
 
     Attributes:
-        texts: The pyarrow column, null where a number is missing; no percent signs, plain minus signs.
-        percent: The pyarrow column that says which values have a percent sign; None if none has.
-        formats: All formats that all the numbers may be in.
-        marks: Texts that were read as missing because they are punctuation among numbers, such as "?", and how many.
+        texts: pyarrow column without percent signs and with plain minus signs, null where a number is missing.
+        percent: pyarrow column of whether values have a percent sign; None if no value has.
+        formats: All formats that fit all numbers.
+        marks: Texts that were read as missing because they are punctuation among numbers, such as "?", with counts.
     """
 
     texts: Any
@@ -86,12 +86,12 @@ class Candidate:
 
     @property
     def decimals(self) -> set[str]:
-        """The decimal marks that it may have."""
+        """The possible decimal marks."""
         return {form.decimal for form in self.formats}
 
 
 def cleaned(column: Any, missing: Sequence[str]) -> Any:
-    """Return a pyarrow column of texts without blanks around, null where a mark means "missing"."""
+    """Return a pyarrow column of texts without surrounding blanks, null where a mark means "missing"."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -101,7 +101,7 @@ def cleaned(column: Any, missing: Sequence[str]) -> Any:
 
 
 def number_candidate(texts: Any) -> Candidate | None:
-    """Return the column of `cleaned` as numbers whose format is still open; None if it holds something else."""
+    """Return the column of `cleaned` as numbers of unknown format; None if it holds other texts."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -128,22 +128,22 @@ def number_candidate(texts: Any) -> Candidate | None:
 
 
 def file_decimal(candidates: Sequence[Candidate]) -> str:
-    """Return the decimal mark of the columns that can have one only; "" if there is none such, or both are."""
+    """Return the decimal mark of the columns that are unambiguous; "" if there are none, or they differ."""
     marks: set[str] = set().union(*(c.decimals for c in candidates if len(c.decimals) == 1))
     return marks.pop() if len(marks) == 1 else ""
 
 
 def chosen_format(candidate: Candidate, decimal: str, sep: str) -> NumberFormat:
-    """Return how a column's numbers are to be read.
+    """Return the format of the numbers of a column.
 
-    1,234 and 1.234 are ambiguous alone. They are read by the decimal mark of the file's other numbers; if these do not
-    tell, as 1234 where cells are separated by a comma, a tab or a bar, and 1,234 as 1.234 where they are separated by
+    1,234 and 1.234 are ambiguous. They are read with the decimal mark of the other numbers in the file; if this is not
+    known, as 1234 where cells are separated by a comma, a tab or a bar, and 1,234 as 1.234 where they are separated by
     semicolons, which are used where the comma is the decimal mark.
 
     Args:
-        candidate: The column.
-        decimal: The file's decimal mark; "" if it is unknown.
-        sep: What separates its cells.
+        candidate: Column of numbers.
+        decimal: Decimal mark of the file; "" if it is unknown.
+        sep: Separator of cells.
     """
     formats = candidate.formats
     if _PLAIN in formats and NumberFormat(",", "") in formats:  # whole numbers
@@ -156,7 +156,7 @@ def chosen_format(candidate: Candidate, decimal: str, sep: str) -> NumberFormat:
 
 
 def numbers_of(candidate: Candidate, form: NumberFormat) -> Any:
-    """Return a pandas column of numbers: int64 if all are there and whole, else float64, NaN where one is missing."""
+    """Return a pandas column of numbers: int64 if all are whole numbers, otherwise float64, NaN where missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -176,7 +176,7 @@ def numbers_of(candidate: Candidate, form: NumberFormat) -> Any:
 
 
 def truth_values(texts: Any) -> Any | None:
-    """Return the column of `cleaned` as truth values; None if it holds something else than True and False."""
+    """Return the column of `cleaned` as truth values; None if it holds other texts than True and False."""
     import pyarrow.compute as pc
 
     if texts.null_count == len(texts) or not all_match(texts, "^(?:True|TRUE|true|False|FALSE|false)$"):
@@ -186,7 +186,7 @@ def truth_values(texts: Any) -> Any | None:
 
 
 def all_match(texts: Any, pattern: str) -> bool:
-    """Return whether all texts of a pyarrow column match; most columns that do not are known by their first ones."""
+    """Return whether all texts of a pyarrow column match; the first texts are tested first, which saves time."""
     import pyarrow.compute as pc
 
     first = texts.slice(0, _FIRST)

@@ -1,4 +1,4 @@
-"""Everything that can be asked for about a table."""
+"""All options for a table."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from emphasis.datasets.text_columns import TextOptions
 
 @dataclass(frozen=True)
 class TableOptions:
-    """All that can be asked for about a table; `load_table` describes each.
+    """All options for a table; `load_table` describes each.
 
     Attributes:
-        read: How the table is written.
-        labels: What becomes of labels that are missing, rare or spelled in several ways.
-        columns: What becomes of columns.
-        texts: How columns of free text become numbers.
-        drop: Columns to leave out.
-        id_column: A column that names the rows in reports and files; "" for none. It is no feature.
-        weight_column: A column of the rows' weights; "" for none. It is no feature.
+        read: Options for reading the table.
+        labels: Options for labels that are missing, rare or spelled in several ways.
+        columns: Options for columns.
+        texts: Options for columns of free text.
+        drop: Columns to ignore.
+        id_column: Column that names the rows in reports and files, which is not a feature; "" for none.
+        weight_column: Column of the weights of rows, which is not a feature; "" for none.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -54,7 +54,7 @@ class TableOptions:
         id_column: str = "",
         weight_column: str = "",
     ) -> TableOptions:
-        """Return options by the names that `load_table`, `emphasis.fit` and the command have for them."""
+        """Return options given by their names in `load_table`, `emphasis.fit` and the command."""
         return cls(
             read=ReadOptions(sep, encoding, decimal, missing),
             labels=LabelOptions(unlabeled, rare_classes, merge_spellings),

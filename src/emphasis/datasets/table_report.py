@@ -1,4 +1,4 @@
-"""What is odd about a table and what was done about it, in one list; and all that forbids its use, in one error."""
+"""Observations about a table with the actions taken, and an error that lists all problems of a table."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _ARGUMENTS = (
     "unlabeled"
 )
 _MARK = re.compile(rf"`({_ARGUMENTS})`(=?)")
-_OPTIONS = {"id_column": "--id"}  # the others are spelled alike, with hyphens
+_OPTIONS = {"id_column": "--id"}  # the other options are spelled like the arguments, with hyphens
 ROWS_SHOWN = 5
 
 
 def argument(name: str) -> str:
-    """Return an argument's name as messages hold it: shown as `name` in Python, and as --name on the command line."""
+    """Return the marked name of an argument for messages: name=... in Python, --name on the command line."""
     return f"`{name}`"
 
 
@@ -36,14 +36,14 @@ def in_shell(text: str) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something odd about a table that does not forbid its use.
+    """An observation about a table that can be used.
 
     Attributes:
-        kind: A short name, such as "unlabeled", "spellings", "rare class", "ragged rows", "identifier" or "dialect".
-        column: The column concerned; None if it concerns rows or the file.
-        count: Rows or values concerned.
-        observation: What was found.
-        action: What was done about it.
+        kind: Short name, such as "unlabeled", "spellings", "rare class", "ragged rows", "identifier" or "dialect".
+        column: Name of the column; None for findings about rows or the file.
+        count: Number of affected rows or values.
+        observation: Description of the observation.
+        action: Description of the action taken; "" for none.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """One sentence, with arguments as `argument` marks them."""
+        """The finding as a sentence, with arguments marked by `argument`."""
         return f"{self.observation}: {self.action}" if self.action else self.observation
 
     def __str__(self) -> str:
@@ -63,14 +63,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class TableReport:
-    """How a table was read.
+    """Report on how a table was read.
 
     Attributes:
-        source: The table's name.
-        rows: Rows in the table.
-        used: Rows that are used.
+        source: Name of the table.
+        rows: Number of rows in the table.
+        used: Number of rows that are used.
         dialect: Separator, encoding and decimal mark of a text file; "" for other tables.
-        findings: What was odd, and what was done.
+        findings: Observations with the actions taken.
     """
 
     source: str
@@ -80,10 +80,10 @@ class TableReport:
     findings: tuple[Finding, ...] = ()
 
     def lines(self, render: Callable[[str], str] = in_python) -> list[str]:
-        """Return one line for each finding, none for a plain table.
+        """Return one line for each finding.
 
         Args:
-            render: `in_python` or `in_shell`, for the names of arguments.
+            render: `in_python` or `in_shell`, which renders the names of arguments.
         """
         lines = [render(finding.text) for finding in self.findings]
         if self.used < self.rows:
@@ -91,16 +91,16 @@ class TableReport:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return a dictionary that can be written as JSON."""
         findings = [{**asdict(finding), "action": in_python(finding.action)} for finding in self.findings]
         return {**asdict(self), "findings": findings}
 
 
 class TableError(EmphasisValueError):
-    """A table cannot be used; the message lists everything that forbids it, and the cures.
+    """A table cannot be used; the message lists all problems, and what to do.
 
     Attributes:
-        problems: One text each.
+        problems: Text of each problem.
     """
 
     def __init__(self, problems: Sequence[str], source: str = "") -> None:
@@ -122,12 +122,12 @@ class TableError(EmphasisValueError):
     def _text(self) -> str:
         if len(self.problems) == 1:
             return self.problems[0]
-        heading = f"{len(self.problems)} things forbid the use of {self.source or 'the table'}:"
+        heading = f"{len(self.problems)} problems in {self.source or 'the table'}:"
         return "\n- ".join([heading, *self.problems])
 
 
 def rows_text(rows: Sequence[int]) -> str:
-    """Return the first of some row numbers, as a text: "rows 3, 8 and 2 more"."""
+    """Return the first of a list of row numbers as a text, such as "rows 3, 8 and 2 more"."""
     listed = ", ".join(f"{row}" for row in list(rows)[:ROWS_SHOWN])
     more = f" and {len(rows) - ROWS_SHOWN:,} more" if len(rows) > ROWS_SHOWN else ""
     return f"{'row' if len(rows) == 1 else 'rows'} {listed}{more}"

@@ -1,4 +1,4 @@
-"""Tables from anywhere, as pandas tables: text files, Parquet, and the tables of other libraries."""
+"""Reading of text files, Parquet files and tables of other libraries as pandas tables."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _LISTED = 6
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a table is written, as far as it is known.
+    """Options for reading a table.
 
     Attributes:
-        sep: What separates the cells of a text file; "" to detect it.
-        encoding: Its encoding; "" to detect it.
-        decimal: Its decimal mark, "." or ","; "" to detect it.
-        missing: Texts that mean "missing", beside the empty cell and the usual NA, NaN, None and null.
+        sep: Separator of the cells of a text file; "" to detect it.
+        encoding: Encoding of a text file; "" to detect it.
+        decimal: Decimal mark of a text file, "." or ","; "" to detect it.
+        missing: Texts that mean "missing", in addition to the empty cell and the usual NA, NaN, None and null.
     """
 
     sep: str = ""
@@ -55,13 +55,13 @@ class SourceTable:
     """A table that was read.
 
     Attributes:
-        name: For messages.
-        frame: The pandas table, with typed columns.
-        rows: (N,) the number of each row in the file, from 0.
-        total: Rows in the file.
-        dialect: How a text file is written; "" for other tables.
-        date_formats: How the dates of columns are written that are texts.
-        findings: What was odd.
+        name: Name of the table in messages.
+        frame: pandas table with typed columns.
+        rows: (N,) number of each row in the file, from 0.
+        total: Number of rows in the file.
+        dialect: Description of the dialect of a text file; "" for other tables.
+        date_formats: Formats of the columns of dates that are texts.
+        findings: Observations about the table.
     """
 
     name: str
@@ -83,21 +83,21 @@ def open_table(
 ) -> SourceTable:
     """Return a table as a pandas table.
 
-    In a text file, a column of numbers, truth values or dates becomes one; in all others, types are kept.
+    Columns of a text file with numbers, truth values or dates are converted; other tables keep their types.
 
     Args:
-        source: The path of a text file or of a Parquet file; or a table of pandas, polars, pyarrow, Hugging Face's
-            datasets or any library that narwhals knows.
-        options: How it is written.
-        as_text: Columns of a text file whose cells are kept as they are written, such as labels.
-        as_names: Columns of a text file whose cells are kept as texts, but for those that mean "missing".
-        needed: Columns that it should have.
+        source: Path of a text file or a Parquet file, or a table of pandas, polars, pyarrow, Hugging Face's datasets or
+            any library that narwhals supports.
+        options: Options for reading the table.
+        as_text: Columns of a text file whose cells are kept unchanged, such as labels.
+        as_names: Columns of a text file whose cells are kept as texts, except those that mean "missing".
+        needed: Columns that the table should have.
 
     Raises:
-        DataNotFoundError: There is no such file.
-        DamagedFileError: It cannot be read.
-        TableError: An argument is not allowed, or two columns have one name.
-        EmphasisTypeError: It is no table.
+        DataNotFoundError: The file does not exist.
+        DamagedFileError: The file cannot be read.
+        TableError: An argument is not allowed, or two columns have the same name.
+        EmphasisTypeError: The source is not a table.
     """
     options = options or ReadOptions()
     if options.decimal not in ("", ".", ","):
@@ -117,7 +117,7 @@ def open_table(
 
 
 def as_written(source: Any, options: ReadOptions | None = None) -> SourceTable:
-    """Return a table with the cells of a text file as they are written, and any other as `open_table` does."""
+    """Return a text file with unchanged cells, and any other table like `open_table`."""
     options = options or ReadOptions()
     if not isinstance(source, (str, os.PathLike)) or is_parquet(Path(source)):
         return open_table(source, options)
@@ -139,7 +139,7 @@ def frame_of(source: Any) -> Any:
     """Return a table of any library as a pandas or a pyarrow table.
 
     Raises:
-        EmphasisTypeError: It is none.
+        EmphasisTypeError: The source is not a table.
     """
     import pandas as pd
 
@@ -149,7 +149,7 @@ def frame_of(source: Any) -> Any:
         table = source.to_pandas()
         for name, feature in source.features.items():
             if hasattr(feature, "int2str"):
-                known = table[name].notna() & (table[name] >= 0)  # -1 stands for no label
+                known = table[name].notna() & (table[name] >= 0)  # -1 means that there is no label
                 table[name] = [
                     feature.int2str(int(v)) if ok else None for v, ok in zip(table[name], known, strict=True)
                 ]
@@ -168,7 +168,8 @@ def frame_of(source: Any) -> Any:
     if hasattr(source, "__dataframe__"):
         return pd.api.interchange.from_dataframe(source)
     raise EmphasisTypeError(
-        f"a {type(source).__name__} is no table; give a file's path, or a table of pandas, polars, pyarrow or datasets"
+        f"a {type(source).__name__} is not a table; give the path of a file, or a table of pandas, polars, pyarrow "
+        "or datasets"
     )
 
 
@@ -189,7 +190,7 @@ def _refuse_repeated(names: Sequence[str], source: str) -> None:
         listed = ", ".join(map(repr, twice))
         raise TableError(
             [
-                f"{source} has two columns {listed}; rename one"
+                f"{source} has two columns {listed}; rename a column"
                 if len(twice) == 1
                 else f"{source} has two columns of each of the names {listed}; rename them"
             ]
@@ -197,7 +198,7 @@ def _refuse_repeated(names: Sequence[str], source: str) -> None:
 
 
 def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable:
-    """Return a table that brings its types."""
+    """Return a table whose columns are typed."""
     import pandas as pd
 
     frame = table
@@ -226,7 +227,7 @@ def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable
 
 
 def _better_typed(column: Any) -> Any | None:
-    """Return a column of dates, durations or decimal numbers in Python objects in a type that has arithmetic."""
+    """Return a column of dates, durations or decimal numbers, given as Python objects, in a numeric type."""
     import pandas as pd
     from pandas.api import types
 
@@ -246,7 +247,7 @@ def _better_typed(column: Any) -> Any | None:
 def _from_text(
     text: TextTable, source: str, options: ReadOptions, as_text: Sequence[str], as_names: Sequence[str]
 ) -> SourceTable:
-    """Return the table of a text file, its columns typed."""
+    """Return the table of a text file with typed columns."""
     import pandas as pd
 
     _refuse_repeated(text.names, source)
@@ -284,23 +285,25 @@ def _from_text(
                 findings.append(Finding("dates", name, len(text.rows), observation, f"read with the {first} first"))
         else:
             columns[name] = plain[name].to_pandas()
-    said = _dialect_said(text, numbers, formats)
-    if said:
-        findings.insert(0, Finding("dialect", None, 0, f"read with {said}", ""))
+    description = _describe_dialect(text, numbers, formats)
+    if description:
+        findings.insert(0, Finding("dialect", None, 0, f"read with {description}", ""))
     findings += _marks(numbers) + _ragged(text)
     frame = pd.DataFrame(columns, index=range(len(text.rows)))
-    return SourceTable(source, frame, text.rows, text.total, said or str(text.dialect), date_formats, tuple(findings))
+    return SourceTable(
+        source, frame, text.rows, text.total, description or str(text.dialect), date_formats, tuple(findings)
+    )
 
 
-def _dialect_said(text: TextTable, numbers: Mapping[str, Candidate], formats: Mapping[str, NumberFormat]) -> str:
-    """Return one line about how a file is written; "" if commas, UTF-8 and plain numbers are all there is to say."""
+def _describe_dialect(text: TextTable, numbers: Mapping[str, Candidate], formats: Mapping[str, NumberFormat]) -> str:
+    """Return a description of the dialect of a file; "" for commas, UTF-8 and plain numbers."""
     comma = [repr(name) for name, form in formats.items() if form.decimal == ","]
     thousands = [repr(name) for name, form in formats.items() if form.thousands]
     percent = [repr(name) for name, candidate in numbers.items() if candidate.percent is not None]
     parts = [] if text.dialect.is_plain else [str(text.dialect)]
-    for what, names in (("a decimal comma", comma), ("thousands separators", thousands), ("percent", percent)):
+    for feature, names in (("a decimal comma", comma), ("thousands separators", thousands), ("percent", percent)):
         if names:
-            parts.append(f"{what} in {shortened(names, _LISTED)}")
+            parts.append(f"{feature} in {shortened(names, _LISTED)}")
     return "; ".join(parts)
 
 

@@ -1,7 +1,7 @@
-"""Columns of free text as numbers: TF-IDF of words and of parts of words, reduced by a truncated SVD.
+"""Encoding of columns of free text as TF-IDF of words and of parts of words, reduced by a truncated SVD.
 
-Counting the n-grams of a text depends on that text alone, so it is done once for all folds of a cross-validation.
-Which n-grams matter, their weights and the SVD are learned from training rows.
+The n-grams of each text are counted once for all folds of a cross-validation. The choice of n-grams, their weights and
+the SVD are fitted on training rows.
 """
 
 from __future__ import annotations
@@ -22,61 +22,61 @@ from emphasis.extras import missing_extra
 from emphasis.texts import encodable
 
 HASHES = 2**20
-"""Number of hashes of words, and of parts of words. The n-grams of a text are known by their hashes."""
+"""Number of hashes of words, and of parts of words. The n-grams of a text are identified by their hashes."""
 MOST = 20_000
-"""Largest number of n-grams of each sort that are learned from: those of the most training rows."""
+"""Largest number of n-grams of each kind; those in the most training rows are used."""
 COMPONENTS = 200
-"""Largest number of features of a column; at most one for every `ROWS_A_COMPONENT` training rows."""
+"""Largest number of features of a column; at most one per `ROWS_A_COMPONENT` training rows."""
 ROWS_A_COMPONENT = 8
 _FEWEST_COMPONENTS = 10
-_FEWEST_ROWS = 2  # that an n-gram is in, unless no n-gram is in as many
+_FEWEST_ROWS = 2  # that contain an n-gram, unless no n-gram is in as many
 
 TextFunction = Callable[[Sequence[str]], Any]  # n texts -> a matrix of n rows, sparse or not
 
 
 class TextColumn(Protocol):
-    """A column of text as numbers, learned from training rows."""
+    """The encoding of a column of text, fitted on training rows."""
 
     @property
     def name(self) -> str:
-        """The column's name."""
+        """Name of the column."""
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
+        """Names of the encoded columns."""
 
     def encode(self, column: Any) -> NDArray[Any]:
         """Return one row of numbers for each text."""
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the part of the state that JSON holds."""
+        """Return the part of the state that is saved as JSON."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the rest of the state."""
+        """Return the arrays of the state."""
 
 
 class TextLearner(Protocol):
-    """How the columns of text of a table become numbers."""
+    """Fits the encoding of columns of text."""
 
     @property
     def digest(self) -> str:
         """The digest of a pretrained encoder; "" if there is none."""
 
     def describe(self) -> str:
-        """Return how, for the list of what was done to the table."""
+        """Return a description of the encoding, for the report of the table."""
 
     def fit(self, column: Any, name: str) -> TextColumn:
-        """Return what is learned from the rows of a pandas column."""
+        """Fit the encoding to the rows of a pandas column."""
 
 
 def texts_of(column: Any, name: str) -> list[str]:
     """Return the texts of a pandas column, "" where one is missing.
 
     Raises:
-        TableError: It holds lists, bytes or other nested values.
+        TableError: The column holds lists, bytes or other nested values.
     """
     values = column.astype(object).where(column.notna(), "").tolist()
     if any(isinstance(value, bytes) or (hasattr(value, "__len__") and not isinstance(value, str)) for value in values):
@@ -87,15 +87,15 @@ def texts_of(column: Any, name: str) -> list[str]:
 
 
 def normalized(text: str) -> str:
-    """Return a text in one Unicode form and in lower case."""
+    """Return a text in the Unicode form NFKC and in lower case."""
     return encodable(unicodedata.normalize("NFKC", text).casefold())
 
 
 def count_ngrams(texts: Sequence[str]) -> Any:
-    """Return how often each text has each n-gram: one or two words, and 2 to 4 characters within a word.
+    """Return the counts of n-grams in each text: one or two words, and 2 to 4 characters within a word.
 
     Returns:
-        A sparse matrix (n, 2 * HASHES): the words, then the characters, by their hashes.
+        A sparse matrix (n, 2 * HASHES) with columns for the hashes of words, then of characters.
     """
     try:
         from scipy import sparse
@@ -112,38 +112,38 @@ def count_ngrams(texts: Sequence[str]) -> Any:
 
 
 class Remembered:
-    """A function from n texts to a matrix of n rows, which is computed once for each text.
+    """A cached function from n texts to a matrix of n rows, which is computed once for each text.
 
     Args:
-        function: The function.
-        stack: Puts matrices under each other.
+        function: Function to cache.
+        stack: Function that stacks matrices vertically.
     """
 
     def __init__(self, function: TextFunction, stack: Callable[[Sequence[Any]], Any]) -> None:
         self._function, self._stack = function, stack
-        self._places: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._rows: Any = None
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """Return what the function returns for n texts, at least one."""
-        if new := [text for text in dict.fromkeys(texts) if text not in self._places]:
+        """Return the result of the function for n >= 1 texts."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._positions]:
             rows = self._function(new)
             self._rows = rows if self._rows is None else self._stack([self._rows, rows])
-            self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
-        return self._rows[[self._places[text] for text in texts]]
+            self._positions.update(zip(new, range(len(self._positions), len(self._positions) + len(new)), strict=True))
+        return self._rows[[self._positions[text] for text in texts]]
 
 
 def remembered_counts() -> Remembered:
-    """Return `count_ngrams` that counts each text once."""
+    """Return a cached `count_ngrams`."""
     return Remembered(count_ngrams, _below)
 
 
 @dataclass(frozen=True)
 class NgramLearner:
-    """Learns `NgramColumn`s.
+    """Fits `NgramColumn`s.
 
     Attributes:
-        count: Counts the n-grams of texts.
+        count: Function that counts the n-grams of texts.
     """
 
     count: TextFunction = field(default_factory=remembered_counts)
@@ -151,11 +151,11 @@ class NgramLearner:
     digest: ClassVar[str] = ""
 
     def describe(self) -> str:
-        """Return how, for the list of what was done to the table."""
+        """Return a description of the encoding, for the report of the table."""
         return "learned from as text, by its words and parts of words"
 
     def fit(self, column: Any, name: str) -> NgramColumn:
-        """Return what is learned from the rows of a pandas column."""
+        """Fit the encoding to the rows of a pandas column."""
         from sklearn.utils.extmath import randomized_svd
 
         texts = texts_of(column, name)
@@ -166,7 +166,7 @@ class NgramLearner:
         by_rows = max(len(texts) // ROWS_A_COMPONENT, _FEWEST_COMPONENTS)
         size = min(COMPONENTS, by_rows, *weighted.shape)
         if size:
-            # TruncatedSVD does the same, and divides by the variance, which is 0 if all texts are equal.
+            # Like TruncatedSVD, which also divides by the variance, which is 0 if all texts are equal.
             rows_of_components = randomized_svd(weighted, size, n_iter=2, random_state=0)[2]
             components = np.ascontiguousarray(rows_of_components.T, dtype=np.float32)
         else:
@@ -176,14 +176,14 @@ class NgramLearner:
 
 
 def _weights(counts: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the hashes of the most frequent n-grams of training rows, and the logarithm of each's rarity."""
+    """Return the hashes of the most frequent n-grams of training rows, and the inverse document frequency of each."""
     rows = np.bincount(counts.indices, minlength=2 * HASHES)
-    kept = []
+    frequent_hashes = []
     for start in (0, HASHES):
         part = rows[start : start + HASHES]
         frequent = np.flatnonzero(part >= min(_FEWEST_ROWS, part.max(initial=0) or 1))
-        kept.append(start + np.sort(frequent[np.argsort(-part[frequent], kind="stable")[:MOST]]))
-    hashes = np.concatenate(kept)
+        frequent_hashes.append(start + np.sort(frequent[np.argsort(-part[frequent], kind="stable")[:MOST]]))
+    hashes = np.concatenate(frequent_hashes)
     idf = np.log((1 + counts.shape[0]) / (1 + rows[hashes])) + 1.0
     return hashes.astype(np.int32), idf.astype(np.float32)
 
@@ -195,12 +195,12 @@ class NgramColumn:
     A text without any known n-gram is a vector of zeros.
 
     Attributes:
-        name: The column's.
+        name: Name of the column.
         hashes: (V,) hashes of the n-grams.
-        idf: (V,) logarithm of each n-gram's rarity.
-        components: (V, K).
-        empty: Whether a further column has a 1 where the text is empty.
-        count: Counts the n-grams of texts.
+        idf: (V,) inverse document frequency of each n-gram.
+        components: (V, K) components of the SVD.
+        empty: Whether a further column marks empty texts with a 1.
+        count: Function that counts the n-grams of texts.
     """
 
     kind: ClassVar[str] = "n-grams"
@@ -213,12 +213,12 @@ class NgramColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The names of the columns made of it."""
-        names = [f"{self.name}: component {place + 1}" for place in range(self.components.shape[1])]
+        """Names of the encoded columns."""
+        names = [f"{self.name}: component {index + 1}" for index in range(self.components.shape[1])]
         return [*names, f"{self.name} is empty"] if self.empty else names
 
     def tfidf(self, counts: Any) -> Any:
-        """Return the weighted n-grams of counts, in which words and characters have the length 1 each."""
+        """Return the weighted n-grams, with words and characters each normalized to length 1."""
         from sklearn.preprocessing import normalize
 
         words = int(np.searchsorted(self.hashes, HASHES))
@@ -231,7 +231,7 @@ class NgramColumn:
         return _beside(blocks, counts.shape[0])
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return (rows, K or K + 1)."""
+        """Return the encoded rows, (rows, K or K + 1)."""
         texts = texts_of(column, self.name)
         vectors = np.asarray(self.tfidf(self.count(texts)) @ self.components, dtype=np.float64)
         lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
@@ -239,31 +239,31 @@ class NgramColumn:
         return np.hstack([vectors, is_empty(texts)]) if self.empty else vectors
 
     def note(self, column: Any) -> str:
-        """Return what should be said of further rows; "" if nothing."""
+        """Return a note about further rows; "" if there is none."""
         return note_of_empty(column, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the part of the state that JSON holds."""
+        """Return the part of the state that is saved as JSON."""
         return {"kind": self.kind, "name": self.name, "empty": self.empty}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the rest of the state."""
+        """Return the arrays of the state."""
         return {"hashes": self.hashes, "idf": self.idf, "components": self.components}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NgramColumn:
-        """Return the column of `to_dict` and `arrays`; KeyError or ValueError if there is none."""
+        """Return the column saved with `to_dict` and `arrays`; raise KeyError or ValueError if the state is invalid."""
         hashes, idf, components = (arrays[name] for name in ("hashes", "idf", "components"))
-        right = hashes.dtype == np.int32 and idf.dtype == components.dtype == np.float32
-        right = right and hashes.shape == idf.shape and components.shape[:1] == hashes.shape and components.ndim == 2
-        right = right and bool((np.diff(hashes) > 0).all()) and hashes.min(initial=0) >= 0
-        if not right or hashes.max(initial=0) >= 2 * HASHES or not isinstance(values["empty"], bool):
-            raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+        valid = hashes.dtype == np.int32 and idf.dtype == components.dtype == np.float32
+        valid = valid and hashes.shape == idf.shape and components.shape[:1] == hashes.shape and components.ndim == 2
+        valid = valid and bool((np.diff(hashes) > 0).all()) and hashes.min(initial=0) >= 0
+        if not valid or hashes.max(initial=0) >= 2 * HASHES or not isinstance(values["empty"], bool):
+            raise EmphasisValueError(f"column {values['name']!r} has an invalid description")
         return cls(values["name"], hashes, idf, components, values["empty"])
 
 
 def identities(column: Any, name: str) -> NDArray[np.float64]:
-    """Return (rows, 4) whole numbers below 2**24, exact in float32, that are the same for equal texts alone."""
+    """Return (rows, 4) whole numbers below 2**24, exact in float32, that identify equal texts."""
     digests = b"".join(hashlib.sha256(encodable(text).encode()).digest()[:12] for text in texts_of(column, name))
     parts = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 4, 3)
     numbers: NDArray[np.float64] = parts @ np.array([65536.0, 256.0, 1.0])
@@ -271,7 +271,7 @@ def identities(column: Any, name: str) -> NDArray[np.float64]:
 
 
 def note_of_empty(column: Any, name: str) -> str:
-    """Return what should be said of a column of text in further rows that is empty; "" if it is not."""
+    """Return a note if a column of text is empty in further rows; "" otherwise."""
     if len(column) and column.isna().all():
         return f"the column {name!r} is empty in all {counted(len(column), 'row')} of this table"
     return ""

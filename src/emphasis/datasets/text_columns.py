@@ -1,4 +1,4 @@
-"""How columns of free text become numbers: which way is asked for, and the columns of a saved encoder."""
+"""Options for the encoding of columns of free text, and loading of saved columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What was asked for about the columns of text.
+    """Options for columns of text.
 
     Attributes:
         encoder: Folder or name of a pretrained encoder; "" for TF-IDF.
@@ -31,10 +31,10 @@ class TextOptions:
 
 
 def text_learner(options: TextOptions, progress: Progress = lambda *_: None) -> TextLearner:
-    """Return what learns from columns of text.
+    """Return the learner of columns of text.
 
     Raises:
-        DataNotFoundError, DamagedFileError: There is no such encoder.
+        DataNotFoundError, DamagedFileError: The encoder does not exist, or cannot be read.
     """
     if not options.encoder:
         return NgramLearner()
@@ -48,16 +48,16 @@ def text_learner(options: TextOptions, progress: Progress = lambda *_: None) -> 
 def text_column_from_dict(
     values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], encoder: str = ""
 ) -> TextColumn:
-    """Return the column of text of `to_dict` and `arrays`; KeyError or ValueError if there is none.
+    """Return a saved column of text; raise KeyError or ValueError if the state is invalid.
 
     Args:
-        values: The part of its state that JSON holds.
-        arrays: The rest.
-        encoder: Where the pretrained encoder is now; "" for where it was.
+        values: State from `to_dict`.
+        arrays: State from `arrays`.
+        encoder: Present folder of the pretrained encoder; "" if it is unchanged.
     """
     if isinstance(values["name"], str):
         if values["kind"] == NgramColumn.kind:
             return NgramColumn.from_dict(values, arrays)
         if values["kind"] == EmbeddingColumn.kind:
             return EmbeddingColumn.from_dict({**values, "encoder": encoder or values["encoder"]}, arrays)
-    raise EmphasisValueError(f"column {values['name']!r} is described as no encoder describes it")
+    raise EmphasisValueError(f"column {values['name']!r} has an invalid description")

@@ -1,6 +1,6 @@
 """Pretrained encoders of texts, in the formats of Hugging Face and of sentence-transformers, from a local folder.
 
-Weights are read from safetensors alone, and code that comes with an encoder is not run.
+Weights are read from safetensors only, and code that comes with an encoder is not run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from emphasis.texts import encodable, one_line
 BATCH, SAVED_EVERY = 32, 1024  # texts
 _FILES = (".json", ".model", ".safetensors", ".txt")
 _POOLINGS = ("cls", "max", "mean")
-_LONGEST = 512  # tokens, where an encoder does not say how many it takes
+_LONGEST = 512  # tokens, for encoders without a maximum length
 _USER = "an encoder of texts"
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 Progress = Callable[[str, int, int], None]
@@ -37,12 +37,12 @@ def find_encoder(name: str, download: bool = False) -> Path:
     """Return the folder of an encoder.
 
     Args:
-        name: A folder, or the name of an encoder in the local cache of Hugging Face.
-        download: Whether an encoder that is in neither is downloaded from the hub of Hugging Face.
+        name: Folder, or name of an encoder in the local cache of Hugging Face.
+        download: Whether the encoder may be downloaded from the Hugging Face Hub.
 
     Raises:
-        DataNotFoundError: There is no such encoder, or it cannot be downloaded.
-        DamagedFileError: The folder holds none.
+        DataNotFoundError: The encoder does not exist, or cannot be downloaded.
+        DamagedFileError: The folder holds no encoder.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -53,7 +53,7 @@ def find_encoder(name: str, download: bool = False) -> Path:
         try:
             patterns = [f"*{suffix}" for suffix in _FILES]
             folder = Path(snapshot_download(name, local_files_only=not download, allow_patterns=patterns))
-        except Exception as error:  # of the hub, of the network, and of names that cannot be
+        except Exception as error:  # errors of the hub, of the network, and of invalid names
             cure = (
                 one_line(error) if download else "give a folder, or allow the download with --download (download=True)"
             )
@@ -81,7 +81,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def _parts(folder: Path) -> tuple[Path, list[tuple[str, Path]]]:
-    """Return the folder of the network, and the parts that sentence-transformers puts behind it, by kind."""
+    """Return the folder of the network, and the kinds and folders of the modules of sentence-transformers after it."""
     if not (folder / "modules.json").is_file():
         return folder, []
     try:
@@ -105,7 +105,7 @@ def _parts(folder: Path) -> tuple[Path, list[tuple[str, Path]]]:
 
 
 def poolings(folder: Path) -> tuple[str, ...]:
-    """Return how the vectors of a text's tokens become one: the mean, unless the encoder has a pooling of its own."""
+    """Return the poolings of the vectors of tokens: the mean, unless the encoder specifies others."""
     names: list[str] = []
     for kind, path in _parts(folder)[1]:
         if kind != "Pooling":
@@ -124,16 +124,16 @@ def poolings(folder: Path) -> tuple[str, ...]:
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, int]:
-    """Return the tokenizer of an encoder, and the largest number of tokens that the encoder takes.
+    """Return the tokenizer of an encoder, and the largest number of tokens that the encoder accepts.
 
     Raises:
-        DamagedFileError: It cannot be read.
+        DamagedFileError: The tokenizer cannot be read.
         ModuleNotFoundError: The extra "transformers" is not installed.
     """
     inner = _parts(folder)[0]
     tokenizer = _load("AutoTokenizer", inner, "the tokenizer of the encoder")
     longest = tokenizer.model_max_length
-    if longest > 10**6:  # the tokenizer does not say; positions of RoBERTa begin with 2
+    if longest > 10**6:  # the tokenizer has no limit; positions of RoBERTa begin with 2
         positions = read_json(inner / "config.json").get("max_position_embeddings")
         longest = min(_LONGEST, positions - 2) if isinstance(positions, int) and positions > 2 else _LONGEST
     if (settings := inner / "sentence_bert_config.json").is_file():
@@ -145,7 +145,7 @@ def load_network(folder: Path) -> Any:
     """Return the network of an encoder.
 
     Raises:
-        DamagedFileError: It cannot be read.
+        DamagedFileError: The network cannot be read.
         ModuleNotFoundError: The extra "transformers" is not installed.
     """
     network = _load("AutoModel", _parts(folder)[0], "the encoder", use_safetensors=True).float()
@@ -153,10 +153,10 @@ def load_network(folder: Path) -> Any:
 
 
 def _load(kind: str, folder: Path, name: str, **options: Any) -> Any:
-    """Return what a class of transformers, its `kind`, reads from a folder.
+    """Return the object that the class `kind` of transformers reads from a folder.
 
     Raises:
-        DamagedFileError: It cannot be read; the message has the `name`.
+        DamagedFileError: The folder cannot be read; the message has the `name`.
         ModuleNotFoundError: The extra "transformers" is not installed.
     """
     try:
@@ -167,13 +167,13 @@ def _load(kind: str, folder: Path, name: str, **options: Any) -> Any:
     try:
         with silent_loading():
             return getattr(transformers, kind).from_pretrained(folder, **_LOCAL, **options)
-    except Exception as error:  # the library raises anything for a damaged file
+    except Exception as error:  # the library can raise any error for a damaged file
         raise DamagedFileError(f"{name} {folder} cannot be read ({one_line(error)})") from error
 
 
 @contextmanager
 def silent_loading() -> Iterator[None]:
-    """Keep transformers from showing bars and warnings of its own."""
+    """Suppress progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -188,7 +188,7 @@ def silent_loading() -> Iterator[None]:
 
 
 def pooled(states: Any, mask: Any, names: Sequence[str]) -> Any:
-    """Return one vector (n, D) for the vectors of tokens (n, T, D) that the mask (n, T) counts."""
+    """Return the pooled vectors (n, D) of the vectors of tokens (n, T, D) with a mask (n, T)."""
     import torch
 
     counted = mask[:, :, None].to(states.dtype)
@@ -202,11 +202,11 @@ def pooled(states: Any, mask: Any, names: Sequence[str]) -> Any:
 
 @dataclass
 class TextEncoder:
-    """An encoder that is loaded when it is first needed, and whose vectors are kept in a cache on disk.
+    """An encoder that is loaded on first use, and whose vectors are cached on disk.
 
     Attributes:
-        name: Its name or folder.
-        digest: The digest that it must have; "" for any.
+        name: Name or folder of the encoder.
+        digest: Required digest of the encoder; "" for any.
         download: Whether it may be downloaded.
         progress: Called as `progress(task, done, total)`.
     """
@@ -218,10 +218,10 @@ class TextEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Its folder.
+        """Folder of the encoder.
 
         Raises:
-            DataNotFoundError, DamagedFileError: There is none, or it is not the one with the digest.
+            DataNotFoundError, DamagedFileError: There is no encoder, or its digest is another.
         """
         try:
             folder = find_encoder(self.name, self.download)
@@ -229,19 +229,19 @@ class TextEncoder:
             if not self.digest:
                 raise
             raise DataNotFoundError(
-                f"the encoder {self.name!r} that the model was trained with is absent; say where it is with --encoder"
+                f"the encoder {self.name!r} that the model was trained with is missing; give its folder with --encoder"
             ) from error
-        found = folder_digest(folder)
-        if self.digest and found != self.digest:
+        digest = folder_digest(folder)
+        if self.digest and digest != self.digest:
             raise DamagedFileError(
-                f"the encoder {folder} is not the one that the model was trained with: its files differ; name that one "
-                "with --encoder, or fit again"
+                f"the files of the encoder {folder} differ from those that the model was trained with; give the "
+                "folder of that encoder with --encoder, or fit again"
             )
-        self.digest = found
+        self.digest = digest
         return folder
 
     def locate(self) -> None:
-        """Look for the encoder, so that what is wrong with it is known before anything is computed."""
+        """Find and check the encoder, so that errors are raised before anything is computed."""
         load_tokenizer(self.folder)
         poolings(self.folder)
 
@@ -260,12 +260,12 @@ class TextEncoder:
         return np.stack([vectors[encodable(text)] for text in texts])
 
     def _batches(self, folder: Path, texts: Sequence[str], done: int, total: int) -> Any:
-        """Yield the vectors of texts, some at once."""
+        """Yield the vectors of texts in batches."""
         import torch
 
         tokenizer, network, longest, names, normalize, device = self._loaded
         for start in range(0, len(texts), BATCH):
-            self.progress(f"texts through the encoder {folder.name}", done + start, total)
+            self.progress(f"encoding texts with {folder.name}", done + start, total)
             batch = list(texts[start : start + BATCH])
             tokens = tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
             with torch.inference_mode():

@@ -1,5 +1,5 @@
-/* Vectors of REAL, which is float or, with REAL_IS_DOUBLE, double: as wide as the instruction set has them, 64 bytes
- * with AVX-512, 32 with AVX2, 16 with SSE and NEON. And the exponential of such a vector. */
+/* Vectors of REAL (float, or double with REAL_IS_DOUBLE) of the width of the instruction set: 64 bytes with AVX-512, 32
+ * with AVX2, 16 with SSE and NEON; and the exponential of such a vector. */
 #ifndef EMPHASIS_LANES_H
 #define EMPHASIS_LANES_H
 #include <math.h>
@@ -57,7 +57,7 @@ static inline void put(Lanes lanes, REAL *x) { memcpy(x, &lanes, sizeof lanes); 
 
 static inline Lanes choose(Flags yes, Lanes a, Lanes b) { return (Lanes)((yes & (Flags)a) | (~yes & (Flags)b)); }
 
-/* n < LANES numbers, `other` in the other places, whose memory is not touched. */
+/* n < LANES numbers, and `other` in the other lanes, whose memory is not accessed. */
 static inline Lanes get_some(const REAL *x, int n, REAL other) {
 #if VECTOR_BYTES == 64
     return X86(mask_loadu)(all(other), (1u << n) - 1u, x);
@@ -81,7 +81,7 @@ static inline void put_some(Lanes lanes, int n, REAL *x) {
 #endif
 }
 
-static inline Lanes larger(Lanes a, Lanes b) { /* b if either is NaN on x86, so NaN has to be looked for apart */
+static inline Lanes larger(Lanes a, Lanes b) { /* b if either is NaN on x86, so NaN is checked separately */
 #ifdef __x86_64__
     return X86(max)(a, b);
 #else
@@ -126,11 +126,11 @@ static inline int any(Flags flags) {
 #endif
 }
 
-/* e^x where x < 700 for double and < 88 for float, to 1e-15 and 2e-7 or the rounding of x; 0 where that is no normal
- * number. Lanes that would be subnormal are masked, never computed: a processor takes a hundred times as long. */
+/* e^x for x < 700 in double and x < 88 in float, accurate to 1e-15 and 2e-7 or the rounding of x; 0 where e^x is not a
+ * normal number. Subnormal lanes are masked and not computed, since they take a hundred times as long. */
 static inline Lanes exp_of(Lanes x) {
 #ifdef REAL_IS_DOUBLE
-    const REAL magic = 6755399441055744.0; /* a sum with it has the rounded number in its low bits */
+    const REAL magic = 6755399441055744.0; /* adding it leaves the rounded number in the low bits */
 #else
     const REAL magic = 12582912.0f;
 #endif
@@ -160,7 +160,7 @@ static inline Lanes exp_of(Lanes x) {
     power = power * r + 1.0;
     power = power * r + 1.0;
 #else
-    Lanes f = bounded - n; /* 2^f, |f| <= 1/2, minimax: to 1e-7 */
+    Lanes f = bounded - n; /* 2^f for |f| <= 1/2, minimax polynomial accurate to 1e-7 */
     Lanes power = all(1.326472630e-3f);
     power = power * f + 9.671513010e-3f;
     power = power * f + 5.550733749e-2f;

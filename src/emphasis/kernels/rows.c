@@ -1,11 +1,12 @@
-/* Loss and derivative of examples in one go, on the CPU: see native.py for what calls this.
+/* Fused loss and derivative of examples on the CPU, called by native.py.
  *
- * Per example, with label y, others j != y: margin u = z_y - logsumexp_j z_j, softmax over the others q_j,
- * dz_y = -w/2, dz_j = (w/2) q_j. Sums run over the others alone, so nothing cancels where p is near 1.
- * log w(u) and the loss L(u) come from a table (MarginTable in weighting/margin_table.py): no family is known here.
+ * For an example with label y and other classes j != y: the margin is u = z_y - logsumexp_j z_j, q_j is the softmax over
+ * the other classes, and the derivative is dz_y = -w/2, dz_j = (w/2) q_j. Sums run over the other classes only, so that
+ * nothing cancels where p is near 1. log w(u) and the loss L(u) are read from a table (MarginTable in
+ * weighting/margin_table.py), so that this code does not depend on the family.
  *
- * logits are (outer, classes, inner), C-contiguous; an example is one (outer, inner). Arithmetic is in float, or in
- * double for float64 logits; what is done once per example is in double.
+ * logits are (outer, classes, inner), C-contiguous; an example is an index (outer, inner). Arithmetic is in float, or in
+ * double for float64 logits; computations that are done once per example are in double.
  */
 #define _GNU_SOURCE /* madvise */
 #include <math.h>
@@ -20,14 +21,14 @@
 #include "table.h"
 
 enum { MAX_THREADS = 64 };
-static const double SUM_ERROR = 1e-2; /* of a row of probabilities */
+static const double SUM_ERROR = 1e-2; /* largest difference of the sum of a row of probabilities from 1 */
 
 typedef struct {
     const Job *job;
     int64_t first, last; /* steps: tiles or groups of rows */
-    int64_t where;       /* first example that is not finite, -1 for none */
+    int64_t where;       /* first example with an error, -1 for none */
     int status;
-    double *sums; /* where statistics are taken: what these steps add to those of each class */
+    double *sums; /* for statistics: the contribution of these steps to the sums of each class */
     pthread_t thread;
 } Share;
 
@@ -37,10 +38,10 @@ static int is_double(const Job *job) { return job->dtype == FLOAT64; }
 
 static size_t real_size(const Job *job) { return is_double(job) ? sizeof(double) : sizeof(float); }
 
-static int64_t span(const Job *job) { /* examples that one step takes */
+static int64_t span(const Job *job) { /* number of examples per step */
     if (job->inner > 1) return is_double(job) ? double_tile_width(job) : float_tile_width(job);
-    int64_t rows = 65536 / job->classes; /* a group's logits stay in the cache between its sweeps */
-    if (job->statistics && rows < 16) rows = 16; /* which sweeps once, and then adds up over classes */
+    int64_t rows = 65536 / job->classes; /* the logits of a group stay in the cache between its passes */
+    if (job->statistics && rows < 16) rows = 16; /* statistics make one pass, and then sum over classes */
     return job->binary || rows > SPAN ? SPAN : rows < 1 ? 1 : rows;
 }
 
@@ -49,7 +50,7 @@ static int64_t steps_of(const Job *job) {
     return job->inner > 1 ? job->outer * ((job->inner + wide - 1) / wide) : (job->outer + wide - 1) / wide;
 }
 
-static int64_t scratch_size(const Job *job) { /* numbers that a step needs room for */
+static int64_t scratch_size(const Job *job) { /* size of the scratch memory of a step, in numbers */
     if (job->binary) return SPAN;
     int64_t sums = job->statistics ? job->classes : 0;
     if (job->targets) return 3 * job->classes + sums;
@@ -72,7 +73,7 @@ static void *work(void *argument) {
     return NULL;
 }
 
-/* Fresh memory is handed out in small pages, and first touching them takes longer than the loss: ask for large ones. */
+/* Request huge pages for new memory, since first access to many small pages takes longer than the loss. */
 static void ask_for_huge_pages(const void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     const uintptr_t huge = (uintptr_t)1 << 21;
@@ -92,7 +93,7 @@ static int run(const Job *job, int threads, int64_t *where) {
     sized.scratch = scratch_size(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
-    /* A thread takes about as long to start as 100,000 elements to compute. */
+    /* Starting a thread takes about as long as computing 100,000 elements. */
     int64_t useful = 1 + (int64_t)elements / (job->targets ? 100000 : 500000);
     threads = threads > useful ? (int)useful : threads;
     Share shares[MAX_THREADS];
@@ -103,7 +104,7 @@ static int run(const Job *job, int threads, int64_t *where) {
     for (int k = 1; k < threads; k++, started++) {
         if (pthread_create(&shares[k].thread, NULL, work, &shares[k])) break;
     }
-    for (int k = started + 1; k < threads; k++) work(&shares[k]); /* no more threads to be had */
+    for (int k = started + 1; k < threads; k++) work(&shares[k]); /* no further thread could be created */
     if (threads > 0) work(&shares[0]);
     for (int k = 1; k <= started; k++) pthread_join(shares[k].thread, NULL);
     for (int k = threads - 1; k >= 0; k--) {
@@ -128,13 +129,13 @@ static int supported(int dtype) {
 #endif
 }
 
-static double power_above(double scale) { /* the power of two next above it */
+static double power_above(double scale) { /* the smallest power of two above scale */
     int exponent;
     frexp(scale, &exponent);
     return ldexp(1.0, exponent);
 }
 
-/* What a mean divides by, over `unit`, and the largest factor of an example that counts, which is the unit. */
+/* counted := the denominator of a mean, divided by `unit`; unit := the largest factor of an example that counts. */
 static int sum_of_factors(const Job *job, double *counted, double *unit, int64_t *where) {
     int64_t examples = job->outer * job->inner;
     double sum = 0.0, most = 0.0;
@@ -167,9 +168,9 @@ static int sum_of_factors(const Job *job, double *counted, double *unit, int64_t
     return OK;
 }
 
-/* Set the factors of derivatives and losses, and return the scale that the caller has to apply to derivatives. With
- * `defer_scale` that is the division by a mean's denominator, to within a power of two: otherwise small shares would
- * leave the range of float16. */
+/* Set the factors of derivatives and losses, and return the scale that the caller must apply to derivatives. With
+ * `defer_scale`, this is the division by the denominator of a mean, rounded to a power of two, since small shares would
+ * otherwise leave the range of float16. */
 static double set_scales(Job *job, int mean, int defer_scale, double counted, double unit) {
     double scale = mean > 0 && counted > 0.0 ? 1.0 / counted : 1.0;
     double pending_scale = defer_scale && mean > 0 ? power_above(scale) : 1.0;
@@ -186,7 +187,7 @@ static void put_number(void *numbers, int64_t at, int dtype, double value) {
         ((float *)numbers)[at] = (float)value;
 }
 
-/* loss := each example's if mean < 0, else their sum. */
+/* loss := the loss of each example if mean < 0, otherwise the sum of the losses. */
 static void put_loss(const Job *job, const double *value, int mean, void *loss) {
     int64_t examples = job->outer * job->inner;
     double sum = 0.0;
@@ -199,7 +200,7 @@ static void put_loss(const Job *job, const double *value, int mean, void *loss) 
     if (mean >= 0) put_number(loss, 0, job->dtype, sum);
 }
 
-/* log_w, of which a share is to be had, := log_w - the largest; return log of the sum of exp(log_w), the largest in *peak. */
+/* The log of the sum of exp(log_w), which weights are shares of; *peak := the largest log_w. */
 static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
     double highest = -INFINITY, sum = 0.0;
     for (int64_t i = 0; i < n; i++) highest = log_w[i] > highest ? log_w[i] : highest;
@@ -228,8 +229,8 @@ static int loss_of_table(Job *job, void *loss, double *pending_scale, int64_t *w
     return status;
 }
 
-/* Weights are shares of the batch's sum: all log-weights first, then the derivative. The loss is the weighted
- * cross-entropy. */
+/* Weights are shares of the sum over the batch: all log-weights are computed first, then the derivative. The loss is the
+ * weighted cross-entropy. */
 static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *where, int mean, int defer_scale,
                          int threads) {
     int64_t examples = job->outer * job->inner;
@@ -279,12 +280,13 @@ static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *w
     return status;
 }
 
-/* --- what is called from Python ----------------------------------------------------------------------------------- */
+/* --- functions called from Python ----------------------------------------------------------------------------------- */
 
 int emphasis_supports(int dtype) { return supported(dtype); }
 
-/* Loss and derivative of labels. mean: 1 divides both by the sum of the factors of the examples that count, 0 does not,
- * -1 is one loss per example. *pending_scale: what the caller has to multiply `out` by; 1 without `defer_scale`. */
+/* Loss and derivative for labels. mean: 1 divides both by the sum of the factors of the examples that count, 0 does not,
+ * -1 returns one loss per example. *pending_scale: factor that the caller must multiply `out` by; 1 without
+ * `defer_scale`. */
 int emphasis_labels(const void *logits, void *out, const int64_t *labels, const double *factor, const double *table,
                     void *loss, double *pending_scale, int64_t *where, int64_t outer, int64_t classes, int64_t inner,
                     int64_t ignore_index, int dtype, int mean, int batch, int defer_scale, int threads) {
@@ -294,7 +296,7 @@ int emphasis_labels(const void *logits, void *out, const int64_t *labels, const 
     return (batch ? loss_of_batch : loss_of_table)(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
-/* The same of rows of probabilities, of which class_weight multiplies each class's. */
+/* The same for rows of probabilities, which are multiplied by class_weight. */
 int emphasis_targets(const void *logits, void *out, const void *targets, const double *class_weight,
                      const double *factor, const double *table, const float *compact, void *loss, double *pending_scale,
                      int64_t *where, int64_t rows, int64_t classes, int dtype, int mean, int batch, int defer_scale,
@@ -306,7 +308,7 @@ int emphasis_targets(const void *logits, void *out, const void *targets, const d
     return (batch ? loss_of_batch : loss_of_table)(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
-/* The same of one logit for two classes: labels 0 and 1, or targets, the probabilities of class 1. */
+/* The same for one logit of two classes, with labels 0 and 1, or targets, which are the probabilities of class 1. */
 int emphasis_binary(const void *logits, void *out, const int64_t *labels, const void *targets,
                     const double *class_weight, const double *factor, const double *table, void *loss,
                     double *pending_scale, int64_t *where, int64_t examples, int64_t ignore_index, int dtype, int mean, int defer_scale,
@@ -318,8 +320,9 @@ int emphasis_binary(const void *logits, void *out, const int64_t *labels, const 
     return loss_of_table(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }
 
-/* Margins, and what emphasis_write needs of each example: double for float64, else float. With `top` also statistics: of
- * each example the likeliest class, -1 if ignored, and 1 - p_max; of each class the sum over examples of factor (1 - p). */
+/* Margins, and the inputs of emphasis_write for each example, in double for float64, otherwise in float. With `top`, also
+ * statistics: the most probable class of each example (-1 if it is ignored) and 1 - p_max, and for each class the sum over
+ * examples of factor (1 - p). */
 int emphasis_margins(const void *logits, const int64_t *labels, const double *factor, void *margin, void *peak, void *sum,
                      int32_t *top, double *rest, double *rests, int64_t *where, int64_t outer, int64_t classes,
                      int64_t inner, int64_t ignore_index, int dtype, int threads) {
@@ -345,7 +348,7 @@ int emphasis_margins(const void *logits, const int64_t *labels, const double *fa
     return status;
 }
 
-/* The derivative from half weights, of logits that emphasis_margins has seen. */
+/* The derivative from half the weights, for logits that emphasis_margins was called with. */
 int emphasis_write(const void *logits, void *out, const int64_t *labels, const void *half, void *peak, void *sum,
                    int64_t outer, int64_t classes, int64_t inner, int64_t ignore_index, int dtype, int threads) {
     int64_t where;

@@ -1,7 +1,8 @@
-/* Rows of probabilities t_k instead of labels, and one logit instead of two: see rows.c.
+/* Rows of probabilities t_k instead of labels, and one logit for two classes. See rows.c.
  *
- * With rho = w / (2 (1-p)) of each class, the derivative is dz_j = p_j sum_k t_k rho_k - t_j rho_j. The likeliest class,
- * whose 1-p may be too small to divide by, is set apart: with q the softmax over the others and S their sum of t rho,
+ * With rho = w / (2 (1-p)) of each class, the derivative is dz_j = p_j sum_k t_k rho_k - t_j rho_j. The most probable
+ * class, whose 1-p may be too small to divide by, is treated separately. With the softmax q over the other classes and
+ * the sum S of t rho over them,
  *     dz_j = q_j ((1-p_top) S + t_top w_top / 2) - t_j rho_j,    dz_top = p_top S - t_top w_top / 2.
  */
 #include "tiles.h"
@@ -11,13 +12,13 @@ static const double COMPACT_REACH = 127.0, LOG_2 = 0.6931471805599453;
 
 typedef struct {
     const Job *job;
-    const REAL *x, *t, *e; /* logits, probabilities, exp(z - peak) of the other classes and 0 of the likeliest */
-    int64_t top;           /* the likeliest class */
-    REAL peak, sum;        /* the largest logit among the others, and their sum of e */
-    double margin;         /* of the likeliest */
+    const REAL *x, *t, *e; /* logits, probabilities, and exp(z - peak) of the other classes, 0 for the top class */
+    int64_t top;           /* the most probable class */
+    REAL peak, sum;        /* largest logit of the other classes, and their sum of e */
+    double margin;         /* margin of the top class */
     double log_p_of_peak, p_of_e; /* log p of the class at the peak; p / e */
-    double scale, shift;          /* t rho is multiplied by scale, log rho is added shift */
-    REAL exponent;                /* of p / p_max, by which rho is multiplied */
+    double scale, shift;          /* t rho is multiplied by scale, and shift is added to log rho */
+    REAL exponent;                /* exponent of p / p_max, whose power multiplies rho */
 } Row;
 
 static inline Lanes block(const REAL *x, int64_t start, int64_t classes, REAL other) {
@@ -31,7 +32,7 @@ static inline void put_block(Lanes lanes, int64_t start, int64_t classes, REAL *
         put(lanes, x + start);
 }
 
-/* The probabilities times the classes' weights; 0 for the likeliest class. */
+/* The probabilities times the weights of the classes; 0 for the top class. */
 static inline Lanes weighted_targets(const Row *row, int64_t start) {
     const Job *job = row->job;
     Lanes t = block(row->t, start, job->classes, 0);
@@ -45,7 +46,7 @@ static inline Lanes weighted_targets(const Row *row, int64_t start) {
 
 #ifndef REAL_IS_DOUBLE
 static inline Lanes at_cell(const float *numbers, Flags cell) {
-#if VECTOR_BYTES == 64 /* the numbers of all cells fill two registers */
+#if VECTOR_BYTES == 64 /* the coefficients of all cells fit into two registers */
     return _mm512_permutex2var_ps(get(numbers), (__m512i)cell, get(numbers + 16));
 #elif VECTOR_BYTES == 32
     return _mm256_i32gather_ps(numbers, (__m256i)cell, 4);
@@ -63,7 +64,7 @@ static inline Lanes polynomial(const float *rows, Flags cell, Lanes x) {
 }
 #endif
 
-/* log rho, shifted, and the loss of the classes from `start` on that count, none of them the likeliest. */
+/* Shifted log rho, and the losses of the classes that count, from `start` on, without the top class. */
 static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
     const Job *job = row->job;
 #ifndef REAL_IS_DOUBLE
@@ -71,7 +72,7 @@ static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags 
     if (job->compact && job->table[1] >= 0.0 && !any(counts & (log_p < (REAL)-COMPACT_REACH))) {
         Lanes number = larger((REAL)(1.0 - 2.0 * LOG_2) - 2.0f * log_p, all(1.0f));
         Flags cell = ((Flags)number >> 21) - (127 << 2);
-        cell = cell & (COMPACT_CELLS - 1); /* of a class that does not count it may be any */
+        cell = cell & (COMPACT_CELLS - 1); /* arbitrary for classes that do not count */
         Lanes x = 2.0f * (Lanes)((((Flags)number << 2) & 0x007fffff) | 0x3f800000) - 3.0f;
         *log_rho = polynomial(job->compact, cell, x) + (REAL)row->shift;
         *loss = job->batch ? -log_p : polynomial(job->compact + COMPACT_TERMS * COMPACT_CELLS, cell, x);
@@ -99,7 +100,7 @@ static inline void look_up_block(const Row *row, int64_t start, Flags counts, La
     if (!row->job->batch) *loss *= exp_of(trust);
 }
 
-/* t_rho := t rho scale of the other classes; return their sum, *value += the sum of t loss, or under "batch" of w loss. */
+/* t_rho := t rho scale of the other classes; return their sum. *value += the sum of t loss, or of w loss for "batch". */
 static double weighted_others(const Row *row, REAL *t_rho, double *value) {
     const Job *job = row->job;
     double sum = 0.0, losses = 0.0;
@@ -127,7 +128,7 @@ static double weighted_others(const Row *row, REAL *t_rho, double *value) {
     return sum;
 }
 
-/* log of the sum of t w over all classes; log_rho: room. */
+/* log of the sum of t w over all classes; log_rho is scratch memory. */
 static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_top) {
     const Job *job = row->job;
     Lanes most = all(-INFINITY);
@@ -152,7 +153,7 @@ static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_to
     return peak + log(sum + (log_of_top == -INFINITY ? 0.0 : exp(log_of_top - peak)));
 }
 
-/* The sum of a row's probabilities, and times the classes' weights; NaN if they are not probabilities. */
+/* The sum of the probabilities of a row, without and with the weights of classes; NaN if they are not probabilities. */
 static double sum_of_targets(const Job *job, int64_t at, double *weighted) {
     Row row = {.job = job, .t = (const REAL *)job->targets + at * job->classes, .top = -LANES};
     Lanes least = {0}, most = {0}, odd = {0};
@@ -189,7 +190,7 @@ static double doubt_of(const Row *row, double p_max) {
 static int64_t index_of_largest(const REAL *x, int64_t n) {
     Lanes lanes = all(x[0]);
     for (int64_t start = 0; start < n; start += LANES) lanes = larger(block(x, start, n, x[0]), lanes);
-    return index_of(x, n, largest(lanes)); /* NaN is found later */
+    return index_of(x, n, largest(lanes)); /* NaN is detected later */
 }
 
 static int soft_row(const Job *job, int64_t at, REAL *scratch, REAL *of_step, int64_t *where) {
@@ -254,7 +255,7 @@ static int soft_row(const Job *job, int64_t at, REAL *scratch, REAL *of_step, in
     return OK;
 }
 
-/* One logit z for two classes, whose margins are z and -z: dz = -t w(z) / 2 + (1-t) w(-z) / 2. */
+/* One logit z of two classes with margins z and -z: dz = -t w(z) / 2 + (1-t) w(-z) / 2. */
 static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *where) {
     double margin[SPAN], factor[SPAN], given[SPAN], value[SPAN];
     REAL half[SPAN], gradient[SPAN] = {0};
@@ -279,7 +280,7 @@ static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *wh
             }
         }
         if (!needed) continue;
-        if (job->statistics) { /* p_max - p of the less likely class, times the share of it that the label is */
+        if (job->statistics) { /* p_max - p of the less probable class, times its target probability */
             for (int64_t t = 0; t < n; t++) {
                 job->statistics->share[first + t] += factor[t];
                 if (margin[t] < 0.0) job->statistics->doubt[first + t] += factor[t] * -tanh(0.5 * margin[t]);

@@ -1,12 +1,12 @@
-/* What a weighting that depends on the batch, `Relative` in weighting/relative.py, has to know of it before anything is
- * weighed: one more run over the examples, and the exponents that follow from it. Included by rows.c.
+/* Statistics of the batch for weightings that depend on it (`Relative` in weighting/relative.py): an additional pass over
+ * the examples, and the exponents computed from it. Included by rows.c.
  *
- * The batch's mean probability pi of a class may be near 1, so 1 - pi is summed instead: of an example whose likeliest
- * class it is, 1 - p_max, which the steps know with all its digits; of all others 1 minus a number below 1/2.
+ * The mean probability pi of a class may be near 1, so 1 - pi is summed instead. An example whose most probable class it
+ * is contributes 1 - p_max, which the steps compute to full precision; the others contribute 1 minus a number below 1/2.
  */
-static const double LEAST_ROOM = 1e-6; /* of 1 - pi, see weighting/_numerics.py */
+static const double LEAST_ROOM = 1e-6; /* lower limit of 1 - pi; see weighting/_numerics.py */
 
-/* Return room for the statistics of n examples, and for `more` numbers of each behind them; NULL if there is none. */
+/* Allocate the statistics of n examples, followed by `more` numbers per example; NULL if there is no memory. */
 static double *room_for_statistics(const Job *job, int64_t n, int more, Statistics *statistics) {
     int64_t classes = job->binary ? 2 : job->classes;
     double *room = malloc(((n + 1) * (3 + more) + 3 * classes) * sizeof(double) + (n + 1) * sizeof(int32_t));
@@ -18,8 +18,8 @@ static double *room_for_statistics(const Job *job, int64_t n, int more, Statisti
     return room;
 }
 
-/* rests := of each class the sum over examples of its share times 1 - p; return the sum of the shares, and in *doubt
- * that of what p_max is above p. rests: behind the sums, with room for as many numbers again. */
+/* rests := for each class, the sum over examples of share times 1 - p. Return the sum of the shares; *doubt := the sum of
+ * share times p_max - p. rests follows the sums in memory, and has the same size. */
 static double sums_of_statistics(const Job *job, int64_t n, double **rests, double *doubt) {
     const Statistics *statistics = job->statistics;
     int64_t classes = job->binary ? 2 : job->classes;
@@ -43,7 +43,7 @@ static double sums_of_statistics(const Job *job, int64_t n, double **rests, doub
     return whole;
 }
 
-/* job->exponents := those of p / p_max. Exponentials that `out` can hold are kept there. *kept is to be freed
+/* job->exponents := the exponents of p / p_max. Exponentials are kept in `out` if it can hold them. *kept must be freed
  * after the exponents have been used. */
 static int find_exponents(Job *job, double counted, int64_t *where, int threads, int can_keep, void **kept) {
     const double q = job->table[POWER], level = job->table[LEVEL];
@@ -63,9 +63,9 @@ static int find_exponents(Job *job, double counted, int64_t *where, int threads,
     int status = run(&first, threads, where);
     if (status != OK) return status;
     double whole = sums_of_statistics(&first, n, &rests, &doubt), power = q;
-    if (level > 0.0 && whole > 0.0 && doubt < level * whole) /* rounding may leave a doubt just below 0 */
+    if (level > 0.0 && whole > 0.0 && doubt < level * whole) /* rounding may make doubt slightly negative */
         power *= doubt > 0.0 ? doubt / (level * whole) : 0.0;
-    double *exponents = statistics.doubt; /* in its place */
+    double *exponents = statistics.doubt; /* reuses the memory of doubt */
     for (int64_t i = 0; i < n; i++) {
         if (statistics.share[i] == 0.0) {
             exponents[i] = 0.0;

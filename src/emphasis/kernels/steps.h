@@ -1,6 +1,6 @@
-/* What one step does with its examples: sum exponentials, look the weights up, write the derivative. See rows.c.
+/* One step: sum exponentials, look up weights, and write the derivative of its examples. See rows.c.
  *
- * Included by steps_float.c and steps_double.c, which differ in REAL alone.
+ * Included by steps_float.c and steps_double.c, which differ in REAL only.
  */
 #include "job.h"
 #include "lanes.h"
@@ -31,7 +31,7 @@ static void load(const void *source, int64_t at, int64_t n, int dtype, REAL *x) 
 static void store(const REAL *x, int64_t n, int dtype, void *target, int64_t at) {
     if (dtype == BFLOAT16) {
         uint16_t *halves = (uint16_t *)target + at;
-        for (int64_t j = 0; j < n; j++) { /* round to nearest even; no NaN comes here */
+        for (int64_t j = 0; j < n; j++) { /* round to nearest even; there is no NaN here */
             float value = (float)x[j];
             uint32_t bits;
             memcpy(&bits, &value, 4);
@@ -47,16 +47,16 @@ static void store(const REAL *x, int64_t n, int dtype, void *target, int64_t at)
     }
 }
 
-/* --- what is done once per example -------------------------------------------------------------------------------- */
+/* --- computations per example -------------------------------------------------------------------------------- */
 
-/* half := half the weights of margins, value := their losses; both times factor and the job's scales. Examples whose
- * log-weights are asked for get these instead. lead: how far the label's logit is above the largest other one. */
+/* half := half the weights of margins, value := their losses, both times the factor and the scales of the job. If
+ * log-weights are requested, they are written instead. lead: the label's logit minus the largest other logit. */
 static void weighted_margins(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
                           const double *factor, REAL *half, double *value) {
     double log_w[SPAN], loss[SPAN], x[SPAN];
     int32_t cell[SPAN];
     look_up(job->table, n, margin, log_w, loss, cell, x);
-    if (job->exponents) { /* of cross-entropy, whose loss is -log p */
+    if (job->exponents) { /* cross-entropy, whose loss is -log p */
         const double *exponents = job->exponents + first;
 #pragma omp simd
         for (int64_t t = 0; t < n; t++) {
@@ -78,14 +78,14 @@ static void weighted_margins(const Job *job, int64_t first, int64_t n, const dou
     }
 }
 
-/* Whether an earlier run has left the exponentials in `out`. */
+/* Whether an earlier pass has stored the exponentials in `out`. */
 static int are_summed(const Job *job) { return job->margins && !job->statistics; }
 
 static void factors_of(const Job *job, int64_t first, int64_t n, double *factor) {
     for (int64_t t = 0; t < n; t++) factor[t] = job->factor ? job->factor[first + t] / job->unit : 1.0;
 }
 
-/* Examples first..first+n, not ignored ones among them: keep what is asked for; half := half their weights. */
+/* For examples first..first+n that are not ignored: store the requested outputs; half := half their weights. */
 static void weighted_terms(const Job *job, int64_t first, int64_t n, Examples *of, double *sums) {
     if (job->half) {
         memcpy(of->half, (const REAL *)job->half + first, n * sizeof(REAL));
@@ -131,7 +131,7 @@ static void ignore(const Job *job, int64_t example) {
     }
 }
 
-/* --- examples whose classes lie side by side (inner = 1), some rows at a time ------------------------------------- */
+/* --- examples with contiguous classes (inner = 1), several rows at a time ------------------------------------- */
 
 static inline void find_max(const REAL *x, int64_t first, int64_t last, Lanes *most, Lanes *odd) {
     Lanes a = *most, b = a, c = a, d = a, wrong = *odd, other = {0};
@@ -163,9 +163,9 @@ static inline Lanes add_exps(const REAL *x, REAL *e, int64_t first, int64_t last
     return sum;
 }
 
-/* Max and sum of exp over the other classes; e := the exps, 0 for the label, unless NULL; e may be x. In whole blocks:
- * the block that holds the label, and a last one that is broken, have -inf where there is no other class. top: the
- * likeliest class of all, unless NULL. */
+/* Maximum and sum of exp over the other classes. e := the exponentials, 0 for the label, unless e is NULL; e may be x.
+ * Blocks are complete: the block of the label, and an incomplete last block, have -inf where there is no other class.
+ * top := the most probable class, unless NULL. */
 static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, const REAL *known, REAL *peak,
                         REAL *sum, int32_t *top) {
     const Lanes never = all(-INFINITY);
@@ -194,7 +194,7 @@ static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, 
         last = exp_of(last - highests);
         sums += last;
     }
-    double all_of_it = 0.0; /* a long sum in float would lose digits */
+    double all_of_it = 0.0; /* a long sum in float would lose precision */
     int64_t bounds[] = {0, own, next, whole};
     for (int k = 0; k < 4; k += 2)
         for (int64_t start = bounds[k], stop; start < bounds[k + 1]; start = stop) {
@@ -216,7 +216,7 @@ static inline int sweep(const REAL *x, REAL *e, int64_t classes, int64_t label, 
     return all_of_it == all_of_it ? OK : NOT_FINITE;
 }
 
-/* x *= share, in whole blocks and a broken one. */
+/* x *= share, in complete blocks and an incomplete last block. */
 static inline void multiply(REAL *x, int64_t n, REAL share) {
     Lanes by = all(share);
     int64_t j = 0;
@@ -224,7 +224,7 @@ static inline void multiply(REAL *x, int64_t n, REAL share) {
     if (j < n) put_some(get_some(x + j, (int)(n - j), 0) * by, (int)(n - j), x + j);
 }
 
-/* Room for a step's sums over its examples, behind what else a step needs; 0 at first. */
+/* Memory for the sums of a step over its examples, after its other scratch memory; initialized with 0. */
 static REAL *sums_of_step(const Job *job, REAL *scratch) {
     REAL *sums = scratch + job->scratch - job->classes;
     memset(sums, 0, job->classes * sizeof(REAL));
@@ -235,7 +235,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
     Examples of = {0};
     int64_t classes = job->classes;
     double factor[SPAN];
-    /* Exponentials go where the derivative will be, or are read by this step alone. */
+    /* Exponentials are written where the derivative will be, or to scratch memory of this step. */
     int plain = is_plain(job);
     REAL *exps = plain && job->out ? (REAL *)job->out + first * classes : job->out || job->statistics ? scratch : NULL;
     REAL *of_step = job->statistics ? sums_of_step(job, scratch) : NULL;
@@ -260,7 +260,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
         }
         if (!job->statistics) continue;
         REAL by = (REAL)(factor[t] / ((double)of.sum[t] + exp_of_double((double)of.own[t] - (double)of.peak[t])));
-        REAL of_likeliest = of_step[of.top[t]]; /* whose exp, 1, is no part of the sums */
+        REAL of_likeliest = of_step[of.top[t]]; /* its exponential is 1 and is not part of the sums */
         if (by != 0) add_row(e, by, classes, of_step);
         of_step[of.top[t]] = of_likeliest;
         if (of.top[t] == label) continue;
@@ -282,7 +282,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
         }
         if (!job->out) continue;
         REAL *e = exps + t * classes;
-        if (job->statistics) continue; /* another run reads them */
+        if (job->statistics) continue; /* used by another pass */
         multiply(e, classes, of.half[t] / of.sum[t]);
         e[label] = -of.half[t];
         if (!plain) store(e, classes, job->dtype, job->out, at);

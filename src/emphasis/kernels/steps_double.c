@@ -1,4 +1,4 @@
-/* The steps in double: of float64 logits. */
+/* The steps in double, for float64 logits. */
 #define REAL_IS_DOUBLE
 #include "soft.h"
 

@@ -1,4 +1,4 @@
-/* The steps in float: of float32, bfloat16 and float16 logits. */
+/* The steps in float, for float32, bfloat16 and float16 logits. */
 #include "soft.h"
 
 int float_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {

@@ -1,19 +1,20 @@
-/* The sums over examples of each class's probability, for the statistics of a batch: see statistics.h. Included by steps.h. */
+/* Sums of the probabilities of each class over examples, for the statistics of a batch; see statistics.h. Included by
+ * steps.h. */
 #ifndef EMPHASIS_SUMS_H
 #define EMPHASIS_SUMS_H
 #include "job.h"
 #include "lanes.h"
 #include "table.h"
 
-/* Examples of one step, as far as their sums over the classes have come. */
+/* Partial sums over the classes for the examples of one step. */
 typedef struct {
-    REAL own[SPAN], peak[SPAN], sum[SPAN]; /* the label's logit; of the other classes the largest, and the sum of exp */
-    REAL without[SPAN];                    /* for statistics: that sum without the likeliest class */
-    int32_t top[SPAN];                     /* for statistics: the likeliest class of all */
+    REAL own[SPAN], peak[SPAN], sum[SPAN]; /* logit of the label; largest logit and sum of exp of the other classes */
+    REAL without[SPAN];                    /* for statistics: the sum without the most probable class */
+    int32_t top[SPAN];                     /* for statistics: the most probable class */
     REAL half[SPAN];                       /* half the weights */
 } Examples;
 
-/* The first of n numbers that is `value`; 0 if there is none. */
+/* Index of the first of n numbers that equals `value`; 0 if there is none. */
 static int64_t index_of(const REAL *x, int64_t n, REAL value) {
     int64_t start = 0;
     for (; start + 4 * LANES <= n; start += 4 * LANES) {
@@ -28,7 +29,7 @@ static int64_t index_of(const REAL *x, int64_t n, REAL value) {
 }
 
 static REAL sum_of(const REAL *x, int64_t n) {
-    double sum = 0.0; /* a long sum in float would lose digits */
+    double sum = 0.0; /* a long sum in float would lose precision */
     for (int64_t start = 0, stop; start < n; start = stop) {
         stop = n - start > LONG ? start + LONG : n;
         Lanes a = {0}, b = {0}, c = {0}, d = {0};
@@ -50,14 +51,14 @@ static void add_row(const REAL *row, REAL by, int64_t classes, REAL *sums) {
     if (rest) put_some(get_some(sums + j, rest, 0) + by * get_some(row + j, rest, 0), rest, sums + j);
 }
 
-/* A thread's sums += those of a step, rounded to a digit that all sums have: so additions are exact, and do not depend on
- * how the steps are spread over threads. */
+/* Add the sums of a step to those of a thread, rounded to a digit that all sums have. The additions are thus exact, and do
+ * not depend on the distribution of the steps over threads. */
 static void add_rounded(const REAL *of_step, int64_t classes, double *sums, double rounder) {
 #pragma omp simd
     for (int64_t j = 0; j < classes; j++) sums[j] += ((double)of_step[j] + rounder) - rounder;
 }
 
-/* Keep the statistics of examples first..first+n, and add the labels' probabilities to the classes' sums. */
+/* Store the statistics of examples first..first+n, and add the probabilities of the labels to the sums of the classes. */
 static void statistics_of_examples(const Job *job, int64_t first, int64_t n, const double *margin, const double *lead,
                             const double *factor, const Examples *of, double *sums) {
     const Statistics *statistics = job->statistics;
@@ -73,7 +74,7 @@ static void statistics_of_examples(const Job *job, int64_t first, int64_t n, con
     }
     memcpy(statistics->share + first, factor, n * sizeof(double));
     memcpy(statistics->top + first, of->top, n * sizeof(int32_t));
-    for (int64_t t = 0; t < n; t++) /* of an ignored example lead is 0 */
+    for (int64_t t = 0; t < n; t++) /* lead is 0 for ignored examples */
         if (lead[t] < 0.0) sums[job->labels[first + t]] += (factor[t] * p[t] + statistics->rounder) - statistics->rounder;
 }
 #endif

@@ -1,5 +1,5 @@
-/* A weighting as a table of the margin: MarginTable in weighting/margin_table.py, whose `packed` this reads. And double
- * exponentials and logarithms that any compiler vectorizes. */
+/* A weighting as a table of the margin, read from `packed` of MarginTable in weighting/margin_table.py; and exponentials
+ * and logarithms in double that any compiler vectorizes. */
 #ifndef EMPHASIS_TABLE_H
 #define EMPHASIS_TABLE_H
 #include <math.h>
@@ -9,7 +9,7 @@ enum { TERMS = 9, OCTAVES = 15, HEADER = 8, POWER = 6, LEVEL = 7 }; /* TERMS: DE
 static const double MARGIN_REACH = 2e4;
 typedef union { double value; uint64_t bits; } Double;
 
-/* e^x to 1e-15, x held within +-700. */
+/* e^x accurate to 1e-15, with x clamped to +-700. */
 static inline double exp_of_double(double x) {
     x = x < -700.0 ? -700.0 : x > 700.0 ? 700.0 : x;
     Double shifted = {x * 1.4426950408889634 + 6755399441055744.0};
@@ -33,7 +33,7 @@ static inline double exp_of_double(double x) {
     return power.value;
 }
 
-/* log x to 1e-16, absolutely where |log x| < 1: x a positive normal number. */
+/* log x of a positive normal number x, accurate to 1e-16, in absolute terms where |log x| < 1. */
 static inline double log_of(double x) {
     Double mantissa = {x}, exponent = {x};
     exponent.bits = exponent.bits >> 52 | 0x4330000000000000; /* 2^52 + exponent, as a double */
@@ -56,16 +56,16 @@ static inline double log_of(double x) {
     return e * 0.6931471805599453 + (2.0 * f + 2.0 * f * g * poly);
 }
 
-/* log(1 + e^-|x|), with all its digits where it is small. */
+/* log(1 + e^-|x|), to full relative precision where it is small. */
 static inline double log_one_plus_exp(double x) {
     double e = exp_of_double(x < 0.0 ? x : -x);
     return e < 1e-5 ? e - 0.5 * e * e : log_of(1.0 + e);
 }
 
-/* p_max, the probability of the likeliest class. lead: the label's logit less the largest other one, 0 where positive. */
+/* p_max, the largest probability. lead: the label's logit minus the largest other logit, 0 if that is positive. */
 static inline double largest_probability(double log_p, double lead) { return exp_of_double(log_p - lead); }
 
-/* A margin's cell, and where in it the margin is, from -1 to 1. */
+/* The cell of a margin, and the position of the margin in the cell, from -1 to 1. */
 static inline int32_t cell_of(double margin, uint64_t splits, double *x) {
     double size = margin < 0.0 ? -margin : margin;
     Double number = {1.0 + (size < MARGIN_REACH ? size : MARGIN_REACH)}, rest;
@@ -75,8 +75,8 @@ static inline int32_t cell_of(double margin, uint64_t splits, double *x) {
     return (int32_t)(margin < 0.0 ? cell + ((uint64_t)OCTAVES << splits) : cell);
 }
 
-/* n margins: `margin` has room for x, `cell` for n cells. log_w := log w without what lies beyond the reach, and -inf
- * beyond the largest margin; value := the loss. */
+/* Look up n margins. log_w := log w, and -inf beyond the largest margin; value := the loss. Both are continued linearly
+ * beyond the reach of the table. `cell` and `x` are scratch memory for n numbers. */
 static inline void look_up(const double *table, int64_t n, const double *margin, double *log_w, double *value,
                            int32_t *cell, double *x) {
     const uint64_t splits = (uint64_t)table[0];
@@ -84,7 +84,7 @@ static inline void look_up(const double *table, int64_t n, const double *margin,
     const double end = table[HEADER + 2 * TERMS * ((int64_t)2 * OCTAVES << splits)];
 #pragma omp simd
     for (int64_t t = 0; t < n; t++) cell[t] = cell_of(margin[t] > max_margin ? max_margin : margin[t], splits, x + t);
-    for (int64_t t = 0; t < n; t++) { /* loops without a look-up are vectorized, so this one stands alone */
+    for (int64_t t = 0; t < n; t++) { /* separate loop, since loops without look-ups are vectorized */
         const double *row = table + HEADER + 2 * TERMS * cell[t];
         double a = row[TERMS - 1], b = row[2 * TERMS - 1];
         for (int k = TERMS - 2; k >= 0; k--) {

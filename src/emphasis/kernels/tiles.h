@@ -1,13 +1,13 @@
-/* One step of examples whose classes lie `inner` apart in memory, as of images that are segmented: a tile. See rows.c. */
+/* One step for a tile of examples whose classes have the stride `inner` in memory, as in segmentation. See rows.c. */
 #include "steps.h"
 
-static int64_t tile_width(const Job *job) { /* a tile's logits stay in the cache between its sweeps */
+static int64_t tile_width(const Job *job) { /* the logits of a tile stay in the cache between its passes */
     int64_t width = 65536 / job->classes / LANES * LANES, needed = (job->inner + LANES - 1) / LANES * LANES;
     width = width < LANES ? LANES : width > SPAN ? SPAN : width;
     return width < needed ? width : needed;
 }
 
-/* Add a tile's probabilities to the classes' sums, those of the likeliest classes and of labels excepted. */
+/* Add the probabilities of a tile to the sums of the classes, except those of the most probable classes and labels. */
 static void add_tile(const Job *job, int64_t first, int64_t width, int64_t wide, const REAL *values,
                      const INTEGER *label, const INTEGER *top, const Examples *of, double *sums) {
     double factor[SPAN];
@@ -109,7 +109,7 @@ static int tile(const Job *job, int64_t number, REAL *values, double *sums, int6
     if (!job->out) return OK;
     for (int64_t t = 0; t < width; t++) {
         of.half[t] = label[t] < 0 ? 0 : of.half[t];
-        of.peak[t] = label[t] < 0 ? 0 : of.half[t] / of.sum[t]; /* from here on: the share of each unit of exp */
+        of.peak[t] = label[t] < 0 ? 0 : of.half[t] / of.sum[t]; /* from here on, the factor of exp */
     }
     for (int64_t c = 0; c < job->classes; c++) {
         REAL *x = values + c * wide;
