@@ -141,6 +141,6 @@ def test_the_description_says_the_numbers():
     text = terminal.describe(DM(lam=0.5, beta=12))
     for part in ("0.3333", "44.36", 'max_margin="auto"', "of the emphasis lies in p = 0.233 to 0.433"):
         assert part in text
-    assert "stops pushing" in terminal.describe(CCE())
+    assert "learned examples vanishes" in terminal.describe(CCE())
     assert "counts alike" in terminal.describe(Uniform())
     assert "no density" in terminal.describe(Beta(alpha=0, eta=2))

@@ -37,7 +37,7 @@ _MAX_SUSPECTS_SHOWN, _MAX_SUSPECTS_IN_JSON, _MAX_COLUMNS_SHOWN = 10, 100, 5
 
 _DESCRIPTION = """\
 Find labels that look wrong: train one network on all of them with a weighting that is robust to
-wrong labels, and rank the labels by how the network's prediction of each developed. Writes a folder
+wrong labels, and rank the labels by the network's predictions during training. Writes a folder
 with audit.html (the most suspicious examples), suspects.csv (every example ranked, with a suggested
 label and a sample weight) and audit.json. The same command resumes an audit that was stopped; if
 the data has changed, it starts again."""
@@ -69,7 +69,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--probabilities",
         type=path_argument,
         metavar="FILE",
-        help="train nothing, and rank the labels by these out-of-sample probabilities of another model: .npy, .npz, "
+        help="do not train, but rank the labels by these out-of-sample probabilities of another model: .npy, .npz, "
         ".parquet or .csv, a column for each class, by its name or in the order of the classes",
     )
     add_accelerator_option(parser.add_argument_group("machine"))

@@ -9,7 +9,7 @@ from emphasis.cli.options import Command, add_page_options, name_or_path_argumen
 _DESCRIPTION = """\
 Open a page that shows the weight w(p), the emphasis density h(p) and the implied loss of a
 weighting. Choose it with sliders, or draw it by dragging points; the page gives the line of Python,
-or of a recipe, that makes the weighting. Only this computer can open the page, and no network is
+or of a recipe, that creates the weighting. Only this computer can open the page, and no network is
 needed."""
 
 _EXAMPLES = """\
@@ -23,7 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--run",
         type=name_or_path_argument,
         metavar="RUN",
-        help="show how the p of this run's examples are distributed; a folder, or a name in runs/ or results/",
+        help="show the distribution of p in this run: a folder, or a name in runs/ or results/",
     )
     add_page_options(parser)
 

@@ -25,7 +25,9 @@ def add_executor_options(parser: argparse.ArgumentParser) -> None:
         help="where networks are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
     )
     group.add_argument(
-        "--address", metavar="HOST:PORT", help="the Ray cluster to join (default: this machine's, started if need be)"
+        "--address",
+        metavar="HOST:PORT",
+        help="the Ray cluster to join (default: that of this machine, started if necessary)",
     )
     group.add_argument("--partition", metavar="NAME", help="partition of the Slurm cluster (default: its own default)")
     group.add_argument(

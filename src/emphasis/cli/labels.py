@@ -1,4 +1,4 @@
-"""`emphasis labels`: what was decided about labels, out to files and other tools, and answers back in."""
+"""`emphasis labels`: export and import of the decisions of a review."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MAX_SHOWN = 20
 
 _DESCRIPTION = """\
 Use the decisions of a review. `export` writes the cleaned labels, or tasks for Label Studio or
-Argilla, or lists which images belong into the folder of another class; with --apply it moves them,
+Argilla, or lists images that belong in the folder of another class; with --apply it moves them,
 and `undo` moves them back. `import` adds the answers of Label Studio or Argilla to the decisions.
-`agree` says how well the reviewers agree."""
+`agree` reports the agreement of the reviewers."""
 
 _EXAMPLES = """\
 examples:

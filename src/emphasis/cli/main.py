@@ -44,7 +44,7 @@ Train classifiers on labels you cannot trust, by designing how much each example
 A weighting w(p) says how large the derivative of the loss is for an example whose label has
 probability p. With your own data: `fit` trains a classifier on a table, `predict` applies it, and
 `export` writes it as an ONNX file; `audit` finds labels that look wrong, `review` shows them to a
-person one by one, and `labels` exports what was decided; `tune` chooses a weighting for labels that
+person one by one, and `labels` exports the decisions; `tune` chooses a weighting for labels that
 nobody has checked. `show` and `design` draw weightings. With experiments: `recipes` lists them,
 `run` trains their networks, `search` looks for a method's best settings, `report` compares the
 results with the paper's, and `figure` draws the paper's figures from them."""
@@ -58,7 +58,7 @@ examples:
   emphasis report digits                        show its results again
   emphasis fit customers.csv --label churned    a classifier of your own
   emphasis audit customers.csv --label churned  which of its labels look wrong
-  emphasis tune customers.csv --label churned   lambda and beta for them"""
+  emphasis tune customers.csv --label churned   the best settings for them"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

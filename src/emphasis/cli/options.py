@@ -168,7 +168,10 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
     add_image_options(data, "their own size, at most 32")
     data.add_argument("--only", metavar="CONDITION", help="a recipe's condition, or table column (default: the first)")
     data.add_argument(
-        "--noise-rate", type=float, metavar="R", help="replace this share of the labels by wrong ones first, as a test"
+        "--noise-rate",
+        type=float,
+        metavar="R",
+        help="first replace this share of the labels with wrong labels, as a test",
     )
     data.add_argument("--data", type=path_argument, metavar="DIR", help="folder of the data sets that recipes use")
 
@@ -204,8 +207,8 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--merge-spellings",
         choices=("none", "form", "case"),
-        help="which labels are one class: those that differ in blanks around or in Unicode form (form, the default), "
-        "in upper and lower case as well (case), or none",
+        help="differences in spelling to ignore in labels: surrounding blanks and Unicode form (form, the default), "
+        "upper and lower case as well (case), or none",
     )
     add_reading_options(group)
 
@@ -218,7 +221,9 @@ def add_encoder_options(group: argparse._ArgumentGroup) -> None:
         help="a pretrained encoder of texts, by its folder or its name in the local cache of Hugging Face (default: "
         "TF-IDF)",
     )
-    group.add_argument("--download", action="store_true", default=None, help="download the encoder if it is in neither")
+    group.add_argument(
+        "--download", action="store_true", default=None, help="download the encoder if it is not found there"
+    )
 
 
 def add_image_options(group: argparse._ArgumentGroup, size: str) -> None:

@@ -35,7 +35,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--relearn",
         type=int,
         metavar="N",
-        help="learn the order anew after N decisions; 0 keeps the audit's order (default: 25)",
+        help="learn the order again after N decisions; 0 keeps the audit's order (default: 25)",
     )
     add_page_options(parser)
 

@@ -52,7 +52,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_validation,
         metavar="SHARE",
         help="share of the training data to hold out, or 'own': the validation part that the data set comes with "
-        "(default: own if there is one, as of Clothing1M, else 0.2)",
+        "(default: own if there is one, such as in Clothing1M, otherwise 0.2)",
     )
     search.add_argument(
         "--noisy-validation", action="store_true", help="evaluate on labels with noise, as real data would have them"

@@ -47,7 +47,7 @@ examples:
 _PREDICT_DESCRIPTION = """\
 Predict the rows of a table, or images, with the model in a fit's folder: the label and the
 probability of each class. Columns that the model was not trained on are ignored. If the table has
-the label column, or images lie in folders called like the classes, the accuracy is printed, apart
+the label column, or images are in folders named after the classes, the accuracy is printed, separately
 for rows that the model was trained on."""
 
 _PREDICT_EXAMPLES = """\
@@ -74,7 +74,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=path_argument,
         metavar="FILE",
-        help="decisions of a review (decisions.jsonl): train on corrected labels, and compare with those given",
+        help="decisions of a review (decisions.jsonl): train on corrected labels, and compare with the given labels",
     )
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -193,7 +193,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     add_id_option(data)
     data.add_argument(
-        "--encoder", metavar="NAME", help="where the encoder of texts is now, if not where it was for the fit"
+        "--encoder", metavar="NAME", help="present folder of the encoder of texts, if it was moved after the fit"
     )
     add_reading_options(data)
     data.add_argument("--images", metavar="COLUMN", help="the column of image files in tables of images")

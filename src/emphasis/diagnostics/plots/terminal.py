@@ -77,7 +77,7 @@ def describe(weighting: Weighting, radius: float = 0.1) -> str:
     ]
     back = getattr(weighting, "pushes_back", math.nan)  # an attribute of the derivative view of a method
     if math.isfinite(back):
-        lines.append(f"  pushes p down   beyond p = {back:.3g}: its derivative there is against the label")
+        lines.append(f"  decreases p     beyond p = {back:.3g}, where the derivative has the opposite sign")
     if weighting.log_integral < math.inf:
         for mode in weighting.modes:
             low, high = max(0.0, mode - radius), min(1.0, mode + radius)
@@ -88,7 +88,7 @@ def describe(weighting: Weighting, radius: float = 0.1) -> str:
 
 def _push(weighting: Weighting) -> str:
     if weighting.vanishes:
-        return ": an example already learned stops pushing"
+        return ": the derivative of learned examples vanishes"
     if hasattr(weighting, "pushes_back"):
-        return ": an example already learned keeps pushing"
-    return ': an example already learned keeps pushing, so train with max_margin="auto"'
+        return ": the derivative of learned examples does not vanish"
+    return ': the derivative of learned examples does not vanish; train with max_margin="auto"'
