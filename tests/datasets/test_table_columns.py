@@ -207,7 +207,7 @@ def test_columns_of_another_kind_are_named_with_which_side_is_which():
     encoder, good = table.encoder, table.frame
     with pytest.raises(TableError, match=r"'height' holds numbers in the training table, and texts, such as 'tall'"):
         encoder.transform(good.assign(height="tall"))
-    with pytest.raises(TableError, match=r"'height' held numbers .* holds dates"):
+    with pytest.raises(TableError, match=r"'height' holds numbers .* dates"):
         encoder.transform(good.assign(height=pd.Timestamp("2020-01-01")))
     dated = prepared({"when": pd.date_range("2020-01-01", periods=N)})
     with pytest.raises(TableError, match=r"'when' holds dates in .* numbers, such as 3"):
