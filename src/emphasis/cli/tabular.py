@@ -47,8 +47,8 @@ examples:
 _PREDICT_DESCRIPTION = """\
 Predict the rows of a table, or images, with the model in a fit's folder: the label and the
 probability of each class. Columns that the model was not trained on are ignored. If the table has
-the label column, or images are in folders named after the classes, the accuracy is printed, separately
-for rows that the model was trained on."""
+the label column, or images are in folders named after the classes, the accuracy is printed,
+separately for rows that the model was trained on."""
 
 _PREDICT_EXAMPLES = """\
 examples:
