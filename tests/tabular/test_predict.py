@@ -144,7 +144,7 @@ def test_columns_that_are_missing_empty_or_of_another_kind_are_named(fitted, cap
     new.assign(height="", member="maybe").to_csv("odd.csv", index=False)
     assert main(["predict", "fit", "odd.csv", "--out", "odd-p.csv"]) == 0
     printed = capsys.readouterr().out
-    assert "note: the column 'height' is empty in all 120 rows of this table; the median of the training table" in printed
+    assert "note: the column 'height' is empty in all 120 rows of this table; the median of the training" in printed
     assert "'member' holds no value of the training table: 'maybe' in this table, 'False', 'True' in" in printed
     new.assign(height="tall", since="soon").to_csv("odd.csv", index=False)
     assert main(["predict", "fit", "odd.csv"]) == 2
