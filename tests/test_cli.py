@@ -325,7 +325,9 @@ def test_a_column_that_new_rows_lack_is_named(customers, capsys):
     assert main(["fit", "customers.csv", "--label", "churned", *options]) == 0
     capsys.readouterr()
     customers[["plan"]].to_csv("new.csv", index=False)
-    assert "the table lacks the column 'age'" in _fails(capsys, "predict", "runs/customers", "new.csv")
+    message = _fails(capsys, "predict", "runs/customers", "new.csv")
+    assert "the table lacks the column 'age'" in message
+    assert "add it, or fit again without" in message
 
 
 def test_a_fit_that_is_interrupted_says_how_to_go_on(customers, monkeypatch, capsys):

@@ -96,6 +96,10 @@ def test_spellings_of_one_class_are_listed_and_merged(tmp_path):
     assert sorted(finding.count for finding in merged) == [2, 3, 4]
     assert "'yes ' (1)" in str(merged[0])
     assert "merged as 'yes'" in str(merged[0])
+    case = kinds(table)["case"]
+    assert "lower case alone: 'YES' and 'yes'" in str(case)
+    assert "--merge-spellings case" in in_shell(case.text)
+    assert "case" not in kinds(written(tmp_path, labels, merge_spellings="case"))
     assert set(written(tmp_path, labels, merge_spellings="case").classes) == {"yes", "\ufb01ne", "no", "\u00e9t\u00e9"}
     apart = written(tmp_path, labels, merge_spellings="none")
     assert len(apart.classes) == 9  # csv itself leaves out blanks behind a separator, but not within quotes

@@ -200,11 +200,16 @@ def test_an_audit_of_other_columns_does_not_replace_one(table, tmp_path, capsys)
     assert main([*command, "--drop", "mean radius", "--force"]) == 0
 
 
-def test_tabs_separate_a_tsv(tmp_path):
+def test_tabs_separate_a_tsv(tmp_path, capsys):
     lines = ["x\tlabel", *(f"{x / 2}\t{'high' if x > 9 else 'low'}" for x in range(20))]
     (tmp_path / "few.tsv").write_text("\n".join(lines) + "\n")
     command = ["audit", str(tmp_path / "few.tsv"), "--label", "label", *HOW, "--iterations", "1"]
     assert main([*command, "--out", str(tmp_path / "run"), "--export", str(tmp_path / "out.csv")]) == 0
+    messages = capsys.readouterr().out
+    assert "note: read with separator tab" in messages
+    assert "warning" not in messages
+    assert main([*command, "--out", str(tmp_path / "quiet"), "--quiet"]) == 0
+    assert "note:" not in capsys.readouterr().out
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "x,label,label_cleaned,suspect,sample_weight"
 
 

@@ -302,7 +302,7 @@ def show_page(options: argparse.Namespace, address: str) -> None:
     """Print the address of a page, and open it in a browser unless --no-browser is given."""
     import webbrowser
 
-    print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+    print(f"The page is at {address} (Ctrl-C ends it)", flush=True)  # terminals take "/;" for part of a link
     if not options.no_browser:
         webbrowser.open(address)
 

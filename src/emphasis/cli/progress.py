@@ -52,7 +52,7 @@ class Bars(Reporter):
 
     def message(self, text: str, level: Level = "info") -> None:
         """Print a line above the bars; `--quiet` omits lines that are not warnings."""
-        if level == "info" and self._is_quiet:
+        if level != "warning" and self._is_quiet:
             return
         text = in_shell(text)  # a table's report marks options
         self._console.print(plain(text if level == "info" else f"{level}: {text}"))

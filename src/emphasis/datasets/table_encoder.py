@@ -70,7 +70,8 @@ class TableEncoder:
         if absent := [column.name for column in self.columns if column.name not in table.columns]:
             raise EmphasisValueError(
                 f"the table lacks {'the column' if len(absent) == 1 else 'the columns'} "
-                f"{', '.join(map(repr, absent))}{did_you_mean(absent[0], table.columns)}"
+                f"{', '.join(map(repr, absent))}{did_you_mean(absent[0], table.columns)}, with "
+                f"which the model was trained; add {'it' if len(absent) == 1 else 'them'}, or fit again without"
             )
         blocks, problems = [], []
         for column in self.columns:

@@ -88,6 +88,8 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     names = _names_by_key(texts, key_of, counts)
     spellings = {text: names[key] for text, key in zip(texts, key_of, strict=True) if key}
     findings += _merged_spellings(texts, key_of, counts, names, label)
+    if options.merge_spellings == "form":
+        findings += _spellings_in_case(sorted(set(spellings.values())), label)
     levels = sorted(set(spellings.values()), key=numeric_first)
     code = {level: i for i, level in enumerate(levels)}
     new = np.array([code[spellings[text]] if text in spellings else -1 for text in texts] + [-1], dtype=np.int64)
@@ -171,6 +173,20 @@ def _merged_spellings(
                 )
             )
     return findings
+
+
+def _spellings_in_case(names: Sequence[str], label: str) -> list[Finding]:
+    """Return one finding if classes differ in upper and lower case alone, which is often not meant."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_key(name, "case"), []).append(name)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if not alike:
+        return []
+    listed = shortened([" and ".join(map(repr, group)) for group in alike], _LISTED)
+    observation = f"classes of {label!r} differ in upper and lower case alone: {listed}"
+    action = f"kept apart (merge them with {argument('merge_spellings')}=case)"
+    return [Finding("case", label, sum(map(len, alike)), observation, action)]
 
 
 def _hidden(text: str) -> bool:

@@ -131,7 +131,9 @@ class Decisions(Sequence[Decision]):
         for name in paths:
             path = Path(name) / DECISIONS if Path(name).is_dir() else Path(name)
             if not path.is_file():
-                raise EmphasisFileNotFoundError(f"there are no decisions {path}")
+                raise EmphasisFileNotFoundError(
+                    f"{path} does not exist; `emphasis review` with the folder of an audit writes decisions"
+                )
             parts.append(cls(DecisionLog(path).refresh()))
         return parts[0].merge(*parts[1:]) if parts else cls()
 

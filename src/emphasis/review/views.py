@@ -191,10 +191,12 @@ class TableViews:
         if name in self._numbers:
             median, spread, low, high = usual
             odd = spread > 0 and abs(float(value) - median) > _ODD_DEVIATIONS * spread
-            return cell | {"odd": bool(odd), "usual": f"{low:.4g} to {high:.4g}"}
+            return cell | {"odd": bool(odd), "usual": f"usually {low:.4g} to {high:.4g}"}
         share = usual.get(value, 0.0)
         most = max(usual, key=usual.__getitem__)
-        return cell | {"odd": bool(share < _ODD_SHARE), "usual": f"mostly {_shown(most)}" if usual[most] > 0.5 else ""}
+        common = sum(part for part in usual.values() if part >= _ODD_SHARE)
+        odd = share < _ODD_SHARE and common > 0.5  # where most values are rare, as in a column of names, none is odd
+        return cell | {"odd": bool(odd), "usual": f"mostly {_shown(most)}" if usual[most] > 0.5 else ""}
 
 
 def _is_text(column: Any) -> bool:
@@ -203,9 +205,10 @@ def _is_text(column: Any) -> bool:
 
 
 def _by_importance(names: list[str], frame: Any, labels: NDArray[np.int64], numbers: set[str]) -> list[str]:
-    """Return columns ordered by their mutual information with the labels, the largest first."""
+    """Return columns ordered by their mutual information with the labels beyond that of chance, the largest first."""
     import pandas as pd
     from sklearn.feature_selection import mutual_info_classif
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
     if len(names) < 2 or len(np.unique(labels)) < 2 or len(labels) < 20:
         return names
@@ -220,6 +223,9 @@ def _by_importance(names: list[str], frame: Any, labels: NDArray[np.int64], numb
             values[:, position] = pd.factorize(column.astype(str))[0]
     discrete = np.array([name not in numbers for name in names])
     information = mutual_info_classif(values, labels[sample], discrete_features=discrete, random_state=0)
+    for position in np.flatnonzero(discrete).tolist():  # minus what chance gives: all that a column of names has
+        table = contingency_matrix(labels[sample], values[:, position], sparse=True, dtype=np.int64)
+        information[position] -= expected_mutual_information(table, len(sample))
     return [names[position] for position in np.argsort(-information, kind="stable")]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emphasis.experiments.runs.jobs import Job
     from emphasis.experiments.runs.store import Row
 
-Level = Literal["info", "warning"]
+Level = Literal["info", "note", "warning"]
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _run_cells(
     for first in _first_jobs(jobs).values():
         cell = first.cells[0]
         for note in load_split(cell.dataset, cell.noise, context, reporter).notes:
-            reporter.message(note, "warning")
+            reporter.message(note, "note")
     for job in jobs:
         network_options(job.cells[0], context.root)
     if ranks is not None and ranks.is_global_zero:

@@ -68,7 +68,7 @@ function showContent(example) {
       const row = element("tr", "", column.odd ? "odd" : "");
       const name = element("th", column.name);
       name.scope = "row";
-      row.append(name, element("td", column.value + (column.odd ? " (unusual)" : "")), element("td", column.usual ? "usually " + column.usual : "", "soft"));
+      row.append(name, element("td", column.value + (column.odd ? " (unusual)" : "")), element("td", column.usual, "soft"));
       body.append(row);
     }
     table.append(body);
