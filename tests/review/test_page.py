@@ -30,7 +30,7 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert "The page is at" in line
-        self.address = line.split()[4].rstrip(";")
+        self.address = line.split()[4]
         self.port = int(self.address.rstrip("/").rpartition(":")[2])
 
     def stop(self, number=signal.SIGKILL):
