@@ -46,7 +46,8 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
     table.add_column("Score")
     differences = scores.get("difference", {})
-    for name in ("Weighting", "Cross-entropy") if differences else scores["methods"]:
+    methods = list(scores["methods"])
+    for name in ("Weighting", "Cross-entropy", *methods[2:]) if differences else methods:
         table.add_column(name, justify="right")
     for heading in ("Difference", f"{100 * CONFIDENCE:.0f} % interval", "") if differences else ():
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
