@@ -103,7 +103,7 @@ def test_debug_shows_the_traceback_of_a_mistake_too(before, capsys):
         (["--set", "weighting=DM"], "multiple values for keyword argument 'weighting'"),
         (["--model", "net", "--set", "depth=3"], "unexpected keyword argument 'depth'"),
         (["--model", "net", "--set", "class_weight=some"], "sklearn rejects the settings or the table"),
-        (["--seed", "-1"], "seed=-1 is not allowed; use a whole number, 0 to 4294967295"),
+        (["--seed", "-1"], "--seed -1 is not allowed; use a whole number, 0 to 4294967295"),
     ],
 )
 def test_what_a_library_refuses_of_a_fits_settings_is_one_line(settings, said, tmp_path, monkeypatch, capsys):

@@ -159,7 +159,7 @@ def test_damage_to_a_model_is_found(fitted, tmp_path):
             ["photos", "--features", "timm:resnet18", "--weights", "absent.safetensors"],
             "there is no file of parameters",
         ),
-        (["photos", "--folds", "1"], "folds=1 is not allowed"),
+        (["photos", "--folds", "1"], "--folds 1 is not allowed"),
         (["photos", "--set", "noise.rate=0.1"], "set something of network or solver"),
         (["list.csv"], "name the column of list.csv to predict: --label COLUMN"),
         (["list.csv", "--label", "x", "--augment"], "--augment is for images"),

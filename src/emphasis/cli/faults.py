@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ from emphasis.texts import visible
 
 MISTAKE, FAULT, NO_READER = 2, 1, 141  # exit codes
 _STOPPED = 128  # plus the signal's number: the exit code of a command that a signal stopped
+_ARGUMENT = re.compile(r"((?:[\w.-]+: )?)([a-z_]+)=(.+?) is (?=not allowed|unknown)")
 _RUN_FILES = ("run.json", "fit.json", "trace.json")  # a folder with one of them may receive the log
 
 
@@ -74,9 +76,19 @@ def _report_mistake(
 ) -> int:
     """Report a foreseen error in one line, or in one for each of several problems; with --debug after its traceback."""
     trace = "".join(traceback.format_exception(error)) if options.debug else ""
-    text = "\n- ".join(visible(" ".join(line.split())) for line in lines)
+    text = "\n- ".join(visible(" ".join(_name_option(line, options).split())) for line in lines)
     _print_error(f"{trace}{prefix}{text}")
     return MISTAKE
+
+
+def _name_option(line: str, options: argparse.Namespace) -> str:
+    """Return a message about an argument of a function as one about the option of that name, if it was given."""
+    match = _ARGUMENT.match(line)
+    if match is None:
+        return line
+    option = f"--{match[2].replace('_', '-')}"
+    is_given = getattr(options, match[2], None) is not None or option in options.unknown
+    return f"{match[1]}{option} {match[3]} is {line[match.end() :]}" if is_given else line
 
 
 def _name_extra(error: ModuleNotFoundError, command: Command) -> ModuleNotFoundError:

@@ -140,7 +140,7 @@ def _import(options: argparse.Namespace, examples: Examples) -> None:
 def _agree(decisions: Decisions) -> None:
     pairs = decisions.agree()
     if not pairs:
-        print(f"{len(decisions):,} decisions by {len(decisions.reviewers)} reviewers; agreement needs two")
+        print(f"{len(decisions):,} decisions; agreement needs those of two reviewers")
     for pair in pairs:
         first, second = pair.reviewers
         kappa = f"Cohen's kappa {pair.kappa:.2f}" if pair.kappa == pair.kappa else "Cohen's kappa is not defined"
