@@ -106,6 +106,7 @@ def stopping_on_signals() -> Iterator[None]:
     finally:
         for number, handler in heard.items():
             signal.signal(number, handler)
+        _handler.number = None  # what comes later in this process has not been asked to stop
 
 
 @contextmanager

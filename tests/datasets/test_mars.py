@@ -124,7 +124,7 @@ def test_without_any_image_there_is_nothing_to_leave(planted):
         ("test", lambda rows: np.where(rows == 1, np.inf, rows), "not of whole numbers"),
         ("test", lambda rows: rows * 1e300, "not of whole numbers"),
         ("test", lambda rows: "tracks", "not of whole numbers"),
-        ("train", lambda rows: rows[:-1], r"train_name\.txt names \d+ images, but tracks_train_info\.mat is of \d+"),
+        ("train", lambda rows: rows[:-1], r"train_name\.txt names \d+ images, but tracks_train_info\.mat has \d+"),
         ("train", put(8, 2, 7), r"train_name\.txt: line .* is not of person 0007 and camera 3 as row 9 of"),
         ("train", put(8, 3, 1), r"train_name\.txt: line .* is not of person 0005 and camera 1 as row 9 of"),
     ],

@@ -159,6 +159,13 @@ def test_while_a_network_trains_a_signal_waits_and_a_second_ctrl_c_does_not():
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
+def test_what_runs_after_a_command_that_was_stopped_has_not_been_asked_to_stop():
+    with pytest.raises(process.Stopped), process.stopping_on_signals():
+        signal.raise_signal(signal.SIGINT)
+    assert process.asked() is None
+    process.stop_if_asked()
+
+
 def test_an_error_that_a_signal_has_caused_is_a_stop(monkeypatch, capsys):
     """Libraries make errors of their own of an interruption."""
     from emphasis.experiments.recipes import load
