@@ -55,6 +55,8 @@ def end_if_rank(code: int) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
+    for number in _SIGNALS:  # one rank that has ended makes its launcher terminate the others, which are ending as well
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed

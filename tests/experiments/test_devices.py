@@ -217,7 +217,7 @@ def test_torchrun_and_devices_must_agree(monkeypatch):
     ("options", "said"),
     [
         (["--methods", "CCE", "--devices", "0"], "use a whole number >= 1"),
-        (["--methods", "CCE", "--strategy", "fsdp"], "strategy='fsdp' is not allowed; give devices >= 2 with it"),
+        (["--methods", "CCE", "--strategy", "fsdp"], "--strategy 'fsdp' is not allowed; give devices >= 2 with it"),
         (["--methods", "CCE", "--devices", "2", "--workers", "2"], "cannot be combined"),
     ],
 )

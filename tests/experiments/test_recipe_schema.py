@@ -175,7 +175,11 @@ def test_weightings_are_replaced_whole():
         ("seeds = 2", 'status = "done"', "status must be one of 'full', 'scaled', 'data-unavailable', got 'done'"),
         ("momentum = 0.9", "momentum = 2", "momentum=2.0 is not allowed"),
         ("momentum = 0.9", 'schedule = { policy = "triangle" }', "schedule: policy must be one of 'constant', 'step'"),
-        ("momentum = 0.9", 'schedule = { policy = "step", at = [5, 5] }', r"at=\(5, 5\) is not allowed; use rising"),
+        (
+            "momentum = 0.9",
+            'schedule = { policy = "step", at = [5, 5] }',
+            r"at=\(5, 5\) is not allowed; use iterations > 0 in ascending order",
+        ),
         ("every = 50", "every = 0", "evaluation: every=0 is not allowed"),
         ('family = "CCE"', 'family = "CCEE"', "tiny / CCE: .*did you mean 'CCE'"),
         ("beta = 12 }", "betta = 12 }", "tiny / DM: .*DM has no parameter 'betta'"),

@@ -200,8 +200,8 @@ def test_a_folder_of_images(tmp_path):
     ("more", "said"),
     [
         (["--assume-rate", "1.5"], "--assume-rate 1.5 is not allowed; use a share, 0 to 1"),
-        (["--trials", "0"], "trials=0 is not allowed"),
-        (["--folds", "6"], "folds=6 is not allowed; use a whole number, 1 to 5"),
+        (["--trials", "0"], "--trials 0 is not allowed"),
+        (["--folds", "6"], "--folds 6 is not allowed; use a whole number, 1 to 5"),
         (["--vary", "beta=1"], "--vary 'beta=1' is not understood"),
         (["--workers", "0"], "--workers 0 is not allowed"),
         (["--set", "dataset.name=x"], "set something of network or solver"),

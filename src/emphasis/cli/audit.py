@@ -335,14 +335,14 @@ COMMANDS = [
             "classes": "number of classes",
             "suspects": "number of labels that look wrong",
             "estimated_noise_rate": "their share",
-            "true_noise_rate": "share of wrong labels, where that is known, as are the next four",
+            "true_noise_rate": "share of wrong labels, if it is known; so are the next four",
             "auroc": "area under the ROC curve of the ranking",
             "average_precision": "average precision of the ranking",
             "precision": "share of the suspects that are wrong",
             "recall": "share of the wrong labels that are suspects",
             "most_suspicious": f"the first {_MAX_SUSPECTS_IN_JSON} labels: `row`, `source`, `given`, `suggested` and "
             "`score`",
-            "notes": "what was odd about the data",
+            "notes": "observations about the data",
         },
         resume_hint=RESUMES,
     )
