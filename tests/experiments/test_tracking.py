@@ -15,8 +15,8 @@ from emphasis.experiments.reports.report import read_summary, write_report
 from emphasis.experiments.runs.context import Reporter, RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import TRACKED
-from emphasis.experiments.tracking import tracking
-from emphasis.experiments.tracking.tracking import NAMES, Destination, Tracking
+from emphasis.experiments.tracking import TRACKERS, tracking
+from emphasis.experiments.tracking.tracking import Destination, Tracking
 from emphasis.extras import MissingExtraError
 from emphasis.training.settings import Execution
 
@@ -105,7 +105,7 @@ READERS = {"tensorboard": _tensorboard, "mlflow": _mlflow, "trackio": _trackio}
 
 
 @pytest.mark.filterwarnings("default")  # of the trackers' own packages
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACKERS)
 def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(name, finished, tmp_path, monkeypatch):
     pytest.importorskip(name)
     for variable in ("MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
@@ -151,9 +151,10 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(name, finish
     assert not internet
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_whose_extra_is_missing_is_named_in_one_line(name, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, name, None)
+    for module in {name, *(each for each in sys.modules if each.startswith(f"{name}."))}:
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"emphasis.experiments.tracking.to_{name}", raising=False)
     with pytest.raises(MissingExtraError) as caught:
         Tracking(Reporter(), tmp_path, "digits", Destination(name))

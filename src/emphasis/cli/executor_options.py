@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.errors import EmphasisValueError
-from emphasis.executors import LOCAL, ExecutorOptions
+from emphasis.executors.base import LOCAL, NAMES, OPTIONS_OF, ExecutorOptions
+from emphasis.experiments.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from emphasis.experiments.runs.context import Reporter
@@ -20,8 +21,8 @@ def add_executor_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("executor")
     group.add_argument(
         "--executor",
-        choices=("local", "ray", "slurm"),
-        default="local",
+        choices=NAMES,
+        default=LOCAL.name,
         help="where networks are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
     )
     group.add_argument(
@@ -32,6 +33,7 @@ def add_executor_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--partition", metavar="NAME", help="partition of the Slurm cluster (default: its own default)")
     group.add_argument(
         "--time",
+        dest="minutes",
         metavar="MINUTES",
         help="time limit of a Slurm job, as minutes or H:MM:SS; longer jobs are requeued (default: 60)",
     )
@@ -47,12 +49,13 @@ def add_executor_options(parser: argparse.ArgumentParser) -> None:
 def requested_executor(options: argparse.Namespace) -> ExecutorOptions:
     """Return the executor that the options ask for, with `--workers` as the most jobs at a time."""
     name = options.executor
-    for option, executor in (("address", "ray"), ("partition", "slurm"), ("time", "slurm")):
+    for option, executor in OPTIONS_OF.items():
         if getattr(options, option) is not None and name != executor:
-            raise EmphasisValueError(f"--{option} is for --executor {executor}")
+            flag = "--time" if option == "minutes" else f"--{option}"
+            raise EmphasisValueError(f"{flag} is for --executor {executor}")
     if name == LOCAL.name:
         return LOCAL
-    minutes = None if options.time is None else _minutes(options.time)
+    minutes = None if options.minutes is None else _minutes(options.minutes)
     return ExecutorOptions(name, options.address, options.partition, minutes, getattr(options, "workers", None))
 
 
@@ -61,7 +64,7 @@ def add_tracking_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tracking")
     group.add_argument(
         "--track",
-        choices=("tensorboard", "mlflow", "trackio"),
+        choices=tuple(TRACKERS),
         help="record parameters, curves, results, figures and the page in this tracker (default: none)",
     )
     group.add_argument(

@@ -373,12 +373,11 @@ def requested_context(options: argparse.Namespace, workers: int | None = None) -
     from emphasis.experiments.runs.context import RunContext
 
     execution, executor = requested_execution(options), requested_executor(options)
-    is_local = executor.name == "local"
     return RunContext(
         options.data,
         getattr(options, "download", False),
         execution,
-        (workers or options.workers or default_workers(execution)) if is_local else 1,
+        (workers or options.workers or default_workers(execution)) if executor.is_local else 1,
         getattr(options, "threads", None),
         getattr(options, "checkpoint_seconds", 10.0),
         executor,

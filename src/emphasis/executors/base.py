@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.validation import check
+from emphasis.validation import check, check_choice
 
 Send = Callable[[Any], None]
 """Sends something picklable from the worker to the caller of `submit` while the work is going on."""
@@ -21,6 +21,8 @@ Work = Callable[[Send], Any]
 
 Name = Literal["local", "ray", "slurm"]
 NAMES: tuple[Name, ...] = get_args(Name)
+OPTIONS_OF: dict[str, Name] = {"address": "ray", "partition": "slurm", "minutes": "slurm"}
+"""The executor that each option is for; the other options are for all."""
 
 
 class WorkerLostError(EmphasisError):
@@ -85,13 +87,18 @@ class ExecutorOptions:
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        check(self.name in NAMES, "executor", self.name, f"use one of {', '.join(NAMES)}")
-        for option, executor in (("address", "ray"), ("partition", "slurm"), ("minutes", "slurm")):
+        check_choice("executor", self.name, NAMES)
+        for option, executor in OPTIONS_OF.items():
             if getattr(self, option) is not None and self.name != executor:
                 raise EmphasisValueError(f"{option} is an option of the executor {executor}, and not of {self.name}")
         for option in ("minutes", "jobs"):
             value = getattr(self, option)
             check(value is None or value >= 1, option, value, "use a whole number >= 1, or None")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether work runs in processes of this machine."""
+        return self.name == "local"
 
 
 LOCAL = ExecutorOptions()

@@ -8,6 +8,8 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
 from emphasis.diagnostics.plots.figures import (
     Curve,
@@ -50,13 +52,14 @@ def draw(summary: Summary) -> dict[str, Chart]:
     }
 
 
-def draw_images(summary: Summary) -> dict[str, bytes]:
-    """Return the figures of `draw` as PNG files, by names such as "emphasis-2"."""
+def draw_images(summary: Summary) -> dict[str, NDArray[np.uint8]]:
+    """Return the figures of `draw` as images (height, width, 3), by names such as "emphasis-2"."""
     images = {}
-    for name, figure in _requested(summary).items():
+    for name, draw_one in _requested(summary).items():
         file = io.BytesIO()
-        marked(summary, figure(narrow=False)).savefig(file, format="png")
-        images[name.removesuffix(".svg")] = file.getvalue()
+        marked(summary, draw_one(narrow=False)).savefig(file, format="png")
+        with Image.open(file) as image:
+            images[name.removesuffix(".svg")] = np.asarray(image.convert("RGB"))
     return images
 
 

@@ -87,8 +87,8 @@ class Printer(Reporter):
         print(text if level == "info" else f"{level}: {text}", flush=True)
 
 
-class WithoutMessages(Reporter):
-    """Passes progress on to another reporter, and drops messages: for networks that only serve another purpose."""
+class PassingOn(Reporter):
+    """Passes everything on to another reporter; a subclass overrides what it treats otherwise."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -101,17 +101,31 @@ class WithoutMessages(Reporter):
         """Pass on."""
         self._reporter.loading(task, done, total)
 
+    def message(self, text: str, level: Level = "info") -> None:
+        """Pass on."""
+        self._reporter.message(text, level)
+
     def finished(self, job: Job, rows: Sequence[Row]) -> None:
         """Pass on."""
         self._reporter.finished(job, rows)
 
+    def resumed(self, folder: Path, finished: int, total: int) -> None:
+        """Pass on."""
+        self._reporter.resumed(folder, finished, total)
 
-class WithoutResumed(WithoutMessages):
-    """Passes everything on except `resumed`: for a study whose runs share a folder, where each run resumes."""
+
+class WithoutMessages(PassingOn):
+    """Drops messages: for networks that only serve another purpose."""
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Pass on."""
-        self._reporter.message(text, level)
+        """Drop."""
+
+    def resumed(self, folder: Path, finished: int, total: int) -> None:
+        """Drop."""
+
+
+class WithoutResumed(PassingOn):
+    """Drops `resumed`: for a study whose runs share a folder, where each run resumes."""
 
     def resumed(self, folder: Path, finished: int, total: int) -> None:
         """Drop."""

@@ -132,8 +132,7 @@ def _run_cells(
         network_options(job.cells[0], context.root)
     if ranks is not None and ranks.is_global_zero:
         ranks.barrier()
-    is_local = context.executor.name == "local"
-    if is_local and (context.workers == 1 or len(jobs) == 1):
+    if context.executor.is_local and (context.workers == 1 or len(jobs) == 1):
         cores = max(1, (os.cpu_count() or 1) // (context.workers * context.execution.devices))
         _run_here(jobs, folder, context, reporter, cores, ranks)
     else:
@@ -153,22 +152,21 @@ def _run_elsewhere(jobs: Sequence[Job], folder: Path, context: RunContext, repor
     """Run the jobs on an executor."""
     cores_each = max(1, (os.cpu_count() or 1) // context.workers)
     root = None if context.root is None else context.root.absolute()
-    execution, is_local = context.execution, context.executor.name == "local"
     executor = make_executor(
         context.executor,
         folder / CELLS,
         workers=context.workers,
         cpus=context.threads or 1,
-        gpus=int(execution.accelerator not in ("auto", "cpu")),
+        gpus=int(context.execution.accelerator not in ("auto", "cpu")),
     )
     data = {}
-    for name, first in {} if is_local else _first_jobs(jobs).items():
+    for name, first in {} if executor.shares_disk else _first_jobs(jobs).items():
         cell = first.cells[0]
         whole = load_whole(cell.dataset, cell.noise, context)
         data[name] = None if isinstance(whole.train_inputs, ImageFiles) else executor.share(whole)
 
     def make_work(job: Job, checkpoint: Path | bytes | None) -> JobWork:
-        threads = context.threads or (threads_of(job, cores_each) if is_local else 1)
+        threads = context.threads or (threads_of(job, cores_each) if context.executor.is_local else 1)
         worker_context = replace(context, root=root, workers=1, threads=threads)
         return JobWork(job, worker_context, checkpoint, data.get(_data_of(job)), Path.cwd())
 

@@ -20,19 +20,16 @@ _BATCH = 100  # parameters a request; MLflow's limit
 
 
 class MLflowTracker:
-    """A parent run in MLflow.
+    """A parent run in MLflow; the arguments are those of `MakeTracker`.
 
-    Args:
-        uri: Address of the server, or folder; None for what MLFLOW_TRACKING_URI says, or else a file in `folder`.
-        folder: Folder of the run.
-        title: Name of the experiment, and of the run.
-        identity: Tag by which a run that is resumed is found.
+    It records in what MLFLOW_TRACKING_URI says by default, or else in a file of the folder.
     """
 
-    def __init__(self, uri: str | None, folder: Path, title: str, identity: str) -> None:
-        self._client = MlflowClient(uri or _configured_uri() or f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+    def __init__(self, to: str | None, folder: Path, title: str, identity: str) -> None:
+        uri = to or _configured_uri()
+        self._client = MlflowClient(uri or f"sqlite:///{(folder / 'mlflow.db').absolute()}")
         known = self._client.get_experiment_by_name(title)
-        artifacts = None if uri or _configured_uri() else (folder / "mlartifacts").absolute().as_uri()
+        artifacts = None if uri else (folder / "mlartifacts").absolute().as_uri()
         self._experiment = known.experiment_id if known else self._client.create_experiment(title, artifacts)
         self._run = self._find(identity) or self._create(title, {_IDENTITY: identity})
 

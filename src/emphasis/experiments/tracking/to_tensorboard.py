@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorboard as _tensorboard  # noqa: F401  (so that it is missed here)
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from PIL import Image
 
 from emphasis.experiments.tracking.base import Images
 
@@ -19,16 +16,10 @@ _REPORT = "report"
 
 
 class TensorBoardTracker:
-    """A run in a folder of TensorBoard.
+    """A run in a folder of TensorBoard; the arguments are those of `MakeTracker`."""
 
-    Args:
-        root: Folder that TensorBoard shows.
-        title: Name of the run.
-        identity: Distinguishes it from others of this name.
-    """
-
-    def __init__(self, root: Path, title: str, identity: str) -> None:
-        self._root, self._name = root, f"{title}-{identity}"
+    def __init__(self, to: str | None, folder: Path, title: str, identity: str) -> None:
+        self._root, self._name = Path(to) if to else folder / "tensorboard", f"{title}-{identity}"
 
     def start_network(self, identity: str, title: str) -> TensorBoardLogger:
         """Return the logger of a network."""
@@ -40,9 +31,8 @@ class TensorBoardTracker:
         """Show the figures; TensorBoard shows no pages."""
         shutil.rmtree(self._root / self._name / _REPORT, ignore_errors=True)
         logger = TensorBoardLogger(self._root, self._name, _REPORT)
-        for name, content in images().items():
-            with Image.open(io.BytesIO(content)) as image:
-                logger.experiment.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+        for name, image in images().items():
+            logger.experiment.add_image(name, image, dataformats="HWC")
         logger.finalize("success")
 
     def close(self) -> None:

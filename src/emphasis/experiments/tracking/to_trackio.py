@@ -8,11 +8,8 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import trackio
 from lightning_fabric.loggers.logger import Logger
-from numpy.typing import NDArray
-from PIL import Image
 
 from emphasis.experiments.tracking.base import Images
 
@@ -20,15 +17,10 @@ _ALONE = {"resume": "never", "embed": False, "auto_log_gpu": False, "auto_log_cp
 
 
 class TrackioTracker:
-    """A project of Trackio.
+    """Runs in a project of Trackio; the arguments are those of `MakeTracker`."""
 
-    Args:
-        project: Name of the project.
-        identity: Prefix of the names of runs.
-    """
-
-    def __init__(self, project: str, identity: str) -> None:
-        self._project, self._identity = project, identity
+    def __init__(self, to: str | None, folder: Path, title: str, identity: str) -> None:  # noqa: ARG002
+        self._project, self._identity = to or title, identity
 
     def start_network(self, identity: str, title: str) -> Logger:
         """Return the logger of a run."""
@@ -36,17 +28,12 @@ class TrackioTracker:
 
     def add_report(self, files: Sequence[Path], images: Images) -> None:  # noqa: ARG002
         """Record the figures; Trackio keeps no pages."""
-        figures = {name: trackio.Image(_pixels(content)) for name, content in images().items()}
+        figures = {name: trackio.Image(image) for name, image in images().items()}
         if figures:
             _write(self._project, f"report {self._identity}", {}, {0: figures})
 
     def close(self) -> None:
         """Do nothing: each run is finished by itself."""
-
-
-def _pixels(content: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _write(project: str, name: str, config: dict[str, Any], metrics: Mapping[int, dict[str, Any]]) -> None:

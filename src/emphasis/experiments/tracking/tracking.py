@@ -13,29 +13,28 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from emphasis.experiments.runs.context import Level, Reporter
+from emphasis.experiments.runs.context import PassingOn, Reporter
 from emphasis.experiments.runs.jobs import Job
 from emphasis.experiments.runs.store import TRACKED, Row
-from emphasis.experiments.tracking.base import Images, Tracker
+from emphasis.experiments.tracking import TRACKERS
+from emphasis.experiments.tracking.base import Images, MakeTracker, Tracker
 from emphasis.extras import missing_extra
 from emphasis.json_files import read_json_lines
 
-Name = Literal["tensorboard", "mlflow", "trackio"]
-NAMES: tuple[Name, ...] = get_args(Name)
 _NO_PARAMETERS = ("key", "curves", "p_histogram", "diverged_batch", "broken_images", "versions", "job")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a tracker records: a folder of TensorBoard, a URI of MLflow, or a project; None for a default."""
+    """The name of a tracker, and where it records; see `MakeTracker`."""
 
-    tracker: Name
+    tracker: str
     to: str | None = None
 
 
-class Tracking(Reporter):
+class Tracking(PassingOn):
     """Passes everything on to another reporter, and records the networks that are finished.
 
     Args:
@@ -49,29 +48,14 @@ class Tracking(Reporter):
     """
 
     def __init__(self, reporter: Reporter, folder: Path, title: str, destination: Destination) -> None:
-        self._reporter, self._folder = reporter, folder
+        super().__init__(reporter)
+        self._folder = folder
         self._title, self._destination = title, destination
         self._tracker: Tracker | None = None
         self._recorded: set[str] = set()
         self._identity = ""
         self._reported: set[str] = set()
         require_tracker(destination.tracker)
-
-    def progress(self, job: Job, done: int, total: int) -> None:
-        """Pass on."""
-        self._reporter.progress(job, done, total)
-
-    def loading(self, task: str, done: int, total: int) -> None:
-        """Pass on."""
-        self._reporter.loading(task, done, total)
-
-    def message(self, text: str, level: Level = "info") -> None:
-        """Pass on."""
-        self._reporter.message(text, level)
-
-    def resumed(self, folder: Path, finished: int, total: int) -> None:
-        """Pass on."""
-        self._reporter.resumed(folder, finished, total)
 
     def finished(self, job: Job, rows: Sequence[Row]) -> None:
         """Record networks, and pass on."""
@@ -173,35 +157,18 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None and value == value}
 
 
-def require_tracker(name: Name) -> None:
-    """Raise ModuleNotFoundError, in the words of the command's option, if the extra of a tracker is not installed."""
+def require_tracker(name: str) -> MakeTracker:
+    """Return the class of a tracker.
+
+    Raises:
+        ModuleNotFoundError: If its extra is not installed; the message names the command's option.
+    """
     try:
-        __import__(f"emphasis.experiments.tracking.{_MODULES[name]}")
+        return TRACKERS[name]
     except ModuleNotFoundError as error:
         raise missing_extra(f"--track {name}", name, error) from None
 
 
 def make_tracker(destination: Destination, folder: Path, title: str, identity: str) -> Tracker:
-    """Return a tracker.
-
-    Args:
-        destination: Which one, and where it records.
-        folder: Folder of the run, within which trackers record by default.
-        title: Name of the run.
-        identity: The same for a run that is resumed.
-    """
-    to = destination.to
-    if destination.tracker == "tensorboard":
-        from emphasis.experiments.tracking.to_tensorboard import TensorBoardTracker
-
-        return TensorBoardTracker(Path(to) if to else folder / "tensorboard", title, identity)
-    if destination.tracker == "mlflow":
-        from emphasis.experiments.tracking.to_mlflow import MLflowTracker
-
-        return MLflowTracker(to, folder, title, identity)
-    from emphasis.experiments.tracking.to_trackio import TrackioTracker
-
-    return TrackioTracker(to or title, identity)
-
-
-_MODULES = {name: f"to_{name}" for name in NAMES}
+    """Return a tracker; see `MakeTracker` for the arguments."""
+    return require_tracker(destination.tracker)(destination.to, folder, title, identity)
