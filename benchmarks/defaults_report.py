@@ -227,19 +227,13 @@ def write_report(out: Path, images: Path) -> None:
     lines += read_lines(out / "candidates.jsonl")
     scores = scores_of(lines)
     pictures, betas = read_lines(out / "images.jsonl"), read_lines(out / "betas.jsonl")
-    every = [*lines, *pictures, *betas]
-    seeds = [len(rates[best_rate(rates)]) for methods in scores.values() for rates in [methods[CCE]]]
-    networks = sum(len(line.get("networks", [0])) for line in every)
     what = (
         "Test accuracy minus cross-entropy's at the rate that is best for it, in points; ± is the 95 % interval over "
         "the seeds, paired. The worst cell is picked for being so: its mean is biased downwards. Collapses: below half "
         "of cross-entropy's accuracy. Written by `python benchmarks/defaults.py --report`; its docstring says what was "
         "trained."
     )
-    where = (
-        f"{networks} networks, {len(scores)} cells of perceptrons with {min(seeds)} to {max(seeds)} seeds; revisions "
-        f"{', '.join(sorted({line['revision'] for line in every}))}; torch {every[0]['torch']}, {every[0]['machine']}."
-    )
+    where = _provenance(scores, [*lines, *pictures, *betas])
     text = ["# Default losses", "", what, "", where, "", *_section("Perceptrons", scores)]
     if pictures:
         cells = image_scores(pictures)
@@ -262,22 +256,27 @@ def write_report(out: Path, images: Path) -> None:
         draw_dynamics(images / "defaults-dynamics.png", watched)
 
 
+def _provenance(scores: Scores, lines: Sequence[dict[str, Any]]) -> str:
+    """Return how many networks, cells of perceptrons and seeds there are, and what they were trained with."""
+    seeds = [len(methods[CCE][best_rate(methods[CCE])]) for methods in scores.values()]
+    networks = sum(len(line.get("networks", [0])) for line in lines)
+    return (
+        f"{networks} networks, {len(scores)} cells of perceptrons with {min(seeds)} to {max(seeds)} seeds; revisions "
+        f"{', '.join(sorted({line['revision'] for line in lines}))}; torch {lines[0]['torch']}, {lines[0]['machine']}."
+    )
+
+
 def _write_check(out: Path) -> None:
     """Write check.md: the tasks of benchmarks/defaults_check.py, which had no part in the choice of the default."""
     lines = read_lines(out / "check.jsonl")
     if not lines:
         return
     scores = scores_of(lines)
-    seeds = [len(methods[CCE][best_rate(methods[CCE])]) for methods in scores.values()]
     what = (
         "As in README.md, for the tasks of `python benchmarks/defaults_check.py`, which had no part in the choice of "
         "the default. Written by `python benchmarks/defaults.py --report`."
     )
-    where = (
-        f"{sum(len(line['networks']) for line in lines)} networks, {len(scores)} cells with {min(seeds)} to "
-        f"{max(seeds)} seeds; revisions {', '.join(sorted({line['revision'] for line in lines}))}; "
-        f"torch {lines[0]['torch']}, {lines[0]['machine']}."
-    )
+    where = _provenance(scores, lines)
     text = ["# Default losses on tasks that had no part in the choice", "", what, "", where, ""]
     write_text(out / "check.md", "\n".join([*text, *_section("Perceptrons", scores)]))
 

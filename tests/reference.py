@@ -172,3 +172,13 @@ def loss_reference(logits, labels, weighting, normalization, reduction, ignore_i
     scale = weighting.integral if normalization == "integral" else 1.0
     scale *= (counted.sum() or 1.0) if reduction == "mean" else 1.0
     return raw / scale, counted * weighting.potential(margin, max_margin) / scale
+
+
+def recounted(true, noisy, num_classes):
+    """The realized transition matrix by the definition, one label at a time."""
+    counts = np.zeros((num_classes, num_classes))
+    for a, b in zip(true, noisy, strict=True):
+        counts[a, b] += 1
+    for row in range(num_classes):
+        counts[row] = counts[row] / counts[row].sum() if counts[row].any() else np.eye(num_classes)[row]
+    return counts

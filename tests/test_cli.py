@@ -10,25 +10,13 @@ import pandas as pd
 import pytest
 
 import emphasis
+from commands import mistake_of
 from controls import right_beyond_chance
 from emphasis.cli.main import main
 from emphasis.errors import EmphasisError
 from emphasis.executors import ExecutorOptions
 from emphasis.tabular import load_model
 from emphasis.texts import named_value
-
-
-def _fails(capsys, *arguments):
-    """The one line of a mistake."""
-    try:
-        code = main(arguments)
-    except SystemExit as exit_:
-        code = exit_.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 @pytest.mark.parametrize(
@@ -125,11 +113,11 @@ def test_version(capsys):
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
-    assert message in _fails(capsys, *arguments)
+    assert message in mistake_of(capsys, *arguments)
 
 
 def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
-    message = _fails(capsys, "run", "table9", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    message = mistake_of(capsys, "run", "table9", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
     assert str(tmp_path) in message
 
 
@@ -316,7 +304,7 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
     ],
 )
 def test_mistakes_with_tables_are_one_line(arguments, message, customers, capsys):
-    said = _fails(capsys, *arguments, *(["--no-progress"] if arguments[0] == "fit" else []))
+    said = mistake_of(capsys, *arguments, *(["--no-progress"] if arguments[0] == "fit" else []))
     assert message in said
 
 
@@ -325,7 +313,7 @@ def test_a_column_that_new_rows_lack_is_named(customers, capsys):
     assert main(["fit", "customers.csv", "--label", "churned", *options]) == 0
     capsys.readouterr()
     customers[["plan"]].to_csv("new.csv", index=False)
-    message = _fails(capsys, "predict", "runs/customers", "new.csv")
+    message = mistake_of(capsys, "predict", "runs/customers", "new.csv")
     assert "the table lacks the column 'age'" in message
     assert "add it, or fit again without" in message
 

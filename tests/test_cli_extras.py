@@ -6,22 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emphasis.cli.main import main
+from commands import mistake_of
 
 TABLE5 = str(Path(__file__).parents[1] / "results" / "table5")
-
-
-def _fails(capsys, *arguments):
-    """The one line of a mistake."""
-    try:
-        code = main(arguments)
-    except SystemExit as exit_:
-        code = exit_.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 @pytest.mark.parametrize(
@@ -79,5 +66,5 @@ def test_data_that_needs_an_extra_of_its_own_names_that_one(module, extra, tmp_p
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(runner, "load_split", load)
-    message = _fails(capsys, "run", "digits", "--out", str(tmp_path / "run"))
+    message = mistake_of(capsys, "run", "digits", "--out", str(tmp_path / "run"))
     assert f"pip install '.[{extra}]' in a checkout" in message

@@ -26,6 +26,7 @@ from emphasis.corruption import (
     superclass_swap,
     symmetric,
 )
+from reference import recounted
 
 SEEDS = st.integers(0, 2**32 - 1)
 RATES = st.floats(0.0, 1.0)
@@ -43,16 +44,6 @@ METHODS = {
     ),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-
-
-def recounted(true, noisy, num_classes):
-    """The realized matrix by the definition, one label at a time."""
-    counts = np.zeros((num_classes, num_classes))
-    for a, b in zip(true, noisy, strict=True):
-        counts[a, b] += 1
-    for row in range(num_classes):
-        counts[row] = counts[row] / counts[row].sum() if counts[row].any() else np.eye(num_classes)[row]
-    return counts
 
 
 @st.composite

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from emphasis.corruption import (
     instance_dependent,
 )
+from reference import recounted
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -18,16 +19,6 @@ RATES = st.floats(0.0, 1.0)
 
 
 ROUNDING = 1e-9
-
-
-def recounted(true, noisy, num_classes):
-    """The realized matrix by the definition, one label at a time."""
-    counts = np.zeros((num_classes, num_classes))
-    for a, b in zip(true, noisy, strict=True):
-        counts[a, b] += 1
-    for row in range(num_classes):
-        counts[row] = counts[row] / counts[row].sum() if counts[row].any() else np.eye(num_classes)[row]
-    return counts
 
 
 @st.composite

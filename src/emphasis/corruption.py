@@ -309,8 +309,8 @@ def from_noisy_labels(labels: Array, noisy_labels: Array, *, num_classes: int | 
 def pn_ratio(labels: Array, ratio: float, *, positive: int = 1, seed: int = 0) -> Corruption:
     """Keep every positive and round(n_positive / ratio) negatives drawn at random: P : N = ratio : 1.
 
-    This is the class imbalance of the paper (section 4.4.2): of 12,500 positives and as many negatives, 1,250 negatives
-    are kept at 10:1 and 250 at 50:1. The returned labels are binary: 1 for `positive` and 0 for other classes.
+    This is the class imbalance of the paper (section 4.4.2), which has 12,500 positives and 12,500 negatives: 1,250
+    negatives are kept at 10:1, and 250 at 50:1. The returned labels are binary: 1 for `positive`, 0 for other classes.
 
     Raises:
         ValueError: There are no positives or too few negatives, or no negative would be kept.

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SAMPLES, _SECONDS_BETWEEN_SAMPLES = 11, 0.02  # of the number of running threads
@@ -58,6 +58,11 @@ def end_if_rank(code: int) -> None:
     for number in _SIGNALS:  # one rank that has ended makes its launcher terminate the others, which are ending as well
         signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
+    exit_at_once(code)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process with an exit code, without tearing the interpreter down, after flushing its streams."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
             stream.flush()

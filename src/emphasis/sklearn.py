@@ -36,7 +36,7 @@ from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
 from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
-from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested
+from emphasis.weighting.parameters import nested_parameters, resolve_nested
 
 _UNKNOWN_RATE = 1e-3  # of `partial_fit` for learning_rate="auto"
 _ROWS_AT_ONCE = 8192  # in prediction, where sparse rows are converted to dense ones
@@ -138,10 +138,7 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> EmphasisClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
-        params, nested = split_nested(params)
-        super().set_params(**params)
-        if nested:
-            self.weighting = with_nested(self.weighting, nested)
+        super().set_params(**resolve_nested(params, self.weighting))
         return self
 
     def __sklearn_tags__(self) -> Any:

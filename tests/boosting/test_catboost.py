@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-catboost = pytest.importorskip("catboost", reason="needs the extra catboost: make test-catboost")
+catboost = pytest.importorskip("catboost", reason="needs the extra catboost")
 
 from shared_boosting import (  # noqa: E402
     DATA,

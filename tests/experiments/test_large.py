@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from clothing_layout import write_layout
+from commands import error_of
 from emphasis import datasets
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
@@ -100,13 +101,8 @@ def test_a_run_killed_twice_ends_alike_in_two_workers(small, finished, tmp_path,
     assert rows_of(folder) == rows_of(finished)
 
 
-def fails(capsys, arguments):
-    assert main(arguments) != 0
-    return " ".join(capsys.readouterr().err.split())
-
-
 def test_a_broken_image_stops_the_run_and_is_named(small, tmp_path, capsys):
-    said = fails(capsys, command(small, tmp_path / "run"))
+    said = error_of(capsys, command(small, tmp_path / "run"))
     assert small[2]["noisy_train"][BROKEN] in said
     assert 'broken = "skip"' in said
 
@@ -116,13 +112,13 @@ def test_a_missing_folder_and_a_list_cut_short_are_reported_before_anything_is_t
     shutil.copytree(base, tmp_path / "data")
     copy = (recipe, tmp_path / "data", keys)
     shutil.rmtree(tmp_path / "data" / "clothing1m" / "images" / "3")
-    said = fails(capsys, command(copy, tmp_path / "run"))
+    said = error_of(capsys, command(copy, tmp_path / "run"))
     assert "1 folders that do not exist (images/3)" in said
     assert "12 images of noisy_train_key_list.txt that do not exist" in said
     assert main(command(copy, tmp_path / "run", *SKIP, "--set", "dataset.missing=skip", "--iterations", "2")) == 0
     assert "They are skipped." in " ".join(capsys.readouterr().out.split())  # of lines folded at the terminal's width
     assert rows_of(tmp_path / "run")[0]["n_train"] == 108
-    said = fails(capsys, command(copy, tmp_path / "other", "--set", "dataset.complete=true"))
+    said = error_of(capsys, command(copy, tmp_path / "other", "--set", "dataset.complete=true"))
     assert "noisy_train_key_list.txt has 120 lines, not 1,000,000" in said
     assert not list(tmp_path.glob("other/cells/*.npz"))
 
@@ -145,7 +141,7 @@ def test_table3_starts_from_imagenet_s_parameters_and_sees_images_as_they_did(sm
         .replace("32", "36", 1)
         .replace("28", "32", 1)
     )
-    said = fails(capsys, ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--out", str(tmp_path / "run")])
+    said = error_of(capsys, ["run", str(recipe), "--data", str(base), *ONE_PROCESS, "--out", str(tmp_path / "run")])
     assert "resnet50 starts from the parameters in " in said
     assert "resnet50-0676ba61.pth', which is not a file: put a state dict there" in said
 

@@ -1,6 +1,5 @@
 """SIGTERM and SIGHUP act as Ctrl-C: a checkpoint, one line, the signal's exit code, and the same results afterwards."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from waiting import OWN, wait_for
 
 from emphasis import process
 from emphasis.cli.main import main
+from finished_runs import rows_of
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="of POSIX systems")
 RECIPE = """
@@ -28,11 +28,6 @@ methods = [{ name = "CCE", training = { name = "own.py:Own" } }]
 """
 OPTIONS = ["--no-progress", "--threads", "1", "--accelerator", "cpu", "--checkpoint-seconds", "1000"]
 RESUME_HINT = "the same command resumes from the last checkpoint, if there is one\n"
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "revision")} for row in rows]
 
 
 def iterations_of(folder):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from commands import error_of
 from emphasis import datasets
 from emphasis.cli.main import main
 from emphasis.datasets import DataNotFoundError, holdout
@@ -154,11 +155,6 @@ def test_methods_for_videos_find_persons_by_their_own_measure(tmp_path):
         assert trained > 3 * untrained, method
 
 
-def fails(capsys, arguments):
-    assert main(arguments) != 0
-    return " ".join(capsys.readouterr().err.split())
-
-
 def spoil(path):
     path.write_bytes(path.read_bytes()[:200])
 
@@ -173,7 +169,7 @@ def test_broken_frames_stop_the_run_or_are_passed_over_and_named(small, tmp_path
     for path in bad:
         spoil(path)
     few = ("--iterations", "20", "--set", "solver.schedule.at=[10]")
-    said = fails(capsys, command(copy, tmp_path / "stopped", *few))
+    said = error_of(capsys, command(copy, tmp_path / "stopped", *few))
     assert 'broken = "skip"' in said
     assert any(path.name in said for path in bad)
     skip = (*few, "--set", "dataset.broken=skip")
@@ -181,7 +177,7 @@ def test_broken_frames_stop_the_run_or_are_passed_over_and_named(small, tmp_path
     assert rows_of(tmp_path / "run")[0]["broken_images"] == sorted(f"{path.parent.name}/{path.name}" for path in bad)
     for image in np.flatnonzero(tracklet == 20):
         spoil(mars.test.path(int(image)))
-    said = fails(capsys, command(copy, tmp_path / "lost", *skip, methods=("DM",)))
+    said = error_of(capsys, command(copy, tmp_path / "lost", *skip, methods=("DM",)))
     assert "none of the images of 1 of 72 test videos can be decoded, those of video 20 first" in said
 
 
@@ -192,13 +188,13 @@ def test_missing_folders_and_lists_cut_short_are_named_before_anything_is_traine
     names = tmp_path / "mars" / "info" / "test_name.txt"
     whole = names.read_text()
     names.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    assert "test_name.txt names" in fails(capsys, command(copy, tmp_path / "other"))
+    assert "test_name.txt names" in error_of(capsys, command(copy, tmp_path / "other"))
     names.unlink()
-    assert "put train_name.txt, test_name.txt" in fails(capsys, command(copy, tmp_path / "other"))
+    assert "put train_name.txt, test_name.txt" in error_of(capsys, command(copy, tmp_path / "other"))
     assert not list(tmp_path.glob("other/cells/*.npz"))
     names.write_text(whole)
     shutil.rmtree(tmp_path / "mars" / "bbox_train" / "0003")
-    said = fails(capsys, command(copy, tmp_path / "run"))
+    said = error_of(capsys, command(copy, tmp_path / "run"))
     assert "1 whole folders: 0003" in said
     assert main(command(copy, tmp_path / "run", "--set", "dataset.missing=skip", "--iterations", "2")) == 0
     assert "They are skipped." in " ".join(capsys.readouterr().out.split())
@@ -209,7 +205,7 @@ def test_a_perceptron_and_a_validation_part_are_refused_with_the_reason(small, t
     recipe = tmp_path / "stacked.toml"
     recipe.write_text(SMALL.replace('name = "small-cnn"\nwidths = [16, 32, 64]', 'name = "mlp"'))
     alone = ("--set", "solver.clip=1", "--set", "dataset.augment=false")
-    said = fails(capsys, command((recipe, *small[1:]), tmp_path / "run", *alone))
+    said = error_of(capsys, command((recipe, *small[1:]), tmp_path / "run", *alone))
     assert "retrieval needs a network that trains alone, such as small-cnn" in said
     split = datasets.load("mars", small[1], resize=20, size=18)
     assert isinstance(split, datasets.VideoSplit)

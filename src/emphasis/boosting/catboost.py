@@ -19,7 +19,7 @@ from emphasis.errors import EmphasisTypeError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
-from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested
+from emphasis.weighting.parameters import nested_parameters, resolve_nested
 
 try:
     from catboost import CatBoostClassifier
@@ -89,10 +89,7 @@ class EmphasisCatBoostClassifier(CatBoostClassifier):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> EmphasisCatBoostClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
-        params, nested = split_nested(params)
-        if nested:
-            params["weighting"] = with_nested(params.get("weighting", self._init_params.get("weighting")), nested)
-        super().set_params(**params)
+        super().set_params(**resolve_nested(params, self._init_params.get("weighting")))
         return self
 
     def fit(self, X: Any, y: Any = None, **arguments: Any) -> EmphasisCatBoostClassifier:

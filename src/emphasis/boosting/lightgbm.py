@@ -28,7 +28,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
-from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
+from emphasis.weighting.parameters import nested_parameters, resolve_nested, without_nested
 
 try:
     from lightgbm import Booster, LGBMClassifier
@@ -132,10 +132,7 @@ class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> EmphasisLGBMClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
-        params, nested = split_nested(params)
-        if nested:
-            params["weighting"] = with_nested(params.get("weighting", self.weighting), nested)
-        super().set_params(**params)
+        super().set_params(**resolve_nested(params, self.weighting))
         return self
 
     def _process_params(self, stage: str) -> dict[str, Any]:

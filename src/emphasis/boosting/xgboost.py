@@ -17,7 +17,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
-from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
+from emphasis.weighting.parameters import nested_parameters, resolve_nested, without_nested
 
 try:
     import sklearn as _sklearn  # noqa: F401
@@ -125,10 +125,7 @@ class EmphasisXGBClassifier(XGBClassifier):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> EmphasisXGBClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
-        params, nested = split_nested(params)
-        super().set_params(**params)
-        if nested:
-            self.weighting = with_nested(self.weighting, nested)
+        super().set_params(**resolve_nested(params, self.weighting))
         return self
 
     def get_xgb_params(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +180,7 @@ NET = ModelSpec(
     save=_save_net,
     load=_load_net,
 )
-LINEAR = ModelSpec(
-    extra="sklearn",
-    settings={"hidden": (), "max_epochs": 100},
-    file="model.pt",
-    make=_make_net,
-    save=_save_net,
-    load=_load_net,
-)
+LINEAR = replace(NET, settings={**NET.settings, "hidden": ()})
 
 MODELS: Registry[ModelSpec] = Registry(
     "model", {name: f"{__name__}:{name.upper()}" for name in ("xgboost", "lightgbm", "catboost", "net", "linear")}

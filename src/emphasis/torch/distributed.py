@@ -166,7 +166,8 @@ def mean_over_ranks(total: Tensor, count: Tensor, over: Any) -> Tensor:
 def global_max_and_sumexp(log_share: Tensor, over: Any) -> tuple[Tensor, Tensor]:
     """Return the maximum and the sum of exp(log_share - maximum) over the whole batch; 0 and 1 if it is empty.
 
-    The maximum is that of one call over all ranks: of this call, or of the first one of the step of an `Accumulation`.
+    The maximum is taken over the examples of one call on all ranks. Within an `Accumulation`, this is the first call of
+    the step, and otherwise the present one.
 
     Args:
         log_share: Logarithms of f_i w_i of the examples of this call on this rank; -inf for those that do not count.

@@ -94,7 +94,7 @@ def evaluate(module: nn.Module, networks: int, task: Task, alive: NDArray[np.boo
     finite = torch.stack(finites).all(0).cpu().numpy() & tests_finite
     module.train(training)
 
-    # In the shape (S / K, K, n), labels of seeds are broadcast, not copied for every network.
+    # Networks of one seed share its labels: results have shape (S / K, K, n), to which labels (K, n) are broadcast.
     eval_rows = slice(None) if not task.eval_train_size else task.eval_indices.cpu().numpy()
     training_labels, true, noisy = (
         v.cpu().numpy()[:, eval_rows] for v in (task.labels, task.seed_true_labels, task.noisy)

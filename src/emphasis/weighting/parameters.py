@@ -29,19 +29,21 @@ def without_nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if not name.startswith(PREFIX)}
 
 
-def split_nested(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of an estimator, and those of its weighting without the prefix."""
-    nested = {name.removeprefix(PREFIX): value for name, value in parameters.items() if name.startswith(PREFIX)}
-    return without_nested(parameters), nested
+def resolve_nested(parameters: Mapping[str, Any], weighting: WeightingLike | None) -> dict[str, Any]:
+    """Return the parameters to set of an estimator, with those of its weighting as one changed weighting.
 
-
-def with_nested(weighting: WeightingLike | None, changes: Mapping[str, Any]) -> Weighting:
-    """Return a weighting with some of its parameters changed; None stands for the default weighting.
+    Args:
+        parameters: What is to be set, such as {"weighting__beta": 2.0}.
+        weighting: The estimator's weighting, unless `parameters` has another; None stands for the default weighting.
 
     Raises:
         ValueError: If the weighting has no such parameter, or a value is not allowed.
     """
-    return from_dict({**_resolved(weighting).to_dict(), **changes})
+    own = without_nested(parameters)
+    nested = {name.removeprefix(PREFIX): value for name, value in parameters.items() if name.startswith(PREFIX)}
+    if nested:
+        own["weighting"] = from_dict({**_resolved(own.get("weighting", weighting)).to_dict(), **nested})
+    return own
 
 
 def _resolved(weighting: WeightingLike | None) -> Weighting:

@@ -45,7 +45,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
 from emphasis.weighting.options import Normalization
-from emphasis.weighting.parameters import nested_parameters, split_nested, with_nested, without_nested
+from emphasis.weighting.parameters import nested_parameters, resolve_nested, without_nested
 
 try:
     from lightgbm import DaskLGBMClassifier, LGBMClassifier
@@ -116,10 +116,7 @@ class EmphasisDaskLGBMClassifier(DaskLGBMClassifier):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> EmphasisDaskLGBMClassifier:
         """Set parameters; `weighting__beta` changes beta of the weighting."""
-        params, nested = split_nested(params)
-        if nested:
-            params["weighting"] = with_nested(params.get("weighting", self.weighting), nested)
-        super().set_params(**params)
+        super().set_params(**resolve_nested(params, self.weighting))
         return self
 
     def fit(

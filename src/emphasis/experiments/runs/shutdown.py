@@ -8,7 +8,6 @@ ranks communicate through a key-value store of `torch.distributed`.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import torch.distributed as dist
 
 from emphasis.compatibility.fabric import Fabric
 from emphasis.errors import EmphasisRuntimeError
-from emphasis.process import asked, stopping_later
+from emphasis.process import asked, exit_at_once, stopping_later
 
 _SIGNAL, _SHUTDOWN, _LEFT = "asked", "ended", "left"  # keys of the store
 _POLL_SECONDS = 0.2
@@ -98,10 +97,7 @@ def _follow(store: Any) -> None:
             store.add(_LEFT, 1)
         except dist.DistError:  # the store has closed, and rank 0 with it
             return
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
         # The exit code of the command is that of rank 0. If it has started the others, a failure of theirs would make
         # its launcher kill it.
         started_by_first = "LOCAL_WORLD_SIZE" not in os.environ
-        os._exit(0 if started_by_first else 128 + number if number else 1)
+        exit_at_once(0 if started_by_first else 128 + number if number else 1)
