@@ -11,6 +11,7 @@ import numpy as np
 
 from controls import right_beyond_chance
 from emphasis import CCE, DM
+from emphasis.experiments.tracking import TRACKERS
 from emphasis.extras import EXTRAS
 
 WEIGHTING = DM(lam=0.5, beta=4, vanishing=True)
@@ -73,7 +74,7 @@ class Total:
 
 def use(extra):
     """Do something with the extra's front end."""
-    if extra in ("tensorboard", "mlflow", "trackio"):
+    if extra in TRACKERS:
         from emphasis.experiments.tracking.tracking import require_tracker
 
         require_tracker(extra)
