@@ -25,6 +25,7 @@ PURPOSE = {
     "training": "the training loop",
     "diagnostics": "traces, suspects, plots",
     "review": "decisions about labels",
+    "comparison": "of two classifiers",
     "sklearn": "estimators",
     "boosting": "trees",
     "jax": "the losses",

@@ -57,7 +57,7 @@ CALLED_FIRST = [
     "emphasis.diagnostics.trace.EmphasisTrace",
     "emphasis.jax.emphasis_loss",
     "emphasis.review.Decisions",
-    "emphasis.scores.evaluate",
+    "emphasis.comparison.evaluate",
     "emphasis.sklearn.EmphasisClassifier",
     "emphasis.tabular.fit_table",
     "emphasis.torch.EmphasisLoss",

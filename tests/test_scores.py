@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from emphasis import scores
-from emphasis.scores import METRICS, Held, evaluate, recall, reliability, verdict
+from emphasis.comparison import CONFIDENCE, evaluate, verdict
+from emphasis.scores import METRICS, Held, recall, reliability
 
 
 def predictions(classes, rows=400, seed=0, skill=1.0):
@@ -146,4 +146,4 @@ def test_without_a_baseline_there_is_no_verdict_and_classes_without_weight_count
     assert math.isnan(found["recall"]["ours"]["c"])
     values = {name: score["value"] for name, score in found["methods"]["ours"].items()}
     assert all(math.isfinite(value) for value in values.values())
-    assert scores.CONFIDENCE == 0.95
+    assert CONFIDENCE == 0.95

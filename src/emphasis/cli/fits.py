@@ -38,8 +38,9 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
     """Print the scores of a fit, and where it was written."""
     from rich import box
 
+    from emphasis.comparison import CONFIDENCE
     from emphasis.rich_text import PlainTable, plain
-    from emphasis.scores import CONFIDENCE, METRICS
+    from emphasis.scores import METRICS
 
     scores = result.scores
     title = f"Held-out rows, {result.request['folds']} folds"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.comparison import evaluate
 from emphasis.datasets import ImageFiles
-from emphasis.scores import evaluate
 from emphasis.tabular.result import BASELINE
 from emphasis.weighting import Weighting
 
@@ -62,7 +62,7 @@ class ImageFit:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores of each method on held-out images with the given labels; see `emphasis.scores.evaluate`."""
+        """Scores of each method on held-out images with the given labels; see `emphasis.comparison.evaluate`."""
         return evaluate(self.given, self.probabilities, self.classes, baseline=BASELINE, fold=self.fold)
 
     @property

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.comparison import difference
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.scores import Held, difference
+from emphasis.scores import Held
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 import emphasis
+from emphasis.comparison import CONFIDENCE
 from emphasis.datasets.table import write_table
 from emphasis.datasets.table_features import DateColumn, LevelsColumn, NumericColumn, as_dates
 from emphasis.datasets.table_report import in_shell
@@ -24,7 +25,6 @@ from emphasis.diagnostics.plots.pages import chart, page_environment, shown
 from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
-from emphasis.scores import CONFIDENCE
 from emphasis.scores import METRICS as SCORES
 from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit

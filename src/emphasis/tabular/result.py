@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.comparison import evaluate
 from emphasis.datasets.table import PreparedTable, is_parquet
 from emphasis.datasets.table_encoder import TableEncoder
-from emphasis.scores import evaluate
 from emphasis.tabular.saved import SavedModel, load_model
 from emphasis.weighting import Weighting
 

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import emphasis
+from emphasis.comparison import evaluate
 from emphasis.datasets.table import prepare_table
 from emphasis.datasets.table_options import TableOptions
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, write_text
 from emphasis.json_files import JSONFileError, read_json
-from emphasis.scores import METRICS, Held, evaluate
+from emphasis.scores import METRICS, Held
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, splits, weights_of
 from emphasis.tabular.folder import fit_digest
 from emphasis.tabular.models import MODELS
@@ -50,7 +51,7 @@ class TableTuning:
         trials: All trials.
         best: The best trial with another weighting than cross-entropy, or None if no other was searched.
         baseline: The best trial with cross-entropy, or None if another weighting was given.
-        scores: Scores of both on new folds, as `emphasis.scores.evaluate` returns them.
+        scores: Scores of both on new folds, as `emphasis.comparison.evaluate` returns them.
         rows: Number of rows that were used.
     """
 

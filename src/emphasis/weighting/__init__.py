@@ -7,21 +7,9 @@ from emphasis.weighting._numerics import EmphasisWarning
 from emphasis.weighting.base import AUTO_MAX_MARGIN, MaxMargin, Scaled, Sum, Weighting, WeightingLike
 from emphasis.weighting.bounded import AEL, AGCE, AUL, Taylor
 from emphasis.weighting.derivative import derivative, margin_and_direction
-from emphasis.weighting.families import (
-    CCE,
-    DM,
-    GCE,
-    IMAE,
-    MAE,
-    MSE,
-    SCE,
-    Beta,
-    Exponential,
-    Focal,
-    Normal,
-    Uniform,
-)
+from emphasis.weighting.families import DM, IMAE, Beta, Exponential, Normal, Uniform
 from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_function, from_loss
+from emphasis.weighting.losses import CCE, GCE, MAE, MSE, SCE, Focal
 from emphasis.weighting.mode_by_noise import lam_for, mode_for
 from emphasis.weighting.relative import Relative
 from emphasis.weighting.schedule import Measured, Ramp, scheduled

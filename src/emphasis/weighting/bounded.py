@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from emphasis.validation import check, checked_number
+from emphasis.weighting._checked import Checked
 from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
 from emphasis.weighting.base import Weighting
-from emphasis.weighting.families import _Checked
 
 _LOG_2 = math.log(2.0)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class AGCE(_Checked, Weighting):
+class AGCE(Checked, Weighting):
     """Asymmetric generalized cross-entropy, w = 2 p (1-p) (a+p)^(q-1). Loss ((a+1)^q - (a+p)^q) / q.
 
     X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. GCE is the special case a = 0.
@@ -48,7 +48,7 @@ class AGCE(_Checked, Weighting):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class AUL(_Checked, Weighting):
+class AUL(Checked, Weighting):
     """Asymmetric unhinged loss, w = 2 p (1-p) (a-p)^(q-1). Loss ((a-p)^q - (a-1)^q) / q.
 
     X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. The defaults are those of the
@@ -78,7 +78,7 @@ class AUL(_Checked, Weighting):
 
 
 @dataclass(frozen=True, repr=False)
-class AEL(_Checked, Weighting):
+class AEL(Checked, Weighting):
     """Asymmetric exponential loss, w = 2 p (1-p) exp(-p/a) / a. Loss exp(-p/a).
 
     X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. The default is that of the

@@ -11,7 +11,8 @@ from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.weighting._numerics import Array, doubt_of, exponent_of, log_sigmoid, log_trust_of, logsumexp
 
 if TYPE_CHECKING:
-    from emphasis.weighting.base import FloatArray, Weighting
+    from emphasis.weighting._density import FloatArray
+    from emphasis.weighting.base import Weighting
 
 
 def margin_and_direction(logits: Array, labels: Array) -> tuple[FloatArray, FloatArray]:

@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from emphasis.weighting._checked import Checked
 from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
 from emphasis.weighting.base import Weighting
-from emphasis.weighting.families import CCE, _Checked
+from emphasis.weighting.losses import CCE
 
 
 @dataclass(frozen=True, repr=False)
-class Relative(_Checked, Weighting):
+class Relative(Checked, Weighting):
     """Cross-entropy with less weight for labels that the network contradicts: w = 2 (1-p) (p / p_max)^e.
 
     p_max is the largest probability that the network gives to any class, and the exponent is

@@ -22,23 +22,18 @@ from emphasis.weighting.spline import Spline
 FAMILIES: Registry[Callable[..., Weighting]] = Registry(
     "family",
     {
-        **{
-            name: f"emphasis.weighting.families:{name}"
-            for name in (
-                "CCE",
-                "MAE",
-                "MSE",
-                "GCE",
-                "DM",
-                "Normal",
-                "Exponential",
-                "Beta",
-                "SCE",
-                "Focal",
-                "IMAE",
-                "Uniform",
-            )
-        },
+        "CCE": "emphasis.weighting.losses:CCE",
+        "MAE": "emphasis.weighting.losses:MAE",
+        "MSE": "emphasis.weighting.losses:MSE",
+        "GCE": "emphasis.weighting.losses:GCE",
+        "DM": "emphasis.weighting.families:DM",
+        "Normal": "emphasis.weighting.families:Normal",
+        "Exponential": "emphasis.weighting.families:Exponential",
+        "Beta": "emphasis.weighting.families:Beta",
+        "SCE": "emphasis.weighting.losses:SCE",
+        "Focal": "emphasis.weighting.losses:Focal",
+        "IMAE": "emphasis.weighting.families:IMAE",
+        "Uniform": "emphasis.weighting.families:Uniform",
         "Relative": "emphasis.weighting.relative:Relative",
         "AGCE": "emphasis.weighting.bounded:AGCE",
         "AUL": "emphasis.weighting.bounded:AUL",
