@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emphasis.cli.executor_options import add_executor_options
+from emphasis.cli.executor_options import add_executor_options, add_locks_option
 from emphasis.cli.options import (
     RESUMES,
     TABLE_SUFFIXES,
@@ -73,7 +73,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         ".parquet or .csv, a column for each class, by its name or in the order of the classes",
     )
     add_accelerator_option(parser.add_argument_group("machine"))
-    add_executor_options(parser)
+    add_locks_option(add_executor_options(parser))
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-audit)")

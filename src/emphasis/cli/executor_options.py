@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from emphasis.experiments.tracking.tracking import Tracking
 
 
-def add_executor_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--executor` and the options of the clusters."""
+def add_executor_options(parser: argparse.ArgumentParser, trained: str = "networks") -> argparse._ArgumentGroup:
+    """Add `--executor` and the options of the clusters; return their group."""
     group = parser.add_argument_group("executor")
     group.add_argument(
         "--executor",
         choices=NAMES,
         default=LOCAL.name,
-        help="where networks are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
+        help=f"where {trained} are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
     )
     group.add_argument(
         "--address",
@@ -37,6 +37,11 @@ def add_executor_options(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="time limit of a Slurm job, as minutes or H:MM:SS; longer jobs are requeued (default: 60)",
     )
+    return group
+
+
+def add_locks_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--locks`."""
     group.add_argument(
         "--locks",
         choices=("flock", "lease"),

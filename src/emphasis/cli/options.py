@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emphasis.cli.executor_options import add_executor_options, add_tracking_options, requested_executor
+from emphasis.cli.executor_options import (
+    add_executor_options,
+    add_locks_option,
+    add_tracking_options,
+    requested_executor,
+)
 from emphasis.errors import EmphasisError, EmphasisOSError
 from emphasis.files import naming_refusals
 from emphasis.texts import named_value
@@ -152,7 +157,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
         "--data", type=path_argument, metavar="DIR", help="folder of data sets (default: $EMPHASIS_DATA, or a cache)"
     )
     data.add_argument("--download", action="store_true", help="download missing data sets from their official sites")
-    add_executor_options(parser)
+    add_locks_option(add_executor_options(parser))
     add_tracking_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help=f"output folder (default: {default_folder})")

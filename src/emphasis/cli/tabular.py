@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
 from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
 from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
 from emphasis.cli.options import (
@@ -40,6 +41,7 @@ examples:
   emphasis fit reviews.csv --label intent --text body --model linear
   emphasis fit reviews.csv --label intent --text body --encoder models/all-MiniLM-L6-v2
   emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10
+  emphasis fit parts/*.parquet --label churned --engine dask --workers 2
   emphasis fit photos
   emphasis fit photos.csv --label kind --images path --size 48 --augment
   emphasis fit photos --features timm:resnet18 --weights resnet18.safetensors"""
@@ -63,8 +65,9 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table",
         type=path_argument,
+        nargs="+",
         help="a CSV file with a header, a Parquet file (.parquet, .pq), or a folder with a folder of images for each "
-        "class",
+        "class; with --engine dask all Parquet files of a table",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--label", metavar="COLUMN", help="the table's column to predict")
@@ -112,6 +115,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="random seed of folds and models (default: %(default)s)"
     )
     add_image_fit_options(parser)
+    add_engine_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME)")
     output.add_argument("--force", action="store_true", help="replace another fit in the output folder")
@@ -119,6 +123,10 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    if options.engine == "dask":
+        fit_on_dask(options)
+        return
+    options.table = single_table(options)
     if options.table.is_dir() or options.images is not None:
         fit_images(options)
         return

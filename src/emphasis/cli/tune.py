@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emphasis.cli.executor_options import add_executor_options
+from emphasis.cli.executor_options import add_executor_options, add_locks_option
 from emphasis.cli.options import (
     RESUMES,
     Command,
@@ -96,7 +96,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     add_accelerator_option(machine)
     add_workers_option(machine)
-    add_executor_options(parser)
+    add_locks_option(add_executor_options(parser))
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-tune)")

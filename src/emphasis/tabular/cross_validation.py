@@ -190,7 +190,7 @@ class Trainer:
     seed: int
 
     def __call__(
-        self, weighting: Weighting, features: Any, labels: NDArray[np.int64], weights: NDArray[np.float64]
+        self, weighting: Weighting, features: Any, labels: NDArray[np.int64], weights: NDArray[np.float64] | None
     ) -> Any:
         """Return a trained classifier.
 

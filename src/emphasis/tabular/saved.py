@@ -107,12 +107,12 @@ def save_model(
     label: str,
     classes: tuple[str, ...],
     encoder: TableEncoder,
-    identified: NDArray[np.float32],
+    identified: NDArray[np.float32] | None,
     calibration: Calibration | None = None,
 ) -> None:
-    """Write the model, the hashes of its encoded training rows, and then its manifest into `folder`/model.
+    """Write the model, the hashes of its encoded training rows unless these are None, and its manifest.
 
-    Each file is written atomically.
+    They are written into `folder`/model, each file atomically.
     """
     target, spec = folder / FOLDER, MODELS[kind]
     target.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,9 @@ def save_model(
         "classes": list(classes),
         "encoder": encoder.to_dict(),
         "calibration": None if calibration is None else calibration.to_dict(),
-        "rows_sha256": write_hashes(target, identified),
     }
+    if identified is not None:
+        manifest["rows_sha256"] = write_hashes(target, identified)
     if arrays := encoder.arrays():
         with replacing(target / TEXTS) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
