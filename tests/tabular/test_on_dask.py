@@ -12,9 +12,10 @@ import pandas as pd  # noqa: E402
 from distributed import Client, LocalCluster  # noqa: E402
 
 from emphasis import Relative  # noqa: E402
+from emphasis.comparison import evaluate  # noqa: E402
 from emphasis.datasets.table_report import TableError  # noqa: E402
 from emphasis.errors import EmphasisValueError  # noqa: E402
-from emphasis.scores import METRICS, evaluate  # noqa: E402
+from emphasis.scores import METRICS  # noqa: E402
 from emphasis.tabular import fit_table, load_model  # noqa: E402
 from emphasis.tabular.on_dask import PREDICTIONS, fit_parts  # noqa: E402
 from emphasis.tabular.streamed_scores import StreamedScores  # noqa: E402

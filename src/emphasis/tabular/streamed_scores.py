@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.scores import BINS, CONFIDENCE, METRICS
+from emphasis.comparison import CONFIDENCE
+from emphasis.scores import BINS, METRICS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,7 +87,7 @@ class StreamedScores:
                 self._paired[place] += (share @ difference, square.sum(), square @ difference)
 
     def result(self) -> dict[str, Any]:
-        """Return what `metrics.json` holds; see `emphasis.scores.evaluate`. Most differences have no interval."""
+        """Return what `metrics.json` holds; see `emphasis.comparison.evaluate`. Most differences have no interval."""
         everything = np.ones(self._folds, dtype=bool)
         methods: dict[str, Any] = {}
         for number, name in enumerate(self._methods):
