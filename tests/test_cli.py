@@ -106,10 +106,10 @@ def test_version(capsys):
         (["report", "digits", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["run", "digits", "--checkpoint-seconds", "nan"], "--checkpoint-seconds nan"),
         (["run", "digits", "--xyzzy"], "unknown option --xyzzy; see emphasis run --help"),
-        (["run", "digits", "--sed", "3"], "unknown option --sed; did you mean --seeds?"),
+        (["run", "digits", "--sed", "3"], "unknown option --sed (did you mean --seeds?)"),
         (["run", "digits", "table5"], "unknown argument table5"),
         (["quux"], "unknown command 'quux'; known: fit, predict"),
-        (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
+        (["rnu"], "unknown command 'rnu' (did you mean 'run'?)"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
@@ -276,7 +276,7 @@ def test_a_table_is_fitted_and_predicted(suffix, customers, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["fit", "none.csv", "--label", "y"], "'none.csv' does not exist"),
-        (["fit", "customers.csv", "--label", "churn"], "no column 'churn'; did you mean 'churned'"),
+        (["fit", "customers.csv", "--label", "churn"], "no column 'churn' (did you mean 'churned'"),
         (["fit", "customers.csv", "--label", "id"], "column 'id' has 300 distinct values"),
         (["fit", "customers.csv", "--label", "churned", "--model", "forest"], "unknown model 'forest'"),
         (["fit", "customers.csv", "--label", "churned", "--weighting", "DMM lam=1"], "unknown family 'DMM'"),

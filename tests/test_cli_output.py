@@ -134,9 +134,9 @@ def test_settings_from_a_file(name, customers, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("flods = 3", "unknown key 'flods'; did you mean 'folds'?"),
-        ("[fit]\nlabl = 'x'", "[fit] has an unknown key 'labl'; did you mean 'label'?"),
-        ("[fti]\nlabel = 'x'", "unknown key 'fti'; did you mean 'fit'?"),
+        ("flods = 3", "unknown key 'flods' (did you mean 'folds'?)"),
+        ("[fit]\nlabl = 'x'", "[fit] has an unknown key 'labl' (did you mean 'label'?)"),
+        ("[fti]\nlabel = 'x'", "unknown key 'fti' (did you mean 'fit'?)"),
         ("[fit]\nvs = ['CCE']", "[fit] has an unknown key 'vs'"),
         ("folds = [3]", "folds = [3] is not allowed; use one value"),
         ("folds = 'many'", "invalid int value: 'many' (set in settings.toml)"),

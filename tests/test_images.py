@@ -34,6 +34,8 @@ def photos(tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(folder / f"{number:04d}-{label}.png")
     (base / "photos" / "empty").mkdir()
+    first, *_ = sorted((base / "photos" / "digit-0").glob("*-0.png"))
+    (base / "photos" / "digit-1" / "copy-0.png").write_bytes(first.read_bytes())
     (base / "photos" / "digit-0" / "broken.png").write_bytes(b"no image")
     (base / "new" / "digit-0" / "broken.png").write_bytes(b"no image")
     return base
@@ -52,7 +54,9 @@ def truth(names):
 
 def test_a_folder_is_fitted_with_all_that_a_fit_of_a_table_has(photos, fitted):
     table = pd.read_csv(fitted / "predictions.csv")
-    assert len(table) == 300
+    assert len(table) == 301
+    copies = [table["file"].str.endswith("copy-0.png"), table["file"].str.endswith("0000-0.png")]
+    assert table["fold"][copies[0]].item() == table["fold"][copies[1]].item()
     assert set(table["fold"]) == {0, 1}
     right = truth(table["file"])
     assert (table["given"] != right).mean() == pytest.approx(0.1, abs=0.05)
@@ -65,7 +69,9 @@ def test_a_folder_is_fitted_with_all_that_a_fit_of_a_table_has(photos, fitted):
     assert worst.iloc[0] in page
     assert page.count('<li><img src="data:image/png;base64,') == min(60, len(worst))
     assert "1 folder without images skipped: empty" in page
-    assert "1 of 301 images cannot be read and were left out: " in page
+    assert "1 of 301 images repeats an earlier image (digit-1/copy-0.png): equal images are held out together" in page
+    assert "equal images have different labels in 1 case, such as digit-0/0000-0.png and digit-1/copy-0.png" in page
+    assert "1 of 302 images cannot be read and were left out: " in page
     assert "NEW_IMAGES" in page
     assert "Columns" not in page
     manifest = json.loads((fitted / "model" / "manifest.json").read_text())

@@ -90,14 +90,14 @@ def test_a_registry_is_a_mapping_of_the_things_themselves():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SHAPES.find("txt"), "unknown shape 'txt'; did you mean 'text'?; known: text, wrap, loads, or none"),
-        (lambda: FAMILIES.find("GEC"), "unknown family 'GEC'; did you mean 'GCE'?; known: CCE, MAE"),
+        (lambda: SHAPES.find("txt"), "unknown shape 'txt' (did you mean 'text'?); known: text, wrap, loads, or none"),
+        (lambda: FAMILIES.find("GEC"), "unknown family 'GEC' (did you mean 'GCE'?); known: CCE, MAE"),
         (
             lambda: TABULAR_MODELS.find("forest"),
             "unknown model 'forest'; known: xgboost, lightgbm, catboost, net, linear",
         ),
         (lambda: SHAPES.check(3), "unknown shape 3; known: text"),
-        (lambda: SHAPES.check_options("loads", {"clss": 1}), "loads has no option 'clss'; did you mean 'cls'?"),
+        (lambda: SHAPES.check_options("loads", {"clss": 1}), "loads has no option 'clss' (did you mean 'cls'?)"),
         (lambda: METHODS.check_options("co-teaching", {}), "co-teaching needs the option 'forget_rate'; it takes"),
         (lambda: DATASETS.check_options("table", {"file": "a.csv"}), "table needs the option 'label'; it takes file"),
     ],

@@ -64,10 +64,10 @@ def named_value(text: str, form: str, example: str) -> tuple[str, Any]:
 
 
 def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = repr) -> str:
-    """Return "; did you mean 'GCE'?" for the known name closest to a mistyped one; "" if none is close."""
+    """Return " (did you mean 'GCE'?)" for the known name closest to a mistyped one; "" if none is close."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, 1, 0.5)
-    return f"; did you mean {show(by_folded[close[0]])}?" if close else ""
+    return f" (did you mean {show(by_folded[close[0]])}?)" if close else ""
 
 
 def shortened(names: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -162,7 +162,7 @@ def test_a_table_lists_images_beside_it_with_labels_as_they_are_written(flat):
     np.testing.assert_array_equal(split.train_inputs[:, 0, 0, 0], [0, 11, 70, 2])
     np.testing.assert_array_equal(split.rows, [0, 1, 2, 3])
     assert any("no image in row 4: left out" in note for note in split.notes)
-    with pytest.raises(ValueError, match=r"has no column 'fil' of images; did you mean 'file'\?"):
+    with pytest.raises(ValueError, match=r"has no column 'fil' of images \(did you mean 'file'\?"):
         datasets.load("image-table", flat, **{**options, "images": "fil"})
     with pytest.raises(ValueError, match="names files that are not images: None, 01"):
         datasets.load("image-table", flat, **{**options, "images": "kind"})

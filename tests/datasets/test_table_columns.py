@@ -221,3 +221,23 @@ def test_columns_of_another_kind_are_named_with_which_side_is_which():
     assert (
         "in 1 row that are not in the training table" in encoder.notes(good.assign(town=["Rome", *good["town"][1:]]))[0]
     )
+
+
+def test_rare_values_of_a_column_with_many_values_are_one_category():
+    towns = [f"t{i}" for i in range(12) for _ in range(14 - i)][:N] * 2
+    codes = [f"{i}.5" for i in range(15)] * 5 + ["unknown"] * 5
+    frame = pd.DataFrame({"town": towns, "code": codes, "x": np.arange(2 * N) / 7, "y": ["a", "b"] * N})
+    table = prepare_table(frame, "y", TableOptions(columns=ColumnOptions(max_levels=2)))
+    assert [finding.column for finding in table.report.findings] == ["town", "code"]
+    assert str(table.report.findings[0]) == (
+        "the column 'town' has 4 distinct values in 80 rows: the 2 most frequent, in 68 % of the rows, are categories, "
+        "and the others one category (max_levels=2; leave it out with drop=...)"
+    )
+    assert "of which 15 are numbers (name texts that mean missing with missing=...)" in str(table.report.findings[1])
+    column = TableEncoder.from_dict(table.encoder.to_dict()).columns[0]
+    assert column == LevelsColumn("town", ("t0", "t1"), others=True)
+    assert column.feature_names == ["town = t0", "town = t1", "town is another value"]
+    new = pd.Series(["t1", "t3", "elsewhere", None])
+    assert column.encode(new).tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert column.note(new) == ""
+    assert "'town' holds none of the 2 most frequent values of the training table" in column.note(pd.Series(["?"]))

@@ -59,7 +59,7 @@ def test_options_about_text_that_do_not_fit_are_listed_together():
         "the column 'topic' cannot be both text and the label",
         "the column 'pages' cannot be both text and a category",
     ]
-    assert "no column 'bodi'; did you mean 'body'?" in raised.value.problems[0]
+    assert "no column 'bodi' (did you mean 'body'?)" in raised.value.problems[0]
 
 
 def test_only_training_rows_decide_which_ngrams_matter(tmp_path):

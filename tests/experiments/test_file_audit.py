@@ -105,7 +105,7 @@ def test_probabilities_for_a_recipe_and_its_known_noise(tmp_path, monkeypatch, c
         (["--set", "solver.learning_rate=1"], "--set is for training"),
         (["--probabilities", "none.npy"], "there is no file 'none.npy' of probabilities"),
         (["--probabilities", "short.npy"], "has 7 rows of probabilities, but the data 1,200"),
-        (["--label", "txt"], "no column 'txt'; did you mean 'text'?"),
+        (["--label", "txt"], "no column 'txt' (did you mean 'text'?)"),
     ],
 )
 def test_mistakes_are_one_line(more, message, intents, capsys):

@@ -133,7 +133,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_alike(finished, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('training = { name = "ekr" }', "unknown method 'ekr'; did you mean 'elr'"),
+        ('training = { name = "ekr" }', "unknown method 'ekr' (did you mean 'elr'"),
         ('training = { name = "elr", lamb = 3 }', "elr has no option 'lamb'"),
         ('training = { name = "elr", source = "x" }', "elr has no option 'source'"),
         ('training = { name = "co-teaching" }\nweighting = { family = "CCE" }', "'weighting' or 'training', not both"),
@@ -157,7 +157,7 @@ def with_row(row):
         ('training = { name = "nowhere.py:Own" }', "nowhere.py:Own' cannot be read"),
         ('training = { name = "json:loads" }', "is not a subclass of emphasis.baselines.Baseline"),
         ('training = { name = "emphasis.baselines:Missing" }', "cannot be read"),
-        ('training = { name = "own.py:Own", shard = 1 }', "own.py:Own has no option 'shard'; did you mean 'share'"),
+        ('training = { name = "own.py:Own", shard = 1 }', "own.py:Own has no option 'shard' (did you mean 'share'"),
         ('weighting = { family = "function", function = "nowhere:f" }', "function 'nowhere:f' cannot be imported"),
         ('weighting = { family = "function", function = "json:loads" }', "'json:loads' is not a weighting: TypeError"),
     ],

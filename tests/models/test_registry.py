@@ -108,7 +108,7 @@ def test_grey_images_of_28_by_28_are_taken(name):
     [
         (("resnet57", (3, 32, 32), 10), {}, "did you mean 'resnet5"),
         (("small_cnn", (3, 32, 32), 10), {}, "did you mean 'small-cnn'"),
-        (("resnet56", (3, 32, 32), 10), {"droput": 0.2}, "resnet56 has no option 'droput'; did you mean 'dropout'"),
+        (("resnet56", (3, 32, 32), 10), {"droput": 0.2}, "resnet56 has no option 'droput' (did you mean 'dropout'"),
         (("resnet56", (3, 32, 32), 10), {"depth": 20}, "no option 'depth'"),
         (("resnet56", (3, 32, 32), 10), {"dropout": 1.0}, "0 <= dropout < 1"),
         (("mlp", (3,), 10), {"dropout": float("nan")}, "dropout=nan"),

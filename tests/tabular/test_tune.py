@@ -65,7 +65,7 @@ def test_what_is_given_is_not_searched(path, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"metric": "acuracy"}, "metric='acuracy' is unknown; did you mean 'accuracy'"),
+        ({"metric": "acuracy"}, r"metric='acuracy' is unknown \(did you mean 'accuracy'"),
         ({"trials": 1}, "trials=1 is not allowed"),
         ({"folds": 1}, "folds=1 is not allowed"),
         ({"model": "xgbost"}, "did you mean 'xgboost'"),

@@ -199,7 +199,10 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
     )
     add_encoder_options(group)
     group.add_argument(
-        "--max-levels", type=int, metavar="N", help="most distinct values of a categorical column (default: 100)"
+        "--max-levels",
+        type=int,
+        metavar="N",
+        help="most values of a categorical column that are told apart (default: 100)",
     )
     group.add_argument(
         "--unlabeled", choices=("drop", "error"), help="what to do with rows without a label (default: drop)"

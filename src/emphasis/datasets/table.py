@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.copies import representatives, table_copies
 from emphasis.datasets.download import Progress
 from emphasis.datasets.split import Split, draw_stratified
-from emphasis.datasets.table_columns import kinds_of
+from emphasis.datasets.table_columns import constant_columns, kinds_of
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.datasets.table_features import natural_texts
 from emphasis.datasets.table_labels import Labels, known_codes, labels_of
@@ -45,6 +46,8 @@ class PreparedTable:
         encoder: Encoder fitted on all rows.
         learner: Learner of the columns of text.
         report: Report on how the table was read, and of observations about it.
+        groups: (N,) number of the group of each row that is used; rows of a group repeat each other, and are held out
+            together.
     """
 
     frame: Any
@@ -57,6 +60,7 @@ class PreparedTable:
     kinds: dict[str, str]
     encoder: TableEncoder
     report: TableReport
+    groups: NDArray[np.int64]
     date_formats: dict[str, str] = field(default_factory=dict)
     learner: TextLearner = field(default_factory=NgramLearner)
 
@@ -126,13 +130,16 @@ def prepare_table(
     learner = text_learner(options.texts, progress)
     columns = kinds_of(table.frame, names, table.rows, options.columns, learner.describe())
     frame = table.frame[used].reset_index(drop=True) if used.any() else table.frame
-    features = [name for name in columns.features if frame[name].notna().any()]
+    constant = constant_columns(frame, columns.features, (*options.columns.keep, *options.columns.text))
+    columns.findings += constant.values()
+    features = [name for name in columns.features if name not in constant and frame[name].notna().any()]
+    texts = [name for name in columns.texts if name in features]
     if not features:
         problems.append(
             f"{table.name} has no column besides the label {label!r} to learn from"
             + "".join(f"; {finding}" for finding in columns.findings)
         )
-    if options.texts.encoder and not columns.texts:
+    if options.texts.encoder and not texts:
         problems.append(
             f"{table.name} has no column of text for the encoder {options.texts.encoder!r}; name one with "
             f"{argument('text')}"
@@ -145,13 +152,14 @@ def prepare_table(
             options.columns.categorical,
             options.columns.max_levels,
             table.date_formats,
-            columns.texts,
+            texts,
             learner,
         )
     except TableError as error:
         problems += error.problems
     if problems:
         raise TableError(problems, table.name)
+    groups, repeated = table_copies(frame, features, texts, labels.codes[used], labels.names, label, table.rows[used])
     return PreparedTable(
         frame=frame,
         label=label,
@@ -167,8 +175,9 @@ def prepare_table(
             rows=table.total,
             used=int(used.sum()),
             dialect=table.dialect,
-            findings=(*table.findings, *labels.findings, *columns.findings),
+            findings=(*table.findings, *labels.findings, *columns.findings, *repeated),
         ),
+        groups=groups,
         date_formats=dict(table.date_formats),
         learner=learner,
     )
@@ -245,7 +254,8 @@ def load_table(
         drop: Columns to ignore.
         missing: Texts that mean "missing" in a text file, such as "?", in addition to an empty field and the usual NA,
             NaN, None and null. They are not used for the label column.
-        max_levels: Largest number of distinct values of a column of categories. Labels have no such limit.
+        max_levels: Largest number of values of a column of categories that are told apart: of a column with more, the
+            most frequent; the others are one level. Labels have no such limit.
         sep: Separator of the cells of a text file; "" to detect comma, semicolon, tab or vertical bar.
         encoding: Encoding of a text file; "" to detect it.
         decimal: Decimal mark of a text file, "." or ","; "" to detect it.
@@ -292,7 +302,9 @@ def load_table(
     if test_file is None and not test_share:
         train = test = np.arange(len(table.given))
     elif test_file is None:
-        test = draw_stratified(table.given, max(round(test_share * len(table.given)), 1), seed)
+        rows, group = representatives(table.groups, table.given)
+        drawn = draw_stratified(table.given[rows], max(round(test_share * len(rows)), 1), seed)
+        test = np.flatnonzero(np.isin(group, drawn))
         train = np.setdiff1d(np.arange(len(table.given)), test)
     else:
         train = np.arange(len(table.given))

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.datasets.table_report import Finding, argument
+from emphasis.datasets.table_report import Finding, argument, counted
+from emphasis.texts import visible
 
-KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty")
+KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty", "constant")
 """Kinds of columns. Only the first four are used as features; columns of other kinds are left out and reported."""
 FEATURES = KINDS[:4]
 _LEAST_ROWS = 20  # with fewer rows, distinct values are no evidence
 _NEARLY_ALL = 0.95
+_VALUE_SHOWN = 40
+_NUMBER = re.compile(r"^[+-]?[0-9]+(?:[.,][0-9]+)?$")
 _NAMES, _PROSE = 3.0, 5.0  # words on average, at which distinct texts are names, and above which free text
 # Scripts without blanks between words, in which two letters stand for a word: Thai to Khmer, kana, Chinese.
 _WORD = re.compile(
@@ -42,7 +45,7 @@ class ColumnOptions:
     Attributes:
         categorical: Columns to treat as categories, even if their values are numbers.
         keep: Columns to use although they look like row numbers or identifiers.
-        max_levels: Largest number of distinct values of a category.
+        max_levels: Largest number of values of a category that are told apart; the others are one level.
         text: Columns of free text, in addition to those that are detected.
     """
 
@@ -104,7 +107,50 @@ def kinds_of(
             columns.findings.append(Finding(kind, name, len(table), observation, action))
         elif kind not in FEATURES:
             columns.findings.append(Finding(kind, name, len(table), observation, f"left out{_CURES[kind]}"))
+        elif kind == "category" and (levels := _number_of_levels(table[name])) > options.max_levels:
+            columns.findings.append(_many_levels(table[name], name, levels, options.max_levels))
     return columns
+
+
+def constant_columns(table: Any, names: Sequence[str], kept: Sequence[str]) -> dict[str, Finding]:
+    """Return a finding for each column that has one value in all rows, without a missing one.
+
+    Args:
+        table: pandas table of the rows that are used.
+        names: Columns to examine.
+        kept: Columns that are used although they are constant.
+    """
+    constant = {}
+    for name in names:
+        column = table[name]
+        if name not in kept and len(column) > 1 and column.notna().all() and _number_of_levels(column) == 1:
+            value = column.iloc[0]
+            if not isinstance(value, bytes):
+                observation = f"the column {name!r} is {visible(str(value))[:_VALUE_SHOWN]!r} in every row"
+                constant[name] = Finding("constant", name, len(column), observation, "left out")
+    return constant
+
+
+def _number_of_levels(column: Any) -> int:
+    """Return the number of distinct values; 0 for lists and other values that cannot be compared."""
+    try:
+        return int(column.nunique())
+    except TypeError:
+        return 0
+
+
+def _many_levels(column: Any, name: str, levels: int, max_levels: int) -> Finding:
+    counts = column.value_counts()
+    covered = counts.iloc[:max_levels].sum() / counts.sum()
+    observation = f"the column {name!r} has {levels:,} distinct values in {counted(len(column), 'row')}"
+    numbers = sum(bool(_NUMBER.match(str(value))) for value in counts.index)
+    if numbers > levels / 2:
+        observation += f", of which {numbers:,} are numbers (name texts that mean missing with {argument('missing')})"
+    action = (
+        f"the {max_levels} most frequent, in {100 * covered:.0f} % of the rows, are categories, and the others one "
+        f"category ({argument('max_levels')}={max_levels}; leave it out with {argument('drop')})"
+    )
+    return Finding("many levels", name, len(column), observation, action)
 
 
 def is_unnamed(name: str) -> bool:

@@ -23,7 +23,7 @@ from emphasis.datasets.table_features import (
     numeric_first,
     text_of,
 )
-from emphasis.datasets.table_report import TableError, argument, counted
+from emphasis.datasets.table_report import TableError, argument
 from emphasis.datasets.table_texts import NgramLearner, TextColumn, TextLearner, identities
 from emphasis.datasets.text_columns import text_column_from_dict
 from emphasis.errors import EmphasisValueError
@@ -70,8 +70,9 @@ class TableEncoder:
         if absent := [column.name for column in self.columns if column.name not in table.columns]:
             raise EmphasisValueError(
                 f"the table lacks {'the column' if len(absent) == 1 else 'the columns'} "
-                f"{', '.join(map(repr, absent))}{did_you_mean(absent[0], table.columns)}, with "
-                f"which the model was trained; add {'it' if len(absent) == 1 else 'them'}, or fit again without"
+                f"{', '.join(map(repr, absent))}, with which the model was trained"
+                f"{did_you_mean(absent[0], table.columns)}; add {'it' if len(absent) == 1 else 'them'}, or fit again "
+                "without"
             )
         blocks, problems = [], []
         for column in self.columns:
@@ -158,8 +159,9 @@ def _column_from_dict(values: dict[str, Any]) -> Column:
         valid = texts and isinstance(values["gaps"], bool) and tuple(part.name for part in numeric) == DATE_PARTS
         as_timestamp(values["first"])
     else:
-        column = LevelsColumn(values["name"], tuple(values["levels"]))
+        column = LevelsColumn(values["name"], tuple(values["levels"]), values.get("others", False))
         valid = all(isinstance(level, str) or level is None for level in values["levels"])
+        valid = valid and isinstance(column.others, bool)
     if not valid or not isinstance(name, str):
         raise EmphasisValueError(f"column {name!r} has an invalid description")
     return column
@@ -187,7 +189,7 @@ def fit_encoder(
         table: pandas table of the training rows.
         features: Columns to encode.
         categorical: Columns whose values are categories even if they are numbers.
-        max_levels: Largest number of distinct values of a column of categories.
+        max_levels: Largest number of levels of a column of categories; less frequent values are one level.
         formats: Formats of the columns of dates that were texts, to read further texts.
         texts: Columns of free text, which are the last in the vector.
         learner: Learner of the columns of free text; None for TF-IDF.
@@ -250,15 +252,13 @@ def _fit_levels(column: Any, name: str, max_levels: int) -> LevelsColumn:
             [f"the column {name!r} holds lists, bytes or other nested values; leave it out with {argument('drop')}"]
         )
     codes, texts = natural_texts(column)
+    frequent: Sequence[int] = range(len(texts))
     if len(texts) > max_levels:
-        cure = (
-            f"leave it out with {argument('drop')}, or allow as many; if it holds numbers, name the texts that mean "
-            f"missing with {argument('missing')}"
-        )
-        size = f"{len(texts):,} distinct values in {counted(len(column), 'row')}"
-        raise TableError([f"the column {name!r} has {size}, more than {argument('max_levels')}={max_levels}; {cure}"])
-    levels = sorted(texts, key=numeric_first)
-    return LevelsColumn(name, (*levels, None) if (codes < 0).any() else tuple(levels))
+        counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+        frequent = sorted(frequent, key=lambda code: (-counts[code], numeric_first(texts[code])))[:max_levels]
+    levels = sorted((texts[code] for code in frequent), key=numeric_first)
+    absent = (None,) if (codes < 0).any() else ()
+    return LevelsColumn(name, (*levels, *absent), others=len(texts) > max_levels)
 
 
 def _is_nested(value: Any) -> bool:

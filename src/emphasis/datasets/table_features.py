@@ -69,35 +69,41 @@ class NumericColumn:
 
 @dataclass(frozen=True)
 class LevelsColumn:
-    """A column of categories, one-hot encoded; levels that are not in the training rows are encoded as zeros.
+    """A column of categories, one-hot encoded.
+
+    Values that are not levels are encoded as zeros, or by a column of their own if the training rows had such values.
 
     Attributes:
         name: Name of the column.
         levels: Sorted levels; None for missing values is the last, if the training rows have missing values.
+        others: Whether the training rows have values that are not levels, because they are rare.
     """
 
     name: str
     levels: tuple[str | None, ...]
+    others: bool = False
 
     @property
     def feature_names(self) -> list[str]:
         """Names of the encoded columns."""
-        return [f"{self.name} = {level}" if level is not None else f"{self.name} is missing" for level in self.levels]
+        names = [f"{self.name} = {level}" if level is not None else f"{self.name} is missing" for level in self.levels]
+        return [*names, f"{self.name} is another value"] if self.others else names
 
     def encode(self, column: Any) -> NDArray[np.float64]:
-        """Return the encoded rows, (rows, levels)."""
+        """Return the encoded rows, (rows, levels), with a further column for other values if there were any."""
         one_hot = np.vstack([np.eye(len(self.levels)), np.zeros(len(self.levels))])
-        encoded: NDArray[np.float64] = one_hot[self._places(column)]
-        return encoded
+        places = self._places(column)
+        encoded: NDArray[np.float64] = one_hot[places]
+        return np.column_stack([encoded, (places < 0) & column.notna().to_numpy()]) if self.others else encoded
 
     def unknown(self, column: Any) -> int:
-        """Return the number of rows with a level that is not in the training rows."""
+        """Return the number of rows with a value that is not a level."""
         return int((self._places(column) < 0).sum())
 
     def note(self, column: Any) -> str:
         """Return a note about further rows; "" if there is none."""
         count = self.unknown(column)
-        if not count:
+        if not count or (self.others and count < len(column)):
             return ""
         if count < len(column):
             return (
@@ -105,8 +111,9 @@ class LevelsColumn:
             )
         known = shortened([repr(level) for level in self.levels if level is not None], _SHOWN)
         present = "empty" if column.isna().all() else shortened([repr(t) for t in natural_texts(column)[1]], _SHOWN)
+        which = f"none of the {len(self.levels):,} most frequent values" if self.others else "no value"
         return (
-            f"the column {self.name!r} holds no value of the training table: {present} in this table, {known} "
+            f"the column {self.name!r} holds {which} of the training table: {present} in this table, {known} "
             "in the training table"
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.table_features import natural_texts, numeric_first
+from emphasis.datasets.table_numbers import chosen_format, cleaned, number_candidate, numbers_of
 from emphasis.datasets.table_report import Finding, argument, counted, rows_text
 from emphasis.texts import shortened
 
@@ -250,14 +251,22 @@ def _unfit(column: Any, texts: Sequence[str], label: str) -> list[str]:
     from pandas.api import types
 
     if not types.is_float_dtype(column.dtype):
-        try:
-            return _fractions(np.array([float(text) for text in texts if text]), len(texts), label)
-        except ValueError:
-            return []
+        return _fractions(_numbers(texts), len(texts), label)
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isinf(values).any():
         return [f"the label column {label!r} holds inf: classes are texts or whole numbers"]
     return _fractions(values[np.isfinite(values)], len(texts), label)
+
+
+def _numbers(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the values of labels that are numbers, with a decimal point or comma; none if any is another text."""
+    import pyarrow as pa
+
+    candidate = number_candidate(cleaned(pa.array(texts, pa.string()), ()))
+    if candidate is None or candidate.percent is not None:
+        return np.empty(0)
+    values = numbers_of(candidate, chosen_format(candidate, "", ",")).to_numpy(dtype=np.float64)
+    return np.asarray(values[np.isfinite(values)])
 
 
 def _fractions(values: NDArray[np.float64], distinct: int, label: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.copies import representatives
 from emphasis.datasets.table import PreparedTable, TableOptions
 from emphasis.datasets.table_encoder import fit_encoder
 from emphasis.errors import EmphasisError, EmphasisValueError
@@ -113,7 +114,7 @@ def cross_validate(
         labels,
         len(data.table.classes),
         list(methods),
-        splits(labels, folds, train.seed),
+        splits(labels, folds, train.seed, data.table.groups),
         folder,
         digest,
         start_fold,
@@ -168,8 +169,28 @@ def predict_held_out(
     return fold, probabilities
 
 
-def splits(labels: NDArray[np.int64], folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Return training and held-out rows of each fold, with classes in equal proportions except for rare ones."""
+def splits(
+    labels: NDArray[np.int64], folds: int, seed: int, groups: NDArray[np.int64] | None = None
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return training and held-out rows of each fold, with classes in equal proportions except for rare ones.
+
+    Args:
+        labels: Classes, shape (N,).
+        folds: Number of folds.
+        seed: Seed of the folds.
+        groups: Number of each row's group, shape (N,); rows of a group are held out together, as far as every class
+            keeps a training row. None if each row is a group.
+    """
+    if groups is not None:
+        rows, group = representatives(groups, labels)
+        if len(rows) < len(labels) and np.bincount(labels[rows]).max() >= folds:
+            fold = np.empty(len(rows), np.int64)
+            for number, (_, held_out) in enumerate(splits(labels[rows], folds, seed)):
+                fold[held_out] = number
+            parts = [(np.flatnonzero(fold[group] != k), np.flatnonzero(fold[group] == k)) for k in range(folds)]
+            classes = len(np.unique(labels))
+            if all(len(np.unique(labels[training])) == classes for training, _ in parts):
+                return parts
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))

@@ -83,7 +83,8 @@ def fit_table(
         categorical: Numeric columns to treat as categories.
         missing: Texts that mean "missing" in a text file, in addition to the empty field and the usual NA, NaN, null.
             Not in the label column, where only an empty cell is missing.
-        max_levels: Largest number of distinct values of a column of categories.
+        max_levels: Largest number of values of a column of categories that are told apart: of a column with more, the
+            most frequent; the others are one category.
         weight_column: Column of sample weights >= 0.
         decisions: Decisions of a review of this table (`emphasis.review`), or their file. Corrected labels replace
             the given labels, and reviewed rows get larger weights. The report compares with the given labels.

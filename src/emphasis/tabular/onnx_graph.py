@@ -82,6 +82,7 @@ def _add_levels(graph: Graph, column: LevelsColumn) -> str:
     code_of = {"" if level is None else level: code for code, level in enumerate(column.levels)}
     known = aliases([level for level in column.levels if level is not None])
     code_of |= {text: code_of[level] for text, level in known.items()}
+    code_of.setdefault("", -2)  # a missing value is not another value
     codes = graph.add(
         "LabelEncoder",
         column.name,
@@ -90,7 +91,8 @@ def _add_levels(graph: Graph, column: LevelsColumn) -> str:
         values_int64s=list(code_of.values()),
         default_int64=-1,
     )
-    return graph.cast(graph.add("Equal", codes, graph.constant(np.arange(len(column.levels)))))
+    numbers = [*range(len(column.levels)), *((-1,) if column.others else ())]
+    return graph.cast(graph.add("Equal", codes, graph.constant(np.array(numbers))))
 
 
 def _add_dates(graph: Graph, column: DateColumn) -> list[str]:

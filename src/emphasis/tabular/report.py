@@ -172,7 +172,8 @@ def _describe_column(fit: Fit, column: Any) -> dict[str, Any]:
         return {"name": column.name, "kind": "text", "about": about, "absent": absent}
     levels = [level for level in column.levels if level is not None]
     shown = ", ".join(levels[:6]) + (f" and {len(levels) - 6} more" if len(levels) > 6 else "")
-    return {"name": column.name, "kind": f"{len(levels)} levels", "about": shown, "absent": absent}
+    kind = f"{len(levels)} levels" + (" and other values" if column.others else "")
+    return {"name": column.name, "kind": kind, "about": shown, "absent": absent}
 
 
 def command(request: dict[str, Any], folder: Path) -> str:

@@ -311,7 +311,7 @@ def _sample(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def _encoded(data: Data, rows: NDArray[np.int64], folds: int, seed: int) -> list[tuple[Any, ...]]:
     """Return encoded training and held-out rows of each fold, and their numbers."""
     parts = []
-    for train, test in splits(data.table.given[rows], folds, seed):
+    for train, test in splits(data.table.given[rows], folds, seed, data.table.groups[rows]):
         parts.append((*data.encode(rows[train], rows[test]), rows[train], rows[test]))
     return parts
 

@@ -15,6 +15,8 @@ import numpy as np
 
 import emphasis
 from emphasis.datasets import Split
+from emphasis.datasets.copies import Copies, copies_of
+from emphasis.datasets.table_report import counted
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, Reporter, RunContext
@@ -32,6 +34,7 @@ from emphasis.tabular.calibration import Calibration, calibrate_held_out
 from emphasis.tabular.cross_validation import PredictFold, predict_held_out, splits
 from emphasis.tabular.folder import acquire
 from emphasis.tabular.result import BASELINE, FOLDS
+from emphasis.texts import shortened
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING, WeightingLike, as_weighting
 
 MOST_PIXELS = 64
@@ -39,6 +42,7 @@ MOST_PIXELS = 64
 
 _NETWORK_FOLDS, _FEATURE_FOLDS = 3, 5
 _RATE = "rate.json"
+_COPIES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def fit_images(
     digests = image_digests(np.asarray(split.train_inputs))
     digest = _acquire(target, request, digests, labels, force)
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
-    parts = splits(labels, folds, seed)
+    copies = copies_of(np.array(digests), labels)
+    parts = splits(labels, folds, seed, copies.groups)
     train: NetworkTrainer | FeatureTrainer
     if frozen is None:
         train = _with_rate(NetworkTrainer(split, cell, context, progress), target, digest, parts[0][0])
@@ -191,12 +196,29 @@ def fit_images(
         probabilities=held,
         weighting=resolved,
         calibration={name: fitted.method for name, fitted in calibrations.items() if fitted is not None},
-        notes=split.notes,
+        notes=(*split.notes, *_copy_notes(copies, split)),
     )
     from emphasis.images.report import write_report  # which draws figures
 
     write_report(fit)
     return fit
+
+
+def _copy_notes(copies: Copies, split: Split) -> list[str]:
+    """Return notes about images that repeat others."""
+    if not len(copies.repeats):
+        return []
+    names, count = split.sources, len(copies.repeats)
+    shown = shortened([names[row] for row in copies.repeats.tolist()], _COPIES_SHOWN)
+    verb = "repeats an earlier image" if count == 1 else "repeat earlier images"
+    notes = [f"{count:,} of {counted(len(names), 'image')} {verb} ({shown}): equal images are held out together"]
+    if copies.contradictions:
+        first, other = copies.contradictions[0]
+        notes.append(
+            f"equal images have different labels in {counted(len(copies.contradictions), 'case')}, such as "
+            f"{names[first]} and {names[other]}: used as given (look at them first)"
+        )
+    return notes
 
 
 class _Loading(Reporter):

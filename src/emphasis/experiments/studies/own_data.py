@@ -26,7 +26,7 @@ from emphasis.experiments.runs.jobs import is_stackable
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
 from emphasis.process import idle_cores
 
-_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, {"vectors": 300, "images": 1000}, 20_000
+_EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, 300, 20_000
 MOST_PIXELS = 32
 """Largest size of images that is chosen for an audit; larger images are scaled down."""
 
@@ -208,7 +208,7 @@ def suitable_length(kind: str, examples: int, batch_size: int) -> tuple[int, int
         batch_size: Largest batch size.
     """
     batch = max(1, min(batch_size, examples // 4))
-    return batch, min(max(_MIN_STEPS[kind], _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
+    return batch, min(max(_MIN_STEPS, _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
 
 
 def with_idle_threads(context: RunContext, cell: Cell) -> RunContext:
