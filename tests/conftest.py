@@ -28,6 +28,26 @@ os.environ.setdefault(
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
+# Modules with tests that take long, several processes each. They run first, so that no worker is left with one of them
+# when the others have finished.
+LONG = (
+    "experiments/test_devices.py",
+    "experiments/test_run_processes.py",
+    "training/test_training.py",
+    "experiments/test_stopping.py",
+    "experiments/test_videos.py",
+    "experiments/test_large.py",
+    "test_pages.py",
+    "test_sklearn.py",
+    "boosting/test_dask.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the tests that take long to the front, all others stay in their order."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Start each test with the same random numbers, whichever tests its process has run before."""

@@ -191,7 +191,7 @@ def test_without_reviews_the_language_model_says_what_to_do(example, tmp_path, c
 
 
 def test_the_distributed_loop_ends_the_same_in_one_process_and_in_two(tmp_path):
-    script = [str(EXAMPLES / "distributed_loop.py"), "--steps", "50", "--save"]
+    script = [str(EXAMPLES / "distributed_loop.py"), "--steps", "20", "--save"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     alone = subprocess.Popen([sys.executable, "-W", "error", *script, str(tmp_path / "alone")])
     two = subprocess.run(

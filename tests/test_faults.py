@@ -53,7 +53,7 @@ def test_a_fault_in_a_job_keeps_its_traceback_and_the_other_jobs_their_results(w
     assert "1 of 2 networks are not trained yet" in " ".join(said.out.split())
     Path("own.py").write_text(OWN.replace("len({}[0])", "len({0: 1})"))
     Path("recipe.toml").write_text(RECIPE.replace('"Own", ', '"Own again", '))
-    assert main(["run", "recipe.toml", *HOW, "--workers", workers]) == 0  # a log beside a run does not spoil it
+    assert main(["run", "recipe.toml", *HOW, "--workers", "1"]) == 0  # a log beside a run does not spoil it
     assert Path("run", ERROR_LOG).exists()
     assert main(["run", "recipe.toml", *HOW, "--workers", "1", "--methods", "CCE", "--force"]) == 0
     assert not Path("run", ERROR_LOG).exists()

@@ -22,9 +22,13 @@ class Own(Baseline):
 
 
 def wait_for(what, process=None, seconds=120.0):
-    """Wait until something holds; an error if the process ends before, or if it takes too long."""
+    """Wait until something holds; an error if the process ends before, or if it takes too long.
+
+    process: Of `subprocess` or of `multiprocessing`.
+    """
     deadline = time.monotonic() + seconds
     while not what():
-        assert process is None or process.poll() is None, "it has ended before"
+        code = process.poll() if hasattr(process, "poll") else getattr(process, "exitcode", None)
+        assert code is None, "it has ended before"
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)

@@ -21,7 +21,7 @@ from emphasis.experiments.runs.store import SEARCH, finished_rows
 from emphasis.experiments.runs.train_job import make_stack
 from emphasis.models import build
 from finished_runs import rows_of
-from killed import kill_after_a_checkpoint
+from forked import kill_after_a_checkpoint
 
 SMALL = """
 extends = "table3"

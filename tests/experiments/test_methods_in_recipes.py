@@ -2,14 +2,11 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_for
 
 from emphasis.baselines import find
 from emphasis.cli.main import main
@@ -23,6 +20,7 @@ from emphasis.experiments.runs.user_code import with_sources
 from emphasis.experiments.studies.search import search
 from emphasis.experiments.studies.space import Vary
 from finished_runs import rows_of
+from forked import end, start
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
 HEAD = (
@@ -105,26 +103,11 @@ def test_plain_data_and_back_are_the_same_cells():
 
 def test_a_run_that_is_killed_goes_on_and_ends_alike(finished, tmp_path):
     recipe, whole = finished
-    command = [
-        sys.executable,
-        "-m",
-        "emphasis",
-        "run",
-        str(recipe),
-        *HOW,
-        "--out",
-        str(tmp_path / "run"),
-        "--checkpoint-seconds",
-        "0",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "run").glob("cells/*.jsonl"))) < 2:  # the losses' job, and one method's
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = start(["run", str(recipe), *HOW, "--out", str(tmp_path / "run"), "--checkpoint-seconds", "0"], os.devnull)
+    # The losses' job, and one method's.
+    wait_for(lambda: len(list((tmp_path / "run").glob("cells/*.jsonl"))) >= 2, process)
+    process.kill()
+    end(process)
     assert not (tmp_path / "run" / "results.jsonl").exists() or len(rows_of(tmp_path / "run")) < 10
     assert main(["run", str(recipe), *HOW, "--out", str(tmp_path / "run")]) == 0
     assert rows_of(tmp_path / "run") == rows_of(whole)

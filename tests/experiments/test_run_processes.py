@@ -1,5 +1,6 @@
 """A run in several processes: killed, resumed and shared, and its page in a browser."""
 
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from emphasis.experiments.runs.jobs import make_jobs
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import SEARCH
 from finished_runs import rows_of
+from forked import end, print_jobs, start
 
 TINY = Path(__file__).parent / "tiny.toml"
 
@@ -31,9 +33,6 @@ RECIPE = str(TINY)
 
 
 ONE_PROCESS = ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu"]
-
-
-COMMAND = [sys.executable, "-m", "emphasis", "run"]
 
 
 TWO_CONDITIONS = '[[conditions]]\nname = "r = 0.4"\n[[conditions]]\nname = "r = 0.2"\nnoise = { rate = 0.2 }\n'
@@ -64,100 +63,56 @@ def test_one_failed_job_does_not_keep_the_others_from_being_written_and_shown(tw
     assert len(rows_of(tmp_path / "run")) == 6
 
 
-# Forks processes that have imported everything, so that each costs what it does and not a second import of torch.
-FORKS = """
-import json, os, random, signal, sys, time
-import sklearn.datasets
-import emphasis.cli.progress, emphasis.experiments.reports.report, emphasis.experiments.runs.train_job as train_job
-from emphasis.cli.main import main
-
-def start(arguments, log):
-    pid = os.fork()
-    if pid:
-        return pid
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    train = train_job.train_networks
-    def counted(job, *rest, **more):
-        os.write(out, f"TRAINS {job.name}\\n".encode())
-        return train(job, *rest, **more)
-    train_job.train_networks = counted
-    code = main(arguments)
-    sys.stdout.flush()
-    os._exit(code)
-"""
-
-
-KILLS = """
-arguments, base, seed = json.loads(sys.argv[1])
-draw = random.Random(seed)
-
-def written(folder):
+def _written(folder):
+    """The files of a run with what tells that they have been written again."""
     found = set()
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            try:
-                about = os.stat(os.path.join(place, name))
-            except OSError:
-                continue
-            found.add((name, about.st_ino, about.st_mtime_ns))
+            with contextlib.suppress(OSError):  # it has just been moved
+                about = Path(parent, name).stat()
+                found.add((name, about.st_ino, about.st_mtime_ns))
     return found
 
-os.waitpid(start([*arguments, "--out", base + "/alone"], base + "/log-alone"), 0)
-kills, runs = 0, []
-while kills < 10:  # a run may end before the tenth kill; then another one takes the rest
-    folder = f"{base}/run-{len(runs)}"
-    while kills < 10 and not os.path.exists(folder + "/results.jsonl"):
-        before, seen, status, number = written(folder), set(), 0, draw.randrange(1, 15)
-        pid = start([*arguments, "--out", folder], base + "/log")
-        ended = 0
-        while not ended and len(seen) < number:  # files that it writes, whole or half
-            time.sleep(0.001)
-            seen |= written(folder) - before
-            ended, status = os.waitpid(pid, os.WNOHANG)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-        kills += os.WIFSIGNALED(status)
-    _, status = os.waitpid(start([*arguments, "--out", folder], base + "/log"), 0)
-    runs.append([folder, os.waitstatus_to_exitcode(status)])
-print(json.dumps(runs))
-"""
 
-
-BOTH = """
-arguments, logs = json.loads(sys.argv[1])
-pids = [start(arguments, log) for log in logs]
-print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]))
-"""
-
-
-def _forks(program, *given):
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS + program, json.dumps(given)], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
-
-
-def test_a_run_killed_ten_times_after_random_writes_ends_with_the_same_table(two, tmp_path):
-    recipe = tmp_path / "two.toml"
+def test_a_run_killed_five_times_after_random_writes_ends_with_the_same_table(two, tmp_path):
+    """Many more kills are those of benchmarks/kill_sweep.py."""
+    recipe, log = tmp_path / "two.toml", tmp_path / "log"
     recipe.write_text("figures = []\n" + Path(two[0]).read_text())
     command = ["run", str(recipe), *ONE_PROCESS, "--checkpoint-seconds", "0.01", "--iterations", "150"]
     seed = random.randrange(1_000_000)
-    for folder, code in _forks(KILLS, command, str(tmp_path), seed):
-        assert code == 0
-        assert rows_of(Path(folder)) == rows_of(tmp_path / "alone"), f"seed {seed}"
-        assert Path(folder, "table.csv").read_bytes() == (tmp_path / "alone" / "table.csv").read_bytes()
-        assert not list(Path(folder).glob("cells/*.pt"))
-    assert "going on from iteration" in (tmp_path / "log").read_text()
+    draw = random.Random(seed)
+    assert main([*command, "--out", str(tmp_path / "alone")]) == 0
+    kills, folders = 0, []
+    while kills < 5:  # a run may end before the fifth kill; then another one takes the rest
+        folder = tmp_path / f"run-{len(folders)}"
+        folders.append(folder)
+        while kills < 5 and not (folder / "results.jsonl").exists():
+            before, seen, number = _written(folder), set(), draw.randrange(1, 15)
+            process = start([*command, "--out", str(folder)], log)
+            while process.exitcode is None and len(seen) < number:  # files that it writes, whole or half
+                time.sleep(0.001)
+                seen |= _written(folder) - before
+            process.kill()
+            kills += end(process) == -signal.SIGKILL
+        assert end(start([*command, "--out", str(folder)], log)) == 0, log.read_text()
+    for folder in folders:
+        assert rows_of(folder) == rows_of(tmp_path / "alone"), f"seed {seed}"
+        assert (folder / "table.csv").read_bytes() == (tmp_path / "alone" / "table.csv").read_bytes()
+        assert not list(folder.glob("cells/*.pt"))
+    assert "going on from iteration" in log.read_text()
+
+
+def _both(arguments, logs):
+    """Run a command in two processes at once, and return the jobs that they have trained."""
+    processes = [start(arguments, log, prepare=print_jobs) for log in logs]
+    assert [end(process) for process in processes] == [0, 0]
+    return re.findall(r"TRAINS (\w+)", "".join(log.read_text() for log in logs))
 
 
 def test_two_processes_in_one_folder_train_nothing_twice(two, tmp_path):
     recipe, alone = two
     folder, logs = tmp_path / "run", [tmp_path / "a", tmp_path / "b"]
-    assert _forks(BOTH, ["run", recipe, *ONE_PROCESS, "--out", str(folder)], list(map(str, logs))) == [0, 0]
-    trained = re.findall(r"TRAINS (\w+)", logs[0].read_text() + logs[1].read_text())
+    trained = _both(["run", recipe, *ONE_PROCESS, "--out", str(folder)], logs)
     assert len(trained) == len(set(trained)) == 2
     assert rows_of(folder) == rows_of(alone)
     assert (folder / "table.csv").read_bytes() == (alone / "table.csv").read_bytes()
@@ -184,8 +139,7 @@ def test_two_searches_in_one_folder_share_their_trials(tmp_path):
         *ONE_PROCESS,
     ]
     assert main([*search, "--out", str(alone)]) == 0
-    assert _forks(BOTH, [*search, "--out", str(folder)], list(map(str, logs))) == [0, 0]
-    trained = re.findall(r"TRAINS (\w+)", logs[0].read_text() + logs[1].read_text())
+    trained = _both([*search, "--out", str(folder)], logs)
     assert len(trained) == len(set(trained)) == 2 * (4 + 1)
     assert (folder / SEARCH).read_bytes() == (alone / SEARCH).read_bytes()
 
@@ -225,11 +179,11 @@ def test_a_job_that_runs_in_another_process_is_skipped_and_tried_again(two, tmp_
 
 def test_a_sweep_whose_processes_are_killed_after_random_writes_ends_with_the_same_lines(tmp_path):
     script, report = Path(__file__).parents[2] / "benchmarks" / "kill_sweep.py", tmp_path / "report.json"
-    command = [sys.executable, "-W", "error", str(script), "--only", "sweep", "--kills", "3", "--iterations", "60"]
+    command = [sys.executable, "-W", "error", str(script), "--only", "sweep", "--kills", "2", "--iterations", "60"]
     done = subprocess.run([*command, "--out", str(report)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())["sweep"]
-    assert found["kills"] == 3
+    assert found["kills"] == 2
     assert found["all_the_same"]
 
 
@@ -263,15 +217,13 @@ IN_TWO = ["--no-progress", "--workers", "2", "--threads", "1", "--accelerator", 
 @LINUX
 def test_two_workers_of_which_one_is_killed_give_the_rows_of_one_process(two, tmp_path):
     recipe, alone = two
-    folder = tmp_path / "run"
-    process = subprocess.Popen([*COMMAND, recipe, *IN_TWO, "--out", str(folder)], stdout=subprocess.PIPE, text=True)
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = start(["run", recipe, *IN_TWO, "--out", str(folder)], log)
     _wait_for(lambda: list(folder.glob("cells/[!.]*.pt")))
     os.kill(_workers(process.pid)[0], signal.SIGKILL)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert re.search(
-        r"r = 0\.\d: 6 networks: its process was killed \(SIGKILL\); starting again", " ".join(out.split())
-    )
+    assert end(process) == 0
+    out = " ".join(log.read_text().split())
+    assert re.search(r"r = 0\.\d: 6 networks: its process was killed \(SIGKILL\); starting again", out)
     assert rows_of(folder) == rows_of(alone)
     assert (folder / "table.csv").read_bytes() == (alone / "table.csv").read_bytes()
 
@@ -280,12 +232,12 @@ def test_two_workers_of_which_one_is_killed_give_the_rows_of_one_process(two, tm
 def test_workers_end_with_a_parent_that_is_killed_and_the_run_goes_on(two, tmp_path):
     recipe, alone = two
     folder = tmp_path / "run"
-    process = subprocess.Popen([*COMMAND, recipe, *IN_TWO, "--out", str(folder)], stdout=subprocess.DEVNULL)
+    process = start(["run", recipe, *IN_TWO, "--out", str(folder)], tmp_path / "log")
     _wait_for(lambda: list(folder.glob("cells/[!.]*.pt")))
     workers = _workers(process.pid)
     assert workers
     process.kill()
-    process.wait()
+    end(process)
     _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=10)
     assert not (folder / "results.jsonl").exists(), "killed too late to test anything"
     assert main(["run", recipe, *ONE_PROCESS, "--out", str(folder)]) == 0

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_for
+
+from forked import end, start
 
 pytest.importorskip("optuna")
 
@@ -22,7 +20,8 @@ from emphasis.experiments.runs.store import JOURNAL, SEARCH, finished_rows
 from emphasis.experiments.studies.search import search
 from emphasis.experiments.studies.space import Vary, parse_vary
 
-TINY = load_recipe(str(Path(__file__).parent / "tiny.toml")).changed({"solver.iterations": 120, "seeds": 2})
+TINY_TOML = str(Path(__file__).parent / "tiny.toml")
+TINY = load_recipe(TINY_TOML).changed({"solver.iterations": 120, "seeds": 2})
 SPACE = (Vary("weighting.lam", (0.0, 0.5, 1.0)), Vary("weighting.beta", low=0.5, high=16.0))
 METHOD = "DM"
 ONE_THREAD = RunContext(threads=1)
@@ -117,29 +116,19 @@ def test_a_network_that_diverges_is_right_about_nothing(tmp_path):
     assert found.best.settings == {"solver.learning_rate": 0.1}
 
 
-_SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_search import _search
-_search(Path(sys.argv[1]))
-"""
-
-
 def test_a_killed_search_goes_on_and_finds_the_same(found, tmp_path):
-    _, result = found
+    whole, result = found
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", _SCRIPT, str(folder), str(Path(__file__).parent)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("cells/*.jsonl")):  # the first batch has been trained
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    space = ["--vary", "weighting.lam=0.0,0.5,1.0", "--vary", "weighting.beta=0.5:16", "--trials", "6", "--batch", "3"]
+    command = ["search", TINY_TOML, "--method", METHOD, *space, "--iterations", "120", "--seeds", "2"]
+    command += ["--no-progress", "--workers", "1", "--threads", "1", "--accelerator", "cpu", "--out", str(folder)]
+    process = start(command, tmp_path / "log")
+    wait_for(lambda: list(folder.glob("cells/*.jsonl")), process)  # the first batch has been trained
+    process.kill()
+    end(process)
     assert not (folder / SEARCH).exists(), "killed too late to test anything"
+    jobs = [path.name for path in folder.glob("cells/*.jsonl")]
+    assert all((whole / "cells" / name).exists() for name in jobs)  # the same, so that they are not trained again
     again = _search(folder)
     assert (again.trials, again.best) == (result.trials, result.best)
 

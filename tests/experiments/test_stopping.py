@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from waiting import OWN, wait_for
 from emphasis import process
 from emphasis.cli.main import main
 from finished_runs import rows_of
+from forked import end, start
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="of POSIX systems")
 RECIPE = """
@@ -81,20 +80,15 @@ def test_a_run_that_is_asked_to_end_writes_a_checkpoint_and_goes_on_the_same(nam
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])  # a scheduler may tell all its processes, a terminal does
 def test_workers_that_are_asked_to_end_write_their_checkpoints(name, recipe, capsys):
     number = getattr(signal, name)
-    with Path("log").open("w") as log, Path("errors").open("w") as errors:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "emphasis", *recipe, "--workers", "2", "--out", "run"],
-            stdout=log,
-            stderr=errors,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    log = Path("log")
+    running = start([*recipe, "--workers", "2", "--out", "run"], log, own_session=True)
     wait_for(lambda: len(list(Path().glob("begun-*"))) == 2, running)
     os.killpg(running.pid, number)
     Path("go").touch()
-    assert running.wait(timeout=60) == 128 + number
+    assert end(running, 60) == 128 + number
     by = "" if name == "SIGINT" else f" by {name}"
-    assert Path("errors").read_text() == f"emphasis: stopped{by}; {RESUME_HINT}"
+    assert log.read_text().splitlines(keepends=True)[-1] == f"emphasis: stopped{by}; {RESUME_HINT}"
+    assert "Traceback" not in log.read_text()
     assert iterations_of(Path("run")) == [1, 1]
     goes_on_the_same(recipe, capsys, 2)
 

@@ -1,12 +1,7 @@
 """`emphasis tune`: a weighting for labels that nobody has checked, of recipes, tables and folders of images."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_breast_cancer
 from sklearn.datasets import load_digits as digits_of_sklearn
+from waiting import wait_for
 
 pytest.importorskip("optuna")
 
@@ -23,6 +19,7 @@ from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.studies.tune import lam_of, more_space, tune
 from emphasis.weighting import CCE, DM, from_dict, lam_for
+from forked import end, start
 
 HOW = ["--no-progress", "--accelerator", "cpu", "--workers", "1"]
 QUICK = [*HOW, "--iterations", "300", "--trials", "8", "--folds", "2"]
@@ -219,16 +216,11 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, more, said):
 
 def test_a_killed_tuning_goes_on_and_finds_the_same(digits, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "emphasis", "tune", "digits", "--noise-rate", "0.4", *QUICK, "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("search/cells/*.jsonl")):
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    command = ["tune", "digits", "--noise-rate", "0.4", *QUICK, "--out", str(out)]
+    process = start(command, tmp_path / "log")
+    wait_for(lambda: list(out.glob("search/cells/*.jsonl")), process)
+    process.kill()
+    end(process)
     assert not (out / "tune.json").exists(), "killed too late to test anything"
-    assert main([*command[3:]]) == 0
+    assert main(command) == 0
     assert told(out) == told(digits)

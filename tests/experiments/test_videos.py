@@ -13,7 +13,7 @@ from emphasis.datasets.mars import load_mars
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.runs.store import probabilities
 from finished_runs import rows_of
-from killed import kill_after_a_checkpoint
+from forked import kill_after_a_checkpoint
 from planted_mars import write_planted_mars
 
 SMALL = """

@@ -260,10 +260,10 @@ print(found[steps // 4], found[-1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_stays_flat_over_hundreds_of_steps(files):
-    """Steps, evaluations and all: 300 batches are 250 MiB, of which some five are in memory."""
+def test_memory_stays_flat_over_a_hundred_steps(files):
+    """Steps, evaluations and all: 120 batches are 100 MiB, of which some five are in memory."""
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(files[0].base), "300"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, str(files[0].base), "120"], capture_output=True, text=True, check=True
     )
     before, after = map(float, done.stdout.split())
     assert after - before < 16

@@ -28,7 +28,7 @@ from emphasis.training.settings import ClipSolver, Execution, Objective, Solver,
 from emphasis.training.sharding import gather_full
 from emphasis.training.task import Task
 from emphasis.training.videos import RetrievalEvaluator, VideoTask
-from two_devices import Counted, counted_files
+from two_devices import Counted, counted_files, on_first_rank
 
 ONE, *TWO = Execution("cpu"), *(Execution("cpu", devices=2, strategy=how) for how in ("ddp", "fsdp"))
 # A second network, a copy and features, layers and videos, layers alone, no sum over examples, a survey.
@@ -121,7 +121,9 @@ def every_method(folder):
             train(state, task, [], [0], solver, fabric, evaluate_every=10)
             return values_of(state)
 
-        first, last = trained(step, ONE), trained(solver, ONE)
+        first, last = on_first_rank(
+            lambda trained=trained, step=step, solver=solver: (trained(step, ONE), trained(solver, ONE))
+        )
         for execution in TWO if name in SHARDED else TWO[:1]:
             compare(f"{name}, {execution.strategy}, a step", trained(step, execution), first, 1e-5)
             fabric = make_fabric(execution)
@@ -238,6 +240,7 @@ def main():
     torch.set_num_threads(1)
     evaluation._IMAGES_AT_ONCE["cpu"] = 6  # parts for both ranks
     folder = Path(sys.argv[1])
+    make_fabric(TWO[0])  # starts the second rank
     every_method(folder)
     streamed(folder)
     idle_parameters()
