@@ -1,4 +1,4 @@
-# make demo | test | coverage | versions | lowest | extras | lint | docs | dist | clean
+# make demo | test | thorough | coverage | versions | lowest | extras | lint | docs | dist | clean
 #
 # Everything is installed into $(VENV), once: a stamp file there notes each set of extras, and a later run installs
 # again only if pyproject.toml or constraints.txt has changed. Needs GNU make and Python 3.11 or newer.
@@ -13,11 +13,12 @@ NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the 
 ALONE ?= xgboost lightgbm jax sklearn
 VERSIONS ?= 3.12 3.13
 
-.PHONY: help demo test coverage versions lowest extras lint docs dist clean
+.PHONY: help demo test thorough coverage versions lowest extras lint docs dist clean
 
 help:
 	@echo "make demo   train on digits with 40 % wrong labels and compare the losses"
 	@echo "make test   run the tests"
+	@echo "make thorough run the tests with ten times as many random examples, and a long sweep of killed processes"
 	@echo "make coverage run the tests and measure how much of each package they reach: about twice the time"
 	@echo "make versions run the tests on other versions of Python (VERSIONS=3.13 for another list than $(VERSIONS))"
 	@echo "make lowest run the tests with the oldest versions of the packages that are allowed"
@@ -34,6 +35,11 @@ demo: $(VENV)/.installed-experiments
 # One thread per worker: the workers already share the cores.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+thorough: $(VENV)/.installed-test
+	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kill_sweep.py --out build/kill_sweep.json
 
 coverage: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=emphasis --cov-report=

@@ -102,8 +102,8 @@ def test_other_commands_end_by_the_signal_and_go_on(name, tmp_path, monkeypatch,
     label = ["t.csv", "--label", "y", "--no-progress"]
     command, event = {
         "fit": (["fit", *label, "--folds", "5", "--set", "n_estimators=100"], "folds/1.npz"),
-        "audit": (["audit", *label, "--iterations", "3000"], "cells/*.lock"),
-        "tune": (["tune", *label, "--iterations", "200", "--trials", "8", "--workers", "1"], "search/cells/*.jsonl"),
+        "audit": (["audit", *label, "--iterations", "600"], "cells/*.lock"),
+        "tune": (["tune", *label, "--iterations", "200", "--trials", "4", "--workers", "1"], "search/cells/*.jsonl"),
     }[name]
     thread = ask_once(signal.SIGTERM, lambda: list(Path("run").glob(event)))
     assert main([*command, "--out", "run"]) == 143
