@@ -28,7 +28,7 @@ def test_ranks_with_uneven_masks_and_batches_learn_as_one_process(tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for command in commands
     ]
     for process in ranks:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
 
 
