@@ -11,9 +11,9 @@ from emphasis.scores import METRICS
 rich_console = pytest.importorskip("rich.console")
 
 
-def test_each_score_stands_under_the_name_of_its_method():
-    methods = {name: {key: {"value": 0.5} for key in METRICS} for name in ("w", "cross-entropy", "labels as given")}
-    difference = {key: {"value": 0.1, "low": 0.0, "high": 0.2, "result": "unclear"} for key in METRICS}
+def printed(names, width):
+    methods = {name: {key: {"value": 0.5} for key in METRICS} for name in names}
+    difference = {key: {"value": 0.1, "low": -0.05, "high": 0.2, "result": "better"} for key in METRICS}
     result = SimpleNamespace(
         scores={"methods": methods, "difference": difference},
         request={"folds": 2, "model": "linear"},
@@ -22,7 +22,20 @@ def test_each_score_stands_under_the_name_of_its_method():
         folder="runs/x",
         predictions_name="predictions.csv",
     )
-    console = rich_console.Console(file=io.StringIO(), width=160)
+    console = rich_console.Console(file=io.StringIO(), width=width)
     print_fit(result, console)
-    heading = next(line for line in console.file.getvalue().splitlines() if "Difference" in line)
-    assert " ".join(heading.split()) == "Score Weighting Cross-entropy labels as given Difference 95 % interval"
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_each_score_stands_under_the_name_of_its_method_on_screens_of_80_columns(width):
+    lines = printed(("w", "cross-entropy", "labels as given"), width)
+    heading = next(number for number, line in enumerate(lines) if "Difference" in line)
+    assert lines[heading - 1 : heading + 1] == [
+        "Cross- labels",
+        "Score Weighting entropy as given Difference 95 % interval",
+    ]
+    assert "Balanced 0.500 0.500 0.500 +0.100 -0.050, +0.200 better" in lines
+    lines = printed(("w", "cross-entropy"), width)
+    assert "Score Weighting Cross-entropy Difference 95 % interval" in lines
+    assert "Balanced accuracy 0.500 0.500 +0.100 -0.050, +0.200 better" in lines

@@ -162,7 +162,7 @@ def test_grid_filter_back_two_reviewers_and_progress(chromium, image_audit, tmp_
         DecisionLog(path).append([other])
         press(chromium, "p")
         wait_for(lambda: "1 disputed" in text_of(chromium, "summary"), server.process)
-        assert "ada and bob: 1 examples in common" in text_of(chromium, "summary")
+        assert "ada and bob: 1 example in common" in text_of(chromium, "summary")
         chromium.execute_script("document.querySelector('#summary button').click()")
         wait_for(lambda: ready(chromium) and chromium.execute_script("return state.view") == "one", server.process)
         assert "bob" in text_of(chromium, "votes")

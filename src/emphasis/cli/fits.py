@@ -44,12 +44,14 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
 
     scores = result.scores
     title = f"Held-out rows, {result.request['folds']} folds"
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
-    table.add_column("Score")
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
     differences = scores.get("difference", {})
     methods = list(scores["methods"])
+    is_wide = len(methods) > 2  # it fits into 80 columns if titles and names take two lines
+    table.add_column("Score", no_wrap=not is_wide, width=9 if is_wide else None)
     for name in ("Weighting", "Cross-entropy", *methods[2:]) if differences else methods:
-        table.add_column(name, justify="right")
+        heading = name.replace("-", "-\n", 1).replace(" ", "\n", 1) if is_wide else name
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split("\n"))))
     for heading in ("Difference", f"{100 * CONFIDENCE:.0f} % interval", "") if differences else ():
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for key, metric in METRICS.items():
@@ -59,7 +61,7 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
             cells += [f"{value:+.3f}", f"{low:+.3f}, {high:+.3f}", "" if judged == "unclear" else judged]
         table.add_row(metric.title, *cells)
     console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
-    console.print(table)
+    console.print(table, width=max(80, console.width), crop=False, no_wrap=True)
     if "verdict" in scores:
         console.print(plain(scores["verdict"]["headline"], style="bold"))
         for warning in scores["verdict"]["warnings"]:

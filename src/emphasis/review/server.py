@@ -39,7 +39,6 @@ _GRID = 60  # examples on a page of the grid
 _PICTURE, _THUMBNAIL = 1024, 160  # pixels per side
 _TOP_CLASSES = 5
 _PAIRS = 200
-_SNIPPET = 240  # characters of a text in the grid and among neighbors
 
 
 class LocalOnly:
@@ -185,14 +184,13 @@ class ReviewPage:
     def _brief(self, index: int) -> dict[str, Any]:
         """Return the content of a tile."""
         examples = self._examples
-        is_image = isinstance(self._session.views, ImageViews)
         return {
             "index": index,
             "key": encodable(examples.keys[index]),
             "given": int(examples.labels[index]),
             "suggested": int(examples.suggested[index]),
             "score": round(float(examples.score[index]), 2),
-            "text": "" if is_image else encodable(self._session.views.text(index)[:_SNIPPET]),
+            "text": encodable(self._session.views.brief(index)),
             "decided": [vote.action for vote in self._session.votes(index)],
         }
 

@@ -21,6 +21,8 @@ _ODD_DEVIATIONS = 3.5  # deviation of an unusual number from the median of its c
 _ODD_SHARE = 0.01  # share of an unusual category within its class
 _RANKED_ROWS = 3000  # rows from which columns are ranked
 _MAX_SHOWN = 20_000  # characters of a text
+_BRIEF_TEXT, _BRIEF_COLUMNS = 240, 4  # characters of a text, and columns, among neighbors and in the grid
+_GROUPED = 10_000  # numbers from here on have thousands separators; years have none
 _MAX_PIXELS = 50_000_000
 
 
@@ -32,6 +34,9 @@ class Views(Protocol):
 
     def text(self, index: int) -> str:
         """Return an example as one text, for other tools."""
+
+    def brief(self, index: int) -> str:
+        """Return the most informative part of an example as a short text; "" for a picture."""
 
     def search(self, query: str) -> NDArray[np.bool_]:
         """Return which examples contain a text, (n,), ignoring case."""
@@ -63,6 +68,10 @@ class ImageViews:
     def text(self, index: int) -> str:
         """Return the name of the file, or the number of the row."""
         return self._examples.keys[index]
+
+    def brief(self, index: int) -> str:  # noqa: ARG002
+        """Return an empty text, since the picture is shown."""
+        return ""
 
     def search(self, query: str) -> NDArray[np.bool_]:
         """Return which files have a name that contains the query."""
@@ -114,6 +123,10 @@ class TextViews:
     def text(self, index: int) -> str:
         """Return the text."""
         return str(self._texts[index])
+
+    def brief(self, index: int) -> str:
+        """Return the beginning of the text."""
+        return _beginning(self.text(index))
 
     def search(self, query: str) -> NDArray[np.bool_]:
         """Return which texts contain the query."""
@@ -172,6 +185,13 @@ class TableViews:
             return _shown(row[self._texts[0]])
         return "\n".join(f"{name}: {_shown(row[name])}" for name in [*self._texts, *self._columns])
 
+    def brief(self, index: int) -> str:
+        """Return the beginning of the texts, or else the columns that say most about the classes."""
+        row = self._frame.iloc[index]
+        if self._texts:
+            return _beginning("\n".join(_shown(row[name]) for name in self._texts))
+        return "\n".join(_beginning(f"{name}: {_grouped(row[name])}") for name in self._columns[:_BRIEF_COLUMNS])
+
     def search(self, query: str) -> NDArray[np.bool_]:
         """Return which rows contain the query in a column."""
         matches = np.zeros(len(self._frame), dtype=bool)
@@ -185,18 +205,18 @@ class TableViews:
             of_class = self._frame[name][self._labels == label].dropna()
             self._usual[name, label] = _usual(of_class, name in self._numbers)
         usual = self._usual[name, label]
-        cell = {"name": encodable(str(name)), "value": _shown(value), "odd": False, "usual": ""}
+        cell = {"name": encodable(str(name)), "value": _grouped(value), "odd": False, "usual": ""}
         if usual is None or value is None or value != value:
             return cell
         if name in self._numbers:
             median, spread, low, high = usual
             odd = spread > 0 and abs(float(value) - median) > _ODD_DEVIATIONS * spread
-            return cell | {"odd": bool(odd), "usual": f"usually {low:.4g} to {high:.4g}"}
+            return cell | {"odd": bool(odd), "usual": f"usually {_grouped(low)} to {_grouped(high)}"}
         share = usual.get(value, 0.0)
         most = max(usual, key=usual.__getitem__)
         common = sum(part for part in usual.values() if part >= _ODD_SHARE)
         odd = share < _ODD_SHARE and common > 0.5  # where most values are rare, as in a column of names, none is odd
-        return cell | {"odd": bool(odd), "usual": f"mostly {_shown(most)}" if usual[most] > 0.5 else ""}
+        return cell | {"odd": bool(odd), "usual": f"mostly {_grouped(most)}" if usual[most] > 0.5 else ""}
 
 
 def _is_text(column: Any) -> bool:
@@ -245,8 +265,24 @@ def _shown(value: Any) -> str:
     """Return a value as text that JSON and UTF-8 can represent."""
     if value is None or value != value:
         return "missing"
-    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
-    return encodable(text[:_MAX_SHOWN])
+    if isinstance(value, (float, np.floating)):
+        is_large = 1e5 <= abs(value) < 1e15
+        return f"{value:.2f}".removesuffix(".00") if is_large else f"{value:.6g}"
+    return encodable(str(value)[:_MAX_SHOWN])
+
+
+def _grouped(value: Any) -> str:
+    """Return a value as text, large numbers with thousands separators."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    text = _shown(value)
+    if not is_number or not _GROUPED <= abs(value) < 1e15:
+        return text
+    whole, point, fraction = text.partition(".")
+    return f"{int(whole):,}{point}{fraction}"
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _BRIEF_TEXT else f"{text[: _BRIEF_TEXT - 1]}\u2026"
 
 
 def _contains(texts: Sequence[str], query: str) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ function element(tag, text = "", className = "") {
 
 const className = (label) => state.about.classes[label];
 const number = (value) => Math.round(value).toLocaleString("en");
+const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 const percent = (p) => (100 * p).toFixed(p > 0.995 || p < 0.005 ? 1 : 0) + "\u00a0%";
 
 function filter() {
@@ -91,7 +92,7 @@ function show(example, settles = false) {
     return;
   }
   showContent(example);
-  $("where").textContent = (example.source ? example.source + ", " : "") + `row ${example.row}, score ${example.score}`;
+  $("where").textContent = (example.source ? example.source + ", " : "") + `row ${number(example.row)}, score ${example.score}`;
   $("given").textContent = className(example.given);
   $("suggested").textContent = example.given === example.suggested ? "none" : className(example.suggested);
   $("suggestion").disabled = example.given === example.suggested;
@@ -198,7 +199,7 @@ async function loadGrid() {
   if (state.page && state.page >= answer.pages) { state.page = Math.max(0, answer.pages - 1); return loadGrid(); }
   state.tiles = answer.examples;
   state.selected = new Set(answer.examples.map((tile) => tile.index));
-  $("page").textContent = `${number(answer.total)} examples, page ${number(answer.page + 1)} of ${number(Math.max(1, answer.pages))}`;
+  $("page").textContent = `${counted(answer.total, "example")}, page ${number(answer.page + 1)} of ${number(Math.max(1, answer.pages))}`;
   $("previous").disabled = answer.page === 0;
   $("following").disabled = answer.page + 1 >= answer.pages;
   showTiles();
@@ -247,19 +248,19 @@ function showSummary() {
   const s = state.about.summary, rest = s.remaining, parts = [];
   const line = (text) => parts.push(element("p", text));
   parts.push(element("h2", "So far"));
-  line(`${number(s.reviewed)} of ${number(s.examples)} examples are reviewed: ${number(s.corrected)} labels were wrong, ${number(s.confirmed)} right, ${number(s.unsure)} unsure, ${number(s.disputed)} disputed.`);
-  line(s.suspects_reviewed ? `Of ${number(s.suspects_reviewed)} suspects reviewed, ${number(s.suspects_wrong)} were wrong (${percent(s.suspects_wrong / s.suspects_reviewed)}); ${number(s.suspects - s.suspects_reviewed)} suspects are left.` : `None of ${number(s.suspects)} suspects is reviewed yet.`);
+  line(`${number(s.reviewed)} of ${counted(s.examples, "example")} are reviewed: ${counted(s.corrected, "label")} ${s.corrected === 1 ? "was" : "were"} wrong, ${number(s.confirmed)} right, ${number(s.unsure)} unsure, ${number(s.disputed)} disputed.`);
+  line(s.suspects_reviewed ? `Of ${counted(s.suspects_reviewed, "suspect")} reviewed, ${number(s.suspects_wrong)} ${s.suspects_wrong === 1 ? "was" : "were"} wrong (${percent(s.suspects_wrong / s.suspects_reviewed)}); ${number(s.suspects - s.suspects_reviewed)} of the suspects are left.` : `None of ${counted(s.suspects, "suspect")} is reviewed yet.`);
   parts.push(element("h2", "What remains"));
-  line(rest.draws < 5 ? "Every tenth example is drawn at random, whether suspect or not. After a few more of these, an estimate of the wrong labels that remain stands here." : `About ${number(rest.count)} wrong labels remain among the ${number(rest.unreviewed)} examples that nobody has reviewed (${percent(rest.level)} interval: ${number(rest.low)} to ${number(rest.high)}), by ${number(rest.draws)} examples drawn at random.`);
+  line(rest.draws < 5 ? "Every tenth example is drawn at random, whether suspect or not. After a few more of these, an estimate of the wrong labels that remain stands here." : `About ${counted(Math.round(rest.count), "wrong label")} remain${Math.round(rest.count) === 1 ? "s" : ""} among the ${counted(rest.unreviewed, "example")} that nobody has reviewed (${percent(rest.level)} interval: ${number(rest.low)} to ${number(rest.high)}), by ${counted(rest.draws, "example")} drawn at random.`);
   if (s.outlook) {
     line(`Another ${number(s.outlook.next_examples)} will find about ${number(s.outlook.finds)} more.`);
     if (s.outlook.worth_until >= 0) line(s.outlook.worth_until ? `After about ${number(s.outlook.worth_until)} more, fewer than 1 in 20 will be wrong.` : "Fewer than 1 in 20 of the next ones will be wrong: going on is hardly worth it.");
   } else line("After 25 decisions, a forecast of what the next ones will find stands here.");
   line(s.learned ? "The order is learned from the decisions so far, and learned anew after every 25." : "The order is the audit's until enough labels were found right and wrong to learn from.");
   parts.push(element("h2", "Reviewers"));
-  for (const [name, count] of Object.entries(s.by_reviewer)) line(`${name || "unnamed"}: ${number(count)} decisions`);
-  for (const pair of s.agreement) line(`${pair.reviewers.map((name) => name || "unnamed").join(" and ")}: ${number(pair.both)} examples in common` + (pair.both ? `, ${percent(pair.observed)} alike, Cohen's kappa ${pair.kappa === null ? "not defined" : pair.kappa.toFixed(2)}, ${number(pair.differ)} different` : ""));
-  const button = element("button", `Look at ${number(s.disputed)} disagreements`);
+  for (const [name, count] of Object.entries(s.by_reviewer)) line(`${name || "unnamed"}: ${counted(count, "decision")}`);
+  for (const pair of s.agreement) line(`${pair.reviewers.map((name) => name || "unnamed").join(" and ")}: ${counted(pair.both, "example")} in common` + (pair.both ? `, ${percent(pair.observed)} alike, Cohen's kappa ${pair.kappa === null ? "not defined" : pair.kappa.toFixed(2)}, ${number(pair.differ)} different` : ""));
+  const button = element("button", `Look at ${counted(s.disputed, "disagreement")}`);
   button.disabled = !s.disputed;
   button.addEventListener("click", async () => {
     $("status").value = "disputed";
