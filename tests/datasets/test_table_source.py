@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from emphasis.datasets.errors import DamagedFileError
 from emphasis.datasets.table import TableOptions, prepare_table
+from emphasis.datasets.table_report import TableError
 from emphasis.datasets.table_source import ReadOptions, frame_of, open_table
 from emphasis.errors import EmphasisTypeError
+from emphasis.experiments.studies.own_data import recipe_of
 
 pd = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -55,6 +60,33 @@ def test_a_dataset_with_named_classes_brings_their_names():
     table = prepare_table(Dataset(), "y")
     assert table.classes == ("cat", "dog")
     assert table.given.tolist() == [1, 0, 1]
+
+
+def test_a_dataset_that_was_saved_to_a_folder_is_a_table(tmp_path):
+    """The files are those that datasets 5.2 writes."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    parts = [{"x": [0.5, 1.5, 2.5], "y": [1, 0, -1]}, {"x": [3.5], "y": [1]}]
+    for number, columns in enumerate(parts):
+        part = pyarrow.table(columns)
+        with pyarrow.ipc.new_stream(folder / f"data-{number:05d}-of-00002.arrow", part.schema) as stream:
+            stream.write_table(part)
+    files = [{"filename": path.name} for path in sorted(folder.iterdir())]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files, "_split": None}))
+    label = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    info = {"features": {"x": {"dtype": "float64", "_type": "Value"}, "y": label}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    table = prepare_table(folder, "y")
+    assert table.classes == ("cat", "dog")
+    assert table.given.tolist() == [1, 0, 1]
+    assert table.frame["x"].tolist() == [0.5, 1.5, 3.5]
+    assert recipe_of(str(folder), {"label": "y"}).name == "train-y"
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(TableError, match=f"several parts of a dataset; name one of them: {folder}"):
+        prepare_table(tmp_path, "y")
+    (folder / files[0]["filename"]).write_bytes(b"cut off")
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        prepare_table(folder, "y")
 
 
 def test_what_is_no_table_is_refused():

@@ -127,7 +127,9 @@ def _fit(options: argparse.Namespace) -> None:
         fit_on_dask(options)
         return
     options.table = single_table(options)
-    if options.table.is_dir() or options.images is not None:
+    from emphasis.datasets.dataset_folder import is_dataset_folder
+
+    if (options.table.is_dir() and not is_dataset_folder(options.table)) or options.images is not None:
         fit_images(options)
         return
     check_no_image_options(options)

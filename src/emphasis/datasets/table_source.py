@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.dataset_folder import is_dataset_folder, read_dataset_folder
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.table_columns import renamed_unnamed, repeated
 from emphasis.datasets.table_dates import dates_of_text
@@ -86,8 +87,8 @@ def open_table(
     Columns of a text file with numbers, truth values or dates are converted; other tables keep their types.
 
     Args:
-        source: Path of a text file or a Parquet file, or a table of pandas, polars, pyarrow, Hugging Face's datasets or
-            any library that narwhals supports.
+        source: Path of a text file, a Parquet file or a folder that `save_to_disk` of Hugging Face's datasets has written,
+            or a table of pandas, polars, pyarrow, Hugging Face's datasets or any library that narwhals supports.
         options: Options for reading the table.
         as_text: Columns of a text file whose cells are kept unchanged, such as labels.
         as_names: Columns of a text file whose cells are kept as texts, except those that mean "missing".
@@ -105,6 +106,8 @@ def open_table(
     if not isinstance(source, (str, os.PathLike)):
         return _typed_table(frame_of(source), "the table", as_text)
     path = Path(source)
+    if is_dataset_folder(path):
+        return _typed_table(read_dataset_folder(path), str(path), as_text)
     if not path.is_file():
         raise DataNotFoundError(f"table {str(path)!r} does not exist")
     try:
@@ -119,7 +122,7 @@ def open_table(
 def as_written(source: Any, options: ReadOptions | None = None) -> SourceTable:
     """Return a text file with unchanged cells, and any other table like `open_table`."""
     options = options or ReadOptions()
-    if not isinstance(source, (str, os.PathLike)) or is_parquet(Path(source)):
+    if not isinstance(source, (str, os.PathLike)) or is_parquet(Path(source)) or Path(source).is_dir():
         return open_table(source, options)
     import pandas as pd
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from emphasis.datasets import ImageFiles, Split
 from emphasis.datasets import options as dataset_options
+from emphasis.datasets.dataset_folder import is_dataset_folder
 from emphasis.datasets.errors import DataNotFoundError
 from emphasis.datasets.image_list import ImageList, list_images, list_table_images, natural_size
 from emphasis.datasets.table import TableOptions
@@ -126,14 +127,15 @@ def recipe_of(data: str, options: Mapping[str, Any], most_pixels: int = MOST_PIX
             )
         recipe = load_recipe(data)
         return with_rate_chosen_by_data(recipe) if data in recipe_names() else recipe
-    if path.is_dir():
+    is_table_folder = is_dataset_folder(path)
+    if path.is_dir() and not is_table_folder:
         if "images" in options:
             raise RecipeError(f"images is for a table that lists images; {data} is a folder")
         if "label" in options:
             raise RecipeError(f"label is for a table; in {data} the names of the subfolders are the labels")
         return recipe_of_images(path, options, most_pixels)
-    if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv") or path.is_file():
-        if not path.is_file():
+    if path.suffix.lower() in (".csv", ".parquet", ".pq", ".tsv") or path.is_file() or is_table_folder:
+        if not path.exists():
             raise DataNotFoundError(f"there is no table {data}")
         if "label" not in options:
             raise RecipeError(f"name the column of {data} that holds the labels: label=COLUMN, or --label COLUMN")
