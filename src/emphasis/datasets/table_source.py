@@ -87,8 +87,8 @@ def open_table(
     Columns of a text file with numbers, truth values or dates are converted; other tables keep their types.
 
     Args:
-        source: Path of a text file, a Parquet file or a folder that `save_to_disk` of Hugging Face's datasets has written,
-            or a table of pandas, polars, pyarrow, Hugging Face's datasets or any library that narwhals supports.
+        source: Path of a text file, a Parquet file or a folder that `save_to_disk` of Hugging Face's datasets has
+            written, or a table of pandas, polars, pyarrow, datasets or any library that narwhals supports.
         options: Options for reading the table.
         as_text: Columns of a text file whose cells are kept unchanged, such as labels.
         as_names: Columns of a text file whose cells are kept as texts, except those that mean "missing".

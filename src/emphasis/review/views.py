@@ -273,9 +273,10 @@ def _shown(value: Any) -> str:
 
 def _grouped(value: Any) -> str:
     """Return a value as text, large numbers with thousands separators."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     text = _shown(value)
-    if not is_number or not _GROUPED <= abs(value) < 1e15:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return text
+    if not _GROUPED <= abs(float(value)) < 1e15:
         return text
     whole, point, fraction = text.partition(".")
     return f"{int(whole):,}{point}{fraction}"
