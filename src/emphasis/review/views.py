@@ -266,7 +266,7 @@ def _shown(value: Any) -> str:
     if value is None or value != value:
         return "missing"
     if isinstance(value, (float, np.floating)):
-        is_large = 1e5 <= abs(value) < 1e15
+        is_large = 1e5 <= abs(float(value)) < 1e15
         return f"{value:.2f}".removesuffix(".00") if is_large else f"{value:.6g}"
     return encodable(str(value)[:_MAX_SHOWN])
 
@@ -276,7 +276,8 @@ def _grouped(value: Any) -> str:
     text = _shown(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return text
-    if not _GROUPED <= abs(float(value)) < 1e15:
+    size = abs(float(value))
+    if not _GROUPED <= size < 1e15:
         return text
     whole, point, fraction = text.partition(".")
     return f"{int(whole):,}{point}{fraction}"
