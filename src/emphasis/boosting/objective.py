@@ -34,6 +34,7 @@ FloatArray = NDArray[np.float64]
 Total = Callable[[FloatArray], FloatArray]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
+_BLOCK = 2**17  # numbers of an array that are worked on at a time: some such arrays fit into a core's own cache
 _NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularize more"
 
 
@@ -100,47 +101,75 @@ class Objective:
                 part. None if these are all. Not under "batch".
 
         Returns:
-            gradient and hessian, float64 of raw_prediction's shape, not averaged. The hessian is at least 1e-16.
+            gradient and hessian of raw_prediction's shape, not averaged. They are float32 where there are several classes
+            and raw_prediction is float32, otherwise float64. The hessian is at least 1e-16.
 
         Raises:
             ValueError: Shapes, labels, weights or scores do not fit, or are NaN or infinite.
             OverflowError: w exceeds float64.
         """
-        raw_prediction = np.asarray(raw_prediction, dtype=np.float64)
+        raw_prediction = np.asarray(raw_prediction)
         labels = _class_numbers(y_true, raw_prediction)
         over_all = _whole if total is None else total
-        if not math.isfinite(raw_prediction.sum()) and not np.isfinite(raw_prediction).all():
+        if not math.isfinite(raw_prediction.sum(dtype=np.float64)) and not np.isfinite(raw_prediction).all():
             raise EmphasisValueError(_NOT_FINITE)
-        if raw_prediction.ndim == 1:
-            sign = np.where(labels == 1, 1.0, -1.0)
-            margin = sign * raw_prediction
-            ones = raw_prediction > 0.0
+        if raw_prediction.ndim == 2:
+            return self._of_several_classes(labels, raw_prediction, sample_weight, over_all)
+        raw_prediction = raw_prediction.astype(np.float64, copy=False)
+        sign = np.where(labels == 1, 1.0, -1.0)
+        margin = sign * raw_prediction
+        ones = raw_prediction > 0.0
 
-            def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-                of_one, of_both = over_all(np.array([share @ np.where(labels == 1, p, rest), share.sum()]))
-                return np.where(ones, of_one, of_both - of_one)
+        def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
+            of_one, of_both = over_all(np.array([share @ np.where(labels == 1, p, rest), share.sum()]))
+            return np.where(ones, of_one, of_both - of_one)
 
-            half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior, over_all)
-            return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
-        rows = np.arange(len(labels))
-        q = raw_prediction.T.copy()  # (C, N): sums over classes run along whole rows
-        own = q[labels, rows]
-        log_rest, highest = _to_direction(q, (labels, rows))
+        half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior, over_all)
+        return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
 
-        def prior_of_likeliest(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-            sums = over_all(q @ (share * rest) + np.bincount(labels, share * p, len(q)))
-            return sums[q.argmax(axis=0)]  # of the others: a label that is the likeliest class is not held back
+    def _of_several_classes(
+        self, labels: NDArray[np.intp], raw_prediction: Any, sample_weight: Any, over_all: Total
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return `gradient_hessian` of raw predictions (N, C), in blocks of examples that fit the processor's cache."""
+        number, num_classes = raw_prediction.shape
+        precision = np.float32 if raw_prediction.dtype == np.float32 else np.float64
+        gradient = np.empty((num_classes, number), precision)  # sums over classes run along whole rows
+        hessian = np.empty_like(gradient)
+        margin, lead = np.empty(number), np.empty(number)
+        size = max(1, _BLOCK // num_classes)
+        blocks = [slice(start, start + size) for start in range(0, number, size)]
+        for block in blocks:
+            q = gradient[:, block]
+            q[...] = raw_prediction[block].T
+            places = labels[block], np.arange(q.shape[1])
+            own = q[places]
+            log_rest, highest = _to_direction(q, places)
+            margin[block], lead[block] = own - log_rest, own - highest
 
-        half, curvature, p, rest = self._pushes(
-            own - log_rest, own - highest, sample_weight, prior_of_likeliest, over_all
-        )
-        hessian = np.multiply(q, rest)
-        np.multiply(np.subtract(1.0, hessian, out=hessian), q, out=hessian)
-        hessian *= curvature
-        hessian[labels, rows] = curvature * p
-        gradient = np.multiply(q, half, out=q)
-        gradient[labels, rows] = -half
-        return gradient.T, np.maximum(hessian, _LEAST_HESSIAN, out=hessian).T
+        def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
+            sums: FloatArray = np.bincount(labels, share * p, num_classes).astype(np.float64)
+            for block in blocks:
+                sums += gradient[:, block].astype(np.float64) @ (share[block] * rest[block])
+            sums = over_all(sums)
+            of_likeliest = np.empty(number)  # of the others: a label that is the likeliest class is not held back
+            for block in blocks:
+                of_likeliest[block] = _at_largest(gradient[:, block], sums)
+            return of_likeliest
+
+        half, curvature, p, rest = self._pushes(margin, lead, sample_weight, prior, over_all)
+        half, curvature, p, rest = (np.asarray(values, precision) for values in (half, curvature, p, rest))
+        for block in blocks:
+            q, h = gradient[:, block], hessian[:, block]
+            places = labels[block], np.arange(q.shape[1])
+            np.multiply(q, rest[block], out=h)
+            np.subtract(1.0, h, out=h)
+            h *= q
+            h *= curvature[block]
+            h[places] = curvature[block] * p[block]
+            np.maximum(h, _LEAST_HESSIAN, out=h)
+            q *= half[block]
+            q[places] = -half[block]
+        return gradient.T, hessian.T
 
     def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
         """Return one example's gradient (C,), and its whole matrix of curvature max(c, 1) (diag(p) - p p^T), (C, C).
@@ -240,9 +269,18 @@ def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:
     scores[own] = -math.inf
     peak = scores.max(axis=0)
     np.exp(np.subtract(scores, peak, out=scores), out=scores)
-    total = scores.sum(axis=0)
-    scores /= total
+    total = scores.sum(axis=0, dtype=np.float64)
+    scores *= (1.0 / total).astype(scores.dtype)
     return peak + np.log(total), peak
+
+
+def _at_largest(scores: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the value of the class with the largest score of each example, scores being (C, N), and values (C,)."""
+    largest, chosen = scores[0].copy(), np.full(scores.shape[1], values[0])
+    for of_class, value in zip(scores[1:], values[1:], strict=True):
+        chosen[of_class > largest] = value
+        np.maximum(largest, of_class, out=largest)
+    return chosen
 
 
 def one_column(y: Any) -> NDArray[Any]:

@@ -71,7 +71,9 @@ def of_labels(own: Objective, total: Total | None = None) -> Callable[..., tuple
 
     def derivatives(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
         gradient, hessian = own.gradient_hessian(y_true, y_pred, sample_weight, total=total)
-        return gradient, 2.0 * hessian if hessian.ndim == 2 else hessian
+        if hessian.ndim == 2:
+            hessian *= 2.0
+        return gradient, hessian
 
     return derivatives
 

@@ -35,6 +35,21 @@ if TYPE_CHECKING:
 
 _MAX_SUSPECTS_SHOWN, _MAX_SUSPECTS_IN_JSON, _MAX_COLUMNS_SHOWN = 10, 100, 5
 
+_SETTLED = (
+    "label",
+    "probabilities",
+    "images",
+    "size",
+    "channels",
+    "only",
+    "noise_rate",
+    "weighting",
+    "iterations",
+    "settings",
+    "export",
+)
+"""The options about data or training."""
+
 _DESCRIPTION = """\
 Find labels that look wrong: train one network on all of them with a weighting that is robust to
 wrong labels, and rank the labels by the network's predictions during training. Writes a folder
@@ -50,6 +65,7 @@ examples:
   emphasis audit customers.csv --label churned --probabilities p.npy
   emphasis audit photos                         a folder with a folder of images for each class
   emphasis audit photos.csv --label kind --images path
+  emphasis audit runs/parts/predictions         out-of-fold probabilities in several Parquet files
   emphasis audit runs/trace                     a trace that EmphasisTrace recorded in your own loop"""
 
 
@@ -58,7 +74,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "source",
         type=name_or_path_argument,
         metavar="DATA",
-        help="a table (.csv, .parquet), a folder of images, a recipe's name or file, or the folder of a trace",
+        help="a table (.csv, .parquet), a folder of images, a recipe's name or file, the folder of a trace, or a "
+        "folder of Parquet files with labels (given) and out-of-fold probabilities (p_CLASS)",
     )
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -96,6 +113,7 @@ def _audit(options: argparse.Namespace) -> None:
     from emphasis.experiments.reports.audit_page import audit_page
     from emphasis.experiments.studies import audit as audits
     from emphasis.experiments.studies.audit_result import suspects_table, write_audit
+    from emphasis.experiments.studies.parts_audit import parts_in
     from emphasis.rich_text import plain
 
     console = Console()
@@ -104,6 +122,9 @@ def _audit(options: argparse.Namespace) -> None:
         _check_output_table("suspects", options.suspects)
     if options.export is not None:
         _check_export(options)
+    if files := parts_in(source):
+        _audit_parts(options, files)
+        return
     if audits.is_trace(source):
         _check_trace_options(options)
         folder = options.folder = options.out or source
@@ -136,25 +157,46 @@ def _audit(options: argparse.Namespace) -> None:
         console.print(plain(f"The table with cleaned labels and weights: {options.export}"))
 
 
+def _audit_parts(options: argparse.Namespace, files: Sequence[Path]) -> None:
+    """Rank the labels in files with their probabilities, one file at a time."""
+    from rich.console import Console
+
+    from emphasis.cli.progress import JobBar
+    from emphasis.experiments.studies.parts_audit import FOLDER, audit_parts
+    from emphasis.rich_text import plain
+
+    _reject_settled(options, [*_SETTLED, "suspects"], "files of probabilities: each gets a file of suspects")
+    source = Path(options.source)
+    name = source.resolve().parent.name if source.name == "predictions" else source.resolve().name
+    folder = options.folder = options.out or Path("runs") / f"{name}-audit"
+    with JobBar(options) as bar:
+        result = audit_parts(files, folder, f"{len(files):,} files in {source}", bar.loading)
+    options.result = {
+        "folder": folder,
+        "title": result.title,
+        **result.numbers,
+        "most_suspicious": [
+            {key: row[key] for key in ("row", "source", "given", "suggested", "score")}
+            for row in result.most_suspicious[:_MAX_SUSPECTS_IN_JSON]
+        ],
+        "notes": [],
+    }
+    console = Console()
+    shown = [{**row, "source": f"{row['source']}, row {row['row']}"} for row in options.result["most_suspicious"]]
+    _print_ranking(result.title, result.numbers, shown, console)
+    console.print(plain(f"Written to {folder}: {FOLDER} (a file for each file), suspects.csv (the first), audit.json"))
+
+
 def _check_trace_options(options: argparse.Namespace) -> None:
     """Reject options about data or training, which a trace has settled."""
-    names = [
-        "label",
-        "probabilities",
-        "images",
-        "size",
-        "channels",
-        "only",
-        "noise_rate",
-        "weighting",
-        "iterations",
-        "settings",
-        "export",
-    ]
+    _reject_settled(options, _SETTLED, f"a trace: {options.source} holds what was trained")
+
+
+def _reject_settled(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
     for name in [*requested_table_options(options), *names]:
         if getattr(options, name) not in (None, []):
             flag = {"settings": "set", "id_column": "id"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"--{flag} has no meaning for a trace: {options.source} holds what was trained")
+            raise UsageError(f"--{flag} has no meaning for {where}")
 
 
 def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
@@ -279,24 +321,12 @@ def _export(options: argparse.Namespace, result: Audit) -> None:
 
 
 def _print_result(result: Audit, folder: Path, console: Console) -> None:
-    from rich import box
-
     from emphasis.experiments.studies.audit_result import AUDIT, PAGE, SUSPECTS
-    from emphasis.rich_text import PlainTable, plain
+    from emphasis.rich_text import plain
 
-    numbers, suspects = result.numbers, result.suspects
-    share = f"{100 * numbers['estimated_noise_rate']:.1f} %"
-    count = f"{numbers['suspects']:,} of {numbers['examples']:,} labels ({share}) look wrong"
-    console.print(plain(f"{result.title}: {count}", style="bold"))
-    numbered = "" if result.sources else " (rows are numbered from 0)"
-    title = f"The most suspicious{numbered}"
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
-    for name in ("Row", "Given", "Suggested", "Score"):
-        table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
-    for index in suspects.order[:_MAX_SUSPECTS_SHOWN]:
-        row = _row(result, int(index))
-        table.add_row(row["source"] or str(row["row"]), row["given"], row["suggested"], f"{row['score']:.2f}")
-    console.print(table)
+    numbers = result.numbers
+    rows = [_row(result, int(index)) for index in result.suspects.order[:_MAX_SUSPECTS_SHOWN]]
+    _print_ranking(result.title, numbers, rows, console)
     if "auroc" in numbers:
         console.print(
             plain(
@@ -306,6 +336,25 @@ def _print_result(result: Audit, folder: Path, console: Console) -> None:
             )
         )
     console.print(plain(f"Written to {folder}: {PAGE}, {SUSPECTS}, {AUDIT}"))
+
+
+def _print_ranking(title: str, numbers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print how many labels look wrong, and the most suspicious of them."""
+    from rich import box
+
+    from emphasis.rich_text import PlainTable, plain
+
+    share = f"{100 * numbers['estimated_noise_rate']:.1f} %"
+    count = f"{numbers['suspects']:,} of {numbers['examples']:,} labels ({share}) look wrong"
+    console.print(plain(f"{title}: {count}", style="bold"))
+    numbered = "" if rows and rows[0]["source"] else " (rows are numbered from 0)"
+    heading = f"The most suspicious{numbered}"
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=heading, title_justify="left")
+    for name in ("Row", "Given", "Suggested", "Score"):
+        table.add_column(name, justify="right" if name in ("Row", "Score") else "left")
+    for row in rows[:_MAX_SUSPECTS_SHOWN]:
+        table.add_row(row["source"] or str(row["row"]), row["given"], row["suggested"], f"{row['score']:.2f}")
+    console.print(table)
 
 
 def _row(result: Audit, index: int) -> dict[str, Any]:

@@ -376,7 +376,6 @@ def _predict(
             "fold": fold,
             "given": names[codes],
             "predicted": names[p.argmax(1)],
-            "p_given": p[np.arange(len(codes)), codes],
             **{f"p_{name}": p[:, number] for number, name in enumerate(table.classes)},
         }
         with replacing(folder / PREDICTIONS / part.file.name) as partial:

@@ -54,7 +54,7 @@ def audit_predictions(
     """
     if (probabilities is None) == (logits is None):
         raise EmphasisTypeError("give either probabilities or logits")
-    log_p = _log_softmax(_matrix(logits, "logits")) if logits is not None else _log_probabilities(probabilities)
+    log_p = _log_softmax(_matrix(logits, "logits")) if logits is not None else log_probabilities(probabilities)
     codes, names = encode_labels(labels, log_p.shape[1], class_names)
     if len(codes) != len(log_p):
         raise EmphasisValueError(f"there are {len(codes)} labels, but predictions for {len(log_p)} examples")
@@ -65,7 +65,7 @@ def audit_predictions(
         labels=codes,
         class_names=names,
         rows=np.arange(len(codes)),
-        suspects=_confident_suspects(log_p, codes, margin),
+        suspects=confident_suspects(log_p, codes, thresholds_of(*confidence_totals(log_p, codes))),
         at=(1,),
         unit="prediction",
         margins=(margin,),
@@ -198,7 +198,7 @@ def _matrix(values: ArrayLike | None, name: str, columns: int = 2) -> NDArray[np
     return matrix
 
 
-def _log_probabilities(probabilities: ArrayLike | None) -> NDArray[np.float64]:
+def log_probabilities(probabilities: ArrayLike | None) -> NDArray[np.float64]:
     """Return the logarithms of probabilities, or raise ValueError if they are none."""
     p = _matrix(probabilities, "probabilities")
     if p.min(initial=0.0) < 0.0 or p.max(initial=0.0) > 1.0 + _TOLERANCE:
@@ -227,13 +227,32 @@ def _margins(log_p: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[n
     return np.asarray(log_p[rows, labels] - log_others, dtype=np.float64)
 
 
-def _confident_suspects(log_p: NDArray[np.float64], labels: NDArray[np.int64], margin: NDArray[np.float64]) -> Suspects:
-    """Return the ranking by `margin`, with the suspects of confident learning."""
-    p = np.exp(log_p)
-    num_classes = p.shape[1]
-    counts = np.bincount(labels, minlength=num_classes)
-    totals = np.bincount(labels, weights=p[np.arange(len(labels)), labels], minlength=num_classes)
-    thresholds = np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+def confidence_totals(
+    log_p: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the sum of each class's probability over the examples with this label, and their number, (C,) each."""
+    num_classes = log_p.shape[1]
+    p = np.exp(log_p[np.arange(len(labels)), labels])
+    totals = np.bincount(labels, p, num_classes).astype(np.float64)
+    return totals, np.bincount(labels, minlength=num_classes)
+
+
+def thresholds_of(totals: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean probability of each class over the examples with this label, given `confidence_totals`."""
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+
+
+def confident_suspects(
+    log_p: NDArray[np.float64], labels: NDArray[np.int64], thresholds: NDArray[np.float64]
+) -> Suspects:
+    """Return the ranking by margin, with the suspects of confident learning.
+
+    Args:
+        log_p: Logarithms of the probabilities, (n, C).
+        labels: Labels, (n,).
+        thresholds: Probability from which a class is predicted with confidence, (C,).
+    """
+    margin, p = _margins(log_p, labels), np.exp(log_p)
     confident = np.where(p >= thresholds, p, -1.0)
     predicted = np.where(confident.max(axis=1) > 0.0, confident.argmax(axis=1), labels)
     suspect = predicted != labels
