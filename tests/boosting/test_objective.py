@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emphasis import CCE, DM, GCE, MAE, SCE, Beta
+from emphasis import CCE, DM, GCE, MAE, SCE, Beta, Relative
 from emphasis.boosting import Objective
 from emphasis.boosting.objective import initial_score
 from emphasis.weighting import AUTO_MAX_MARGIN, DEFAULT_WEIGHTING
@@ -147,6 +147,26 @@ def test_huge_weights_have_finite_shares_and_an_error_otherwise():
     assert np.isfinite(Objective(huge, "batch").gradient_hessian(y, z)[0]).all()
     with pytest.raises(OverflowError, match="smaller beta"):
         Objective(huge, None).gradient_hessian(y, z)
+    with pytest.raises(OverflowError, match="exceeds float32"):
+        Objective(DM(lam=0, beta=400), None).gradient_hessian(y, z.astype(np.float32))
+
+
+@pytest.mark.parametrize("weighting", [CCE(), GCE(0.7), Relative(), DM(lam=0.5, beta=4)], ids=repr)
+def test_scores_in_float32_have_the_derivatives_of_float64_in_float32(weighting):
+    y, z = random_case(4)
+    z = z.astype(np.float32)
+    exact = Objective(weighting).gradient_hessian(y, z.astype(np.float64))
+    for found, expected in zip(Objective(weighting).gradient_hessian(y, z), exact, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
+
+
+def test_blocks_of_examples_change_nothing(monkeypatch):
+    y, z = random_case(4)
+    whole = Objective().gradient_hessian(y, z)
+    monkeypatch.setattr("emphasis.boosting.objective._BLOCK", 12)  # three examples at a time
+    for found, expected in zip(Objective().gradient_hessian(y, z), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_a_negative_function_is_named():

@@ -35,6 +35,7 @@ Total = Callable[[FloatArray], FloatArray]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
 _BLOCK = 2**17  # numbers of an array that are worked on at a time: some such arrays fit into a core's own cache
+_TOO_LARGE = '{!r} exceeds {}; use normalization="integral" or "batch", or a smaller beta'
 _NOT_FINITE = "raw_prediction holds NaN or infinity; lower the learning rate or regularize more"
 
 
@@ -101,12 +102,12 @@ class Objective:
                 part. None if these are all. Not under "batch".
 
         Returns:
-            gradient and hessian of raw_prediction's shape, not averaged. They are float32 where there are several classes
-            and raw_prediction is float32, otherwise float64. The hessian is at least 1e-16.
+            gradient and hessian of raw_prediction's shape, not averaged; float32 where raw_prediction is float32 and
+            has several classes, otherwise float64. The hessian is at least 1e-16.
 
         Raises:
             ValueError: Shapes, labels, weights or scores do not fit, or are NaN or infinite.
-            OverflowError: w exceeds float64.
+            OverflowError: w exceeds float64, or float32 where that is returned.
         """
         raw_prediction = np.asarray(raw_prediction)
         labels = _class_numbers(y_true, raw_prediction)
@@ -132,7 +133,7 @@ class Objective:
     ) -> tuple[FloatArray, FloatArray]:
         """Return `gradient_hessian` of raw predictions (N, C), in blocks of examples that fit the processor's cache."""
         number, num_classes = raw_prediction.shape
-        precision = np.float32 if raw_prediction.dtype == np.float32 else np.float64
+        precision: Any = np.float32 if raw_prediction.dtype == np.float32 else np.float64
         gradient = np.empty((num_classes, number), precision)  # sums over classes run along whole rows
         hessian = np.empty_like(gradient)
         margin, lead = np.empty(number), np.empty(number)
@@ -157,7 +158,10 @@ class Objective:
             return of_likeliest
 
         half, curvature, p, rest = self._pushes(margin, lead, sample_weight, prior, over_all)
-        half, curvature, p, rest = (np.asarray(values, precision) for values in (half, curvature, p, rest))
+        with np.errstate(over="ignore"):
+            half, curvature, p, rest = (np.asarray(values, precision) for values in (half, curvature, p, rest))
+        if not math.isfinite(half.sum(dtype=np.float64)):
+            raise EmphasisOverflowError(_TOO_LARGE.format(self.weighting, "float32"))
         for block in blocks:
             q, h = gradient[:, block], hessian[:, block]
             places = labels[block], np.arange(q.shape[1])
@@ -251,9 +255,7 @@ class Objective:
         if np.isnan(half).any():
             raise EmphasisValueError(f"{self.weighting!r} is negative or NaN somewhere; weights are >= 0")
         if not math.isfinite(half.sum()):
-            raise EmphasisOverflowError(
-                f'{self.weighting!r} exceeds float64; use normalization="integral" or "batch", or a smaller beta'
-            )
+            raise EmphasisOverflowError(_TOO_LARGE.format(self.weighting, "float64"))
         half *= share
         if self.normalization == "batch" and (total := half.sum()) > 0.0:
             half *= 0.5 * share.sum() / total
