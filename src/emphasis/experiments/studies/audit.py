@@ -42,8 +42,9 @@ from emphasis.experiments.runs.store import (
 )
 from emphasis.experiments.studies.audit_result import Audit
 from emphasis.experiments.studies.example_data import pictures_of, where_examples_lie
-from emphasis.experiments.studies.own_data import single_method_recipe, with_idle_threads
+from emphasis.experiments.studies.own_data import single_method_recipe
 from emphasis.experiments.studies.rates import needs_rate, with_best_rate
+from emphasis.experiments.studies.threads import with_idle_threads
 from emphasis.files import naming_refusals
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import is_named, named_from_dict
@@ -130,17 +131,17 @@ def audit(
         FolderError: If the folder holds something else.
         ValueError: If the network diverged.
     """
-    context = with_idle_threads(context, next(recipe.cells()))
     if not force and has_changed(folder, recipe):
         reporter.message("the data has changed since the last audit: training anew")
         force = True
+    with naming_refusals("write to", folder):
+        acquire(folder, recipe, force, context.locks)  # before anything is written to it
+    context = with_idle_threads(context, next(recipe.cells()), folder / CELLS)
     if needs_rate(recipe):
-        with naming_refusals("write to", folder):
-            acquire(folder, recipe, force)  # before anything is written to a folder within it
         recipe = with_best_rate(recipe, split, folder / RATES, context, WithoutMessages(reporter), force=force)
         rate = next(recipe.cells()).solver.learning_rate
         reporter.message(f"learning rate {rate:g}, chosen by held-out labels")
-    run(recipe, folder, context, reporter, force=force)
+    run(recipe, folder, context, reporter)
     return read_audit(recipe, split, folder)
 
 

@@ -22,8 +22,9 @@ from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
 from emphasis.experiments.studies.image_training import FeatureTrainer, NetworkTrainer, Progress, Rows
-from emphasis.experiments.studies.own_data import recipe_of, suitable_length, with_idle_threads
+from emphasis.experiments.studies.own_data import recipe_of, suitable_length
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA
+from emphasis.experiments.studies.threads import with_idle_threads
 from emphasis.files import naming_refusals, write_text
 from emphasis.images.features import FrozenNetwork, cached_features, frozen_network
 from emphasis.images.predict import image_digests
@@ -122,7 +123,6 @@ def fit_images(
         raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
     resolved = DEFAULT_WEIGHTING if weighting is None else as_weighting(weighting)
     cell, split, frozen = _prepare(source, data_options, options, seed, context, progress)
-    context = with_idle_threads(context, cell)
     labels, folds = split.train_labels, options.folds or (_FEATURE_FOLDS if frozen else _NETWORK_FOLDS)
     if folds > np.bincount(labels).max():
         raise EmphasisValueError(f"folds={folds} is not allowed; no class has as many images")
@@ -147,6 +147,7 @@ def fit_images(
     target = Path("runs") / Path(source).resolve().stem if folder is None else folder
     digests = image_digests(np.asarray(split.train_inputs))
     digest = _acquire(target, request, digests, labels, force)
+    context = with_idle_threads(context, cell, target / FOLDS)
     methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
     copies = copies_of(np.array(digests), labels)
     parts = splits(labels, folds, seed, copies.groups)

@@ -20,12 +20,9 @@ from emphasis.datasets.table import TableOptions
 from emphasis.experiments.recipes.convert import RecipeError
 from emphasis.experiments.recipes.load import load_recipe, recipe_from_tables, recipe_names
 from emphasis.experiments.recipes.recipe import Method, Recipe, Table
-from emphasis.experiments.recipes.settings import Cell
 from emphasis.experiments.runs.context import DEFAULT_CONTEXT, SILENT, Reporter, RunContext
 from emphasis.experiments.runs.data import forget_loaded, load_split
-from emphasis.experiments.runs.jobs import is_stackable
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
-from emphasis.process import idle_cores
 
 _EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, 300, 20_000
 MOST_PIXELS = 32
@@ -211,13 +208,6 @@ def suitable_length(kind: str, examples: int, batch_size: int) -> tuple[int, int
     """
     batch = max(1, min(batch_size, examples // 4))
     return batch, min(max(_MIN_STEPS, _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
-
-
-def with_idle_threads(context: RunContext, cell: Cell) -> RunContext:
-    """Return the context with as many threads as there are idle cores, if the network of a cell uses several."""
-    if context.threads is not None or is_stackable(cell):
-        return context
-    return dataclasses.replace(context, threads=idle_cores())
 
 
 def _fingerprint(split: Split) -> str:
