@@ -26,7 +26,6 @@ A cell that is in the results is not trained again. `--report` writes table, pag
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
 from defaults_methods import BEST, Method, candidates, dm_and_gce, known_methods, methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
-from tqdm import tqdm
+from lines import Cell, add_lines
 
 from emphasis.experiments.runs.provenance import revision
 
@@ -48,7 +47,6 @@ GRID = (0.01, 0.03, 0.1, 0.3)
 EPOCHS = {"digits": 30, "wine quality": 30}  # others: 20
 WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", BEST)
 PARTS = ("perceptrons", "candidates", "betas", "images", "dynamics")
-Cell = dict[str, Any]
 
 
 def perceptron_cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -94,9 +92,6 @@ def run(
     name: str, cells: list[Cell], work: Callable[[Cell, Path], dict[str, Any]], options: argparse.Namespace
 ) -> None:
     """Add a line to `name`.jsonl for every cell that has none."""
-    path = options.out / f"{name}.jsonl"
-    done = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    todo = [cell for cell in cells if not any(cell.items() <= line.items() for line in done)]
     about = {
         "revision": revision(),
         "python": platform.python_version(),
@@ -104,13 +99,14 @@ def run(
         "scikit-learn": version("scikit-learn"),
         "machine": platform.machine(),
     }
-    with path.open("a", encoding="utf-8") as file:
-        for cell in tqdm(todo, desc=name):
-            start = time.perf_counter()
-            found = work(cell, options.data)
-            seconds = round(time.perf_counter() - start, 1)
-            file.write(json.dumps({**cell, **found, "seconds": seconds, **about}) + "\n")
-            file.flush()
+
+    def compute(cell: Cell) -> dict[str, Any]:
+        start = time.perf_counter()
+        result = work(cell, options.data)
+        return {**result, "seconds": round(time.perf_counter() - start, 1), **about}
+
+    for _ in add_lines(options.out / f"{name}.jsonl", cells, compute):
+        pass
 
 
 def main() -> None:

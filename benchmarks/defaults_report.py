@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from defaults_figures import draw_differences, draw_dynamics
 from defaults_methods import CCE, EARLY
+from lines import read_lines
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
@@ -25,10 +25,6 @@ Scores = dict[Cell, dict[str, dict[float, NDArray[np.float64]]]]
 """By cell, method and rate: (seeds, 3) test accuracy, macro recall and accuracy on held-out noisy labels, percent."""
 IMBALANCED = ("wine quality", "mnist-8", "diamonds cut")
 AT_ITS_RATE, AT_OWN_RATE = "at cross-entropy's rate", "at its own best rate"
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def scores_of(lines: Iterable[dict[str, Any]]) -> Scores:

@@ -14,7 +14,6 @@ What is computed already (results/fit_evidence/results.jsonl) is not computed ag
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from fit_evidence_report import write_report
+from lines import Cell, add_lines, read_lines
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
@@ -53,7 +53,7 @@ CALIBRATION_FOLDS = 3
 
 
 @cache
-def table(name: str, root: Path) -> tuple[pd.DataFrame, np.ndarray]:
+def whole_table(name: str, root: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """Return a table without its labels, and the class of each row."""
     if name == "wine quality":
         frame = pd.read_csv(root / "wine_quality_white.csv")
@@ -65,7 +65,7 @@ def table(name: str, root: Path) -> tuple[pd.DataFrame, np.ndarray]:
 def rows_of(name: str, root: Path, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Return a table of TABLES or RARE; of the latter two classes, class 1 rare: malignant, and quality 7 or more."""
     base, _, share = name.removesuffix(" % rare").partition(", ")
-    frame, labels = table(base, root)
+    frame, labels = whole_table(base, root)
     if not share:
         return frame, labels
     rare = labels == 0 if base == "breast cancer" else labels >= 3
@@ -94,15 +94,14 @@ def scores_of(p: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return values | {"recall": recall(held).tolist()}
 
 
-def measure(name: str, noise: str, model: str, method: str, seed: int, root: Path) -> dict[str, Any]:
+def measure(table: str, noise: str, model: str, method: str, seed: int, root: Path) -> dict[str, Any]:
     """Train once on all training rows, and on 3 folds of them where probabilities are calibrated."""
-    x, noisy, x_test, labels = split_of(name, noise, root, seed)
+    x, noisy, x_test, labels = split_of(table, noise, root, seed)
     started, weighting = time.process_time(), METHODS[method]
     train = Trainer(MODELS[model], MODELS[model].settings, seed)
     weights = np.ones(len(noisy))
     p = np.asarray(train(weighting, x, noisy, weights).predict_proba(x_test), np.float64)
-    line: dict[str, Any] = {"table": name, "noise": noise, "model": model, "method": method, "seed": seed}
-    line |= scores_of(p, labels)
+    line = scores_of(p, labels)
     if model == "xgboost" and method in COMPARED and noise in NOISES[:2]:
         held_out, fold = np.empty((len(noisy), p.shape[1])), np.empty(len(noisy), np.int64)
         for number, (rows, others) in enumerate(splits(noisy, CALIBRATION_FOLDS, seed)):
@@ -114,10 +113,10 @@ def measure(name: str, noise: str, model: str, method: str, seed: int, root: Pat
     return line | {"cpu_seconds": round(time.process_time() - started, 3)}
 
 
-def cells() -> Iterator[tuple[str, str, str, str, int]]:
+def cells() -> Iterator[Cell]:
     for seed, model, noise, name in product(SEEDS, ("xgboost", "lightgbm", "net"), NOISES, (*TABLES, *RARE)):
         for method in METHODS if model != "net" else COMPARED:
-            yield name, noise, model, method, seed
+            yield {"table": name, "noise": noise, "model": model, "method": method, "seed": seed}
 
 
 def main() -> None:
@@ -127,15 +126,9 @@ def main() -> None:
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / "results.jsonl"
-    lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-    done = {tuple(line[key] for key in ("table", "noise", "model", "method", "seed")) for line in lines}
-    if not options.report:
-        with path.open("a", encoding="utf-8") as file:
-            for cell in cells():
-                if cell not in done:
-                    file.write(json.dumps(measure(*cell, options.data)) + "\n")
-                    file.flush()
-    write_report(OUT, [json.loads(text) for text in path.read_text().splitlines()])
+    for _ in add_lines(path, () if options.report else cells(), lambda cell: measure(**cell, root=options.data)):
+        pass
+    write_report(OUT, read_lines(path))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lines import Cell, read_lines, without_line
 from noisy_tables_report import write_report
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import train_test_split
@@ -137,11 +138,12 @@ def train(data: str, rate: float, booster: str, trees: str, method: str, seed: i
     }
 
 
-def cells() -> Iterator[tuple[Any, ...]]:
+def cells() -> Iterator[Cell]:
     """Every training, MNIST's with small trees alone: the others would take hours."""
     for data, trees, seed, rate, booster, method in product(DATA, ROUNDS, SEEDS, RATES, PARAMETERS, METHODS):
         if trees == "small trees" or DATA[data] is not None:
-            yield data, rate, booster, trees, method, seed
+            cell = {"data": data, "rate": rate, "booster": booster, "trees": trees, "method": method}
+            yield cell | {"seed": seed}
 
 
 def main() -> None:
@@ -153,15 +155,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    keys = ("data", "rate", "booster", "trees", "method", "seed")
-    done = {tuple(line[key] for key in keys) for line in lines}
-    todo = [] if options.report else [cell for cell in cells() if cell not in done]
+    lines = read_lines(results)
+    missing = [] if options.report else without_line(cells(), lines)
     revision = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=OUT.parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     with results.open("a") as file, ProcessPoolExecutor(options.workers) as pool:
-        futures = [pool.submit(train, *cell, options.data.resolve()) for cell in todo]
+        futures = [pool.submit(train, **cell, root=options.data.resolve()) for cell in missing]
         for future in tqdm(as_completed(futures), total=len(futures), disable=not futures):
             lines.append({**future.result(), "revision": revision})
             file.write(json.dumps(lines[-1]) + "\n")

@@ -1,4 +1,4 @@
-"""What a review finds, simulated with the true labels as the reviewer, and how well it says what remains.
+"""What a review finds, simulated with the true labels as the reviewer, and how well it estimates what remains.
 
 Each task is a table with wrong labels that `emphasis audit` ranks. Then a reviewer looks at 5, 10 and 20 % of it,
 
@@ -19,7 +19,6 @@ Needs the extras `experiments`, `sklearn`, `table` and `review`.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lines import add_lines, read_lines
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -141,7 +141,7 @@ def review(
     return np.cumsum(found), estimates
 
 
-def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def simulate(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     began = time.process_time()
     examples, wrong, confident = audited(name, seed, options)
     order, n = LearnedOrder(examples), len(wrong)
@@ -162,8 +162,6 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             drawn.append(counts)
     found["with draws"] = np.mean(drawn, axis=0)
     return {
-        "task": name,
-        "seed": seed,
         "examples": n,
         "wrong": int(wrong.sum()),
         "at": at,
@@ -182,17 +180,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args()
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    results = [json.loads(line) for line in lines]
-    done = {(result["task"], result["seed"]) for result in results}
-    for seed in range(options.seeds):
-        for name in options.tasks:
-            if (name, seed) not in done:
-                results.append(one(name, seed, options))
-                with options.out.open("a") as file:
-                    file.write(json.dumps(results[-1]) + "\n")
-                print(name, seed, results[-1]["found"], results[-1]["cpu_seconds"], "s", flush=True)
-    report(results)
+    cells = [{"task": name, "seed": seed} for seed in range(options.seeds) for name in options.tasks]
+    for result in add_lines(options.out, cells, lambda cell: simulate(cell["task"], cell["seed"], options)):
+        print(result["task"], result["seed"], result["found"], result["cpu_seconds"], "s", flush=True)
+    report(read_lines(options.out))
 
 
 def report(results: list[dict[str, Any]]) -> None:

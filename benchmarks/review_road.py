@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lines import add_lines, read_lines
 from PIL import Image
 
 import emphasis
@@ -80,7 +81,7 @@ def review(folder: Path, truth: dict[str, str]) -> dict[str, Any]:
     return session.summary()
 
 
-def one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def audit_review_and_train(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.runs / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     began = time.process_time()
@@ -121,7 +122,6 @@ def one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         accuracy |= {f"{row['method']}, {name} the review": row["final_test_accuracy"] for row in rows}
     wrong = sum(key.split("/")[1] != true for key, true in truth.items())
     return {
-        "seed": seed,
         "wrong": wrong,
         "decisions": DECIDED,
         "corrected": summary["corrected"],
@@ -140,12 +140,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/review_road.jsonl"))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    for seed in range(len(results), options.seeds):
-        results.append(one(seed, options))
-        with options.out.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        print(json.dumps(results[-1]), flush=True)
+    cells = [{"seed": seed} for seed in range(options.seeds)]
+    for result in add_lines(options.out, cells, lambda cell: audit_review_and_train(cell["seed"], options)):
+        print(json.dumps(result), flush=True)
+    results = read_lines(options.out)
     for name in results[0]["accuracy"]:
         values = 100 * np.array([result["accuracy"][name] for result in results])
         print(f"{name:32} {values.mean():.1f} +- {values.std(ddof=1) if len(values) > 1 else float('nan'):.1f} %")

@@ -19,14 +19,17 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from lines import Cell, add_lines, read_lines
 
 from emphasis.corruption import symmetric
-from emphasis.datasets.table import PreparedTable, prepare_table
+from emphasis.datasets.table import prepare_table
 from emphasis.tabular.models import MODELS
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING
 
@@ -36,6 +39,7 @@ MODELS_TRIED = {
 }  # boosting 150 classes takes too long here
 ROWS_A_CLASS = {"clinc150": 50, "imdb": 2500}
 RATES = (0.4, 0.2, 0.0)
+WEIGHTINGS = {repr(weighting): weighting for weighting in (DEFAULT_WEIGHTING, CCE())}
 
 
 def main() -> None:
@@ -46,23 +50,25 @@ def main() -> None:
     parser.add_argument("--show", type=Path)
     options = parser.parse_args()
     if options.show is not None:
-        show([json.loads(line) for line in options.show.read_text().splitlines()])
+        show(read_lines(options.show))
         return
-    done = {key(json.loads(line)) for line in options.out.read_text().splitlines()} if options.out.exists() else set()
-    for seed in range(options.seeds):
-        for name in MODELS_TRIED:
-            train, test = read(name, options.data, seed)
-            for result in measure(name, train, test, seed, done):
-                with options.out.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-                print(json.dumps(result), flush=True)
+    for result in add_lines(options.out, cells(options.seeds), lambda cell: measure(cell, options.data)):
+        print(json.dumps(result), flush=True)
 
 
-def key(result: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(result[name] for name in ("what", "data", "model", "weighting", "noise", "seed"))
+def cells(seeds: int) -> Iterator[Cell]:
+    """Yield what identifies each result; a result of `fit` and one of `audit` differ in "what"."""
+    for seed, name in product(range(seeds), MODELS_TRIED):
+        for rate in RATES:
+            for model, weighting in product(MODELS_TRIED[name], WEIGHTINGS):
+                cell = {"what": "fit", "data": name, "model": model, "weighting": weighting}
+                yield cell | {"noise": rate, "seed": seed}
+            if rate:
+                cell = {"what": "audit", "data": name, "model": "audit", "weighting": repr(DEFAULT_WEIGHTING)}
+                yield cell | {"noise": rate, "seed": seed}
 
 
+@lru_cache(maxsize=1)
 def read(name: str, data: Path, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return texts and labels of training and test part; of the training part, so many rows of each class."""
     if name == "clinc150":
@@ -77,36 +83,35 @@ def read(name: str, data: Path, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return train[["text", "label"]].reset_index(drop=True), test[["text", "label"]]
 
 
-def measure(name: str, train: Any, test: Any, seed: int, done: set[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the results of one seed."""
-    prepared: PreparedTable | None = None
+@lru_cache(maxsize=1)
+def features(name: str, data: Path, seed: int) -> tuple[Any, Any]:
+    """Return the features of training and test part, which do not depend on the labels."""
+    train, test = read(name, data, seed)
+    encoder = prepare_table(train, "label").encoder
+    return encoder.transform(train), encoder.transform(test)
+
+
+def measure(cell: Cell, data: Path) -> dict[str, Any]:
+    """Return the result of a fit or of an audit."""
+    train, test = read(cell["data"], data, cell["seed"])
     right, classes = pd.factorize(train.label, sort=True)
-    for rate in RATES:
-        given = symmetric(right, rate, num_classes=len(classes), seed=seed).labels if rate else right
-        for model in MODELS_TRIED[name]:
-            for weighting in (DEFAULT_WEIGHTING, CCE()):
-                about = {"what": "fit", "data": name, "model": model, "weighting": repr(weighting)}
-                about |= {"noise": rate, "seed": seed}
-                if key(about) in done:
-                    continue
-                if prepared is None:  # the features do not depend on the labels
-                    prepared = prepare_table(train, "label")
-                    inputs, test_inputs = (prepared.encoder.transform(part) for part in (train, test))
-                start = time.process_time()
-                spec = MODELS.find(model)
-                classifier = spec.make(weighting, spec.settings, seed)
-                classifier.fit(inputs, given)
-                predicted = classes[np.asarray(classifier.predict(test_inputs), dtype=np.int64)]
-                yield about | {
-                    "accuracy": float((predicted == test.label).mean()),
-                    "rows": len(train),
-                    "test_rows": len(test),
-                    "cpu_seconds": round(time.process_time() - start, 1),
-                }
-        about = {"what": "audit", "data": name, "model": "audit", "weighting": repr(DEFAULT_WEIGHTING)}
-        about |= {"noise": rate, "seed": seed}
-        if rate and key(about) not in done:
-            yield about | audit(train.assign(label=classes[given]), given != right)
+    given = right
+    if cell["noise"]:
+        given = symmetric(right, cell["noise"], num_classes=len(classes), seed=cell["seed"]).labels
+    if cell["what"] == "audit":
+        return audit(train.assign(label=classes[given]), given != right)
+    inputs, test_inputs = features(cell["data"], data, cell["seed"])
+    start = time.process_time()
+    spec = MODELS.find(cell["model"])
+    classifier = spec.make(WEIGHTINGS[cell["weighting"]], spec.settings, cell["seed"])
+    classifier.fit(inputs, given)
+    predicted = classes[np.asarray(classifier.predict(test_inputs), dtype=np.int64)]
+    return {
+        "accuracy": float((predicted == test.label).mean()),
+        "rows": len(train),
+        "test_rows": len(test),
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
 
 
 def audit(table: pd.DataFrame, wrong: Any) -> dict[str, Any]:
