@@ -354,7 +354,7 @@ def run_extended(folder, *arguments):
     ).stdout
 
 
-def test_a_loss_a_method_a_network_a_data_set_and_a_recipe_are_added_as_the_page_says(extended):
+def test_a_loss_a_method_a_network_a_data_set_a_noise_and_a_recipe_are_added_as_the_page_says(extended):
     run_extended(extended, "-m", "emphasis", "run", "wine", "--no-progress", "--workers", "1", "--out", "runs/wine")
     rows = [json.loads(line) for line in (extended / "runs" / "wine" / "results.jsonl").read_text().splitlines()]
     assert sorted(row["method"] for row in rows) == ["Cubic", "Trimmed"]

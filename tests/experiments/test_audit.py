@@ -16,13 +16,9 @@ from sklearn.datasets import load_digits as digits_of_sklearn
 from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.diagnostics.trace import EmphasisTrace
-from emphasis.experiments.runs.context import SILENT, Reporter, RunContext
 from emphasis.experiments.runs.data import load_split
 from emphasis.experiments.runs.store import FolderError, stored_recipe
 from emphasis.experiments.studies import audit as audits
-from emphasis.experiments.studies import threads
-from emphasis.experiments.studies.own_data import recipe_of
-from emphasis.training.settings import Execution
 from emphasis.weighting import DM
 
 HOW = ["--no-progress", "--accelerator", "cpu"]
@@ -194,37 +190,6 @@ def test_an_export_that_cannot_be_is_refused_before_training(table, tmp_path, mo
     (tmp_path / "mine.csv").write_text(table[0].read_text().replace("mean radius", "suspect"))
     assert main(["audit", "mine.csv", "--label", "target", *HOW, "--export", "x.csv"]) == 2
     assert "has a column 'suspect' already" in capsys.readouterr().err
-
-
-def test_an_audit_that_is_resumed_on_a_busier_machine_computes_the_same_bits(table, tmp_path, monkeypatch):
-    class Interrupted(Reporter):
-        """Interrupts an audit when the first of the networks that choose the learning rate is trained."""
-
-        def finished(self, _job, _rows):
-            raise KeyboardInterrupt
-
-    recipe = recipe_of(str(table[0]), {"label": "target", "drop": ["id"]})
-    recipe = recipe.changed({"network.dropout": 0.1, "network.hidden": [64]})  # neither stacked nor on one thread
-    context = RunContext(execution=Execution("cpu"))
-    one_network, split = audits.audit_recipe(recipe, DM(), context, iterations=4)
-
-    def audited(name, idle, reporter=SILENT):
-        monkeypatch.setattr(threads, "idle_cores", lambda: idle)
-        audits.audit(one_network, split, tmp_path / name, context, reporter)
-        (results,) = (tmp_path / name / "cells").glob("*.npz")
-        (line,) = (tmp_path / name / "results.jsonl").read_text().splitlines()
-        with np.load(results) as arrays:
-            return json.loads(line)["threads"], {key: arrays[key].tobytes() for key in arrays.files}
-
-    number_before = torch.get_num_threads()
-    try:
-        undisturbed = audited("undisturbed", 2)
-        with pytest.raises(KeyboardInterrupt):
-            audited("resumed", 2, Interrupted())
-        assert audited("resumed", 1) == undisturbed
-    finally:
-        torch.set_num_threads(number_before)
-    assert undisturbed[0] == 2
 
 
 def test_an_audit_of_other_columns_does_not_replace_one(table, tmp_path, capsys):

@@ -20,19 +20,15 @@ from emphasis.training.settings import Objective, Solver
 from emphasis.validation import check
 from emphasis.weighting.schedule import schedule_to_dict
 
-NOISE_KINDS = (
-    "none",
+_RATED = (
     "symmetric",
     "pair_flip",
     "cifar10_asymmetric",
     "superclass_swap",
     "block_swap",
     "part_dependent",
-    "pn_ratio",
-    "long_tail",
-    "human",
 )
-_RATED = ("symmetric", "pair_flip", "cifar10_asymmetric", "superclass_swap", "block_swap", "part_dependent")
+NOISE_KINDS = ("none", *_RATED, "pn_ratio", "long_tail", "human")
 
 
 @dataclass(frozen=True)
