@@ -87,7 +87,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         metavar="FILE",
         help="do not train, but rank the labels by these out-of-sample probabilities of another model: .npy, .npz, "
-        ".parquet or .csv, a column for each class, by its name or in the order of the classes",
+        ".parquet or .csv, with a column for each class, named after it or in the order of the classes",
     )
     add_accelerator_option(parser.add_argument_group("machine"))
     add_locks_option(add_executor_options(parser))

@@ -7,8 +7,8 @@ import argparse
 from emphasis.cli.options import Command, name_or_path_argument, path_argument
 
 _DESCRIPTION = """\
-Print a script with which the shell completes the commands and options of emphasis, and file names.
-The script has to be printed again after an update of emphasis."""
+Print a script that lets the shell complete the commands and options of emphasis, and file names.
+Print it again after an update of emphasis."""
 
 _EXAMPLES = """\
 examples:

@@ -37,7 +37,7 @@ def add_image_fit_options(parser: argparse.ArgumentParser) -> None:
         "timm:NAME, or a name as for --network",
     )
     group.add_argument(
-        "--weights", type=path_argument, metavar="FILE", help="local parameters of --network or --features"
+        "--weights", type=path_argument, metavar="FILE", help="pretrained parameters of --network or --features"
     )
     group.add_argument("--augment", action="store_true", help="crop and mirror training images at random")
     group.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by number of images)")

@@ -42,10 +42,10 @@ _DESCRIPTION = """\
 Train classifiers on labels you cannot trust, by designing how much each example counts.
 
 A weighting w(p) says how large the derivative of the loss is for an example whose label has
-probability p. With your own data: `fit` trains a classifier on a table, `predict` applies it, and
+probability p. For your own data: `fit` trains a classifier on a table, `predict` applies it, and
 `export` writes it as an ONNX file; `audit` finds labels that look wrong, `review` shows them to a
 person one by one, and `labels` exports the decisions; `tune` chooses a weighting for labels that
-nobody has checked. `show` and `design` draw weightings. With experiments: `recipes` lists them,
+nobody has checked. `show` and `design` draw weightings. For experiments: `recipes` lists them,
 `run` trains their networks, `search` looks for a method's best settings, `report` compares the
 results with the paper's, and `figure` draws the paper's figures from them."""
 

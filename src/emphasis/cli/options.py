@@ -195,14 +195,14 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="a column of free text; repeatable (columns of several words are found without it)",
+        help="a column of free text; repeatable (columns whose values have several words are detected)",
     )
     add_encoder_options(group)
     group.add_argument(
         "--max-levels",
         type=int,
         metavar="N",
-        help="most values of a categorical column that are told apart (default: 100)",
+        help="most values of a categorical column to distinguish (default: 100)",
     )
     group.add_argument(
         "--unlabeled", choices=("drop", "error"), help="what to do with rows without a label (default: drop)"

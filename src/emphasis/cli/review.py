@@ -9,10 +9,10 @@ from emphasis.errors import EmphasisError
 
 _DESCRIPTION = """\
 Open a page that shows the examples of an audit one at a time, the most suspicious first, with the
-network's probabilities and the nearest examples as evidence. Keep each label, take the suggestion,
-or choose another class, by one key. Every decision is on disk (decisions.jsonl in the audit's
-folder) before the next example shows. The order is learned from the decisions, and the page says
-how many wrong labels remain. Only this computer can open the page, and no network is needed."""
+network's probabilities and the nearest examples as evidence. One key keeps the label, accepts the
+suggestion or chooses another class. Every decision is saved (decisions.jsonl in the audit's folder)
+before the next example is shown. The order is learned from the decisions, and the page estimates
+how many wrong labels remain. The page can be opened on this computer only, and works offline."""
 
 _EXAMPLES = """\
 examples:
@@ -24,7 +24,7 @@ examples:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audit", type=path_argument, metavar="AUDIT", help="the folder of an audit")
-    parser.add_argument("--reviewer", metavar="NAME", help="who decides (default: the name of the user)")
+    parser.add_argument("--reviewer", metavar="NAME", help="name of the reviewer (default: the user name)")
     parser.add_argument(
         "--decisions",
         type=path_argument,

@@ -54,11 +54,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="share of the training data to hold out, or 'own': the validation part that the data set comes with "
         "(default: own if there is one, such as in Clothing1M, otherwise 0.2)",
     )
+    search.add_argument("--noisy-validation", action="store_true", help="evaluate on noisy labels, as with real data")
     search.add_argument(
-        "--noisy-validation", action="store_true", help="evaluate on labels with noise, as real data would have them"
-    )
-    search.add_argument(
-        "--no-retrain", action="store_true", help="do not train the best settings on all data and test them"
+        "--no-retrain", action="store_true", help="do not train with the best settings on all of the training data"
     )
     add_recipe_options(parser, "runs/RECIPE-search")
 

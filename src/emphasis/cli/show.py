@@ -37,7 +37,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--vs",
         nargs="*",
         metavar="FAMILY",
-        help="compare with these, at their defaults (default: DM); --vs alone: compare with none",
+        help="compare with these families, with default parameters (default: DM); --vs without a name: with none",
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="draw to this .png, .svg or .pdf file")
 

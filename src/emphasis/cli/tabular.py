@@ -28,8 +28,8 @@ _FOLDS = 5
 
 _FIT_DESCRIPTION = """\
 Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table, or for
-images: a folder with a folder for each class, or a table with a column of paths. It is
-cross-validated beside cross-entropy and then trained on all rows. Writes a folder with the model,
+images: a folder with a folder for each class, or a table with a column of paths. It is compared
+with cross-entropy by cross-validation and then trained on all rows. Writes a folder with the model,
 report.html, metrics.json and out-of-fold predictions of every row. Missing values, categories and
 text labels are supported. The same command resumes a fit that was stopped."""
 
@@ -107,7 +107,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--trials", type=int, default=24, metavar="N", help="settings to try with --tune (default: %(default)s)"
     )
     add_search_options(model)
-    model.add_argument("--no-compare", action="store_true", help="do not cross-validate cross-entropy as well")
+    model.add_argument("--no-compare", action="store_true", help="do not compare with cross-entropy")
     model.add_argument(
         "--no-calibration", action="store_true", help="leave probabilities as they are, even if calibration helps"
     )
@@ -203,7 +203,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     add_id_option(data)
     data.add_argument(
-        "--encoder", metavar="NAME", help="present folder of the encoder of texts, if it was moved after the fit"
+        "--encoder", metavar="NAME", help="current folder of the text encoder, if it was moved after the fit"
     )
     add_reading_options(data)
     data.add_argument("--images", metavar="COLUMN", help="the column of image files in tables of images")

@@ -34,17 +34,17 @@ _MAX_TRIALS_SHOWN = 8
 _OF_NETWORKS = ("assume_rate", "vary", "iterations", "only", "noise_rate", "data", "workers", "size", "channels")
 
 _DESCRIPTION = """\
-For a table: search the settings of the model that `emphasis fit` trains, the learning rate among
-them, and its weighting, by a score of held-out rows. Ends with the `emphasis fit` command to type.
-Writes a folder with tune.json.
+For a table: search the weighting and the settings of the model that `emphasis fit` trains,
+including its learning rate, by a score of held-out rows. Prints the `emphasis fit` command that uses
+the best settings, and writes a folder with tune.json.
 
-For images and recipes, and for a table with options about networks such as --vary or --assume-rate:
-Choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
-labels is estimated as `emphasis audit` does it, and determines DM's lambda: the more noise, the
-easier the examples to emphasize (section 4.1 of the paper). Beta, form, normalization and learning
-rate are searched and evaluated on held-out labels. These contain wrong labels too, but rank
-settings as correct labels do. Settings that fall behind on the first held-out part are not tried on
-the others. Cross-entropy, at its own best learning rate, is recommended unless the best weighting
+For images and recipes, and for a table with an option for networks such as --vary or --assume-rate:
+choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
+labels is estimated as in `emphasis audit`, and determines DM's lambda: the more noise, the easier
+the examples to emphasize (section 4.1 of the paper). Beta, form, normalization and learning rate
+are searched and evaluated on held-out labels. These contain wrong labels as well, but rank settings
+as correct labels would. Settings that are worse on the first held-out part are not tried on the
+others. Cross-entropy, at its own best learning rate, is recommended unless the best weighting
 is clearly better. Writes a folder with tune.html, tune.json and the networks. The same command
 resumes a search that was stopped."""
 
@@ -79,7 +79,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="number of folds of a table, at least 2; otherwise of fifths of the data to hold out in turn, 1 to 5 "
+        help="number of folds: for a table at least 2; otherwise 1 to 5, each of which holds out a fifth of the data "
         "(default: %(default)s)",
     )
     search.add_argument("--seeds", type=int, default=1, metavar="N", help="networks per trial and fold (default: 1)")
