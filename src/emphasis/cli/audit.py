@@ -8,6 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emphasis.cli.data_options import (
+    add_own_data_options,
+    requested_data_recipe,
+    requested_reading,
+    requested_table_options,
+)
 from emphasis.cli.executor_options import add_executor_options, add_locks_option
 from emphasis.cli.options import (
     RESUMES,
@@ -17,13 +23,9 @@ from emphasis.cli.options import (
     add_accelerator_option,
     add_network_options,
     add_no_progress_option,
-    add_own_data_options,
     name_or_path_argument,
     path_argument,
     requested_context,
-    requested_data_recipe,
-    requested_reading,
-    requested_table_options,
 )
 from emphasis.cli.output import print_notes
 from emphasis.cli.weightings import weighting_from_text

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emphasis.cli.options import UsageError, add_workers_option, requested_table_options
+from emphasis.cli.data_options import requested_table_options
+from emphasis.cli.options import UsageError, add_workers_option
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
 

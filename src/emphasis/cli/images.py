@@ -6,15 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from emphasis.cli.data_options import add_image_options, requested_reading, requested_table_options
 from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
-from emphasis.cli.options import (
-    UsageError,
-    add_accelerator_option,
-    add_image_options,
-    path_argument,
-    requested_reading,
-    requested_table_options,
-)
+from emphasis.cli.options import UsageError, add_accelerator_option, path_argument
 from emphasis.cli.output import print_notes
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
-from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
-from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
-from emphasis.cli.options import (
-    Command,
-    UsageError,
+from emphasis.cli.data_options import (
     add_id_option,
-    add_no_progress_option,
     add_reading_options,
     add_table_options,
-    path_argument,
     requested_reading,
     requested_table_options,
 )
+from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
+from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
+from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
+from emphasis.cli.options import Command, UsageError, add_no_progress_option, path_argument
 from emphasis.cli.output import print_notes
 from emphasis.cli.tune_table import add_search_options, print_tuning, tune_model
 from emphasis.cli.weightings import weighting_from_text

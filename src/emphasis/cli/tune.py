@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emphasis.cli.data_options import add_own_data_options, requested_data_recipe
 from emphasis.cli.executor_options import add_executor_options, add_locks_option
 from emphasis.cli.options import (
     RESUMES,
@@ -15,13 +16,11 @@ from emphasis.cli.options import (
     add_accelerator_option,
     add_network_options,
     add_no_progress_option,
-    add_own_data_options,
     add_workers_option,
     check_worker_options,
     name_or_path_argument,
     path_argument,
     requested_context,
-    requested_data_recipe,
 )
 from emphasis.cli.tune_table import TABLES, add_search_options, numbers, print_tuning, tune_model
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emphasis.cli.options import requested_table_options
+from emphasis.cli.data_options import requested_table_options
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
 
