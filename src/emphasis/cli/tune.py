@@ -34,8 +34,8 @@ _OF_NETWORKS = ("assume_rate", "vary", "iterations", "only", "noise_rate", "data
 
 _DESCRIPTION = """\
 For a table: search the weighting and the settings of the model that `emphasis fit` trains,
-including its learning rate, by a score of held-out rows. Prints the `emphasis fit` command that uses
-the best settings, and writes a folder with tune.json.
+including its learning rate, by a score of held-out rows. Prints the `emphasis fit` command that
+uses the best settings, and writes a folder with tune.json.
 
 For images and recipes, and for a table with an option for networks such as --vary or --assume-rate:
 choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
