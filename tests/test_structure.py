@@ -10,7 +10,11 @@ PACKAGE = ROOT / "src" / "emphasis"
 MOST_LINES, MOST_PARAMETERS = 400, 8
 
 # To be split, as soon as the work on them is finished.
-GROWING = {"src/emphasis/datasets/table.py", "src/emphasis/tabular/on_dask.py"}
+GROWING = {
+    "src/emphasis/boosting/objective.py",
+    "src/emphasis/datasets/table.py",
+    "src/emphasis/tabular/on_dask.py",
+}
 
 # Functions with many keyword-only parameters that the commands and `emphasis.api` call: the settings of a study.
 ENTRY_POINTS = {"studies/tune.py: tune", "studies/search.py: search", "studies/image_fit.py: fit_images"}
