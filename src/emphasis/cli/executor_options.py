@@ -23,7 +23,7 @@ def add_executor_options(parser: argparse.ArgumentParser, trained: str = "networ
         "--executor",
         choices=NAMES,
         default=LOCAL.name,
-        help=f"where {trained} are trained: processes of this machine (local, the default), a Ray cluster, or Slurm",
+        help=f"where {trained} are trained: on this machine (local, the default), a Ray cluster, or Slurm",
     )
     group.add_argument(
         "--address",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.cli.data_options import requested_table_options
+from emphasis.cli.executor_options import requested_executor
 from emphasis.cli.options import UsageError, add_workers_option
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
@@ -107,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
             f"--engine dask trains xgboost, and not {options.model}; EmphasisDaskLGBMClassifier in "
             "emphasis.boosting.dask trains LightGBM"
         )
+    if not requested_executor(options).is_local:
+        raise UsageError("--engine dask and --executor do not go together; Dask spreads the rows over its workers")
     for name, cure in _NOT_ALLOWED.items():
         if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name} is not supported by --engine dask; {cure}")

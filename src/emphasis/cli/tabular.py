@@ -12,6 +12,7 @@ from emphasis.cli.data_options import (
     requested_reading,
     requested_table_options,
 )
+from emphasis.cli.executor_options import add_executor_options, requested_executor
 from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
 from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
 from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
@@ -113,6 +114,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     add_image_fit_options(parser)
     add_engine_options(parser)
+    add_executor_options(parser, "folds")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME)")
     output.add_argument("--force", action="store_true", help="replace another fit in the output folder")
@@ -123,10 +125,12 @@ def _fit(options: argparse.Namespace) -> None:
     if options.engine == "dask":
         fit_on_dask(options)
         return
-    options.table = single_table(options)
+    options.table, executor = single_table(options), requested_executor(options)
     from emphasis.datasets.dataset_folder import is_dataset_folder
 
     if (options.table.is_dir() and not is_dataset_folder(options.table)) or options.images is not None:
+        if not executor.is_local:
+            raise UsageError(f"--executor {executor.name} is for tables")
         fit_images(options)
         return
     check_no_image_options(options)
@@ -166,6 +170,7 @@ def _fit(options: argparse.Namespace) -> None:
             weight_column=options.weight_column,
             decisions=options.labels,
             **requested_table_options(options),
+            executor=executor,
             force=options.force,
             progress=bar.loading,
         )

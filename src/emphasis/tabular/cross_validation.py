@@ -74,6 +74,28 @@ class Data:
         )
         return encoder.transform(rows), encoder.transform(frame.iloc[test])
 
+    def predict_fold(
+        self,
+        methods: Mapping[str, Weighting],
+        train: Trainer,
+        training_rows: NDArray[Any],
+        test_rows: NDArray[Any],
+    ) -> PredictFold:
+        """Return the function that trains a method on the training rows and predicts the others."""
+        known, unseen = self.encode(training_rows, test_rows)
+
+        def predict(name: str) -> NDArray[np.float64]:
+            targets, weights = self.of_method(name)
+            classifier = train(methods[name], known, targets[training_rows], weights[training_rows])
+            return np.asarray(classifier.predict_proba(unseen), np.float64)
+
+        return predict
+
+
+def split_data(data: Data, folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return training and held-out rows of each fold of a table."""
+    return splits(data.table.given, folds, seed, data.table.groups)
+
 
 def cross_validate(
     data: Data,
@@ -101,20 +123,13 @@ def cross_validate(
     labels, total = data.table.given, folds * len(methods) + 1
 
     def start_fold(_number: int, training_rows: NDArray[Any], test_rows: NDArray[Any]) -> PredictFold:
-        known, unseen = data.encode(training_rows, test_rows)
-
-        def predict(name: str) -> NDArray[np.float64]:
-            targets, weights = data.of_method(name)
-            classifier = train(methods[name], known, targets[training_rows], weights[training_rows])
-            return np.asarray(classifier.predict_proba(unseen), np.float64)
-
-        return predict
+        return data.predict_fold(methods, train, training_rows, test_rows)
 
     return predict_held_out(
         labels,
         len(data.table.classes),
         list(methods),
-        splits(labels, folds, train.seed, data.table.groups),
+        split_data(data, folds, train.seed),
         folder,
         digest,
         start_fold,

@@ -15,6 +15,7 @@ import emphasis
 from emphasis.datasets.table import TableOptions, prepare_table
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.errors import EmphasisValueError
+from emphasis.executors import LOCAL, ExecutorOptions
 from emphasis.files import naming_refusals
 from emphasis.review.decisions import Decisions
 from emphasis.tabular.calibration import calibrate_held_out
@@ -56,6 +57,7 @@ def fit_table(
     text: str | Sequence[str] = (),
     encoder: str | Path = "",
     download: bool = False,
+    executor: ExecutorOptions = LOCAL,
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Fit:
@@ -103,6 +105,8 @@ def fit_table(
         encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
             that it returns for texts are used as features.
         download: Whether the encoder may be downloaded from the Hugging Face Hub.
+        executor: Where the folds are trained: in this process, or as jobs of a cluster. The model of all rows is
+            trained in this process.
         force: Whether to replace another fit in the folder.
         progress: Called as `progress(task, done, total)`.
 
@@ -193,6 +197,10 @@ def fit_table(
     if reviewed is not None:
         methods[AS_GIVEN] = resolved
     train = Trainer(spec, chosen, seed)
+    if not executor.is_local:
+        from emphasis.tabular.fold_jobs import train_folds
+
+        train_folds(data, methods, train, target, digest, folds, executor, progress)
     fold, probabilities = cross_validate(data, methods, train, target, digest, folds, progress)
     calibrations = {}
     if calibrate:
