@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from emphasis import CCE, DM, GCE, MAE, SCE, Beta, Relative
 from emphasis.boosting import Objective
-from emphasis.boosting.objective import initial_score
+from emphasis.boosting.labels import initial_score
 from emphasis.weighting import AUTO_MAX_MARGIN, DEFAULT_WEIGHTING
 from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import Objective, check_refused, checked_classes, numbers_among
+from emphasis.boosting.labels import checked_classes, numbers_among
+from emphasis.boosting.objective import Objective, check_refused
 from emphasis.errors import EmphasisTypeError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike

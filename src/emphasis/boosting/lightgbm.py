@@ -15,15 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import (
-    FloatArray,
-    Objective,
-    check_refused,
-    checked_classes,
-    initial_score,
-    numbers_among,
-    one_column,
-)
+from emphasis.boosting.labels import FloatArray, checked_classes, initial_score, numbers_among, one_column
+from emphasis.boosting.objective import Objective, check_refused
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike

@@ -5,8 +5,9 @@ Writing dz for the derivative of Eq. 7 and c = w(p) / (2 (1-p)) for what it mult
     gradient_j = dz_j = c (p_j - [j = y]),        hessian_j = max(c, 1) p_j (1 - p_j),
 
 p_j being class j's probability and p that of the label y. The derivative is what a weighting designs; the curvature is
-that of cross-entropy, or of cross-entropy times c where that is more: positive always. A leaf's step is the ratio of
-two sums, so with c in both an example that the weighting holds back would, in a leaf of its own, step as far as ever.
+that of cross-entropy, or of cross-entropy times c where that is more: positive always. The step of a leaf is the
+ratio of two sums: if both contained c, an example of small weight that is alone in its leaf would take as large a step
+as without the weighting.
 
 It is an upper bound of c p_j (1 - p_j), the diagonal of weighted cross-entropy's Hessian, c held fixed; and that is a
 bound of the loss's own second derivative where c does not fall as p rises (CCE, MAE, GCE, SCE), since the loss is then
@@ -17,7 +18,7 @@ itself will not do: it is negative for the examples that a robust weighting hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.boosting.labels import FloatArray, checked_weight, class_numbers
 from emphasis.errors import EmphasisOverflowError, EmphasisValueError
 from emphasis.weighting import CCE, DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, as_weighting
 from emphasis.weighting._numerics import doubt_of, exponent_of, log_trust_of
 from emphasis.weighting.options import Normalization, check_options
 
-FloatArray = NDArray[np.float64]
 Total = Callable[[FloatArray], FloatArray]
 _LEAST_HESSIAN = 1e-16  # XGBoost's own: leaves divide by sums of hessians
 _LARGEST_LOG = 1e300
@@ -110,7 +111,7 @@ class Objective:
             OverflowError: w exceeds float64, or float32 where that is returned.
         """
         raw_prediction = np.asarray(raw_prediction)
-        labels = _class_numbers(y_true, raw_prediction)
+        labels = class_numbers(y_true, raw_prediction)
         over_all = _whole if total is None else total
         if not math.isfinite(raw_prediction.sum(dtype=np.float64)) and not np.isfinite(raw_prediction).all():
             raise EmphasisValueError(_NOT_FINITE)
@@ -235,7 +236,7 @@ class Objective:
             of each example's likeliest class; None for one example, whose own that is.
         over_all: Given sums over the examples, returns those over all examples of the round.
         """
-        share = np.ones(margin.shape) if sample_weight is None else _checked_weight(sample_weight, len(margin))
+        share = np.ones(margin.shape) if sample_weight is None else checked_weight(sample_weight, len(margin))
         shifted = np.log1p(np.exp(-np.abs(margin)))
         log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
         p, rest = np.exp(log_p), np.exp(log_q)
@@ -285,40 +286,6 @@ def _at_largest(scores: FloatArray, values: FloatArray) -> FloatArray:
     return chosen
 
 
-def one_column(y: Any) -> NDArray[Any]:
-    """Return labels as an array of one dimension; a table of one column, (N, 1), is one as well."""
-    labels = np.asarray(y)
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def checked_classes(y_true: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the sorted classes, and the number of each example's class among them.
-
-    Raises:
-        EmphasisValueError: If there is one class only, or a label is missing.
-    """
-    labels = one_column(y_true)
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise EmphasisValueError(f"y holds NaN in {np.isnan(labels).sum()} rows; leave out rows without a label")
-    classes, numbers = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise EmphasisValueError(f"y holds {len(classes)} class; a classifier needs two or more")
-    return classes, numbers
-
-
-def numbers_among(classes: NDArray[Any], labels: Any) -> NDArray[np.intp]:
-    """Return the class numbers of an evaluation set's labels.
-
-    Raises:
-        EmphasisValueError: If a label is not among the classes.
-    """
-    labels = one_column(labels)
-    if (unknown := ~np.isin(labels, classes)).any():
-        raise EmphasisValueError(f"the evaluation set holds the class {labels[unknown].tolist()[0]!r}, which y lacks")
-    numbers: NDArray[np.intp] = np.searchsorted(classes, labels)
-    return numbers
-
-
 def check_refused(parameters: Mapping[str, Any], cures: Mapping[str, str], neutral: Mapping[str, Any]) -> None:
     """Raise EmphasisValueError for a parameter that belongs to the library's own objectives.
 
@@ -331,82 +298,3 @@ def check_refused(parameters: Mapping[str, Any], cures: Mapping[str, str], neutr
         value = parameters.get(name)
         if value is not None and value != neutral.get(name):
             raise EmphasisValueError(f"{name}={value!r} is not allowed; {cure}")
-
-
-def initial_score(y_true: Any, sample_weight: Any = None) -> FloatArray:
-    """Return the scores to start from, the log of each class's share, (C,): CCE's best constants.
-
-    A weighting's own best constants would be no better a start: a robust one may well ignore a rare class.
-
-    Args:
-        y_true: (N,) labels; the classes are its sorted values.
-        sample_weight: (N,) >= 0, or None.
-
-    Raises:
-        ValueError: The weights do not fit, or a class has no weight.
-    """
-    checked_classes(y_true)
-    return initial_score_of_totals(*class_totals(y_true, sample_weight))
-
-
-def initial_score_of_totals(classes: NDArray[Any], totals: FloatArray) -> FloatArray:
-    """Return `initial_score` of the total weight of each class.
-
-    Raises:
-        EmphasisValueError: If a class has no weight.
-    """
-    if not totals.all():
-        raise EmphasisValueError(
-            f"class {classes[totals == 0.0].tolist()[0]!r} has no sample_weight; leave its examples out"
-        )
-    log_share: FloatArray = np.log(totals / totals.sum())
-    return log_share
-
-
-def class_totals(y_true: Any, sample_weight: Any = None) -> tuple[NDArray[Any], FloatArray]:
-    """Return the sorted classes of some examples, and the total weight of each class in float64."""
-    labels = one_column(y_true)
-    classes, numbers = np.unique(labels, return_inverse=True)
-    weight = None if sample_weight is None else _checked_weight(sample_weight, len(labels))
-    if weight is not None:
-        weight = weight.astype(np.float32)  # as boosters keep them
-    return classes, np.bincount(numbers, weight, len(classes)).astype(np.float64)
-
-
-def merged_totals(parts: Sequence[tuple[NDArray[Any], FloatArray]]) -> tuple[NDArray[Any], FloatArray]:
-    """Return `class_totals` of all examples, given those of each part.
-
-    Raises:
-        EmphasisValueError: If there is one class only, or a label is missing.
-    """
-    classes, numbers = checked_classes(np.concatenate([classes for classes, _ in parts]))
-    totals: FloatArray = np.bincount(numbers, np.concatenate([part for _, part in parts]), len(classes)).astype(float)
-    return classes, totals
-
-
-def _class_numbers(y_true: Any, raw_prediction: FloatArray) -> NDArray[np.intp]:
-    labels = np.asarray(y_true)
-    if raw_prediction.ndim not in (1, 2) or (raw_prediction.ndim == 2 and raw_prediction.shape[1] < 2):
-        raise EmphasisValueError(f"raw_prediction must be (N,) or (N, C) with C >= 2, got shape {raw_prediction.shape}")
-    if labels.shape != raw_prediction.shape[:1]:
-        raise EmphasisValueError(
-            f"y_true must have shape {raw_prediction.shape[:1]} for raw_prediction of shape {raw_prediction.shape}, "
-            f"got {labels.shape}"
-        )
-    num_classes = raw_prediction.shape[1] if raw_prediction.ndim == 2 else 2
-    numbers = labels.astype(np.intp)
-    wrong = (numbers != labels) | (numbers < 0) | (numbers >= num_classes)
-    if wrong.any():
-        raise EmphasisValueError(
-            f"y_true holds {labels[wrong].tolist()[0]!r}; class numbers are whole, 0 to {num_classes - 1}"
-        )
-    return numbers
-
-
-def _checked_weight(sample_weight: Any, examples: int) -> FloatArray:
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    if weight.shape != (examples,):
-        raise EmphasisValueError(f"sample_weight must have shape ({examples},), got {weight.shape}")
-    if not (weight >= 0.0).all() or not np.isfinite(weight).all():
-        raise EmphasisValueError("sample_weight holds a negative number, NaN or infinity; use finite numbers >= 0")
-    return weight

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from emphasis.boosting.objective import FloatArray, Objective, Total, check_refused, checked_classes, initial_score
+from emphasis.boosting.labels import FloatArray, checked_classes, initial_score
+from emphasis.boosting.objective import Objective, Total, check_refused
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike

@@ -362,18 +362,6 @@ def read_like(
     return open_table(source, options, as_text=as_text, as_names=names, needed=[c.name for c in encoder.columns])
 
 
-def read_table(path: Path, missing: Sequence[str] = (), options: ReadOptions | None = None) -> Any:
-    """Read a text or Parquet file as a pandas table with at least one row and with unique column names.
-
-    Raises:
-        DataNotFoundError, DamagedFileError, TableError: As `load_table`.
-    """
-    table = open_table(path, options or ReadOptions(missing=missing))
-    if not len(table.frame):
-        raise TableError([f"{path} has no rows"])
-    return table.frame
-
-
 def write_table(table: Any, path: Path) -> None:
     """Write a pandas table without its index, as Parquet or CSV by the suffix, atomically."""
     with replacing(path) as partial:

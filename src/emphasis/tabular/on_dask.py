@@ -13,7 +13,6 @@ metrics.json
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,28 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import emphasis
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.datasets.table_parts import (
-    PartColumns,
-    PartSummary,
-    codes_of,
     columns_of,
-    fold_sizes,
-    folds_of,
     footer_digest,
-    merged_encoder,
-    merged_labels,
-    read_part,
-    summarize_part,
 )
-from emphasis.datasets.table_report import TableError, argument
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing, write_text
-from emphasis.tabular.cross_validation import Progress, Trainer, weights_of
+from emphasis.tabular.cross_validation import Progress, Trainer
 from emphasis.tabular.folder import acquire
 from emphasis.tabular.models import XGBOOST
 from emphasis.tabular.result import BASELINE, FOLDS, METRICS
@@ -52,18 +40,16 @@ from emphasis.weighting import CCE, DEFAULT_WEIGHTING, Weighting, WeightingLike,
 
 try:
     import dask
-    import dask.array as da
     import xgboost
-    from dask import delayed
     from distributed import Client, LocalCluster, default_client
 
     from emphasis.boosting.dask import EmphasisDaskXGBClassifier
+    from emphasis.tabular.dask_table import DaskTable, TablePart, in_order
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.tabular.on_dask", "dask", error) from None
 
 PREDICTIONS = "predictions"
 _NO_WORKERS_SECONDS = 60
-_AHEAD = 2  # files that are predicted or summarized at a time, per worker
 
 
 @dataclass(frozen=True)
@@ -205,7 +191,7 @@ def fit_parts(
     total = len(methods) * folds + 3
     progress("reading the files", 0, total)
     cluster = default_client() if client is None else client
-    table = _Table.summarized(cluster, paths, columns, folds, seed)
+    table = DaskTable.summarized(cluster, paths, columns, folds, seed)
     train = Trainer(replace(XGBOOST, make=_make(cluster)), chosen, seed)
     models = {}
     for done, (number, name) in enumerate((number, name) for number in range(folds) for name in methods):
@@ -246,106 +232,8 @@ def _make(client: Client) -> Any:
     return make
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What a worker needs to read one file.
-
-    Attributes:
-        file: The file.
-        number: Its number.
-        before: Number of rows of each class in the files before, (C,).
-        columns: Columns of the table.
-        classes: Names of the classes.
-        folds: Number of folds.
-        seed: Seed of the folds.
-    """
-
-    file: Path
-    number: int
-    before: NDArray[np.int64]
-    columns: PartColumns
-    classes: tuple[str, ...]
-    folds: int
-    seed: int
-
-    def read(self) -> tuple[Any, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64] | None]:
-        """Return the labeled rows as a pandas table, their classes, folds and weights."""
-        table = read_part(self.file, self.columns)
-        codes = codes_of(table[self.columns.label], self.classes)
-        fold = folds_of(codes, self.before, self.folds, self.seed, self.number)
-        rows = np.flatnonzero(codes >= 0)
-        table = table.iloc[rows]
-        weights = weights_of(table, self.columns.weight) if self.columns.weight else None
-        return table, codes[rows], fold[rows], weights
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """The table of a fit on the workers of a cluster.
-
-    Attributes:
-        client: Client of the cluster.
-        parts: Its files.
-        encoder: Encoder of the whole table, which depends on no label.
-        counts: Number of rows of each class in each file, (files, C).
-    """
-
-    client: Client
-    parts: tuple[_Part, ...]
-    encoder: TableEncoder
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def summarized(cls, client: Client, paths: Sequence[Path], columns: PartColumns, folds: int, seed: int) -> _Table:
-        """Return the table, after a first pass over its files."""
-        summaries: list[PartSummary] = list(_in_order(client, summarize_part, [(path, columns) for path in paths]))
-        classes, counts = merged_labels(columns.label, summaries)
-        if (counts.sum(axis=0) < folds).any():
-            rare = int(counts.sum(axis=0).argmin())
-            text = (
-                f"the class {classes[rare]!r} has {counts[:, rare].sum()} rows, fewer than {argument('folds')}={folds}"
-            )
-            raise TableError([f"{text}; use fewer folds, or leave its rows out of the files"])
-        before = counts.cumsum(axis=0) - counts
-        parts = tuple(
-            _Part(path, number, before[number], columns, classes, folds, seed) for number, path in enumerate(paths)
-        )
-        return cls(client, parts, merged_encoder(columns, summaries), counts)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.parts[0].classes
-
-    def trained(self, train: Trainer, weighting: Weighting, without: int | None) -> EmphasisDaskXGBClassifier:
-        """Return a classifier trained on all rows, or on those that are not in the fold `without`."""
-        sizes = self.counts.sum(axis=1)
-        if without is not None:
-            sizes = sizes - fold_sizes(self.counts, self.parts[0].folds)[:, without]
-        number = len(self.encoder.feature_names)
-        blocks, labels, weights = [], [], []
-        for part, size in zip(self.parts, sizes.tolist(), strict=True):
-            if size:
-                features, codes, weight = delayed(_encoded, nout=3, pure=False)(part, self.encoder, without)
-                blocks.append(da.from_delayed(features, (size, number), np.float32))
-                labels.append(da.from_delayed(codes, (size,), np.int64))
-                weights.append(da.from_delayed(weight, (size,), np.float64))
-        # They are read several times during a fit, and encoded once.
-        X, y, w = self.client.persist([da.concatenate(arrays) for arrays in (blocks, labels, weights)])
-        model: EmphasisDaskXGBClassifier = train(weighting, X, y, w if self.parts[0].columns.weight else None)
-        return model
-
-
-def _encoded(part: _Part, encoder: TableEncoder, without: int | None) -> tuple[Any, Any, Any]:
-    """Return features, classes and weights of the rows of a file that are not in a fold."""
-    table, codes, fold, weights = part.read()
-    rows = slice(None) if without is None else np.flatnonzero(fold != without)
-    weights = np.ones(len(codes)) if weights is None else weights
-    return encoder.transform(table.iloc[rows]), codes[rows], weights[rows]
-
-
 def _fold_model(
-    folder: Path, table: _Table, number: int, place: int, train: Trainer, weighting: Weighting
+    folder: Path, table: DaskTable, number: int, place: int, train: Trainer, weighting: Weighting
 ) -> bytearray:
     """Return the booster of a fold as bytes, from the folder if it is there."""
     path = folder / FOLDS / f"{number} {place}.ubj"
@@ -357,7 +245,7 @@ def _fold_model(
 
 
 def _predict(
-    folder: Path, table: _Table, models: Mapping[tuple[int, str], bytearray], methods: Sequence[str]
+    folder: Path, table: DaskTable, models: Mapping[tuple[int, str], bytearray], methods: Sequence[str]
 ) -> dict[str, Any]:
     """Write the out-of-fold predictions of each file, and return the scores of all."""
     import pyarrow
@@ -367,7 +255,7 @@ def _predict(
     # A future of a list, not a list of futures: every worker gets all models once.
     held = table.client.scatter([[dict(models)]], broadcast=True)[0]
     arguments = [(part, table.encoder, held, tuple(methods)) for part in table.parts]
-    for part, predicted in zip(table.parts, _in_order(table.client, _predict_part, arguments), strict=True):
+    for part, predicted in zip(table.parts, in_order(table.client, _predict_part, arguments), strict=True):
         rows, codes, fold, weights, probabilities = predicted
         scores.add(codes, probabilities, fold, weights)
         names, p = np.array(table.classes), probabilities[0]
@@ -383,7 +271,9 @@ def _predict(
     return scores.result()
 
 
-def _predict_part(part: _Part, encoder: TableEncoder, held: Sequence[Any], methods: Sequence[str]) -> tuple[Any, ...]:
+def _predict_part(
+    part: TablePart, encoder: TableEncoder, held: Sequence[Any], methods: Sequence[str]
+) -> tuple[Any, ...]:
     """Return the rows of a file, their classes, folds and weights, and each method's probabilities, float32 (n, C)."""
     table, codes, fold, weights = part.read()
     features = encoder.transform(table)
@@ -397,14 +287,3 @@ def _predict_part(part: _Part, encoder: TableEncoder, held: Sequence[Any], metho
             values = booster.predict(data)
             p[rows] = np.stack([1.0 - values, values], axis=1) if values.ndim == 1 else values
     return table.index.to_numpy(), codes, fold, weights, probabilities
-
-
-def _in_order(client: Client, function: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """Yield the results of calls on the workers, in order; few are made ahead, so that results do not pile up."""
-    ahead = _AHEAD * max(1, len(client.nthreads()))
-    waiting = deque(arguments)
-    running: deque[Any] = deque()
-    while waiting or running:
-        while waiting and len(running) < ahead:
-            running.append(client.submit(function, *waiting.popleft(), pure=False))
-        yield running.popleft().result()

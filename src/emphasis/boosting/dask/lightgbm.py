@@ -21,6 +21,7 @@ from emphasis.boosting.dask.partitions import (
     parts_of,
     train_again_without_lost_workers,
 )
+from emphasis.boosting.labels import FloatArray, initial_score_of_totals, numbers_among
 from emphasis.boosting.lightgbm import (
     BESIDE_AN_OBJECTIVE,
     CURES,
@@ -34,13 +35,7 @@ from emphasis.boosting.lightgbm import (
     scores_of,
     starts_from_shares,
 )
-from emphasis.boosting.objective import (
-    FloatArray,
-    Objective,
-    check_refused,
-    initial_score_of_totals,
-    numbers_among,
-)
+from emphasis.boosting.objective import Objective, check_refused
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike

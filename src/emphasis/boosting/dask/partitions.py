@@ -12,7 +12,7 @@ from dask import delayed, is_dask_collection
 from distributed import Client
 from numpy.typing import NDArray
 
-from emphasis.boosting.objective import FloatArray, class_totals, merged_totals
+from emphasis.boosting.labels import FloatArray, class_totals, merged_totals
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 
 _Result = TypeVar("_Result")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.dask.partitions import check_client, count_classes, train_again_without_lost_workers
-from emphasis.boosting.objective import FloatArray, Objective, check_refused, initial_score_of_totals
+from emphasis.boosting.labels import FloatArray, initial_score_of_totals
+from emphasis.boosting.objective import Objective, check_refused
 from emphasis.boosting.xgboost import CURES, NEUTRAL, OWN, base_score_of, of_labels
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
