@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from browser import browser, needs_chromium
+from browser import broken_rules, browser, needs_chromium
 from emphasis import DM, GCE, Spline, from_dict
 from emphasis.diagnostics.plots.design import DRAWN, SHOWN, Design, python_line, tidied, toml_line
 from emphasis.weighting import FAMILIES
@@ -61,6 +61,8 @@ def test_sliders_move_the_curves_and_what_is_drawn_is_what_is_exported(address, 
         wait(page, lambda: page.execute_script("return window.Bokeh && Bokeh.documents.length > 0"))
         np.testing.assert_allclose(curve(page), DM(lam=0.5, beta=8)(p), rtol=1e-6)
         np.testing.assert_allclose(curve(page, "density"), DM(lam=0.5, beta=8).density(p), rtol=1e-6)
+        of_bokeh = ["aria-allowed-attr", "aria-allowed-role", "aria-input-field-name"]  # in its sliders and choices
+        assert broken_rules(page, but=of_bokeh) == []
 
         page.execute_script(f"{model(page, 'DM lam')}.value = 2; {model(page, 'DM beta')}.value = 16")
         wait(page, lambda: shown(page) == DM(lam=2, beta=16))

@@ -33,12 +33,14 @@ try:
         Toggle,
     )
     from bokeh.plotting import figure
+    from jinja2 import Template
 
     from emphasis.diagnostics.plots.local_server import LocalServer
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.diagnostics.plots.design", "design", error) from None
 
 DRAWN = "by hand"
+_PAGE = "{% extends base %}{% block contents %}<main>{{ super() }}</main>{% endblock %}"
 SHOWN = ("DM", "Normal", "Exponential", "Beta", "GCE", "CCE", "MAE", "MSE", "SCE", "Focal")
 _RANGES = {  # sliders: minimum, maximum, step, initial value
     ("DM", "lam"): (0.0, 4.0, 0.05, 0.5),
@@ -150,7 +152,7 @@ class Design:
         plots["weight"].toolbar.active_tap = tool
         copies = [_copy_button(area) for area in (self._python, self._toml)]
         side = column(
-            Div(text="<h2 style='margin:0'>Emphasis by design</h2>", width=330),
+            Div(text="<h1 style='margin:0;font-size:1.5em'>Emphasis by design</h1>", width=330),
             self._family,
             *self._sliders.values(),
             self._vanishing,
@@ -354,6 +356,7 @@ def serve(histograms: Histograms | None = None, port: int = 0) -> LocalServer:
 
     def make(document: Any) -> None:
         document.title = "Emphasis by design"
+        document.template = Template(_PAGE)
         document.add_root(Design(histograms).layout)
 
     server = LocalServer(make, port)
