@@ -11,6 +11,7 @@ Needs the extras `experiments` and `sklearn`. One core: perceptrons about 45 min
   pair flips. Batches of 128, 20 epochs (digits and wine quality: 30). Three regimes: SGD with momentum 0.9 and cosine
   decay at each rate of a grid, AdamW at 1e-3, and SGD at a constant 0.1, which is too high on purpose.
 - candidates: the forms that the default is chosen from, on the same.
+- warm-up: the best of them after a fifth of the steps with cross-entropy, on the same.
 - betas: DM of several beta beside GCE, which is its limit, at 40 % and each rate of the grid.
 - images: three convolutions, with and without batch norm, on 5,000 images of 16 x 16 pixels of CIFAR-10, CIFAR-10 with
   human labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100, at one rate. Scaled.
@@ -36,7 +37,7 @@ from typing import Any
 
 import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
-from defaults_methods import BEST, Method, candidates, dm_and_gce, known_methods, methods
+from defaults_methods import BEST, Method, after_warm_up, candidates, dm_and_gce, known_methods, methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from lines import Cell, add_lines
 
@@ -46,7 +47,7 @@ OUT = Path(__file__).parent.parent / "results" / "defaults"
 GRID = (0.01, 0.03, 0.1, 0.3)
 EPOCHS = {"digits": 30, "wine quality": 30}  # others: 20
 WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", BEST)
-PARTS = ("perceptrons", "candidates", "betas", "images", "dynamics")
+PARTS = ("perceptrons", "candidates", "warm-up", "betas", "images", "dynamics")
 
 
 def perceptron_cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -67,6 +68,10 @@ def train_perceptrons(cell: Cell, root: Path, some: Callable[[], list[Method]] =
 
 def train_candidates(cell: Cell, root: Path) -> dict[str, Any]:
     return train_perceptrons(cell, root, candidates)
+
+
+def train_after_warm_up(cell: Cell, root: Path) -> dict[str, Any]:
+    return train_perceptrons(cell, root, after_warm_up)
 
 
 def train_betas(cell: Cell, root: Path) -> dict[str, Any]:
@@ -131,6 +136,8 @@ def main() -> None:
         run("perceptrons", cells, train_perceptrons, options)
     if "candidates" in parts:
         run("candidates", cells, train_candidates, options)
+    if "warm-up" in parts:
+        run("warm_up", cells, train_after_warm_up, options)
     if "dynamics" in parts:
         run("dynamics", list(dynamics_cells(options.tasks, options.seeds)), watch, options)
     if "betas" in parts:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from defaults import GRID, OUT, Cell, run
 from defaults_data import HUMAN, Ints, Task, _standardized
-from defaults_methods import candidates, known_methods
+from defaults_methods import Method, after_warm_up, candidates, known_methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
@@ -110,9 +110,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     tasks = tasks_of(options.data, options.diamonds)
-    methods = [method for method in (*known_methods(), *candidates()) if method.name in COMPARED]
+    compared = [method for method in (*known_methods(), *candidates()) if method.name in COMPARED]
 
-    def work(cell: Cell, _: Path) -> dict[str, Any]:
+    def work(cell: Cell, _: Path, methods: list[Method] = compared) -> dict[str, Any]:
         task: Task = tasks[cell["task"]]()
         found: dict[str, Any] = {}
         for each in ([*((SGD, rate) for rate in GRID), (CONSTANT, 0.1)], [(ADAMW, 1e-3)]):
@@ -126,6 +126,7 @@ def main() -> None:
         for noise in (("0 %", HUMAN) if name == "cifar10n" else NOISES)
     ]
     run("check", cells, work, options)
+    run("check_warm_up", cells, partial(work, methods=after_warm_up()), options)
 
 
 if __name__ == "__main__":

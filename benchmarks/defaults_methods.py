@@ -91,6 +91,23 @@ class AbovePrior(Relative):
         return self.q * ((largest - prior) / (1.0 - prior).clamp_min(1e-6)).clamp_min(0.0)
 
 
+class AfterWarmUp(AbovePrior):
+    """`AbovePrior` after a warm-up with cross-entropy."""
+
+    warms_up = True
+
+    def start(self, networks: int, classes: int, examples: int) -> None:
+        super().start(networks, classes, examples)
+        self.switched = False
+
+    def switch(self, p: Tensor) -> None:
+        """End the warm-up."""
+        self.switched = True
+
+    def derivative(self, batch: Batch) -> Tensor:
+        return super().derivative(batch) if self.switched else batch.push
+
+
 class Weighted(Method):
     """w(p), scaled to the integral 1 over p, as "integral" does."""
 
@@ -232,8 +249,16 @@ def candidates() -> list[Method]:
     ]
 
 
+def after_warm_up() -> list[Method]:
+    """Return the best forms after a warm-up with cross-entropy."""
+    return [
+        AfterWarmUp("above prior 1 after warm-up", 1.0),
+        AfterWarmUp(f"{BEST} after warm-up", 1.0, doubt=0.2),
+    ]
+
+
 def methods() -> list[Method]:
-    return [*known_methods(), *candidates()]
+    return [*known_methods(), *candidates(), *after_warm_up()]
 
 
 def dm_and_gce() -> list[Method]:
