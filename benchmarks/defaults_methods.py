@@ -100,7 +100,7 @@ class AfterWarmUp(AbovePrior):
         super().start(networks, classes, examples)
         self.switched = False
 
-    def switch(self, p: Tensor) -> None:
+    def switch(self, _: Tensor) -> None:
         """End the warm-up."""
         self.switched = True
 

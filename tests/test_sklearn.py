@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from controls import right_beyond_chance, share_of_the_way
-from emphasis import CCE, DM, GCE
+from emphasis import CCE, DM, GCE, Relative
 from emphasis.corruption import symmetric
 from emphasis.learning_rate import RATES, middle_rate
 from emphasis.sklearn import EmphasisClassifier
@@ -223,6 +223,21 @@ def test_the_loss_of_batch_normalisation_stops_nothing(wine):
     model = EmphasisClassifier(CCE(), normalization="batch", max_epochs=80, tol=0.1, random_state=0).fit(X, noisy)
     assert min(model.loss_curve_[-10:]) > min(model.loss_curve_[:-10]) - 0.1
     assert model.n_iter_ == 80
+
+
+def test_training_with_relative_begins_with_a_fifth_of_cross_entropy(wine):
+    X, _, y, _ = wine
+    for rate, warms_up in (("auto", True), (0.02, False)):  # where the rate falls, and the number of steps is known
+        models = [
+            EmphasisClassifier(weighting, max_epochs=10, learning_rate=rate, random_state=0).fit(X, y)
+            for weighting in (None, Relative(), CCE(), DM())
+        ]
+        default, relative, cross_entropy, dm = (np.array(model.loss_curve_) for model in models)
+        assert (default == relative).all()
+        assert (default[:2] == cross_entropy[:2]).all() == warms_up
+        assert (default[3:] != cross_entropy[3:]).all()
+        assert dm[0] != cross_entropy[0]
+        assert models[0]._loss.weighting == Relative()  # with which `partial_fit` goes on
 
 
 def test_partial_fit_learns_from_chunks():

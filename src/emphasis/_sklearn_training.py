@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from emphasis.learning_rate import HELD_OUT, RATES, best_rate, can_be_found, cos
 from emphasis.models.mlp import mlp
 from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
-from emphasis.weighting import DEFAULT_WEIGHTING
+from emphasis.weighting import DEFAULT_WEIGHTING, scheduled
+from emphasis.weighting.schedule import Schedule
 
 if TYPE_CHECKING:
     from emphasis.sklearn import EmphasisClassifier
@@ -144,7 +146,9 @@ def _own_random_numbers(model: EmphasisClassifier, device: torch.device) -> Iter
         yield
 
 
-def train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any) -> float:
+def train_epoch(
+    model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any, schedule: Schedule = MappingProxyType({})
+) -> float:
     """Train for one pass over the rows, record it and return its mean loss."""
     size = _batch_size(model, len(labels))
     order = np.arange(len(labels)) if size == len(labels) else model._random.permutation(len(labels))
@@ -153,9 +157,13 @@ def train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: A
     precise = torch.float32 if like.device.type == "mps" else torch.float64
     total, weight_sum = torch.zeros(2, dtype=precise, device=like.device)
     finite = torch.ones((), dtype=torch.bool, device=like.device)
+    weighting = model._loss.weighting
     model.network_.train()
     with _own_random_numbers(model, like.device):  # for dropout
         for start in range(0, len(order), size):
+            if schedule:
+                progress = (model.n_iter_ + start / len(order)) / model.max_epochs
+                model._loss.weighting = scheduled(weighting, schedule, progress)
             rows = order[start : start + size]
             weight, targets = _tensor(sample_weight[rows], like), torch.as_tensor(labels[rows], device=like.device)
             logits = model.network_(_tensor(X[rows], like))
@@ -169,6 +177,7 @@ def train_epoch(model: EmphasisClassifier, X: Any, labels: Any, sample_weight: A
             factors = model._loss.class_weight
             share = (weight if factors is None else weight * factors[targets]).sum().to(precise)
             total, weight_sum = total + share * loss.detach().to(precise), weight_sum + share
+    model._loss.weighting = weighting
     _check_finite(model, torch.where(finite, 0.0, math.nan), *model.network_.parameters())
     model.n_iter_ += 1
     model.loss_curve_.append(float(total / weight_sum) if weight_sum else 0.0)

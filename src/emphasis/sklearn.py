@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     raise missing_extra("emphasis.sklearn", "sklearn", error) from None
 
 from emphasis.learning_rate import cosine
-from emphasis.weighting import MaxMargin, WeightingLike
+from emphasis.weighting import MaxMargin, WeightingLike, default_schedule
 from emphasis.weighting.options import Normalization
 from emphasis.weighting.parameters import nested_parameters, resolve_nested
 
@@ -46,7 +46,9 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dropout: Dropout rate before the last layer, in [0, 1).
         learning_rate: Learning rate of AdamW. With "auto", `fit` chooses the rate with which cross-entropy predicts
             held-out labels best, and the rate rises for a few steps and falls to 0 by `max_epochs`, see
-            `emphasis.learning_rate`. A number is a constant rate. `partial_fit` uses 0.001 for "auto".
+            `emphasis.learning_rate`; with a `Relative`, such as the default, the first fifth of `max_epochs` is
+            trained with cross-entropy, see `emphasis.weighting.default_schedule`. A number is a constant rate.
+            `partial_fit` uses 0.001 for "auto".
         weight_decay: Decoupled weight decay of AdamW, >= 0.
         batch_size: Number of rows in a step; "auto" for 200, or all rows if there are fewer.
         max_epochs: Largest number of passes over the data.
@@ -160,13 +162,14 @@ class EmphasisClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         falls = self.learning_rate == "auto"
         if falls:
             self.learning_rate_ = training.choose_rate(self, *rows)
+        schedule = default_schedule(self._loss.weighting) if falls else {}
         ends = not falls and self.normalization != "batch"
         best, best_epoch, kept = -math.inf, 0, {}
         with training.epoch_display(self) as show:
             for epoch in range(1, self.max_epochs + 1):
                 if falls:
                     training.set_rate(self, self.learning_rate_ * cosine(epoch - 1, self.max_epochs))
-                score = -training.train_epoch(self, *rows)
+                score = -training.train_epoch(self, *rows, schedule)
                 line = f"epoch {epoch}: loss {-score:.5f}"
                 if scores is not None:
                     right = training.compute_logits(self, X[held_out]).argmax(1).numpy() == labels[held_out]

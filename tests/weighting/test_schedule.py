@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emphasis.weighting import CCE, DM, GCE, Measured, Normal, Ramp, lam_for, mode_for, scheduled
+from emphasis.weighting import (
+    CCE,
+    DM,
+    GCE,
+    Measured,
+    Normal,
+    Ramp,
+    Relative,
+    default_schedule,
+    lam_for,
+    mode_for,
+    scheduled,
+)
 from emphasis.weighting.schedule import schedule_from_dict, schedule_to_dict
 
 rates = st.floats(0.0, 1.0)
@@ -35,6 +47,7 @@ def test_what_is_no_rate_is_an_error(rate):
         mode_for(rate)
 
 
+STEP = Ramp(0, 1, "step", until=0.2)
 numbers = st.floats(-20.0, 20.0)
 progresses = st.floats(0.0, 1.0)
 
@@ -56,6 +69,20 @@ def test_linear_and_cosine_are_their_formulas_stage_by_stage(start, end, progres
     assert Ramp(start, end).at(progress) == pytest.approx(start + (end - start) * s, abs=1e-12)
     cosine = start + (end - start) * (1 - math.cos(math.pi * s)) / 2
     assert Ramp(start, end, "cosine").at(progress) == pytest.approx(cosine, abs=1e-12)
+
+
+@given(numbers, numbers, st.floats(0.01, 0.99), progresses)
+def test_a_step_changes_once(start, end, until, progress):
+    s = math.floor(progress * 100) / 100
+    assert Ramp(start, end, "step", until).at(progress) == (start if s < until else end)
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_training_with_relative_begins_with_cross_entropy(q, doubt, progress):
+    weighting = Relative(q=q, doubt=doubt)
+    current = scheduled(weighting, default_schedule(weighting), progress)
+    assert current == (Relative(q=0.0, doubt=doubt) if progress < 0.2 else Relative(q=q, doubt=0.0))
+    assert default_schedule(DM()) == default_schedule(CCE()) == {}
 
 
 @given(st.floats(0.0, 4.0), st.floats(-8.0, 8.0), progresses)
@@ -81,7 +108,7 @@ def test_a_measured_lam_is_that_of_the_noise_rate_once_it_is_known():
     assert scheduled(weighting, schedule, 0.3, noise_rate=0.2) == DM(lam=0.5, beta=4)
 
 
-@given(st.sampled_from([Ramp(0, 1), Ramp(2.5), Ramp(1, 3, "cosine"), Ramp(1, shape="constant"), Measured(0.1)]))
+@given(st.sampled_from([Ramp(0, 1), Ramp(2.5), Ramp(1, 3, "cosine"), Ramp(1, shape="constant"), STEP, Measured(0.1)]))
 def test_a_schedule_survives_its_table(what):
     assert schedule_from_dict(schedule_to_dict({"lam": what})) == {"lam": what}
 
@@ -91,7 +118,10 @@ def test_a_schedule_survives_its_table(what):
     [
         (lambda: Ramp(math.nan), "start=nan is not allowed; use a finite number"),
         (lambda: Ramp(0, math.inf), "end=inf is not allowed"),
-        (lambda: Ramp(0, 1, "cubic"), "use one of constant, linear, cosine"),
+        (lambda: Ramp(0, 1, "cubic"), "use one of constant, linear, cosine, step"),
+        (lambda: Ramp(0, 1, "step"), "until=None is not allowed; use a number between 0 and 1"),
+        (lambda: Ramp(0, 1, "step", until=1), "until=1 is not allowed"),
+        (lambda: Ramp(0, 1, until=0.5), 'until=0.5 is not allowed; omit it, or use the shape "step"'),
         (lambda: Ramp(0, 1, "constant"), "a constant ends where it starts"),
         (lambda: Measured(-1), "start=-1 is not allowed"),
         (lambda: scheduled(DM(), {"gamma": Ramp(1)}, 0.0), "has no parameter 'gamma' to schedule; it has lam, beta"),

@@ -12,7 +12,7 @@ from emphasis.weighting.function import FunctionWeighting, LossWeighting, from_f
 from emphasis.weighting.losses import CCE, GCE, MAE, MSE, SCE, Focal
 from emphasis.weighting.mode_by_noise import lam_for, mode_for
 from emphasis.weighting.relative import Relative
-from emphasis.weighting.schedule import Measured, Ramp, scheduled
+from emphasis.weighting.schedule import Measured, Ramp, default_schedule, scheduled
 from emphasis.weighting.serialise import DEFAULT_WEIGHTING, FAMILIES, as_weighting, from_dict
 from emphasis.weighting.spline import Spline
 
@@ -49,6 +49,7 @@ __all__ = [
     "Weighting",
     "WeightingLike",
     "as_weighting",
+    "default_schedule",
     "derivative",
     "from_dict",
     "from_function",

@@ -17,11 +17,12 @@ from emphasis.errors import EmphasisValueError
 from emphasis.validation import check, check_choice, check_range, is_finite_number
 from emphasis.weighting.base import Weighting
 from emphasis.weighting.mode_by_noise import lam_for
+from emphasis.weighting.relative import Relative
 
 STAGES = 100
 """Number of steps of a ramp; the integral and the table of each stage's weighting are computed once."""
 
-Shape = Literal["constant", "linear", "cosine"]
+Shape = Literal["constant", "linear", "cosine", "step"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,17 @@ class Ramp:
     """A parameter that changes from `start` to `end` during training, in `STAGES` equal stages.
 
     With s the progress at the beginning of the stage, the value is start if the shape is "constant",
-    start + (end - start) s if it is "linear", and start + (end - start) (1 - cos(pi s)) / 2 if it is "cosine".
+    start + (end - start) s if it is "linear", start + (end - start) (1 - cos(pi s)) / 2 if it is "cosine", and, if it
+    is "step", start for s < until and end for s >= until.
 
     Args:
         start: Value at the beginning.
         end: Value at the end. Defaults to `start`, which "constant" requires.
-        shape: Shape of the change: "constant", "linear" or "cosine".
+        shape: Shape of the change: "constant", "linear", "cosine" or "step".
+        until: Progress in (0, 1) at which a "step" changes its value; None for the other shapes.
 
     Raises:
-        ValueError: A number is not finite, or the shape is unknown or does not fit the ends.
+        ValueError: A number is not finite, or the shape is unknown or does not fit the other arguments.
 
     Examples:
         >>> from emphasis import Ramp
@@ -48,6 +51,7 @@ class Ramp:
     start: float
     end: float | None = None
     shape: Shape = "linear"
+    until: float | None = None
 
     def __post_init__(self) -> None:
         end = self.start if self.end is None else self.end
@@ -56,6 +60,11 @@ class Ramp:
         check_choice("shape", self.shape, get_args(Shape))
         advice = 'a constant ends where it starts: omit it, or use the shape "linear" or "cosine"'
         check(self.shape != "constant" or end == self.start, "end", self.end, advice)
+        if self.shape == "step":
+            inside = is_finite_number(self.until) and 0.0 < self.until < 1.0
+            check(inside, "until", self.until, "use a number between 0 and 1")
+        else:
+            check(self.until is None, "until", self.until, 'omit it, or use the shape "step"')
         object.__setattr__(self, "end", end)
 
     def at(self, progress: float) -> float:
@@ -64,6 +73,9 @@ class Ramp:
         assert self.end is not None
         if self.shape == "constant" or self.end == self.start:
             return self.start
+        if self.shape == "step":
+            assert self.until is not None
+            return self.start if s < self.until else self.end
         part = s if self.shape == "linear" else (1.0 - math.cos(math.pi * s)) / 2.0
         return self.start + (self.end - self.start) * part
 
@@ -84,6 +96,36 @@ class Measured:
 
 Schedule = Mapping[str, Ramp | Measured]
 """Schedules of parameters by name."""
+
+WARM_UP = 0.2
+"""Share of the steps that training with `Relative` begins with cross-entropy, where the number of steps is known."""
+
+
+def default_schedule(weighting: Weighting) -> Schedule:
+    """Return the schedule with which estimators train: a warm-up with cross-entropy for `Relative`, else none.
+
+    `Relative` compares labels with the network's own predictions, which are arbitrary at first: an example that has not
+    been learned yet looks like one with a wrong label. Its parameter `doubt` reduces this effect if the number of steps
+    is unknown; after a warm-up it is not needed, and is 0. Other weightings are not changed, as they depend on p alone.
+    docs/defaults.md compares both.
+
+    Args:
+        weighting: Weighting of the loss.
+
+    Examples:
+        >>> from emphasis import Relative, scheduled
+        >>> from emphasis.weighting import default_schedule
+        >>> scheduled(Relative(), default_schedule(Relative()), progress=0.1)
+        Relative(q=0.0, doubt=0.2)
+        >>> scheduled(Relative(), default_schedule(Relative()), progress=0.2)
+        Relative(q=1.0, doubt=0.0)
+    """
+    if not isinstance(weighting, Relative):
+        return {}
+    return {
+        "q": Ramp(0.0, weighting.q, "step", until=WARM_UP),
+        "doubt": Ramp(weighting.doubt, 0.0, "step", until=WARM_UP),
+    }
 
 
 def scheduled(weighting: Weighting, schedule: Schedule, progress: float, noise_rate: float | None = None) -> Weighting:
@@ -154,6 +196,7 @@ def schedule_from_dict(table: Mapping[str, Any]) -> dict[str, Ramp | Measured]:
 def schedule_to_dict(schedule: Schedule) -> dict[str, dict[str, Any]]:
     """Return the dictionary from which `schedule_from_dict` returns the schedule."""
     return {
-        name: dataclasses.asdict(rule) | ({"measured": True} if isinstance(rule, Measured) else {})
+        name: {key: value for key, value in dataclasses.asdict(rule).items() if value is not None}
+        | ({"measured": True} if isinstance(rule, Measured) else {})
         for name, rule in schedule.items()
     }

@@ -29,7 +29,7 @@ from emphasis.sklearn import EmphasisClassifier
 from emphasis.training.fabric import make_fabric
 from emphasis.training.loop import State, initial_state, train
 from emphasis.training.settings import Objective
-from emphasis.weighting import CCE, Weighting
+from emphasis.weighting import CCE, Weighting, default_schedule
 
 _RATE_STEPS = 0.2  # fraction of the steps that try a learning rate, which is larger by its inverse
 _LINEAR_EPOCHS = 100  # of a linear layer on features
@@ -99,7 +99,7 @@ class NetworkTrainer:
             self.progress(task, state.iteration, total)
             stop_if_asked()
 
-        objective = Objective(weighting, "integral")
+        objective = Objective(weighting, "integral", schedule=default_schedule(weighting))
         train(state, data, [objective], [cell.seed], cell.solver, fabric, evaluate_every=total, after_step=after_step)
         if int(state.diverged_at[0]) >= 0:
             raise EmphasisValueError(
