@@ -61,7 +61,7 @@ class Ramp:
         advice = 'a constant ends where it starts: omit it, or use the shape "linear" or "cosine"'
         check(self.shape != "constant" or end == self.start, "end", self.end, advice)
         if self.shape == "step":
-            inside = is_finite_number(self.until) and 0.0 < self.until < 1.0
+            inside = self.until is not None and is_finite_number(self.until) and 0.0 < self.until < 1.0
             check(inside, "until", self.until, "use a number between 0 and 1")
         else:
             check(self.until is None, "until", self.until, 'omit it, or use the shape "step"')
@@ -73,8 +73,7 @@ class Ramp:
         assert self.end is not None
         if self.shape == "constant" or self.end == self.start:
             return self.start
-        if self.shape == "step":
-            assert self.until is not None
+        if self.until is not None:
             return self.start if s < self.until else self.end
         part = s if self.shape == "linear" else (1.0 - math.cos(math.pi * s)) / 2.0
         return self.start + (self.end - self.start) * part
