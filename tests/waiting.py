@@ -33,5 +33,6 @@ def wait_for(what, process=None, seconds=120.0):
         if time.monotonic() >= deadline:
             if process is not None:  # which another test would report as left behind
                 process.kill()
+                (process.wait if hasattr(process, "wait") else process.join)()
             raise AssertionError("waited in vain")
         time.sleep(0.005)
