@@ -95,9 +95,20 @@ def test_above_prior_is_cross_entropy_while_the_network_knows_the_classes_freque
 
 
 def test_the_warm_up_ends_with_cross_entropys_mean_push() -> None:
-    (method,) = (method for method in bench.methods() if method.warms_up)
+    (method,) = (method for method in bench.known_methods() if method.warms_up)
     p = torch.linspace(0.05, 0.95, 50, dtype=torch.float64)[None]
     method.start(1, CLASSES, 50)
     method.switch(p)
     pushes = 2.0 * (1.0 - p) * method.scale * method.ratio(p)
     torch.testing.assert_close(pushes.mean(), (2.0 * (1.0 - p)).mean())
+
+
+def test_after_the_warm_up_a_form_is_itself_and_before_cross_entropy() -> None:
+    batch = bench.Batch(logits().detach().softmax(1)[None], LABELS, torch.arange(21))
+    plain = {method.name: method for method in bench.candidates()}
+    for method in bench.after_warm_up():
+        method.start(1, CLASSES, 50)
+        assert method.derivative(batch) is batch.push
+        method.switch(batch.p)
+        expected = plain[method.name.removesuffix(" after warm-up")].derivative(batch)
+        torch.testing.assert_close(method.derivative(batch), expected, rtol=0, atol=0)
