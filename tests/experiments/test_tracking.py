@@ -6,6 +6,8 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from emphasis.cli.main import main
@@ -180,6 +182,35 @@ def test_a_tracker_that_cannot_be_reached_stops_nothing(finished, tmp_path, monk
     recorder.finished(None, finished[0])
     recorder.finished(None, finished[0])
     assert texts == ["--track mlflow: no route to host; the same command records later"]
+
+
+TRACKED_COMMANDS = {
+    "fit": (["--folds", "2", "--set", "n_estimators=3"], 2, "accuracy"),
+    "tune": (["--folds", "2", "--trials", "2", "--set", "n_estimators=3"], 2, "accuracy"),
+    "audit": (["--iterations", "20", "--set", "solver.learning_rate=0.1"], 1, "test_accuracy"),
+}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("command", TRACKED_COMMANDS)
+def test_fits_tunings_and_audits_are_recorded(command, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    pd.DataFrame(x, columns=list("abc")).assign(y=x[:, 0] > 0).to_csv("t.csv", index=False)
+    options, least, metric = TRACKED_COMMANDS[command]
+    arguments = [command, "t.csv", "--label", "y", "--out", "out", "--no-progress", "--track", "tensorboard", *options]
+    for _ in range(2):  # the command given again is one run
+        assert main(arguments) == 0, capsys.readouterr().err
+    (run_folder,) = (tmp_path / "out" / "tensorboard").iterdir()
+    recorded = [EventAccumulator(str(path)).Reload() for path in run_folder.iterdir() if path.name != "report"]
+    assert len(recorded) >= least
+    for events in recorded:
+        assert len(list(events.Scalars(metric))) >= 2
+        assert events.Tensors("parameters/text_summary")
+    assert len((tmp_path / "out" / TRACKED).read_text().splitlines()) == 1 + len(recorded)
 
 
 def test_track_to_needs_a_tracker(capsys):

@@ -8,16 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emphasis.cli.audit_export import check_export, check_output_table, export
 from emphasis.cli.data_options import (
     add_own_data_options,
     requested_data_recipe,
     requested_reading,
     requested_table_options,
 )
-from emphasis.cli.executor_options import add_executor_options, add_locks_option
+from emphasis.cli.executor_options import (
+    add_executor_options,
+    add_locks_option,
+    add_tracking_options,
+    requested_tracking,
+)
 from emphasis.cli.options import (
     RESUMES,
-    TABLE_SUFFIXES,
     Command,
     UsageError,
     add_accelerator_option,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from emphasis.experiments.studies.audit_result import Audit
+    from emphasis.experiments.tracking.tracking import Tracking
 
 _MAX_SUSPECTS_SHOWN, _MAX_SUSPECTS_IN_JSON, _MAX_COLUMNS_SHOWN = 10, 100, 5
 
@@ -49,6 +55,7 @@ _SETTLED = (
     "iterations",
     "settings",
     "export",
+    "track",
 )
 """The options about data or training."""
 
@@ -93,6 +100,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_accelerator_option(parser.add_argument_group("machine"))
     add_locks_option(add_executor_options(parser))
+    add_tracking_options(parser)
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-audit)")
@@ -113,17 +121,18 @@ def _audit(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from emphasis.experiments.reports.audit_page import audit_page
+    from emphasis.experiments.runs.store import finished_rows
     from emphasis.experiments.studies import audit as audits
-    from emphasis.experiments.studies.audit_result import suspects_table, write_audit
+    from emphasis.experiments.studies.audit_result import PAGE, suspects_table, write_audit
     from emphasis.experiments.studies.parts_audit import parts_in
     from emphasis.rich_text import plain
 
     console = Console()
-    source = Path(options.source)
+    source, tracking = Path(options.source), None
     if options.suspects is not None:
-        _check_output_table("suspects", options.suspects)
+        check_output_table("suspects", options.suspects)
     if options.export is not None:
-        _check_export(options)
+        check_export(options)
     if files := parts_in(source):
         _audit_parts(options, files)
         return
@@ -134,9 +143,11 @@ def _audit(options: argparse.Namespace) -> None:
     elif options.probabilities is not None:
         result, folder = _read_probabilities(options)
     else:
-        result, folder = _train(options)
+        result, folder, tracking = _train(options)
     values = _shown_columns(options) if options.label else {}
     write_audit(result, folder, lambda audit: audit_page(audit, ["emphasis", *sys.argv[1:]], values))
+    if tracking is not None:
+        tracking.finish(finished_rows(folder).values(), [folder / PAGE])
     if options.suspects is not None:
         import pandas as pd
 
@@ -144,7 +155,7 @@ def _audit(options: argparse.Namespace) -> None:
 
         write_table(pd.DataFrame(suspects_table(result)), options.suspects)
     if options.export is not None:
-        _export(options, result)
+        export(options, result)
     options.result = {
         "folder": folder,
         "title": result.title,
@@ -210,7 +221,7 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
     from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
     from emphasis.weighting import DEFAULT_WEIGHTING
 
-    for name in ("weighting", "iterations", "settings"):
+    for name in ("weighting", "iterations", "settings", "track"):
         if getattr(options, name) not in (None, []):
             flag = "set" if name == "settings" else name
             raise UsageError(f"--{flag} is for training; with --probabilities nothing is trained")
@@ -233,8 +244,8 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
     return audit_split_by_file(recipe, split, options.probabilities), options.out or Path("runs") / recipe.name
 
 
-def _train(options: argparse.Namespace) -> tuple[Audit, Path]:
-    """Train a network on the data, and return the audit and the output folder."""
+def _train(options: argparse.Namespace) -> tuple[Audit, Path, Tracking | None]:
+    """Train a network on the data, and return the audit, the output folder, and what records it, if anything."""
     from emphasis.cli.progress import JobBar
     from emphasis.experiments.studies import audit as audits
     from emphasis.weighting import DEFAULT_WEIGHTING
@@ -253,8 +264,9 @@ def _train(options: argparse.Namespace) -> tuple[Audit, Path]:
             iterations=options.iterations,
         )
         folder = options.folder = options.out or Path("runs") / one_network.name
-        result = audits.audit(one_network, split, folder, context, bar, force=options.force)
-    return result, folder
+        tracking = requested_tracking(options, bar, folder, one_network.name)
+        result = audits.audit(one_network, split, folder, context, tracking or bar, force=options.force)
+    return result, folder, tracking
 
 
 def _shown_columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
@@ -265,61 +277,6 @@ def _shown_columns(options: argparse.Namespace) -> Mapping[str, Sequence[Any]]:
     names = [name for name in table.frame.columns if name != options.label][:_MAX_COLUMNS_SHOWN]
     columns = table.frame[names].set_axis(table.rows, axis=0).reindex(range(table.total))
     return {name: columns[name].tolist() for name in names}
-
-
-def _check_output_table(option: str, out: Path) -> None:
-    """Check that a table can be written, before anything is trained."""
-    import pandas  # noqa: F401
-
-    if out.suffix.lower() not in TABLE_SUFFIXES:
-        raise UsageError(f"--{option} {out} is not allowed; use a name that ends in .csv or .parquet")
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"--{option} {out}: there is no folder {out.parent}")
-
-
-def _check_export(options: argparse.Namespace) -> None:
-    """Check that the cleaned table can be written, before anything is trained."""
-    from emphasis.datasets.table_source import open_table
-
-    source, out = Path(options.source), options.export
-    if options.label is None or options.noise_rate:
-        raise UsageError("--export writes a table's own labels cleaned: it needs --label, and no --noise-rate")
-    _check_output_table("export", out)
-    if out.resolve() == source.resolve():
-        raise UsageError("--export is the table itself; choose another file")
-    table = open_table(source, requested_reading(options))
-    taken = set(_added_columns(options)) & set(table.frame.columns)
-    if taken:
-        raise UsageError(
-            f"the table has a column {min(taken)!r} already, which --export would write; remove it, so that the "
-            "results of an earlier audit are not learned from"
-        )
-
-
-def _added_columns(options: argparse.Namespace) -> list[str]:
-    return [f"{options.label}_cleaned", "suspect", "sample_weight"]
-
-
-def _export(options: argparse.Namespace, result: Audit) -> None:
-    """Write the table unchanged but for three more columns; rows that were left out have the weight 0."""
-    import numpy as np
-
-    from emphasis.datasets.table import write_table
-    from emphasis.datasets.table_source import as_written, is_parquet
-
-    table, suspects = as_written(options.source, requested_reading(options)), result.suspects
-    places = np.searchsorted(table.rows, result.rows)
-    cleaned = table.frame[options.label].astype(object).to_numpy(copy=True)
-    names: Sequence[Any] = result.class_names
-    if is_parquet(Path(options.source)):  # values of the column's own type
-        values = dict(zip(result.labels.tolist(), cleaned[places].tolist(), strict=True))
-        names = [values.get(label) for label in range(len(result.class_names))]
-    for place, suggested in zip(places[suspects.suspect], suspects.suggested[suspects.suspect], strict=True):
-        cleaned[place] = names[suggested]
-    is_suspect, weight = np.zeros(len(cleaned), dtype=bool), np.zeros(len(cleaned))
-    is_suspect[places], weight[places] = suspects.suspect, suspects.sample_weight
-    columns = dict(zip(_added_columns(options), (cleaned, is_suspect, weight), strict=True))
-    write_table(table.frame.assign(**columns).infer_objects(), options.export)
 
 
 def _print_result(result: Audit, folder: Path, console: Console) -> None:

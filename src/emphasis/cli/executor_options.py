@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from emphasis.errors import EmphasisValueError
 from emphasis.executors.base import LOCAL, NAMES, OPTIONS_OF, ExecutorOptions
 from emphasis.experiments.tracking import TRACKERS
+from emphasis.extras import missing_extra
 
 if TYPE_CHECKING:
     from emphasis.experiments.runs.context import Reporter
@@ -81,13 +82,22 @@ def add_tracking_options(parser: argparse.ArgumentParser) -> None:
 
 
 def requested_tracking(options: argparse.Namespace, reporter: Reporter, folder: Path, title: str) -> Tracking | None:
-    """Return the reporter that passes on to `reporter` and records in the tracker that the options ask for, if any."""
+    """Return the reporter that passes on to `reporter` and records in the tracker that the options ask for, if any.
+
+    Raises:
+        EmphasisValueError: There is a place without a tracker.
+        ModuleNotFoundError: The extra of the tracker is not installed.
+    """
     if options.track is None:
         if options.track_to is not None:
             raise EmphasisValueError("--track-to needs --track")
         return None
-    from emphasis.experiments.tracking.tracking import Destination, Tracking
-
+    try:
+        from emphasis.experiments.tracking.tracking import Destination, Tracking
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"--track {options.track}", options.track, error) from None
+    if getattr(options, "force", False):  # what is trained anew is recorded anew
+        (folder / "tracked.jsonl").unlink(missing_ok=True)
     return Tracking(reporter, folder, title, Destination(options.track, options.track_to))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.cli.data_options import requested_table_options
-from emphasis.cli.executor_options import requested_executor
+from emphasis.cli.executor_options import requested_executor, requested_tracking
+from emphasis.cli.fits import record_fit
 from emphasis.cli.options import UsageError, add_workers_option
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
@@ -70,6 +71,7 @@ def fit_on_dask(options: argparse.Namespace) -> None:
     first = options.table[0].absolute()
     options.folder = options.out or Path("runs") / (first.parent.name if len(options.table) > 1 else first.stem)
     with joined_cluster(options.scheduler, options.workers) as client, JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, options.folder, options.folder.name)
         result = fit_parts(
             options.table,
             label=options.label,
@@ -85,6 +87,7 @@ def fit_on_dask(options: argparse.Namespace) -> None:
             progress=bar.loading,
             **requested_table_options(options),
         )
+        record_fit(tracking, result.request, result.scores, result.folder)
     options.result = {
         "folder": result.folder,
         "label": result.label,

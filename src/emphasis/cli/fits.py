@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,12 @@ from emphasis.texts import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from emphasis.experiments.tracking.tracking import Tracking
     from emphasis.images.result import ImageFit
     from emphasis.tabular.predict import Predictions
     from emphasis.tabular.result import Fit
+
+_RECORDED = ("report.html", "metrics.json")  # files of a fit that trackers keep
 
 
 def fit_result(result: Fit | ImageFit, label: str, notes: Sequence[str]) -> dict[str, Any]:
@@ -32,6 +35,16 @@ def fit_result(result: Fit | ImageFit, label: str, notes: Sequence[str]) -> dict
         "scores": result.scores,
         "notes": notes,
     }
+
+
+def record_fit(tracking: Tracking | None, request: Mapping[str, Any], scores: Mapping[str, Any], folder: Path) -> None:
+    """Record a fit in the tracker that the options asked for, if any: its methods, and its files."""
+    if tracking is not None:
+        from emphasis.experiments.tracking.fits import rows_of_fit
+
+        tracking.finish(
+            rows_of_fit(request, scores), [path for path in sorted(folder.iterdir()) if path.name in _RECORDED]
+        )
 
 
 def print_fit(result: Fit | ImageFit, console: Console) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from emphasis.cli.data_options import add_image_options, requested_reading, requested_table_options
-from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
+from emphasis.cli.executor_options import requested_tracking
+from emphasis.cli.fits import fit_result, predictions_file, print_fit, record_fit, write_predictions
 from emphasis.cli.options import UsageError, add_accelerator_option, path_argument
 from emphasis.cli.output import print_notes
 from emphasis.cli.weightings import weighting_from_text
@@ -76,6 +77,7 @@ def fit_images(options: argparse.Namespace) -> None:
     data |= {name: getattr(options, name) for name in ("size", "channels") if getattr(options, name) is not None}
     options.folder = options.out or Path("runs") / options.table.resolve().stem
     with JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, options.folder, options.folder.name)
         result = fit(
             options.table,
             label=options.label,
@@ -99,6 +101,7 @@ def fit_images(options: argparse.Namespace) -> None:
             progress=bar.loading,
             **data,
         )
+        record_fit(tracking, result.request, result.scores, result.folder)
     notes = [in_shell(note) for note in result.notes]
     print_notes(options, notes)
     options.result = fit_result(result, options.label or "", notes)

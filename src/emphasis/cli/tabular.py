@@ -12,9 +12,14 @@ from emphasis.cli.data_options import (
     requested_reading,
     requested_table_options,
 )
-from emphasis.cli.executor_options import add_executor_options, requested_executor
+from emphasis.cli.executor_options import (
+    add_executor_options,
+    add_tracking_options,
+    requested_executor,
+    requested_tracking,
+)
 from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
-from emphasis.cli.fits import fit_result, predictions_file, print_fit, write_predictions
+from emphasis.cli.fits import fit_result, predictions_file, print_fit, record_fit, write_predictions
 from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
 from emphasis.cli.options import Command, UsageError, add_no_progress_option, path_argument
 from emphasis.cli.output import print_notes
@@ -115,6 +120,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     add_image_fit_options(parser)
     add_engine_options(parser)
     add_executor_options(parser, "folds")
+    add_tracking_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME)")
     output.add_argument("--force", action="store_true", help="replace another fit in the output folder")
@@ -152,6 +158,7 @@ def _fit(options: argparse.Namespace) -> None:
     options.folder = options.out or Path("runs") / options.table.stem
     settings = dict(named_value(text, "NAME=VALUE", "max_depth=4") for text in options.settings)
     with JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, options.folder, options.folder.name)
         bar.loading("reading the table", 0, 0)
         if options.tune:
             tuning = tune_model(options, options.table, options.folder.with_name(f"{options.folder.name}-tune"), bar)
@@ -174,6 +181,7 @@ def _fit(options: argparse.Namespace) -> None:
             force=options.force,
             progress=bar.loading,
         )
+        record_fit(tracking, result.request, result.scores, result.folder)
     notes = [] if result.prepared is None else result.prepared.report.lines(in_shell)
     print_notes(options, notes)
     options.result = fit_result(result, options.label, notes)

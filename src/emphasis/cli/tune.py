@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emphasis.cli.data_options import add_own_data_options, requested_data_recipe
-from emphasis.cli.executor_options import add_executor_options, add_locks_option
+from emphasis.cli.executor_options import (
+    add_executor_options,
+    add_locks_option,
+    add_tracking_options,
+    requested_tracking,
+)
 from emphasis.cli.options import (
     RESUMES,
     Command,
@@ -96,6 +101,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_accelerator_option(machine)
     add_workers_option(machine)
     add_locks_option(add_executor_options(parser))
+    add_tracking_options(parser)
     add_own_data_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: runs/NAME-tune)")
@@ -124,11 +130,17 @@ def _tune_table(options: argparse.Namespace) -> None:
     from emphasis.extras import require_modules
     from emphasis.tabular.report import command
 
+    if options.track is not None:
+        from emphasis.experiments.tracking.fits import rows_of_trials
+
     require_modules("optuna", "jinja2")
     table = Path(options.source)
     folder = options.folder = options.out or Path("runs") / f"{table.stem}-tune"
     with JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, folder, folder.name)
         tuning = tune_model(options, table, folder, bar)
+    if tracking is not None:
+        tracking.finish(rows_of_trials(tuning.request, tuning.metric, tuning.trials), [])
     text = command(tuning.request, folder.with_name(f"{folder.name.removesuffix('-tune')}-tuned"))
     options.result = numbers(tuning, text)
     print_tuning(tuning, text, Console())
@@ -153,11 +165,12 @@ def _tune_network(options: argparse.Namespace) -> None:
     recipe = requested_data_recipe(options)
     folder = options.folder = options.out or Path("runs") / f"{recipe.name}-tune"
     with JobBar(options) as bar:
+        tracking = requested_tracking(options, bar, folder, folder.name)
         result = tuning.tune(
             recipe,
             folder,
             requested_context(options),
-            bar,
+            tracking or bar,
             condition=options.only or "",
             noise_rate=options.noise_rate,
             assumed_rate=options.assume_rate,
@@ -172,6 +185,8 @@ def _tune_network(options: argparse.Namespace) -> None:
     if result.audit is not None:
         write_audit(result.audit, folder / tuning.AUDIT, lambda audit: audit_page(audit, command))
     write_text(folder / tuning.PAGE, tune_page(result, command))
+    if tracking is not None:
+        tracking.finish([], [folder / tuning.PAGE])
     options.result = {"folder": folder, "title": result.title, "verdict": result.verdict, **network_numbers(result)}
     _print_result(result, folder, console)
 
