@@ -127,6 +127,11 @@ def test_dates_of_other_types_have_parts_too():
         table = prepared({"when": values})
         assert isinstance(table.encoder.columns[-1], DateColumn)
         assert np.isfinite(table.encoder.transform(table.frame)).all()
+    texts = prepared({"when": [None, *(f"{date:%d.%m.%Y}" for date in dates[1:])]})  # as pandas reads them from CSV
+    assert texts.encoder.columns[-1].format == "%d.%m.%Y"
+    new = read_like(pd.DataFrame({**BASE, "when": "03.04.2020"}), texts.encoder).frame
+    month = texts.encoder.columns[-1].parts[1]
+    assert texts.encoder.transform(new)[0, -5] == pytest.approx(month.encode(pd.Series([4.0]))[0, 0])
     missing = pd.to_datetime(pd.Series([None, *dates[1:]]))
     assert prepared({"when": missing}).encoder.columns[-1].feature_names[-1] == "when is missing"
 

@@ -84,7 +84,8 @@ def open_table(
 ) -> SourceTable:
     """Return a table as a pandas table.
 
-    Columns of a text file with numbers, truth values or dates are converted; other tables keep their types.
+    Columns of a text file with numbers, truth values or dates are converted; other tables keep their types, except for
+    dates given as texts.
 
     Args:
         source: Path of a text file, a Parquet file or a folder that `save_to_disk` of Hugging Face's datasets has
@@ -104,15 +105,15 @@ def open_table(
     if options.decimal not in ("", ".", ","):
         raise TableError([f"{argument('decimal')}={options.decimal!r} is not allowed; use . or ,"])
     if not isinstance(source, (str, os.PathLike)):
-        return _typed_table(frame_of(source), "the table", as_text)
+        return _typed_table(frame_of(source), "the table", as_text, as_names)
     path = Path(source)
     if is_dataset_folder(path):
-        return _typed_table(read_dataset_folder(path), str(path), as_text)
+        return _typed_table(read_dataset_folder(path), str(path), as_text, as_names)
     if not path.is_file():
         raise DataNotFoundError(f"table {str(path)!r} does not exist")
     try:
         if is_parquet(path):
-            return _typed_table(_parquet(path), str(path), as_text)
+            return _typed_table(_parquet(path), str(path), as_text, as_names)
         text = read_text_table(path, sep=options.sep, encoding=options.encoding, needed=needed)
     except OSError as error:
         raise DamagedFileError(f"table {str(path)!r} cannot be read ({error})") from error
@@ -200,8 +201,8 @@ def _refuse_repeated(names: Sequence[str], source: str) -> None:
         )
 
 
-def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable:
-    """Return a table whose columns are typed."""
+def _typed_table(table: Any, source: str, as_text: Sequence[str], as_names: Sequence[str]) -> SourceTable:
+    """Return a table whose columns are typed, except that dates may be texts, as in a frame that was read from CSV."""
     import pandas as pd
 
     frame = table
@@ -225,8 +226,31 @@ def _typed_table(table: Any, source: str, as_text: Sequence[str]) -> SourceTable
     for name in names:
         if name not in as_text and (better := _better_typed(frame[name])) is not None:
             frame[name] = better
-    rows = np.arange(len(frame))
-    return SourceTable(source, frame, rows, len(frame))
+    date_formats: dict[str, str] = {}
+    findings: list[Finding] = []
+    for name in names:
+        texts = None if name in as_text or name in as_names else _texts_alone(frame[name])
+        if texts is not None and (dates := dates_of_text(cleaned(texts, ()))) is not None:
+            frame[name], date_formats[name], ambiguous = dates
+            findings += _ambiguous_dates(name, date_formats[name], len(frame)) if ambiguous else []
+    return SourceTable(source, frame, np.arange(len(frame)), len(frame), "", date_formats, tuple(findings))
+
+
+def _texts_alone(column: Any) -> Any | None:
+    """Return a column of texts as a pyarrow column; None if it holds other values."""
+    import pyarrow as pa
+    from pandas.api import types
+
+    may_be = types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype)
+    if not may_be or types.infer_dtype(column, skipna=True) != "string":
+        return None
+    return pa.array(column, pa.string(), from_pandas=True)
+
+
+def _ambiguous_dates(name: str, form: str, rows: int) -> list[Finding]:
+    first = "month" if form.startswith("%m") else "day"
+    observation = f"the dates of {name!r} may begin with the day or the month"
+    return [Finding("dates", name, rows, observation, f"read with the {first} first")]
 
 
 def _better_typed(column: Any) -> Any | None:
@@ -282,10 +306,7 @@ def _from_text(
             columns[name] = truths
         elif (dates := dates_of_text(plain[name], text.dialect.sep)) is not None:
             columns[name], date_formats[name], ambiguous = dates
-            if ambiguous:
-                first = "month" if date_formats[name].startswith("%m") else "day"
-                observation = f"the dates of {name!r} may begin with the day or the month"
-                findings.append(Finding("dates", name, len(text.rows), observation, f"read with the {first} first"))
+            findings += _ambiguous_dates(name, date_formats[name], len(text.rows)) if ambiguous else []
         else:
             columns[name] = plain[name].to_pandas()
     description = _describe_dialect(text, numbers, formats)
