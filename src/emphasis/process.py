@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -33,6 +32,8 @@ def idle_cores() -> int:
     Threads that compute one thing together wait for the slowest of them. Where other programs use the cores as well,
     they wait most of the time, and one thread is faster than two. All cores where the system does not tell.
     """
+    import statistics  # which takes longer than the rest of this module
+
     cores = os.cpu_count() or 1
     running = []
     for _ in range(_SAMPLES):

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import emphasis
 from emphasis import process
@@ -121,6 +122,13 @@ def load_commands() -> dict[str, Command]:
     return {command.name: command for module in modules for command in module.COMMANDS}
 
 
+class _ShowVersion(argparse.Action):
+    """Prints the version, which takes longer to find out than to print the help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.exit(message=f"emphasis {emphasis.__version__}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     return make_parsers(load_commands())[0]
@@ -129,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
 def make_parsers(commands: dict[str, Command]) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the whole command line and those of the commands."""
     parser = Parser(prog="emphasis", description=_DESCRIPTION, epilog=_EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"emphasis {emphasis.__version__}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     for command in commands.values():
         subparser = subparsers.add_parser(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.validation import check, check_choice
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Send = Callable[[Any], None]
 """Sends something picklable from the worker to the caller of `submit` while the work is going on."""
