@@ -78,7 +78,10 @@ def test_a_folder_is_fitted_with_all_that_a_fit_of_a_table_has(photos, fitted):
     assert manifest["recipe"]["solver"]["iterations"] == 60
     assert manifest["input"]["size"] == 8
     assert manifest["input"]["channels"] == 1
-    assert {path.name for path in (fitted / "model").iterdir()} == {"manifest.json", "model.safetensors"}
+    assert {path.name for path in (fitted / "model").iterdir()} == {"README.md", "manifest.json", "model.safetensors"}
+    card = (fitted / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: emphasis-learn\npipeline_tag: image-classification\n---\n")
+    assert "images with labels, as given" in card
     assert all(
         bool(torch.isfinite(value).all()) for value in load_file(fitted / "model" / "model.safetensors").values()
     )

@@ -61,6 +61,7 @@ EXTRAS = {
         "rich",
         "jinja2",
         "optuna",
+        "safetensors",
     ),
 }
 """The modules that each extra installs, by their import names."""

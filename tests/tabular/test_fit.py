@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shlex
@@ -250,6 +251,38 @@ def test_a_manifest_that_was_changed_by_hand_is_checked_although_its_checksum_is
         load_model(tmp_path / "fit").predict(table)
 
 
+def test_a_network_of_an_earlier_version_is_read(wine, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    table, _ = wine
+    fitted(tmp_path, written(tmp_path, table), "net", folds=2, compare=False)
+    folder = tmp_path / "fit" / "model"
+    expected = load_model(folder).predict_proba(table)
+    torch.save(load_file(folder / "model.safetensors"), folder / "model.pt")
+    (folder / "model.safetensors").unlink()
+    digest = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"file": "model.pt", "sha256": digest}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "checksum": checksum(manifest)}))
+    np.testing.assert_array_equal(load_model(folder).predict_proba(table), expected)
+
+
+def test_a_card_describes_the_model_and_shows_names_as_text(wine, tmp_path):
+    table, _ = wine
+    table = table.assign(**{"class": table["class"].replace("barolo", "<b>|[x](http://y) # z")})
+    fit = fitted(tmp_path, written(tmp_path, table), folds=2, compare=True)
+    card = (tmp_path / "fit" / "model" / "README.md").read_text()
+    assert card.startswith(
+        "---\nlibrary_name: emphasis-learn\npipeline_tag: tabular-classification\n---\n\n# class of "
+    )
+    rows = table["class"].str.startswith("<b>").sum()
+    assert rf"| \<b\>\|\[x\](http://y) \# z | {rows} |" in card
+    for metric, title in (("accuracy", "Accuracy"), ("log_loss", "Log loss")):
+        values = [fit.scores["methods"][method][metric]["value"] for method in fit.probabilities]
+        assert f"| {title} | " + " | ".join(f"{value:.3f}" for value in values) + " | \n" in card
+    assert str(tmp_path) not in card  # which is the same wherever the fit is
+
+
 def test_a_network_takes_no_memory_before_its_file_proves_to_hold_as_much(wine, tmp_path):
     table, _ = wine
     fitted(tmp_path, written(tmp_path, table), "net", folds=2, compare=False)
@@ -257,7 +290,7 @@ def test_a_network_takes_no_memory_before_its_file_proves_to_hold_as_much(wine, 
     manifest = json.loads(path.read_text())
     manifest["settings"]["hidden"] = [10**9]
     path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}))
-    with pytest.raises(DamagedFileError, match=r"model\.pt cannot be read .*size mismatch"):
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors cannot be read .*size mismatch"):
         load_model(tmp_path / "fit")
 
 

@@ -16,8 +16,10 @@ from emphasis.datasets.table_report import in_shell
 from emphasis.diagnostics.plots.pages import page_environment, png_uri
 from emphasis.files import write_text
 from emphasis.images.result import ImageFit
+from emphasis.tabular.card import write_card
 from emphasis.tabular.report import disagreeing_rows, page_context, predictions, weighting_text
 from emphasis.tabular.result import METRICS, REPORT
+from emphasis.tabular.saved import FOLDER
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING
 
@@ -25,20 +27,33 @@ _PICTURES, _PIXELS = 60, 128  # pictures on the page, and largest number of pixe
 
 
 def write_report(fit: ImageFit) -> None:
-    """Write predictions, metrics.json and report.html into the fit's folder."""
+    """Write predictions, metrics.json, report.html and the model's card into the fit's folder."""
     table = predictions(fit).rename(columns={"id": "file"})
     table["file"] = [encodable(name) for name in table["file"]]
     write_table(table, fit.folder / fit.predictions_name)
     write_text(fit.folder / METRICS, json.dumps(fit.scores, indent=1, ensure_ascii=False))
     template = page_environment("emphasis.images", "emphasis.tabular").get_template("images.html.j2")
+    context = page_context(fit, ["numpy", "torch", "pillow"])
     page = template.render(
-        page_context(fit, ["numpy", "torch", "pillow"]),
+        context,
         name=fit.source,
         suspects=_suspects(fit),
         notes=[in_shell(note) for note in fit.notes],
         command=command(fit.request, str(fit.folder)),
     )
     write_text(fit.folder / REPORT, page)
+    words = {
+        "title": f"Classes of {fit.source}",
+        "task": "image-classification",
+        "kind": "A network for images",
+        "extra": "images",
+        "module": "emphasis.images",
+        "example": "NEW_IMAGES",
+        "argument": "images",
+        "source": fit.source,
+        "rows": "images",
+    }
+    write_card(fit.folder / FOLDER, context, words=words)
 
 
 def _suspects(fit: ImageFit) -> list[dict[str, Any]]:

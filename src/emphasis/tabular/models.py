@@ -27,6 +27,7 @@ class ModelSpec:
         make: Function of weighting, settings and seed that returns a classifier with scikit-learn's interface.
         save: Function of a trained classifier and a path.
         load: Function of path, settings, number of features and number of classes that returns a prediction function.
+        earlier_file: Name of the file in earlier versions, which `load` reads as well.
     """
 
     extra: str
@@ -35,6 +36,12 @@ class ModelSpec:
     make: Callable[[Weighting, Mapping[str, Any], int], Any]
     save: Callable[[Any, Path], None]
     load: Callable[[Path, Mapping[str, Any], int, int], Predict]
+    earlier_file: str = ""
+
+    def file_of(self, manifest: Mapping[str, Any]) -> str:
+        """Return the name of the file of a saved model, which earlier versions may have written."""
+        earlier = self.earlier_file and manifest.get("file") == self.earlier_file
+        return self.earlier_file if earlier else self.file
 
 
 def _make_xgboost(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
@@ -103,22 +110,23 @@ def _make_net(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> A
 
 
 def _save_net(model: Any, path: Path) -> None:
-    import torch
+    from safetensors.torch import save
 
-    with path.open("wb") as file:
-        torch.save(model.network_.state_dict(), file)
+    path.write_bytes(save(model.network_.state_dict()))
 
 
 def load_network(path: Path, settings: Mapping[str, Any], features: int, classes: int) -> Any:
     """Return the network of a saved net, which maps encoded rows (N, D) to logits (N, C)."""
     import torch
+    from safetensors.torch import load
 
     from emphasis.models.mlp import mlp
 
     chosen = {name: settings[name] for name in ("hidden", "activation", "dropout") if name in settings}
     with torch.device("meta"):  # so that a wrong manifest does not allocate more memory than the file needs
         network = mlp((features,), classes, **chosen).eval()
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), assign=True)
+    stored = load(path.read_bytes()) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    network.load_state_dict(stored, assign=True)
     return network
 
 
@@ -175,7 +183,8 @@ CATBOOST = ModelSpec(
 NET = ModelSpec(
     extra="sklearn",
     settings={"hidden": (64,), "max_epochs": 100},
-    file="model.pt",
+    file="model.safetensors",
+    earlier_file="model.pt",
     make=_make_net,
     save=_save_net,
     load=_load_net,

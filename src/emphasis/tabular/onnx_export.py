@@ -72,9 +72,10 @@ def export_onnx(folder: str | os.PathLike[str], path: str | os.PathLike[str] | N
     model = load_model(folder)
     source = model_folder(folder)
     target = source / "model.onnx" if path is None else Path(path)
-    settings = read_json(source / MANIFEST)["settings"]
+    manifest = read_json(source / MANIFEST)
+    settings, file = manifest["settings"], source / MODELS.find(model.kind).file_of(manifest)
     features = len(model.encoder.feature_names)
-    converted = _CONVERTERS[model.kind](source / MODELS.find(model.kind).file, settings, features, len(model.classes))
+    converted = _CONVERTERS[model.kind](file, settings, features, len(model.classes))
     graph_model = _with_table(converted, model)
     difference = _difference(graph_model, model)
     if not difference <= TOLERANCE:

@@ -26,8 +26,10 @@ from emphasis.diagnostics.plots.palette import COLORS, FILLS
 from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
 from emphasis.scores import METRICS as SCORES
+from emphasis.tabular.card import write_card
 from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit
+from emphasis.tabular.saved import FOLDER
 from emphasis.texts import encodable
 from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 
@@ -35,18 +37,39 @@ if TYPE_CHECKING:
     from emphasis.images.result import ImageFit
 
 _SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
+_KINDS = {
+    "xgboost": "Gradient-boosted trees (XGBoost)",
+    "lightgbm": "Gradient-boosted trees (LightGBM)",
+    "catboost": "Gradient-boosted trees (CatBoost)",
+    "net": "A multilayer perceptron",
+    "linear": "A linear model",
+}
 _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
 
 
 def write_report(fit: Fit) -> None:
-    """Write predictions, metrics.json, table.json and report.html into the fit's folder."""
+    """Write predictions, metrics.json, table.json, report.html and the model's card into the fit's folder."""
     scores = fit.scores
     write_table(predictions(fit), fit.folder / fit.predictions_name)
     write_text(fit.folder / METRICS, json.dumps(scores, indent=1, ensure_ascii=False))
     if fit.prepared is not None:
         text = json.dumps(fit.prepared.report.to_dict(), indent=1, ensure_ascii=False)
         write_text(fit.folder / TABLE, encodable(text))
-    write_text(fit.folder / REPORT, _page(fit))
+    context = _context(fit)
+    write_text(fit.folder / REPORT, _page(fit, context))
+    spec = MODELS.find(fit.request["model"])
+    words = {
+        "title": f"{fit.request['label']} of {fit.source}",
+        "task": "tabular-classification",
+        "kind": _KINDS[fit.request["model"]],
+        "extra": "fit" if spec.extra == "fit" else f"fit,{spec.extra}",
+        "module": "emphasis.tabular",
+        "example": "NEW_TABLE",
+        "argument": "table",
+        "source": fit.source,
+        "rows": "rows",
+    }
+    write_card(fit.folder / FOLDER, context, words=words, columns=[column.name for column in fit.encoder.columns])
 
 
 def predictions(fit: Fit | ImageFit) -> Any:
@@ -101,17 +124,22 @@ def _of_given(fit: Fit | ImageFit) -> NDArray[np.float64]:
     return _ours(fit)[np.arange(len(fit.given)), fit.given]
 
 
-def _page(fit: Fit) -> str:
-    request = fit.request
+def _context(fit: Fit) -> dict[str, Any]:
+    """Return the variables that the page and the card share."""
     packages = [
         "numpy",
         "pandas",
         "scikit-learn",
-        {"net": "torch", "linear": "torch"}.get(request["model"], request["model"]),
+        {"net": "torch", "linear": "torch"}.get(fit.request["model"], fit.request["model"]),
     ]
+    return page_context(fit, packages)
+
+
+def _page(fit: Fit, context: dict[str, Any]) -> str:
+    request = fit.request
     template = page_environment("emphasis.tabular").get_template("fit.html.j2")
     return template.render(
-        page_context(fit, packages),
+        context,
         name=fit.source,
         columns=[_describe_column(fit, column) for column in fit.encoder.columns],
         suspects=suspects(fit),

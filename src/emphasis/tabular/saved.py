@@ -181,7 +181,7 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
         arrays = _read_arrays(source, manifest)
         table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, os.fspath(encoder))
         classes, weighting = texts_of(manifest["classes"]), named_from_dict(manifest["weighting"])
-        path, digest = source / spec.file, manifest["sha256"]
+        path, digest = source / spec.file_of(manifest), manifest["sha256"]
         settings = manifest["settings"]
         curves = manifest.get("calibration")
         calibration = None if curves is None else Calibration.from_dict(curves, len(classes))
