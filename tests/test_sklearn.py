@@ -70,7 +70,7 @@ def test_it_holds_out_against_wrong_labels():
         noisy = symmetric(y, 0.4, num_classes=10, seed=seed).labels
         robust, plain = (
             EmphasisClassifier(
-                weighting, hidden=(256,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=seed
+                weighting, hidden=(128,), learning_rate=0.01, max_epochs=80, n_iter_no_change=80, random_state=seed
             )
             .fit(X, noisy)
             .score(X_test, y_test)

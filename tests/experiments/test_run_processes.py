@@ -1,13 +1,10 @@
 """A run in several processes: killed, resumed and shared, and its page in a browser."""
 
 import contextlib
-import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -177,14 +174,20 @@ def test_a_job_that_runs_in_another_process_is_skipped_and_tried_again(two, tmp_
     assert len(rows) == 12
 
 
-def test_a_sweep_whose_processes_are_killed_after_random_writes_ends_with_the_same_lines(tmp_path):
-    script, report = Path(__file__).parents[2] / "benchmarks" / "kill_sweep.py", tmp_path / "report.json"
-    command = [sys.executable, "-W", "error", str(script), "--only", "sweep", "--kills", "2", "--iterations", "60"]
-    done = subprocess.run([*command, "--out", str(report)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(report.read_text())["sweep"]
-    assert found["kills"] == 2
-    assert found["all_the_same"]
+def test_two_processes_in_one_folder_of_which_one_is_killed_end_with_the_same_lines(two, tmp_path):
+    """Many more kills, at random moments, are those of benchmarks/kill_sweep.py."""
+    recipe, alone = two
+    folder, log = tmp_path / "run", tmp_path / "log"
+    command = ["run", recipe, *ONE_PROCESS, "--checkpoint-seconds", "0.01", "--out", str(folder)]
+    killed, other = start(command, log), start(command, log)
+    _wait_for(lambda: list(folder.glob("cells/[!.]*.pt")))
+    killed.kill()
+    assert end(killed) == -signal.SIGKILL, "killed too late to test anything"
+    again = start(command, log)
+    assert [end(other), end(again)] == [0, 0], log.read_text()
+    assert rows_of(folder) == rows_of(alone)
+    assert (folder / "table.csv").read_bytes() == (alone / "table.csv").read_bytes()
+    assert {path.suffix for path in folder.glob("cells/[!.]*")} == {".jsonl", ".npz"}  # no checkpoint, no lock
 
 
 def _workers(parent):

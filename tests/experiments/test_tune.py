@@ -153,7 +153,8 @@ def table(tmp_path_factory):
 def test_a_table_of_ones_own(table, tmp_path, capsys):
     path = tmp_path / "mine.csv"
     path.write_text(table.read_text())
-    command = ["tune", str(path), "--label", "target", *QUICK, "--trials", "4", "--out", str(tmp_path / "run")]
+    short = [*HOW, "--iterations", "150", "--trials", "3", "--folds", "2"]
+    command = ["tune", str(path), "--label", "target", *short, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     found = told(tmp_path / "run")
     low, high = found["noise_rate_interval"]
