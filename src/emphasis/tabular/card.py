@@ -25,8 +25,8 @@ def write_card(
     Args:
         folder: Folder of the model.
         context: Variables of the report's page, see `emphasis.tabular.report.page_context`.
-        words: What differs by the kind of data: "title", "task" (the pipeline tag), "kind", "extra", "module", "source",
-            "rows", and "example" and "argument" of the examples.
+        words: What differs by the kind of data: "title", "task" (the pipeline tag), "kind", "extra", "module",
+            "source", "rows", and "example" and "argument" of the examples.
         columns: Columns that the model needs.
     """
     environment = Environment(
