@@ -126,7 +126,8 @@ class _ShowVersion(argparse.Action):
     """Prints the version, which takes longer to find out than to print the help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.exit(message=f"emphasis {emphasis.__version__}\n")
+        print(f"emphasis {emphasis.__version__}")
+        parser.exit()
 
 
 def make_parser() -> argparse.ArgumentParser:
