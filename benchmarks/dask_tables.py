@@ -2,6 +2,7 @@
 
     python benchmarks/dask_tables.py                      # 1,000,000 rows (scaled)
     python benchmarks/dask_tables.py --rows 10000000
+    python benchmarks/dask_tables.py --rows 200000 --only equality time
 
 Writes a table of 20 columns and 10 classes, 20 % of the labels wrong, as Parquet files, and trains
 EmphasisDaskXGBClassifier on two workers of one thread and 4 GiB each. Every column has 200 distinct values, fewer than
@@ -12,22 +13,30 @@ results/dask_tables.json:
   own objective, in turn in the same run, and their ratio;
 - the largest memory of a worker for the same rows in few and in many partitions, each in fresh workers;
 - the largest difference to the probabilities of EmphasisXGBClassifier on the first partition's rows;
-- whether a fit whose worker is killed after the third round ends with the same model.
+- whether a fit whose worker is killed after the third round ends with the same model;
+- of whole fits (`emphasis fit --engine dask`: 2 folds and the final model) the time, the largest memory of workers and
+  client in few and in many partitions, and whether one whose worker is killed in the second fold ends with the same
+  model.
+
+The parts that the file holds already for this number of rows are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import signal
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,11 +52,13 @@ from emphasis import CCE, GCE, Relative, Weighting
 from emphasis.boosting import EmphasisXGBClassifier
 from emphasis.boosting.dask import EmphasisDaskXGBClassifier
 from emphasis.experiments.runs.provenance import revision
+from emphasis.tabular.on_dask import fit_parts
 
 OUT = Path(__file__).parents[1] / "results" / "dask_tables.json"
 COLUMNS, CLASSES, VALUES = 20, 10, 200
 NAMES = [f"x{number}" for number in range(COLUMNS)]
 SETTINGS: dict[str, Any] = {"n_estimators": 20, "max_depth": 6, "learning_rate": 0.3, "tree_method": "hist"}
+PARTS = ["equality", "memory", "fit", "time"]
 METHODS: dict[str, Weighting] = {"own objective": CCE(), "GCE 0.7": GCE(0.7), "Relative": Relative()}
 
 
@@ -163,25 +174,70 @@ def equality_and_kill(folder: Path) -> dict[str, Any]:
     return found
 
 
+def whole_fit(files: Path, out: Path, kill: bool) -> dict[str, Any]:
+    """Fit the files in a process of its own, and kill a worker in the second fold if asked."""
+    killed: list[int] = []
+
+    with cluster() as client:
+
+        def progress(task: str, *_: Any) -> None:
+            if kill and not killed and task.startswith("fold 2"):
+                killed.append(sorted(client.run(os.getpid).values())[0])
+                threading.Timer(3.0, os.kill, (killed[0], signal.SIGKILL)).start()
+
+        client.run(largest_memory)
+        start = time.perf_counter()
+        paths = sorted(files.glob("*.parquet"))
+        fit = fit_parts(
+            paths, label="y", folder=out, client=client, compare=False, folds=2, settings=SETTINGS, progress=progress
+        )
+        seconds = time.perf_counter() - start
+        peaks = [round(peak, 3) for peak in client.run(largest_memory).values()]
+        p = fit.model.predict_proba(pd.read_parquet(paths[0])[NAMES].head(20_000))
+        np.save(out.with_suffix(".npy"), p)
+    return {
+        "partitions": len(paths),
+        "killed_workers": len(killed),
+        "seconds": round(seconds, 1),
+        "largest_gib_of_each_worker": peaks,
+        "largest_gib_of_the_client": round(largest_memory(), 3),
+        "accuracy": fit.scores["methods"][repr(Relative())]["accuracy"]["value"],
+    }
+
+
+def whole_fits(folders: list[Path]) -> dict[str, Any]:
+    cases = [(folders[0], False), (folders[1], False), (folders[0], True)]
+    fits, predicted = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (folder, kill) in enumerate(cases):
+            out = Path(scratch) / str(number)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                fits.append(process.submit(whole_fit, folder, out, kill).result())
+            print(fits[-1], flush=True)
+            predicted.append(np.load(out.with_suffix(".npy")))
+    return {"fits": fits, "largest_difference_of_the_killed": float(np.abs(predicted[2] - predicted[0]).max())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    result: dict[str, Any] = {
-        "rows": options.rows,
-        "scaled": options.rows < 10_000_000,
+    report: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    about: dict[str, Any] = {
         "columns": COLUMNS,
         "classes": CLASSES,
         "distinct_values_of_a_column": VALUES,
         "settings": SETTINGS,
         "workers": "2 of 1 thread and 4 GiB",
-        "revision": revision(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_before": os.getloadavg()[0],
         "versions": {"xgboost": xgboost.__version__, "dask": dask.__version__},
     }
+    if {name: report.get(name) for name in about} != about:
+        report = about
+    result = report.setdefault(f"{options.rows} rows", {"scaled": options.rows < 10_000_000})
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
         for partitions in (10, 50):
@@ -190,15 +246,21 @@ def main() -> None:
             for part in range(partitions):
                 write_part(folder / f"{part:03}.parquet", options.rows // partitions, part)
             folders.append(folder)
-        for name, measure in (
-            ("equality", lambda: equality_and_kill(folders[0])),
-            ("memory", lambda: [memory(folder) for folder in folders]),
-            ("time", lambda: times(folders[0], options.repeats)),
-        ):
-            result[name] = measure()
-            result["load_after"] = os.getloadavg()[0]
+        measures = {
+            "equality": lambda: equality_and_kill(folders[0]),
+            "memory": lambda: [memory(folder) for folder in folders],
+            "fit": lambda: whole_fits(folders),
+            "time": lambda: times(folders[0], options.repeats),
+        }
+        for name in options.only:
+            if name in result:
+                continue
+            load = round(os.getloadavg()[0], 1)
+            measured = measures[name]()
+            result[name] = {"revision": revision(), "load_before": load, "load_after": round(os.getloadavg()[0], 1)}
+            result[name]["measured"] = measured
             print(json.dumps({name: result[name]}, indent=1), flush=True)
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
