@@ -14,6 +14,7 @@ alone, and does not see the folder of results. `slurm` are the processes that su
                         time of the driver per network, training included
 
 Every part is written to results/executors.json when it has finished, and skipped when the script is started again.
+Each network on slurm starts a process that imports PyTorch: seconds. `--only slurm --networks 40` is that part, scaled.
 """
 
 from __future__ import annotations
@@ -271,9 +272,6 @@ def main() -> None:
     options = parser.parse_args()
     report = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     about = {
-        "networks": options.networks,
-        "iterations": options.iterations,
-        "seed": options.seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "ray": "2 nodes of 1 core in network namespaces, without a shared folder",
         "slurm": "processes of submitit, 2 at a time, without Slurm",
@@ -290,8 +288,7 @@ def main() -> None:
             with ray_cluster(base) if executor == "ray" else contextlib.nullcontext():
                 name = f"overhead_{executor}"
                 if name not in report:
-                    sizes = options.sizes if executor != "slurm" else [n for n in options.sizes if n <= 100]
-                    report[name] = {"revision": revision(), "sweeps": measured(executor, sizes)}
+                    report[name] = {"revision": revision(), "sweeps": measured(executor, options.sizes)}
                     write_text(options.out, json.dumps(report, indent=1) + "\n")
                 name = f"results_{executor}"
                 if name not in report:
@@ -301,7 +298,8 @@ def main() -> None:
                         alone = found_in(base / "alone")
                     load = round(os.getloadavg()[0], 1)
                     compared = same_lines(executor, base, options, alone)
-                    report[name] = {"revision": revision(), "load_average": load, **compared}
+                    conditions = {"iterations": options.iterations, "seed": options.seed, "load_average": load}
+                    report[name] = {"revision": revision(), **conditions, **compared}
                     write_text(options.out, json.dumps(report, indent=1) + "\n")
                     if not compared["all_the_same"]:
                         raise SystemExit(f"runs on {executor} ended otherwise; seed {options.seed}")

@@ -41,6 +41,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard", *_EXPERIMENTS),
     "mlflow": ("mlflow", *_EXPERIMENTS),
     "trackio": ("trackio", *_EXPERIMENTS),
+    "wandb": ("wandb", *_EXPERIMENTS),
     "search": ("optuna", *_EXPERIMENTS),
     "design": ("bokeh", "tornado"),
     "completion": ("shtab",),

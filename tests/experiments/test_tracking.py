@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import sys
 from dataclasses import replace
 from functools import partial
@@ -103,14 +104,57 @@ def _trackio(folder, rows):
     return found
 
 
-READERS = {"tensorboard": _tensorboard, "mlflow": _mlflow, "trackio": _trackio}
+def _wandb_records(content):
+    """Return the records of a file of Weights & Biases: LevelDB's log format after a header of 7 bytes."""
+    block, header, position, record = 32768, struct.Struct("<IHB"), 7, b""
+    while position + header.size <= len(content):
+        if block - position % block < header.size:
+            position += block - position % block
+            continue
+        _, length, kind = header.unpack_from(content, position)
+        position += header.size
+        record += content[position : position + length]
+        position += length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
+def _wandb(folder, rows):
+    from wandb.proto import wandb_internal_pb2
+
+    found, reports = {}, 0
+    for path in (folder / "wandb").glob("offline-run-*/*.wandb"):
+        curve, settings, names = [], {}, set()
+        for data in _wandb_records(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            for item in record.history.item:
+                names.update((item.key, *item.nested_key))
+                if "test_accuracy" in (item.key, *item.nested_key):
+                    curve.append((record.history.step.num, json.loads(item.value_json)))
+            settings |= {item.key: item.value_json for item in record.config.update}
+        identity = path.stem.removeprefix("run-")
+        if identity.endswith("-report"):
+            assert "curves" in names
+            reports += 1
+            continue
+        assert settings["solver.iterations"] == "20"
+        key = identity.split("-")[-1]
+        assert key not in found, "recorded twice"
+        found[key] = curve
+    assert reports == 1
+    return found
+
+
+READERS = {"tensorboard": _tensorboard, "mlflow": _mlflow, "trackio": _trackio, "wandb": _wandb}
 
 
 @pytest.mark.filterwarnings("default")  # of the trackers' own packages
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(name, finished, tmp_path, monkeypatch):
     pytest.importorskip(name)
-    for variable in ("MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+    for variable in ("MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "WANDB_MODE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     addresses = []

@@ -77,7 +77,7 @@ def add_tracking_options(parser: argparse.ArgumentParser) -> None:
         "--track-to",
         metavar="PLACE",
         help="folder of tensorboard (default: OUT/tensorboard), URI of mlflow (default: $MLFLOW_TRACKING_URI, or a "
-        "file in OUT), or project of trackio (the recipe's name)",
+        "file in OUT), or project of trackio and wandb (default: the recipe's name)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs in the tracker that people already have: TensorBoard, MLflow or Trackio."""
+"""Runs in the tracker that people already have: TensorBoard, MLflow, Trackio or Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ TRACKERS: Registry[MakeTracker] = Registry(
         "tensorboard": f"{__name__}.to_tensorboard:TensorBoardTracker",
         "mlflow": f"{__name__}.to_mlflow:MLflowTracker",
         "trackio": f"{__name__}.to_trackio:TrackioTracker",
+        "wandb": f"{__name__}.to_wandb:WandbTracker",
     },
 )
 """Classes of trackers by name, which is that of the extra and of the package as well."""
