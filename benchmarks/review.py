@@ -8,11 +8,14 @@ Each task is a table with wrong labels that `emphasis audit` ranks. Then a revie
     confident      in confident learning's order, by out-of-fold probabilities of a network with cross-entropy
     random         in random order
 
-and what the page estimates to remain is compared with what does remain.
+and what the page estimates to remain is compared with what does remain: in 200 further reviews of the audits of seed 0
+(`--intervals`), most of them in the audit's order, which takes less time.
 
     python benchmarks/review.py --data DATA [--seeds 3] [--tasks digits wine ...]
+    python benchmarks/review.py --data DATA --intervals
 
-Resumable: one line of results/review.jsonl for each task and seed, and one file of its audit in runs/review. One core.
+Resumable: a line of results/review.jsonl for each task and seed, or of results/review_intervals.jsonl for each review,
+and one file of each audit in runs/review. One core.
 Needs the extras `experiments`, `sklearn`, `table` and `review`.
 """
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,8 @@ from emphasis.review.order import LearnedOrder
 from emphasis.review.session import RELEARN_EVERY
 
 SHARES = (0.05, 0.1, 0.2)
-REVIEWS = {"digits": 25, "wine": 17, "mnist": 13, "clinc150": 12, "cifar10n": 4}  # simulated for each seed's interval
+REVIEWS = 2  # with draws, for each task and seed; 12 to 40 in the first results
+INTERVALS = {"digits": (60, 4), "wine": (50, 6), "mnist": (50, 6), "clinc150": (40, 20)}  # reviews; every which learns
 Data = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]  # inputs, true and given labels
 
 
@@ -154,7 +159,7 @@ def simulate(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         "random": np.cumsum(wrong[sequence[: at[-1]]]),
     }
     estimates, drawn = [], []
-    for number in range(REVIEWS[name]):
+    for number in range(REVIEWS):
         sequence = random_sequence(n, 1000 * seed + number)
         counts, of_review = review(order, wrong, at[-1], sequence, learns=number % 2 == 0, draws=True)
         estimates.append(of_review)
@@ -172,6 +177,24 @@ def simulate(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     }
 
 
+@cache
+def first_audit(name: str, data: Path, runs: Path) -> tuple[LearnedOrder, Any]:
+    """Return the order of the audit of seed 0, and which labels are wrong."""
+    examples, wrong, _ = audited(name, 0, argparse.Namespace(data=data, runs=runs))
+    return LearnedOrder(examples), wrong
+
+
+def simulate_interval(name: str, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the estimates of one review of the audit of seed 0."""
+    order, wrong = first_audit(name, options.data, options.runs)
+    learns, n = number % INTERVALS[name][1] == 0, len(wrong)
+    sequence = random_sequence(n, 77_000 + number)
+    return {
+        "learned": learns,
+        "estimates": review(order, wrong, round(SHARES[-1] * n), sequence, learns=learns, draws=True)[1],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -179,7 +202,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/review.jsonl"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--intervals", action="store_true", help="simulate reviews for the interval alone")
     options = parser.parse_args()
+    if options.intervals:
+        out = options.out.with_name("review_intervals.jsonl")
+        cells = [{"task": name, "review": k} for name, (count, _) in INTERVALS.items() for k in range(count)]
+        for _ in add_lines(out, cells, lambda cell: simulate_interval(cell["task"], cell["review"], options)):
+            pass
+        report_coverage([line["estimates"] for line in read_lines(out)])
+        return
     cells = [{"task": name, "seed": seed} for seed in range(options.seeds) for name in options.tasks]
     for result in add_lines(options.out, cells, lambda cell: simulate(cell["task"], cell["seed"], options)):
         print(result["task"], result["seed"], result["found"], result["cpu_seconds"], "s", flush=True)
@@ -197,10 +228,11 @@ def report(results: list[dict[str, Any]]) -> None:
             shares = 100 * np.array([np.array(r["found"][method]) / r["wrong"] for r in of_task])
             cells = [f"{m:.1f} +- {s:.1f}" for m, s in zip(shares.mean(0), shares.std(0, ddof=1), strict=True)]
             print(f"  {method:12} {'  '.join(cells)} % of the errors")
-        estimates = [estimate for result in of_task for of_review in result["estimates"] for estimate in of_review]
-        covered = [estimate["covered"] for estimate in estimates]
-        print(f"  interval covers in {np.mean(covered):.3f} of {len(covered)} estimates")
-    reviews = [of_review for result in results for of_review in result["estimates"]]
+    report_coverage([of_review for result in results for of_review in result["estimates"]])
+
+
+def report_coverage(reviews: list[list[dict[str, Any]]]) -> None:
+    """Print how often the interval covers what remains."""
     for place, share in enumerate(SHARES):
         covered = [of_review[place]["covered"] for of_review in reviews]
         print(f"after {100 * share:g} %: {sum(covered)} of {len(covered)} reviews' intervals cover the truth")
