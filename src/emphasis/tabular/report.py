@@ -258,7 +258,7 @@ def _histogram(fit: Fit | ImageFit, narrow: bool) -> Figure:
     axis = figure.add_subplot()
     bins = np.linspace(0.0, 1.0, 26)
     labels = ["predicted as given", "predicted otherwise"]
-    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=FILLS, label=labels)
+    axis.hist([p[agrees], p[~agrees]], bins.tolist(), stacked=True, color=list(FILLS), label=labels)
     axis.set(xlabel="p of the given label of held-out rows", ylabel="rows", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     other = axis.twinx()
