@@ -71,7 +71,7 @@ def test_a_folder_is_fitted_with_all_that_a_fit_of_a_table_has(photos, fitted):
     assert "1 folder without images skipped: empty" in page
     assert "1 of 301 images repeats an earlier image (digit-1/copy-0.png): equal images are held out together" in page
     assert "equal images have different labels in 1 case, such as digit-0/0000-0.png and digit-1/copy-0.png" in page
-    assert "1 of 302 images cannot be read and were left out: " in page
+    assert "1 of 302 images cannot be read and were skipped: " in page
     assert "NEW_IMAGES" in page
     assert "Columns" not in page
     manifest = json.loads((fitted / "model" / "manifest.json").read_text())
@@ -92,7 +92,7 @@ def test_new_images_are_predicted_from_folders_files_and_tables(photos, fitted, 
     assert main(["predict", str(fitted), str(photos / "new"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "1 of " in printed
-    assert "images cannot be read and were left out: " in printed
+    assert "images cannot be read and were skipped: " in printed
     assert "accuracy by the folders of the images: " in printed
     table = pd.read_csv(out)
     assert share_of_the_way((table["predicted"] == truth(table["file"])).mean(), 1 / 3) > 0.8

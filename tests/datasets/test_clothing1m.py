@@ -1,4 +1,4 @@
-"""Clothing1M's layout: what is there is read; every fault is named and counted, and stops it or is left out."""
+"""Clothing1M's layout: what is there is read; every fault is named and counted, and stops it or is skipped."""
 
 import shutil
 

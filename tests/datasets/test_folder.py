@@ -116,7 +116,7 @@ def test_unreadable_images_are_left_out_and_listed_if_asked(flat):
     np.testing.assert_array_equal(split.train_labels, [0] * 4 + [1] * 5)
     np.testing.assert_array_equal(split.train_inputs[:, 0, 0, 0], [0, 2, 3, 4, 10, 11, 12, 13, 14])
     (note,) = split.notes
-    assert note.startswith("1 of 10 images cannot be read and were left out: ")
+    assert note.startswith("1 of 10 images cannot be read and were skipped: ")
     assert "1.png (cannot identify image file" in note
     for i in range(5):
         (flat / "cat" / f"{i}.png").write_bytes(b"no image")
@@ -138,7 +138,7 @@ def test_nested_folders_are_read_and_what_is_skipped_is_noted(flat):
     assert len(split.sources) == 11
     assert split.notes == (
         "1 folder without images skipped: bird",
-        f"1 image in {flat.name}, outside of the folders of the classes: left out",
+        f"1 image in {flat.name}, outside of the folders of the classes: skipped",
         "1 file of other kinds skipped: 1 .txt",
     )
 
@@ -161,7 +161,7 @@ def test_a_table_lists_images_beside_it_with_labels_as_they_are_written(flat):
     np.testing.assert_array_equal(split.train_labels, [1, 0, 0, 1])
     np.testing.assert_array_equal(split.train_inputs[:, 0, 0, 0], [0, 11, 70, 2])
     np.testing.assert_array_equal(split.rows, [0, 1, 2, 3])
-    assert any("no image in row 4: left out" in note for note in split.notes)
+    assert any("no image in row 4: skipped" in note for note in split.notes)
     with pytest.raises(ValueError, match=r"has no column 'fil' of images \(did you mean 'file'\?"):
         datasets.load("image-table", flat, **{**options, "images": "fil"})
     with pytest.raises(ValueError, match="names files that are not images: None, 01"):

@@ -113,7 +113,7 @@ def test_a_missing_category_is_a_level_and_an_unseen_one_all_zeros(tmp_path):
 def test_a_constant_column_is_left_out_and_not_needed_and_extreme_units_do_not_overflow(tmp_path):
     train = {"k": [0.1] * 3, "big": [1e308, -1e308, 1e300], "small": [1e-300, 2e-300, 3e-300], "y": [0, 1, 0]}
     split = split_by_file(tmp_path, train, {name: values[:2] for name, values in train.items() if name != "k"})
-    assert split.notes == ("the column 'k' is '0.1' in every row: left out",)
+    assert split.notes == ("the column 'k' is '0.1' in every row: ignored",)
     np.testing.assert_allclose(split.train_inputs.std(axis=0), 1.0, rtol=1e-6)
     kept = split_by_file(tmp_path, train, {name: values[:2] for name, values in train.items()}, keep=["k"])
     np.testing.assert_array_equal(kept.train_inputs[:, 0], 0.0)

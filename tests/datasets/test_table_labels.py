@@ -167,9 +167,9 @@ def test_everything_that_forbids_a_table_is_said_at_once_in_the_words_of_the_doo
 
 def test_findings_name_options_on_the_command_line(tmp_path):
     table = prepare_table(pd.DataFrame({"id": range(30), "x": np.arange(30) / 4, "y": ["a", "b"] * 15}), "y")
-    assert table.report.lines() == ["the column 'id' numbers the rows: left out (use it with keep=...)"]
-    assert table.report.lines(in_shell) == ["the column 'id' numbers the rows: left out (use it with --keep)"]
+    assert table.report.lines() == ["the column 'id' numbers the rows: ignored (use it with keep=...)"]
+    assert table.report.lines(in_shell) == ["the column 'id' numbers the rows: ignored (use it with --keep)"]
     assert table.report.to_dict()["findings"][0]["kind"] == "row number"
     keys = pd.DataFrame({"key": [f"c{i}" for i in range(30)], "x": np.arange(30) / 4, "y": ["a", "b"] * 15})
     (said,) = prepare_table(keys, "y").report.lines(in_shell)
-    assert said.endswith("left out (name the rows by it with --id, or use it with --keep)")
+    assert said.endswith("ignored (name the rows by it with --id, or use it with --keep)")

@@ -105,8 +105,8 @@ def test_ids_and_row_numbers_are_those_of_the_file(tmp_path):
     assert table.ids == ("007", "010", "011", "012")
     assert table.features == ["x"]
     assert table.report.lines() == [
-        "1 row of 6 has another number of cells than the header's 3 (line 4): left out",
-        "the label column 'y' is empty in 1 of 5 rows (row 1): left out",
+        "1 row of 6 has another number of cells than the header's 3 (line 4): skipped",
+        "the label column 'y' is empty in 1 of 5 rows (row 1): skipped",
         "4 of 6 rows are used",
     ]
 

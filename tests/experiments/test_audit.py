@@ -358,7 +358,7 @@ def test_what_is_odd_about_a_table_is_said_and_stands_on_the_page_with_rows_as_i
     page = (tmp_path / "a" / "audit.html").read_text()
     for part in (
         "separator semicolon",
-        "is empty in 1 of 60 rows (row 4): left out",
+        "is empty in 1 of 60 rows (row 4): skipped",
         "the first column has no name",
         "use it with --keep",
         "spells one class in 2 ways",

@@ -69,7 +69,7 @@ def test_rows_without_a_label_keep_their_numbers_and_have_no_weight(intents):
     wrong[[0, 5]] = False
     assert set(lines["row"][: wrong.sum()]) == set(np.flatnonzero(wrong))
     page = Path("a/audit.html").read_text()
-    assert "is empty in 2 of 1,200 rows (rows 0, 5): left out" in page
+    assert "is empty in 2 of 1,200 rows (rows 0, 5): skipped" in page
     assert "What happened during training" not in page
     cleaned = pd.read_csv("cleaned.csv", dtype=str, keep_default_na=False)
     assert cleaned["intent_cleaned"][[0, 5]].tolist() == ["", ""]

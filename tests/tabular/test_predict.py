@@ -63,11 +63,11 @@ def test_a_messy_table_is_fitted_with_one_list_of_what_is_odd(fitted):
     folder, printed = fitted
     expected = [
         "read with separator semicolon, encoding cp1252; a decimal comma in 'height'",
-        "the label column 'Größe' is empty in 2 of 120 rows (rows 3, 50): left out",
-        "1 of 3 classes of 'Größe' have fewer than 2 rows: 'rare' (1): left out",
-        "the column 'row' numbers the rows: left out (use it with --keep)",
+        "the label column 'Größe' is empty in 2 of 120 rows (rows 3, 50): skipped",
+        "1 of 3 classes of 'Größe' have fewer than 2 rows: 'rare' (1): skipped",
+        "the column 'row' numbers the rows: ignored (use it with --keep)",
         "the column 'remark' holds 119 different texts of several words: learned from as text",
-        "the column 'site' is 'north' in every row: left out",
+        "the column 'site' is 'north' in every row: ignored",
         "the column 'town' has 30 distinct values in 120 rows: the 20 most frequent, in 68 % of the rows",
         "1 of 117 rows repeat the features of an earlier row (row 111): equal rows are held out together",
         "117 of 120 rows are used",

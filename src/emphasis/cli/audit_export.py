@@ -48,7 +48,7 @@ def _added_columns(options: argparse.Namespace) -> list[str]:
 
 
 def export(options: argparse.Namespace, result: Audit) -> None:
-    """Write the table unchanged but for three more columns; rows that were left out have the weight 0."""
+    """Write the table unchanged but for three more columns; rows that were skipped have the weight 0."""
     import numpy as np
 
     from emphasis.datasets.table import write_table

@@ -52,8 +52,8 @@ def load_image_folder(
             all images are trained on, and the test part is the training part.
         seed: Of that choice.
         stream: Whether images are decoded when training asks for them, instead of all at once into memory.
-        broken: What is done about images that cannot be decoded: "stop", or "skip" them. They are left out and noted,
-            or with `stream` skipped by training.
+        broken: What is done about images that cannot be decoded: "stop", or "skip" them. They are skipped and noted,
+            or with `stream` skipped in training.
 
     Raises:
         DataNotFoundError: There is no such folder, or no images in it.
@@ -215,4 +215,4 @@ def _read_all(
     if lost:
         listed = shortened(unreadable, _LISTED, "; ")
         raise DamagedFileError(f"{count}, among them all of {shortened(lost, _LISTED)}: {listed}")
-    return arrays, kept, (f"{count} and were left out: {shortened(unreadable, _LISTED_IN_NOTE, '; ')}",)
+    return arrays, kept, (f"{count} and were skipped: {shortened(unreadable, _LISTED_IN_NOTE, '; ')}",)

@@ -32,7 +32,7 @@ class ImageList:
         labels: Class of each file, shape (N,), in [0, C).
         classes: Names of the C classes.
         rows: Row of each file in its table, shape (N,); None if they come from a folder.
-        notes: Observations, such as files that were left out.
+        notes: Observations, such as files that were skipped.
     """
 
     base: Path
@@ -95,7 +95,7 @@ def list_images(base: Path, classes: Sequence[str] | None = None) -> ImageList:
     if empty and classes is None:
         notes.append(f"{counted(len(empty), 'folder')} without images skipped: {shortened(empty, _LISTED)}")
     if loose:
-        notes.append(f"{counted(loose, 'image')} in {base.name}, outside of the folders of the classes: left out")
+        notes.append(f"{counted(loose, 'image')} in {base.name}, outside of the folders of the classes: skipped")
     if others:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(_LISTED))
         notes.append(f"{counted(others.total(), 'file')} of other kinds skipped: {kinds}")
@@ -142,7 +142,7 @@ def list_table_images(file: Path, label: str, images: str, options: TableOptions
     column = table.frame[images]
     notes = [finding.text for finding in (*table.findings, *labels.findings)]
     if missing := table.rows[column.isna().to_numpy() & (labels.codes >= 0)].tolist():
-        notes.append(f"no image in {rows_text(missing)}: left out")
+        notes.append(f"no image in {rows_text(missing)}: skipped")
     used = np.flatnonzero((labels.codes >= 0) & ~column.isna().to_numpy())
     names = tuple(str(path).replace("\\", "/") if os.sep == "/" else str(path) for path in column.iloc[used])
     if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:

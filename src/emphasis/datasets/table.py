@@ -234,7 +234,7 @@ def load_table(
     column (text, boolean, category) is one-hot encoded with the levels of the training part, where a missing value is a
     separate level; levels that occur in the test part only are encoded as zeros. A column of free text is encoded as
     TF-IDF of words and of parts of words, reduced by a truncated SVD. Rows and columns keep the order of the table,
-    with texts last. Columns that number the rows, identifiers and empty columns are left out, and named in `notes` of
+    with texts last. Columns that number the rows, identifiers and empty columns are ignored, and named in `notes` of
     the result.
 
     Labels are not converted: only an empty cell is missing, and 010 and 10 are different classes. Classes are numbered

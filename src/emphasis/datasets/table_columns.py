@@ -14,7 +14,7 @@ from emphasis.datasets.table_report import Finding, argument, counted
 from emphasis.texts import visible
 
 KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty", "constant")
-"""Kinds of columns. Only the first four are used as features; columns of other kinds are left out and reported."""
+"""Kinds of columns. Only the first four are used as features; columns of other kinds are ignored and reported."""
 FEATURES = KINDS[:4]
 _LEAST_ROWS = 20  # with fewer rows, distinct values are no evidence
 _NEARLY_ALL = 0.95
@@ -61,7 +61,7 @@ class Columns:
 
     Attributes:
         kinds: Kind of each column, in the order of the table.
-        findings: Findings about columns that are left out, and about columns of text.
+        findings: Findings about columns that are ignored, and about columns of text.
     """
 
     kinds: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Columns:
         return [name for name, kind in self.kinds.items() if kind == "text"]
 
 
-_CURES = {  # of columns that are left out, by their kind
+_CURES = {  # of columns that are ignored, by their kind
     "empty": "",
     "identifier": f" (name the rows by it with {argument('id_column')}, or use it with {argument('keep')})",
     "names": f" (use it with {argument('text')})",
@@ -106,7 +106,7 @@ def kinds_of(
             action = f"{text_use} (leave it out with {argument('drop')})"
             columns.findings.append(Finding(kind, name, len(table), observation, action))
         elif kind not in FEATURES:
-            columns.findings.append(Finding(kind, name, len(table), observation, f"left out{_CURES[kind]}"))
+            columns.findings.append(Finding(kind, name, len(table), observation, f"ignored{_CURES[kind]}"))
         elif kind == "category" and (levels := _number_of_levels(table[name])) > options.max_levels:
             columns.findings.append(_many_levels(table[name], name, levels, options.max_levels))
     return columns
@@ -127,7 +127,7 @@ def constant_columns(table: Any, names: Sequence[str], kept: Sequence[str]) -> d
             value = column.iloc[0]
             if not isinstance(value, bytes):
                 observation = f"the column {name!r} is {visible(str(value))[:_VALUE_SHOWN]!r} in every row"
-                constant[name] = Finding("constant", name, len(column), observation, "left out")
+                constant[name] = Finding("constant", name, len(column), observation, "ignored")
     return constant
 
 

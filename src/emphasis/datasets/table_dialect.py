@@ -69,9 +69,9 @@ class TextTable:
     Attributes:
         names: Names in the header without surrounding blanks; "" for columns without a name.
         columns: One pyarrow array of texts per column, with unchanged cells.
-        rows: (N,) number of each row in the file, from 0, counting rows that are left out.
+        rows: (N,) number of each row in the file, from 0, counting rows that are skipped.
         total: Number of rows in the file.
-        ragged: (line, cells) of each row that is left out because it has another number of cells than the header.
+        ragged: (line, cells) of each row that is skipped because it has another number of cells than the header.
         dialect: Dialect of the file.
     """
 

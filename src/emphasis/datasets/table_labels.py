@@ -54,7 +54,7 @@ class Labels:
     """The classes of a label column.
 
     Attributes:
-        codes: (N,) int64, class of each row, -1 for rows that are left out.
+        codes: (N,) int64, class of each row, -1 for rows that are skipped.
         names: Names of the classes.
         spellings: Name of the class for each text in the column.
         findings: Observations about the labels.
@@ -101,7 +101,7 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
         shown = f" ({rows_text(rows[absent].tolist())})"
         if options.unlabeled == "error":
             problems.append(f"{observation}{shown}; fill them, or leave them out ({argument('unlabeled')}=drop)")
-        findings.append(Finding("unlabeled", label, int(absent.size), observation + shown, "left out"))
+        findings.append(Finding("unlabeled", label, int(absent.size), observation + shown, "skipped"))
     if not levels:
         problems.append(f"the label column {label!r} is empty in every row")
     elif len(levels) == 1:
@@ -223,7 +223,7 @@ def _rare(
         action = "kept"
         if dropped:
             single = shortened([repr(levels[at]) for at in dropped], _LISTED)
-            action = f"kept, but for {single} with a single row" if len(dropped) < len(rare) else "left out"
+            action = f"kept, but for {single} with a single row" if len(dropped) < len(rare) else "skipped"
         kept_classes = [at for at in range(len(levels)) if at not in dropped]
     elif options.rare_classes == "merge" and total >= 2:
         other = "other" if "other" not in (levels[at] for at in kept_classes) else "other classes"
@@ -234,7 +234,7 @@ def _rare(
         findings.append(Finding("rare class", label, total, observation, action))
         return code[codes], names, renamed
     else:
-        action = "left out"
+        action = "skipped"
     if len(kept_classes) < 2:
         problems.append(f"{observation}; fewer than 2 classes are left")
         return codes, levels, spellings

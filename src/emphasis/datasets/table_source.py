@@ -355,4 +355,4 @@ def _ragged(text: TextTable) -> list[Finding]:
         f"{counted(len(lines), 'row')} of {text.total:,} {'has' if len(lines) == 1 else 'have'} another number of "
         f"cells than the header's {len(text.names)} ({shown})"
     )
-    return [Finding("ragged rows", None, len(lines), observation, "left out")]
+    return [Finding("ragged rows", None, len(lines), observation, "skipped")]

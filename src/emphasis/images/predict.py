@@ -48,7 +48,7 @@ def predict_images(
     notes: tuple[str, ...] = ()
     if unreadable:
         listed = shortened(unreadable, _LISTED, "; ")
-        notes = (f"{len(unreadable):,} of {len(names):,} images cannot be read and were left out: {listed}",)
+        notes = (f"{len(unreadable):,} of {len(names):,} images cannot be read and were skipped: {listed}",)
     if not len(readable):
         raise DamagedFileError(f"none of {len(names):,} images can be read: {listed}")
     p = model.predict_proba(pixels)

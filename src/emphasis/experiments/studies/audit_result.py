@@ -42,7 +42,7 @@ class Audit:
         sources: Where each example comes from, such as its file; empty if it does not come from a file.
         pictures: Images, uint8 of shape (n, ...), or None.
         about: How the ranking was made.
-        notes: What was odd about the data, such as rows that are left out.
+        notes: What was odd about the data, such as rows that are skipped.
         data: Where the examples lie, as `emphasis.review.examples.Examples` describes it.
         top_classes: The likeliest classes of each example, shape (n, K), or None.
         top_probabilities: Their probabilities, shape (n, K), or None.
