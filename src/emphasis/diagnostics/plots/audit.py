@@ -30,7 +30,7 @@ def score_figure(
     figure = new_figure(4.8 if narrow else 7.6, 3.4)
     axis = figure.subplots()
     edges = np.linspace(min(score.min(), -1e-6), max(score.max(), 1e-6), _BINS + 1)
-    colors = FILLS[: len(groups)]
+    colors = list(FILLS[: len(groups)])
     labels = [f"{literal(name)} ({np.count_nonzero(mask):,})" for name, mask in groups.items()]
     axis.hist([score[mask] for mask in groups.values()], edges.tolist(), stacked=True, color=colors, label=labels)
     axis.axvline(0.0, color=COLORS[4], linewidth=1.2, linestyle=(0, (5, 1.5)))
