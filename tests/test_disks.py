@@ -102,7 +102,7 @@ def found_in(folder):
         ("run", 24, r"MAE, seed 0: cannot write disk/out/cells/\w{16}\.(npz|jsonl)"),
         ("fit", 8, r"cannot write disk/out/folds/1\.npz"),
         ("fit", 24, r"cannot write disk/out/model/model\.ubj"),
-        ("audit", 4, r"audit, seed 0: cannot write disk/out/cells/\w{16}\.(npz|jsonl)"),
+        ("audit", 8, r"audit, seed 0: cannot write disk/out/cells/\w{16}\.(npz|jsonl)"),
         ("audit", 48, r"cannot write disk/out/(suspects\.csv|audit\.json|audit\.html)"),
         ("tune", 8, r"5 networks: cannot write disk/out/search/cells/\w{16}\.(npz|jsonl)"),
         ("tune", 60, r"cannot write disk/out/audit/[/\w]+\.(csv|html|jsonl?)"),
@@ -177,7 +177,7 @@ def test_a_model_is_whole_or_an_error_to_the_last_block(disk):
     rng = np.random.default_rng(0)
     x = rng.random((300, 5), dtype=np.float32)
     labels = (x[:, 0] > 0.5).astype(int)
-    for name, settings in (("xgboost", {"n_estimators": 30}), ("net", {"max_epochs": 2})):
+    for name, settings in (("xgboost", {"n_estimators": 30}), ("net", {"max_epochs": 2, "hidden": (512,)})):
         kind = MODELS[name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a training that has not ended
