@@ -22,7 +22,7 @@ from emphasis.learning_rate import HELD_OUT, RATES, best_rate, can_be_found, cos
 from emphasis.models.mlp import mlp
 from emphasis.models.stacked import StackedMLP, at_own_rates
 from emphasis.torch import EmphasisLoss
-from emphasis.weighting import DEFAULT_WEIGHTING, scheduled
+from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, scheduled
 from emphasis.weighting.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -146,6 +146,16 @@ def _own_random_numbers(model: EmphasisClassifier, device: torch.device) -> Iter
         yield
 
 
+@contextlib.contextmanager
+def _weighting_kept(loss: EmphasisLoss) -> Iterator[Weighting]:
+    """Yield the weighting of a loss, and restore it after the context, also after an interruption."""
+    weighting = loss.weighting
+    try:
+        yield weighting
+    finally:
+        loss.weighting = weighting
+
+
 def train_epoch(
     model: EmphasisClassifier, X: Any, labels: Any, sample_weight: Any, schedule: Schedule = MappingProxyType({})
 ) -> float:
@@ -157,9 +167,8 @@ def train_epoch(
     precise = torch.float32 if like.device.type == "mps" else torch.float64
     total, weight_sum = torch.zeros(2, dtype=precise, device=like.device)
     finite = torch.ones((), dtype=torch.bool, device=like.device)
-    weighting = model._loss.weighting
     model.network_.train()
-    with _own_random_numbers(model, like.device):  # for dropout
+    with _own_random_numbers(model, like.device), _weighting_kept(model._loss) as weighting:  # numbers for dropout
         for start in range(0, len(order), size):
             if schedule:
                 progress = (model.n_iter_ + start / len(order)) / model.max_epochs
@@ -177,7 +186,6 @@ def train_epoch(
             factors = model._loss.class_weight
             share = (weight if factors is None else weight * factors[targets]).sum().to(precise)
             total, weight_sum = total + share * loss.detach().to(precise), weight_sum + share
-    model._loss.weighting = weighting
     _check_finite(model, torch.where(finite, 0.0, math.nan), *model.network_.parameters())
     model.n_iter_ += 1
     model.loss_curve_.append(float(total / weight_sum) if weight_sum else 0.0)

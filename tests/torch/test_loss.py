@@ -366,3 +366,7 @@ def test_losses_are_not_kept_alive_for_ever(monkeypatch):
     gc.collect()
     assert sum(reference() is not None for reference in alive) <= 24  # three caches of 8
     assert len(_options._registered) < 1000
+    criterion, number = EmphasisLoss(), len(_options._registered)
+    for step in range(100):  # the same weightings again and again, as after a warm-up
+        criterion.weighting = (CCE(), GCE(0.5))[step % 2]
+    assert len(_options._registered) <= number + 2

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -146,13 +146,16 @@ def per_example_options(options: Options) -> Options:
 
 _ids = itertools.count()
 _registered: WeakValueDictionary[int, Options] = WeakValueDictionary()
+_latest: WeakKeyDictionary[Options, int] = WeakKeyDictionary()
 _pinned: dict[Options, int] = {}
 
 
 def register_options(options: Options) -> int:
     """Return an id from which `options_from_id` returns these options, in this process and while they are in use."""
-    options_id = next(_ids)
-    _registered[options_id] = options
+    options_id = _latest.get(options)
+    if options_id is None or _registered.get(options_id) is not options:  # equal ones may be freed before these
+        options_id = _latest[options] = next(_ids)
+        _registered[options_id] = options
     return options_id
 
 

@@ -82,7 +82,7 @@ class EmphasisLoss(nn.Module):
 
     @weighting.setter
     def weighting(self, weighting: Weighting) -> None:
-        if weighting is not self.options.weighting:
+        if weighting != self.options.weighting:  # a schedule makes a new one in every step
             old = self.options
             self.options = resolve(weighting, old.normalization, old.reduction, self.max_margin, old.process_group)
             self._options_id = register_options(self.options)
