@@ -6,21 +6,21 @@ import signal
 import numpy as np
 import pytest
 
-dask = pytest.importorskip("dask")
+pytest.importorskip("dask")
 pytest.importorskip("distributed")
 
-import dask.array as da  # noqa: E402
-import dask.dataframe as dd  # noqa: E402
-import lightgbm  # noqa: E402
-import pandas as pd  # noqa: E402
-import xgboost  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
-from sklearn.metrics import log_loss  # noqa: E402
+import dask.array as da
+import dask.dataframe as dd
+import lightgbm
+import pandas as pd
+import xgboost
+from sklearn.metrics import log_loss
 
-from emphasis import CCE, DM, GCE, Relative  # noqa: E402
-from emphasis.boosting import EmphasisLGBMClassifier, EmphasisXGBClassifier, Objective  # noqa: E402
-from emphasis.boosting.dask import EmphasisDaskLGBMClassifier, EmphasisDaskXGBClassifier  # noqa: E402
-from emphasis.boosting.dask.xgboost import objective_of_part  # noqa: E402
+from dask_workers import two_workers
+from emphasis import CCE, DM, GCE, Relative
+from emphasis.boosting import EmphasisLGBMClassifier, EmphasisXGBClassifier, Objective
+from emphasis.boosting.dask import EmphasisDaskLGBMClassifier, EmphasisDaskXGBClassifier
+from emphasis.boosting.dask.xgboost import objective_of_part
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated"),
@@ -41,11 +41,7 @@ LEAVES = {"n_estimators": 12, "num_leaves": 8, "min_data_in_bin": 1, "verbose": 
 
 @pytest.fixture(scope="module")
 def client():
-    with (
-        dask.config.set({"distributed.scheduler.no-workers-timeout": "5s"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster) as client,
-    ):
+    with two_workers() as client:
         yield client
 
 

@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 
-dask = pytest.importorskip("dask")
+pytest.importorskip("dask")
 pytest.importorskip("distributed")
 
-import pandas as pd  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
+import pandas as pd
 
-from emphasis import Relative  # noqa: E402
-from emphasis.comparison import evaluate  # noqa: E402
-from emphasis.datasets.table_report import TableError  # noqa: E402
-from emphasis.errors import EmphasisValueError  # noqa: E402
-from emphasis.scores import METRICS  # noqa: E402
-from emphasis.tabular import fit_table, load_model  # noqa: E402
-from emphasis.tabular.on_dask import PREDICTIONS, fit_parts  # noqa: E402
-from emphasis.tabular.streamed_scores import StreamedScores  # noqa: E402
+from dask_workers import two_workers
+from emphasis import Relative
+from emphasis.comparison import evaluate
+from emphasis.datasets.table_report import TableError
+from emphasis.errors import EmphasisValueError
+from emphasis.scores import METRICS
+from emphasis.tabular import fit_table, load_model
+from emphasis.tabular.on_dask import PREDICTIONS, fit_parts
+from emphasis.tabular.streamed_scores import StreamedScores
 
 RNG = np.random.default_rng(0)
 ROWS = 900
@@ -38,11 +38,7 @@ OPTIONS = {"label": "y", "drop": ["number"], "categorical": ["whole"], "settings
 
 @pytest.fixture(scope="module")
 def client():
-    with (
-        dask.config.set({"distributed.scheduler.no-workers-timeout": "5s"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster) as client,
-    ):
+    with two_workers() as client:
         yield client
 
 

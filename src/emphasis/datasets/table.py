@@ -254,8 +254,8 @@ def load_table(
         drop: Columns to ignore.
         missing: Texts that mean "missing" in a text file, such as "?", in addition to an empty field and the usual NA,
             NaN, None and null. They are not used for the label column.
-        max_levels: Largest number of values of a column of categories that are told apart: of a column with more, the
-            most frequent; the others are one level. Labels have no such limit.
+        max_levels: Largest number of levels of a column of categories. Of a column with more values, the most frequent
+            ones are levels, and all others are one level. Labels have no such limit.
         sep: Separator of the cells of a text file; "" to detect comma, semicolon, tab or vertical bar.
         encoding: Encoding of a text file; "" to detect it.
         decimal: Decimal mark of a text file, "." or ","; "" to detect it.

@@ -26,6 +26,12 @@ NAMES: tuple[Name, ...] = get_args(Name)
 OPTIONS_OF: dict[str, Name] = {"address": "ray", "partition": "slurm", "minutes": "slurm"}
 """The executor that each option is for; the other options are for all."""
 
+MAX_ATTEMPTS = 3
+"""Number of attempts at a piece of work whose worker is lost, for instance because memory runs out."""
+
+SIGNAL_SECONDS = 1.0
+"""Longest wait for results at a time, after which a signal is noticed that another thread has received."""
+
 
 class WorkerLostError(EmphasisError):
     """A worker ended before its work did; the message says how, such as "its process was killed (SIGKILL)"."""

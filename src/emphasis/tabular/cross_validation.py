@@ -92,6 +92,12 @@ class Data:
         return predict
 
 
+def check_folds(folds: Any) -> None:
+    """Raise EmphasisValueError unless `folds` is a number of folds."""
+    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+        raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+
+
 def split_data(data: Data, folds: int, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return training and held-out rows of each fold of a table."""
     return splits(data.table.given, folds, seed, data.table.groups)

@@ -19,13 +19,13 @@ from emphasis.executors import LOCAL, ExecutorOptions
 from emphasis.files import naming_refusals
 from emphasis.review.decisions import Decisions
 from emphasis.tabular.calibration import calibrate_held_out
-from emphasis.tabular.cross_validation import Data, Progress, Trainer, cross_validate, weights_of
+from emphasis.tabular.cross_validation import Data, Progress, Trainer, check_folds, cross_validate, weights_of
 from emphasis.tabular.folder import acquire, default_folder
 from emphasis.tabular.models import MODELS
-from emphasis.tabular.result import BASELINE, Fit
+from emphasis.tabular.result import Fit, methods_of
 from emphasis.tabular.reviewed import AS_GIVEN, apply_decisions
 from emphasis.tabular.saved import save_model
-from emphasis.weighting import CCE, DEFAULT_WEIGHTING, WeightingLike, as_weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, WeightingLike, as_weighting
 
 
 def fit_table(
@@ -85,8 +85,8 @@ def fit_table(
         categorical: Numeric columns to treat as categories.
         missing: Texts that mean "missing" in a text file, in addition to the empty field and the usual NA, NaN, null.
             Not in the label column, where only an empty cell is missing.
-        max_levels: Largest number of values of a column of categories that are told apart: of a column with more, the
-            most frequent; the others are one category.
+        max_levels: Largest number of categories of a column. Of a column with more values, the most frequent ones are
+            categories, and all others are one category.
         weight_column: Column of sample weights >= 0.
         decisions: Decisions of a review of this table (`emphasis.review`), or their file. Corrected labels replace
             the given labels, and reviewed rows get larger weights. The report compares with the given labels.
@@ -130,8 +130,7 @@ def fit_table(
     spec = MODELS.find(model)
     chosen = {**spec.settings, **(settings or {})}
     resolved = DEFAULT_WEIGHTING if weighting is None else as_weighting(weighting)
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+    check_folds(folds)
     if not 0 <= seed < 2**32:
         raise EmphasisValueError(f"seed={seed} is not allowed; use a whole number, 0 to {2**32 - 1}")
     texts = [text] if isinstance(text, str) else list(text)
@@ -193,7 +192,7 @@ def fit_table(
     with naming_refusals("write to", target):
         digest = acquire(target, request, data.used, force)
 
-    methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
+    methods = methods_of(resolved, compare)
     if reviewed is not None:
         methods[AS_GIVEN] = resolved
     train = Trainer(spec, chosen, seed)

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from emphasis.errors import EmphasisError, EmphasisRuntimeError
 from emphasis.executors import Executor, ExecutorOptions, Send, WorkerLostError, make_executor
+from emphasis.executors.base import MAX_ATTEMPTS, SIGNAL_SECONDS
 from emphasis.process import stop_if_asked
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, split_data
 from emphasis.tabular.folder import read_fold, write_fold
 from emphasis.tabular.result import FOLDS
 from emphasis.weighting import Weighting
-
-_MAX_ATTEMPTS = 3  # at a fold whose worker was lost
-_SIGNAL_SECONDS = 1.0  # after which a signal is noticed that another thread has received
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,13 @@ def train_folds(
             stop_if_asked()
             progress(f"folds on {options.name}", folds - len(waiting), folds)
             with suppress(queue.Empty):
-                number, future = finished.get(timeout=_SIGNAL_SECONDS)
+                number, future = finished.get(timeout=SIGNAL_SECONDS)
                 attempt, rows = waiting.pop(number)
                 try:
                     result = future.result()
                 except WorkerLostError as lost:
-                    if attempt == _MAX_ATTEMPTS:
-                        raise EmphasisRuntimeError(f"fold {number + 1}: {lost}, {_MAX_ATTEMPTS} times") from lost
+                    if attempt == MAX_ATTEMPTS:
+                        raise EmphasisRuntimeError(f"fold {number + 1}: {lost}, {MAX_ATTEMPTS} times") from lost
                     waiting[number] = attempt + 1, rows
                     _submit(executor, finished, digest, {number: FoldWork(source, methods, train, *rows)})
                     continue

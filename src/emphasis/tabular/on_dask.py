@@ -30,13 +30,13 @@ from emphasis.datasets.table_parts import (
 from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing, write_text
-from emphasis.tabular.cross_validation import Progress, Trainer
+from emphasis.tabular.cross_validation import Progress, Trainer, check_folds
 from emphasis.tabular.folder import acquire
 from emphasis.tabular.models import XGBOOST
-from emphasis.tabular.result import BASELINE, FOLDS, METRICS
+from emphasis.tabular.result import FOLDS, METRICS, methods_of
 from emphasis.tabular.saved import SavedModel, load_model, save_model
 from emphasis.tabular.streamed_scores import StreamedScores
-from emphasis.weighting import CCE, DEFAULT_WEIGHTING, Weighting, WeightingLike, as_weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, Weighting, WeightingLike, as_weighting
 
 try:
     import dask
@@ -155,8 +155,7 @@ def fit_parts(
         DataNotFoundError, DamagedFileError: A file does not exist, or cannot be read.
         ValueError: A column or an argument is not allowed, or the folder holds another fit or other files.
     """
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise EmphasisValueError(f"folds={folds!r} is not allowed; use a whole number >= 2")
+    check_folds(folds)
     paths = [Path(file).absolute() for file in files]
     if repeated := sorted({path.name for path in paths if [other.name for other in paths].count(path.name) > 1}):
         raise EmphasisValueError(f"two files are named {repeated[0]}; predictions are written by these names")
@@ -185,9 +184,7 @@ def fit_parts(
     with naming_refusals("write to", target):
         acquire(target, request, _footers(paths), force)
         (target / PREDICTIONS).mkdir(exist_ok=True)
-    methods: dict[str, Weighting] = {repr(resolved): resolved}
-    if compare and resolved != CCE():
-        methods[BASELINE] = CCE()
+    methods = methods_of(resolved, compare)
     total = len(methods) * folds + 3
     progress("reading the files", 0, total)
     cluster = default_client() if client is None else client

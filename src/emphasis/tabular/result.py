@@ -14,10 +14,16 @@ from emphasis.comparison import evaluate
 from emphasis.datasets.table import PreparedTable, is_parquet
 from emphasis.datasets.table_encoder import TableEncoder
 from emphasis.tabular.saved import SavedModel, load_model
-from emphasis.weighting import Weighting
+from emphasis.weighting import CCE, Weighting
 
 FIT, FOLDS, METRICS, REPORT, TABLE = "fit.json", "folds", "metrics.json", "report.html", "table.json"
 BASELINE = "cross-entropy"
+
+
+def methods_of(weighting: Weighting, compare: bool) -> dict[str, Weighting]:
+    """Return the weightings of a fit by name: the given one and, to `compare`, cross-entropy if it is another."""
+    baseline = {BASELINE: CCE()} if compare and weighting != CCE() else {}
+    return {repr(weighting): weighting, **baseline}
 
 
 @dataclass(frozen=True, eq=False)

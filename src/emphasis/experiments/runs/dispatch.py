@@ -14,6 +14,7 @@ from typing import Any
 
 from emphasis.errors import EmphasisOSError
 from emphasis.executors import Executor, WorkerLostError
+from emphasis.executors.base import MAX_ATTEMPTS, SIGNAL_SECONDS
 from emphasis.experiments.runs.context import Reporter
 from emphasis.experiments.runs.failures import Failure, describe_failure, raise_failures
 from emphasis.experiments.runs.job_work import JobResult, JobWork
@@ -21,10 +22,6 @@ from emphasis.experiments.runs.jobs import Job
 from emphasis.experiments.runs.store import CELLS, write_job
 from emphasis.experiments.runs.train_job import RETRY_SECONDS, JobLock
 from emphasis.files import replacing
-
-_MAX_ATTEMPTS = 3  # at a job whose worker was lost, for instance because memory ran out
-_SIGNAL_SECONDS = 1.0  # after which a signal is noticed that another thread has received
-
 
 MakeWork = Callable[[Job, Path | bytes | None], JobWork]
 """Returns the work of a job, given the file of its checkpoint or the content of that file."""
@@ -139,7 +136,7 @@ class _Dispatcher:
 
     def _receive_next(self) -> None:
         """Wait until something arrives or a job is due, and handle everything that has arrived."""
-        timeout = _SIGNAL_SECONDS
+        timeout = SIGNAL_SECONDS
         if self.waiting and self.executor.capacity() > len(self.running):
             timeout = min(timeout, max(0.0, self.waiting[0][2] - time.monotonic()))
         with suppress(queue.Empty):
@@ -178,12 +175,12 @@ class _Dispatcher:
             else:
                 self.failures.append(result)
         except WorkerLostError as lost:
-            if running.attempt < _MAX_ATTEMPTS:
+            if running.attempt < MAX_ATTEMPTS:
                 self.waiting.append((job, running.attempt + 1, 0.0))
                 if not self.closing:
                     self.reporter.message(f"{job.title}: {lost}; starting again", "warning")
             else:
-                self.failures.append(Failure(f"{job.title}: {lost}, {_MAX_ATTEMPTS} times"))
+                self.failures.append(Failure(f"{job.title}: {lost}, {MAX_ATTEMPTS} times"))
         except Exception as error:  # the failure of one job does not stop the others
             self.failures.append(describe_failure(job, error))
         finally:

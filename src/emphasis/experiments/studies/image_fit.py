@@ -34,9 +34,9 @@ from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.calibration import Calibration, calibrate_held_out
 from emphasis.tabular.cross_validation import PredictFold, predict_held_out, splits
 from emphasis.tabular.folder import acquire
-from emphasis.tabular.result import BASELINE, FOLDS
+from emphasis.tabular.result import FOLDS, methods_of
 from emphasis.texts import shortened
-from emphasis.weighting import CCE, DEFAULT_WEIGHTING, WeightingLike, as_weighting
+from emphasis.weighting import DEFAULT_WEIGHTING, WeightingLike, as_weighting
 
 MOST_PIXELS = 64
 """Largest size of images that is chosen for a network that is trained; larger images are scaled down."""
@@ -148,7 +148,7 @@ def fit_images(
     digests = image_digests(np.asarray(split.train_inputs))
     digest = _acquire(target, request, digests, labels, force)
     context = with_idle_threads(context, cell, target / FOLDS)
-    methods = {repr(resolved): resolved, **({BASELINE: CCE()} if compare and resolved != CCE() else {})}
+    methods = methods_of(resolved, compare)
     copies = copies_of(np.array(digests), labels)
     parts = splits(labels, folds, seed, copies.groups)
     train: NetworkTrainer | FeatureTrainer

@@ -26,6 +26,7 @@ class WandbTracker:
 
     def _start(self, identity: str, name: str, kind: str) -> Any:
         """Return a run; what an interrupted attempt has written is removed."""
+        mode = os.environ.get("WANDB_MODE", "offline")
         for path in (self._folder / "wandb").glob(f"offline-run-*-{identity}"):
             shutil.rmtree(path)
         return wandb.init(
@@ -35,8 +36,8 @@ class WandbTracker:
             name=name,
             group=f"{self._title}-{self._identity}",
             job_type=kind,
-            mode=os.environ.get("WANDB_MODE", "offline"),
-            resume="allow" if os.environ.get("WANDB_MODE") == "online" else None,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
         )
