@@ -9,19 +9,30 @@ from matplotlib.text import Text
 from PIL import Image
 
 from emphasis.diagnostics.plots import canvas, figures, terminal
+from emphasis.diagnostics.plots.curves import Curve, CurvePanel, accuracy_curves, curve_layouts
+from emphasis.diagnostics.plots.panels import (
+    Panel,
+    ProbabilityPanel,
+    emphasis_layouts,
+    emphasis_panels,
+    probability_curves,
+    probability_layouts,
+)
+from emphasis.diagnostics.plots.themes import svg_text
 from emphasis.weighting import CCE, DM, GCE, Beta, Uniform
 
 
 def _panels(count, methods=7):
     values = np.linspace(0.1, 0.9, 5) * np.ones((2, 1))
-    curves = {f"m{n}": figures.Curve([0, 1, 2, 3, 4], values) for n in range(methods)}
-    broken = {"broken": figures.Curve([0, 1, 2], np.full((2, 3), np.nan)), "m0": curves["m0"]}
-    return [figures.CurvePanel(f"p{n}", curves if n % 2 == 0 else broken, 0.1) for n in range(count)]
+    curves = {f"m{n}": Curve([0, 1, 2, 3, 4], values) for n in range(methods)}
+    broken = {"broken": Curve([0, 1, 2], np.full((2, 3), np.nan)), "m0": curves["m0"]}
+    return [CurvePanel(f"p{n}", curves if n % 2 == 0 else broken, 0.1) for n in range(count)]
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
-def test_curves_and_labels_do_not_overlap(count):
-    figure = figures.accuracy_curves(_panels(count), gray="m0")
+def test_curves_and_labels_do_not_overlap(count, narrow):
+    figure = curve_layouts(_panels(count), gray="m0")(narrow=narrow)
     figure.draw_without_rendering()
     for axis in figure.axes:
         boxes = [Text.get_window_extent(text) for text in axis.texts if text.get_text() != "chance"]
@@ -31,7 +42,7 @@ def test_curves_and_labels_do_not_overlap(count):
 
 
 def test_a_method_has_one_colour_in_all_panels_and_the_grey_one_is_grey():
-    figure = figures.accuracy_curves(_panels(3, methods=4), gray="m0")
+    figure = accuracy_curves(_panels(3, methods=4), gray="m0")
     colors = [{text.get_text(): text.get_color() for text in axis.texts} for axis in figure.axes if axis.get_visible()]
     assert colors[0]["m3"] == colors[2]["m3"]
     assert colors[0]["m0"] == colors[1]["m0"] == "#767676"
@@ -40,8 +51,8 @@ def test_a_method_has_one_colour_in_all_panels_and_the_grey_one_is_grey():
 
 def test_the_mean_of_a_curve_leaves_out_what_diverged_and_its_end_is_marked():
     values = np.array([[0.1, 0.5, np.nan, np.nan], [0.1, 0.7, 0.8, np.nan]])
-    panel = figures.CurvePanel("p", {"m": figures.Curve([0, 10, 20, 30], values)}, 0.1)
-    (axis,) = figures.accuracy_curves([panel]).axes
+    panel = CurvePanel("p", {"m": Curve([0, 10, 20, 30], values)}, 0.1)
+    (axis,) = accuracy_curves([panel]).axes
     mean = axis.lines[0].get_ydata()
     assert mean[:3] == pytest.approx([10, 60, 80])
     assert np.isnan(mean[3])
@@ -49,13 +60,13 @@ def test_the_mean_of_a_curve_leaves_out_what_diverged_and_its_end_is_marked():
 
 
 def test_probability_curves_show_clean_and_noisy_and_say_what_failed():
-    clean = figures.Curve([0, 50, 100], np.array([[0.1, 0.5, 0.9]]))
-    noisy = figures.Curve([0, 50, 100], np.array([[0.1, 0.2, 0.05]]))
-    none = figures.Curve([0, 50, 100], np.full((1, 3), np.nan))
-    figure = figures.probability_curves(
+    clean = Curve([0, 50, 100], np.array([[0.1, 0.5, 0.9]]))
+    noisy = Curve([0, 50, 100], np.array([[0.1, 0.2, 0.05]]))
+    none = Curve([0, 50, 100], np.full((1, 3), np.nan))
+    figure = probability_curves(
         [
-            figures.ProbabilityPanel("a", clean, noisy),
-            figures.ProbabilityPanel("b", clean, none, "diverged (1 of 1 seed)"),
+            ProbabilityPanel("a", clean, noisy),
+            ProbabilityPanel("b", clean, none, "diverged (1 of 1 seed)"),
         ]
     )
     figure.draw_without_rendering()
@@ -67,8 +78,8 @@ def test_probability_curves_show_clean_and_noisy_and_say_what_failed():
 
 def test_panels_show_the_shares_of_the_counts_and_say_what_failed():
     clean, noisy = [0] * 15 + [30, 0, 0, 0, 90], [0] * 20
-    panels = [figures.Panel(f"m{n}", GCE(0.7), clean, noisy, "collapsed (1 of 2 seeds)") for n in range(5)]
-    figure = figures.emphasis_panels(panels)
+    panels = [Panel(f"m{n}", GCE(0.7), clean, noisy, "collapsed (1 of 2 seeds)") for n in range(5)]
+    figure = emphasis_panels(panels)
     figure.draw_without_rendering()
     assert sum("collapsed" in text.get_text() for axis in figure.axes for text in axis.texts) == 5
     heights = [np.ptp(bar.vertices[:, 1]) for bars in figure.axes[0].collections for bar in bars.get_paths()]
@@ -103,7 +114,7 @@ def test_a_png_is_the_same_each_time():
 
 
 def test_a_png_is_drawn_once_and_its_background_is_white():
-    figure = figures.accuracy_curves(_panels(1), gray="m0")
+    figure = accuracy_curves(_panels(1), gray="m0")
     (axis,) = figure.axes
     draw, draws = axis.draw, []
     axis.draw = lambda renderer: draws.append(renderer) or draw(renderer)
@@ -112,9 +123,25 @@ def test_a_png_is_drawn_once_and_its_background_is_white():
     assert Image.open(io.BytesIO(content)).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: curve_layouts(_panels(3), gray="m0"),
+        lambda: probability_layouts([ProbabilityPanel("a", *[Curve([0, 1], np.array([[0.1, 0.5]]))] * 2)] * 3),
+        lambda: emphasis_layouts([Panel("a", GCE(0.7), [1, 2], [2, 1])] * 3),
+    ],
+)
+def test_a_layout_is_the_same_whether_the_other_one_was_asked_for_before_it(draw):
+    layouts = draw()
+    wide, narrow, wide_again = (svg_text(layouts(narrow=narrow)) for narrow in (False, True, False))
+    assert wide == wide_again != narrow
+    assert narrow == svg_text(draw()(narrow=True))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("count", [1, 4, 5, 11])
-def test_small_multiples_and_their_labels_do_not_overlap(count):
-    figure = figures.emphasis_panels([figures.Panel(f"m{n}", GCE(0.7), [1] * 20, [2] * 20) for n in range(count)])
+def test_small_multiples_and_their_labels_do_not_overlap(count, narrow):
+    figure = emphasis_layouts([Panel(f"m{n}", GCE(0.7), [1] * 20, [2] * 20) for n in range(count)])(narrow=narrow)
     figure.draw_without_rendering()
     shown = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
     boxes = [*shown, *(text.get_window_extent() for text in figure.texts), figure.legends[0].get_window_extent()]

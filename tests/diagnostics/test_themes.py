@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from emphasis.diagnostics.plots import canvas, figures
+from emphasis.diagnostics.plots.curves import Curve, CurvePanel, accuracy_curves
 from emphasis.diagnostics.plots.method_ranks import rank_figure
 from emphasis.diagnostics.plots.palette import ALARM, COLORS, DARK, DARK_BG, FILLS, GRAY, GRID, LIGHT_BG, contrast
+from emphasis.diagnostics.plots.panels import Panel, ProbabilityPanel, emphasis_panels, probability_curves
 from emphasis.diagnostics.plots.themes import save
 from emphasis.weighting import CCE, DM, Beta, Uniform
 
 WEIGHTINGS = [DM(lam=0.5, beta=12), CCE(), Beta(alpha=0, eta=0.5), Uniform()]
-LINE = figures.Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
+LINE = Curve([0, 1, 2], np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 0.8]]))
 FIGURES = {
     "edf": lambda: figures.edf_figure(WEIGHTINGS),
-    "curves": lambda: figures.accuracy_curves(
-        [figures.CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], gray="z"
-    ),
-    "p": lambda: figures.probability_curves([figures.ProbabilityPanel("a", LINE, LINE, "collapsed (1 of 2 seeds)")]),
-    "emphasis": lambda: figures.emphasis_panels([figures.Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
+    "curves": lambda: accuracy_curves([CurvePanel("a", {"x": LINE, "y": LINE, "z": LINE}, 0.1)], gray="z"),
+    "p": lambda: probability_curves([ProbabilityPanel("a", LINE, LINE, "collapsed (1 of 2 seeds)")]),
+    "emphasis": lambda: emphasis_panels([Panel("a", DM(lam=0.5, beta=4), [1, 2], [2, 1], "diverged")]),
     "modes": lambda: figures.mode_by_noise([0, 0.2], [0, 1 / 3], paper=[0, 1 / 3]),
     "ranks": lambda: rank_figure({"a": [1, 2], "b": [2, 1]}, ["s", "t"], ["a"]),
 }

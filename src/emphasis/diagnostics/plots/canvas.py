@@ -6,7 +6,8 @@ Figures are drawn on the Agg canvas, without pyplot's state and without a displa
 from __future__ import annotations
 
 import io
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +16,16 @@ from matplotlib.figure import Figure
 from emphasis.texts import visible
 
 FORMATS = ("png", "svg", "pdf")
+
+
+class Layouts(Protocol):
+    """A function that returns a figure laid out for a wide window, or for a narrow one such as a telephone's.
+
+    Each call may change the figure that an earlier call returned, so write a figure before asking for the other layout.
+    """
+
+    def __call__(self, *, narrow: bool) -> Figure:
+        """Return the figure in one layout."""
 
 
 def literal(text: str) -> str:
@@ -55,10 +66,11 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 
 def arrange(
-    figure: Figure,
-    rows: int,
+    axes: Sequence[Any],
     columns: int,
     *,
+    width: float,
+    height: float,
     left: float,
     right: float,
     bottom: float,
@@ -66,11 +78,15 @@ def arrange(
     gap: float,
     row_gap: float,
 ) -> None:
-    """Set the margins around a grid of axes and the gaps between them, in inches.
+    """Place axes in rows, and set the size of their figure, the margins and the gaps between the axes, in inches.
 
     Constrained layout would measure all texts of all axes twice, which takes as long as drawing them.
     """
-    width, height = figure.get_size_inches()
+    figure, rows = axes[0].figure, -(-len(axes) // columns)
+    figure.set_size_inches(width, height)
+    grid = figure.add_gridspec(rows, columns)
+    for number, axis in enumerate(axes):
+        axis.set_subplotspec(grid[divmod(number, columns)])
     figure.subplots_adjust(
         left=left / width,
         right=1.0 - right / width,

@@ -7,7 +7,6 @@ the table of contents, the scrolling boxes of tables and their CSV files are add
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
+from emphasis.diagnostics.plots.canvas import Layouts
 from emphasis.diagnostics.plots.document import finish
 from emphasis.diagnostics.plots.themes import chart_colors, inline_svg, svg_text
 from emphasis.texts import encodable
@@ -35,9 +34,9 @@ class Chart:
     narrow: str
 
 
-def chart(draw: Callable[[bool], Figure]) -> Chart:
-    """Return a figure in both layouts; `draw(narrow)` draws one of them."""
-    return Chart(svg_text(draw(False)), svg_text(draw(True)))
+def chart(draw: Layouts) -> Chart:
+    """Return a figure as SVG in both layouts."""
+    return Chart(svg_text(draw(narrow=False)), svg_text(draw(narrow=True)))
 
 
 def page_environment(*packages: str) -> Environment:

@@ -13,6 +13,7 @@ FILLS = ("#3A8FC8", "#D55E00")
 GRAY, ALARM = "#767676", COLORS[1]
 LIGHT_BG, DARK_BG = "#FFFFFF", "#14171B"
 GRID = "#B0B0B0"
+LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 
 DARK = {
     "#0072B2": "#5CB8F0",

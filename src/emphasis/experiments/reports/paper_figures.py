@@ -12,14 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from emphasis.diagnostics.plots.canvas import new_figure
+from emphasis.diagnostics.plots.curves import accuracy_curves
 from emphasis.diagnostics.plots.diagrams import network_diagram, practice_and_dm_diagram
-from emphasis.diagnostics.plots.figures import (
-    ProbabilityPanel,
-    accuracy_curves,
-    draw_weightings,
-    mode_by_noise,
-    probability_curves,
-)
+from emphasis.diagnostics.plots.figures import draw_weightings, mode_by_noise
+from emphasis.diagnostics.plots.panels import ProbabilityPanel, probability_curves
 from emphasis.errors import EmphasisValueError
 from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.abnormal_examples import abnormal_examples

@@ -11,19 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from emphasis.diagnostics.plots.figures import (
-    Curve,
-    CurvePanel,
-    Panel,
-    ProbabilityPanel,
-    accuracy_curves,
-    emphasis_panels,
-    mode_by_noise,
-    probability_curves,
-)
+from emphasis.diagnostics.plots.canvas import Layouts
+from emphasis.diagnostics.plots.curves import Curve, CurvePanel, curve_layouts
+from emphasis.diagnostics.plots.figures import mode_by_noise
 from emphasis.diagnostics.plots.method_ranks import rank_figure
 from emphasis.diagnostics.plots.pages import Chart, chart
 from emphasis.diagnostics.plots.palette import GRAY
+from emphasis.diagnostics.plots.panels import Panel, ProbabilityPanel, emphasis_layouts, probability_layouts
 from emphasis.experiments.recipes.settings import MethodSpec
 from emphasis.experiments.reports.ranking import rank
 from emphasis.experiments.reports.summary import Entry, Summary, family_of, metric_title
@@ -36,8 +30,8 @@ _MAX_PANELS = 10
 FITS = {"test_accuracy": "Test", "fit_noisy": "Training, labels as given", "fit_true": "Training, true labels"}
 
 
-Draw = Callable[..., Figure]
-"""Draws a figure; the argument `narrow` is whether it is for a telephone."""
+Draw = Callable[[], Layouts]
+"""Draws the panels of a figure, and returns the function that lays them out."""
 
 
 def draw(summary: Summary) -> dict[str, Chart]:
@@ -46,10 +40,7 @@ def draw(summary: Summary) -> dict[str, Chart]:
     Figures without trained networks are left out. A figure of one condition among several has its number in the name,
     such as emphasis-2.svg.
     """
-    return {
-        name: chart(lambda narrow, figure=figure: marked(summary, figure(narrow=narrow)))  # type: ignore[misc]
-        for name, figure in _requested(summary).items()
-    }
+    return {name: chart(_marked_layouts(summary, draw_one())) for name, draw_one in _requested(summary).items()}
 
 
 def draw_images(summary: Summary) -> dict[str, NDArray[np.uint8]]:
@@ -57,7 +48,7 @@ def draw_images(summary: Summary) -> dict[str, NDArray[np.uint8]]:
     images = {}
     for name, draw_one in _requested(summary).items():
         file = io.BytesIO()
-        marked(summary, draw_one(narrow=False)).savefig(file, format="png")
+        marked(summary, draw_one()(narrow=False)).savefig(file, format="png")
         with Image.open(file) as image:
             images[name.removesuffix(".svg")] = np.asarray(image.convert("RGB"))
     return images
@@ -71,7 +62,7 @@ def _requested(summary: Summary) -> dict[str, Draw]:
     if summary.recipe.compare and (ranked := rank(summary)):
         tasks = list(ranked[0].ranks)
         ranks = {method.method: [method.ranks[task].mean for task in tasks] for method in ranked}
-        drawings["ranks.svg"] = partial(rank_figure, ranks, tasks, summary.recipe.compare)
+        drawings["ranks.svg"] = lambda: partial(rank_figure, ranks, tasks, summary.recipe.compare)
     return drawings
 
 
@@ -98,7 +89,7 @@ def _curves(summary: Summary) -> dict[str, Draw]:
     conditions = [name for name in summary.recipe.condition_names if _trained(summary, name)]
     if not by_group(summary):
         panels = [panel_of(condition, _trained(summary, condition)) for condition in conditions]
-        return {"curves.svg": partial(accuracy_curves, panels, gray=gray, columns=2)} if panels else {}
+        return {"curves.svg": partial(curve_layouts, panels, gray=gray, columns=2)} if panels else {}
     drawings: dict[str, Draw] = {}
     for condition in conditions:
         groups: dict[str, list[Entry]] = {}
@@ -110,7 +101,7 @@ def _curves(summary: Summary) -> dict[str, Draw]:
             for group, entries in groups.items()
         ]
         name = file_name(summary, "curves", condition)
-        drawings[name] = partial(accuracy_curves, panels, gray=gray, columns=2)
+        drawings[name] = partial(curve_layouts, panels, gray=gray, columns=2)
     return drawings
 
 
@@ -125,7 +116,7 @@ def _fits(summary: Summary) -> dict[str, Draw]:
 
     def make(entries: Sequence[Entry]) -> Draw:
         panels = [panel_of(title, entries, metric) for metric, title in FITS.items()]
-        return partial(accuracy_curves, panels, gray=summary.recipe.baseline, ylabel="accuracy (%)", columns=2)
+        return partial(curve_layouts, panels, gray=summary.recipe.baseline, ylabel="accuracy (%)", columns=2)
 
     return _each(summary, "fits", make)
 
@@ -138,7 +129,7 @@ def _probabilities(summary: Summary) -> dict[str, Draw]:
             ProbabilityPanel(e.cell.method, curve(e.rows, "p_clean"), curve(e.rows, "p_noisy"), e.outcome)
             for e in entries
         ]
-        return partial(probability_curves, panels)
+        return partial(probability_layouts, panels)
 
     return _each(summary, "probabilities", make)
 
@@ -150,7 +141,7 @@ def _emphasis(summary: Summary) -> dict[str, Draw]:
         panels = [
             Panel(e.cell.method, _weighting(e), _counts(e, "clean"), _counts(e, "noisy"), e.outcome) for e in entries
         ]
-        return partial(emphasis_panels, panels, columns=4)
+        return partial(emphasis_layouts, panels, columns=4)
 
     return _each(summary, "emphasis", make)
 
@@ -186,7 +177,7 @@ def _modes(summary: Summary) -> dict[str, Draw]:
         paper_label="paper (full scale)" if summary.scaled else "paper",
         label=f"ours, by {metric_title(summary.recipe.metric).lower()}{', scaled' if summary.scaled else ''}",
     )
-    return {"modes.svg": figure}
+    return {"modes.svg": lambda: figure}
 
 
 def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[float]]:
@@ -204,6 +195,10 @@ def modes_by_rate(summary: Summary) -> tuple[list[float], list[float], list[floa
         ours.append(_best_mode([(e, e.values[metric].mean) for e in entries if e.values[metric].n]))
         papers.append(_best_mode([(e, e.paper[metric]) for e in entries if e.paper[metric] == e.paper[metric]]))
     return rates, ours, papers
+
+
+def _marked_layouts(summary: Summary, layouts: Layouts) -> Layouts:
+    return lambda *, narrow: marked(summary, layouts(narrow=narrow))
 
 
 def marked(summary: Summary, figure: Figure) -> Figure:
