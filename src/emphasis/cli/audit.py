@@ -61,10 +61,10 @@ _SETTLED = (
 
 _DESCRIPTION = """\
 Find labels that look wrong: train one network on all of them with a weighting that is robust to
-wrong labels, and rank the labels by the network's predictions during training. Writes a folder
-with audit.html (the most suspicious examples), suspects.csv (every example ranked, with a suggested
-label and a sample weight) and audit.json. The same command resumes an audit that was stopped; if
-the data has changed, it starts again."""
+wrong labels, and rank the labels by the network's predictions during training. The output folder
+contains audit.html (the most suspicious examples), suspects.csv (every example ranked, with a
+suggested label and a sample weight) and audit.json. The same command resumes an audit that was
+stopped; if the data has changed, it starts again."""
 
 _EXAMPLES = """\
 examples:
@@ -84,7 +84,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=name_or_path_argument,
         metavar="DATA",
         help="a table (.csv, .parquet), a folder of images, a recipe's name or file, the folder of a trace, or a "
-        "folder of Parquet files with labels (given) and out-of-fold probabilities (p_CLASS)",
+        "folder of Parquet files with columns of labels (given) and out-of-fold probabilities (p_CLASS)",
     )
     training = parser.add_argument_group("training")
     training.add_argument(

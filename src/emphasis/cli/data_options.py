@@ -19,7 +19,9 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--label", metavar="COLUMN", help="the table's column of labels")
     add_table_options(data)
     add_image_options(data, "their own size, at most 32")
-    data.add_argument("--only", metavar="CONDITION", help="a recipe's condition, or table column (default: the first)")
+    data.add_argument(
+        "--only", metavar="CONDITION", help="for a recipe, the condition whose data to use (default: the first)"
+    )
     data.add_argument(
         "--noise-rate",
         type=float,
@@ -50,7 +52,7 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         "--max-levels",
         type=int,
         metavar="N",
-        help="most values of a categorical column to distinguish (default: 100)",
+        help="maximum number of values of a categorical column; rarer values are one category (default: 100)",
     )
     group.add_argument(
         "--unlabeled", choices=("drop", "error"), help="what to do with rows without a label (default: drop)"
@@ -84,16 +86,18 @@ def add_encoder_options(group: argparse._ArgumentGroup) -> None:
 
 def add_image_options(group: argparse._ArgumentGroup, size: str) -> None:
     """Add the options that describe images; `size` says which size is the default."""
-    group.add_argument("--images", metavar="COLUMN", help="the table's column of image files")
+    group.add_argument("--images", metavar="COLUMN", help="the column with paths of image files")
     group.add_argument("--size", type=int, metavar="N", help=f"scale images to N x N pixels (default: {size})")
     group.add_argument(
-        "--channels", type=int, metavar="N", help="color channels: 3, or 1 for grayscale (default: by the images)"
+        "--channels", type=int, metavar="N", help="color channels: 3, or 1 for grayscale (default: as in the images)"
     )
 
 
 def add_id_option(group: argparse._ArgumentGroup) -> None:
     """Add `--id`."""
-    group.add_argument("--id", metavar="COLUMN", dest="id_column", help="the column that names the rows in results")
+    group.add_argument(
+        "--id", metavar="COLUMN", dest="id_column", help="the column that identifies the rows in results"
+    )
 
 
 def add_reading_options(group: argparse._ArgumentGroup) -> None:

@@ -31,7 +31,9 @@ def add_executor_options(parser: argparse.ArgumentParser, trained: str = "networ
         metavar="HOST:PORT",
         help="the Ray cluster to join (default: that of this machine, started if necessary)",
     )
-    group.add_argument("--partition", metavar="NAME", help="partition of the Slurm cluster (default: its own default)")
+    group.add_argument(
+        "--partition", metavar="NAME", help="partition of the Slurm cluster (default: that of the cluster)"
+    )
     group.add_argument(
         "--time",
         dest="minutes",
@@ -76,7 +78,7 @@ def add_tracking_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--track-to",
         metavar="PLACE",
-        help="folder of tensorboard (default: OUT/tensorboard), URI of mlflow (default: $MLFLOW_TRACKING_URI, or a "
+        help="folder for tensorboard (default: OUT/tensorboard), URI for mlflow (default: $MLFLOW_TRACKING_URI, or a "
         "file in OUT), or project of trackio and wandb (default: the recipe's name)",
     )
 

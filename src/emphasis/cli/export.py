@@ -11,7 +11,8 @@ _DESCRIPTION = """\
 Write the model of a fit as one ONNX file that takes the columns of a table and returns the label
 and the probability of each class, without emphasis or Python. It contains the encoding of the
 columns, the model and its calibration, and is compared with the model by onnxruntime before it is
-written: their probabilities differ by 1e-5 at most. Columns of text cannot be exported."""
+written: their probabilities differ by 1e-5 at most. Models that use columns of text cannot be
+exported."""
 
 _EXAMPLES = """\
 examples:

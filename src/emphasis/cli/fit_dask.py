@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from emphasis.cli.data_options import requested_table_options
 from emphasis.cli.executor_options import requested_executor, requested_tracking
-from emphasis.cli.fits import record_fit
+from emphasis.cli.fits import print_scores, record_fit
 from emphasis.cli.options import UsageError, add_workers_option
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
@@ -123,27 +123,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _print(result: PartsFit, console: Console) -> None:
-    from rich import box
-
-    from emphasis.rich_text import PlainTable, plain
-    from emphasis.scores import METRICS
+    from emphasis.rich_text import plain
 
     scores = result.scores
-    title = f"Held-out rows, {result.request['folds']} folds, {result.rows:,} rows"
-    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=title, title_justify="left")
-    table.add_column("Score")
-    methods = list(scores["methods"].values())
-    for name in ("Weighting", "Cross-entropy", "Difference", "95 % interval") if len(methods) > 1 else ("Weighting",):
-        table.add_column(name, justify="right", no_wrap=True)
-    for key, metric in METRICS.items():
-        cells = [f"{values[key]['value']:.3f}" for values in methods]
-        if len(methods) > 1:
-            difference = scores["difference"][key]
-            cells.append(f"{difference['value']:+.4f}")
-            cells.append(f"{difference['low']:+.4f}, {difference['high']:+.4f}" if "low" in difference else "")
-        table.add_row(metric.title, *cells)
     console.print(plain(f"xgboost on Dask, weighting {next(iter(scores['methods']))}"))
-    console.print(table)
+    print_scores(scores, f"Held-out rows, {result.request['folds']} folds, {result.rows:,} rows", console)
     console.print(plain("Evaluated on the labels as given, including wrong ones.", style="dim"))
     console.print(plain(f"Written to {result.folder}: predictions, metrics.json, model"))
     folder = shlex.quote(str(result.folder))

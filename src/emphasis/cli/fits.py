@@ -47,16 +47,14 @@ def record_fit(tracking: Tracking | None, request: Mapping[str, Any], scores: Ma
         )
 
 
-def print_fit(result: Fit | ImageFit, console: Console) -> None:
-    """Print the scores of a fit, and where it was written."""
+def print_scores(scores: Mapping[str, Any], title: str, console: Console) -> None:
+    """Print the scores of each method and, if two are compared, their differences with the intervals that are known."""
     from rich import box
 
     from emphasis.comparison import CONFIDENCE
-    from emphasis.rich_text import PlainTable, plain
+    from emphasis.rich_text import PlainTable
     from emphasis.scores import METRICS
 
-    scores = result.scores
-    title = f"Held-out rows, {result.request['folds']} folds"
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
     differences = scores.get("difference", {})
     methods = list(scores["methods"])
@@ -70,11 +68,21 @@ def print_fit(result: Fit | ImageFit, console: Console) -> None:
     for key, metric in METRICS.items():
         cells = [f"{values[key]['value']:.3f}" for values in scores["methods"].values()]
         if differences:
-            value, low, high, judged = (differences[key][part] for part in ("value", "low", "high", "result"))
-            cells += [f"{value:+.3f}", f"{low:+.3f}, {high:+.3f}", "" if judged == "unclear" else judged]
+            difference = differences[key]
+            interval = f"{difference['low']:+.3f}, {difference['high']:+.3f}" if "low" in difference else ""
+            result = difference.get("result", "unclear")
+            cells += [f"{difference['value']:+.3f}", interval, "" if result == "unclear" else result]
         table.add_row(metric.title, *cells)
-    console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
     console.print(table, width=max(80, console.width), crop=False, no_wrap=True)
+
+
+def print_fit(result: Fit | ImageFit, console: Console) -> None:
+    """Print the scores of a fit, and where it was written."""
+    from emphasis.rich_text import plain
+
+    scores = result.scores
+    console.print(plain(f"{result.request['model']}, weighting {result.weighting!r}"))
+    print_scores(scores, f"Held-out rows, {result.request['folds']} folds", console)
     if "verdict" in scores:
         console.print(plain(scores["verdict"]["headline"], style="bold"))
         for warning in scores["verdict"]["warnings"]:

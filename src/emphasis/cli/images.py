@@ -35,7 +35,12 @@ def add_image_fit_options(parser: argparse.ArgumentParser) -> None:
         "--weights", type=path_argument, metavar="FILE", help="pretrained parameters of --network or --features"
     )
     group.add_argument("--augment", action="store_true", help="crop and mirror training images at random")
-    group.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by number of images)")
+    group.add_argument(
+        "--iterations",
+        type=int,
+        metavar="N",
+        help="number of training steps (default: depends on the number of images)",
+    )
     add_accelerator_option(group)
 
 

@@ -34,9 +34,9 @@ examples:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("export", "import", "agree", "undo"), help="what to do")
     parser.add_argument(
-        "audit", type=path_argument, metavar="AUDIT", help="the folder of an audit; for undo the journal of moves"
+        "audit", type=path_argument, metavar="AUDIT", help="the folder of an audit or, for undo, the journal of moves"
     )
-    parser.add_argument("answers", type=path_argument, nargs="?", metavar="FILE", help="import: the answers (JSON)")
+    parser.add_argument("answers", type=path_argument, nargs="?", metavar="FILE", help="for import: the answers (JSON)")
     parser.add_argument(
         "--format",
         choices=("table", "moves", "label-studio", "argilla"),

@@ -59,7 +59,7 @@ examples:
   emphasis report digits                        show its results again
   emphasis fit customers.csv --label churned    a classifier of your own
   emphasis audit customers.csv --label churned  which of its labels look wrong
-  emphasis tune customers.csv --label churned   the best settings for them"""
+  emphasis tune customers.csv --label churned   the best settings for a fit of it"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

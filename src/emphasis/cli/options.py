@@ -135,8 +135,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
     training.add_argument(
         "--only", nargs="+", default=[], metavar="CONDITION", help="train under these conditions (table columns) only"
     )
-    training.add_argument("--seeds", type=int, metavar="N", help="networks per method and condition (digits: 5)")
-    training.add_argument("--iterations", type=int, metavar="N", help="training steps (digits: 1000)")
+    training.add_argument(
+        "--seeds", type=int, metavar="N", help="number of networks per method and condition (digits: 5)"
+    )
+    training.add_argument("--iterations", type=int, metavar="N", help="number of training steps (digits: 1000)")
     training.add_argument(
         "--set",
         action="append",
@@ -150,7 +152,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
     add_accelerator_option(machine)
     machine.add_argument("--compile", action="store_true", help="compile the networks with torch.compile")
     add_workers_option(machine)
-    machine.add_argument("--threads", type=int, metavar="N", help="CPU threads per process (default: by network size)")
+    machine.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads per process (default: depends on the size of the networks)",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", type=path_argument, metavar="DIR", help="folder of data sets (default: $EMPHASIS_DATA, or a cache)"
@@ -166,7 +173,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, default_folder: str) -> 
 
 def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Add the options with which `audit` and `tune` change the networks they train."""
-    group.add_argument("--iterations", type=int, metavar="N", help="training steps (default: by number of examples)")
+    group.add_argument(
+        "--iterations",
+        type=int,
+        metavar="N",
+        help="number of training steps (default: depends on the number of examples)",
+    )
     group.add_argument(
         "--set",
         action="append",
@@ -186,7 +198,7 @@ def add_accelerator_option(group: argparse._ArgumentGroup) -> None:
 def add_workers_option(group: argparse._ArgumentGroup) -> None:
     """Add `--workers`."""
     group.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core, or one on an accelerator)"
+        "--workers", type=int, metavar="N", help="number of processes (default: one per core, or one on an accelerator)"
     )
 
 

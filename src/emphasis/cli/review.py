@@ -1,4 +1,4 @@
-"""`emphasis review`: look at suspect labels one by one in the browser."""
+"""`emphasis review`: decide on suspect labels one by one in the browser."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _user() -> str:
 COMMANDS = [
     Command(
         name="review",
-        summary="look at suspect labels one by one in the browser",
+        summary="decide on suspect labels one by one in the browser",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
         add_options=_add_options,

@@ -57,7 +57,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=path_argument,
         metavar="FILE",
-        help="decisions of a review of the training labels (decisions.jsonl, or the folder of an audit): train on them",
+        help="train on labels corrected by the decisions of a review (decisions.jsonl, or the folder of an audit)",
     )
     machine.add_argument(
         "--devices",

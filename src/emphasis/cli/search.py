@@ -1,4 +1,4 @@
-"""`emphasis search`: search a method's settings on held-out data."""
+"""`emphasis search`: search for a method's best settings on held-out data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MAX_TRIALS_SHOWN = 10
 
 _DESCRIPTION = """\
 Search for the best settings of one method. Every trial trains on 80 % of the training data, noise
-included, and is evaluated on the other 20 % with their true labels. A data set that comes with a
-validation part, as Clothing1M does, is evaluated on that instead. The best settings are then
-trained on all of the training data and evaluated on the test set, which is not used before. The
-same command resumes a search that was stopped."""
+included, and is evaluated on the other 20 % with their true labels. If a data set comes with a
+validation part, as Clothing1M does, trials are evaluated on that instead. A network with the best
+settings is then trained on all of the training data and evaluated on the test set, which is not
+used before. The same command resumes a search that was stopped."""
 
 _EXAMPLES = """\
 examples:
@@ -43,9 +43,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PART.KEY=VALUES",
         help="values to try for a setting: A,B,C or LOW:HIGH or LOW:HIGH:log; repeatable (default: DM's lam and beta)",
     )
-    search.add_argument("--trials", type=int, default=32, metavar="N", help="settings to try (default: %(default)s)")
     search.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="trials to train at a time (default: %(default)s)"
+        "--trials", type=int, default=32, metavar="N", help="number of settings to try (default: %(default)s)"
+    )
+    search.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="number of trials to train at once (default: %(default)s)"
     )
     search.add_argument(
         "--validation",
@@ -136,7 +138,7 @@ def _search(options: argparse.Namespace) -> None:
 COMMANDS = [
     Command(
         name="search",
-        summary="search a method's settings on held-out data",
+        summary="search for a method's best settings on held-out data",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
         add_options=_add_options,

@@ -16,7 +16,7 @@ Draw the emphasis density h(p) = w(p) / integral of w in the terminal, or to a f
 emphasis mode (the p that counts most), the integral, w(1) and the share of emphasis near the mode."""
 
 _EXAMPLES = f"""\
-families and their options:
+families and their options, with default values:
 {families_help()}
 
 examples:
@@ -37,7 +37,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--vs",
         nargs="*",
         metavar="FAMILY",
-        help="compare with these families, with default parameters (default: DM); --vs without a name: with none",
+        help="compare with these families, with default parameters (default: DM); without a name, compare with none",
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="draw to this .png, .svg or .pdf file")
 

@@ -30,11 +30,12 @@ from emphasis.texts import named_value
 _FOLDS = 5
 
 _FIT_DESCRIPTION = """\
-Train a classifier that is robust to wrong labels, for one column of a CSV or Parquet table, or for
-images: a folder with a folder for each class, or a table with a column of paths. It is compared
-with cross-entropy by cross-validation and then trained on all rows. Writes a folder with the model,
-report.html, metrics.json and out-of-fold predictions of every row. Missing values, categories and
-text labels are supported. The same command resumes a fit that was stopped."""
+Train a classifier that is robust to wrong labels, on a CSV or Parquet table of which it predicts
+one column, or on images: a folder with a folder for each class, or a table with a column of paths.
+The classifier is compared with cross-entropy by cross-validation and then trained on all rows. The
+output folder contains the model, report.html, metrics.json and out-of-fold predictions of every
+row. Missing values, categories and text labels are supported. The same command resumes a fit that
+was stopped."""
 
 _FIT_EXAMPLES = """\
 examples:
@@ -73,7 +74,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "class; with --engine dask all Parquet files of a table",
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--label", metavar="COLUMN", help="the table's column to predict")
+    data.add_argument("--label", metavar="COLUMN", help="the column to predict")
     add_table_options(data)
     data.add_argument("--weight-column", metavar="COLUMN", help="the column of sample weights, each >= 0")
     data.add_argument(
@@ -107,7 +108,11 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--tune", action="store_true", help="first search settings and weighting, as `emphasis tune` does"
     )
     model.add_argument(
-        "--trials", type=int, default=24, metavar="N", help="settings to try with --tune (default: %(default)s)"
+        "--trials",
+        type=int,
+        default=24,
+        metavar="N",
+        help="number of settings to try with --tune (default: %(default)s)",
     )
     add_search_options(model)
     model.add_argument("--no-compare", action="store_true", help="do not compare with cross-entropy")

@@ -38,19 +38,19 @@ _MAX_TRIALS_SHOWN = 8
 _OF_NETWORKS = ("assume_rate", "vary", "iterations", "only", "noise_rate", "data", "workers", "size", "channels")
 
 _DESCRIPTION = """\
-For a table: search the weighting and the settings of the model that `emphasis fit` trains,
-including its learning rate, by a score of held-out rows. Prints the `emphasis fit` command that
-uses the best settings, and writes a folder with tune.json.
+For a table: search for the best weighting and settings of the model that `emphasis fit` trains,
+including its learning rate, by a score on held-out rows. The command prints the `emphasis fit`
+command that uses the best settings, and writes them to tune.json in the output folder.
 
 For images and recipes, and for a table with an option for networks such as --vary or --assume-rate:
 choose a weighting and a learning rate for data whose labels nobody has checked. The share of wrong
 labels is estimated as in `emphasis audit`, and determines DM's lambda: the more noise, the easier
-the examples to emphasize (section 4.1 of the paper). Beta, form, normalization and learning rate
-are searched and evaluated on held-out labels. These contain wrong labels as well, but rank settings
-as correct labels would. Settings that are worse on the first held-out part are not tried on the
-others. Cross-entropy, at its own best learning rate, is recommended unless the best weighting
-is clearly better. Writes a folder with tune.html, tune.json and the networks. The same command
-resumes a search that was stopped."""
+the examples to emphasize (section 4.1 of the paper). Values of beta, the plain and the vanishing
+form of DM, normalizations and learning rates are tried and compared on held-out labels. These
+contain wrong labels as well, but rank settings as correct labels would. Settings that are worse on
+the first held-out part are not tried on the others. Cross-entropy, at its own best learning rate,
+is recommended unless the best weighting is clearly better. The output folder contains tune.html,
+tune.json and the networks. The same command resumes a search that was stopped."""
 
 _EXAMPLES = """\
 examples:
@@ -77,7 +77,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--assume-rate", type=float, metavar="R", help="share of wrong labels, if you know it (default: estimated)"
     )
-    search.add_argument("--trials", type=int, default=24, metavar="N", help="settings to try (default: %(default)s)")
+    search.add_argument(
+        "--trials", type=int, default=24, metavar="N", help="number of settings to try (default: %(default)s)"
+    )
     search.add_argument(
         "--folds",
         type=int,
@@ -255,7 +257,7 @@ COMMANDS = [
             "python": "Python code of the recommended loss",
             "validation": "accuracy of the best trial: `mean`, `std` and number of `folds`",
             "best_trial": "settings of the best trial",
-            "cross_entropy": "the same of cross-entropy, with its settings",
+            "cross_entropy": "the same for cross-entropy, with its settings",
             "trials": "number of trials",
             "stopped_early": "number of trials that were not evaluated on every fold",
         },

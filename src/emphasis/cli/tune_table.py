@@ -53,7 +53,7 @@ def add_search_options(group: argparse._ArgumentGroup) -> None:
         default="accuracy",
         choices=tuple(METRICS),
         metavar="NAME",
-        help=f"score of held-out rows to optimize for a table: {', '.join(METRICS)} (default: %(default)s)",
+        help=f"for a table, score on held-out rows to optimize: {', '.join(METRICS)} (default: %(default)s)",
     )
 
 
