@@ -69,11 +69,15 @@ def print_scores(scores: Mapping[str, Any], title: str, console: Console) -> Non
         cells = [f"{values[key]['value']:.3f}" for values in scores["methods"].values()]
         if differences:
             difference = differences[key]
-            interval = f"{difference['low']:+.3f}, {difference['high']:+.3f}" if "low" in difference else ""
+            value, *interval = (_signed(difference[part]) for part in ("value", "low", "high") if part in difference)
             result = difference.get("result", "unclear")
-            cells += [f"{difference['value']:+.3f}", interval, "" if result == "unclear" else result]
+            cells += [value, ", ".join(interval), "" if result == "unclear" else result]
         table.add_row(metric.title, *cells)
     console.print(table, width=max(80, console.width), crop=False, no_wrap=True)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # never "-0.000"
 
 
 def print_fit(result: Fit | ImageFit, console: Console) -> None:
