@@ -1,15 +1,15 @@
 """Recipes: an experiment as TOML data. A table of the paper is conditions (columns) times methods (rows) times seeds.
 
-[dataset] [noise] [network] [solver] [evaluation]    what all cells share
-[[conditions]]   name, and whatever of these five differs in this column
-[[methods]]      name, group; weighting, normalization, max_margin, arithmetic and schedule, or training; and whatever
-                 of [network] and [solver] differs
-[methods.at."r = 0.2"]    the same again, for one column
+[dataset] [noise] [network] [solver] [evaluation]    settings of all cells
+[[conditions]]   name, and the settings of these five tables that differ in this column
+[[methods]]      name, group; weighting, normalization, max_margin, arithmetic and schedule, or training; and the
+                 settings of [network] and [solver] that differ
+[methods.at."r = 0.2"]    the same for one column
 [paper.METRIC]   METHOD = [the paper's figures, one per condition, in percent; nan where there is none]
 [[reported]]     rows that the paper quotes and that this recipe does not run
 [scaled]         what `--scaled` changes, for a run on a CPU
-extends          the name of a recipe of the package, which gives all that this one does not say: tables are merged,
-                 lists and weightings replaced
+extends          the name of a recipe of the package, from which everything is taken that is not stated here: tables
+                 are merged, lists and weightings are replaced
 """
 
 from __future__ import annotations
