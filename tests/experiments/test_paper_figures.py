@@ -100,7 +100,7 @@ def test_figure_3_has_the_examples_with_the_least_p_and_their_labels(made, tmp_p
 def test_figure_3_needs_the_probabilities_and_says_so(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(["figure", "3", "--run", "results/figure2-scaled"]) == 2
-    assert "has the results alone" in capsys.readouterr().err
+    assert "has only the results" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["1a", "4"])
@@ -141,7 +141,7 @@ def test_the_stored_runs_draw_what_the_list_says(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not DRAWN_ALIKE, reason="the committed figures are drawn by the matplotlib of constraints.txt")
-@pytest.mark.parametrize("name", ["figure10-scaled", "table9-scaled"])
+@pytest.mark.parametrize("name", ["figure10-scaled", "schedules", "table9-scaled"])
 def test_the_report_of_a_committed_result_is_the_committed_one_byte_for_byte(name, tmp_path, monkeypatch, capsys):
     committed = ROOT / "results" / name
     shutil.copytree(committed, tmp_path / "results" / name)

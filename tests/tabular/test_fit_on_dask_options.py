@@ -17,7 +17,7 @@ from emphasis.cli.main import main
             ["a.parquet", "--label", "y", "--engine", "dask", "--tune"],
             "--tune is not supported by --engine dask; search",
         ),
-        (["a.parquet", "--label", "y", "--engine", "dask", "--executor", "ray"], "do not go together"),
+        (["a.parquet", "--label", "y", "--engine", "dask", "--executor", "ray"], "cannot be combined"),
         ([".", "--executor", "slurm"], "--executor slurm is for tables"),
         (["a.parquet", "--label", "y", "--address", "10.0.0.1:6379"], "--address is for --executor ray"),
         (["a.parquet", "--label", "y", "--engine", "dask", "--text", "t"], "--text is not supported by --engine dask"),

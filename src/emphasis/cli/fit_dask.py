@@ -24,7 +24,7 @@ _ALLOWED = ("drop", "categorical", "max_levels")
 _NOT_ALLOWED = {
     "tune": "search settings with one of the files, `emphasis tune FILE`, and give them with --set",
     "labels": "write the corrected labels into the files (`emphasis labels export`)",
-    "images": "images are fitted without it",
+    "images": "images are fitted without --engine dask",
 }
 
 
@@ -112,14 +112,16 @@ def _check(options: argparse.Namespace) -> None:
             "emphasis.boosting.dask trains LightGBM"
         )
     if not requested_executor(options).is_local:
-        raise UsageError("--engine dask and --executor do not go together; Dask spreads the rows over its workers")
+        raise UsageError("--engine dask and --executor cannot be combined; Dask distributes the rows over its workers")
     for name, cure in _NOT_ALLOWED.items():
         if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name} is not supported by --engine dask; {cure}")
     for name in requested_table_options(options):
         if name not in _ALLOWED:
             flag = {"id_column": "id"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"--{flag} is not supported by --engine dask, which uses columns as the files type them")
+            raise UsageError(
+                f"--{flag} is not supported by --engine dask, which takes the types of columns from the files"
+            )
 
 
 def _print(result: PartsFit, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""`emphasis run`: train networks by a recipe and report the results."""
+"""`emphasis run`: train the networks of a recipe and report the results."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _with_noise_rate(recipe: Recipe, rate: float) -> Recipe:
 COMMANDS = [
     Command(
         name="run",
-        summary="train networks by a recipe and report the results",
+        summary="train the networks of a recipe and report the results",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
         add_options=_add_options,

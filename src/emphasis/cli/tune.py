@@ -117,7 +117,7 @@ def _tune(options: argparse.Namespace) -> None:
     asked += ["--seeds"] if options.seeds != 1 else []
     if Path(options.source).suffix.lower() in TABLES and options.label and not (asked and options.model is None):
         if asked:
-            raise UsageError(f"{asked[0]} is for networks, and --model for a table's model: leave out one of them")
+            raise UsageError(f"{asked[0]} is for networks, and --model for a table's model: give only one of them")
         _tune_table(options)
         return
     if options.model is not None:

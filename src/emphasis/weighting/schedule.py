@@ -25,7 +25,7 @@ STAGES = 100
 Shape = Literal["constant", "linear", "cosine", "step"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ramp:
     """A parameter that changes from `start` to `end` during training, in `STAGES` equal stages.
 
@@ -66,6 +66,10 @@ class Ramp:
         else:
             check(self.until is None, "until", self.until, 'omit it, or use the shape "step"')
         object.__setattr__(self, "end", end)
+
+    def __repr__(self) -> str:
+        until = "" if self.until is None else f", until={self.until!r}"
+        return f"Ramp(start={self.start!r}, end={self.end!r}, shape={self.shape!r}{until})"
 
     def at(self, progress: float) -> float:
         """Return the value at a progress in [0, 1]."""

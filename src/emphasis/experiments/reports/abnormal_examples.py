@@ -36,14 +36,14 @@ def abnormal_examples(summary: Summary, folder: Path, root: Path | None, count: 
         count: Number of images.
 
     Raises:
-        ValueError: If the run has no network with DM, or its examples are no images.
+        ValueError: If the run has no network with DM, or its examples are not images.
         FolderError: If the run's probabilities are missing, as they are from the runs in results/.
         DataNotFoundError: If the data is missing.
     """
     entry = _network(summary)
     if not (folder / CELLS).is_dir():
         raise FolderError(
-            f"{folder} has the results alone, without the probabilities of the examples; train it again with "
+            f"{folder} has only the results, without the probabilities of the examples; train it again with "
             f"'emphasis run' into another folder, and give that with --run"
         )
     arrays = probabilities(folder, entry.rows[0])
@@ -56,7 +56,7 @@ def abnormal_examples(summary: Summary, folder: Path, root: Path | None, count: 
     images = pictures_of(split, index)
     if images is None:
         raise EmphasisValueError(
-            f"the examples of {entry.cell.dataset.name} are no images; give another run with --run"
+            f"the examples of {entry.cell.dataset.name} are not images; give another run with --run"
         )
     return image_grid(images, names, wrong)
 
