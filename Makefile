@@ -13,6 +13,9 @@ NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the 
 ALONE ?= xgboost lightgbm jax sklearn
 VERSIONS ?= 3.12 3.13
 
+# Hundreds of processes of the tests import the same modules, which are compiled once if that may be kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test thorough coverage versions lowest extras lint docs dist clean
 
 help:

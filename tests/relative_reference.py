@@ -1,6 +1,5 @@
 """The formula of `Relative`, written a second time, in float64: what every kernel and front end is tested against."""
 
-import torch
 from torch.nn import functional as F
 
 
@@ -20,8 +19,9 @@ def relative_reference(logits, labels, weighting, share=None):
     highest = p.amax(1, keepdim=True)
     contradiction = (t * (highest - p)).sum() / t.sum()
     d = 1.0 if weighting.doubt == 0.0 else min(1.0, float(contradiction) / weighting.doubt)
-    # 1 - p as a sum over the others, which does not cancel where p is near 1.
-    rest = p @ (1.0 - torch.eye(z.shape[1], dtype=z.dtype))
+    # 1 - p as a sum over the others, those before and those after, which does not cancel where p is near 1.
+    before, after = (F.pad(one.cumsum(1)[:, :-1], (1, 0)) for one in (p, p.flip(1)))
+    rest = before + after.flip(1)
     of_example = t.sum(1, keepdim=True)
     room = ((of_example * rest).sum(0) / of_example.sum())[p.argmax(1, keepdim=True)]
     certainty = ((room - rest.amin(1, keepdim=True)) / room.clamp_min(1e-6)).clamp_min(0.0)

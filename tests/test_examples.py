@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from emphasis import CCE, DM, MAE
 from emphasis.torch import emphasis_loss
+from forked import Program, succeed_together
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LANGUAGE_MODEL = EXAMPLES / "language_model.py"
@@ -191,17 +192,17 @@ def test_without_reviews_the_language_model_says_what_to_do(example, tmp_path, c
 
 
 def test_the_distributed_loop_ends_the_same_in_one_process_and_in_two(tmp_path):
-    script = [str(EXAMPLES / "distributed_loop.py"), "--steps", "20", "--save"]
+    script = [EXAMPLES / "distributed_loop.py", "--steps", "20", "--save"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    alone = subprocess.Popen([sys.executable, "-W", "error", *script, str(tmp_path / "alone")])
+    alone = Program(*script, tmp_path / "alone")
     two = subprocess.run(
-        [sys.executable, *torchrun, *script, str(tmp_path / "two"), "--wrap", "fsdp", "--accumulate", "3"],
+        [sys.executable, *torchrun, *script, tmp_path / "two", "--wrap", "fsdp", "--accumulate", "3"],
         capture_output=True,
         text=True,
     )
     assert two.returncode == 0, two.stderr
     assert two.stdout.startswith("2 processes, fsdp, 3 calls a step: ")
-    assert alone.wait() == 0
+    succeed_together([alone])
     ours, theirs = torch.load(tmp_path / "two"), torch.load(tmp_path / "alone")
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():

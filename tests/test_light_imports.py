@@ -4,69 +4,65 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 HEAVY = {"torch", "lightning_fabric", "matplotlib", "pandas"}
 TABLE5 = str(Path(__file__).parents[1] / "results" / "table5")
 
 
-def _loaded(program):
-    """The packages that a program has imported at its end."""
-    program = f"import sys\n{program}\nprint('\\n' + ' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+def _loaded(*programs):
+    """The packages that have been imported at the end of each of these programs, which one process runs one by one."""
+    lines = [f"{program}\nprint('\\nLOADED', *sys.modules)" for program in programs]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(["import sys", *lines])], capture_output=True, text=True, check=True
+    )
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LOADED ")]
+    assert len(found) == len(programs)
+    return [{name.partition(".")[0] for name in names} for names in found]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "emphasis.baselines",
-        "emphasis.datasets",
-        "emphasis.experiments.recipes.load",
-        "emphasis.experiments.reports.ranking",
-        "emphasis.experiments.reports.report",
-        "emphasis.experiments.reports.summary",
-        "emphasis.experiments.reports.table",
-        "emphasis.experiments.runs.store",
-        "emphasis.metrics",
-        "emphasis.models",
-        "emphasis.retrieval",
-    ],
-)
-def test_a_module_that_needs_no_framework_imports_none(module):
-    assert not _loaded(f"import {module}") & HEAVY
+def _command(arguments):
+    return f"from emphasis.cli.main import main\nmain({arguments!r})"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+MODULES = [
+    "emphasis.baselines",
+    "emphasis.datasets",
+    "emphasis.experiments.recipes.load",
+    "emphasis.experiments.reports.ranking",
+    "emphasis.experiments.reports.report",
+    "emphasis.experiments.reports.summary",
+    "emphasis.experiments.reports.table",
+    "emphasis.experiments.runs.store",
+    "emphasis.metrics",
+    "emphasis.models",
+    "emphasis.retrieval",
+]
+
+
+def test_a_module_that_needs_no_framework_imports_none():
+    for module, loaded in zip(MODULES, _loaded(*(f"import {module}" for module in MODULES)), strict=True):
+        assert not loaded & HEAVY, module
+
+
+def test_a_command_draws_with_matplotlib_alone_and_needs_no_framework_for_anything_else():
+    light = [
         ["recipes"],
         ["run", "digit"],
         ["run", "digits", "--seed", "3"],
         ["report", "digitz"],
         ["report", TABLE5, "--format", "text"],
         ["report", TABLE5, "--format", "csv"],
-    ],
-)
-def test_a_command_that_trains_and_draws_nothing_imports_no_framework(arguments):
-    assert not _loaded(f"from emphasis.cli.main import main\nmain({arguments!r})") & HEAVY
+    ]
+    *ends, with_figures = _loaded(*map(_command, light), _command(["report", TABLE5, "--format", "html"]))
+    for arguments, loaded in zip(light, ends, strict=True):
+        assert not loaded & HEAVY, arguments
+    assert with_figures & HEAVY == {"matplotlib"}
 
 
-def test_training_imports_lightning_fabric_without_torchmetrics():
-    loaded = _loaded("import emphasis.experiments.runs.runner")
-    assert "lightning_fabric" in loaded
-    assert not loaded & {"torchmetrics", "transformers"}  # three seconds in every process that trains
-
-
-def test_a_report_with_figures_needs_matplotlib_and_no_framework():
-    loaded = _loaded(f"from emphasis.cli.main import main\nmain({['report', TABLE5, '--format', 'html']!r})")
-    assert loaded & HEAVY == {"matplotlib"}
-
-
-def test_training_imports_no_transformers_and_torchmetrics_stays_whole():
-    """Lightning Fabric would import torchmetrics for its version, and that transformers."""
-    program = "import emphasis.training.loop, torch; assert 'transformers' not in sys.modules"
-    assert "lightning_fabric" in _loaded(f"{program}\nassert 'torchmetrics' not in sys.modules")
+def test_training_imports_lightning_fabric_without_torchmetrics_and_transformers():
+    """Fabric would import torchmetrics for its version, and that transformers: three seconds in every process."""
+    for loaded in _loaded("import emphasis.training.loop, torch", "import emphasis.experiments.runs.runner"):
+        assert "lightning_fabric" in loaded
+        assert not loaded & {"torchmetrics", "transformers"}
 
 
 def test_a_table_is_fitted_and_predicted_without_torch_and_a_net_names_its_extra(tmp_path):

@@ -1,9 +1,8 @@
 """The page of a review in a real browser, with a real server that is killed in between."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from waiting import wait_for
 
 from browser import broken_rules, browser, needs_chromium, not_reached, show_as
 from emphasis.review.decisions import DecisionLog, Decisions
+from forked import end, start
 
 pytestmark = needs_chromium
 
@@ -25,19 +25,19 @@ class Server:
     """`emphasis review` in a process of its own."""
 
     def __init__(self, folder, decisions, port=0):
-        command = [sys.executable, "-m", "emphasis", "review", str(folder), "--decisions", str(decisions)]
-        command += ["--no-browser", "--reviewer", "ada", "--port", str(port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
+        command = ["review", str(folder), "--decisions", str(decisions)]
+        log = decisions.with_suffix(".log")
+        log.unlink(missing_ok=True)
+        self.process = start([*command, "--no-browser", "--reviewer", "ada", "--port", str(port)], log)
+        wait_for(lambda: log.exists() and "\n" in log.read_text(), self.process)
+        line = log.read_text().splitlines()[0]
         assert "The page is at" in line
         self.address = line.split()[4]
         self.port = int(self.address.rstrip("/").rpartition(":")[2])
 
     def stop(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
-        self.process.wait()
-        self.process.stdout.close()
-        return self.process.returncode
+        os.kill(self.process.pid, number)
+        return end(self.process)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def served(folder, decisions):
     try:
         yield server
     finally:
-        if server.process.poll() is None:
+        if server.process.is_alive():
             server.stop()
 
 

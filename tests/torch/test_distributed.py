@@ -1,7 +1,5 @@
 """A batch in parts, on ranks and in calls, teaches what the whole batch does."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from torch import nn
 
 from emphasis import CCE, DM, GCE
 from emphasis.torch import Accumulation, EmphasisLoss, emphasis_loss
+from forked import Program, succeed_together
 
 PUBLISHED = DM(lam=0.5, beta=12)
 
@@ -20,16 +19,7 @@ def test_ranks_with_uneven_masks_and_batches_learn_as_one_process(tmp_path):
     """DDP and FSDP2 over gloo, one call or three, all normalizations and weights, of 1, 2 and 4 ranks: see ranks.py."""
     script = Path(__file__).with_name("ranks.py")
     worlds = ["1", "2", "4"]
-    commands = [
-        [sys.executable, "-W", "error", str(script), str(rank), str(tmp_path), *worlds]
-        for rank in range(int(worlds[-1]))
-    ]
-    ranks = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for command in commands
-    ]
-    for process in ranks:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    succeed_together([Program(script, rank, tmp_path, *worlds) for rank in range(int(worlds[-1]))])
 
 
 @given(

@@ -23,6 +23,7 @@ from emphasis.training.loop import diverged_batch, initial_state, train
 from emphasis.training.settings import Execution, Objective, Schedule, Solver
 from emphasis.training.task import Task
 from emphasis.weighting import CCE, DM, Beta
+from forked import Program, free_port, succeed_together
 
 PUBLISHED = DM(lam=0.5, beta=12)
 CPU = Execution(accelerator="cpu")
@@ -363,9 +364,11 @@ def test_a_step_on_a_gpu_waits_for_nothing(kind):
 @pytest.mark.parametrize("script", ["two_devices.py", "two_ranks.py"])
 def test_two_devices_take_the_step_of_one_and_go_on_from_a_checkpoint_to_the_same_bits(tmp_path, script):
     """Gradients to 1e-6, DDP and FSDP, batch norm and uneven parts, every method, stacks: see the scripts."""
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name(script)), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    path = Path(__file__).with_name(script)
+    succeed_together(
+        [Program(path, tmp_path, environment=os.environ | ranks | {"LOCAL_RANK": rank}) for rank in ("0", "1")]
+    )
 
 
 def test_a_rank_ends_with_its_exit_code_and_all_that_it_has_written():

@@ -238,7 +238,7 @@ def sharing_out():
 
 def main():
     torch.set_num_threads(1)
-    evaluation._IMAGES_AT_ONCE["cpu"] = 6  # parts for both ranks
+    evaluation._IMAGES_AT_ONCE["cpu"] = 15  # parts for both ranks
     folder = Path(sys.argv[1])
     make_fabric(TWO[0])  # starts the second rank
     every_method(folder)
