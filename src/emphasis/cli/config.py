@@ -50,12 +50,12 @@ def add_file_settings(
     if path is None:
         return list(arguments), {}
     _check_keys(path, settings, parsers)
-    own = settings.get(command)
+    of_command = settings.get(command)
     shared = {key: value for key, value in settings.items() if not (isinstance(value, dict) and key in parsers)}
     actions = _actions(parsers[command])
     tokens: list[str] = []
     sources = {}
-    for key, value in (shared | (own if isinstance(own, dict) else {})).items():
+    for key, value in (shared | (of_command if isinstance(of_command, dict) else {})).items():
         action = actions.get(key)
         if action is not None and not _is_given(action, arguments):
             tokens += _tokens(path, key, value, action)
@@ -104,10 +104,10 @@ def _read_file(path: Path, *, is_required: bool) -> tuple[Path | None, dict[str,
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     if not is_pyproject:
         return path, settings
-    found = settings.get("tool", {}).get("emphasis")
-    if found is None and is_required:
+    table = settings.get("tool", {}).get("emphasis")
+    if table is None and is_required:
         raise UsageError(f"{path} has no table [tool.emphasis]")
-    return (None, {}) if found is None else (path, found)
+    return (None, {}) if table is None else (path, table)
 
 
 def _check_keys(path: Path, settings: Mapping[str, Any], parsers: Mapping[str, Parser]) -> None:

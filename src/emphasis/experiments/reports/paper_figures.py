@@ -149,7 +149,7 @@ def _test_accuracies(summary: Summary) -> Figure:
     columns = {
         name: [entry for entry in entries if entry.cell.condition == name] for name in summary.recipe.condition_names
     }
-    panels = [panel_of(name or FITS["test_accuracy"], own) for name, own in columns.items() if own]
+    panels = [panel_of(name or FITS["test_accuracy"], column) for name, column in columns.items() if column]
     return accuracy_curves(panels, gray=summary.recipe.baseline)
 
 

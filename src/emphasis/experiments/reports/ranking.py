@@ -56,7 +56,7 @@ class Ranked:
 
 
 def rank(summary: Summary) -> list[Ranked]:
-    """Return the methods by mean rank, best first; methods that were not trained in every condition are left out.
+    """Return the methods by mean rank, best first; methods that were not trained in every condition are not ranked.
 
     In each condition and seed the methods are ranked by the recipe's metric; ties share their mean rank, and networks
     that diverged rank last. Ranks are then averaged over seeds, and over conditions with equal weight.
@@ -65,22 +65,22 @@ def rank(summary: Summary) -> list[Ranked]:
     trained = [name for name in summary.recipe.condition_names if any(entry.rows for entry in summary.of(name))]
     if not trained:
         return []
-    complete = [name for name in names if all(_complete(summary.find(one, name)) for one in trained)]
-    values = {one: _values(summary, one, complete) for one in trained}
-    by_condition = {one: _ranks(values[one]) for one in trained}
-    of_means = np.mean([_descending_ranks(values[one].mean(1)) for one in trained], axis=0)
+    complete = [name for name in names if all(_complete(summary.find(condition, name)) for condition in trained)]
+    values = {condition: _values(summary, condition, complete) for condition in trained}
+    by_condition = {condition: _ranks(values[condition]) for condition in trained}
+    of_means = np.mean([_descending_ranks(values[condition].mean(1)) for condition in trained], axis=0)
     ranked = []
     for number_of_method, name in enumerate(complete):
-        ranks = {one: by_condition[one][number_of_method] for one in trained}
-        rows = [row for one in trained for row in _entry(summary, one, name).rows]
+        ranks = {condition: by_condition[condition][number_of_method] for condition in trained}
+        rows = [row for condition in trained for row in _entry(summary, condition, name).rows]
         not_learned = sum(row["outcome"] != "learned" for row in rows)
         gains = {
-            other: {one: _gain(summary, one, other, name) for one in trained}
+            other: {condition: _gain(summary, condition, other, name) for condition in trained}
             for other in summary.recipe.compare
             if other in complete and other != name
         }
-        compute = {one: _compute(_entry(summary, one, name).rows) for one in trained}
-        mean = spread([one.mean for one in ranks.values()])
+        compute = {condition: _compute(_entry(summary, condition, name).rows) for condition in trained}
+        mean = spread([value.mean for value in ranks.values()])
         ranked.append(Ranked(name, mean, ranks, float(of_means[number_of_method]), not_learned, gains, compute))
     return sorted(ranked, key=lambda method: method.mean.mean)
 
@@ -89,28 +89,29 @@ def verdict(summary: Summary, ranked: Sequence[Ranked]) -> list[str]:
     """Return sentences about the best method and the ranks of the methods of comparison."""
     if not ranked:
         return []
-    by_mean = sorted(ranked, key=lambda one: one.rank_of_means)
+    by_mean = sorted(ranked, key=lambda method: method.rank_of_means)
     over = f"{len(ranked[0].ranks)} tasks" if len(ranked[0].ranks) > 1 else "the seeds"
     first = (
         f"By mean rank in each seed, over {over}, {ranked[0].method} is first of {len(ranked)} "
         f"({ranked[0].mean.mean:.1f}); by rank of the means, {by_mean[0].method} ({by_mean[0].rank_of_means:.1f})."
     )
     lines = [first]
-    for number_by_rank, one in enumerate(ranked, 1):
-        number_by_mean = by_mean.index(one) + 1
-        if one.method not in summary.recipe.compare or 1 in (number_by_rank, number_by_mean):
+    for number_by_rank, method in enumerate(ranked, 1):
+        number_by_mean = by_mean.index(method) + 1
+        if method.method not in summary.recipe.compare or 1 in (number_by_rank, number_by_mean):
             continue
-        failed = f"; {one.not_learned} of its networks did not learn" if one.not_learned else ""
+        failed = f"; {method.not_learned} of its networks did not learn" if method.not_learned else ""
         lines.append(
-            f"{one.method} is not best: number {number_by_rank} by mean rank in each seed ({one.mean.mean:.1f}) and "
-            f"number {number_by_mean} by rank of the means ({one.rank_of_means:.1f}){failed}."
+            f"{method.method} is not best: number {number_by_rank} by mean rank in each seed "
+            f"({method.mean.mean:.1f}) and number {number_by_mean} by rank of the means "
+            f"({method.rank_of_means:.1f}){failed}."
         )
     return lines
 
 
 def compared(ranked: Sequence[Ranked]) -> list[str]:
     """Return the methods of comparison that have been trained."""
-    return list(dict.fromkeys(other for one in ranked for other in one.gains))
+    return list(dict.fromkeys(other for method in ranked for other in method.gains))
 
 
 def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
@@ -118,17 +119,21 @@ def rank_tables(summary: Summary, ranked: Sequence[Ranked]) -> list[Group]:
     conditions = list(ranked[0].ranks) if ranked else []
     scaled = ", scaled" if summary.scaled else ""
     ranks = _table("Method", "Mean rank", "Rank of means", "Not learned", *conditions)
-    for one in ranked:
-        of_means, not_learned = f"{one.rank_of_means:.1f}", str(one.not_learned or "")
+    for method in ranked:
+        of_means, not_learned = f"{method.rank_of_means:.1f}", str(method.not_learned or "")
         ranks.add_row(
-            one.method, rank_text(one.mean), of_means, not_learned, *(rank_text(one.ranks[name]) for name in conditions)
+            method.method,
+            rank_text(method.mean),
+            of_means,
+            not_learned,
+            *(rank_text(method.ranks[name]) for name in conditions),
         )
     groups = [Group(plain(f"Ranks, 1 is best{scaled}", style="bold"), ranks)]
     for other in compared(ranked):
         table = _table("Method", *conditions)
-        for one in ranked:
-            if other in one.gains:
-                table.add_row(one.method, *(_led(one.gains[other][name]) for name in conditions))
+        for method in ranked:
+            if other in method.gains:
+                table.add_row(method.method, *(_led(method.gains[other][name]) for name in conditions))
         groups.append(
             Group(plain(f"{other} minus the method, points{scaled} (seeds in which it leads)", style="bold"), table)
         )
@@ -141,35 +146,35 @@ def ranks_csv(ranked: Sequence[Ranked]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     others = compared(ranked)
     writer.writerow(
-        [*_HEADS, *(f"{other} minus it: {what}" for other in others for what in ("mean", "std", "ahead")), "compute"]
+        [*_HEADS, *(f"{other} minus it: {part}" for other in others for part in ("mean", "std", "ahead")), "compute"]
     )
-    for one in ranked:
-        for condition, own in one.ranks.items():
+    for method in ranked:
+        for condition, rank_in_condition in method.ranks.items():
             line = [
-                one.method,
-                f"{one.mean.mean:.3f}",
-                f"{one.mean.std:.3f}",
-                f"{one.rank_of_means:.3f}",
-                one.not_learned,
-                one.mean.n,
+                method.method,
+                f"{method.mean.mean:.3f}",
+                f"{method.mean.std:.3f}",
+                f"{method.rank_of_means:.3f}",
+                method.not_learned,
+                method.mean.n,
                 condition,
-                f"{own.mean:.3f}",
-                f"{own.std:.3f}",
-                own.n,
+                f"{rank_in_condition.mean:.3f}",
+                f"{rank_in_condition.std:.3f}",
+                rank_in_condition.n,
             ]
             for other in others:
-                gain = one.gains.get(other, {}).get(condition)
+                gain = method.gains.get(other, {}).get(condition)
                 line += (
                     ["", "", ""] if gain is None else [f"{100 * gain.mean:.3f}", f"{100 * gain.std:.3f}", gain.ahead]
                 )
-            writer.writerow([*line, one.compute[condition]])
+            writer.writerow([*line, method.compute[condition]])
     return file.getvalue()
 
 
 def _entry(summary: Summary, condition: str, method: str) -> Entry:
-    found = summary.find(condition, method)
-    assert found is not None
-    return found
+    entry = summary.find(condition, method)
+    assert entry is not None
+    return entry
 
 
 def _complete(entry: Entry | None) -> bool:
@@ -185,7 +190,7 @@ def _values(summary: Summary, condition: str, names: Sequence[str]) -> NDArray[n
 
 def _ranks(values: NDArray[np.float64]) -> list[Spread]:
     """Return each method's rank over the seeds, given the metric (methods, seeds)."""
-    return [spread([float(one) for one in ranks]) for ranks in _descending_ranks(values)]
+    return [spread(ranks.tolist()) for ranks in _descending_ranks(values)]
 
 
 def _descending_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -223,7 +223,7 @@ def _weighting(entry: Entry) -> Weighting | None:
 def _best_mode(scored: Sequence[tuple[Entry, float]]) -> float:
     if not scored:
         return float("nan")
-    weighting = _weighting(max(scored, key=lambda one: one[1])[0])
+    weighting = _weighting(max(scored, key=lambda pair: pair[1])[0])
     return float("nan") if weighting is None else float(weighting.modes[0])
 
 
@@ -232,8 +232,8 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
     longest: list[int] = max((row["curves"]["iteration"] for row in rows), key=len)
     values = np.full((len(rows), len(longest)), np.nan)
     for number, row in enumerate(rows):
-        own = np.array(row["curves"][name], dtype=np.float64)  # None becomes NaN
-        values[number, : len(own)] = own
+        curve_of_row = np.array(row["curves"][name], dtype=np.float64)  # None becomes NaN
+        values[number, : len(curve_of_row)] = curve_of_row
     return Curve(longest, values)
 
 

@@ -137,13 +137,13 @@ def _settings(summary: Summary) -> list[dict[str, Any]]:
     """Return each method's objective, with the conditions that share it."""
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry in summary.entries:
-        said = (entry.cell.method, *_objective(entry.cell.objective))
-        lines.setdefault(said, {"said": said, "conditions": []})["conditions"].append(entry.cell.condition)
+        cells = (entry.cell.method, *_objective(entry.cell.objective))
+        lines.setdefault(cells, {"cells": cells, "conditions": []})["conditions"].append(entry.cell.condition)
     every = len(summary.recipe.conditions)
     order = [method.name for method in summary.recipe.methods]
     for line in lines.values():
         line["where"] = "" if len(line["conditions"]) == every else ", ".join(line["conditions"])
-    return sorted(lines.values(), key=lambda line: order.index(line["said"][0]))
+    return sorted(lines.values(), key=lambda line: order.index(line["cells"][0]))
 
 
 def _objective(objective: Objective | MethodSpec) -> tuple[str, str, str]:
@@ -154,8 +154,8 @@ def _objective(objective: Objective | MethodSpec) -> tuple[str, str, str]:
     margin = "none (bare formula)" if objective.max_margin is None else str(objective.max_margin)
     if objective.arithmetic != "exact":
         margin = f"{margin}, arithmetic {objective.arithmetic!r}"
-    said = "; ".join(f"{name}: {what!r}" for name, what in objective.schedule.items())
-    return repr(objective.weighting) + (f", {said}" if said else ""), objective.normalization or "none", margin
+    schedule = "; ".join(f"{name}: {values!r}" for name, values in objective.schedule.items())
+    return repr(objective.weighting) + (f", {schedule}" if schedule else ""), objective.normalization or "none", margin
 
 
 def _provenance(summary: Summary) -> str:
