@@ -86,7 +86,7 @@ def curve_layouts(
         height = 3.8 if narrow else 5.0 if rows == 1 else 4.2
         width = 5.0 if narrow else 5.4 * columns + 0.8
         for axis in axes:
-            _spread([label for label in labels if label.text.axes is axis], 13.5 / (72 * (height - 1.0)), low, high)
+            _separate([label for label in labels if label.text.axes is axis], 13.5 / (72 * (height - 1.0)), low, high)
         margin = min(longest + 0.25, 2.0 if narrow else 3.0)  # for the labels and the lines that lead to them
         arrange(
             axes,
@@ -180,7 +180,7 @@ def _label_end(axis: Any, right: float, end: float, name: str, color: str) -> _L
     return _Label(end, line, text)
 
 
-def _spread(labels: Sequence[_Label], gap: float, low: float, high: float) -> None:
+def _separate(labels: Sequence[_Label], gap: float, low: float, high: float) -> None:
     """Move the labels of a panel, in ascending order of the ends, apart from each other and into the axes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Jobs on an executor. This process, the driver, holds their locks and alone writes their results."""
+"""Jobs on an executor. This process, the driver, holds their locks, and only it writes their results."""
 
 from __future__ import annotations
 
