@@ -80,13 +80,16 @@ def arrange(
 ) -> None:
     """Place axes in rows, and set the size of their figure, the margins and the gaps between the axes, in inches.
 
-    Constrained layout would measure all texts of all axes twice, which takes as long as drawing them.
+    The axes have no labels of their own, so these get fixed coordinates: to place them, matplotlib would measure all
+    tick labels. Constrained layout would measure all texts of all axes twice, which takes as long as drawing them.
     """
     figure, rows = axes[0].figure, -(-len(axes) // columns)
     figure.set_size_inches(width, height)
     grid = figure.add_gridspec(rows, columns)
     for number, axis in enumerate(axes):
         axis.set_subplotspec(grid[divmod(number, columns)])
+        axis.xaxis.set_label_coords(0.0, 0.0)
+        axis.yaxis.set_label_coords(0.0, 0.0)
     figure.subplots_adjust(
         left=left / width,
         right=1.0 - right / width,
