@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emphasis.datasets.copies import copies_of, representatives, row_keys
+from emphasis.datasets.copies import array_groups, column_hashes, copies_of, representatives, row_keys
 from emphasis.datasets.table import TableOptions, load_table, prepare_table
 from emphasis.tabular.cross_validation import splits
 
@@ -106,6 +106,18 @@ def test_equal_rows_of_any_type_have_equal_keys():
             "m": [1, "x", 1, "x"],
         }
     )
-    keys = row_keys(frame, list(frame.columns))
+    keys = row_keys(column_hashes(frame, list(frame.columns)))
     assert keys[0] == keys[2] != keys[1] == keys[3]
-    assert row_keys(frame, ["f", "o"])[0] != row_keys(frame, ["o", "f"])[0]
+    assert row_keys(column_hashes(frame, ["f", "o"]))[0] != row_keys(column_hashes(frame, ["o", "f"]))[0]
+
+
+def test_equal_rows_of_an_array_are_copies_unless_there_are_few_values():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=(60, 3)), np.arange(60) % 2
+    repeated = np.concatenate([values, values[:20], [[0.0, 1.0, 2.0], [-0.0, 1.0, 2.0]]])
+    groups = array_groups(repeated, np.resize(labels, 82))
+    assert len(np.unique(groups)) == 61
+    assert np.array_equal(groups[60:80], groups[:20])
+    assert groups[80] == groups[81]
+    few = rng.integers(0, 2, (200, 3)).astype(float)
+    assert np.array_equal(array_groups(few, np.arange(200) % 2), np.arange(200))

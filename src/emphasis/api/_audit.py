@@ -47,10 +47,11 @@ def audit(
 
     - `audit(labels, probabilities)` or `audit(labels, logits=...)` ranks labels by out-of-sample predictions, for
       instance those of cross-validation. It needs numpy only.
-    - `audit(labels, features=...)` makes such predictions first, by cross-validation of a small network
-      (`emphasis.sklearn.EmphasisClassifier`).
+    - `audit(labels, features=...)` makes such predictions first: the mean of a cross-validated small network's
+      (`emphasis.sklearn.EmphasisClassifier`) and a forest's out-of-bag predictions.
     - `audit("customers.csv", label="churned")` trains a network on a table, a folder of images or a recipe, ranks the
-      labels by its predictions during training, and writes the folder of an audit, as `emphasis audit` does.
+      labels by its predictions during training (of a table, also by those of a forest), and writes the folder of an
+      audit, as `emphasis audit` does.
 
     Args:
         labels: Labels of shape (n,): integers in [0, C) or names of classes. Or the path of a table, of a folder of

@@ -61,10 +61,10 @@ _SETTLED = (
 
 _DESCRIPTION = """\
 Find labels that look wrong: train one network on all of them with a weighting that is robust to
-wrong labels, and rank the labels by the network's predictions during training. The output folder
-contains audit.html (the most suspicious examples), suspects.csv (every example ranked, with a
-suggested label and a sample weight) and audit.json. The same command resumes an audit that was
-stopped; if the data has changed, it starts again."""
+wrong labels, and rank the labels by the network's predictions during training (for a table, by a
+forest's predictions as well). The output folder contains audit.html (the most suspicious examples),
+suspects.csv (every example ranked, with a suggested label and a sample weight) and audit.json. The
+same command resumes an audit that was stopped; if the data has changed, it starts again."""
 
 _EXAMPLES = """\
 examples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +77,39 @@ def _numbered(keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     return first[order].astype(np.int64), number[inverse.reshape(-1)]
 
 
-def row_keys(table: Any, names: Sequence[str]) -> NDArray[np.uint64]:
-    """Return (N,) hashes of the rows of a pandas table, which are equal for rows with equal values in the columns."""
-    keys = np.zeros(len(table), np.uint64)
-    for name in names:
-        keys = _combined(keys, _hashes(table[name]))
+def column_hashes(table: Any, names: Sequence[str]) -> list[NDArray[np.uint64]]:
+    """Return (N,) hashes of each column of a pandas table, which are equal for equal values."""
+    import pandas as pd
+
+    return [np.asarray(pd.util.hash_pandas_object(table[name], index=False), dtype=np.uint64) for name in names]
+
+
+def row_keys(columns: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Return (N,) hashes of rows, which are equal for rows with equal values, from hashes of their columns."""
+    first, *others = columns
+    keys = _combined(np.zeros(len(first), np.uint64), first)
+    for hashes in others:
+        keys = _combined(keys, hashes)
     return keys
 
 
-def repeats_by_chance(table: Any, names: Sequence[str]) -> int:
-    """Return how many rows would repeat an earlier row if the values of each column were distributed at random."""
+def are_equal_by_chance(columns: Sequence[NDArray[np.uint64]], repeats: int) -> bool:
+    """Return whether columns have so few values that half as many rows would be equal by chance as do `repeats`.
+
+    Equal rows are not copies then. By chance means: if the values of each column were distributed at random.
+    """
     rng = np.random.default_rng(0)
-    keys = np.zeros(len(table), np.uint64)
-    for name in names:
-        keys = _combined(keys, rng.permutation(_hashes(table[name])))
-    return len(keys) - len(np.unique(keys))
+    keys = row_keys(rng.permutation(hashes) for hashes in columns)
+    return 2 * (len(keys) - len(np.unique(keys))) >= repeats
+
+
+def array_groups(features: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of each row of an array of features (N, D); each row is one if equal rows are not copies."""
+    columns = [np.ascontiguousarray(column + 0.0).view(np.uint64) for column in features.T]  # -0.0 + 0.0 is 0.0
+    copies = copies_of(row_keys(columns), labels)
+    if len(copies.repeats) and are_equal_by_chance(columns, len(copies.repeats)):
+        return np.arange(len(labels))
+    return copies.groups
 
 
 def table_copies(
@@ -117,11 +135,12 @@ def table_copies(
         label: Name of the label column.
         rows: (N,) number of each row in the file.
     """
-    copies = copies_of(row_keys(table, features), labels)
+    columns = column_hashes(table, features)
+    copies = copies_of(row_keys(columns), labels)
     count = len(copies.repeats)
     if not count:
         return copies.groups, []
-    if not texts and 2 * repeats_by_chance(table, features) >= count:
+    if not texts and are_equal_by_chance(columns, count):
         return np.arange(len(rows)), []
     shown = rows_text(rows[copies.repeats].tolist())
     observation = f"{count:,} of {counted(len(rows), 'row')} repeat the features of an earlier row ({shown})"
@@ -140,12 +159,6 @@ def table_copies(
             )
         )
     return copies.groups, findings
-
-
-def _hashes(column: Any) -> NDArray[np.uint64]:
-    import pandas as pd
-
-    return np.asarray(pd.util.hash_pandas_object(column, index=False), dtype=np.uint64)
 
 
 def _combined(keys: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from emphasis.datasets.copies import representatives
 from emphasis.datasets.image_files import ImageFiles
 from emphasis.errors import EmphasisValueError
 
@@ -33,6 +34,8 @@ class Split:
         human_labels: Training labels that people have given, including wrong ones, by name, each (N,) int64.
         sources: Origins of the N training examples, such as their files, or ().
         rows: Number of each training example in its file, (N,) int64, if not all are used; None otherwise.
+        groups: Number of the group of each training example, (N,) int64, if some examples are equal; examples of a
+            group are held out together. None if each example is a group of its own.
         picture: Height and width if vectors are pictures, row by row with pixels in [0, 1]; None otherwise.
         crop: Pixels per side of the crops of images, random in training and centered in evaluation; 0 for no crops.
         notes: Notes about the data for the user, such as skipped examples.
@@ -53,6 +56,7 @@ class Split:
     crop: int = 0
     notes: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
 
     holdout_refusal: ClassVar[str] = ""
     """Reason why single training examples cannot be held out; "" if they can."""
@@ -101,6 +105,7 @@ class Split:
             "human_labels": {name: labels[rows] for name, labels in self.human_labels.items()},
             "sources": tuple(np.array(self.sources)[rows].tolist()) if self.sources else (),
             "rows": None if self.rows is None else self.rows[rows],
+            "groups": None if self.groups is None else self.groups[rows],
         }
 
     def __repr__(self) -> str:
@@ -167,7 +172,12 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
         raise EmphasisValueError(
             f"fold={fold} is not allowed; a share of {share} has the folds 0 to {folds_of(share) - 1}"
         )
-    held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed, fold)
+    if split.groups is None:
+        held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed, fold)
+    else:
+        chosen, group = representatives(split.groups, split.train_labels)
+        drawn = draw_stratified(split.train_labels[chosen], max(round(share * len(chosen)), 1), seed, fold)
+        held = np.flatnonzero(np.isin(group, drawn))
     kept = np.setdiff1d(np.arange(len(split.train_labels)), held)
     rest = take_training(split, kept)
     return replace(rest, test_inputs=split.train_inputs[held], test_labels=split.train_labels[held]), kept

@@ -336,6 +336,7 @@ def load_table(
         sources=tuple(table.ids[i] for i in train) if table.ids else (),
         notes=tuple(table.report.lines(str)),
         rows=table.rows[train],
+        groups=table.groups[train] if len(np.unique(table.groups)) < len(table.groups) else None,
     )
 
 

@@ -1,5 +1,7 @@
 """Audits: which labels look wrong. One network is trained on all of them, and what it made of each label is ranked.
 
+For a table, a forest is trained as well (`emphasis.experiments.studies.forest`).
+
 The folder of an audit is that of a run of one network, and holds in addition
 
     suspects.csv         one line per example, from the most to the least suspicious
@@ -40,12 +42,14 @@ from emphasis.experiments.runs.store import (
     probabilities,
     stored_recipe,
 )
-from emphasis.experiments.studies.audit_result import Audit
+from emphasis.experiments.studies.audit_result import BY_TRAINING, BY_TRAINING_AND_FOREST, Audit
 from emphasis.experiments.studies.example_data import pictures_of, where_examples_lie
+from emphasis.experiments.studies.forest import mean_over_training, out_of_bag_probabilities, with_forest
 from emphasis.experiments.studies.own_data import single_method_recipe
 from emphasis.experiments.studies.rates import needs_rate, with_best_rate
 from emphasis.experiments.studies.threads import with_idle_threads
 from emphasis.files import naming_refusals
+from emphasis.review.examples import likeliest_classes
 from emphasis.weighting import Weighting
 from emphasis.weighting.serialise import is_named, named_from_dict
 
@@ -232,13 +236,26 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
     labels = _stored_labels(split, cell, stored, file)
     rows = np.asarray(stored["index"], dtype=np.int64)
     pictures = pictures_of(split, rows)
-    margins = [margin_of(p) for p in stored["trace"][1:]]  # the first evaluation is of the untrained network
+    # The first evaluation is of the untrained network.
+    margins, predicted = [margin_of(p) for p in stored["trace"][1:]], list(stored["predicted"][1:])
+    suspects = find_suspects(margins, predicted, labels, split.num_classes)
+    of_examples = {name: stored.get(name) for name in EXAMPLE_ARRAYS}
+    method = BY_TRAINING
+    if cell.dataset.name == "table":
+        groups = None if split.groups is None else split.groups[rows]
+        forest = out_of_bag_probabilities(
+            np.asarray(split.train_inputs)[rows], labels, split.num_classes, groups, seed=cell.seed
+        )
+        network = mean_over_training(margins, predicted, labels, split.num_classes)
+        suspects, mean = with_forest(suspects, network, forest, labels)
+        of_examples["top_classes"], of_examples["top_probabilities"] = likeliest_classes(mean)
+        method = BY_TRAINING_AND_FOREST
     return Audit(
         title=title,
         labels=labels,
         class_names=split.class_names or tuple(str(c) for c in range(split.num_classes)),
         rows=rows if split.rows is None else split.rows[rows],
-        suspects=find_suspects(margins, list(stored["predicted"][1:]), labels, split.num_classes),
+        suspects=suspects,
         at=row["curves"]["iteration"][1:],
         unit="iteration",
         margins=margins,
@@ -246,10 +263,11 @@ def _rank(title: str, cell: Cell, row: Mapping[str, Any], split: Split, folder: 
         wrong=None if cell.noise.kind in ("none", *_RESAMPLING) else np.asarray(stored["noisy"], dtype=bool),
         sources=tuple(split.sources[r] for r in rows) if split.sources else (),
         pictures=pictures,
+        method=method,
         about=_describe_training(cell, row, len(margins)),
         notes=split.notes,
         data=where_examples_lie(cell.dataset, split, pictures is not None),
-        **{name: stored.get(name) for name in EXAMPLE_ARRAYS},
+        **of_examples,
     )
 
 

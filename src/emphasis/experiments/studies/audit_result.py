@@ -23,6 +23,22 @@ from emphasis.weighting import Weighting
 
 SUSPECTS, AUDIT, PAGE = "suspects.csv", "audit.json", "audit.html"
 
+BY_TRAINING = (
+    "The score of an example is the mean margin log(p / (1 - p)) of its label over training. A label is a suspect if "
+    "the network predicted one other class in more evaluations than the label."
+)
+BY_TRAINING_AND_FOREST = (
+    "The score of an example is log(p / (1 - p)), where p is the probability of its label. Half of p is the network's "
+    "mean over training, and half comes from a forest, from those trees that were not trained on the example. A label "
+    "is a suspect if both contradict it: the network predicted one other class more often during training, and the "
+    "forest finds another class more probable."
+)
+BY_PREDICTIONS = (
+    "The score of an example is the margin log(p / (1 - p)) of its label. A label is a suspect if another class is "
+    "predicted with confidence: with at least the mean probability that the examples labeled with this class have for "
+    "it (confident learning)."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
@@ -41,7 +57,8 @@ class Audit:
         wrong: Which labels are wrong, shape (n,), or None if that is not known.
         sources: Where each example comes from, such as its file; empty if it does not come from a file.
         pictures: Images, uint8 of shape (n, ...), or None.
-        about: How the ranking was made.
+        method: What score and suspect mean.
+        about: What was trained for the ranking.
         notes: What was odd about the data, such as rows that are skipped.
         data: Where the examples lie, as `emphasis.review.examples.Examples` describes it.
         top_classes: The likeliest classes of each example, shape (n, K), or None.
@@ -61,6 +78,7 @@ class Audit:
     wrong: NDArray[np.bool_] | None = None
     sources: tuple[str, ...] = ()
     pictures: NDArray[Any] | None = None
+    method: str = BY_TRAINING
     about: str = ""
     notes: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=lambda: {"kind": "none"})

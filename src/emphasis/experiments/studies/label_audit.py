@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emphasis.datasets.copies import array_groups, table_copies
 from emphasis.diagnostics.suspects import Suspects
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
-from emphasis.experiments.studies.audit_result import Audit
+from emphasis.experiments.studies.audit_result import BY_PREDICTIONS, Audit
+from emphasis.experiments.studies.forest import out_of_bag_probabilities
 from emphasis.review.examples import likeliest_classes
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid
@@ -70,6 +72,7 @@ def audit_predictions(
         unit="prediction",
         margins=(margin,),
         weighting=weighting,
+        method=BY_PREDICTIONS,
         about=about,
         top_classes=top_classes,
         top_probabilities=top_probabilities,
@@ -85,7 +88,10 @@ def audit_features(
     folds: int = 5,
     seed: int = 0,
 ) -> Audit:
-    """Rank labels by cross-validated predictions of `emphasis.sklearn.EmphasisClassifier`.
+    """Rank labels by the mean of two predictions by models that were not trained on the example.
+
+    One is a cross-validated prediction of `emphasis.sklearn.EmphasisClassifier`, the other one that of a forest
+    (`emphasis.experiments.studies.forest`).
 
     Args:
         features: Features of shape (n, D): an array, or a pandas DataFrame with numbers and categories.
@@ -99,9 +105,8 @@ def audit_features(
         ValueError: If arrays do not fit together, or hold values that are not allowed.
         ModuleNotFoundError: If the extra "sklearn" is not installed.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     from emphasis.sklearn import EmphasisClassifier
+    from emphasis.tabular.cross_validation import splits
 
     values = np.asarray(labels)
     if values.ndim != 1:
@@ -119,16 +124,28 @@ def audit_features(
             f"folds={folds!r} is not allowed; use a whole number, 2 to {counts.min()}, the number of examples of class "
             f"{rarest!r}, or leave out this class"
         )
+    everything = np.arange(len(codes))
+    inputs = np.asarray(_encode(features, everything, everything)[0], dtype=np.float32)
+    groups = _groups(features, codes)
+    forest = out_of_bag_probabilities(inputs, codes, len(present), groups, seed=seed)
     probabilities = np.empty((len(values), len(present)))
-    for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(codes, codes):
+    for train, test in splits(codes, folds, seed, groups):
         train_inputs, test_inputs = _encode(features, train, test)
         classifier = EmphasisClassifier(weighting, random_state=seed).fit(train_inputs, codes[train])
         probabilities[test] = classifier.predict_proba(test_inputs)
     names = tuple(map(str, present.tolist()))
     if class_names is not None:
         names = tuple(class_names[code] for code in encode_labels(present, len(class_names), class_names)[0])
-    about = f"Predictions of EmphasisClassifier, {folds}-fold cross-validation, seed {seed}."
-    return audit_predictions(codes, probabilities, class_names=names, weighting=weighting, about=about)
+    about = f"EmphasisClassifier, {folds}-fold cross-validation, and a forest's out-of-bag predictions; seed {seed}."
+    return audit_predictions(codes, 0.5 * (probabilities + forest), class_names=names, weighting=weighting, about=about)
+
+
+def _groups(features: Any, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of each example; equal examples are held out together."""
+    if not hasattr(features, "iloc"):
+        return array_groups(features, labels)
+    rows, names = np.arange(len(labels)), list(features.columns)
+    return table_copies(features, names, (), labels, [str(code) for code in range(labels.max() + 1)], "labels", rows)[0]
 
 
 def _encode(features: Any, train: NDArray[Any], test: NDArray[Any]) -> tuple[Any, Any]:
