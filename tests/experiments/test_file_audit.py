@@ -1,12 +1,16 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_digits
 
+from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.corruption import symmetric
+from emphasis.review.examples import read_examples
 
 
 @pytest.fixture
@@ -112,3 +116,71 @@ def test_mistakes_are_one_line(more, message, intents, capsys):
     np.save("short.npy", intents[2][:7])
     assert main(["audit", "t.csv", "--label", "intent", "--probabilities", "p.npy", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """A table of 600 digits that holds no features, with 10 % wrong labels and a label missing, and their pixels."""
+    monkeypatch.chdir(tmp_path)
+    pixels, truth = load_digits(return_X_y=True)
+    pixels, truth = pixels[:600], truth[:600]
+    noisy = symmetric(truth, 0.1, num_classes=10, seed=0).labels
+    table = pd.DataFrame({"key": [f"k{i}" for i in range(600)], "digit": [f"d{code}" for code in noisy]})
+    table.loc[7, "digit"] = ""
+    table.to_csv("t.csv", index=False)
+    wrong = noisy != truth
+    wrong[7] = False
+    return pixels, wrong
+
+
+def test_labels_are_ranked_by_features_of_another_model(digits):
+    pixels, wrong = digits
+    np.save("f.npy", pixels.astype(np.float32))
+    shuffled = np.random.default_rng(1).permutation(600)
+    pd.DataFrame(pixels).add_prefix("x").assign(row=np.arange(600)).iloc[shuffled].to_parquet("f.parquet")
+    for file in ("f.npy", "f.parquet"):
+        assert (
+            main(["audit", "t.csv", "--label", "digit", "--features", file, "--id", "key", "--out", f"a-{file}"]) == 0
+        )
+        lines = pd.read_csv(f"a-{file}/suspects.csv", dtype=str)
+        assert len(lines) == 599
+        first = lines["row"][: wrong.sum()].astype(int)
+        assert share_of_the_way(wrong[first].mean(), wrong.mean()) > 0.5
+        assert (lines["source"] == "k" + lines["row"]).all()
+    assert "Features from f.npy." in Path("a-f.npy/audit.html").read_text()
+    assert read_examples(Path("a-f.npy")).features is not None  # so that a review finds neighbors
+    both = [pd.read_csv(f"a-{file}/suspects.csv")["row"].tolist() for file in ("f.npy", "f.parquet")]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--features", "f.npy", "--probabilities", "f.npy"], "--probabilities and --features do not go together"),
+        (["--features", "f.npy", "--iterations", "5"], "--iterations has no meaning with --features"),
+        (["--features", "none.npy"], "there is no file 'none.npy' of features"),
+        (["--features", "short.npy"], "short.npy has 9 rows of features, but the data 600, of which 599 are used"),
+        (["--features", "gaps.csv"], "gaps.csv holds features that are NaN, infinite or missing"),
+        (["--features", "words.csv"], "words.csv holds other things than numbers"),
+        (["--features", "flat.npy"], r"flat.npy holds features of shape \(600,\); use \(n, D\)"),
+    ],
+)
+def test_features_that_do_not_fit_are_named(digits, arguments, match, capsys):
+    np.save("f.npy", digits[0])
+    np.save("short.npy", digits[0][:9])
+    np.save("flat.npy", digits[0][:, 0])
+    pd.DataFrame({"a": [1.0, None] * 300, "b": 2.0}).to_csv("gaps.csv", index=False)
+    pd.DataFrame({"a": ["x", "y"] * 300, "b": 2.0}).to_csv("words.csv", index=False)
+    assert main(["audit", "t.csv", "--label", "digit", "--out", "a", *arguments]) == 2
+    assert re.search(match, " ".join(capsys.readouterr().err.split()))
+    assert not Path("a").exists()
+
+
+def test_a_class_of_one_example_is_named(digits, capsys):
+    table = pd.read_csv("t.csv", dtype=str)
+    table.loc[0, "digit"] = "only"
+    table.to_csv("t.csv", index=False)
+    np.save("f.npy", digits[0])
+    command = ["audit", "t.csv", "--label", "digit", "--features", "f.npy", "--out", "a"]
+    assert main(command) == 2
+    assert "class 'only' has one example" in " ".join(capsys.readouterr().err.split())

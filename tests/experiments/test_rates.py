@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
@@ -15,7 +17,7 @@ from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import read_rows
 from emphasis.experiments.studies.accuracy import final_accuracy
-from emphasis.experiments.studies.own_data import recipe_of, recipe_of_table, single_method_recipe
+from emphasis.experiments.studies.own_data import recipe_of, recipe_of_table, single_method_recipe, suitable_length
 from emphasis.experiments.studies.rates import needs_rate, with_best_rate, with_rate
 from emphasis.learning_rate import RATES, middle_rate
 
@@ -125,3 +127,14 @@ def test_an_audit_of_an_earlier_version_is_read_and_done_anew(many, tmp_path, ca
     assert main(command) == 0
     assert "by held-out labels" in capsys.readouterr().out
     assert (tmp_path / "run" / "rates").exists()
+
+
+@given(st.sampled_from(["vectors", "images"]), st.integers(1, 3_000_000), st.integers(0, 100_000))
+def test_training_of_own_data_grows_with_the_data_up_to_a_limit(kind, examples, more):
+    batch, steps = suitable_length(kind, examples, 128)
+    larger_batch, larger_steps = suitable_length(kind, examples + more, 128)
+    assert 1 <= batch <= larger_batch <= (512 if kind == "vectors" else 128)
+    assert batch == max(1, min(128, examples // 4)) or examples > 20_480
+    assert 300 <= steps <= 20_000
+    assert steps * batch <= 2_560_000
+    assert larger_steps * larger_batch >= 0.99 * steps * batch - larger_batch  # less only by rounding

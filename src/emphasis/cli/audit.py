@@ -46,6 +46,7 @@ _MAX_SUSPECTS_SHOWN, _MAX_SUSPECTS_IN_JSON, _MAX_COLUMNS_SHOWN = 10, 100, 5
 _SETTLED = (
     "label",
     "probabilities",
+    "features",
     "images",
     "size",
     "channels",
@@ -72,6 +73,7 @@ examples:
   emphasis audit customers.csv --label churned
   emphasis audit customers.csv --label churned --drop id --export cleaned.csv
   emphasis audit customers.csv --label churned --probabilities p.npy
+  emphasis audit photos --features embeddings.npy
   emphasis audit photos                         a folder with a folder of images for each class
   emphasis audit photos.csv --label kind --images path
   emphasis audit runs/parts/predictions         out-of-fold probabilities in several Parquet files
@@ -97,6 +99,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="do not train, but rank the labels by these out-of-sample probabilities of another model: .npy, .npz, "
         ".parquet or .csv, with a column for each class, named after it or in the order of the classes",
+    )
+    training.add_argument(
+        "--features",
+        type=path_argument,
+        metavar="FILE",
+        help="predict the classes from these features of another model instead, by cross-validation: .npy, .npz, "
+        ".parquet or .csv, with a row for each example",
     )
     add_accelerator_option(parser.add_argument_group("machine"))
     add_locks_option(add_executor_options(parser))
@@ -140,8 +149,8 @@ def _audit(options: argparse.Namespace) -> None:
         _check_trace_options(options)
         folder = options.folder = options.out or source
         result = audits.audit_trace(source)
-    elif options.probabilities is not None:
-        result, folder = _read_probabilities(options)
+    elif options.probabilities is not None or options.features is not None:
+        result, folder = _rank_by_file(options)
     else:
         result, folder, tracking = _train(options)
     values = _shown_columns(options) if options.label else {}
@@ -212,23 +221,41 @@ def _reject_settled(options: argparse.Namespace, names: Sequence[str], where: st
             raise UsageError(f"--{flag} has no meaning for {where}")
 
 
-def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
-    """Rank the labels by the probabilities in a file, and return the audit and the output folder."""
+def _rank_by_file(options: argparse.Namespace) -> tuple[Audit, Path]:
+    """Rank the labels by the probabilities or features in a file, and return the audit and the output folder."""
     from emphasis.cli.progress import JobBar
     from emphasis.datasets.table import TableOptions
     from emphasis.datasets.table_report import in_shell
     from emphasis.experiments.studies.audit import audit_recipe
-    from emphasis.experiments.studies.file_audit import audit_split_by_file, audit_table_by_file
+    from emphasis.experiments.studies.file_audit import (
+        audit_split_by_file,
+        audit_table_by_file,
+        by_features,
+        by_probabilities,
+    )
     from emphasis.weighting import DEFAULT_WEIGHTING
 
-    for name in ("weighting", "iterations", "settings", "track"):
+    if options.probabilities is not None and options.features is not None:
+        raise UsageError("--probabilities and --features do not go together: labels are ranked by one of them")
+    settled = ["iterations", "settings", "track"]
+    if options.probabilities is not None:
+        settled.append("weighting")
+        reason = "is for training; with --probabilities nothing is trained"
+    else:
+        reason = "has no meaning with --features: small networks of a fixed kind predict the classes"
+    for name in settled:
         if getattr(options, name) not in (None, []):
-            flag = "set" if name == "settings" else name
-            raise UsageError(f"--{flag} is for training; with --probabilities nothing is trained")
+            raise UsageError(f"--{'set' if name == 'settings' else name} {reason}")
+    if options.probabilities is not None:
+        rank = by_probabilities(options.probabilities)
+    else:
+        rank = by_features(
+            options.features, None if options.weighting is None else weighting_from_text(options.weighting)
+        )
     source = Path(options.source)
     if options.label is not None and options.images is None and options.noise_rate is None:
         table_options = TableOptions.of(**requested_table_options(options))
-        result = audit_table_by_file(source, options.label, options.probabilities, table_options)
+        result = audit_table_by_file(source, options.label, rank, table_options)
         print_notes(options, [in_shell(note) for note in result.notes])
         return result, options.out or Path("runs") / f"{source.stem}-{options.label}-audit"
     context = requested_context(options, workers=1)
@@ -241,7 +268,7 @@ def _read_probabilities(options: argparse.Namespace) -> tuple[Audit, Path]:
             condition=options.only or "",
             noise_rate=options.noise_rate,
         )
-    return audit_split_by_file(recipe, split, options.probabilities), options.out or Path("runs") / recipe.name
+    return audit_split_by_file(recipe, split, rank), options.out or Path("runs") / recipe.name
 
 
 def _train(options: argparse.Namespace) -> tuple[Audit, Path, Tracking | None]:

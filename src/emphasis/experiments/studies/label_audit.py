@@ -9,6 +9,7 @@ prediction would count every error of the model as a wrong label.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from emphasis.diagnostics.suspects import Suspects
 from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.experiments.studies.audit_result import BY_PREDICTIONS, Audit
 from emphasis.experiments.studies.forest import out_of_bag_probabilities
-from emphasis.review.examples import likeliest_classes
+from emphasis.review.examples import likeliest_classes, narrow_features
 from emphasis.weighting import Weighting
 from emphasis.weighting._numerics import log_sigmoid
 
@@ -137,7 +138,9 @@ def audit_features(
     if class_names is not None:
         names = tuple(class_names[code] for code in encode_labels(present, len(class_names), class_names)[0])
     about = f"EmphasisClassifier, {folds}-fold cross-validation, and a forest's out-of-bag predictions; seed {seed}."
-    return audit_predictions(codes, 0.5 * (probabilities + forest), class_names=names, weighting=weighting, about=about)
+    mean = 0.5 * (probabilities + forest)
+    audit = audit_predictions(codes, mean, class_names=names, weighting=weighting, about=about)
+    return dataclasses.replace(audit, features=narrow_features(inputs))
 
 
 def _groups(features: Any, labels: NDArray[np.int64]) -> NDArray[np.int64]:

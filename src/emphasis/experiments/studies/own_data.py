@@ -25,6 +25,8 @@ from emphasis.experiments.runs.data import forget_loaded, load_split
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, with_rate_chosen_by_data
 
 _EPOCHS, _MIN_STEPS, _MAX_STEPS = {"vectors": 60, "images": 30}, 300, 20_000
+_MAX_VECTORS = 2_560_000  # vectors that a network is trained on, repetitions included
+_LARGEST_BATCH, _BATCHES = 512, 160  # of vectors, and in an epoch of many of them
 MOST_PIXELS = 32
 """Largest size of images that is chosen for an audit; larger images are scaled down."""
 
@@ -204,10 +206,14 @@ def suitable_length(kind: str, examples: int, batch_size: int) -> tuple[int, int
     Args:
         kind: "vectors" or "images".
         examples: Number of training examples.
-        batch_size: Largest batch size.
+        batch_size: Batch size, unless there are too few examples, or so many vectors that larger batches save time.
     """
     batch = max(1, min(batch_size, examples // 4))
-    return batch, min(max(_MIN_STEPS, _EPOCHS[kind] * -(-examples // batch)), _MAX_STEPS)
+    most = _MAX_STEPS
+    if kind == "vectors":
+        batch = max(batch, min(examples // _BATCHES, _LARGEST_BATCH))
+        most = min(most, _MAX_VECTORS // batch)
+    return batch, min(max(_MIN_STEPS, _EPOCHS[kind] * -(-examples // batch)), most)
 
 
 def _fingerprint(split: Split) -> str:

@@ -21,6 +21,7 @@ CHOSEN_BY_DATA: Table = {"learning_rate": _PLACEHOLDER, "schedule": {"policy": "
 """Settings of a solver whose learning rate is to be chosen by the data, and falls to 0."""
 
 _FOLDS = 2  # for perceptrons, which all train at once
+_MANY = 10_000  # examples, of which one fold holds out enough
 _STEPS_FRACTION = 0.2  # for networks that train one by one
 
 
@@ -72,6 +73,8 @@ def with_best_rate(
         return with_rate(recipe, middle_rate(first.solver.name))
     candidates = replace(recipe, name=f"{recipe.name}-rates", seeds=1)
     fraction, folds = (1.0, _FOLDS) if is_stackable(first) else (_STEPS_FRACTION, 1)
+    if len(split.train_labels) >= _MANY:
+        folds = 1
     rows = train_at_rates(candidates, folder, context, reporter, folds=folds, steps_fraction=fraction, force=force)
     return with_rate(recipe, best_of(rows))
 
