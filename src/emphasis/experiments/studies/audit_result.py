@@ -146,20 +146,26 @@ def suspects_table(audit: Audit) -> dict[str, list[Any]]:
     Returns:
         rank, row, source (if known), given and suggested label, suspect (0 or 1), cleaned label, score, sample_weight.
     """
-    suspects, order = audit.suspects, audit.suspects.order
-    given = [audit.name_of(label) for label in audit.labels[order]]
-    suggested = [audit.name_of(label) for label in suspects.suggested[order]]
-    is_suspect = [int(value) for value in suspects.suspect[order]]
+    order = audit.suspects.order
+    columns = suspects_columns(audit.suspects, audit.labels, audit.class_names, audit.rows)
+    ranked = {name: column[order].tolist() for name, column in columns.items()}
+    sources = {"source": [audit.sources[example] for example in order]} if audit.sources else {}
+    return {"rank": list(range(1, len(order) + 1)), "row": ranked.pop("row"), **sources, **ranked}
+
+
+def suspects_columns(
+    suspects: Suspects, labels: NDArray[np.int64], class_names: Sequence[str], rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return row, given and suggested label, suspect (0 or 1), cleaned label, score and weight of each label."""
+    names = np.array(class_names, dtype=object)
     return {
-        "rank": list(range(1, len(order) + 1)),
-        "row": audit.rows[order].tolist(),
-        **({"source": [audit.sources[example] for example in order]} if audit.sources else {}),
-        "given": given,
-        "suggested": suggested,
-        "suspect": is_suspect,
-        "cleaned": [new if wrong else old for old, new, wrong in zip(given, suggested, is_suspect, strict=True)],
-        "score": suspects.score[order].tolist(),
-        "sample_weight": suspects.sample_weight[order].tolist(),
+        "row": rows,
+        "given": names[labels],
+        "suggested": names[suspects.suggested],
+        "suspect": suspects.suspect.astype(np.int64),
+        "cleaned": names[np.where(suspects.suspect, suspects.suggested, labels)],
+        "score": suspects.score,
+        "sample_weight": suspects.sample_weight,
     }
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
-from emphasis.experiments.studies.audit_result import AUDIT, SUSPECTS
+from emphasis.experiments.studies.audit_result import AUDIT, SUSPECTS, suspects_columns
 from emphasis.experiments.studies.label_audit import (
     confidence_totals,
     confident_suspects,
@@ -72,6 +72,8 @@ def audit_parts(files: Sequence[Path], folder: Path, title: str, progress: Progr
         DamagedFileError: A file cannot be read.
         ValueError: A column is missing, or holds something else.
     """
+    import pandas as pd
+
     names = _class_names(files[0])
     totals, counts = np.zeros(len(names)), np.zeros(len(names), dtype=np.int64)
     for number, part in enumerate(_parts(files, names)):
@@ -86,7 +88,8 @@ def audit_parts(files: Sequence[Path], folder: Path, title: str, progress: Progr
     suspects, first = 0, None
     for number, part in enumerate(_parts(files, names)):
         progress("ranking of the labels", len(files) + number, 2 * len(files))
-        table = _ranked(part, names, thresholds)
+        found = confident_suspects(part.log_p, part.labels, thresholds)
+        table = pd.DataFrame(suspects_columns(found, part.labels, names, part.rows))
         with replacing(folder / FOLDER / part.file.name) as partial:
             table.to_parquet(partial, index=False)
         suspects += int(table["suspect"].sum())
@@ -149,26 +152,6 @@ def _parts(files: Sequence[Path], names: Sequence[str]) -> Iterator[_Part]:
             raise EmphasisValueError(f"{file}: {error}") from error
         rows = table[_ROW].to_numpy() if _ROW in table.column_names else np.arange(len(given))
         yield _Part(file, np.array([index[name] for name in given], dtype=np.int64), log_p, rows)
-
-
-def _ranked(part: _Part, names: Sequence[str], thresholds: NDArray[np.float64]) -> Any:
-    """Return a pandas table of the labels of a file, in their order."""
-    import pandas as pd
-
-    found = confident_suspects(part.log_p, part.labels, thresholds)
-    texts = np.array(names, dtype=object)
-    given, suggested = texts[part.labels], texts[found.suggested]
-    return pd.DataFrame(
-        {
-            "row": part.rows,
-            "given": given,
-            "suggested": suggested,
-            "suspect": found.suspect,
-            "cleaned": np.where(found.suspect, suggested, given),
-            "score": found.score,
-            "sample_weight": found.sample_weight,
-        }
-    )
 
 
 def _most_suspicious(first: Any, table: Any) -> Any:
