@@ -2,7 +2,8 @@
 
 The images are 2,000 of MNIST's training set, as PNG files in a folder for each class; 1,000 of its test set judge. The
 reviewer is simulated: the true labels, 4 seconds a decision, so 450 decisions in the order of `emphasis review`. Then
-a small network is trained on the labels before and after the review, with cross-entropy and with the default weighting.
+a small network is trained on the labels before and after the review, with cross-entropy and with the default weighting,
+at the learning rate that the audit has chosen by the data.
 
     python benchmarks/review_road.py --data DATA [--seeds 3]
 
@@ -28,6 +29,7 @@ from emphasis.datasets import load
 from emphasis.experiments.recipes.load import recipe_from_tables
 from emphasis.experiments.runs.provenance import revision
 from emphasis.experiments.runs.reviewed_labels import labels_settings
+from emphasis.experiments.runs.store import stored_recipe
 from emphasis.review.decisions import DECISIONS, DecisionLog
 from emphasis.review.examples import read_examples
 from emphasis.review.session import ReviewSession
@@ -86,13 +88,11 @@ def audit_review_and_train(seed: int, options: argparse.Namespace) -> dict[str, 
     shutil.rmtree(folder, ignore_errors=True)
     began = time.process_time()
     truth = write_images(options.data, folder / "photos", seed)
-    solver = {"solver.learning_rate": 0.05}
-    emphasis.audit(
-        folder / "photos", folder=folder / "audit", size=28, channels=1, iterations=STEPS, settings=solver,
-        accelerator="cpu",
-    )  # fmt: skip
+    audit = folder / "audit"
+    emphasis.audit(folder / "photos", folder=audit, size=28, channels=1, iterations=STEPS, accelerator="cpu")
     seconds = {"audit": time.process_time() - began}
-    summary = review(folder / "audit", truth)
+    rate = next(stored_recipe(audit).cells()).solver.learning_rate
+    summary = review(audit, truth)
     tables = {
         "name": "road",
         "title": "Review",
@@ -106,7 +106,14 @@ def audit_review_and_train(seed: int, options: argparse.Namespace) -> dict[str, 
             "options": {"folder": str((folder / "photos").resolve()), "size": 28, "channels": 1},
         },
         "network": {"name": "small-cnn", "options": {"widths": [16, 32, 64]}},
-        "solver": {"iterations": STEPS, "batch_size": 64, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4},
+        "solver": {
+            "iterations": STEPS,
+            "batch_size": 64,
+            "learning_rate": rate,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "schedule": {"policy": "cosine"},
+        },
         "evaluation": {"every": STEPS},
         "methods": [
             {"name": "cross-entropy", "weighting": {"family": "CCE"}},
@@ -117,13 +124,14 @@ def audit_review_and_train(seed: int, options: argparse.Namespace) -> dict[str, 
         tables[part] |= tables[part].pop("options")
     recipe = recipe_from_tables(tables).changed({"seeds": 1})
     accuracy = {}
-    for name, settings in (("before", {}), ("after", labels_settings(folder / "audit"))):
-        rows = emphasis.run(recipe.changed(settings), folder=folder / name, accelerator="cpu")
+    for name, settings in (("before", {}), ("after", labels_settings(audit))):
+        rows = emphasis.run(recipe.changed(settings), folder=folder / name, accelerator="cpu", threads=1)
         accuracy |= {f"{row['method']}, {name} the review": row["final_test_accuracy"] for row in rows}
     wrong = sum(key.split("/")[1] != true for key, true in truth.items())
     return {
         "wrong": wrong,
         "decisions": DECIDED,
+        "learning_rate": rate,
         "corrected": summary["corrected"],
         "remaining_estimated": summary["remaining"],
         "remaining": wrong - summary["corrected"],
