@@ -87,11 +87,12 @@ def main() -> None:
                 known = [line for line in lines if (line["command"], line["rows"]) == (command, rows)]
                 if known and not options.again:
                     continue
-                lines = [line for line in lines if line not in known] + [measure(command, rows, Path(folder))]
+                measured = measure(command, rows, Path(folder))
+                lines = [line for line in lines if line not in known] + [measured]
                 lines.sort(key=lambda line: (line["command"], line["rows"]))
                 content = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
                 OUT.write_text(json.dumps({**content, "measured": lines}, indent=1) + "\n")
-                print(lines[-1], flush=True)
+                print(measured, flush=True)
 
 
 if __name__ == "__main__":
