@@ -12,6 +12,7 @@ NO_VENV := "$(PYTHON) -m venv $(VENV)" failed; on Debian and Ubuntu install the 
 
 ALONE ?= xgboost lightgbm jax sklearn
 VERSIONS ?= 3.12 3.13
+NOTEBOOKS ?= cache
 
 # Hundreds of processes of the tests import the same modules, which are compiled once if that may be kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,7 +29,7 @@ help:
 	@echo "make extras install extras one by one, each into an environment of its own, and use them"
 	@echo "            (ALONE=catboost for another than $(ALONE))"
 	@echo "make lint   check format, style, types, the direction of imports and spelling"
-	@echo "make docs   build the documentation into docs/_build/html"
+	@echo "make docs   build the documentation into docs/_build/html (NOTEBOOKS=off for its notebooks without output)"
 	@echo "make dist   build wheel and sdist into dist/ and check them as a user will meet them; nothing is published"
 	@echo "make clean  remove what was built, the environment $(VENV) excepted"
 
@@ -81,8 +82,10 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/codespell *.md .github packaging src tests docs examples benchmarks
 
+# The tests run the code of the notebooks too: NOTEBOOKS=off leaves it to them, and the pages show no output.
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --quiet -b html -D nb_execution_mode=$(NOTEBOOKS) \
+	  docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 # The version is read from the last tag, so dist/ holds a release only at a tag.

@@ -30,6 +30,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+suppress_warnings = ["myst-nb.lexer"]  # with -D nb_execution_mode=off nothing says what language the notebooks are in
 os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # `!emphasis` in notebooks
 
 html_theme = "furo"

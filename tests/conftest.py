@@ -18,12 +18,14 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=30, de
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
-# Inductor finds its code again by what was compiled, not by the vector width that it was written for, which
-# ATEN_CPU_CAPABILITY sets: code for one width crashes in a process of another.
+# What compilers have made of the same code is kept for the other processes and later runs, by vector width, which
+# ATEN_CPU_CAPABILITY sets: Inductor would take code for one width in a process of another, where it crashes.
 _WIDTH = torch.backends.cpu.get_cpu_capability().lower()
-os.environ.setdefault(
-    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{_WIDTH}")
-)
+_COMPILED = Path(tempfile.gettempdir()) / f"compiled_{getpass.getuser()}_{_WIDTH}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_COMPILED / "inductor"))
+os.environ.setdefault("TRITON_CACHE_DIR", str(_COMPILED / "triton"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

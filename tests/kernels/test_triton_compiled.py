@@ -39,9 +39,8 @@ def on_host(test):
 
 
 @pytest.fixture
-def started(monkeypatch, tmp_path):
+def started(monkeypatch):
     """What would have been started: a kernel's name, its grid, its arguments and what says how it was compiled."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launches, device = [], next(DEVICES)
 
     def launcher(source, metadata):
