@@ -27,6 +27,11 @@ os.environ.setdefault("TRITON_CACHE_DIR", str(_COMPILED / "triton"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# Each worker of xdist has its share of the cores. What trains, and is not told how many processes and threads it may
+# use, would otherwise take those of the other workers as well, and threads that wait for each other burn them.
+_CORES = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.cpu_count = lambda: _CORES
+
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 

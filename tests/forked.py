@@ -32,19 +32,20 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def _set_up(folder, environment, outputs):
-    """Give the process its folder, its environment, and files for its output and errors."""
+def _set_up(folder, environment, cores, outputs):
+    """Give the process its folder, its environment, its share of the cores, and files for its output and errors."""
     os.chdir(folder)
+    os.cpu_count = lambda: cores
     os.environ.clear()
     os.environ.update(environment)
     for stream, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 
 
-def _run(arguments, log, folder, environment, own_session, prepare):
+def _run(arguments, log, folder, environment, cores, own_session, prepare):
     if own_session:
         os.setsid()
-    _set_up(folder, environment, (log, log))
+    _set_up(folder, environment, cores, (log, log))
     from emphasis.cli.main import main
 
     if prepare:
@@ -72,14 +73,15 @@ def start(arguments, log, *, own_session=False, prepare=None):
 
     prepare: A function of a module that can be imported, which the process calls first.
     """
-    given = (arguments, str(Path(log).absolute()), str(Path.cwd()), dict(os.environ), own_session, prepare)
+    given = (arguments, str(Path(log).absolute()), str(Path.cwd()), dict(os.environ))
+    given = (*given, os.cpu_count(), own_session, prepare)
     process = CONTEXT.Process(target=_run, args=given)
     process.start()
     return process
 
 
-def _run_program(program, arguments, outputs, folder, environment):
-    _set_up(folder, environment, outputs)
+def _run_program(program, arguments, outputs, folder, environment, cores):
+    _set_up(folder, environment, cores, outputs)
     if isinstance(program, Path):
         sys.argv = [str(program), *arguments]
         sys.path.insert(0, str(program.parent))
@@ -97,7 +99,7 @@ class Program:
         self._folder = tempfile.TemporaryDirectory(prefix="forked-")
         self._outputs = [str(Path(self._folder.name, name)) for name in ("output", "errors")]
         environment = dict(os.environ if environment is None else environment)
-        given = (program, tuple(map(str, arguments)), self._outputs, str(Path.cwd()), environment)
+        given = (program, tuple(map(str, arguments)), self._outputs, str(Path.cwd()), environment, os.cpu_count())
         self.process = CONTEXT.Process(target=_run_program, args=given)
         self.process.start()
 

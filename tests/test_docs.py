@@ -1,8 +1,8 @@
 """What README.md, docs/ and examples/ print can be run as it stands.
 
 Python runs page by page, in a folder with the files that the pages name; the blocks of README.md run one by one, each
-alone. Commands are parsed by the real parser, and those that take seconds are run. The notebooks of docs/tutorials are
-also executed when the documentation is built.
+alone. Commands are parsed by the real parser, and those that take seconds are run. The code of the notebooks of
+docs/tutorials runs here as well as when the documentation is built with their output.
 """
 
 import ast
@@ -355,7 +355,8 @@ def run_extended(folder, *arguments):
 
 
 def test_a_loss_a_method_a_network_a_data_set_a_noise_and_a_recipe_are_added_as_the_page_says(extended):
-    run_extended(extended, "-m", "emphasis", "run", "wine", "--no-progress", "--workers", "1", "--out", "runs/wine")
+    options = ["--no-progress", "--workers", "1", "--threads", "1", "--out", "runs/wine"]
+    run_extended(extended, "-m", "emphasis", "run", "wine", *options)
     rows = [json.loads(line) for line in (extended / "runs" / "wine" / "results.jsonl").read_text().splitlines()]
     assert sorted(row["method"] for row in rows) == ["Cubic", "Trimmed"]
     assert all(row["final_test_accuracy"] > 0.6 for row in rows)
