@@ -1,8 +1,8 @@
 """How well wrong labels in tables are found: by the network of an audit, with the forest, and by gradient boosting.
 
-Tables with four kinds of wrong labels:
+Tables with five kinds of wrong labels:
 
-    10 % symmetric, 40 % symmetric, 25 % pair      as in `emphasis.corruption`
+    10, 20, 40 % symmetric, 25 % pair      as in `emphasis.corruption`
     15 % near       examples near the boundary between two classes get the label of the other one, as careless people
                     would: drawn by the uncertainty of logistic regression on the true labels
 
@@ -10,7 +10,7 @@ and four rankings of the labels, by
 
     network         the mean margin of the audit's network over training
     forest          p of the audit's forest, out of bag
-    audit           the audit: the mean of p of both
+    audit           the audit, which combines both
     boosting        p of scikit-learn's HistGradientBoostingClassifier, of five folds: what most people give to
                     confident learning (up to 20 classes)
 
@@ -51,7 +51,7 @@ from emphasis.experiments.runs.provenance import revision
 from emphasis.experiments.studies.forest import out_of_bag_probabilities
 
 BENCH = ("digits", "wine quality", "mnist", "imdb", "clinc150")  # of benchmarks/defaults_data.py
-NOISES = ("10 % symmetric", "40 % symmetric", "25 % pair", "15 % near")
+NOISES = ("10 % symmetric", "20 % symmetric", "40 % symmetric", "25 % pair", "15 % near")
 MEASURES = ("auroc", "average precision", "first tenth")
 _MOST_ROWS, _MOST_CLASSES_OF_BOOSTING = 4000, 20
 Table = tuple[pd.DataFrame, Any]

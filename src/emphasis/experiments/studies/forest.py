@@ -120,6 +120,7 @@ def with_forest(
 ) -> tuple[Suspects, NDArray[np.float64]]:
     """Rank labels by the mean of a network's and a forest's probabilities.
 
+    Those of the forest are squared and normalized first, since a mean over trees is less certain than a network.
     The score is log(p / (1 - p)) of the mean probability p of the label. A label is suspect if both contradict it: the
     network has predicted one other class more often, and the forest finds another class more probable.
 
@@ -133,7 +134,9 @@ def with_forest(
         The ranking, and the mean probabilities (n, C).
     """
     examples = np.arange(len(labels))
-    mean = 0.5 * (np.asarray(network, dtype=np.float64) + forest)
+    sharpened = np.asarray(forest, dtype=np.float64) ** 2
+    sharpened /= sharpened.sum(axis=1, keepdims=True)
+    mean = 0.5 * (network + sharpened)
     p = np.clip(mean[examples, labels], _LEAST_P, 1.0 - _LEAST_P)
     score = np.log(p) - np.log1p(-p)
     others = mean.copy()
