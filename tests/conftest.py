@@ -1,8 +1,6 @@
-import getpass
 import os
 import random
 import sys
-import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +19,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # What compilers have made of the same code is kept for the other processes and later runs, by vector width, which
 # ATEN_CPU_CAPABILITY sets: Inductor would take code for one width in a process of another, where it crashes.
 _WIDTH = torch.backends.cpu.get_cpu_capability().lower()
-_COMPILED = Path(tempfile.gettempdir()) / f"compiled_{getpass.getuser()}_{_WIDTH}"
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_COMPILED = _CACHES / "emphasis-tests" / _WIDTH
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_COMPILED / "inductor"))
 os.environ.setdefault("TRITON_CACHE_DIR", str(_COMPILED / "triton"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED / "jax"))

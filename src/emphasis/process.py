@@ -26,24 +26,37 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on: schedulers and containers may allow it some only."""
+    cores = os.cpu_count() or 1
+    return min(cores, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else cores
+
+
+def threads_of_each(processes: int = 1) -> int:
+    """Return the number of threads of each of several processes: their share of the cores, at most OMP_NUM_THREADS."""
+    share, most = usable_cores() // processes, os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(share, int(most)) if most.isdecimal() else share)
+
+
 def idle_cores() -> int:
     """Return the number of cores that other programs do not use at present, at least 1.
 
     Threads that compute one thing together wait for the slowest of them. Where other programs use the cores as well,
-    they wait most of the time, and one thread is faster than two. All cores where the system does not tell.
+    they wait most of the time, and one thread is faster than two. At most `threads_of_each`, and that where the
+    system does not tell.
     """
     import statistics  # which takes longer than the rest of this module
 
-    cores = os.cpu_count() or 1
+    cores, most = os.cpu_count() or 1, threads_of_each()
     running = []
     for _ in range(_SAMPLES):
         try:
             counts = Path("/proc/loadavg").read_text().split()[3]
         except (OSError, IndexError):
-            return cores
+            return most
         running.append(int(counts.partition("/")[0]) - 1)  # without this process
         time.sleep(_SECONDS_BETWEEN_SAMPLES)
-    return max(1, cores - round(statistics.median(running)))
+    return max(1, min(most, cores - round(statistics.median(running))))
 
 
 def end_if_rank(code: int) -> None:

@@ -281,14 +281,13 @@ def requested_context(options: argparse.Namespace, workers: int | None = None) -
 
 def default_workers(execution: Execution) -> int:
     """Return the number of cores on the CPU, and 1 on an accelerator or with several devices."""
-    import os
-
     import torch
 
+    from emphasis.process import usable_cores
     from emphasis.training.settings import number_of_ranks
 
     if number_of_ranks(execution) > 1:
         return 1
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = execution.accelerator == "cpu" or (execution.accelerator == "auto" and not has_accelerator)
-    return os.cpu_count() or 1 if on_cpu else 1
+    return usable_cores() if on_cpu else 1

@@ -23,6 +23,7 @@ from submitit.helpers import DelayedSubmission
 
 from emphasis.executors.base import ExecutorOptions, Work, WorkerLostError
 from emphasis.files import write_text
+from emphasis.process import usable_cores
 
 _MOST_AT_ONCE = 1000  # Slurm's limit for the size of an array, unless its configuration changes it
 _MOST_REQUEUES = 1000  # after the time limit
@@ -78,7 +79,7 @@ class SlurmExecutor:
         self._folder = folder.absolute() / ".slurm"
         self._executor = submitit.AutoExecutor(self._folder, slurm_max_num_timeout=_MOST_REQUEUES)
         self._has_slurm = self._executor.cluster == "slurm"
-        at_once = _MOST_AT_ONCE if self._has_slurm else max(1, (os.cpu_count() or 1) // cpus)
+        at_once = _MOST_AT_ONCE if self._has_slurm else max(1, usable_cores() // cpus)
         self._capacity = min(options.jobs or at_once, at_once)
         self._executor.update_parameters(name="emphasis", cpus_per_task=cpus, gpus_per_node=gpus)
         self._executor.update_parameters(timeout_min=options.minutes or _DEFAULT_MINUTES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from emphasis.experiments.runs.store import (
 from emphasis.experiments.runs.train_job import RETRY_SECONDS, run_job
 from emphasis.experiments.runs.user_code import check_code, with_sources
 from emphasis.files import naming_refusals
+from emphasis.process import threads_of_each
 from emphasis.training.fabric import make_fabric
 from emphasis.training.settings import number_of_ranks
 
@@ -133,7 +133,7 @@ def _run_cells(
     if ranks is not None and ranks.is_global_zero:
         ranks.barrier()
     if context.executor.is_local and (context.workers == 1 or len(jobs) == 1):
-        cores = max(1, (os.cpu_count() or 1) // (context.workers * context.execution.devices))
+        cores = threads_of_each(context.workers * context.execution.devices)
         _run_here(jobs, folder, context, reporter, cores, ranks)
     else:
         _run_elsewhere(jobs, folder, context, reporter)
@@ -150,7 +150,7 @@ def _data_of(job: Job) -> str:
 
 def _run_elsewhere(jobs: Sequence[Job], folder: Path, context: RunContext, reporter: Reporter) -> None:
     """Run the jobs on an executor."""
-    cores_each = max(1, (os.cpu_count() or 1) // context.workers)
+    cores_each = threads_of_each(context.workers)
     root = None if context.root is None else context.root.absolute()
     executor = make_executor(
         context.executor,
