@@ -95,11 +95,11 @@ def test_a_class_that_other_folds_lack_stays_as_it_is():
 
 
 def test_a_fit_calibrates_saves_and_predicts_so(cancer, tmp_path):
-    """Ten deep trees at a high learning rate are far too sure of noisy labels."""
+    """Thirty deep trees at a high learning rate are far too sure of noisy labels."""
     table, _ = cancer
     path = tmp_path / "cancer.csv"
     table.to_csv(path, index=False)
-    sure = ["--set", "learning_rate=1", "--set", "max_depth=8", "--set", "n_estimators=10", "--folds", "3"]
+    sure = ["--set", "learning_rate=1", "--set", "max_depth=8", "--set", "n_estimators=30", "--folds", "3"]
     arguments = ["fit", str(path), "--label", "class", "--weighting", "CCE", "--no-progress", *sure]
     assert main([*arguments, "--out", str(tmp_path / "calibrated")]) == 0
     assert main([*arguments, "--out", str(tmp_path / "plain"), "--no-calibration"]) == 0
@@ -133,7 +133,7 @@ def test_a_fit_calibrates_saves_and_predicts_so(cancer, tmp_path):
 
 def test_cross_entropy_is_calibrated_by_the_same_rule(cancer, tmp_path):
     table, _ = cancer
-    sure = {"learning_rate": 1, "max_depth": 8, "n_estimators": 10}
+    sure = {"learning_rate": 1, "max_depth": 8, "n_estimators": 30}
     weighting = DM(lam=0.5, beta=2, vanishing=True)
     found = emphasis.fit(table, label="class", folder=tmp_path / "fit", folds=3, settings=sure, weighting=weighting)
     assert "cross-entropy" in found.calibration

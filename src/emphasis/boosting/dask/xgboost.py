@@ -7,6 +7,7 @@ of one process.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -126,7 +127,8 @@ class EmphasisDaskXGBClassifier(DaskXGBClassifier):  # type: ignore[misc]
             train_again_without_lost_workers(client, lambda: fit(X, y, **arguments))
         finally:
             self.objective, self.base_score = given
-        self.classes_ = classes  # in their order, which those of a dataframe are not
+        if not isinstance(inspect.getattr_static(type(self), "classes_", None), property):  # of XGBoost 3.3 and later
+            self.classes_ = classes  # in their order, which those of a dataframe are not
         # What XGBoost sets itself when the objective is its own: prediction looks at it.
         self.objective = "multi:softprob" if len(classes) > 2 else "binary:logistic"
         return self
