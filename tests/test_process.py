@@ -8,7 +8,8 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, os
+import json, os, sys
+os.sched_setaffinity(0, json.loads(sys.argv[1]))
 from emphasis.process import idle_cores, threads_of_each, usable_cores
 os.cpu_count = lambda: 8
 print(json.dumps([usable_cores(), threads_of_each(), threads_of_each(2), threads_of_each(100), idle_cores()]))
@@ -21,9 +22,8 @@ print(json.dumps([usable_cores(), threads_of_each(), threads_of_each(2), threads
 def test_no_more_cores_are_used_than_allowed(bound, threads):
     allowed = sorted(os.sched_getaffinity(0))[: 1 if bound else None]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, json.dumps(allowed)],
         env={**os.environ, "OMP_NUM_THREADS": threads},
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
         capture_output=True,
         text=True,
         check=True,
