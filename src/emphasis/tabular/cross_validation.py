@@ -28,6 +28,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.tabular", "fit", error) from None
 
+_VALUES_FOR_THREADS = 200_000
+"""Rows times columns from which on boosting uses several threads; below, they would mostly wait for each other."""
 _LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # libraries that check settings when they fit
 Progress = Callable[[str, int, int], None]  # (task, done, total)
 
@@ -239,8 +241,10 @@ class Trainer:
         Raises:
             EmphasisValueError: The library rejects a setting or the data.
         """
+        is_small = isinstance(features, np.ndarray) and features.size < _VALUES_FOR_THREADS
+        threads = {self.spec.threads: 1} if self.spec.threads and is_small else {}
         try:
-            classifier = self.spec.make(weighting, self.settings, self.seed)
+            classifier = self.spec.make(weighting, {**threads, **self.settings}, self.seed)
         except TypeError as error:  # the model has no setting of this name
             raise EmphasisValueError(f"settings (--set): {error}") from error
         try:

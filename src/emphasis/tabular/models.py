@@ -28,6 +28,7 @@ class ModelSpec:
         save: Function of a trained classifier and a path.
         load: Function of path, settings, number of features and number of classes that returns a prediction function.
         earlier_file: Name of the file in earlier versions, which `load` reads as well.
+        threads: Name of the parameter for the number of threads; "" if there is none.
     """
 
     extra: str
@@ -37,6 +38,7 @@ class ModelSpec:
     save: Callable[[Any, Path], None]
     load: Callable[[Path, Mapping[str, Any], int, int], Predict]
     earlier_file: str = ""
+    threads: str = ""
 
     def file_of(self, manifest: Mapping[str, Any]) -> str:
         """Return the name of the file of a saved model, which earlier versions may have written."""
@@ -163,6 +165,7 @@ XGBOOST = ModelSpec(
     make=_make_xgboost,
     save=_save_xgboost,
     load=_load_xgboost,
+    threads="n_jobs",
 )
 LIGHTGBM = ModelSpec(
     extra="lightgbm",
@@ -171,6 +174,7 @@ LIGHTGBM = ModelSpec(
     make=_make_lightgbm,
     save=_save_lightgbm,
     load=_load_lightgbm,
+    threads="n_jobs",
 )
 CATBOOST = ModelSpec(
     extra="catboost",
@@ -179,6 +183,7 @@ CATBOOST = ModelSpec(
     make=_make_catboost,
     save=_save_by_method,
     load=_load_catboost,
+    threads="thread_count",
 )
 NET = ModelSpec(
     extra="sklearn",
