@@ -175,9 +175,7 @@ def holdout(split: Split, share: float = 0.2, seed: int = 0, fold: int = 0) -> t
     if split.groups is None:
         held = draw_stratified(split.train_labels, round(share * len(split.train_labels)), seed, fold)
     else:
-        chosen, group = representatives(split.groups, split.train_labels)
-        drawn = draw_stratified(split.train_labels[chosen], max(round(share * len(chosen)), 1), seed, fold)
-        held = np.flatnonzero(np.isin(group, drawn))
+        held = draw_groups(split.groups, split.train_labels, share, seed, fold)
     kept = np.setdiff1d(np.arange(len(split.train_labels)), held)
     rest = take_training(split, kept)
     return replace(rest, test_inputs=split.train_inputs[held], test_labels=split.train_labels[held]), kept
@@ -244,6 +242,19 @@ def draw_stratified(labels: NDArray[np.int64], size: int, seed: int, draw: int =
         np.take(order, np.arange(draw * n, (draw + 1) * n), mode="wrap") for order, n in zip(orders, quota, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
+
+
+def draw_groups(
+    groups: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int, draw: int = 0
+) -> NDArray[np.int64]:
+    """Return the rows, ascending, of a random `share` of the groups, stratified by the rarest class of each group.
+
+    Raises:
+        ValueError: As `draw_stratified`.
+    """
+    rows, group = representatives(groups, labels)
+    drawn = draw_stratified(labels[rows], max(round(share * len(rows)), 1), seed, draw)
+    return np.flatnonzero(np.isin(group, drawn))
 
 
 def _kind(inputs: Inputs) -> str:

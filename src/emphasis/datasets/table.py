@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emphasis.datasets.copies import representatives, table_copies
+from emphasis.datasets.copies import table_copies
 from emphasis.datasets.download import Progress
-from emphasis.datasets.split import Split, draw_stratified
+from emphasis.datasets.split import Split, draw_groups
 from emphasis.datasets.table_columns import constant_columns, kinds_of
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.datasets.table_features import natural_texts
@@ -302,9 +302,7 @@ def load_table(
     if test_file is None and not test_share:
         train = test = np.arange(len(table.given))
     elif test_file is None:
-        rows, group = representatives(table.groups, table.given)
-        drawn = draw_stratified(table.given[rows], max(round(test_share * len(rows)), 1), seed)
-        test = np.flatnonzero(np.isin(group, drawn))
+        test = draw_groups(table.groups, table.given, test_share, seed)
         train = np.setdiff1d(np.arange(len(table.given)), test)
     else:
         train = np.arange(len(table.given))

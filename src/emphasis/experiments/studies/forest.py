@@ -104,8 +104,7 @@ def mean_over_training(
         p += 1.0 / (1.0 + np.exp(-np.asarray(margin, dtype=np.float64)))
         shares[examples, np.asarray(choice, dtype=np.int64)] += 1.0
     p /= len(margins)
-    shares[examples, labels] = 0.0
-    shares[shares.sum(axis=1) == 0.0] = 1.0
+    shares[shares.sum(axis=1) == shares[examples, labels]] = 1.0
     shares[examples, labels] = 0.0
     shares *= ((1.0 - p) / shares.sum(axis=1))[:, None]
     shares[examples, labels] = p
