@@ -156,10 +156,13 @@ def test_the_documentation_can_be_read_by_everyone(window):
     for name in ("index", "tutorials/tables", "search"):
         for theme, only in (("light", None), ("dark", "color-contrast")):
             open_page(window, DOCS / f"{name}.html", 390, theme)
-            theirs = ["landmark-unique", "region"] + ["page-has-heading-one"] * (name == "search")  # of the theme
+            theirs = ["region"] + ["page-has-heading-one"] * (name == "search")  # of the theme
             assert broken_rules(window.driver, only, but=theirs) == [], (name, theme)
         assert window.run("return document.documentElement.scrollWidth") <= 390, name
         assert not_reached(window.driver) == [], name
+    open_page(window, DOCS / "api.html", 390, "light")  # all rules take minutes on so long a page; these are of its kind
+    assert [broken_rules(window.driver, rule) for rule in ("definition-list", "dlitem")] == [[], []]
+    assert window.run("return document.documentElement.scrollWidth") <= 390
 
 
 @needs_chromium
