@@ -106,6 +106,21 @@ def test_batches_added_up_are_one_large_batch(task, tmp_path):
     torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("task", ["classes", "causal"])
+def test_sample_weights_of_0_and_1_are_labels_that_are_ignored_or_not(task):
+    from emphasis import DM
+    from emphasis.huggingface import compute_loss_func
+
+    loss = compute_loss_func(DM(lam=0.5, beta=4))
+    tokens, labels = (torch.stack([row[name] for row in rows(task)]) for name in ("input_ids", "labels"))
+    kept = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    outputs = make(task)(tokens)
+    weighted = loss(outputs, labels, 100, sample_weight=kept.float())
+    torch.testing.assert_close(weighted, loss(outputs, torch.where(kept, labels, -100), 100))
+    torch.testing.assert_close(2 * weighted, loss(outputs, labels, 100, sample_weight=2.0 * kept))
+    assert abs(weighted - loss(outputs, labels, 100)) > 0.01
+
+
 @pytest.mark.parametrize("normalization", ["integral", "batch", None])
 def test_without_a_count_it_is_the_mean(normalization):
     from transformers.modeling_outputs import TokenClassifierOutput

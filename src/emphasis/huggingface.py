@@ -66,7 +66,8 @@ def compute_loss_func(
 
     Returns:
         A function of outputs, with logits (N, C) or (N, T, C), labels, (N,) or (N, T) with -100 for ignored ones, and
-        num_items_in_batch. It returns 0, with a graph, if all labels are ignored. It can be pickled.
+        num_items_in_batch, and optionally sample_weight of the labels' shape, factors of w that are >= 0. It returns 0,
+        with a graph, if all labels are ignored. It can be pickled.
 
         It raises ValueError if the batch has no labels, the output no logits, or their shapes do not match, and if
         `causal` is None and the name of the output does not decide.
@@ -87,6 +88,7 @@ def _loss(
     outputs: Any,
     labels: Tensor | None,
     num_items_in_batch: Tensor | int | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     if labels is None:
         raise EmphasisValueError(
@@ -104,11 +106,16 @@ def _loss(
             f"logits of shape {tuple(logits.shape)}, the classes last, need integer labels of shape {tuple(needed)}; "
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
+    if sample_weight is not None:
+        sample_weight = sample_weight.to(logits.device).reshape(labels.shape)
     if _is_causal(outputs, logits) if causal is None else causal:
         labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)  # copies less memory than slicing the logits
+        sample_weight = None if sample_weight is None else F.pad(sample_weight[..., 1:], (0, 1))
     if loss.class_weight is not None and loss.class_weight.device != logits.device:
         loss.to(logits.device)
-    total: Tensor = loss(logits.flatten(0, -2), labels.flatten())
+    total: Tensor = loss(
+        logits.flatten(0, -2), labels.flatten(), None if sample_weight is None else sample_weight.flatten()
+    )
     valid = (labels != IGNORED).sum()
     if loss.options.normalization == "batch":
         total = total * valid

@@ -74,7 +74,9 @@ def fit_images(options: argparse.Namespace) -> None:
     if options.labels is not None:
         raise UsageError("--labels is for tables; `emphasis labels export --apply` moves images between their folders")
     if options.weight_column is not None or options.model != "xgboost":
-        raise UsageError("--model and --weight-column are for tables of features; images have --network and --features")
+        raise UsageError(
+            "--model, --fine-tune and --weight-column are for tables of features; images have --network and --features"
+        )
     if is_folder and (options.label or options.images):
         raise UsageError("--label and --images are for tables; the folders in a folder of images are the classes")
     if not is_folder and options.label is None:

@@ -44,6 +44,7 @@ examples:
   emphasis fit wine.parquet --label cultivar --model net --weighting "DM lam=0.5 beta=8 vanishing"
   emphasis fit reviews.csv --label intent --text body --model linear
   emphasis fit reviews.csv --label intent --text body --encoder models/all-MiniLM-L6-v2
+  emphasis fit reviews.csv --label intent --text body --encoder models/distilbert --fine-tune
   emphasis fit wine.parquet --label cultivar --model lightgbm --set n_estimators=400 --folds 10
   emphasis fit parts/*.parquet --label churned --engine dask --workers 2
   emphasis fit photos
@@ -84,8 +85,11 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="decisions of a review (decisions.jsonl): train on corrected labels, and compare with the given labels",
     )
     model = parser.add_argument_group("model")
+    model.add_argument("--model", metavar="MODEL", help="xgboost (default), lightgbm, catboost, net or linear")
     model.add_argument(
-        "--model", default="xgboost", metavar="MODEL", help="xgboost (default), lightgbm, catboost, net or linear"
+        "--fine-tune",
+        action="store_true",
+        help="train the --encoder itself on the column of text, in place of a model of its vectors",
     )
     model.add_argument(
         "--weighting", metavar="TEXT", help='weighting of the loss, such as "GCE q=0.7" (default: Relative)'
@@ -132,7 +136,30 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     add_no_progress_option(output)
 
 
+def _requested_model(options: argparse.Namespace) -> str:
+    """Return the kind of model that the options ask for.
+
+    Raises:
+        UsageError: Options exclude each other, or `--encoder` is missing.
+    """
+    if not options.fine_tune:
+        return options.model or "xgboost"
+    if options.model is not None:
+        raise UsageError(
+            f"--fine-tune trains the encoder of the texts, and --model {options.model} another model; leave out one"
+        )
+    if not options.encoder:
+        raise UsageError(
+            "--fine-tune trains a pretrained encoder of texts; name its folder, or its name in the local cache of "
+            "Hugging Face, with --encoder"
+        )
+    if options.tune:
+        raise UsageError("--tune does not search settings of --fine-tune; give them with --set learning_rate=5e-5")
+    return "fine-tuned"
+
+
 def _fit(options: argparse.Namespace) -> None:
+    options.model = _requested_model(options)
     if options.engine == "dask":
         fit_on_dask(options)
         return
@@ -193,7 +220,7 @@ def _fit(options: argparse.Namespace) -> None:
     if options.tune:
         print_tuning(tuning, "", console)
     print_fit(result, console)
-    if not options.tune:
+    if not options.tune and options.model in RANGES:
         searched = ", ".join(RANGES[options.model])
         console.print(
             plain(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emphasis.datasets.copies import table_copies
 from emphasis.datasets.download import Progress
 from emphasis.datasets.split import Split, draw_groups
-from emphasis.datasets.table_columns import constant_columns, kinds_of
+from emphasis.datasets.table_columns import constant_columns, kinds_of, only_text, unused_columns
 from emphasis.datasets.table_encoder import TableEncoder, fit_encoder
 from emphasis.datasets.table_features import natural_texts
 from emphasis.datasets.table_labels import Labels, known_codes, labels_of
@@ -139,6 +139,10 @@ def prepare_table(
             f"{table.name} has no column besides the label {label!r} to learn from"
             + "".join(f"; {finding}" for finding in columns.findings)
         )
+    if options.texts.max_tokens:
+        features, more = only_text(texts, features)
+        problems += more
+        columns.findings += unused_columns(columns.features, texts) if not more else []
     if options.texts.encoder and not texts:
         problems.append(
             f"{table.name} has no column of text for the encoder {options.texts.encoder!r}; name one with "

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.table_report import Finding, argument, counted
-from emphasis.texts import visible
+from emphasis.texts import shortened, visible
 
 KINDS = ("number", "category", "date", "text", "names", "identifier", "row number", "empty", "constant")
 """Kinds of columns. Only the first four are used as features; columns of other kinds are ignored and reported."""
 FEATURES = KINDS[:4]
 _LEAST_ROWS = 20  # with fewer rows, distinct values are no evidence
 _NEARLY_ALL = 0.95
-_VALUE_SHOWN = 40
+_VALUE_SHOWN, _SHOWN = 40, 20
 _NUMBER = re.compile(r"^[+-]?[0-9]+(?:[.,][0-9]+)?$")
 _NAMES, _PROSE = 3.0, 5.0  # words on average, at which distinct texts are names, and above which free text
 # Scripts without blanks between words, in which two letters stand for a word: Thai to Khmer, kana, Chinese.
@@ -129,6 +129,35 @@ def constant_columns(table: Any, names: Sequence[str], kept: Sequence[str]) -> d
                 observation = f"the column {name!r} is {visible(str(value))[:_VALUE_SHOWN]!r} in every row"
                 constant[name] = Finding("constant", name, len(column), observation, "ignored")
     return constant
+
+
+def only_text(texts: list[str], features: list[str]) -> tuple[list[str], list[str]]:
+    """Return the columns that an encoder is trained on, the one column of text, and problems if there are several."""
+    if len(texts) < 2:
+        return texts or features, []
+    problem = (
+        f"an encoder is trained on one column of text, and {', '.join(map(repr, texts))} hold text; leave out all but "
+        f"one with {argument('drop')}"
+    )
+    return texts, [problem]
+
+
+def unused_columns(features: Sequence[str], texts: Sequence[str]) -> list[Finding]:
+    """Return the finding that names the columns besides the text that an encoder is not trained on, if there are."""
+    others = [name for name in features if name not in texts]
+    if not others or not texts:
+        return []
+    is_one = len(others) == 1
+    observation = f"the column{'' if is_one else 's'} {shortened([repr(name) for name in others], _SHOWN)}"
+    return [
+        Finding(
+            "not text",
+            others[0] if is_one else None,
+            len(others),
+            f"{observation} hold{'s' if is_one else ''} no text",
+            f"ignored, as the encoder is trained on {texts[0]!r} only",
+        )
+    ]
 
 
 def _number_of_levels(column: Any) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emphasis.datasets.table_embeddings import EmbeddingColumn, embedding_learner
 from emphasis.datasets.table_texts import NgramColumn, NgramLearner, TextColumn, TextLearner
+from emphasis.datasets.table_tokens import TokenColumn, token_learner
 from emphasis.datasets.text_encoder import TextEncoder
 from emphasis.errors import EmphasisValueError
 
@@ -24,10 +25,13 @@ class TextOptions:
     Attributes:
         encoder: Folder or name of a pretrained encoder; "" for TF-IDF.
         download: Whether the encoder may be downloaded.
+        max_tokens: Largest number of tokens of a text if the encoder is to be trained, and a text is encoded as its
+            tokens; 0 for the encoder's vectors.
     """
 
     encoder: str = ""
     download: bool = False
+    max_tokens: int = 0
 
 
 def text_learner(options: TextOptions, progress: Progress = lambda *_: None) -> TextLearner:
@@ -42,6 +46,8 @@ def text_learner(options: TextOptions, progress: Progress = lambda *_: None) -> 
     name = str(folder.resolve()) if folder.is_dir() else options.encoder
     encoder = TextEncoder(name, download=options.download, progress=progress)
     encoder.locate()
+    if options.max_tokens:
+        return token_learner(encoder, options.max_tokens)
     return embedding_learner(encoder)
 
 
@@ -53,11 +59,13 @@ def text_column_from_dict(
     Args:
         values: State from `to_dict`.
         arrays: State from `arrays`.
-        encoder: Present folder of the pretrained encoder; "" if it is unchanged.
+        encoder: Present folder of the pretrained encoder; "" if it is unchanged. Needed for tokens.
     """
     if isinstance(values["name"], str):
         if values["kind"] == NgramColumn.kind:
             return NgramColumn.from_dict(values, arrays)
         if values["kind"] == EmbeddingColumn.kind:
             return EmbeddingColumn.from_dict({**values, "encoder": encoder or values["encoder"]}, arrays)
+        if values["kind"] == TokenColumn.kind:
+            return TokenColumn.from_dict(values, encoder)
     raise EmphasisValueError(f"column {values['name']!r} has an invalid description")

@@ -152,6 +152,24 @@ def load_network(folder: Path) -> Any:
     return network.get_encoder() if network.config.is_encoder_decoder else network
 
 
+def load_classifier(folder: Path, classes: Sequence[str] = ()) -> Any:
+    """Return an encoder with a layer for classes.
+
+    Args:
+        folder: Folder of an encoder, or of a saved classifier.
+        classes: Names of the classes of a new layer, which has random weights; () for the saved layer.
+
+    Raises:
+        DamagedFileError: The network cannot be read, or has no form with a layer for classes.
+        ModuleNotFoundError: The extra "transformers" is not installed.
+    """
+    names = dict(enumerate(classes))
+    layer: dict[str, Any] = {"num_labels": len(names), "id2label": names, "ignore_mismatched_sizes": True}
+    layer["label2id"] = {name: index for index, name in names.items()}
+    kind, options = "AutoModelForSequenceClassification", layer if classes else {}
+    return _load(kind, _parts(folder)[0], "the encoder", use_safetensors=True, **options).float()
+
+
 def _load(kind: str, folder: Path, name: str, **options: Any) -> Any:
     """Return the object that the class `kind` of transformers reads from a folder.
 

@@ -30,7 +30,14 @@ except ModuleNotFoundError as error:
 
 _VALUES_FOR_THREADS = 200_000
 """Rows times columns from which on boosting uses several threads; below, they would mostly wait for each other."""
-_LIBRARIES = ("xgboost", "lightgbm", "catboost", "_catboost", "sklearn")  # libraries that check settings when they fit
+_LIBRARIES = (
+    "xgboost",
+    "lightgbm",
+    "catboost",
+    "_catboost",
+    "sklearn",
+    "transformers",
+)  # libraries that check settings when they fit
 Progress = Callable[[str, int, int], None]  # (task, done, total)
 
 

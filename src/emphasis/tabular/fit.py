@@ -6,6 +6,7 @@ The folder of a fit is described in `emphasis.tabular.folder`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 import emphasis
 from emphasis.datasets.table import TableOptions, prepare_table
 from emphasis.datasets.table_encoder import TableEncoder
+from emphasis.datasets.table_tokens import TokenLearner
 from emphasis.errors import EmphasisValueError
 from emphasis.executors import LOCAL, ExecutorOptions
 from emphasis.files import naming_refusals
 from emphasis.review.decisions import Decisions
 from emphasis.tabular.calibration import calibrate_held_out
 from emphasis.tabular.cross_validation import Data, Progress, Trainer, check_folds, cross_validate, weights_of
+from emphasis.tabular.fine_tuned import check_request
 from emphasis.tabular.folder import acquire, default_folder
 from emphasis.tabular.models import MODELS
 from emphasis.tabular.result import Fit, methods_of
@@ -73,7 +76,8 @@ def fit_table(
             written.
         folder: Folder to write to; None for runs/NAME, where NAME is the name of the file, or for a table in memory
             the name of the label column and a digest of the call.
-        model: "xgboost", "lightgbm", "catboost", "net" or "linear".
+        model: "xgboost", "lightgbm", "catboost", "net" or "linear"; or "fine-tuned", which trains the `encoder` on the
+            column of text, and ignores other columns.
         weighting: Weighting as for `emphasis.torch.emphasis_loss`; None for the default weighting.
         compare: Whether cross-entropy is cross-validated as well.
         calibrate: Whether probabilities are calibrated on held-out rows if this makes log loss clearly better and
@@ -103,7 +107,7 @@ def fit_table(
         text: Columns of free text, in addition to those that are detected by their content. Their words and parts of
             words are used as features.
         encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
-            that it returns for texts are used as features.
+            that it returns for texts are used as features, or it is trained itself (`model="fine-tuned"`).
         download: Whether the encoder may be downloaded from the Hugging Face Hub.
         executor: Where the folds are trained: in this process, or as jobs of a cluster. The model of all rows is
             trained in this process.
@@ -129,6 +133,8 @@ def fit_table(
     """
     spec = MODELS.find(model)
     chosen = {**spec.settings, **(settings or {})}
+    if spec.trains_encoder:
+        check_request(chosen, str(encoder))
     resolved = DEFAULT_WEIGHTING if weighting is None else as_weighting(weighting)
     check_folds(folds)
     if not 0 <= seed < 2**32:
@@ -148,6 +154,7 @@ def fit_table(
         text=texts,
         encoder=str(encoder),
         download=download,
+        max_tokens=chosen["max_tokens"] if spec.trains_encoder else 0,
         drop=drop,
         id_column=id_column,
         weight_column=weight_column or "",
@@ -196,10 +203,16 @@ def fit_table(
     if reviewed is not None:
         methods[AS_GIVEN] = resolved
     train = Trainer(spec, chosen, seed)
+    if isinstance(prepared.learner, TokenLearner):
+        encoder_settings = {"encoder": str(prepared.learner.encoder.folder), "classes": prepared.classes}
+        train = replace(train, settings={**chosen, **encoder_settings})
     if not executor.is_local:
         from emphasis.tabular.fold_jobs import train_folds
 
         train_folds(data, methods, train, target, digest, folds, executor, progress)
+    if spec.trains_encoder:  # the folds are trained, or read, in this process
+        steps = _Steps(progress)
+        progress, train = steps, replace(train, settings={**train.settings, "on_step": steps.step})
     fold, probabilities = cross_validate(data, methods, train, target, digest, folds, progress)
     calibrations = {}
     if calibrate:
@@ -243,6 +256,22 @@ def fit_table(
     write_report(fit)
     progress("done", total, total)
     return fit
+
+
+class _Steps:
+    """A function of progress that also shows the step of the training that it was last called for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._last = progress, ("", 0, 0)
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        self._last = task, done, total
+        self._progress(task, done, total)
+
+    def step(self, step: int, steps: int) -> None:
+        """Show that `step` of the `steps` of a training are done."""
+        task, done, total = self._last
+        self._progress(f"{task}, step {step:,} of {steps:,}", done, total)
 
 
 def _importances(classifier: Any, encoder: TableEncoder) -> dict[str, float]:

@@ -11,8 +11,11 @@ import numpy as np
 
 from emphasis.errors import EmphasisValueError
 from emphasis.registry import Registry
+from emphasis.tabular.fine_tuned import SETTINGS as FINE_TUNING
 from emphasis.weighting import Weighting
 
+FINE_TUNED = "fine-tuned"
+"""Name of the kind of model that trains a pretrained encoder of texts."""
 Predict = Callable[[Any], Any]  # (N, D) float32 -> (N, C) probabilities
 
 
@@ -29,6 +32,9 @@ class ModelSpec:
         load: Function of path, settings, number of features and number of classes that returns a prediction function.
         earlier_file: Name of the file in earlier versions, which `load` reads as well.
         threads: Name of the parameter for the number of threads; "" if there is none.
+        is_folder: Whether `file` is a folder, which `save` writes.
+        trains_encoder: Whether a pretrained encoder of texts is trained, whose folder `make` takes as the setting
+            "encoder", with the names of the classes as "classes" and a function "on_step".
     """
 
     extra: str
@@ -39,6 +45,8 @@ class ModelSpec:
     load: Callable[[Path, Mapping[str, Any], int, int], Predict]
     earlier_file: str = ""
     threads: str = ""
+    is_folder: bool = False
+    trains_encoder: bool = False
 
     def file_of(self, manifest: Mapping[str, Any]) -> str:
         """Return the name of the file of a saved model, which earlier versions may have written."""
@@ -144,6 +152,18 @@ def _load_net(path: Path, settings: Mapping[str, Any], features: int, classes: i
     return predict
 
 
+def _make_fine_tuned(weighting: Weighting, settings: Mapping[str, Any], seed: int) -> Any:
+    from emphasis.tabular.fine_tuned import FineTunedClassifier
+
+    return FineTunedClassifier(weighting, seed, **settings)
+
+
+def _load_fine_tuned(path: Path, _settings: Mapping[str, Any], _features: int, classes: int) -> Predict:
+    from emphasis.tabular.fine_tuned import load_predictor
+
+    return load_predictor(path, classes)
+
+
 def _save_by_method(model: Any, path: Path) -> None:
     model.save_model(str(path))
 
@@ -195,8 +215,22 @@ NET = ModelSpec(
     load=_load_net,
 )
 LINEAR = replace(NET, settings={**NET.settings, "hidden": ()})
+ENCODER = ModelSpec(
+    extra="transformers",
+    settings=FINE_TUNING,
+    file="encoder",
+    make=_make_fine_tuned,
+    save=lambda model, path: model.save(path),
+    load=_load_fine_tuned,
+    is_folder=True,
+    trains_encoder=True,
+)
 
 MODELS: Registry[ModelSpec] = Registry(
-    "model", {name: f"{__name__}:{name.upper()}" for name in ("xgboost", "lightgbm", "catboost", "net", "linear")}
+    "model",
+    {
+        **{name: f"{__name__}:{name.upper()}" for name in ("xgboost", "lightgbm", "catboost", "net", "linear")},
+        FINE_TUNED: f"{__name__}:ENCODER",
+    },
 )
 """Kinds of models by name, as accepted by `emphasis fit --model`."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import emphasis
 from emphasis.datasets.table_encoder import Column, DateColumn, LevelsColumn, NumericColumn, TableEncoder
 from emphasis.datasets.table_features import as_dates, finite_numbers, natural_texts
-from emphasis.errors import EmphasisRuntimeError
+from emphasis.errors import EmphasisRuntimeError, EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.files import naming_refusals, replacing
 from emphasis.json_files import read_json
@@ -74,6 +74,11 @@ def export_onnx(folder: str | os.PathLike[str], path: str | os.PathLike[str] | N
     target = source / "model.onnx" if path is None else Path(path)
     manifest = read_json(source / MANIFEST)
     settings, file = manifest["settings"], source / MODELS.find(model.kind).file_of(manifest)
+    if model.kind not in _CONVERTERS:
+        raise EmphasisValueError(
+            f"a model of the kind {model.kind!r} cannot be exported, as its column holds text; the folder "
+            f"{source / MODELS.find(model.kind).file} is in the format of Hugging Face, whose tools export it"
+        )
     features = len(model.encoder.feature_names)
     converted = _CONVERTERS[model.kind](file, settings, features, len(model.classes))
     graph_model = _with_table(converted, model)

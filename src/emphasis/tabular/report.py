@@ -27,7 +27,7 @@ from emphasis.diagnostics.plots.reliability import reliability_figure
 from emphasis.files import write_text
 from emphasis.scores import METRICS as SCORES
 from emphasis.tabular.card import write_card
-from emphasis.tabular.models import MODELS
+from emphasis.tabular.models import FINE_TUNED, MODELS
 from emphasis.tabular.result import METRICS, REPORT, TABLE, Fit
 from emphasis.tabular.saved import FOLDER
 from emphasis.texts import encodable
@@ -43,6 +43,7 @@ _KINDS = {
     "catboost": "Gradient-boosted trees (CatBoost)",
     "net": "A multilayer perceptron",
     "linear": "A linear model",
+    FINE_TUNED: "A fine-tuned encoder of texts",
 }
 _DEFAULTS = {"unlabeled": "drop", "rare_classes": "keep", "merge_spellings": "form"}
 
@@ -60,7 +61,7 @@ def write_report(fit: Fit) -> None:
     spec = MODELS.find(fit.request["model"])
     words = {
         "title": f"{fit.request['label']} of {fit.source}",
-        "task": "tabular-classification",
+        "task": "text-classification" if spec.trains_encoder else "tabular-classification",
         "kind": _KINDS[fit.request["model"]],
         "extra": "fit" if spec.extra == "fit" else f"fit,{spec.extra}",
         "module": "emphasis.tabular",
@@ -130,7 +131,7 @@ def _context(fit: Fit) -> dict[str, Any]:
         "numpy",
         "pandas",
         "scikit-learn",
-        {"net": "torch", "linear": "torch"}.get(fit.request["model"], fit.request["model"]),
+        {"net": "torch", "linear": "torch", FINE_TUNED: "transformers"}.get(fit.request["model"], fit.request["model"]),
     ]
     return page_context(fit, packages)
 
@@ -210,7 +211,9 @@ def command(request: dict[str, Any], folder: Path) -> str:
         return ""
     defaults = MODELS.find(request["model"])
     parts = ["emphasis", "fit", request["table"], "--label", request["label"]]
-    if request["model"] != "xgboost":
+    if request["model"] == FINE_TUNED:
+        parts.append("--fine-tune")
+    elif request["model"] != "xgboost":
         parts += ["--model", request["model"]]
     if request["weighting"] != DEFAULT_WEIGHTING.to_dict():
         weighting = weighting_text(request["weighting"])
@@ -232,6 +235,8 @@ def command(request: dict[str, Any], folder: Path) -> str:
             parts += [f"--{name}", *request[name]]
     for column in request.get("text", ()):
         parts += ["--text", column]
+    if request.get("encoder"):
+        parts += ["--encoder", request["encoder"]]
     if request["weight_column"]:
         parts += ["--weight-column", request["weight_column"]]
     for name, value in request["settings"].items():

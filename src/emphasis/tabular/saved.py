@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from emphasis.datasets.archives import file_digest, read_npz
 from emphasis.datasets.errors import DamagedFileError, DataNotFoundError
 from emphasis.datasets.table import read_like
 from emphasis.datasets.table_encoder import TableEncoder
-from emphasis.errors import EmphasisTypeError
+from emphasis.datasets.text_encoder import folder_digest
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.files import naming_refusals, replacing, write_text
 from emphasis.json_files import JSONFileError, read_json
 from emphasis.tabular.calibration import Calibration
-from emphasis.tabular.models import MODELS, Predict
+from emphasis.tabular.models import FINE_TUNED, MODELS, ModelSpec, Predict
 from emphasis.tabular.trained_rows import read_hashes, row_hashes, write_hashes
 from emphasis.texts import one_line
 from emphasis.weighting import Weighting
@@ -42,7 +44,7 @@ class SavedModel:
         label: Name of the label column.
         classes: Names of the classes, in the order of the probabilities.
         encoder: Encoder of the other columns.
-        kind: "xgboost", "lightgbm", "catboost", "net" or "linear".
+        kind: "xgboost", "lightgbm", "catboost", "net", "linear" or "fine-tuned".
         weighting: Weighting that it was trained with; only the name is saved of a user-defined function.
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
         trained: Sorted hashes of the training rows; None if they were not saved.
@@ -116,9 +118,13 @@ def save_model(
     """
     target, spec = folder / FOLDER, MODELS[kind]
     target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / spec.file) as partial:
-        spec.save(classifier, partial)
-        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    if spec.is_folder:
+        with naming_refusals("write to", target / spec.file):
+            digest = _save_folder(spec, classifier, target / spec.file)
+    else:
+        with replacing(target / spec.file) as partial:
+            spec.save(classifier, partial)
+            digest = hashlib.sha256(partial.read_bytes()).hexdigest()
     manifest: dict[str, Any] = {
         "format": _FORMAT,
         "emphasis": emphasis.__version__,
@@ -141,6 +147,16 @@ def save_model(
     manifest = json.loads(json.dumps(manifest))  # in the form in which it will be read
     manifest[CHECKSUM] = checksum(manifest)
     write_text(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _save_folder(spec: ModelSpec, classifier: Any, target: Path) -> str:
+    """Write a model that is a folder, which replaces an earlier one when it is complete, and return its digest."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    spec.save(classifier, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return folder_digest(target)
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
@@ -168,18 +184,27 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
 
     Args:
         folder: Folder of the fit or of the model.
-        encoder: Present folder of the pretrained encoder of texts; "" for the folder at the time of the fit.
+        encoder: Present folder of the pretrained encoder of texts; "" for the folder at the time of the fit. A
+            fine-tuned encoder is part of the model.
 
     Raises:
         DataNotFoundError: There is no model.
         DamagedFileError: A file is incomplete, changed, or of a later version of the package.
+        EmphasisValueError: An encoder is given for a model that contains its own.
     """
     source, manifest = read_manifest(folder, _READABLE)
+    encoder = os.fspath(encoder)
+    if encoder and manifest.get("kind") == FINE_TUNED:
+        raise EmphasisValueError(
+            f"the model in {source} contains its fine-tuned encoder; leave out --encoder (encoder={encoder!r})"
+        )
     try:
         label, name = texts_of([manifest["label"], manifest["kind"]])
         spec = MODELS.find(name)
+        if spec.trains_encoder:
+            encoder = str(source / spec.file)
         arrays = _read_arrays(source, manifest)
-        table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, os.fspath(encoder))
+        table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, encoder)
         classes, weighting = texts_of(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = source / spec.file_of(manifest), manifest["sha256"]
         settings = manifest["settings"]
@@ -214,7 +239,8 @@ def check_whole(path: Path, digest: Any) -> None:
         DamagedFileError: The digest differs.
     """
     with naming_refusals("read", path):
-        is_whole = path.is_file() and file_digest(path, "sha256") == digest
+        found = folder_digest(path) if path.is_dir() else file_digest(path, "sha256") if path.is_file() else ""
+        is_whole = found == digest
     if not is_whole:
         raise DamagedFileError(f"{path} is missing, incomplete or does not match {MANIFEST}; fit again with --force")
 

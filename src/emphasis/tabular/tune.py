@@ -135,6 +135,8 @@ def tune_table(
     except ModuleNotFoundError as error:
         raise missing_extra("tune", "fit", error) from None
     spec, fixed = MODELS.find(model), dict(settings or {})
+    if model not in RANGES:
+        raise EmphasisValueError(f"model={model!r} is not searched; use one of {', '.join(RANGES)}")
     if metric not in METRICS:
         raise EmphasisValueError(
             f"metric={metric!r} is unknown{did_you_mean(metric, METRICS)}; use one of {', '.join(METRICS)}"
