@@ -57,7 +57,7 @@ def _only_transformers(monkeypatch):
     monkeypatch.setattr(transformers.trainer, "is_datasets_available", lambda: False)
 
 
-def trained(task, folder, loss, accumulation, batch):
+def trained(task, folder, loss, accumulation, batch, callbacks=(), resume=None, **options):
     from transformers import Trainer, TrainingArguments
 
     model = make(task)
@@ -71,14 +71,14 @@ def trained(task, folder, loss, accumulation, batch):
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
         seed=3,
         logging_strategy="no",
+        **{"save_strategy": "no", **options},
     )
-    trainer = Trainer(model, arguments, train_dataset=rows(task), compute_loss_func=loss)
-    trainer.train()
+    trainer = Trainer(model, arguments, train_dataset=rows(task), compute_loss_func=loss, callbacks=list(callbacks))
+    trainer.train(resume_from_checkpoint=resume)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -119,6 +119,40 @@ def test_sample_weights_of_0_and_1_are_labels_that_are_ignored_or_not(task):
     torch.testing.assert_close(weighted, loss(outputs, torch.where(kept, labels, -100), 100))
     torch.testing.assert_close(2 * weighted, loss(outputs, labels, 100, sample_weight=2.0 * kept))
     assert abs(weighted - loss(outputs, labels, 100)) > 0.01
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_warm_up_lasts_a_fifth_of_the_steps_and_goes_on_after_an_interruption(tmp_path):
+    from transformers import TrainerCallback
+
+    from emphasis import CCE, Relative
+    from emphasis.huggingface import WarmUp, compute_loss_func
+
+    class Watch(TrainerCallback):
+        def __init__(self, loss_func):
+            self.loss_func, self.seen = loss_func, []
+
+        def on_substep_end(self, *_, **__):  # in the middle of a step of two batches
+            self.seen.append(self.loss_func.args[0].weighting)
+
+    def run(resume=None):
+        loss_func = compute_loss_func()
+        watch = Watch(loss_func)
+        options = {"max_steps": 10, "save_strategy": "steps", "save_steps": 1}
+        found = trained("classes", tmp_path, loss_func, 2, 6, [WarmUp(loss_func), watch], resume, **options)
+        return found, watch.seen
+
+    whole, seen = run()
+    assert seen == [Relative(q=0.0, doubt=0.2)] * 2 + [Relative(q=1.0, doubt=0.0)] * 8
+    resumed, rest = run(str(tmp_path / "checkpoint-1"))
+    assert rest == seen[1:]
+    torch.testing.assert_close(resumed, whole, rtol=0.0, atol=0.0)
+
+    loss_func = compute_loss_func(CCE())
+    WarmUp(loss_func).on_step_begin(None, type("State", (), {"global_step": 0, "max_steps": 10}), None)
+    assert loss_func.args[0].weighting == CCE()  # other weightings have no warm-up unless one is given
+    with pytest.raises(TypeError, match="compute_loss_func"):
+        WarmUp(lambda outputs, labels: 0.0)
 
 
 @pytest.mark.parametrize("normalization", ["integral", "batch", None])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 lightning = pytest.importorskip("lightning", reason="needs the extra lightning")
 
 from controls import right_beyond_chance  # noqa: E402
-from emphasis import CCE, DM, GCE, MAE, from_dict  # noqa: E402
+from emphasis import CCE, DM, GCE, MAE, Relative, from_dict  # noqa: E402
 from emphasis.lightning import EmphasisModule, _EpochMean  # noqa: E402
 from emphasis.torch import emphasis_loss  # noqa: E402
 
@@ -65,6 +65,54 @@ def test_it_trains_as_a_loop_of_ones_own(data, tmp_path, weighted, normalization
             loss.backward()
             optimizer.step()
     for ours, expected in zip(module.network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_a_fifth_of_the_steps_are_trained_with_cross_entropy(data, tmp_path, warm_up):
+    x, y = data[1].tensors
+    loader = DataLoader(TensorDataset(x[:800], y[:800]), batch_size=80)
+    options = {"optimizer": lambda p: torch.optim.SGD(p, 0.5), "warm_up": warm_up}
+
+    class Watched(EmphasisModule):
+        def on_validation_epoch_start(self):
+            judged.append(self.loss.weighting)
+
+    judged = []
+    module = Watched(network(), **options)
+    trainer(tmp_path, max_epochs=2, val_check_interval=2).fit(module, loader, loader)
+    assert set(judged) == {Relative()}  # no switch in the figures of validation
+
+    def loop(steps):
+        twin = network()
+        optimizer = torch.optim.SGD(twin.parameters(), 0.5)
+        for step in range(steps):
+            batch, labels = x[:800].split(80)[step % 10], y[:800].split(80)[step % 10]
+            weighting = (CCE() if step < 4 else Relative(doubt=0.0)) if warm_up else Relative()
+            optimizer.zero_grad()
+            emphasis_loss(twin(batch), labels, weighting).backward()
+            optimizer.step()
+        return list(twin.parameters())
+
+    for ours, expected in zip(module.network.parameters(), loop(20), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0.0, atol=1e-6)
+
+
+def test_a_training_without_an_end_has_no_warm_up(data, tmp_path):
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(data[1])
+
+    class Stopping(EmphasisModule):
+        def on_train_batch_end(self, *_):
+            self.trainer.should_stop = True
+
+    module, plain = (
+        Stopping(network(), optimizer=lambda p: torch.optim.SGD(p, 0.5), warm_up=warm_up) for warm_up in (True, False)
+    )
+    for each in (module, plain):
+        trainer(tmp_path, max_epochs=-1, min_epochs=0, min_steps=0).fit(each, DataLoader(Endless(), batch_size=80))
+    for ours, expected in zip(module.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, expected, rtol=0.0, atol=0.0)
 
 

@@ -160,7 +160,8 @@ def test_the_documentation_can_be_read_by_everyone(window):
             assert broken_rules(window.driver, only, but=theirs) == [], (name, theme)
         assert window.run("return document.documentElement.scrollWidth") <= 390, name
         assert not_reached(window.driver) == [], name
-    open_page(window, DOCS / "api.html", 390, "light")  # all rules take minutes on so long a page; these are of its kind
+    open_page(window, DOCS / "api.html", 390, "light")
+    # All rules take minutes on so long a page.
     assert [broken_rules(window.driver, rule) for rule in ("definition-list", "dlitem")] == [[], []]
     assert window.run("return document.documentElement.scrollWidth") <= 390
 

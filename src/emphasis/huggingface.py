@@ -5,6 +5,8 @@ Needs the extra `transformers`.
 from emphasis.huggingface import compute_loss_func
 
 trainer = Trainer(model, arguments, train_dataset=data, compute_loss_func=compute_loss_func())
+
+`WarmUp` adds the warm-up with which `Relative`, the default, is better where the learning rate decreases, as here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from emphasis.errors import EmphasisValueError
+from emphasis.errors import EmphasisTypeError, EmphasisValueError
 from emphasis.extras import missing_extra
 
 try:
@@ -22,12 +24,14 @@ try:
     import transformers as _transformers  # noqa: F401
     from torch import Tensor
     from torch.nn import functional as F
+    from transformers import TrainerCallback
 except ModuleNotFoundError as error:
     raise missing_extra("emphasis.huggingface", "transformers", error) from None
 
 from emphasis.torch import EmphasisLoss
-from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike
+from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, WeightingLike, default_schedule, scheduled
 from emphasis.weighting.options import Normalization
+from emphasis.weighting.schedule import Schedule
 
 IGNORED = -100  # the label that transformers ignores
 
@@ -80,6 +84,38 @@ def compute_loss_func(
         class_weight=None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32),
     )
     return partial(_loss, loss, causal)
+
+
+class WarmUp(TrainerCallback):  # type: ignore[misc]
+    """Changes the weighting of a loss during the Trainer's steps, by default to begin with cross-entropy.
+
+    loss_func = compute_loss_func()
+    trainer = Trainer(model, arguments, ..., compute_loss_func=loss_func, callbacks=[WarmUp(loss_func)])
+
+    The weighting depends on the share of steps that have been taken, so that a resumed training has the same.
+
+    Args:
+        loss_func: From `compute_loss_func`, the one that the Trainer has.
+        schedule: Schedules of parameters of its weighting by name. Defaults to
+            `emphasis.weighting.default_schedule`: a fifth of the steps with cross-entropy for `Relative`, and no
+            change for other weightings.
+
+    Raises:
+        TypeError: `loss_func` is not from `compute_loss_func`.
+        ValueError: The weighting has no such parameter, or does not allow a value; when training starts.
+    """
+
+    def __init__(self, loss_func: Callable[..., Tensor], schedule: Schedule | None = None) -> None:
+        loss = next(iter(getattr(loss_func, "args", ())), None)
+        if not isinstance(loss, EmphasisLoss):
+            raise EmphasisTypeError(f"loss_func must be what compute_loss_func(...) has returned; got {loss_func!r}")
+        self.loss = loss
+        self.weighting = loss.weighting
+        self.schedule = default_schedule(loss.weighting) if schedule is None else schedule
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Set the weighting of the next step."""
+        self.loss.weighting = scheduled(self.weighting, self.schedule, state.global_step / state.max_steps)
 
 
 def _loss(

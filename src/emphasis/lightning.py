@@ -28,7 +28,15 @@ except ModuleNotFoundError as error:
 
 from emphasis.torch import EmphasisLoss, emphasis_loss
 from emphasis.torch._autograd import lead_of, log_weight_of, margin_and_others
-from emphasis.weighting import DEFAULT_WEIGHTING, MaxMargin, Weighting, WeightingLike, from_dict
+from emphasis.weighting import (
+    DEFAULT_WEIGHTING,
+    MaxMargin,
+    Weighting,
+    WeightingLike,
+    default_schedule,
+    from_dict,
+    scheduled,
+)
 from emphasis.weighting.options import Normalization
 
 _NOT_SAVED = "not saved"
@@ -40,6 +48,10 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
 
     Batches are (inputs, labels) or (inputs, labels, sample_weight); logits and labels are those of `emphasis_loss`. For
     another optimizer or a schedule pass `optimizer` or override `configure_optimizers`.
+
+    With the default weighting, `Relative`, and a Trainer that knows its number of steps, the first fifth of them is
+    trained with cross-entropy (`emphasis.weighting.default_schedule`); the logged losses of validation and test are
+    those of `weighting` from the start.
 
     train_loss is logged for each batch. val_loss and test_loss are those of all examples of an epoch as one batch: a
     mean weighted by class_weight * sample_weight, and under "batch" by w as well. val_accuracy and test_accuracy are
@@ -60,6 +72,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         process_group: See `emphasis_loss`; with `torch.distributed.group.WORLD` sums are over all devices under DDP.
         optimizer: Function of the parameters that returns an optimizer. Defaults to Adam with `learning_rate`.
         learning_rate: Learning rate of Adam.
+        warm_up: Whether training follows `default_schedule(weighting)`.
 
     Raises:
         TypeError: A checkpoint does not contain its weighting, which has to be passed.
@@ -78,6 +91,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         process_group: Any = None,
         optimizer: MakeOptimizer | None = None,
         learning_rate: float = 1e-3,
+        warm_up: bool = True,
     ) -> None:
         super().__init__()
         if weighting == _NOT_SAVED:
@@ -95,6 +109,8 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
             process_group=process_group,
         )
         self.make_optimizer = optimizer or partial(torch.optim.Adam, lr=learning_rate)
+        self.warm_up = warm_up
+        self.steps = math.inf  # of the whole training, where the Trainer knows it
         names = [f"{part}_{metric}" for part in ("val", "test") for metric in ("loss", "accuracy")]
         self.figures = nn.ModuleDict({name: _EpochMean() for name in names})
         if type(self).__init__ is EmphasisModule.__init__:
@@ -105,6 +121,7 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
                 ignore_index=int(ignore_index),
                 class_weight=None if class_weight is None else torch.as_tensor(class_weight).tolist(),
                 learning_rate=float(learning_rate),
+                warm_up=bool(warm_up),
             )
 
     def forward(self, inputs: Any) -> Tensor:
@@ -112,10 +129,21 @@ class EmphasisModule(lightning.LightningModule):  # type: ignore[misc]
         logits: Tensor = self.network(inputs)
         return logits
 
+    def on_train_start(self) -> None:
+        """Ask the Trainer for the number of steps."""
+        self.steps = self.trainer.estimated_stepping_batches
+
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss of a batch and log it."""
         inputs, labels, *sample_weight = batch
-        loss: Tensor = self.loss(self(inputs), labels, *sample_weight)
+        logits, weighting = self(inputs), self.loss.weighting
+        if self.warm_up and 0 < self.steps < math.inf:
+            progress = min(self.trainer.global_step / self.steps, 1.0)
+            self.loss.weighting = scheduled(weighting, default_schedule(weighting), progress)
+        try:
+            loss: Tensor = self.loss(logits, labels, *sample_weight)
+        finally:
+            self.loss.weighting = weighting  # by which validation and test are judged
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
