@@ -45,6 +45,19 @@ def test_a_class_called_none_may_be_the_majority_as_in_the_sleep_health_table(tm
     assert table.report.findings == ()
 
 
+def test_a_rare_class_that_is_spelled_like_a_missing_value_is_named(tmp_path):
+    """As in the penguins' table of R, whose unknown sexes are NA."""
+    table = written(tmp_path, ["FEMALE"] * 165 + ["MALE"] * 168 + ["NA"] * 10 + ["."])
+    assert table.classes == (".", "FEMALE", "MALE", "NA")
+    assert kinds(table)["like missing"].observation == (
+        "the class 'NA' (10 rows) of 'y' is spelled like a missing value"
+    )
+    assert "empty these cells if the labels are unknown" in kinds(table)["like missing"].action
+    several = written(tmp_path, ["x"] * 9 + ["?", "nan"])
+    assert kinds(several)["like missing"].observation.startswith("the classes '?' (1 row) and 'nan' (1 row) of 'y' are")
+    assert "like missing" not in kinds(written(tmp_path, ["x", "", "y", "Nan"] * 5))
+
+
 def test_leading_zeros_survive(tmp_path):
     assert written(tmp_path, ["010", "10", "01", "1", "010"]).classes == ("01", "1", "010", "10")
 

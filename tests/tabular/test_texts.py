@@ -1,6 +1,7 @@
 """Free text in every command that takes a table."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from made_up_texts import text_table, tiny_encoder
 import emphasis
 from emphasis.cli.main import main
 from emphasis.datasets.errors import DamagedFileError
-from emphasis.tabular import load_model
+from emphasis.tabular import fit_table, load_model
 from emphasis.tabular.saved import TEXTS
 
 
@@ -51,6 +52,26 @@ def test_predict_knows_rows_of_the_training_table_and_takes_texts_of_every_sort(
     new.drop(columns="topic").assign(body=None).to_csv(fitted / "new.csv", index=False)
     assert main(["predict", str(fitted / "fit"), str(fitted / "new.csv"), "--out", str(fitted / "out.csv")]) == 0
     assert "the column 'body' is empty in all 300 rows of this table" in capsys.readouterr().out
+
+
+def test_the_page_shows_the_beginnings_of_texts_from_the_left(tmp_path):
+    table, _ = text_table(rows=60, noise=0.2)
+    long = table["body"] + " " + "the very long end of a review " * 50
+    fit_table(
+        table.assign(body=long)[["body", "topic"]],
+        label="topic",
+        model="linear",
+        settings={"max_epochs": 3},
+        folds=2,
+        compare=False,
+        folder=tmp_path / "fit",
+    )
+    page = (tmp_path / "fit" / "report.html").read_text(encoding="utf-8")
+    assert "60 rows, 1 column, 2 classes" in page
+    assert '<th scope="col" class="text">body</th>' in page
+    cells = re.findall(r'<td class="text">([^<]{100,})</td>', page)
+    assert cells
+    assert all(cell.endswith(" …") and len(cell) <= 302 for cell in cells)
 
 
 def test_a_file_of_texts_that_is_damaged_or_of_another_model_is_named(fitted, tmp_path):

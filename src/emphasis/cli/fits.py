@@ -77,7 +77,7 @@ def print_scores(scores: Mapping[str, Any], title: str, console: Console) -> Non
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"  # never "-0.000"
+    return f"{value + 0.0:+.3f}"  # an interval up to -0.0002 excludes 0, and reads "-0.000"; 0 itself has no minus
 
 
 def print_fit(result: Fit | ImageFit, console: Console) -> None:

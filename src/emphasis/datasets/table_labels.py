@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emphasis.datasets.table_features import natural_texts, numeric_first
-from emphasis.datasets.table_numbers import chosen_format, cleaned, number_candidate, numbers_of
+from emphasis.datasets.table_numbers import MISSING, chosen_format, cleaned, number_candidate, numbers_of
 from emphasis.datasets.table_report import Finding, argument, counted, rows_text
 from emphasis.texts import shortened
 
@@ -21,6 +21,7 @@ MERGE_SPELLINGS = ("none", "form", "case")
 _FRACTIONS = 20  # number of distinct values from which fractions are a quantity, not classes
 _INVISIBLE = dict.fromkeys((0xFEFF, 0x200B, 0x200C, 0x200D, 0x2060))
 _LISTED = 10
+_LIKE_MISSING = (MISSING - {""}) | {"?", "-", "NULL"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     code = {level: i for i, level in enumerate(levels)}
     new = np.array([code[spellings[text]] if text in spellings else -1 for text in texts] + [-1], dtype=np.int64)
     codes = new[codes]
+    findings += _like_missing(codes, levels, label)
 
     if (absent := np.flatnonzero(codes < 0)).size:
         observation = f"the label column {label!r} is empty in {absent.size:,} of {counted(len(codes), 'row')}"
@@ -188,6 +190,20 @@ def _spellings_in_case(names: Sequence[str], label: str) -> list[Finding]:
     observation = f"classes of {label!r} differ in upper and lower case alone: {listed}"
     action = f"kept apart (merge them with {argument('merge_spellings')}=case)"
     return [Finding("case", label, sum(map(len, alike)), observation, action)]
+
+
+def _like_missing(codes: NDArray[np.int64], names: Sequence[str], label: str) -> list[Finding]:
+    """Return one finding if classes that are rarer than others are spelled like a missing value, as R writes "NA"."""
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    alike = [at for at, name in enumerate(names) if name in _LIKE_MISSING and counts[at] < counts.mean()]
+    if not alike:
+        return []
+    listed = " and ".join(f"{names[at]!r} ({counted(int(counts[at]), 'row')})" for at in alike)
+    is_one, total = len(alike) == 1, int(counts[alike].sum())
+    observation = f"the class{'' if is_one else 'es'} {listed} of {label!r} {'is' if is_one else 'are'} spelled like"
+    observation += " a missing value"
+    action = "kept as any other class, since only an empty cell is missing; empty these cells if the labels are unknown"
+    return [Finding("like missing", label, total, observation, action)]
 
 
 def _hidden(text: str) -> bool:

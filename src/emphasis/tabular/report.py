@@ -36,7 +36,7 @@ from emphasis.weighting import DEFAULT_WEIGHTING, FAMILIES, Weighting
 if TYPE_CHECKING:
     from emphasis.images.result import ImageFit
 
-_SUSPECTS, _SHOWN_COLUMNS, _LISTED = 20, 5, 15
+_SUSPECTS, _SHOWN_COLUMNS, _LISTED, _MOST_SHOWN = 20, 5, 15, 300
 _KINDS = {
     "xgboost": "Gradient-boosted trees (XGBoost)",
     "lightgbm": "Gradient-boosted trees (LightGBM)",
@@ -103,10 +103,15 @@ def suspects(fit: Fit, most: int = _SUSPECTS) -> list[dict[str, Any]]:
             "p_given": float(p_given[row]),
             "instead": fit.classes[p[row].argmax()],
             "p_instead": float(p[row].max()),
-            "values": {name: shown(fit.table[name].iloc[row]) for name in columns},
+            "values": {name: _excerpt(shown(fit.table[name].iloc[row])) for name in columns},
         }
         for row in order[:most]
     ]
+
+
+def _excerpt(text: str) -> str:
+    """Return the beginning of a text that is too long for a cell of a page."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN].rstrip()} …"
 
 
 def disagreeing_rows(fit: Fit | ImageFit) -> NDArray[np.int64]:
@@ -144,6 +149,7 @@ def _page(fit: Fit, context: dict[str, Any]) -> str:
         name=fit.source,
         columns=[_describe_column(fit, column) for column in fit.encoder.columns],
         suspects=suspects(fit),
+        texts=[] if fit.prepared is None else fit.prepared.texts,
         notes=[] if fit.prepared is None else fit.prepared.report.lines(in_shell),
         importances=list(fit.importances.items())[:_LISTED],
         listed=_LISTED,
