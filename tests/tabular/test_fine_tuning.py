@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from made_up_texts import text_table, tiny_encoder
 
-from emphasis import CCE, DM
+from emphasis import CCE, DM, Relative
 from emphasis.cli.main import main
 from emphasis.datasets.errors import DamagedFileError
 from emphasis.errors import EmphasisValueError
@@ -146,8 +146,8 @@ def tokens(encoder):
     return padded, (topics == "sailing").astype(np.int64)
 
 
-def train(encoder, tokens, weighting, labels=None, **options):
-    settings = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 4}
+def train(encoder, tokens, weighting, labels=None, max_steps=12, **options):
+    settings = {"learning_rate": 1e-2, "batch_size": 8, "max_steps": max_steps}
     classifier = FineTunedClassifier(weighting, 0, encoder=str(encoder), classes=["a", "b"], **settings)
     return classifier.fit(tokens[0], tokens[1] if labels is None else labels, **options).predict_proba(tokens[0])
 
@@ -187,6 +187,12 @@ def test_with_cross_entropy_it_is_what_the_trainer_does_by_itself_and_with_a_wei
     p = train(encoder, tokens, CCE())
     np.testing.assert_allclose(p, expected, atol=1e-5)
     assert abs(train(encoder, tokens, DM(lam=0.5, beta=4.0)) - expected).max() > 1e-3
+
+
+def test_the_default_weighting_begins_with_cross_entropy_as_in_other_networks(encoder, tokens):
+    for steps, is_same in ((1, True), (30, False)):
+        ours, theirs = (train(encoder, tokens, weighting, max_steps=steps) for weighting in (Relative(), CCE()))
+        assert np.array_equal(ours, theirs) == is_same
 
 
 def test_rows_of_weight_0_have_no_influence_and_the_scale_of_weights_has_none(encoder, tokens):

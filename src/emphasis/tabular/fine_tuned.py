@@ -140,7 +140,7 @@ class FineTunedClassifier:
         import torch
         from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-        from emphasis.huggingface import compute_loss_func
+        from emphasis.huggingface import WarmUp, compute_loss_func
 
         on_step, settings = self.on_step, self.settings
         targets, factors = torch.from_numpy(np.asarray(labels)), torch.from_numpy(np.float32(weights))
@@ -180,7 +180,7 @@ class FineTunedClassifier:
             train_dataset=list(range(len(labels))),
             data_collator=batch_of,
             compute_loss_func=loss_of_rows,
-            callbacks=[Reports()],
+            callbacks=[WarmUp(loss), Reports()],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
