@@ -163,7 +163,8 @@ def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     is_images = split.train_inputs.dtype == np.uint8
     mean, std = np.zeros(0), np.zeros(0)
     if is_images:  # pretrained networks need the normalization that they were trained with
-        mean, std = IMAGENET_STATISTICS if cell.network.options.get("pretrained") else split.channel_statistics()
+        is_pretrained, has_colors = cell.network.options.get("pretrained"), split.train_inputs.shape[-3] == 3
+        mean, std = IMAGENET_STATISTICS if is_pretrained and has_colors else split.channel_statistics()
     inputs = _as_inputs(split.train_inputs)
     settings: dict[str, Any] = {
         "inputs": inputs,
