@@ -5,7 +5,7 @@ Functions that compute a derivative return it; callers do not pass buffers.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -141,7 +141,6 @@ class Backend(Protocol):
         """
 
 
-@runtime_checkable
 class TargetsBackend(Backend, Protocol):
     """A backend that also has kernels for rows of probabilities instead of labels."""
 

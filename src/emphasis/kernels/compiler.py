@@ -18,7 +18,8 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / name for name in ("rows.c", "steps_float.c", "steps_double.c"))
 HEADERS = tuple(
-    _FOLDER / name for name in ("job.h", "lanes.h", "table.h", "sums.h", "statistics.h", "steps.h", "tiles.h", "soft.h")
+    _FOLDER / f"{name}.h"
+    for name in ("job", "lanes", "table", "sums", "statistics", "steps", "tiles", "soft", "binary")
 )
 FLAGS = (
     *("-O3", "-std=c11", "-shared", "-fPIC", "-fopenmp-simd"),

@@ -36,8 +36,7 @@ typedef struct {
     int64_t outer, classes, inner, ignore_index;
     double unit, scale, loss_scale;  /* factors are divided by `unit`, derivatives and losses multiplied */
     const double *exponents;         /* of p / p_max; its power multiplies the weight and loss of each example; or NULL */
-    double log_share;                /* with targets: log of the sum that weights are shares of; the loss is cross-entropy */
-    int64_t scratch;                 /* size of the scratch memory of a step, in numbers */
+    int64_t span, scratch;           /* number of examples of a step, and size of its scratch memory, in numbers */
     int dtype, batch, binary;
 } Job;
 

@@ -89,6 +89,14 @@ static inline Lanes larger(Lanes a, Lanes b) { /* b if either is NaN on x86, so 
 #endif
 }
 
+static inline Lanes smaller(Lanes a, Lanes b) { /* b if either is NaN on x86 */
+#ifdef __x86_64__
+    return X86(min)(a, b);
+#else
+    return choose(a < b, a, b);
+#endif
+}
+
 static inline REAL largest(Lanes lanes) {
 #if VECTOR_BYTES == 64
     return X86(reduce_max)(lanes);
@@ -123,6 +131,21 @@ static inline int any(Flags flags) {
     memcpy(each, &flags, sizeof flags);
     for (int k = 0; k < LANES; k++) one |= each[k];
     return one != 0;
+#endif
+}
+
+/* A bit for each lane. */
+static inline unsigned bits_of(Flags flags) {
+#if VECTOR_BYTES == 64 && defined(REAL_IS_DOUBLE)
+    return _mm512_movepi64_mask((__m512i)flags);
+#elif VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)flags);
+#elif defined(__x86_64__)
+    return (unsigned)X86(movemask)((Lanes)flags);
+#else
+    unsigned bits = 0;
+    for (int k = 0; k < LANES; k++) bits |= (unsigned)(flags[k] & 1) << k;
+    return bits;
 #endif
 }
 

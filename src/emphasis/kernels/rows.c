@@ -38,9 +38,12 @@ static int is_double(const Job *job) { return job->dtype == FLOAT64; }
 
 static size_t real_size(const Job *job) { return is_double(job) ? sizeof(double) : sizeof(float); }
 
+static size_t width_of(const Job *job) { return is_double(job) ? 8 : job->dtype == FLOAT32 ? 4 : 2; }
+
 static int64_t span(const Job *job) { /* number of examples per step */
     if (job->inner > 1) return is_double(job) ? double_tile_width(job) : float_tile_width(job);
-    int64_t rows = 65536 / job->classes; /* the logits of a group stay in the cache between its passes */
+    /* The logits of a group, and the numbers computed from them, stay in the cache between its passes. */
+    int64_t rows = (job->targets ? 16384 : 65536) / job->classes;
     if (job->statistics && rows < 16) rows = 16; /* statistics make one pass, and then sum over classes */
     return job->binary || rows > SPAN ? SPAN : rows < 1 ? 1 : rows;
 }
@@ -53,8 +56,8 @@ static int64_t steps_of(const Job *job) {
 static int64_t scratch_size(const Job *job) { /* size of the scratch memory of a step, in numbers */
     if (job->binary) return SPAN;
     int64_t sums = job->statistics ? job->classes : 0;
-    if (job->targets) return 3 * job->classes + sums;
     int is_half = job->dtype != FLOAT32 && job->dtype != FLOAT64;
+    if (job->targets) return job->classes * (1 + (is_half ? 2 : job->out ? 0 : 1) * span(job)) + sums;
     return job->inner > 1 || is_half || (job->statistics && !job->out) ? job->classes * span(job) + sums : sums;
 }
 
@@ -86,11 +89,10 @@ static void ask_for_huge_pages(const void *memory, size_t bytes) {
 
 static int run(const Job *job, int threads, int64_t *where) {
     size_t elements = (size_t)job->outer * job->classes * job->inner;
-    size_t width = job->dtype == FLOAT32 ? 4 : job->dtype == FLOAT64 ? 8 : 2;
-    if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * width);
+    if (job->out && job->out != job->logits) ask_for_huge_pages(job->out, elements * width_of(job));
     int64_t steps = steps_of(job);
     Job sized = *job;
-    sized.scratch = scratch_size(job);
+    sized.span = span(job), sized.scratch = scratch_size(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
     /* Starting a thread takes about as long as computing 100,000 elements. */
@@ -249,29 +251,32 @@ static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *w
     char *margin = (char *)(value + examples), *peaks = margin + examples * width, *sums = peaks + examples * width;
     char *half = sums + examples * width;
     Job first = *job;
-    first.out = NULL, first.log_w = log_w, first.scale = first.loss_scale = 1.0;
-    if (job->labels) first.margin = margin, first.peak = peaks, first.sum = sums;
+    first.log_w = log_w, first.scale = first.loss_scale = 1.0;
+    if (job->labels)
+        first.out = NULL, first.margin = margin, first.peak = peaks, first.sum = sums;
+    else
+        first.value = value, first.out = width == width_of(job) ? job->out : NULL;
     status = run(&first, threads, where);
-    if (status == OK && job->labels && job->factor)
+    if (status == OK && job->factor)
         for (int64_t i = 0; i < examples; i++) log_w[i] += log(job->factor[i] / job->unit);
     double log_sum = log_sum_exp(log_w, examples, &peak);
     double largest_share = log_sum == -INFINITY ? 1.0 : exp(peak - log_sum);
     *pending_scale = defer_scale ? power_above(largest_share) : 1.0;
-    if (status == OK && job->targets) {
-        job->log_share = log_sum == -INFINITY ? INFINITY : log_sum;
-        job->scale = 1.0 / *pending_scale, job->value = value;
-        status = run(job, threads, where);
-    } else if (status == OK) {
+    if (status == OK) {
 #pragma omp simd
         for (int64_t i = 0; i < examples; i++) {
             double share = log_w[i] - log_sum > -700.0 ? exp_of_double(log_w[i] - log_sum) : 0.0;
-            double u = is_double(job) ? ((const double *)margin)[i] : ((const float *)margin)[i];
-            value[i] = share > 0.0 ? share * (log_one_plus_exp(u) + (u < 0.0 ? -u : 0.0)) : 0.0;
-            log_w[i] = 0.5 * share / *pending_scale;
+            if (job->labels) {
+                double u = is_double(job) ? ((const double *)margin)[i] : ((const float *)margin)[i];
+                value[i] = log_one_plus_exp(u) + (u < 0.0 ? -u : 0.0);
+            }
+            value[i] = share > 0.0 ? share * value[i] : 0.0;
+            log_w[i] = (job->labels ? 0.5 : 1.0) * share / *pending_scale;
         }
         for (int64_t i = 0; i < examples; i++) put_number(half, i, job->dtype, log_w[i]);
         Job write = *job;
-        write.half = half, write.peak = peaks, write.sum = sums;
+        write.half = half;
+        if (job->labels) write.peak = peaks, write.sum = sums;
         if (job->out) status = run(&write, threads, where);
     }
     if (status == OK) put_loss(job, value, mean, loss);

@@ -1,4 +1,4 @@
-/* Rows of probabilities t_k instead of labels, and one logit for two classes. See rows.c.
+/* Rows of probabilities t_k instead of labels. See rows.c.
  *
  * With rho = w / (2 (1-p)) of each class, the derivative is dz_j = p_j sum_k t_k rho_k - t_j rho_j. The most probable
  * class, whose 1-p may be too small to divide by, is treated separately. With the softmax q over the other classes and
@@ -7,19 +7,22 @@
  */
 #include "tiles.h"
 
-enum { COMPACT_TERMS = 6, COMPACT_CELLS = 32 };
+enum { COMPACT_TERMS = 11, COMPACT_CELLS = 8 };
 static const double COMPACT_REACH = 127.0, LOG_2 = 0.6931471805599453;
 
 typedef struct {
     const Job *job;
-    const REAL *x, *t, *e; /* logits, probabilities, and exp(z - peak) of the other classes, 0 for the top class */
-    int64_t top;           /* the most probable class */
-    REAL peak, sum;        /* largest logit of the other classes, and their sum of e */
-    double margin;         /* margin of the top class */
+    const REAL *x, *t, *e;        /* logits, probabilities, and exp(z - peak) of the other classes, 0 for the top class */
+    int64_t top;                  /* the most probable class */
+    REAL peak, exponent;          /* largest logit of the other classes; exponent of p / p_max, which rho is multiplied by */
     double log_p_of_peak, p_of_e; /* log p of the class at the peak; p / e */
-    double scale, shift;          /* t rho is multiplied by scale, and shift is added to log rho */
-    REAL exponent;                /* exponent of p / p_max, whose power multiplies rho */
 } Row;
+
+/* Sums over the classes of a row, in units of e^unit: of t rho of the other classes, and of t w and t w times the loss of
+ * all classes; the latter is the sum of t times the loss where weights are not shares of a batch. */
+typedef struct {
+    double unit, rho, weight, value;
+} RowSums;
 
 static inline Lanes block(const REAL *x, int64_t start, int64_t classes, REAL other) {
     return classes - start < LANES ? get_some(x + start, (int)(classes - start), other) : get(x + start);
@@ -45,11 +48,11 @@ static inline Lanes weighted_targets(const Row *row, int64_t start) {
 }
 
 #ifndef REAL_IS_DOUBLE
-static inline Lanes at_cell(const float *numbers, Flags cell) {
-#if VECTOR_BYTES == 64 /* the coefficients of all cells fit into two registers */
-    return _mm512_permutex2var_ps(get(numbers), (__m512i)cell, get(numbers + 16));
+static inline Lanes at_cell(const float *numbers, Flags cell) { /* the coefficients of all cells fit into a register */
+#if VECTOR_BYTES == 64
+    return _mm512_permutexvar_ps((__m512i)cell, _mm512_broadcast_f32x8(_mm256_loadu_ps(numbers)));
 #elif VECTOR_BYTES == 32
-    return _mm256_i32gather_ps(numbers, (__m256i)cell, 4);
+    return _mm256_permutevar8x32_ps(get(numbers), (__m256i)cell);
 #else
     Lanes found;
     for (int k = 0; k < LANES; k++) found[k] = numbers[cell[k]];
@@ -64,74 +67,71 @@ static inline Lanes polynomial(const float *rows, Flags cell, Lanes x) {
 }
 #endif
 
-/* Shifted log rho, and the losses of the classes that count, from `start` on, without the top class. */
-static inline void look_up_block_of_agreed(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
+/* The same as `look_up_block` without the power, class by class. */
+static __attribute__((noinline)) void look_up_each(const Row *row, int64_t start, const Flags *counts, Lanes *log_rho,
+                                                   Lanes *loss) {
     const Job *job = row->job;
-#ifndef REAL_IS_DOUBLE
-    Lanes log_p = block(row->x, start, job->classes, row->peak) - row->peak + (REAL)row->log_p_of_peak;
-    if (job->compact && job->table[1] >= 0.0 && !any(counts & (log_p < (REAL)-COMPACT_REACH))) {
-        Lanes number = larger((REAL)(1.0 - 2.0 * LOG_2) - 2.0f * log_p, all(1.0f));
-        Flags cell = ((Flags)number >> 21) - (127 << 2);
-        cell = cell & (COMPACT_CELLS - 1); /* arbitrary for classes that do not count */
-        Lanes x = 2.0f * (Lanes)((((Flags)number << 2) & 0x007fffff) | 0x3f800000) - 3.0f;
-        *log_rho = polynomial(job->compact, cell, x) + (REAL)row->shift;
-        *loss = job->batch ? -log_p : polynomial(job->compact + COMPACT_TERMS * COMPACT_CELLS, cell, x);
-        return;
-    }
-#endif
     *log_rho = *loss = (Lanes){0};
     for (int k = 0; k < LANES && start + k < job->classes; k++) {
-        if (!counts[k]) continue;
+        if (!(*counts)[k]) continue;
         double p = (double)row->e[start + k] * row->p_of_e, log_q = log1p(-(p < 0.5 ? p : 0.5)), log_w, value, at;
         double log_p = (double)row->x[start + k] - (double)row->peak + row->log_p_of_peak, margin = log_p - log_q;
         int32_t cell;
         look_up(job->table, 1, &margin, &log_w, &value, &cell, &at);
-        (*log_rho)[k] = (REAL)(log_w - LOG_2 - log_q + row->shift);
+        (*log_rho)[k] = (REAL)(log_w - LOG_2 - log_q);
         (*loss)[k] = (REAL)(job->batch ? -log_p : value);
     }
 }
 
-/* The same, times (p / p_max)^exponent. */
+/* log rho, times (p / p_max)^exponent, and the losses of the classes that count, from `start` on, without the top class. */
 static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
-    look_up_block_of_agreed(row, start, counts, log_rho, loss);
+    const Job *job = row->job;
+    int done = 0;
+#ifndef REAL_IS_DOUBLE
+    Lanes log_p = block(row->x, start, job->classes, row->peak) - row->peak + (REAL)row->log_p_of_peak;
+    if (job->compact && job->table[1] >= 0.0 && !any(counts & (log_p < (REAL)-COMPACT_REACH))) {
+        Lanes number = larger((REAL)(1.0 - 2.0 * LOG_2) - 2.0f * log_p, all(1.0f));
+        Flags cell = (((Flags)number >> 23) - 127) & (COMPACT_CELLS - 1); /* arbitrary for classes that do not count */
+        Lanes x = 2.0f * (Lanes)(((Flags)number & 0x007fffff) | 0x3f800000) - 3.0f;
+        *log_rho = polynomial(job->compact, cell, x);
+        *loss = job->batch ? -log_p : polynomial(job->compact + COMPACT_TERMS * COMPACT_CELLS, cell, x);
+        done = 1;
+    }
+#endif
+    if (!done) look_up_each(row, start, &counts, log_rho, loss);
     if (row->exponent == 0) return;
-    Lanes trust = row->exponent * (block(row->x, start, row->job->classes, row->x[row->top]) - row->x[row->top]);
+    Lanes trust = row->exponent * (block(row->x, start, job->classes, row->x[row->top]) - row->x[row->top]);
     *log_rho += trust;
-    if (!row->job->batch) *loss *= exp_of(trust);
+    if (!job->batch) *loss *= exp_of(trust);
 }
 
-/* t_rho := t rho scale of the other classes; return their sum. *value += the sum of t loss, or of w loss for "batch". */
-static double weighted_others(const Row *row, REAL *t_rho, double *value) {
+/* t_rho := t rho of the other classes. */
+static void sums_of_row(const Row *row, REAL *t_rho, RowSums *sums) {
     const Job *job = row->job;
-    double sum = 0.0, losses = 0.0;
     for (int64_t span = 0; span < job->classes; span += LONG) {
         int64_t end = job->classes - span < LONG ? job->classes : span + LONG;
-        Lanes sums = {0}, values = {0};
+        Lanes rho = {0}, value = {0};
         for (int64_t start = span; start < end; start += LANES) {
             Lanes t = weighted_targets(row, start), terms = {0};
             Flags counts = t != 0;
             if (any(counts)) {
                 Lanes log_rho, loss;
                 look_up_block(row, start, counts, &log_rho, &loss);
-                terms = choose(counts, t * exp_of(log_rho) * (REAL)row->scale, terms);
-                Lanes share = t;
-                if (job->batch) share = 2 * terms * (1 - block(row->e, start, job->classes, 0) * (REAL)row->p_of_e);
-                sums += terms;
-                values += choose(counts, share * loss, (Lanes){0});
+                terms = choose(counts, t * exp_of(log_rho), terms);
+                rho += terms;
+                value += choose(counts, t * loss, (Lanes){0});
             }
             put_block(terms, start, job->classes, t_rho);
         }
-        sum += total(sums);
-        losses += total(values);
+        sums->rho += total(rho);
+        sums->value += total(value);
     }
-    *value += losses;
-    return sum;
 }
 
-/* log of the sum of t w over all classes; log_rho is scratch memory. */
-static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_top) {
+/* The same for shares of a batch, whose weights may be of any size. */
+static void sums_of_shares(const Row *row, REAL *t_rho, double log_of_top, RowSums *sums) {
     const Job *job = row->job;
-    Lanes most = all(-INFINITY);
+    Lanes most = all(-INFINITY), shift = all((REAL)row->log_p_of_peak - row->peak);
     for (int64_t start = 0; start < job->classes; start += LANES) {
         Flags counts = weighted_targets(row, start) != 0;
         Lanes found = all(-INFINITY), loss;
@@ -140,41 +140,53 @@ static double log_sum_of_weights(const Row *row, REAL *log_rho, double log_of_to
             found = choose(counts, found, all(-INFINITY));
             most = larger(found, most);
         }
-        put_block(found, start, job->classes, log_rho);
+        put_block(found, start, job->classes, t_rho);
     }
-    double peak = largest(most), sum = 0.0;
-    peak = peak > log_of_top ? peak : log_of_top;
-    if (peak == -INFINITY) return peak;
-    for (int64_t start = 0; start < job->classes; start += LANES) {
-        Lanes one_minus_p = 1 - block(row->e, start, job->classes, 0) * (REAL)row->p_of_e;
-        Lanes rho = exp_of(block(log_rho, start, job->classes, -INFINITY) - (REAL)peak);
-        sum += 2.0 * total(weighted_targets(row, start) * rho * one_minus_p);
+    double peak = largest(most);
+    sums->unit = peak = peak > log_of_top ? peak : log_of_top;
+    for (int64_t span = 0; span < job->classes; span += LONG) {
+        int64_t end = job->classes - span < LONG ? job->classes : span + LONG;
+        Lanes rho = {0}, weight = {0}, value = {0};
+        for (int64_t start = span; start < end; start += LANES) {
+            Lanes log_rho = block(t_rho, start, job->classes, -INFINITY), terms = {0};
+            if (peak > -INFINITY) terms = weighted_targets(row, start) * exp_of(log_rho - (REAL)peak);
+            Lanes share = 2 * terms * (1 - block(row->e, start, job->classes, 0) * (REAL)row->p_of_e);
+            Lanes log_p = block(row->x, start, job->classes, row->peak) + shift;
+            put_block(terms, start, job->classes, t_rho);
+            rho += terms, weight += share, value -= share * log_p;
+        }
+        sums->rho += total(rho), sums->weight += total(weight), sums->value += total(value);
     }
-    return peak + log(sum + (log_of_top == -INFINITY ? 0.0 : exp(log_of_top - peak)));
 }
 
 /* The sum of the probabilities of a row, without and with the weights of classes; NaN if they are not probabilities. */
 static double sum_of_targets(const Job *job, int64_t at, double *weighted) {
-    Row row = {.job = job, .t = (const REAL *)job->targets + at * job->classes, .top = -LANES};
-    Lanes least = {0}, most = {0}, odd = {0};
+    const int64_t classes = job->classes;
+    Row row = {.job = job, .t = (const REAL *)job->targets + at * classes, .top = -LANES};
+    const REAL limit = (REAL)(1.0 + 1e-3);
+    Lanes beyond = all(-limit); /* greater than 0 where t < 0 or t > limit; sums are NaN or infinite where t is */
     double sum = 0.0;
     *weighted = 0.0;
-    for (int64_t span = 0; span < job->classes; span += LONG / 16) {
-        Lanes sums = {0}, sums_weighted = {0};
-        for (int64_t start = span; start < job->classes && start < span + LONG / 16; start += LANES) {
-            Lanes t = block(row.t, start, job->classes, 0);
-            sums += t;
-            odd += t * 0;
-            most = larger(t, most);
-            least = larger(-t, least);
-            if (job->class_weight) sums_weighted += weighted_targets(&row, start);
+    for (int64_t span = 0; span < classes; span += LONG / 16) {
+        int64_t end = classes - span < LONG / 16 ? classes : span + LONG / 16, start = span;
+        Lanes sums = {0}, others = {0}, sums_weighted = {0};
+        for (; start + 2 * LANES <= end; start += 2 * LANES) {
+            Lanes a = get(row.t + start), b = get(row.t + start + LANES);
+            sums += a, others += b;
+            beyond = larger(larger(larger(-a, a - limit), larger(-b, b - limit)), beyond);
         }
-        sum += total(sums);
+        for (; start < end; start += LANES) {
+            Lanes a = block(row.t, start, classes, 0);
+            sums += a;
+            beyond = larger(larger(-a, a - limit), beyond);
+        }
+        if (job->class_weight)
+            for (start = span; start < end; start += LANES) sums_weighted += weighted_targets(&row, start);
+        sum += total(sums + others);
         *weighted += total(sums_weighted);
     }
     if (!job->class_weight) *weighted = sum;
-    int good = total(odd) == 0 && largest(least) <= 0 && largest(most) <= (REAL)(1.0 + 1e-3);
-    return good ? sum : NAN;
+    return largest(beyond) <= 0 ? sum : NAN;
 }
 
 /* The sum over classes of t (p_max - p). */
@@ -187,126 +199,129 @@ static double doubt_of(const Row *row, double p_max) {
     return sum;
 }
 
-static int64_t index_of_largest(const REAL *x, int64_t n) {
-    Lanes lanes = all(x[0]);
-    for (int64_t start = 0; start < n; start += LANES) lanes = larger(block(x, start, n, x[0]), lanes);
-    return index_of(x, n, largest(lanes)); /* NaN is detected later */
+/* top := the index of the largest number, *second := the largest of the others. Return whether all are finite. */
+static inline int two_largest(const REAL *x, int64_t n, int64_t *top, REAL *second) {
+    Lanes a = all(-INFINITY), b = a, c = a, d = a, odd = {0}; /* a and b, and c and d: the largest two of some blocks */
+    int64_t start = 0;
+    for (; start + 2 * LANES <= n; start += 2 * LANES) {
+        Lanes p = get(x + start), q = get(x + start + LANES);
+        b = larger(smaller(a, p), b), a = larger(p, a);
+        d = larger(smaller(c, q), d), c = larger(q, c);
+        odd += p * 0 + q * 0;
+    }
+    for (; start < n; start += LANES) {
+        int rest = n - start < LANES ? (int)(n - start) : LANES;
+        Lanes p = block(x, start, n, 0);
+        odd += p * 0;
+        p = choose(places() < (INTEGER)rest, p, all(-INFINITY));
+        b = larger(smaller(a, p), b), a = larger(p, a);
+    }
+    b = larger(larger(b, d), smaller(a, c)), a = larger(a, c);
+    *top = index_of(x, n, largest(a));
+    *second = largest(choose(places() == (INTEGER)(*top % LANES), b, a));
+    return total(odd) == 0;
 }
 
-static int soft_row(const Job *job, int64_t at, REAL *scratch, REAL *of_step, int64_t *where) {
-    int64_t classes = job->classes, first = at * classes;
-    int plain = is_plain(job);
-    REAL *loaded = scratch, *e = scratch + classes, *t_rho = scratch + 2 * classes;
-    if (plain && job->out) e = (REAL *)job->out + first;
-    if (!plain) load(job->logits, first, classes, job->dtype, loaded);
-    Row row = {.job = job, .x = plain ? (const REAL *)job->logits + first : loaded, .e = e};
-    row.t = (const REAL *)job->targets + first;
-    row.top = index_of_largest(row.x, classes);
-    int status = sweep(row.x, e, classes, row.top, NULL, &row.peak, &row.sum, NULL);
-    if (status != OK) {
-        *where = at;
-        return status;
+/* What is computed once for each row of a step, in double. */
+typedef struct {
+    double lead[SPAN], margin[SPAN], log_p[SPAN], p[SPAN], q[SPAN], log_w[SPAN], loss[SPAN], factor[SPAN];
+    int64_t top[SPAN];
+} Tops;
+
+static void find_weights_of_tops(const Job *job, int64_t first, int64_t n, const Examples *of, Tops *tops) {
+    double x[SPAN];
+    int32_t cell[SPAN];
+    for (int64_t t = 0; t < n; t++) x[t] = of->sum[t];
+#pragma omp simd
+    for (int64_t t = 0; t < n; t++) {
+        double log_sum = log_of(x[t]), margin = tops->lead[t] - log_sum;
+        double log_p = -log_one_plus_exp(margin) + (margin < 0.0 ? margin : 0.0), log_q = log_p - margin;
+        tops->margin[t] = margin, tops->log_p[t] = log_p, tops->p[t] = exp_of_double(log_p);
+        tops->q[t] = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
+        tops->lead[t] = log_q - log_sum; /* from here on, log p of the class at the peak */
     }
-#ifdef REAL_IS_DOUBLE
-    double log_sum = log(row.sum);
-#else
-    double log_sum = log_of(row.sum);
-#endif
-    row.margin = (double)row.x[row.top] - (double)row.peak - log_sum;
-    double log_p = -log_one_plus_exp(row.margin) + (row.margin < 0.0 ? row.margin : 0.0), log_q = log_p - row.margin;
-    double p = exp_of_double(log_p), q = log_q < -700.0 ? 0.0 : exp_of_double(log_q);
-    row.log_p_of_peak = log_q - log_sum;
-    row.p_of_e = q / (double)row.sum;
-    row.exponent = job->exponents ? (REAL)job->exponents[at] : 0;
-    double factor, log_w, loss, x, value = 0.0;
-    int32_t cell;
-    factors_of(job, at, 1, &factor);
-    if (job->statistics) {
-        const Statistics *statistics = job->statistics;
-        double weighted;
-        sum_of_targets(job, at, &weighted);
-        statistics->share[at] = factor * weighted, statistics->doubt[at] = factor * doubt_of(&row, p);
-        statistics->rest[at] = q, statistics->top[at] = (int32_t)row.top;
-        add_row(e, (REAL)(statistics->share[at] * row.p_of_e), classes, of_step);
-        return OK;
-    }
-    look_up(job->table, 1, &row.margin, &log_w, &loss, &cell, &x);
-    double t_top = (double)row.t[row.top] * (job->class_weight ? job->class_weight[row.top] : 1.0);
-    if (job->log_w) {
-        double log_of_top = t_top > 0.0 ? log_w + log(t_top) : -INFINITY;
-        job->log_w[at] = factor > 0.0 ? log_sum_of_weights(&row, t_rho, log_of_top) + log(factor) : -INFINITY;
-        return OK;
-    }
-    row.scale = job->batch ? job->scale : job->scale * factor;
-    row.shift = job->batch ? (factor > 0.0 ? log(factor) - job->log_share : -INFINITY) : 0.0;
-    double weight = log_w + row.shift < -700.0 ? 0.0 : t_top * row.scale * exp_of_double(log_w + row.shift);
-    double sum = weighted_others(&row, t_rho, &value);
-    if (t_top > 0.0) value += job->batch ? weight * -log_p : t_top * loss;
-    if (job->batch)
-        job->value[at] = value / job->scale;
-    else
-        job->value[at] = factor == 0.0 ? 0.0 : job->loss_scale * factor * value;
-    if (!job->out) return OK;
-    REAL share = (REAL)((q * sum + 0.5 * weight) / (double)row.sum);
-    for (int64_t start = 0; start < classes; start += LANES)
-        put_block(block(e, start, classes, 0) * share - block(t_rho, start, classes, 0), start, classes, e);
-    e[row.top] = (REAL)(p * sum - 0.5 * weight);
-    if (!plain) store(e, classes, job->dtype, job->out, first);
-    return OK;
+    look_up(job->table, n, tops->margin, tops->log_w, tops->loss, cell, x);
+    factors_of(job, first, n, tops->factor);
 }
 
-/* One logit z of two classes with margins z and -z: dz = -t w(z) / 2 + (1-t) w(-z) / 2. */
-static int binary(const Job *job, int64_t first, int64_t n, REAL *z, int64_t *where) {
-    double margin[SPAN], factor[SPAN], given[SPAN], value[SPAN];
-    REAL half[SPAN], gradient[SPAN] = {0};
-    load(job->logits, first, n, job->dtype, z);
-    factors_of(job, first, n, given);
-    if (job->statistics)
-        memset(job->statistics->doubt + first, 0, n * sizeof(double)), memset(job->statistics->share + first, 0, n * sizeof(double));
-    else
-        memset(job->value + first, 0, n * sizeof(double));
-    for (int own = 0; own < 2; own++) {
-        int needed = 0;
-        double of_class = job->class_weight ? job->class_weight[own] : 1.0;
-        for (int64_t t = 0; t < n; t++) {
-            int ignored = job->labels && job->labels[first + t] == job->ignore_index;
-            double is_one = job->labels ? (double)job->labels[first + t] : (double)((const REAL *)job->targets)[first + t];
-            factor[t] = ignored ? 0.0 : given[t] * of_class * (own ? is_one : 1.0 - is_one);
-            margin[t] = ignored ? 0.0 : own ? (double)z[t] : -(double)z[t];
-            needed |= factor[t] != 0.0;
-            if (!(margin[t] - margin[t] == 0.0)) {
-                *where = first + t;
-                return NOT_FINITE;
-            }
-        }
-        if (!needed) continue;
-        if (job->statistics) { /* p_max - p of the less probable class, times its target probability */
-            for (int64_t t = 0; t < n; t++) {
-                job->statistics->share[first + t] += factor[t];
-                if (margin[t] < 0.0) job->statistics->doubt[first + t] += factor[t] * -tanh(0.5 * margin[t]);
-                job->statistics->top[first + t] = (margin[t] > 0.0) == own;
-                job->statistics->rest[first + t] = exp_of_double(-log_one_plus_exp(margin[t]) - fabs(margin[t]));
-            }
+static void store_statistics_of_row(const Row *row, int64_t at, double factor, double p, double q, REAL *of_step) {
+    const Statistics *statistics = row->job->statistics;
+    double weighted;
+    sum_of_targets(row->job, at, &weighted);
+    statistics->share[at] = factor * weighted, statistics->doubt[at] = factor * doubt_of(row, p);
+    statistics->rest[at] = q, statistics->top[at] = (int32_t)row->top;
+    add_row(row->e, (REAL)(statistics->share[at] * row->p_of_e), row->job->classes, of_step);
+}
+
+/* The loss of a row, and its derivative in place of e. For shares of a batch, both are divided by the weight of the row,
+ * whose log is written; the derivative is multiplied by `half`, which is the share, if that is known. */
+static void loss_of_row(const Row *row, int64_t at, const Tops *tops, int64_t t, REAL sum, REAL *t_rho, REAL *e) {
+    const Job *job = row->job;
+    double t_top = (double)row->t[row->top] * (job->class_weight ? job->class_weight[row->top] : 1.0), scale, weight;
+    RowSums sums = {0};
+    if (job->batch) {
+        sums_of_shares(row, t_rho, t_top > 0.0 ? tops->log_w[t] + log(t_top) : -INFINITY, &sums);
+        double log_of_top = tops->log_w[t] - sums.unit;
+        weight = t_top > 0.0 && log_of_top > -700.0 ? t_top * exp_of_double(log_of_top) : 0.0;
+        sums.weight += weight, sums.value -= weight * tops->log_p[t];
+        scale = sums.weight > 0.0 ? 1.0 / sums.weight : 0.0;
+        if (job->log_w) job->log_w[at] = sums.weight > 0.0 ? sums.unit + log(sums.weight) : -INFINITY;
+        if (job->value) job->value[at] = sums.value * scale;
+        if (job->half) scale *= ((const REAL *)job->half)[at];
+    } else {
+        double factor = tops->factor[t];
+        sums_of_row(row, t_rho, &sums);
+        scale = job->scale * factor;
+        weight = tops->log_w[t] < -700.0 ? 0.0 : t_top * exp_of_double(tops->log_w[t]);
+        if (t_top > 0.0) sums.value += t_top * tops->loss[t];
+        job->value[at] = factor == 0.0 ? 0.0 : job->loss_scale * factor * sums.value;
+    }
+    if (!job->out) return;
+    REAL share = (REAL)(scale * (tops->q[t] * sums.rho + 0.5 * weight) / (double)sum), by = (REAL)scale;
+    int64_t start = 0;
+    for (; start + LANES <= job->classes; start += LANES) put(get(e + start) * share - get(t_rho + start) * by, e + start);
+    if (start < job->classes)
+        put_block(block(e, start, job->classes, 0) * share - block(t_rho, start, job->classes, 0) * by, start, job->classes, e);
+    e[row->top] = (REAL)(scale * (tops->p[t] * sums.rho - 0.5 * weight));
+}
+
+static int soft_rows(const Job *job, int64_t first, int64_t count, REAL *scratch, double *sums, int64_t *where) {
+    int64_t classes = job->classes;
+    int plain = is_plain(job), keeps = plain && job->out;
+    REAL *out = (REAL *)job->out + first * classes, *t_rho = scratch, *exps = keeps ? out : scratch + classes;
+    if (job->half && plain) { /* the derivatives of all rows by themselves have been written */
+        for (int64_t t = 0; t < count; t++) multiply(out + t * classes, classes, ((const REAL *)job->half)[first + t]);
+        return OK;
+    }
+    REAL *loaded = scratch + (1 + job->span) * classes; /* of halves, whose exponentials are in scratch memory too */
+    REAL *of_step = job->statistics ? sums_of_step(job, scratch) : NULL;
+    Examples of = {0};
+    Tops tops;
+    for (int64_t t = 0; t < count; t++) {
+        const REAL *x = plain ? (const REAL *)job->logits + (first + t) * classes : loaded + t * classes;
+        if (!plain) load(job->logits, (first + t) * classes, classes, job->dtype, loaded + t * classes);
+        REAL second;
+        int finite = two_largest(x, classes, tops.top + t, &second);
+        *where = first + t;
+        if (!finite) return NOT_FINITE;
+        int status = sweep(x, exps + t * classes, classes, tops.top[t], &second, of.peak + t, of.sum + t, NULL);
+        if (status != OK) return status;
+        tops.lead[t] = (double)x[tops.top[t]] - (double)second;
+    }
+    find_weights_of_tops(job, first, count, &of, &tops);
+    for (int64_t t = 0; t < count; t++) {
+        int64_t at = first + t;
+        Row row = {.job = job, .t = (const REAL *)job->targets + at * classes, .e = exps + t * classes,
+                   .x = plain ? (const REAL *)job->logits + at * classes : loaded + t * classes, .top = tops.top[t],
+                   .peak = of.peak[t], .exponent = job->exponents ? (REAL)job->exponents[at] : 0,
+                   .log_p_of_peak = tops.lead[t], .p_of_e = tops.q[t] / (double)of.sum[t]};
+        if (job->statistics) {
+            store_statistics_of_row(&row, at, tops.factor[t], tops.p[t], tops.q[t], of_step);
             continue;
         }
-        weighted_margins(job, first, n, margin, margin, factor, half, value);
-        for (int64_t t = 0; t < n; t++) {
-            gradient[t] += own ? -half[t] : half[t];
-            job->value[first + t] += value[t];
-        }
+        loss_of_row(&row, at, &tops, t, of.sum[t], t_rho, exps + t * classes);
+        if (!plain && job->out) store(exps + t * classes, classes, job->dtype, job->out, at * classes);
     }
-    if (job->out) store(gradient, n, job->dtype, job->out, first);
+    if (job->statistics) add_rounded(of_step, classes, sums, job->statistics->rounder);
     return OK;
-}
-
-static int one_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
-    int status = OK;
-    if (job->binary) return binary(job, first, count, scratch, where);
-    if (job->targets) {
-        REAL *of_step = job->statistics ? sums_of_step(job, scratch) : NULL;
-        for (int64_t t = 0; t < count && status == OK; t++) status = soft_row(job, first + t, scratch, of_step, where);
-        if (job->statistics) add_rounded(of_step, job->classes, sums, job->statistics->rounder);
-        return status;
-    }
-    return job->inner > 1 ? tile(job, first, scratch, sums, where) : group(job, first, count, scratch, sums, where);
 }

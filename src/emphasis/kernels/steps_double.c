@@ -1,6 +1,6 @@
 /* The steps in double, for float64 logits. */
 #define REAL_IS_DOUBLE
-#include "soft.h"
+#include "binary.h"
 
 int double_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
     return one_step(job, first, count, scratch, sums, where);

@@ -1,5 +1,5 @@
 /* The steps in float, for float32, bfloat16 and float16 logits. */
-#include "soft.h"
+#include "binary.h"
 
 int float_step(const Job *job, int64_t first, int64_t count, void *scratch, double *sums, int64_t *where) {
     return one_step(job, first, count, scratch, sums, where);

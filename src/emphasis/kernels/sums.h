@@ -23,8 +23,11 @@ static int64_t index_of(const REAL *x, int64_t n, REAL value) {
                 (get(at + 3 * LANES) == value)))
             break;
     }
-    for (; start < n; start++)
-        if (x[start] == value) return start;
+    for (; start < n; start += LANES) {
+        Lanes found = n - start < LANES ? get_some(x + start, (int)(n - start), NAN) : get(x + start);
+        unsigned bits = bits_of(found == value);
+        if (bits) return start + __builtin_ctz(bits);
+    }
     return 0;
 }
 

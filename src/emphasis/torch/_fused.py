@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def backend_for_rows(logits: Tensor, labels: Tensor, options: Options) -> Backen
     elif not labels.is_floating_point() or logits.shape[1] < 2:
         return None
     backend = backend_on(logits)
-    if labels.requires_grad or not isinstance(backend, TargetsBackend) or (logits.dim() == 1 and backend is not NATIVE):
+    if labels.requires_grad or backend is OPERATORS or (logits.dim() == 1 and backend is not NATIVE):
         return None
     return None if options.tables_for(logits.device, logits.dtype) is None else backend
 
@@ -261,8 +261,8 @@ def compute_rows(
             logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
         )
     if labels.is_floating_point():
-        assert isinstance(backend, TargetsBackend)  # `backend_for_rows` has chosen it
-        return backend.loss_of_targets(
+        # `backend_for_rows` has chosen it; to ask a protocol takes as long as the loss of a small batch.
+        return cast("TargetsBackend", backend).loss_of_targets(
             logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in, trust
         )
     return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in, trust)

@@ -33,8 +33,8 @@ _DEEP = 90.0  # below exp(-90) of its peak a weight is no normal float32 number
 _EARLIEST = 15.0  # margin before which a weight of 0 is meant; after it 1-p may have rounded to 0 in float64
 _EPS = 4e-16  # relative error of 1-p at p = 1/2
 
-COMPACT_DEGREE = 5
-COMPACT_SPLITS, COMPACT_OCTAVES = 2, 8  # 32 cells, which fit into two registers
+COMPACT_DEGREE = 10
+COMPACT_SPLITS, COMPACT_OCTAVES = 0, 8  # so few cells that a register holds a number of each
 COMPACT_REACH = 127.0
 _COMPACT_TOLERANCE = 3e-7
 
@@ -57,10 +57,10 @@ class MarginTable:
         trust: `Weighting.trust`, for kernels that see the batch; the values of the table are those of labels that the
             network agrees with. If it is not (0, 0), the table is that of cross-entropy, with the loss -log p.
         is_exact: Whether the values have the precision of float64 rather than float32.
-        compact: Smaller table for the classes that are not the likeliest, (2 * (COMPACT_DEGREE + 1), 32) float32: log
+        compact: Smaller table for the classes that are not the likeliest, (2 * (COMPACT_DEGREE + 1), 8) float32: log
             rho, with rho = w / (2 (1-p)), and L as polynomials of v = log p for v >= -COMPACT_REACH. The cells are
-            those of 1 + 2 (log 1/2 - v), four to an octave; rows are the powers, first of log rho, then of L. None
-            where that would not have the precision of float32.
+            the octaves of 1 + 2 (log 1/2 - v); rows are the powers, first of log rho, then of L. None where that
+            would not have the precision of float32.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
