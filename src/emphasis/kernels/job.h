@@ -30,13 +30,14 @@ typedef struct {
     double *log_w;                   /* output: log w, or with targets the log of their weighted sum; nothing else is computed */
     double *value;                   /* the loss of each example */
     const Statistics *statistics;    /* output: statistics; nothing else is computed */
-    double *margins, *leads;         /* of each example, whose exponentials are in `out`; with statistics, an output */
+    double *margins, *leads;         /* of each example, if exponentials are kept; with statistics, an output */
     void *margin, *peak, *sum;       /* REAL, of each example: output, or input with `half` */
     const void *half;                /* REAL: half the weights, from which, peak and sum the derivative is written */
     int64_t outer, classes, inner, ignore_index;
     double unit, scale, loss_scale;  /* factors are divided by `unit`, derivatives and losses multiplied */
     const double *exponents;         /* of p / p_max; its power multiplies the weight and loss of each example; or NULL */
     int64_t span, scratch;           /* number of examples of a step, and size of its scratch memory, in numbers */
+    int keep_exps, exps_kept;        /* exponentials are written to `out` instead of the derivative; have been */
     int dtype, batch, binary;
 } Job;
 

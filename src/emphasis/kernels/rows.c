@@ -141,6 +141,17 @@ static double power_above(double scale) { /* the smallest power of two above sca
 static int sum_of_factors(const Job *job, double *counted, double *unit, int64_t *where) {
     int64_t examples = job->outer * job->inner;
     double sum = 0.0, most = 0.0;
+    if (job->labels && !job->factor && !job->class_weight) { /* a loop that compilers vectorize */
+        int64_t numbers = 0, wrong = 0, classes = job->binary ? 2 : job->classes, ignored = job->ignore_index;
+#pragma omp simd reduction(+ : numbers, wrong)
+        for (int64_t i = 0; i < examples; i++) {
+            int64_t label = job->labels[i], counts = label != ignored;
+            numbers += counts;
+            wrong += counts & ((label < 0) | (label >= classes));
+        }
+        *unit = 1.0, *counted = (double)numbers;
+        if (!wrong) return OK;
+    }
     for (int64_t i = 0; i < examples; i++) {
         double of_example = 1.0, factor;
         if (job->labels) {
@@ -193,13 +204,13 @@ static void put_number(void *numbers, int64_t at, int dtype, double value) {
 static void put_loss(const Job *job, const double *value, int mean, void *loss) {
     int64_t examples = job->outer * job->inner;
     double sum = 0.0;
-    for (int64_t i = 0; i < examples; i++) {
-        if (mean < 0)
-            put_number(loss, i, job->dtype, value[i]);
-        else
-            sum += value[i];
+    if (mean < 0) {
+        for (int64_t i = 0; i < examples; i++) put_number(loss, i, job->dtype, value[i]);
+        return;
     }
-    if (mean >= 0) put_number(loss, 0, job->dtype, sum);
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < examples; i++) sum += value[i];
+    put_number(loss, 0, job->dtype, sum);
 }
 
 /* The log of the sum of exp(log_w), which weights are shares of; *peak := the largest log_w. */
@@ -212,6 +223,11 @@ static double log_sum_exp(const double *log_w, int64_t n, double *peak) {
     return highest + log(sum);
 }
 
+/* Whether a pass can leave its exponentials for the next where the derivative will be. */
+static int can_keep(const Job *job) {
+    return job->out && job->labels && !job->binary && (job->dtype == FLOAT32 || job->dtype == FLOAT64);
+}
+
 #include "statistics.h"
 
 static int loss_of_table(Job *job, void *loss, double *pending_scale, int64_t *where, int mean, int defer_scale,
@@ -221,7 +237,7 @@ static int loss_of_table(Job *job, void *loss, double *pending_scale, int64_t *w
     if (status != OK) return status;
     job->unit = unit;
     void *kept = NULL;
-    status = find_exponents(job, counted, where, threads, 1, &kept);
+    status = find_exponents(job, counted, where, threads, &kept);
     *pending_scale = set_scales(job, mean, defer_scale, counted, unit);
     job->value = malloc((job->outer * job->inner + 1) * sizeof(double));
     if (status == OK) status = job->value ? run(job, threads, where) : NO_MEMORY;
@@ -241,7 +257,7 @@ static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *w
     int status = sum_of_factors(job, &counted, &job->unit, where);
     if (status != OK) return status;
     void *kept = NULL;
-    status = find_exponents(job, counted, where, threads, 0, &kept);
+    status = find_exponents(job, counted, where, threads, &kept);
     double *log_w = malloc((examples + 1) * (2 * sizeof(double) + 4 * width)), *value = log_w + examples;
     if (!log_w || status != OK) {
         free(log_w);
@@ -252,9 +268,10 @@ static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *w
     char *half = sums + examples * width;
     Job first = *job;
     first.log_w = log_w, first.scale = first.loss_scale = 1.0;
-    if (job->labels)
-        first.out = NULL, first.margin = margin, first.peak = peaks, first.sum = sums;
-    else
+    if (job->labels) {
+        first.margin = margin, first.peak = peaks, first.sum = job->exps_kept ? job->sum : sums;
+        first.keep_exps = can_keep(job), first.out = first.keep_exps ? job->out : NULL;
+    } else
         first.value = value, first.out = width == width_of(job) ? job->out : NULL;
     status = run(&first, threads, where);
     if (status == OK && job->factor)
@@ -276,7 +293,7 @@ static int loss_of_batch(Job *job, void *loss, double *pending_scale, int64_t *w
         for (int64_t i = 0; i < examples; i++) put_number(half, i, job->dtype, log_w[i]);
         Job write = *job;
         write.half = half;
-        if (job->labels) write.peak = peaks, write.sum = sums;
+        if (job->labels) write.peak = peaks, write.sum = first.sum, write.exps_kept = first.keep_exps;
         if (job->out) status = run(&write, threads, where);
     }
     if (status == OK) put_loss(job, value, mean, loss);

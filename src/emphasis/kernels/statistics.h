@@ -45,17 +45,18 @@ static double sums_of_statistics(const Job *job, int64_t n, double **rests, doub
 
 /* job->exponents := the exponents of p / p_max. Exponentials are kept in `out` if it can hold them. *kept must be freed
  * after the exponents have been used. */
-static int find_exponents(Job *job, double counted, int64_t *where, int threads, int can_keep, void **kept) {
+static int find_exponents(Job *job, double counted, int64_t *where, int threads, void **kept) {
     const double q = job->table[POWER], level = job->table[LEVEL];
     if (q == 0.0) return OK;
     int64_t n = job->outer * job->inner;
-    int keeps = can_keep && job->out && job->labels && !job->binary && (job->dtype == FLOAT32 || job->dtype == FLOAT64);
+    int keeps = can_keep(job);
     Statistics statistics = {.rounder = 3.0 * power_above(counted)};
     double *room = room_for_statistics(job, n, keeps ? 3 : 0, &statistics), *rests, doubt;
     if (!room) return NO_MEMORY;
     *kept = room;
     Job first = *job;
     first.statistics = &statistics;
+    first.keep_exps = keeps;
     if (keeps)
         first.margins = room + 3 * n, first.leads = room + 4 * n, first.sum = room + 5 * n;
     else
@@ -76,6 +77,6 @@ static int find_exponents(Job *job, double counted, int64_t *where, int threads,
         exponents[i] = above > 0.0 ? power * above / room_above : 0.0;
     }
     job->exponents = exponents;
-    if (keeps) job->margins = first.margins, job->leads = first.leads, job->sum = first.sum;
+    if (keeps) job->exps_kept = 1, job->margins = first.margins, job->leads = first.leads, job->sum = first.sum;
     return OK;
 }

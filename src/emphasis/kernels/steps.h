@@ -78,9 +78,6 @@ static void weighted_margins(const Job *job, int64_t first, int64_t n, const dou
     }
 }
 
-/* Whether an earlier pass has stored the exponentials in `out`. */
-static int are_summed(const Job *job) { return job->margins && !job->statistics; }
-
 static void factors_of(const Job *job, int64_t first, int64_t n, double *factor) {
     for (int64_t t = 0; t < n; t++) factor[t] = job->factor ? job->factor[first + t] / job->unit : 1.0;
 }
@@ -92,7 +89,7 @@ static void weighted_terms(const Job *job, int64_t first, int64_t n, Examples *o
         return;
     }
     double margin[SPAN], lead[SPAN], factor[SPAN], x[SPAN];
-    if (are_summed(job)) {
+    if (job->exps_kept) { /* and their sums, by the pass for the statistics */
         memcpy(margin, job->margins + first, n * sizeof(double));
         memcpy(lead, job->leads + first, n * sizeof(double));
     } else {
@@ -244,7 +241,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
         int64_t label = job->labels[first + t], at = (first + t) * classes;
         of.sum[t] = 1;
         if (label == job->ignore_index) continue;
-        if (are_summed(job)) {
+        if (job->exps_kept) {
             of.sum[t] = ((const REAL *)job->sum)[first + t];
             continue;
         }
@@ -282,7 +279,7 @@ static int group(const Job *job, int64_t first, int64_t count, REAL *scratch, do
         }
         if (!job->out) continue;
         REAL *e = exps + t * classes;
-        if (job->statistics) continue; /* used by another pass */
+        if (job->keep_exps) continue;
         multiply(e, classes, of.half[t] / of.sum[t]);
         e[label] = -of.half[t];
         if (!plain) store(e, classes, job->dtype, job->out, at);

@@ -56,6 +56,8 @@ def _compact(options_id: int, device: torch.device, dtype: torch.dtype) -> Tenso
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _suffix(device: torch.device, dtype: torch.dtype) -> str:
     """Return the suffix of the operators' names: those for GPUs are traced down to their kernel launches."""
+    if device.type == "cpu":
+        return "_on_cpu"
     if backend_on(torch.empty(0, device=device, dtype=dtype)).name != "gpu":
         return ""
     _ops.register_on_gpu()
@@ -65,7 +67,7 @@ def _suffix(device: torch.device, dtype: torch.dtype) -> str:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _trust_on(options_id: int, device: torch.device, dtype: torch.dtype) -> tuple[float, ...]:
     """Return `Weighting.trust` for the operators for GPUs; those for CPUs read it from the table."""
-    return options_from_id(options_id).weighting.trust if _suffix(device, dtype) else ()
+    return options_from_id(options_id).weighting.trust if _suffix(device, dtype) == "_on_gpu" else ()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

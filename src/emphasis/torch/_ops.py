@@ -2,12 +2,19 @@
 
 `torch.ops.emphasis.loss_of_labels` takes the table of a weighting as a tensor, so that the graph needs no Python. Its
 second output is the derivative, which is not differentiated: the backward pass multiplies it.
+
+Compiled graphs on the CPU use `loss_of_labels_on_cpu`, whose second output is the number of a derivative that is kept
+outside of the graph until `derivative_of_labels` returns it. A graph would multiply a derivative of its own by the
+incoming gradient, in new memory, even if that is 1; the multiplication takes as long as the loss.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -20,14 +27,16 @@ from emphasis.torch._fused import backend_on
 from emphasis.weighting.options import Reduction
 
 _library: Any = torch.library.Library("emphasis", "DEF")  # type: ignore[no-untyped-call]
-_library.define(
-    "loss_of_labels(Tensor logits, Tensor labels, Tensor? factor, Tensor table, int ignore_index, str reduction, "
-    "bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"
+_LABELS = "Tensor logits, Tensor labels, Tensor? factor, Tensor table, int ignore_index, str reduction, bool is_batch"
+_TARGETS = (
+    "Tensor logits, Tensor targets, Tensor? class_weight, Tensor? factor, Tensor table, Tensor? compact, "
+    "str reduction, bool is_batch"
 )
-_library.define(
-    "loss_of_targets(Tensor logits, Tensor targets, Tensor? class_weight, Tensor? factor, Tensor table, "
-    "Tensor? compact, str reduction, bool is_batch, bool with_gradient) -> (Tensor, Tensor, Tensor)"
-)
+_library.define(f"loss_of_labels({_LABELS}, bool with_gradient) -> (Tensor, Tensor, Tensor)")
+_library.define(f"loss_of_targets({_TARGETS}, bool with_gradient) -> (Tensor, Tensor, Tensor)")
+_kept: dict[int, tuple[Tensor, Tensor | float]] = {}
+"""Derivatives, and the factors that they have to be multiplied by, for the backward passes of compiled graphs."""
+_numbers = itertools.count()
 
 
 def _three(result: Result, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +57,7 @@ def _has_pending_scale(logits: Tensor) -> bool:
     return logits.dtype == torch.float16 or logits.device.type != "cpu"
 
 
-def _loss_of_labels(
+def _result_of_labels(
     logits: Tensor,
     labels: Tensor,
     factor: Tensor | None,
@@ -57,11 +66,11 @@ def _loss_of_labels(
     reduction: Reduction,
     is_batch: bool,
     with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     backend: Backend = backend_on(logits)
     rows, examples = logits.contiguous(), labels.contiguous()
     try:
-        result = backend.loss_of_labels(
+        return backend.loss_of_labels(
             rows,
             examples,
             None if factor is None else factor.contiguous(),
@@ -74,10 +83,9 @@ def _loss_of_labels(
         )
     except ExampleError as error:
         raise _checks.example_error(error, logits, labels, ignore_index) from None
-    return _three(result, logits)
 
 
-def _loss_of_targets(
+def _result_of_targets(
     logits: Tensor,
     targets: Tensor,
     class_weight: Tensor | None,
@@ -87,9 +95,9 @@ def _loss_of_targets(
     reduction: Reduction,
     is_batch: bool,
     with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     try:
-        result = NATIVE.loss_of_targets(
+        return NATIVE.loss_of_targets(
             logits.contiguous(),
             targets.contiguous(),
             class_weight,
@@ -102,7 +110,14 @@ def _loss_of_targets(
         )
     except ExampleError as error:
         raise _checks.example_error(error, logits, targets, 0) from None
-    return _three(result, logits)
+
+
+def _loss_of_labels(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _three(_result_of_labels(logits, *arguments), logits)
+
+
+def _loss_of_targets(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _three(_result_of_targets(logits, *arguments), logits)
 
 
 def _shapes(logits: Tensor, reduction: str, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +170,73 @@ def register_on_gpu() -> None:
     for operator in (gpu_ops.loss_of_labels_on_gpu, gpu_ops.loss_of_targets_on_gpu):
         operator.register_autograd(_backward, setup_context=_keep)
 
+
+# --- on the CPU, with derivatives outside of the graph ----------------------------------------------------------------
+
+
+def _define_on_cpu(name: str, inputs: str, compute: Callable[..., Result], options: int) -> None:
+    """Define `loss_of_NAME_on_cpu` and `derivative_of_NAME`.
+
+    Args:
+        name: "labels" or "targets".
+        inputs: Arguments of both operators in the language of schemas, the logits first.
+        compute: Function of these arguments and `with_gradient` that returns the loss.
+        options: Number of the last arguments, which are not tensors; the first of these from the end are the reduction
+            and `is_batch`.
+    """
+
+    def loss(*arguments: Any) -> tuple[Tensor, Tensor]:
+        *given, with_gradient = arguments
+        value, gradient, pending_scale = compute(*given, with_gradient)
+        number = next(_numbers)
+        token = torch.tensor([number])
+        if gradient is not None:
+            _kept[number] = gradient, pending_scale
+            # Without a backward pass the derivative is freed together with its number.
+            finalize(token, _kept.pop, number, None).atexit = False
+        return value, token
+
+    def derivative(token: Tensor, grad_loss: Tensor, *given: Any) -> Tensor:
+        kept = _kept.pop(int(token), None)
+        if kept is None:  # a second backward pass, or one of two that the compiler has merged
+            _, gradient, pending_scale = compute(*given, True)
+            assert gradient is not None
+        else:
+            gradient, pending_scale = kept
+        factor = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
+        return backend_on(gradient).scale(gradient, factor, pending_scale)
+
+    def shapes_of_loss(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *_, reduction, _, _ = arguments
+        return _shapes(logits, reduction, False)[0], torch.empty(1, dtype=torch.int64)
+
+    def shape_of_derivative(token: Tensor, grad_loss: Tensor, logits: Tensor, *_: Any) -> Tensor:  # noqa: ARG001
+        return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        given = inputs[:-1]
+        ctx.save_for_backward(output[1], *given[:-options])
+        ctx.options = given[-options:]
+
+    def backward(ctx: Any, grad_loss: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        token, *tensors = ctx.saved_tensors
+        operator = getattr(torch.ops.emphasis, f"derivative_of_{name}")
+        return operator(token, grad_loss, *tensors, *ctx.options), *[None] * (len(tensors) + options)
+
+    of_loss, of_derivative = f"loss_of_{name}_on_cpu", f"derivative_of_{name}"
+    _library.define(f"{of_loss}({inputs}, bool with_gradient) -> (Tensor, Tensor)")
+    _library.define(f"{of_derivative}(Tensor token, Tensor grad_loss, {inputs}) -> Tensor")
+    _library.impl(of_loss, loss, "CPU")
+    _library.impl(of_derivative, derivative, "CPU")
+    torch.library.register_fake(f"emphasis::{of_loss}", shapes_of_loss, lib=_library)
+    torch.library.register_fake(f"emphasis::{of_derivative}", shape_of_derivative, lib=_library)
+    torch.library.register_autograd(f"emphasis::{of_loss}", backward, setup_context=keep, lib=_library)
+
+
+_define_on_cpu("labels", _LABELS, _result_of_labels, 3)
+_define_on_cpu("targets", _TARGETS, _result_of_targets, 2)
 
 for _device in ("CPU", "CUDA"):
     _library.impl("loss_of_labels", _loss_of_labels, _device)
