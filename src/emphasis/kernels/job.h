@@ -26,7 +26,7 @@ typedef struct {
     const double *factor;            /* factor of each example, or NULL for 1 */
     const double *class_weight;      /* with targets: weight of each class, or NULL for 1 */
     const double *table;             /* table of the weighting; NULL to compute margins only */
-    const float *compact;            /* with targets: second table, or NULL */
+    const float *compact;            /* with targets, `compact`, and with `binary`, `near` of MarginTable, or NULL */
     double *log_w;                   /* output: log w, or with targets the log of their weighted sum; nothing else is computed */
     double *value;                   /* the loss of each example */
     const Statistics *statistics;    /* output: statistics; nothing else is computed */

@@ -30,7 +30,7 @@ _FUNCTIONS = {  # p: pointer, s: 64-bit integer, i: int
     "emphasis_supports": "i",
     "emphasis_labels": "ppppppppssssiiiii",
     "emphasis_targets": "ppppppppppssiiiii",
-    "emphasis_binary": "ppppppppppssiiii",
+    "emphasis_binary": "pppppppppppssiiii",
     "emphasis_margins": "ppppppppppssssii",
     "emphasis_write": "ppppppssssii",
 }

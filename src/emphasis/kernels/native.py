@@ -118,6 +118,7 @@ class NativeBackend:
         class_weight: Tensor | None,
         factor: Tensor | None,
         table: Tensor,
+        near: Tensor | None,
         ignore_index: int,
         reduction: Reduction,
         gradient_in: GradientIn,
@@ -131,6 +132,7 @@ class NativeBackend:
             class_weight: Factors by class, (2,) float64 >= 0, or None for 1.
             factor: Weights of the examples, (N,) float64 >= 0, or None for 1.
             table: `MarginTable.packed`.
+            near: `MarginTable.near`, or None.
             ignore_index: Label of examples that are ignored.
             reduction: "mean" divides by the sum of factors times class weights.
             gradient_in: "new memory" or "nothing".
@@ -151,6 +153,7 @@ class NativeBackend:
             None if class_weight is None else _address(class_weight, torch.float64, 2),
             None if factor is None else _address(factor, torch.float64, examples),
             _address(table, torch.float64, table.numel()),
+            None if near is None else _address(near, torch.float32, near.numel()),
             loss.data_ptr(),
             ctypes.byref(scale),
             ctypes.byref(where),

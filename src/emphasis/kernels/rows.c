@@ -332,12 +332,12 @@ int emphasis_targets(const void *logits, void *out, const void *targets, const d
 
 /* The same for one logit of two classes, with labels 0 and 1, or targets, which are the probabilities of class 1. */
 int emphasis_binary(const void *logits, void *out, const int64_t *labels, const void *targets,
-                    const double *class_weight, const double *factor, const double *table, void *loss,
-                    double *pending_scale, int64_t *where, int64_t examples, int64_t ignore_index, int dtype, int mean, int defer_scale,
-                    int threads) {
+                    const double *class_weight, const double *factor, const double *table, const float *near,
+                    void *loss, double *pending_scale, int64_t *where, int64_t examples, int64_t ignore_index,
+                    int dtype, int mean, int defer_scale, int threads) {
     if (!supported(dtype)) return UNSUPPORTED;
     Job job = {.logits = logits, .out = out, .labels = labels, .targets = targets, .class_weight = class_weight,
-               .factor = factor, .table = table, .outer = examples, .classes = 1, .inner = 1,
+               .factor = factor, .table = table, .compact = near, .outer = examples, .classes = 1, .inner = 1,
                .ignore_index = ignore_index, .dtype = dtype, .binary = 1};
     return loss_of_table(&job, loss, pending_scale, where, mean, defer_scale, threads);
 }

@@ -75,13 +75,18 @@ static inline int32_t cell_of(double margin, uint64_t splits, double *x) {
     return (int32_t)(margin < 0.0 ? cell + ((uint64_t)OCTAVES << splits) : cell);
 }
 
+/* The loss beyond the largest margin. */
+static inline double end_of(const double *table) {
+    return table[HEADER + 2 * TERMS * ((int64_t)2 * OCTAVES << (uint64_t)table[0])];
+}
+
 /* Look up n margins. log_w := log w, and -inf beyond the largest margin; value := the loss. Both are continued linearly
  * beyond the reach of the table. `cell` and `x` are scratch memory for n numbers. */
 static inline void look_up(const double *table, int64_t n, const double *margin, double *log_w, double *value,
                            int32_t *cell, double *x) {
     const uint64_t splits = (uint64_t)table[0];
     const double max_margin = table[1], left = table[2], right = table[3], value_left = table[4], value_right = table[5];
-    const double end = table[HEADER + 2 * TERMS * ((int64_t)2 * OCTAVES << splits)];
+    const double end = end_of(table);
 #pragma omp simd
     for (int64_t t = 0; t < n; t++) cell[t] = cell_of(margin[t] > max_margin ? max_margin : margin[t], splits, x + t);
     for (int64_t t = 0; t < n; t++) { /* separate loop, since loops without look-ups are vectorized */

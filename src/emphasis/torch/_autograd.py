@@ -318,7 +318,7 @@ def _value(margin: Tensor, options: Options) -> Tensor:
     if margin.device.type != "mps":  # which has no float64
         margin = margin.double()
     if tables is not None and not (is_watched() or transforms_are_active()):
-        return look_up(tables[0], margin)[1]
+        return look_up(tables.packed, margin)[1]
 
     def asarray(array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=margin.dtype, device=margin.device)

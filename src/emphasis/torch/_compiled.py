@@ -44,13 +44,13 @@ def _has_table(options_id: int, device: torch.device, dtype: torch.dtype) -> boo
 def _table(options_id: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     tables = options_from_id(options_id).tables_for(device, dtype)
     assert tables is not None
-    return tables[0]
+    return tables.packed
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _compact(options_id: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
     tables = options_from_id(options_id).tables_for(device, dtype)
-    return None if tables is None else tables[1]
+    return None if tables is None else tables.compact
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

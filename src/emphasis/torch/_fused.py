@@ -254,16 +254,16 @@ def compute_rows(
         half, pending_scale = half_weight(weight, logits.dtype, is_batch or reduction == "mean")
         half = half.to(margin.dtype)
         return Result(loss, backend.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
-    table, compact = tables
+    table = tables.packed
     trust = options.weighting.trust
     if logits.dim() == 1:
         return NATIVE.loss_of_one_logit(
-            logits, labels, class_weight, factor, table, ignore_index, reduction, gradient_in
+            logits, labels, class_weight, factor, table, tables.near, ignore_index, reduction, gradient_in
         )
     if labels.is_floating_point():
         # `backend_for_rows` has chosen it; to ask a protocol takes as long as the loss of a small batch.
         return cast("TargetsBackend", backend).loss_of_targets(
-            logits, labels, class_weight, factor, table, compact, reduction, is_batch, gradient_in, trust
+            logits, labels, class_weight, factor, table, tables.compact, reduction, is_batch, gradient_in, trust
         )
     return backend.loss_of_labels(logits, labels, factor, table, ignore_index, reduction, is_batch, gradient_in, trust)
 

@@ -135,7 +135,7 @@ def _independent_weights(problem: _Problem, wanted: tuple[bool, ...]) -> tuple[T
         labels, part_factor = problem.labels[part], factor[part]
         if tables is not None:
             result = backend.loss_of_labels(
-                logits, labels, part_factor, tables[0], ignore_index, "none", False, gradient_in
+                logits, labels, part_factor, tables.packed, ignore_index, "none", False, gradient_in
             )
             losses[part] = result.loss
             return result.gradient

@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -21,6 +21,14 @@ from emphasis.errors import EmphasisTypeError
 from emphasis.weighting import MaxMargin, Weighting
 from emphasis.weighting.margin_table import MarginTable, margin_table
 from emphasis.weighting.options import Normalization, Reduction, check_options, check_weights_fit
+
+
+class Tables(NamedTuple):
+    """`MarginTable.packed`, `compact` and `near` as tensors on a device."""
+
+    packed: Tensor
+    compact: Tensor | None
+    near: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,11 @@ class Options:
         return margin_table(self.weighting, self.max_margin, log_unit)
 
     @cached_property
-    def _tables(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor | None] | None]:
+    def _tables(self) -> dict[tuple[torch.device, torch.dtype], Tables | None]:
         return {}
 
-    def tables_for(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
-        """Return `MarginTable.packed` and `compact` on a device; None if logits of this dtype need the formula itself.
+    def tables_for(self, device: torch.device, dtype: torch.dtype) -> Tables | None:
+        """Return the table on a device; None if logits of this dtype need the formula itself.
 
         Raises:
             OverflowError: The weights do not fit into the dtype; see `check_range`.
@@ -89,8 +97,11 @@ class Options:
             tables = None
         else:
             with disable_current_modes():  # so that the cached tensors do not belong to an export
-                compact = None if table.compact is None else torch.from_numpy(table.compact).to(device)
-                tables = torch.from_numpy(table.packed).to(device), compact
+                compact, near = (
+                    None if small is None else torch.from_numpy(small).to(device)
+                    for small in (table.compact, table.near)
+                )
+                tables = Tables(torch.from_numpy(table.packed).to(device), compact, near)
         self._tables[device, dtype] = tables
         return tables
 

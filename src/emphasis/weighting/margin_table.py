@@ -21,6 +21,8 @@ from emphasis.weighting._potential import MARGIN_REACH
 if TYPE_CHECKING:
     from emphasis.weighting.base import Weighting
 
+_Float32 = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
 DEGREE = 8
 OCTAVES = 15  # of |u| + 1, from 1 to 2^15, more than MARGIN_REACH
 _SPLITS = (1, 2, 3, 4, 5, 6, 7)  # halvings of an octave
@@ -36,7 +38,9 @@ _EPS = 4e-16  # relative error of 1-p at p = 1/2
 COMPACT_DEGREE = 10
 COMPACT_SPLITS, COMPACT_OCTAVES = 0, 8  # so few cells that a register holds a number of each
 COMPACT_REACH = 127.0
+NEAR_SPLITS, NEAR_OCTAVES, NEAR_REACH = 1, 4, 15.0  # 8 cells of |u| + 1 for each sign
 _COMPACT_TOLERANCE = 3e-7
+_NEAR_RISE = 16.0  # change of log w within half a cell: more would cost a digit of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,10 @@ class MarginTable:
             rho, with rho = w / (2 (1-p)), and L as polynomials of v = log p for v >= -COMPACT_REACH. The cells are
             the octaves of 1 + 2 (log 1/2 - v); rows are the powers, first of log rho, then of L. None where that
             would not have the precision of float32.
+        near: Table in float32 for margins -NEAR_REACH <= u <= NEAR_REACH, (2 * (COMPACT_DEGREE + 1), 16): log w and L
+            as polynomials, two to an octave of |u| + 1, columns 0 to 7 for u >= 0 and 8 to 15 for u < 0. Rows are the
+            powers, first of log w, then of L; instead of its constants the first row holds the exponentials of them,
+            which keeps a digit. None where that would not have the precision of float32.
     """
 
     coefficients: np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
@@ -69,7 +77,8 @@ class MarginTable:
     end: float
     trust: tuple[float, float] = (0.0, 0.0)
     is_exact: bool = False
-    compact: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None = None
+    compact: _Float32 | None = None
+    near: _Float32 | None = None
 
     @property
     def splits(self) -> int:
@@ -78,7 +87,7 @@ class MarginTable:
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """The fields but `compact` as one float64 array: splits, max_margin, slopes, trust, coefficients, end."""
+        """The fields but `compact` and `near` as one float64 array: splits, max_margin, slopes, trust, coefficients, end."""
         header = np.array([self.splits, self.max_margin, *self.slopes.ravel(), *self.trust])
         return np.concatenate((header, self.coefficients.ravel(), [self.end]))
 
@@ -173,12 +182,12 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
                 break
             continue
         if table is None:
-            table = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak))
+            table = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak), _near(values, peak))
         exact = log_w > peak - 700.0
         size = 1.0 + np.abs(margin) + np.abs(log_w)
         error = (log_w_error / size)[exact].max()
         if error <= _EXACT and (loss_error <= _EXACT_LOSS * (1.0 + scale)).all():
-            table = MarginTable(coefficients, slopes, max_margin, end, trust, True, table.compact)
+            table = MarginTable(coefficients, slopes, max_margin, end, trust, True, table.compact, table.near)
         if (table.is_exact and error <= _BEST) or splits >= _MOST_SPLITS_EXACT:
             break
     return table
@@ -207,7 +216,7 @@ def _polynomials(values: Callable[[Array], Array], at: Callable[[Array], Array],
     return np.ascontiguousarray(coefficients)
 
 
-def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
+def _compact(values: Callable[[Array], Array], peak: float) -> _Float32 | None:
     """Return `MarginTable.compact`.
 
     Args:
@@ -224,24 +233,54 @@ def _compact(values: Callable[[Array], Array], peak: float) -> np.ndarray[tuple[
         log_w, loss = values(v - log_q)
         return np.stack((log_w - math.log(2.0) - log_q, loss))
 
-    coefficients = _polynomials(of_log_p, log_p, COMPACT_DEGREE)
+    return _small_table(of_log_p, log_p, peak)
+
+
+def _near(values: Callable[[Array], Array], peak: float) -> _Float32 | None:
+    """Return `MarginTable.near`; arguments are those of `_compact`."""
+    starts, widths = _starts_and_widths(NEAR_OCTAVES, NEAR_SPLITS)
+    sign = np.repeat((1.0, -1.0), len(starts))
+
+    def margins(x: Array) -> Array:
+        return sign * (np.tile(starts, 2) - 1.0 + 0.5 * np.tile(widths, 2) * (1.0 + x[:, None]))
+
+    table = _small_table(values, margins, peak)
+    if table is None or np.abs(table[0]).max() > 60.0 or np.abs(table[1 : COMPACT_DEGREE + 1]).sum(0).max() > _NEAR_RISE:
+        return None
+    table[0] = np.exp(table[0].astype(np.float64))
+    return table
+
+
+def _small_table(
+    values: Callable[[Array], Array], at: Callable[[Array], Array], peak: float
+) -> _Float32 | None:
+    """Return polynomials of degree COMPACT_DEGREE in float32, or None where they are not as precise as float32.
+
+    Args:
+        values: Function of numbers that returns two kinds of values, the first of which is a log weight.
+        at: Function that returns the numbers (positions, cells) at positions x, from -1 to 1, of all cells.
+        peak: Maximum of the log weight.
+
+    Returns:
+        Coefficients (2 * (COMPACT_DEGREE + 1), cells): the powers of the first kind of values, then of the second.
+    """
+    coefficients = _polynomials(values, at, COMPACT_DEGREE)
     if coefficients is None or not (np.abs(coefficients) < np.finfo(np.float32).max).all():
         return None
-    compact: np.ndarray[tuple[int, int], np.dtype[np.float32]] = np.ascontiguousarray(
+    table: _Float32 = np.ascontiguousarray(
         coefficients.transpose(1, 2, 0).reshape(2 * (COMPACT_DEGREE + 1), -1), dtype=np.float32
     )
-    v = log_p(np.array([-0.95, -0.4, 0.13, 0.6, 0.91])).ravel()
-    cell, x = _cell_of(1.0 - 2.0 * (math.log(2.0) + v), COMPACT_SPLITS)
-    powers = x ** np.arange(COMPACT_DEGREE + 1)[:, None]
-    got_log, got_loss = ((part[:, cell] * powers).sum(0) for part in np.split(compact.astype(np.float64), 2))
-    log_ratio, loss = of_log_p(v)
-    counts = log_ratio > peak - _DEEP
+    x = np.array([-0.95, -0.4, 0.13, 0.6, 0.91])
+    powers = x[:, None, None] ** np.arange(COMPACT_DEGREE + 1)[:, None]
+    got_log, got_loss = ((part * powers).sum(1) for part in np.split(table.astype(np.float64), 2))
+    log_weight, loss = values(at(x))
+    counts = log_weight > peak - _DEEP
     scale = np.abs(loss)
-    good = (np.abs(got_log - log_ratio) <= _COMPACT_TOLERANCE * (1.0 + np.minimum(np.abs(log_ratio), 20.0)))[
+    good = (np.abs(got_log - log_weight) <= _COMPACT_TOLERANCE * (1.0 + np.minimum(np.abs(log_weight), 20.0)))[
         counts
     ].all()
     close = (np.abs(got_loss - loss) <= _COMPACT_TOLERANCE * (scale + 1e-3 * np.median(scale))).all()
-    return compact if good and close else None
+    return table if good and close else None
 
 
 def _continued(weighting: Weighting) -> Callable[[Array], Array] | None:
