@@ -20,6 +20,7 @@ from emphasis.weighting.options import Reduction
 
 _HEADER = 8
 _FEW = 32  # with fewer classes torch's softmax is not vectorized
+_CHUNK = 8192  # margins that are looked up at a time
 _ONE = 0x3FF0000000000000  # the bits of 1.0
 
 
@@ -50,7 +51,7 @@ class OperatorsBackend:
         share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
         statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
         margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
-        ignored = state[2]
+        ignored = state[3]
         log_w, value = look_up(table, margin.double())
         if ignored is not None:
             valid = ~ignored.squeeze(1)
@@ -64,8 +65,10 @@ class OperatorsBackend:
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
         if logits.dtype != torch.float16:
-            weight, pending_scale = weight * pending_scale, 1.0
-        half = (0.5 * weight).to(margin.dtype)
+            weight, pending_scale = weight * (0.5 * pending_scale), 1.0
+        else:
+            weight = 0.5 * weight
+        half = weight.to(margin.dtype)
         return Result(loss, self.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
@@ -73,22 +76,21 @@ class OperatorsBackend:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         ignored = _check(logits, labels, ignore_index)
         index = (labels if ignored is None else labels.masked_fill(ignored, 0)).unsqueeze(1)
-        label_logit = logits.gather(1, index).squeeze(1).to(dtype)
+        label_logit = logits.gather(1, index).to(dtype)
         others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
         others.scatter_(1, index, -math.inf)
-        peak = others.amax(1)
+        peak = others.amax(1, keepdim=True)
+        lead = label_logit.sub_(peak)
+        total = None
         if logits.shape[1] < _FEW:
-            total = others.sub_(peak.unsqueeze(1)).exp_().sum(1)
-            others.div_(total.unsqueeze(1))
-            lead = label_logit.sub_(peak)
-            margin = lead - total.log_()
+            total = others.sub_(peak).exp_().sum(1, keepdim=True)
+            margin = lead - total.log()
         else:
             torch.softmax(others, 1, out=others)
-            lead = label_logit.sub_(peak)
-            margin = lead + others.amax(1).log_()  # the largest of them is exp(0) / sum
-        if ignored is None:
-            return Margins(margin, lead, (others, index, None))
-        return Margins(margin.masked_fill_(ignored, 0.0), lead, (others, index, ignored.unsqueeze(1)))
+            margin = others.amax(1, keepdim=True).log_().add_(lead)  # the largest of them is exp(0) / sum
+        state = others, total, index, ignored if ignored is None else ignored.unsqueeze(1)
+        margin, lead = margin.squeeze(1), lead.squeeze(1)
+        return Margins(margin if ignored is None else margin.masked_fill_(ignored, 0.0), lead, state)
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
         """Return the statistics for weightings that depend on the batch: as `Backend`."""
@@ -108,9 +110,9 @@ class OperatorsBackend:
     ) -> Tensor:
         """Return the derivative from half weights: as `Backend`."""
         others: Tensor
-        others, index, ignored = state
+        others, total, index, ignored = state
         half = half.unsqueeze(1)
-        others.mul_(half).scatter_(1, index, -half)
+        others.mul_(half if total is None else half / total).scatter_(1, index, -half)
         if ignored is not None:
             others.masked_fill_(ignored, 0.0)  # NaN among them
         if others.dtype == logits.dtype:
@@ -195,7 +197,16 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
     """
     parts = _parts_of(table)
     if can_be_read(margin):  # calling numpy takes less time than torch, which matters for small batches
-        log_w, value = _look_up(parts, parts.coefficients.numpy(), margin.numpy(), np)
+        given, coefficients = margin.numpy(), parts.coefficients.numpy()
+        reach = min(parts.max_margin, MARGIN_REACH)
+        if given.min(initial=0.0) > -MARGIN_REACH and given.max(initial=0.0) < reach:  # and none is NaN
+            both = np.empty((2, given.size))
+            for start in range(0, given.size, _CHUNK):  # whose powers stay in the cache
+                part = slice(start, start + _CHUNK)
+                both[:, part] = _look_up_inside(parts.splits, coefficients, given.ravel()[part])
+            log_w, value = both.reshape(2, *given.shape)
+        else:
+            log_w, value = _look_up(parts, coefficients, given, np)
         return torch.from_numpy(log_w), torch.from_numpy(value)
     return _look_up(parts, parts.coefficients, margin, torch)
 
@@ -221,6 +232,20 @@ def _parts_of(table: Tensor) -> _Parts:
     splits, max_margin, *slopes, power, certainty = table[:_HEADER].tolist()
     coefficients = table[_HEADER:-1].view(-1, 2 * (DEGREE + 1)).t().contiguous()
     return _Parts(int(splits), max_margin, tuple(slopes), (power, certainty), float(table[-1]), coefficients)
+
+
+def _look_up_inside(splits: int, coefficients: Array, margin: Array) -> Array:
+    """Return (log w, L) of numpy's margins (N,) within the table, in half the time of `_look_up`."""
+    bits = (np.abs(margin) + 1.0).view(np.int64)
+    first = 1023 << splits
+    cell = (bits >> (52 - splits)) + np.where(margin < 0.0, (OCTAVES << splits) - first, -first)
+    x = ((bits << splits) & (2**52 - 1) | _ONE).view(np.float64) * 2.0 - 3.0
+    powers = np.empty((DEGREE + 1, x.size))
+    powers[0], powers[1] = 1.0, x
+    for known in (1, 2, 4):
+        np.multiply(powers[1 : known + 1], powers[known], out=powers[known + 1 : 2 * known + 1])
+    both: Array = np.einsum("kdn,dn->kn", coefficients.take(cell, 1).reshape(2, DEGREE + 1, -1), powers)
+    return both
 
 
 def _look_up(parts: _Parts, coefficients: Array, margin: Array, xp: ArrayModule) -> tuple[Array, Array]:
