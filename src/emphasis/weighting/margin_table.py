@@ -87,7 +87,7 @@ class MarginTable:
 
     @cached_property
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """The fields but `compact` and `near` as one float64 array: splits, max_margin, slopes, trust, coefficients, end."""
+        """All fields but the small tables in one array: splits, max_margin, slopes, trust, coefficients, end."""
         header = np.array([self.splits, self.max_margin, *self.slopes.ravel(), *self.trust])
         return np.concatenate((header, self.coefficients.ravel(), [self.end]))
 
@@ -182,7 +182,9 @@ def margin_table(weighting: Weighting, max_margin: float, log_normalizer: float)
                 break
             continue
         if table is None:
-            table = MarginTable(coefficients, slopes, max_margin, end, trust, False, _compact(values, peak), _near(values, peak))
+            table = MarginTable(
+                coefficients, slopes, max_margin, end, trust, False, _compact(values, peak), _near(values, peak)
+            )
         exact = log_w > peak - 700.0
         size = 1.0 + np.abs(margin) + np.abs(log_w)
         error = (log_w_error / size)[exact].max()
@@ -245,15 +247,17 @@ def _near(values: Callable[[Array], Array], peak: float) -> _Float32 | None:
         return sign * (np.tile(starts, 2) - 1.0 + 0.5 * np.tile(widths, 2) * (1.0 + x[:, None]))
 
     table = _small_table(values, margins, peak)
-    if table is None or np.abs(table[0]).max() > 60.0 or np.abs(table[1 : COMPACT_DEGREE + 1]).sum(0).max() > _NEAR_RISE:
+    if (
+        table is None
+        or np.abs(table[0]).max() > 60.0
+        or np.abs(table[1 : COMPACT_DEGREE + 1]).sum(0).max() > _NEAR_RISE
+    ):
         return None
     table[0] = np.exp(table[0].astype(np.float64))
     return table
 
 
-def _small_table(
-    values: Callable[[Array], Array], at: Callable[[Array], Array], peak: float
-) -> _Float32 | None:
+def _small_table(values: Callable[[Array], Array], at: Callable[[Array], Array], peak: float) -> _Float32 | None:
     """Return polynomials of degree COMPACT_DEGREE in float32, or None where they are not as precise as float32.
 
     Args:
