@@ -128,6 +128,43 @@ def test_kernels_of_every_level_equal_torch_operators(
     )
 
 
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("reach", [2.0, 14.9, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_many_examples_of_one_logit_equal_float64(level, reach, dtype, kind):
+    """Margins within the reach of the smaller table, up to its end, and beyond; an ignored one may be anything."""
+    logits = torch.linspace(-reach, reach, 1001).to(dtype)
+    labels = torch.arange(1001) % 3 % 2
+    if kind == "probabilities":
+        labels = torch.linspace(0.0, 1.0, 1001)
+    else:
+        labels[5], logits[5] = IGNORED, torch.nan
+    for weighting in (case[0] for case in CASES if case[0].log_peak < 80.0):
+        exact = labels.double() if labels.is_floating_point() else labels
+        expected = gradient(OPERATORS, logits.double(), exact, weighting, reduction="none")
+        for got, wanted in zip(gradient(NATIVE, logits, labels, weighting, reduction="none"), expected, strict=True):
+            rounding = max(1e-5, torch.finfo(got.dtype).eps)
+            torch.testing.assert_close(got.double(), wanted.double(), rtol=rounding, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8, 16, 17, 40, 300])
+@pytest.mark.parametrize("normalization", ["integral", "batch"])
+def test_many_rows_of_probabilities_equal_float64(level, classes, normalization):
+    """Several steps of several rows, with ties for the likeliest class, in every place of a block."""
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(301, classes, generator=generator)
+    logits[torch.arange(301), torch.arange(301) % classes] = 3.0
+    logits[::2, -1] = 3.0
+    targets = torch.softmax(3.0 * torch.randn(301, classes, generator=generator), 1)
+    targets[7] = torch.eye(classes)[-1]
+    for weighting in (case[0] for case in CASES if case[0].log_peak < 80.0):
+        expected = gradient(OPERATORS, logits.double(), targets.double(), weighting, normalization=normalization)
+        got = gradient(NATIVE, logits, targets, weighting, normalization=normalization)
+        for one, other in zip(got, expected, strict=True):
+            size = other.abs().amax().item()
+            torch.testing.assert_close(one.double(), other.double(), rtol=2e-5, atol=2e-6 * size)
+
+
 @pytest.mark.parametrize("shape", [(70, 40), (3, 40, 50)])
 def test_bits_around_the_derivative_are_not_touched(level, shape):
     """Every write is inside the derivative, whatever is left of the last block."""

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from emphasis import CCE, DM, GCE
-from emphasis.torch import EmphasisLoss, emphasis_loss
+from emphasis.torch import EmphasisLoss, _ops, emphasis_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # which goes, but is used still
 WEIGHTINGS = [CCE(), DM(lam=0.5, beta=4), DM(lam=0.5, beta=4, vanishing=True)]
@@ -113,6 +113,51 @@ def test_compiled_graph_holds_the_kernels(dtype, reduction, monkeypatch):
     wrong = torch.full((12,), 7)
     with pytest.raises(ValueError, match="label 7 is outside"):
         torch.compile(EmphasisLoss(CCE()), fullgraph=True, backend="aot_eager")(logits, wrong)
+
+
+@pytest.fixture(params=["labels", "soft labels"])
+def graph(request):
+    """A loss in a graph that AOTAutograd traces, beside the loss itself, with logits and labels."""
+    torch._dynamo.reset()
+    criterion = EmphasisLoss(DM(lam=0.5, beta=4))
+    logits = torch.randn(6, 4, requires_grad=True)
+    labels = LABELS if request.param == "labels" else SOFT.float()
+    return torch.compile(criterion, fullgraph=True, backend="aot_eager"), criterion, logits, labels
+
+
+def test_derivative_that_a_graph_keeps_outside_is_freed_with_the_loss(graph):
+    compiled, criterion, logits, labels = graph
+    before = len(_ops._kept)
+    loss = compiled(logits, labels)
+    assert len(_ops._kept) == before + 1
+    del loss
+    assert len(_ops._kept) == before
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(logits, labels), criterion(logits, labels))
+    assert len(_ops._kept) == before
+    compiled(logits, labels).backward()
+    assert len(_ops._kept) == before
+
+
+def test_second_backward_pass_of_a_graph_computes_the_derivative_again(graph):
+    compiled, criterion, logits, labels = graph
+    expected = torch.autograd.grad(criterion(logits, labels), logits)[0]
+    with torch._functorch.config.patch(donated_buffer=False):  # with which PyTorch refuses a second backward pass
+        loss = compiled(logits, labels)
+        first = torch.autograd.grad(3.0 * loss, logits, retain_graph=True)[0]
+        torch.testing.assert_close(first, 3.0 * expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected)
+        torch.testing.assert_close(first, 3.0 * expected)  # memory of its own
+
+
+def test_equal_losses_in_a_graph_have_their_own_derivatives(graph):
+    _, criterion, logits, labels = graph
+
+    def twice(z):
+        return 2.0 * criterion(z, labels) + 0.5 * criterion(z, labels)
+
+    got = torch.autograd.grad(torch.compile(twice, fullgraph=True, backend="aot_eager")(logits), logits)[0]
+    torch.testing.assert_close(got, torch.autograd.grad(twice(logits), logits)[0])
 
 
 def test_export_holds_the_kernels():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emphasis import CCE, DM, GCE, MAE, Beta, from_function
-from emphasis.weighting.margin_table import COMPACT_REACH, OCTAVES, margin_table
+from emphasis.weighting.margin_table import COMPACT_REACH, NEAR_REACH, OCTAVES, margin_table
 from reference import CASE_IDS, CASES, weightings
 
 MARGINS = np.concatenate((np.linspace(-40, 40, 4001), np.array([1e2, -1e2, 1e3, -1e3, 1e4, -1e4, 3e4, -3e4])))
@@ -54,9 +54,8 @@ def test_compact_table_holds_the_less_likely_classes_to_float32(weighting):
         return
     log_p = np.linspace(-COMPACT_REACH, -math.log(2.0), 4001)
     number = 1.0 - 2.0 * (math.log(2.0) + log_p)
-    octave = np.floor(np.log2(number))
-    position = 4.0 * (number / 2.0**octave - 1.0)
-    cell, x = (4 * octave + np.floor(position)).astype(int), 2.0 * (position % 1.0) - 1.0
+    cell = np.floor(np.log2(number)).astype(int)
+    x = 2.0 * (number / 2.0**cell) - 3.0
     log_rho, loss = (
         sum(row[cell].astype(np.float64) * x**k for k, row in enumerate(half)) for half in np.split(table.compact, 2)
     )
@@ -66,6 +65,31 @@ def test_compact_table_holds_the_less_likely_classes_to_float32(weighting):
     np.testing.assert_allclose(log_rho[matters], expected[matters], rtol=1e-6, atol=1e-6)
     value = weighting.potential(log_p - log_q, "auto")
     np.testing.assert_allclose(loss, value, rtol=1e-6, atol=1e-6 * (1.0 + np.median(np.abs(value))))
+
+
+@pytest.mark.parametrize("weighting", [case[0] for case in CASES], ids=CASE_IDS)
+def test_table_of_margins_that_are_not_large_holds_weight_and_loss_to_float32(weighting):
+    table = margin_table(weighting, max(weighting.max_margin("auto"), NEAR_REACH), weighting.log_normalizer)
+    if table is None or table.near is None:
+        return
+    margins = np.linspace(-NEAR_REACH + 1e-3, NEAR_REACH - 1e-3, 4001)
+    number = np.abs(margins) + 1.0
+    octave = np.floor(np.log2(number)).astype(int)
+    position = 2.0 * (number / 2.0**octave - 1.0)
+    cell, x = 2 * octave + np.floor(position).astype(int) + 8 * (margins < 0.0), 2.0 * (position % 1.0) - 1.0
+    of_log_w, of_loss = np.split(table.near.astype(np.float64), 2)
+    weight = of_log_w[0, cell] * np.exp(sum(of_log_w[k, cell] * x**k for k in range(1, len(of_log_w))))
+    loss = sum(row[cell] * x**k for k, row in enumerate(of_loss))
+    expected_log_w, expected_loss = table(margins)
+    np.testing.assert_allclose(weight, np.exp(expected_log_w), rtol=1e-5)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6, atol=1e-6 * np.median(np.abs(expected_loss)))
+
+
+def test_published_weightings_have_a_table_of_margins_that_are_not_large():
+    for weighting in (CCE(), MAE(), GCE(0.7), DM(lam=0.5, beta=12)):
+        assert margin_table(weighting, weighting.max_margin("auto"), weighting.log_normalizer).near is not None
+    steep = DM(lam=0.5, beta=1000)  # whose weights leave the range of float32
+    assert margin_table(steep, math.inf, steep.log_normalizer).near is None
 
 
 @given(weightings(), st.floats(-3.0, 20.0))
