@@ -171,7 +171,8 @@ def main() -> int:
     if report["left out"]:
         print("no time was left for", ", ".join(report["left out"]))
     holds = all(row["holds"] is not False for row in report["measurements"]) and not report["left out"]
-    return 0 if holds and report["tests"]["status"] == 0 else 1
+    # A test that is skipped, because Triton is missing for example, proves nothing.
+    return 0 if holds and report["tests"]["status"] == 0 and report["tests"].get("passed") else 1
 
 
 if __name__ == "__main__":
