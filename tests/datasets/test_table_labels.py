@@ -52,10 +52,22 @@ def test_a_rare_class_that_is_spelled_like_a_missing_value_is_named(tmp_path):
     assert kinds(table)["like missing"].observation == (
         "the class 'NA' (10 rows) of 'y' is spelled like a missing value"
     )
-    assert "empty these cells if the labels are unknown" in kinds(table)["like missing"].action
+    assert "(skip the rows with --missing-labels NA)" in in_shell(kinds(table)["like missing"].action)
     several = written(tmp_path, ["x"] * 9 + ["?", "nan"])
     assert kinds(several)["like missing"].observation.startswith("the classes '?' (1 row) and 'nan' (1 row) of 'y' are")
     assert "like missing" not in kinds(written(tmp_path, ["x", "", "y", "Nan"] * 5))
+
+
+def test_texts_that_mean_that_there_is_no_label_are_skipped_when_asked(tmp_path):
+    lines = ["a", "b", "NA", " NA", "", "?", "nan"] * 2
+    table = written(tmp_path, lines, missing=("NA", "?"))
+    assert table.classes == ("a", "b", "nan")
+    assert table.rows.tolist() == [0, 1, 6, 7, 8, 13]
+    assert kinds(table)["unlabeled"].observation.startswith(
+        "the label column 'y' is empty or 'NA' or '?' in 8 of 14 rows"
+    )
+    with pytest.raises(TableError, match="is empty or 'NA' in 6 of 14 rows"):
+        written(tmp_path, lines, missing=("NA",), unlabeled="error")
 
 
 def test_leading_zeros_survive(tmp_path):

@@ -116,6 +116,22 @@ def test_predictions_say_classes_as_they_are_written_and_know_the_rows_of_traini
     assert "(n = 119)\nnote: 117 further rows equal rows that the model was trained on" in capsys.readouterr().out
 
 
+def test_rows_whose_label_is_spelled_like_a_missing_value_are_skipped_when_asked(tmp_path, monkeypatch, capsys):
+    """As R writes an unknown sex of a penguin."""
+    monkeypatch.chdir(tmp_path)
+    mass = np.linspace(3000, 6000, 120)
+    sex = np.where(mass > 4500, "MALE", "FEMALE")
+    sex[::10] = "NA"
+    pd.DataFrame({"mass": mass, "flipper": mass[::-1] % 37, "sex": sex}).to_csv("penguins.csv", index=False)
+    assert main(["fit", "penguins.csv", "--label", "sex", "--missing-labels", "NA", *QUICK]) == 0
+    assert "the label column 'sex' is empty or 'NA' in 12 of 120 rows" in " ".join(capsys.readouterr().out.split())
+    assert load_model("runs/penguins").classes == ("FEMALE", "MALE")
+    assert "--missing-labels NA" in (tmp_path / "runs/penguins/report.html").read_text()
+    assert main(["predict", "runs/penguins", "penguins.csv", "--out", "p.csv"]) == 0
+    assert "(n = 108)" in capsys.readouterr().out
+    assert len(pd.read_csv("p.csv")) == 120
+
+
 def test_other_spellings_of_values_are_understood(fitted):
     model = load_model(fitted[0] / "fit")
     table = messy(2).assign(height=0.5)

@@ -68,6 +68,13 @@ def add_table_options(group: argparse._ArgumentGroup) -> None:
         help="differences in spelling to ignore in labels: surrounding blanks and Unicode form (form, the default), "
         "upper and lower case as well (case), or none",
     )
+    group.add_argument(
+        "--missing-labels",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="texts in the label column that mean that there is no label, such as NA (default: the empty cell)",
+    )
     add_reading_options(group)
 
 
@@ -113,7 +120,7 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 def requested_table_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments about a table that were given, by the names that they have in Python."""
     columns = ("id_column", "drop", "categorical", "keep", "text", "encoder", "download", "max_levels")
-    labels = ("unlabeled", "rare_classes", "merge_spellings")
+    labels = ("unlabeled", "rare_classes", "merge_spellings", "missing_labels")
     names = (*columns, *labels, "sep", "encoding", "decimal", "missing")
     return {name: value for name in names if (value := getattr(options, name, None)) not in (None, [])}
 

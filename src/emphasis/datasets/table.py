@@ -226,6 +226,7 @@ def load_table(
     unlabeled: str = "drop",
     rare_classes: str = "keep",
     merge_spellings: str = "form",
+    missing_labels: Sequence[str] = (),
     text: str | Sequence[str] = (),
     encoder: str = "",
     download: bool = False,
@@ -270,6 +271,7 @@ def load_table(
             "merge" all into one class, "drop" them, or "error".
         merge_spellings: Differences in spelling that are ignored in class names: "form" (surrounding blanks and Unicode
             form), "case" (upper and lower case as well) or "none".
+        missing_labels: Texts that mean that a row has no label, such as "NA".
         text: Columns of free text, in addition to those that are detected by their content.
         encoder: Folder or name of a pretrained encoder, whose vectors of texts replace TF-IDF.
         download: Whether the encoder may be downloaded.
@@ -291,6 +293,7 @@ def load_table(
         unlabeled=unlabeled,
         rare_classes=rare_classes,
         merge_spellings=merge_spellings,
+        missing_labels=missing_labels,
         categorical=categorical,
         keep=keep,
         max_levels=max_levels,
@@ -347,7 +350,7 @@ def _test_part(path: Path, table: PreparedTable, options: TableOptions) -> tuple
     test = read_like(path, table.encoder, options.read, as_text=[table.label])
     if absent := _absent(test, [table.label, *table.features]):
         raise TableError(absent, test.name)
-    codes = known_codes(test.frame[table.label], table.classes, table.labels.spellings, options.labels.merge_spellings)
+    codes = known_codes(test.frame[table.label], table.classes, table.labels.spellings, options.labels)
     if (strange := np.flatnonzero(codes == -2)).size:
         raise EmphasisValueError(
             f"{path} has the label {str(test.frame[table.label].iloc[strange[0]])!r}, which the training table lacks"

@@ -34,11 +34,18 @@ class LabelOptions:
             the others, "merge" all into one class, "drop" their rows, or "error".
         merge_spellings: Differences in spelling that are ignored: "form", surrounding blanks and Unicode form; "case",
             upper and lower case as well; "none".
+        missing: Texts that mean that there is no label, besides the empty cell.
     """
 
     unlabeled: str = "drop"
     rare_classes: str = "keep"
     merge_spellings: str = "form"
+    missing: Sequence[str] = ()
+
+    @property
+    def missing_keys(self) -> set[str]:
+        """The normalized spellings of labels that are missing."""
+        return {_key(text, self.merge_spellings) for text in ("", *self.missing)}
 
     def problems(self) -> list[str]:
         """Return messages about options that are not allowed."""
@@ -85,7 +92,9 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     codes, texts = natural_texts(column)
     findings: list[Finding] = []
     problems = _unfit(column, texts, label)
-    key_of = [_key(text, options.merge_spellings) for text in texts]
+    missing = options.missing_keys
+    keys = (_key(text, options.merge_spellings) for text in texts)
+    key_of = ["" if key in missing else key for key in keys]
     counts = np.bincount(codes[codes >= 0], minlength=len(texts))
     names = _names_by_key(texts, key_of, counts)
     spellings = {text: names[key] for text, key in zip(texts, key_of, strict=True) if key}
@@ -99,7 +108,8 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     findings += _like_missing(codes, levels, label)
 
     if (absent := np.flatnonzero(codes < 0)).size:
-        observation = f"the label column {label!r} is empty in {absent.size:,} of {counted(len(codes), 'row')}"
+        what = " or ".join(["empty", *map(repr, options.missing)])
+        observation = f"the label column {label!r} is {what} in {absent.size:,} of {counted(len(codes), 'row')}"
         shown = f" ({rows_text(rows[absent].tolist())})"
         if options.unlabeled == "error":
             problems.append(f"{observation}{shown}; fill them, or leave them out ({argument('unlabeled')}=drop)")
@@ -118,15 +128,18 @@ def labels_of(column: Any, label: str, rows: NDArray[np.int64], fewest: int, opt
     return Labels(codes, tuple(levels), spellings, tuple(findings), tuple(problems))
 
 
-def known_codes(column: Any, names: Sequence[str], spellings: Mapping[str, str], merge: str) -> NDArray[np.int64]:
-    """Return the classes of a further label column, -1 for an empty cell and -2 for a text that is not a class."""
+def known_codes(
+    column: Any, names: Sequence[str], spellings: Mapping[str, str], options: LabelOptions
+) -> NDArray[np.int64]:
+    """Return the classes of a further label column, -1 for a missing label and -2 for a text that is not a class."""
     codes, texts = natural_texts(column)
+    merge, missing = options.merge_spellings, options.missing_keys
     by_key = {_key(text, merge): name for text, name in spellings.items()} | {_key(name, merge): name for name in names}
     code = {name: i for i, name in enumerate(names)}
     new = []
     for text in texts:
         key = _key(text, merge)
-        new.append(-1 if not key else code.get(by_key.get(key, ""), -2))
+        new.append(-1 if key in missing else code.get(by_key.get(key, ""), -2))
     return np.array([*new, -1], dtype=np.int64)[codes]
 
 
@@ -202,7 +215,8 @@ def _like_missing(codes: NDArray[np.int64], names: Sequence[str], label: str) ->
     is_one, total = len(alike) == 1, int(counts[alike].sum())
     observation = f"the class{'' if is_one else 'es'} {listed} of {label!r} {'is' if is_one else 'are'} spelled like"
     observation += " a missing value"
-    action = "kept as any other class, since only an empty cell is missing; empty these cells if the labels are unknown"
+    cure = f"{argument('missing_labels')}={names[alike[0]]}"
+    action = f"kept as any other class, since only an empty cell is missing (skip the rows with {cure})"
     return [Finding("like missing", label, total, observation, action)]
 
 

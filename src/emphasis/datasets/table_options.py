@@ -44,6 +44,7 @@ class TableOptions:
         unlabeled: str = "drop",
         rare_classes: str = "keep",
         merge_spellings: str = "form",
+        missing_labels: Sequence[str] = (),
         categorical: Sequence[str] = (),
         keep: Sequence[str] = (),
         max_levels: int = 100,
@@ -58,7 +59,7 @@ class TableOptions:
         """Return options given by their names in `load_table`, `emphasis.fit` and the command."""
         return cls(
             read=ReadOptions(sep, encoding, decimal, missing),
-            labels=LabelOptions(unlabeled, rare_classes, merge_spellings),
+            labels=LabelOptions(unlabeled, rare_classes, merge_spellings, tuple(missing_labels)),
             columns=ColumnOptions(categorical, keep, max_levels, (text,) if isinstance(text, str) else tuple(text)),
             texts=TextOptions(encoder, download, max_tokens),
             drop=drop,

@@ -10,7 +10,7 @@ from typing import Any
 from emphasis.errors import EmphasisValueError
 
 _ARGUMENTS = (
-    "categorical|decimal|drop|encoding|id_column|keep|max_levels|merge_spellings|missing|rare_classes|sep|text|"
+    "categorical|decimal|drop|encoding|id_column|keep|max_levels|merge_spellings|missing|missing_labels|rare_classes|sep|text|"
     "unlabeled"
 )
 _MARK = re.compile(rf"`({_ARGUMENTS})`(=?)")

@@ -57,6 +57,7 @@ def fit_table(
     unlabeled: str = "drop",
     rare_classes: str = "keep",
     merge_spellings: str = "form",
+    missing_labels: Sequence[str] = (),
     text: str | Sequence[str] = (),
     encoder: str | Path = "",
     download: bool = False,
@@ -104,6 +105,7 @@ def fit_table(
             into one class, "drop" them, or "error".
         merge_spellings: Differences in spelling that are ignored in class names: "form" (surrounding blanks and Unicode
             form), "case" (upper and lower case as well) or "none".
+        missing_labels: Texts that mean that a row has no label, such as "NA", besides the empty cell.
         text: Columns of free text, in addition to those that are detected by their content. Their words and parts of
             words are used as features.
         encoder: Folder of a pretrained encoder of texts, or its name in the local cache of Hugging Face. The vectors
@@ -148,6 +150,7 @@ def fit_table(
         unlabeled=unlabeled,
         rare_classes=rare_classes,
         merge_spellings=merge_spellings,
+        missing_labels=missing_labels,
         categorical=categorical,
         keep=keep,
         max_levels=max_levels,
@@ -189,6 +192,7 @@ def fit_table(
         "unlabeled": unlabeled,
         "rare_classes": rare_classes,
         "merge_spellings": merge_spellings,
+        "missing_labels": list(missing_labels),
         "text": texts,
         "encoder": str(encoder),
         "encoder_sha256": prepared.learner.digest,
@@ -233,6 +237,7 @@ def fit_table(
             label=label,
             classes=prepared.classes,
             encoder=table_encoder,
+            missing_labels=missing_labels,
             identified=table_encoder.identify(prepared.frame, features),
             calibration=calibrations.get(repr(resolved)),
         )

@@ -115,6 +115,7 @@ def _labels(frame: Any, model: SavedModel) -> NDArray[Any]:
     names = []
     for text in texts:
         short = text if text in known else text.strip()
-        names.append(short if short in known else also.get(short, short))
+        name = short if short in known else also.get(short, short)
+        names.append("" if name in model.missing_labels else name)
     labels: NDArray[Any] = np.array([*names, ""], dtype=object)[codes]
     return labels

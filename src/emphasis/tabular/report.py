@@ -236,9 +236,9 @@ def command(request: dict[str, Any], folder: Path) -> str:
     for name in ("sep", "encoding", "decimal", "unlabeled", "rare_classes", "merge_spellings", "id_column"):
         if request.get(name, "") not in ("", _DEFAULTS.get(name)):
             parts += ["--id" if name == "id_column" else f"--{name.replace('_', '-')}", request[name]]
-    for name in ("drop", "categorical", "missing", "keep"):
+    for name in ("drop", "categorical", "missing", "missing_labels", "keep"):
         if request.get(name):
-            parts += [f"--{name}", *request[name]]
+            parts += [f"--{name.replace('_', '-')}", *request[name]]
     for column in request.get("text", ()):
         parts += ["--text", column]
     if request.get("encoder"):

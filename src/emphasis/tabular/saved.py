@@ -49,6 +49,7 @@ class SavedModel:
         predict_rows: Function from encoded rows (N, D) to probabilities (N, C).
         trained: Sorted hashes of the training rows; None if they were not saved.
         calibration: Calibration of the probabilities; None if they are not calibrated.
+        missing_labels: Texts in the label column that mean that there is no label.
     """
 
     label: str
@@ -59,6 +60,7 @@ class SavedModel:
     predict_rows: Predict
     trained: NDArray[np.uint64] | None = None
     calibration: Calibration | None = None
+    missing_labels: tuple[str, ...] = ()
 
     def predict_proba(self, table: Any) -> NDArray[np.float64]:
         """Return the class probabilities of each row of a table, shape (N, C). Unknown columns are ignored.
@@ -111,6 +113,7 @@ def save_model(
     encoder: TableEncoder,
     identified: NDArray[np.float32] | None,
     calibration: Calibration | None = None,
+    missing_labels: Sequence[str] = (),
 ) -> None:
     """Write the model, the hashes of its encoded training rows unless these are None, and its manifest.
 
@@ -137,6 +140,7 @@ def save_model(
         "classes": list(classes),
         "encoder": encoder.to_dict(),
         "calibration": None if calibration is None else calibration.to_dict(),
+        **({"missing_labels": list(missing_labels)} if missing_labels else {}),
     }
     if identified is not None:
         manifest["rows_sha256"] = write_hashes(target, identified)
@@ -207,7 +211,7 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
         table_encoder = TableEncoder.from_dict(manifest["encoder"], arrays, encoder)
         classes, weighting = texts_of(manifest["classes"]), named_from_dict(manifest["weighting"])
         path, digest = source / spec.file_of(manifest), manifest["sha256"]
-        settings = manifest["settings"]
+        settings, missing = manifest["settings"], texts_of(manifest.get("missing_labels", []))
         curves = manifest.get("calibration")
         calibration = None if curves is None else Calibration.from_dict(curves, len(classes))
     except (KeyError, TypeError, ValueError) as error:
@@ -220,7 +224,7 @@ def load_model(folder: str | os.PathLike[str], *, encoder: str | os.PathLike[str
     except Exception as error:  # libraries can raise any error for a damaged file
         raise DamagedFileError(f"{path} cannot be read ({one_line(error)}); fit again with --force") from error
     trained = read_hashes(source, manifest["rows_sha256"]) if "rows_sha256" in manifest else None
-    return SavedModel(label, classes, table_encoder, name, weighting, predict, trained, calibration)
+    return SavedModel(label, classes, table_encoder, name, weighting, predict, trained, calibration, missing)
 
 
 def _read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
