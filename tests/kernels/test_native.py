@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emphasis import Relative
 from emphasis.kernels import compiler, library, native
 from emphasis.kernels.native import NATIVE
 from emphasis.kernels.operators import OPERATORS
@@ -163,6 +164,19 @@ def test_many_rows_of_probabilities_equal_float64(level, classes, normalization)
         for one, other in zip(got, expected, strict=True):
             size = other.abs().amax().item()
             torch.testing.assert_close(one.double(), other.double(), rtol=2e-5, atol=2e-6 * size)
+
+
+@pytest.mark.parametrize("normalization", ["integral", "batch"])
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_number_added_to_all_logits_changes_nothing(level, normalization, kind):
+    logits = torch.randint(-200, 200, (33, 21)) / 64.0  # exact in float32 beside the number
+    labels = torch.arange(33) % 21 if kind == "labels" else torch.softmax(2.0 * torch.randn(33, 21), 1)
+    for weighting in (CASES[0][0], Relative()):
+        pairs = (
+            gradient(NATIVE, logits + number, labels, weighting, normalization=normalization) for number in (0, 8192)
+        )
+        for one, other in zip(*pairs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(70, 40), (3, 40, 50)])

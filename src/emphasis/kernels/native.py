@@ -271,7 +271,7 @@ def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
     """Return memory for a derivative, all of which the kernels write."""
     if gradient_in == "nothing":
         return None
-    return logits if gradient_in == "the logits" else torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return logits if gradient_in == "the logits" else torch.empty_like(logits)  # which is contiguous, as they are
 
 
 def _loss(logits: Tensor, shape: torch.Size | tuple[int, ...], reduction: Reduction) -> Tensor:

@@ -83,45 +83,60 @@ static __attribute__((noinline)) void look_up_each(const Row *row, int64_t start
     }
 }
 
-/* log rho, times (p / p_max)^exponent, and the losses of the classes that count, from `start` on, without the top class. */
-static inline void look_up_block(const Row *row, int64_t start, Flags counts, Lanes *log_rho, Lanes *loss) {
+/* What is the same for all blocks of a row, in registers: a write to memory might change what `Row` points to. */
+typedef struct {
+    const float *compact; /* NULL if it does not serve */
+    Lanes peak, log_p;    /* logit and log p of the class at the peak; the first is subtracted first, which is exact */
+    int64_t classes;
+    int batch;
+} Constants;
+
+static inline Constants constants_of(const Row *row) {
     const Job *job = row->job;
+    return (Constants){job->compact && job->table[1] >= 0.0 ? job->compact : NULL,
+                       all(row->peak), all((REAL)row->log_p_of_peak), job->classes, job->batch};
+}
+
+/* log rho, times (p / p_max)^exponent, and the losses of the classes that count, from `start` on, without the top class. */
+static inline void look_up_block(const Row *row, Constants of, const REAL *x, int64_t start, Flags counts,
+                                 Lanes *log_rho, Lanes *loss) {
     int done = 0;
 #ifndef REAL_IS_DOUBLE
-    Lanes log_p = block(row->x, start, job->classes, row->peak) - row->peak + (REAL)row->log_p_of_peak;
-    if (job->compact && job->table[1] >= 0.0 && !any(counts & (log_p < (REAL)-COMPACT_REACH))) {
+    Lanes log_p = block(x, start, of.classes, 0) - of.peak + of.log_p;
+    if (of.compact && !any(counts & (log_p < (REAL)-COMPACT_REACH))) {
         Lanes number = larger((REAL)(1.0 - 2.0 * LOG_2) - 2.0f * log_p, all(1.0f));
         Flags cell = (((Flags)number >> 23) - 127) & (COMPACT_CELLS - 1); /* arbitrary for classes that do not count */
-        Lanes x = 2.0f * (Lanes)(((Flags)number & 0x007fffff) | 0x3f800000) - 3.0f;
-        *log_rho = polynomial(job->compact, cell, x);
-        *loss = job->batch ? -log_p : polynomial(job->compact + COMPACT_TERMS * COMPACT_CELLS, cell, x);
+        Lanes place = 2.0f * (Lanes)(((Flags)number & 0x007fffff) | 0x3f800000) - 3.0f;
+        *log_rho = polynomial(of.compact, cell, place);
+        *loss = of.batch ? -log_p : polynomial(of.compact + COMPACT_TERMS * COMPACT_CELLS, cell, place);
         done = 1;
     }
 #endif
     if (!done) look_up_each(row, start, &counts, log_rho, loss);
     if (row->exponent == 0) return;
-    Lanes trust = row->exponent * (block(row->x, start, job->classes, row->x[row->top]) - row->x[row->top]);
+    Lanes trust = row->exponent * (block(x, start, of.classes, x[row->top]) - x[row->top]);
     *log_rho += trust;
-    if (!job->batch) *loss *= exp_of(trust);
+    if (!of.batch) *loss *= exp_of(trust);
 }
 
 /* t_rho := t rho of the other classes. */
 static void sums_of_row(const Row *row, REAL *t_rho, RowSums *sums) {
-    const Job *job = row->job;
-    for (int64_t span = 0; span < job->classes; span += LONG) {
-        int64_t end = job->classes - span < LONG ? job->classes : span + LONG;
+    const Constants of = constants_of(row);
+    const REAL *x = row->x;
+    for (int64_t span = 0; span < of.classes; span += LONG) {
+        int64_t end = of.classes - span < LONG ? of.classes : span + LONG;
         Lanes rho = {0}, value = {0};
         for (int64_t start = span; start < end; start += LANES) {
             Lanes t = weighted_targets(row, start), terms = {0};
             Flags counts = t != 0;
             if (any(counts)) {
                 Lanes log_rho, loss;
-                look_up_block(row, start, counts, &log_rho, &loss);
+                look_up_block(row, of, x, start, counts, &log_rho, &loss);
                 terms = choose(counts, t * exp_of(log_rho), terms);
                 rho += terms;
                 value += choose(counts, t * loss, (Lanes){0});
             }
-            put_block(terms, start, job->classes, t_rho);
+            put_block(terms, start, of.classes, t_rho);
         }
         sums->rho += total(rho);
         sums->value += total(value);
@@ -130,29 +145,31 @@ static void sums_of_row(const Row *row, REAL *t_rho, RowSums *sums) {
 
 /* The same for shares of a batch, whose weights may be of any size. */
 static void sums_of_shares(const Row *row, REAL *t_rho, double log_of_top, RowSums *sums) {
-    const Job *job = row->job;
-    Lanes most = all(-INFINITY), shift = all((REAL)row->log_p_of_peak - row->peak);
-    for (int64_t start = 0; start < job->classes; start += LANES) {
+    const Constants of = constants_of(row);
+    const REAL *x = row->x, *e = row->e;
+    const Lanes p_of_e = all((REAL)row->p_of_e);
+    Lanes most = all(-INFINITY);
+    for (int64_t start = 0; start < of.classes; start += LANES) {
         Flags counts = weighted_targets(row, start) != 0;
         Lanes found = all(-INFINITY), loss;
         if (any(counts)) {
-            look_up_block(row, start, counts, &found, &loss);
+            look_up_block(row, of, x, start, counts, &found, &loss);
             found = choose(counts, found, all(-INFINITY));
             most = larger(found, most);
         }
-        put_block(found, start, job->classes, t_rho);
+        put_block(found, start, of.classes, t_rho);
     }
     double peak = largest(most);
     sums->unit = peak = peak > log_of_top ? peak : log_of_top;
-    for (int64_t span = 0; span < job->classes; span += LONG) {
-        int64_t end = job->classes - span < LONG ? job->classes : span + LONG;
+    for (int64_t span = 0; span < of.classes; span += LONG) {
+        int64_t end = of.classes - span < LONG ? of.classes : span + LONG;
         Lanes rho = {0}, weight = {0}, value = {0};
         for (int64_t start = span; start < end; start += LANES) {
-            Lanes log_rho = block(t_rho, start, job->classes, -INFINITY), terms = {0};
+            Lanes log_rho = block(t_rho, start, of.classes, -INFINITY), terms = {0};
             if (peak > -INFINITY) terms = weighted_targets(row, start) * exp_of(log_rho - (REAL)peak);
-            Lanes share = 2 * terms * (1 - block(row->e, start, job->classes, 0) * (REAL)row->p_of_e);
-            Lanes log_p = block(row->x, start, job->classes, row->peak) + shift;
-            put_block(terms, start, job->classes, t_rho);
+            Lanes share = 2 * terms * (1 - block(e, start, of.classes, 0) * p_of_e);
+            Lanes log_p = block(x, start, of.classes, 0) - of.peak + of.log_p;
+            put_block(terms, start, of.classes, t_rho);
             rho += terms, weight += share, value -= share * log_p;
         }
         sums->rho += total(rho), sums->weight += total(weight), sums->value += total(value);

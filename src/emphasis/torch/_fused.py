@@ -290,7 +290,9 @@ class _FusedFunction(torch.autograd.Function):
         ctx.call = call
         ctx.has_classes = logits.dim() > 1
         where: GradientIn = "the logits" if call.inplace else "new memory"
-        loss, ctx.gradient, ctx.pending_scale = compute(logits.detach(), labels, class_weight, factor, call, where)
+        # A derivative in the memory of the logits must not be the logits themselves, which have a history.
+        given = logits.detach() if call.inplace else logits
+        loss, ctx.gradient, ctx.pending_scale = compute(given, labels, class_weight, factor, call, where)
         if call.inplace:
             # An operation that saved the logits for its backward pass must detect that they have changed.
             torch.autograd.graph.increment_version(logits)
