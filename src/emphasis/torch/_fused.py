@@ -160,7 +160,7 @@ def check_inplace(logits: Tensor) -> None:
             f"inplace=True overwrites the logits, and these are a part, of shape {tuple(logits.shape)}, of a tensor of "
             f"shape {tuple(base.shape)} that may be in use; pass all of it, logits.contiguous(), or inplace=False"
         )
-    if _order(logits) is None:
+    if not logits.is_contiguous() and _order(logits) is None:
         raise EmphasisValueError(
             "inplace=True needs logits that fill their memory; pass logits.contiguous(), or inplace=False"
         )
