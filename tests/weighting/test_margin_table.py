@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emphasis import CCE, DM, GCE, MAE, Beta, from_function
+from emphasis.kernels.operators import look_up
 from emphasis.weighting.margin_table import COMPACT_REACH, NEAR_REACH, OCTAVES, margin_table
 from reference import CASE_IDS, CASES, weightings
 
@@ -138,6 +140,19 @@ def test_normaliser_is_subtracted_in_log_space(weighting):
     margin = np.linspace(-15, 15, 301)
     log_w, _ = table(margin)
     np.testing.assert_allclose(log_w, exact_log_weight(weighting, margin) - weighting.log_integral, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(0,), (5, 3), (20_001,), (2, 3, 4000)])
+@pytest.mark.parametrize("reach", [3.0, 14.0, 3e4])
+def test_operators_look_up_what_the_table_holds(shape, reach):
+    """Within the table, part by part, and beyond its end and the largest margin."""
+    margins = np.linspace(-reach, reach, math.prod(shape)).reshape(shape)
+    for weighting in (CCE(), DM(lam=0.5, beta=12), GCE(0.7)):
+        table = margin_table(weighting, weighting.max_margin("auto"), 0.0)
+        got = look_up(torch.from_numpy(table.packed), torch.from_numpy(margins))
+        for one, expected in zip(got, table(margins), strict=True):
+            assert one.shape == shape
+            np.testing.assert_allclose(one.numpy(), expected, rtol=1e-13, atol=1e-14)
 
 
 def test_packed_form_holds_everything():
