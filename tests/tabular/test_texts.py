@@ -69,7 +69,7 @@ def test_the_page_shows_the_beginnings_of_texts_from_the_left(tmp_path):
     page = (tmp_path / "fit" / "report.html").read_text(encoding="utf-8")
     assert "60 rows, 1 column, 2 classes" in page
     assert '<th scope="col" class="text">body</th>' in page
-    cells = re.findall(r'<td class="text">([^<]{100,})</td>', page)
+    cells = re.findall(r'<td class="text prose">([^<]{100,})</td>', page)
     assert cells
     assert all(cell.endswith(" …") and len(cell) <= 302 for cell in cells)
 
