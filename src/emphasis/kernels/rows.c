@@ -95,8 +95,8 @@ static int run(const Job *job, int threads, int64_t *where) {
     sized.span = span(job), sized.scratch = scratch_size(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
-    /* Starting a thread takes about as long as computing 100,000 elements. */
-    int64_t useful = 1 + (int64_t)elements / (job->targets ? 100000 : 500000);
+    /* A further thread pays from about so many elements; those of soft labels take twice as long. */
+    int64_t useful = 1 + (int64_t)elements / (job->targets ? 250000 : 500000);
     threads = threads > useful ? (int)useful : threads;
     Share shares[MAX_THREADS];
     int started = 0, status = OK;
