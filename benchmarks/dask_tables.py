@@ -1,7 +1,7 @@
 """Boosted trees on a Dask cluster: time beside the library's own objective, memory, equality, and a killed worker.
 
     python benchmarks/dask_tables.py                      # 1,000,000 rows (scaled)
-    python benchmarks/dask_tables.py --rows 10000000
+    python benchmarks/dask_tables.py --rows 10000000 --rounds 5
     python benchmarks/dask_tables.py --rows 200000 --only equality time
 
 Writes a table of 20 columns and 10 classes, 20 % of the labels wrong, as Parquet files, and trains
@@ -10,15 +10,16 @@ XGBoost has bins (256), so that the bins are the same on one worker and on two. 
 results/dask_tables.json:
 
 - the time of a fit by the clock and by the processor time of both workers, for the weightings and for xgboost.dask's
-  own objective, in turn in the same run, and their ratio;
+  own objective, in turn in the same run, and their ratio: of the whole fit, and of its rounds without what precedes
+  them (bins, which cost the same with every objective, and which few rounds would let the ratio hide behind);
 - the largest memory of a worker for the same rows in few and in many partitions, each in fresh workers;
 - the largest difference to the probabilities of EmphasisXGBClassifier on the first partition's rows;
-- whether a fit whose worker is killed after the third round ends with the same model;
+- whether a fit whose worker is killed halfway through its rounds ends with the same model;
 - of whole fits (`emphasis fit --engine dask`: 2 folds and the final model) the time, the largest memory of workers and
   client in few and in many partitions, and whether one whose worker is killed in the second fold ends with the same
   model.
 
-The parts that the file holds already for this number of rows are not measured again.
+The parts that the file holds already for these numbers of rows and rounds are not measured again.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from emphasis.tabular.on_dask import fit_parts
 OUT = Path(__file__).parents[1] / "results" / "dask_tables.json"
 COLUMNS, CLASSES, VALUES = 20, 10, 200
 NAMES = [f"x{number}" for number in range(COLUMNS)]
-SETTINGS: dict[str, Any] = {"n_estimators": 20, "max_depth": 6, "learning_rate": 0.3, "tree_method": "hist"}
+SETTINGS: dict[str, Any] = {"max_depth": 6, "learning_rate": 0.3, "tree_method": "hist"}
 PARTS = ["equality", "memory", "fit", "time"]
 METHODS: dict[str, Weighting] = {"own objective": CCE(), "GCE 0.7": GCE(0.7), "Relative": Relative()}
 
@@ -88,14 +89,34 @@ def largest_memory() -> float:
 
 
 class KillOnce(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, marker: Path, rounds: int) -> None:
+        self.marker, self.last = marker, (rounds - 1) // 2
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
-        if epoch == 2 and xgboost.collective.get_rank() == 0 and not self.marker.exists():
+        if epoch == self.last and xgboost.collective.get_rank() == 0 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return False
+
+
+class Rounds(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+    """Writes how long all rounds took by the clock, and the processor time of each worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_training(self, model: Any) -> Any:
+        self.began = time.perf_counter(), time.process_time()
+        return model
+
+    def after_training(self, model: Any) -> Any:
+        took = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+        (self.folder / str(xgboost.collective.get_rank())).write_text(json.dumps(took))
+        return model
+
+    def taken(self) -> tuple[float, float]:
+        of_workers = [json.loads(path.read_text()) for path in self.folder.iterdir()]
+        return max(clock for clock, _ in of_workers), sum(processor for _, processor in of_workers)
 
 
 def table(folder: Path) -> tuple[Any, Any]:
@@ -104,38 +125,44 @@ def table(folder: Path) -> tuple[Any, Any]:
     return frame[NAMES], frame["y"]
 
 
-def times(folder: Path, repeats: int) -> dict[str, Any]:
+def times(folder: Path, rounds: int, repeats: int) -> dict[str, Any]:
     """Fit with each objective in turn, on data that the workers hold."""
-    clock: dict[str, list[float]] = {name: [] for name in METHODS}
-    processor: dict[str, list[float]] = {name: [] for name in METHODS}
+    kinds = ["seconds", "processor_seconds", "seconds_of_the_rounds", "processor_seconds_of_the_rounds"]
+    taken: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name in METHODS}
     with cluster() as client:
         X, y = client.persist(table(folder))
         wait([X, y])
         EmphasisDaskXGBClassifier(weighting=CCE(), n_estimators=1).fit(X, y)  # imports
         for _ in range(repeats):
             for name, weighting in METHODS.items():
-                before, start = sum(client.run(time.process_time).values()), time.perf_counter()
-                EmphasisDaskXGBClassifier(weighting=weighting, **SETTINGS).fit(X, y)
-                clock[name].append(time.perf_counter() - start)
-                processor[name].append(sum(client.run(time.process_time).values()) - before)
-    own = {"clock": clock["own objective"], "processor": processor["own objective"]}
-    return {
-        name: {
-            "seconds": round(statistics.median(clock[name]), 2),
-            "processor_seconds": round(statistics.median(processor[name]), 2),
-            "times_own": round(statistics.median(np.divide(clock[name], own["clock"])), 3),
-            "processor_times_own": round(statistics.median(np.divide(processor[name], own["processor"])), 3),
-        }
-        for name in METHODS
-    }
+                with tempfile.TemporaryDirectory() as scratch:
+                    clock = Rounds(Path(scratch))
+                    model = EmphasisDaskXGBClassifier(weighting=weighting, callbacks=[clock], **given(rounds))
+                    before, start = sum(client.run(time.process_time).values()), time.perf_counter()
+                    model.fit(X, y)
+                    fit = time.perf_counter() - start, sum(client.run(time.process_time).values()) - before
+                    for kind, seconds in zip(kinds, [*fit, *clock.taken()], strict=True):
+                        taken[name][kind].append(seconds)
+                print(name, {kind: round(of_kind[-1], 2) for kind, of_kind in taken[name].items()}, flush=True)
+    found: dict[str, Any] = {"repeats": repeats}
+    for name, of_kinds in taken.items():
+        found[name] = {kind: [round(seconds, 2) for seconds in of_kind] for kind, of_kind in of_kinds.items()}
+        for kind, of_kind in of_kinds.items():
+            ratios = np.divide(of_kind, taken["own objective"][kind])
+            found[name][f"{kind}_times_own"] = round(statistics.median(ratios), 3)
+    return found
 
 
-def memory(folder: Path) -> dict[str, Any]:
+def given(rounds: int) -> dict[str, Any]:
+    return {"n_estimators": rounds, **SETTINGS}
+
+
+def memory(folder: Path, rounds: int) -> dict[str, Any]:
     with cluster() as client:
         X, y = table(folder)
         client.run(largest_memory)
         start = time.perf_counter()
-        EmphasisDaskXGBClassifier(weighting=GCE(0.7), **SETTINGS).fit(X, y)
+        EmphasisDaskXGBClassifier(weighting=GCE(0.7), **given(rounds)).fit(X, y)
         seconds = time.perf_counter() - start
         peaks = [round(peak, 3) for peak in client.run(largest_memory).values()]
     return {"partitions": X.npartitions, "largest_gib_of_each_worker": peaks, "seconds": round(seconds, 1)}
@@ -146,24 +173,24 @@ def probabilities(model: Any, frame: Any) -> Any:
     return xgboost.Booster(model_file=model.get_booster().save_raw()).predict(xgboost.DMatrix(frame[NAMES]))
 
 
-def equality_and_kill(folder: Path) -> dict[str, Any]:
+def equality_and_kill(folder: Path, rounds: int) -> dict[str, Any]:
     first = sorted(folder.glob("*.parquet"))[0]
     frame = pd.read_parquet(first)
     found: dict[str, Any] = {"rows": len(frame), "largest_difference": {}}
     with cluster(), tempfile.TemporaryDirectory() as scratch:
         parts = dd.from_pandas(frame, npartitions=4)
         for name, weighting in METHODS.items():
-            local = EmphasisXGBClassifier(weighting=weighting, n_jobs=1, **SETTINGS).fit(frame[NAMES], frame["y"])
-            model = EmphasisDaskXGBClassifier(weighting=weighting, **SETTINGS).fit(parts[NAMES], parts["y"])
+            local = EmphasisXGBClassifier(weighting=weighting, n_jobs=1, **given(rounds)).fit(frame[NAMES], frame["y"])
+            model = EmphasisDaskXGBClassifier(weighting=weighting, **given(rounds)).fit(parts[NAMES], parts["y"])
             p = probabilities(model, frame)
             found["largest_difference"][name] = float(np.abs(p - local.predict_proba(frame[NAMES])).max())
         X, y = table(folder)
-        whole = EmphasisDaskXGBClassifier(weighting=GCE(0.7), **SETTINGS).fit(X, y)
+        whole = EmphasisDaskXGBClassifier(weighting=GCE(0.7), **given(rounds)).fit(X, y)
         expected = probabilities(whole, frame)
-        callbacks, start = [KillOnce(Path(scratch) / "killed")], time.perf_counter()
+        callbacks, start = [KillOnce(Path(scratch) / "killed", rounds)], time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = EmphasisDaskXGBClassifier(weighting=GCE(0.7), callbacks=callbacks, **SETTINGS).fit(X, y)
+            model = EmphasisDaskXGBClassifier(weighting=GCE(0.7), callbacks=callbacks, **given(rounds)).fit(X, y)
         seconds = time.perf_counter() - start
         p = probabilities(model, frame)
     found["killed"] = {
@@ -174,7 +201,7 @@ def equality_and_kill(folder: Path) -> dict[str, Any]:
     return found
 
 
-def whole_fit(files: Path, out: Path, kill: bool) -> dict[str, Any]:
+def whole_fit(files: Path, out: Path, rounds: int, kill: bool) -> dict[str, Any]:
     """Fit the files in a process of its own, and kill a worker in the second fold if asked."""
     killed: list[int] = []
 
@@ -189,7 +216,14 @@ def whole_fit(files: Path, out: Path, kill: bool) -> dict[str, Any]:
         start = time.perf_counter()
         paths = sorted(files.glob("*.parquet"))
         fit = fit_parts(
-            paths, label="y", folder=out, client=client, compare=False, folds=2, settings=SETTINGS, progress=progress
+            paths,
+            label="y",
+            folder=out,
+            client=client,
+            compare=False,
+            folds=2,
+            settings=given(rounds),
+            progress=progress,
         )
         seconds = time.perf_counter() - start
         peaks = [round(peak, 3) for peak in client.run(largest_memory).values()]
@@ -205,14 +239,14 @@ def whole_fit(files: Path, out: Path, kill: bool) -> dict[str, Any]:
     }
 
 
-def whole_fits(folders: list[Path]) -> dict[str, Any]:
+def whole_fits(folders: list[Path], rounds: int) -> dict[str, Any]:
     cases = [(folders[0], False), (folders[1], False), (folders[0], True)]
     fits, predicted = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for number, (folder, kill) in enumerate(cases):
             out = Path(scratch) / str(number)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                fits.append(process.submit(whole_fit, folder, out, kill).result())
+                fits.append(process.submit(whole_fit, folder, out, rounds, kill).result())
             print(fits[-1], flush=True)
             predicted.append(np.load(out.with_suffix(".npy")))
     return {"fits": fits, "largest_difference_of_the_killed": float(np.abs(predicted[2] - predicted[0]).max())}
@@ -221,6 +255,7 @@ def whole_fits(folders: list[Path]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=20, help="of boosting (default: 20)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -237,7 +272,7 @@ def main() -> None:
     }
     if {name: report.get(name) for name in about} != about:
         report = about
-    result = report.setdefault(f"{options.rows} rows", {"scaled": options.rows < 10_000_000})
+    result = report.setdefault(f"{options.rows} rows, {options.rounds} rounds", {"scaled": options.rows < 10_000_000})
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
         for partitions in (10, 50):
@@ -247,10 +282,10 @@ def main() -> None:
                 write_part(folder / f"{part:03}.parquet", options.rows // partitions, part)
             folders.append(folder)
         measures = {
-            "equality": lambda: equality_and_kill(folders[0]),
-            "memory": lambda: [memory(folder) for folder in folders],
-            "fit": lambda: whole_fits(folders),
-            "time": lambda: times(folders[0], options.repeats),
+            "equality": lambda: equality_and_kill(folders[0], options.rounds),
+            "memory": lambda: [memory(folder, options.rounds) for folder in folders],
+            "fit": lambda: whole_fits(folders, options.rounds),
+            "time": lambda: times(folders[0], options.rounds, options.repeats),
         }
         for name in options.only:
             if name in result:
