@@ -87,10 +87,12 @@ def _waiting():
     ]
 
 
-@pytest.mark.parametrize("executor", ["ray", "slurm"])
-def test_a_run_of_which_processes_are_killed_ends_with_the_lines_of_one_process(executor, recipe, alone):
-    pytest.importorskip(MODULES[executor])
-    command = [*COMMAND, "--executor", executor]
+@pytest.mark.parametrize(
+    "options", [["ray"], ["slurm"], ["slurm", "--per-job", "2"]], ids=["ray", "slurm", "slurm, both in a job"]
+)
+def test_a_run_of_which_processes_are_killed_ends_with_the_lines_of_one_process(options, recipe, alone):
+    pytest.importorskip(MODULES[options[0]])
+    command = [*COMMAND, "--executor", *options]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(_waiting, driver)
     workers = _waiting()

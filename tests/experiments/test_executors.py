@@ -30,6 +30,51 @@ def _wait(send):
     time.sleep(600)
 
 
+class _Noted:
+    """Writes down in which process it was done, and ends as it is told to."""
+
+    def __init__(self, folder, name, end=None):
+        self.file, self.end = folder / f"{name}.done", end
+
+    def __call__(self, send):
+        self.file.write_text(str(os.getpid()))
+        if self.end is not None:
+            self.end(send)
+        return self.file.stem
+
+
+def test_a_job_of_slurm_does_several_pieces_of_work_and_a_loss_counts_for_the_one_that_had_begun(tmp_path):
+    pytest.importorskip("submitit")
+    executor = make_executor(ExecutorOptions("slurm", jobs=1, per_job=4), tmp_path)
+    works = {
+        "first": _Noted(tmp_path, "first"),
+        "raises": _Noted(tmp_path, "raises", _raise),
+        "killed": _Noted(tmp_path, "killed", _kill),
+        "waited": _Noted(tmp_path, "waited"),
+    }
+    assert executor.capacity() == 4
+    with executor.batch():
+        futures = {name: executor.submit(name, work, print) for name, work in works.items()}
+    assert futures["first"].result(120) == "first"
+    assert executor.capacity() <= 3  # no room for jobs of a single piece of work
+    with pytest.raises(WorkerLostError, match=r"failed .*unforeseen") as raised:
+        futures["raises"].result(60)
+    with pytest.raises(WorkerLostError, match="ended without a result") as killed:
+        futures["killed"].result(60)
+    with pytest.raises(WorkerLostError) as waited:
+        futures["waited"].result(60)
+    assert (raised.value.begun, killed.value.begun, waited.value.begun) == (True, True, False)
+    processes = {path.stem: path.read_text() for path in tmp_path.glob("*.done")}
+    assert processes.keys() == {"first", "raises", "killed"}
+    assert len(set(processes.values())) == 1
+    assert executor.capacity() == 4
+    with executor.batch():
+        again = [executor.submit(name, _Noted(tmp_path, name), print) for name in ("killed", "waited")]
+    assert [future.result(120) for future in again] == ["killed", "waited"]
+    executor.close()
+    assert not (tmp_path / ".slurm").exists()
+
+
 def test_the_local_executor_keeps_the_contract(tmp_path):
     executor = make_executor(ExecutorOptions(), tmp_path, workers=2)
     received = []
@@ -71,6 +116,9 @@ def test_an_executor_whose_extra_is_missing_is_named_in_one_line(name, tmp_path,
         ({"address": "auto"}, "address is an option of the executor ray, and not of local"),
         ({"name": "ray", "partition": "gpu"}, "partition is an option of the executor slurm, and not of ray"),
         ({"name": "slurm", "minutes": 0}, "minutes=0 is not allowed"),
+        ({"per_job": 2}, "per_job is an option of the executor slurm, and not of local"),
+        ({"name": "slurm", "per_job": 0}, "per_job=0 is not allowed; use a whole number, 1 or more"),
+        ({"name": "slurm", "per_job": 1.5}, "per_job=1.5 is not allowed"),
     ],
 )
 def test_options_of_another_executor_are_refused(options, message):

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import struct
 import sys
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from wandb_files import wandb_records
 
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
@@ -104,29 +104,13 @@ def _trackio(folder, rows):
     return found
 
 
-def _wandb_records(content):
-    """Return the records of a file of Weights & Biases: LevelDB's log format after a header of 7 bytes."""
-    block, header, position, record = 32768, struct.Struct("<IHB"), 7, b""
-    while position + header.size <= len(content):
-        if block - position % block < header.size:
-            position += block - position % block
-            continue
-        _, length, kind = header.unpack_from(content, position)
-        position += header.size
-        record += content[position : position + length]
-        position += length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield record
-            record = b""
-
-
 def _wandb(folder, rows):
     from wandb.proto import wandb_internal_pb2
 
     found, reports = {}, 0
     for path in (folder / "wandb").glob("offline-run-*/*.wandb"):
         curve, settings, names = [], {}, set()
-        for data in _wandb_records(path.read_bytes()):
+        for data in wandb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             for item in record.history.item:

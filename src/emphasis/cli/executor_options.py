@@ -40,6 +40,12 @@ def add_executor_options(parser: argparse.ArgumentParser, trained: str = "networ
         metavar="MINUTES",
         help="time limit of a Slurm job, as minutes or H:MM:SS; longer jobs are requeued (default: 60)",
     )
+    group.add_argument(
+        "--per-job",
+        type=int,
+        metavar="N",
+        help=f"most {trained} that a Slurm job trains, one after the other (default: 1)",
+    )
     return group
 
 
@@ -59,12 +65,13 @@ def requested_executor(options: argparse.Namespace) -> ExecutorOptions:
     name = options.executor
     for option, executor in OPTIONS_OF.items():
         if getattr(options, option) is not None and name != executor:
-            flag = "--time" if option == "minutes" else f"--{option}"
+            flag = "--time" if option == "minutes" else f"--{option.replace('_', '-')}"
             raise EmphasisValueError(f"{flag} is for --executor {executor}")
     if name == LOCAL.name:
         return LOCAL
     minutes = None if options.minutes is None else _minutes(options.minutes)
-    return ExecutorOptions(name, options.address, options.partition, minutes, getattr(options, "workers", None))
+    jobs = getattr(options, "workers", None)
+    return ExecutorOptions(name, options.address, options.partition, minutes, jobs, options.per_job)
 
 
 def add_tracking_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from emphasis.errors import EmphasisError, EmphasisValueError
 from emphasis.extras import missing_extra
-from emphasis.validation import check, check_choice
+from emphasis.validation import check_choice, check_whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -23,7 +23,7 @@ Work = Callable[[Send], Any]
 
 Name = Literal["local", "ray", "slurm"]
 NAMES: tuple[Name, ...] = get_args(Name)
-OPTIONS_OF: dict[str, Name] = {"address": "ray", "partition": "slurm", "minutes": "slurm"}
+OPTIONS_OF: dict[str, Name] = {"address": "ray", "partition": "slurm", "minutes": "slurm", "per_job": "slurm"}
 """The executor that each option is for; the other options are for all."""
 
 MAX_ATTEMPTS = 3
@@ -34,7 +34,15 @@ SIGNAL_SECONDS = 1.0
 
 
 class WorkerLostError(EmphasisError):
-    """A worker ended before its work did; the message says how, such as "its process was killed (SIGKILL)"."""
+    """A worker ended before its work did; the message says how, such as "its process was killed (SIGKILL)".
+
+    Attributes:
+        begun: Whether the work had begun. Work that only waited for its turn in a job has no part in its loss.
+    """
+
+    def __init__(self, message: str, *, begun: bool = True) -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 class Executor(Protocol):
@@ -83,6 +91,7 @@ class ExecutorOptions:
         minutes: Time limit of a Slurm job; a job that reaches it is requeued, and goes on from its checkpoint. None
             for an hour.
         jobs: Most jobs at a time; None for as many as the cluster runs.
+        per_job: Most pieces of work that a Slurm job does, one after the other; None for one.
 
     Raises:
         ValueError: If a value is not allowed, or an option belongs to another executor.
@@ -93,15 +102,17 @@ class ExecutorOptions:
     partition: str | None = None
     minutes: int | None = None
     jobs: int | None = None
+    per_job: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("executor", self.name, NAMES)
         for option, executor in OPTIONS_OF.items():
             if getattr(self, option) is not None and self.name != executor:
                 raise EmphasisValueError(f"{option} is an option of the executor {executor}, and not of {self.name}")
-        for option in ("minutes", "jobs"):
+        for option in ("minutes", "jobs", "per_job"):
             value = getattr(self, option)
-            check(value is None or value >= 1, option, value, "use a whole number >= 1, or None")
+            if value is not None:
+                check_whole(option, value, 1)
 
     @property
     def is_local(self) -> bool:

@@ -102,9 +102,9 @@ def train_folds(
                 try:
                     result = future.result()
                 except WorkerLostError as lost:
-                    if attempt == MAX_ATTEMPTS:
+                    if attempt == MAX_ATTEMPTS and lost.begun:
                         raise EmphasisRuntimeError(f"fold {number + 1}: {lost}, {MAX_ATTEMPTS} times") from lost
-                    waiting[number] = attempt + 1, rows
+                    waiting[number] = attempt + lost.begun, rows
                     _submit(executor, finished, digest, {number: FoldWork(source, methods, train, *rows)})
                     continue
                 if isinstance(result, EmphasisError):

@@ -175,9 +175,9 @@ class _Dispatcher:
             else:
                 self.failures.append(result)
         except WorkerLostError as lost:
-            if running.attempt < MAX_ATTEMPTS:
-                self.waiting.append((job, running.attempt + 1, 0.0))
-                if not self.closing:
+            if running.attempt < MAX_ATTEMPTS or not lost.begun:
+                self.waiting.append((job, running.attempt + lost.begun, 0.0))
+                if lost.begun and not self.closing:
                     self.reporter.message(f"{job.title}: {lost}; starting again", "warning")
             else:
                 self.failures.append(Failure(f"{job.title}: {lost}, {MAX_ATTEMPTS} times"))
