@@ -285,7 +285,7 @@ def main() -> None:
             "equality": lambda: equality_and_kill(folders[0], options.rounds),
             "memory": lambda: [memory(folder, options.rounds) for folder in folders],
             "fit": lambda: whole_fits(folders, options.rounds),
-            "time": lambda: times(folders[0], options.rounds, options.repeats),
+            "time": lambda: times(folders[1], options.rounds, options.repeats),
         }
         for name in options.only:
             if name in result:

@@ -145,10 +145,14 @@ def test_lightgbm_stops_early_after_the_same_round_on_every_worker(both, weighti
 
 
 class KillXGBoost(xgboost.callback.TrainingCallback):
-    """Kills its worker after the third round, once."""
+    """Kills its worker after the third round, once, and writes how many workers train in the end."""
 
     def __init__(self, marker):
         self.marker = marker
+
+    def after_training(self, model):
+        self.marker.with_name("workers").write_text(str(xgboost.collective.get_world_size()))
+        return model
 
     def after_iteration(self, model, epoch, evals_log):
         if epoch == 2 and xgboost.collective.get_rank() == 0:
@@ -187,6 +191,8 @@ def test_a_training_whose_worker_is_killed_ends_with_the_same_model(both, librar
     with pytest.warns(UserWarning, match="was lost; it starts again on the other workers"):
         model.fit(parted(X), parted(labels), **arguments)
     assert (tmp_path / "killed").exists()
+    if library == "xgboost":
+        assert (tmp_path / "workers").read_text() == "2"  # one alone might not hold all rows
     both.wait_for_workers(2, timeout=60)
     assert len(before - set(both.nthreads())) == 1
     np.testing.assert_allclose(model.predict_proba(parted(X)).compute(), local.predict_proba(X), atol=1e-6)

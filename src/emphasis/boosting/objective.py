@@ -118,15 +118,16 @@ class Objective:
         if raw_prediction.ndim == 2:
             return self._of_several_classes(labels, raw_prediction, sample_weight, over_all)
         raw_prediction = raw_prediction.astype(np.float64, copy=False)
+        share = _shares(sample_weight, len(labels))
         sign = np.where(labels == 1, 1.0, -1.0)
         margin = sign * raw_prediction
-        ones = raw_prediction > 0.0
-
-        def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-            of_one, of_both = over_all(np.array([share @ np.where(labels == 1, p, rest), share.sum()]))
-            return np.where(ones, of_one, of_both - of_one)
-
-        half, curvature, p, _ = self._pushes(margin, margin, sample_weight, prior, over_all)
+        means = None
+        if self._resolved.trust[0]:
+            log_p, log_q = _log_probabilities(margin)
+            of_one = share @ np.exp(np.where(labels == 1, log_p, log_q))
+            whole, above, of_one = over_all(np.array([share.sum(), share @ doubt_of(log_p, margin, np), of_one]))
+            means = _means(whole, above, np.where(raw_prediction > 0.0, of_one, whole - of_one))
+        half, curvature, p, _ = self._pushes(margin, margin, share, means)
         return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
 
     def _of_several_classes(
@@ -137,7 +138,10 @@ class Objective:
         precision: Any = np.float32 if raw_prediction.dtype == np.float32 else np.float64
         gradient = np.empty((num_classes, number), precision)  # sums over classes run along whole rows
         hessian = np.empty_like(gradient)
+        share = _shares(sample_weight, number)
         margin, lead = np.empty(number), np.empty(number)
+        sums = np.zeros(2 + num_classes)  # of the shares, of p_max - p, and of each class's probabilities
+        looks_around = bool(self._resolved.trust[0])
         size = max(1, _BLOCK // num_classes)
         blocks = [slice(start, start + size) for start in range(0, number, size)]
         for block in blocks:
@@ -147,33 +151,35 @@ class Objective:
             own = q[places]
             log_rest, highest = _to_direction(q, places)
             margin[block], lead[block] = own - log_rest, own - highest
-
-        def prior(share: FloatArray, p: FloatArray, rest: FloatArray) -> Any:
-            sums: FloatArray = np.bincount(labels, share * p, num_classes).astype(np.float64)
-            for block in blocks:
-                sums += gradient[:, block].astype(np.float64) @ (share[block] * rest[block])
+            if looks_around:
+                log_p, log_q = _log_probabilities(margin[block])
+                sums[:2] += share[block].sum(), share[block] @ doubt_of(log_p, lead[block], np)
+                sums[2:] += np.bincount(labels[block], share[block] * np.exp(log_p), num_classes)
+                sums[2:] += q.astype(np.float64) @ (share[block] * np.exp(log_q))
+        if looks_around:
             sums = over_all(sums)
-            of_likeliest = np.empty(number)  # of the others: a label that is the likeliest class is not held back
-            for block in blocks:
-                of_likeliest[block] = _at_largest(gradient[:, block], sums)
-            return of_likeliest
-
-        half, curvature, p, rest = self._pushes(margin, lead, sample_weight, prior, over_all)
-        with np.errstate(over="ignore"):
-            half, curvature, p, rest = (np.asarray(values, precision) for values in (half, curvature, p, rest))
-        if not math.isfinite(half.sum(dtype=np.float64)):
-            raise EmphasisOverflowError(_TOO_LARGE.format(self.weighting, "float32"))
+        # Under "batch" the divisor is the mean of all weights, which are then computed at once.
+        pushes = self._pushes(margin, lead, share, None) if self.normalization == "batch" else None
         for block in blocks:
             q, h = gradient[:, block], hessian[:, block]
+            if pushes is not None:
+                of_block = pushes[0][block], pushes[1][block], pushes[2][block], pushes[3][block]
+            else:
+                means = _means(sums[0], sums[1], _at_largest(q, sums[2:])) if looks_around else None
+                of_block = self._pushes(margin[block], lead[block], share[block], means)
+            with np.errstate(over="ignore"):
+                half, curvature, p, rest = (np.asarray(values, precision) for values in of_block)
+            if not math.isfinite(half.sum(dtype=np.float64)):
+                raise EmphasisOverflowError(_TOO_LARGE.format(self.weighting, "float32"))
             places = labels[block], np.arange(q.shape[1])
-            np.multiply(q, rest[block], out=h)
+            np.multiply(q, rest, out=h)
             np.subtract(1.0, h, out=h)
             h *= q
-            h *= curvature[block]
-            h[places] = curvature[block] * p[block]
+            h *= curvature
+            h[places] = curvature * p
             np.maximum(h, _LEAST_HESSIAN, out=h)
-            q *= half[block]
-            q[places] = -half[block]
+            q *= half
+            q[places] = -half
         return gradient.T, hessian.T
 
     def of_example(self, label: int, raw_prediction: FloatArray, weight: float = 1.0) -> tuple[FloatArray, FloatArray]:
@@ -187,7 +193,7 @@ class Objective:
         q = raw_prediction.copy()
         log_rest, highest = _to_direction(q, label)
         own = raw_prediction[label]
-        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, None, None, _whole))
+        half, curvature, p, rest = (float(x) for x in self._pushes(own - log_rest, own - highest, np.ones(()), None))
         matrix = np.outer(q, q) * (-weight * curvature * rest)
         matrix[label] = matrix[:, label] = q * (-weight * curvature * p)
         matrix.flat[:: len(q) + 1] += q * (weight * curvature)
@@ -222,32 +228,22 @@ class Objective:
             )
 
     def _pushes(
-        self,
-        margin: FloatArray,
-        lead: FloatArray,
-        sample_weight: Any,
-        prior: Callable[..., Any] | None,
-        over_all: Total,
+        self, margin: FloatArray, lead: FloatArray, share: FloatArray, means: tuple[float, FloatArray] | None
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return w/2, max(w/2, 1-p), p and 1-p of margins, the first two normalized and times the sample weights.
 
         lead: Each label's score less the largest other one.
-        prior: Takes the examples' shares, p and 1-p, and returns the sum over examples of share times the probability
-            of each example's likeliest class; None for one example, whose own that is.
-        over_all: Given sums over the examples, returns those over all examples of the round.
+        share: Sample weights.
+        means: As `_means` returns them; None for a weighting that needs none, and for one example.
         """
-        share = np.ones(margin.shape) if sample_weight is None else checked_weight(sample_weight, len(margin))
-        shifted = np.log1p(np.exp(-np.abs(margin)))
-        log_p, log_q = np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
+        log_p, log_q = _log_probabilities(margin)
         p, rest = np.exp(log_p), np.exp(log_q)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # judged below, by value
             log_w = self._resolved.where_agreed.log_weight(log_p, log_q, np) - self._log_normalizer
-            if self._resolved.trust[0] and prior is not None:
-                above = doubt_of(log_p, lead, np)
-                whole, above_total = over_all(np.array([share.sum(), np.sum(share * above)]))
-                whole = max(whole, np.finfo(float).tiny)
-                prior_rest = 1.0 - prior(share, p, rest) / whole
-                exponent = exponent_of(self._resolved.trust, above_total / whole, rest - above, prior_rest, np)
+            if means is not None:
+                doubt, prior_rest = means
+                certainty_rest = rest - doubt_of(log_p, lead, np)
+                exponent = exponent_of(self._resolved.trust, doubt, certainty_rest, prior_rest, np)
                 log_w = log_w + log_trust_of(exponent, lead, np)
             log_w = np.where(margin > self._largest_margin, -np.inf, log_w)
             if self.normalization == "batch":
@@ -265,6 +261,28 @@ class Objective:
 
 def _whole(sums: FloatArray) -> FloatArray:
     return sums
+
+
+def _shares(sample_weight: Any, number: int) -> FloatArray:
+    return np.ones(number) if sample_weight is None else checked_weight(sample_weight, number)
+
+
+def _log_probabilities(margin: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return log p and log(1-p)."""
+    shifted = np.log1p(np.exp(-np.abs(margin)))
+    return np.minimum(margin, 0.0) - shifted, np.minimum(-margin, 0.0) - shifted
+
+
+def _means(whole: float, above: float, of_likeliest: FloatArray) -> tuple[float, FloatArray]:
+    """Return what `Relative` compares examples with: the mean of p_max - p, and 1 - pi of each example.
+
+    Args:
+        whole: Sum of the shares of all examples of the round.
+        above: Sum of share times p_max - p.
+        of_likeliest: Sum of share times the probability of each example's likeliest class.
+    """
+    whole = max(whole, np.finfo(float).tiny)
+    return above / whole, 1.0 - of_likeliest / whole
 
 
 def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from emphasis.errors import EmphasisTypeError, EmphasisValueError
 _Result = TypeVar("_Result")
 _ATTEMPTS = 3
 _NOTICED_WITHIN = 5.0  # seconds until the scheduler has noticed that a worker is gone
+_BACK_WITHIN = 30.0  # seconds until a nanny has replaced it; without it, the others would hold all rows
 
 
 def check_client(client: Client) -> None:
@@ -60,7 +62,8 @@ def count_classes(
 def train_again_without_lost_workers(client: Client, train: Callable[[], _Result]) -> _Result:
     """Return the result of `train`, which is called again if it has failed because workers were lost.
 
-    Dask computes the lost partitions again on the workers that are left. The libraries train from the first round.
+    Dask computes the lost partitions again on the workers that are left, or have been replaced: the training waits for
+    those, as all rows may be more than the others can hold. The libraries train from the first round.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         workers = set(client.nthreads())
@@ -74,6 +77,8 @@ def train_again_without_lost_workers(client: Client, train: Callable[[], _Result
                 f"training stopped because {', '.join(sorted(lost))} was lost; it starts again on the other workers",
                 stacklevel=3,
             )
+        # Here the error is gone, and with it what it held of the data.
+        _await_workers(client, len(workers))
     raise AssertionError("unreachable")
 
 
@@ -83,3 +88,12 @@ def _lost_workers(client: Client, workers: set[str]) -> set[str]:
     while not (lost := workers - set(client.nthreads())) and time.monotonic() < deadline:
         time.sleep(0.1)
     return lost
+
+
+def _await_workers(client: Client, number: int) -> None:
+    """Wait until there are as many workers again, and spread the data that is held over them."""
+    deadline = time.monotonic() + _BACK_WITHIN
+    while len(client.nthreads()) < number and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with suppress(Exception):  # it is of use only, and what it moves may be lost as well
+        client.rebalance()
