@@ -14,7 +14,7 @@ alone, and does not see the folder of results. `slurm` are the processes that su
                         time of the driver per network, training included
 
 Every part is written to results/executors.json when it has finished, and skipped when the script is started again.
-Each network on slurm starts a process that imports PyTorch: seconds. `--only slurm --networks 40` is that part, scaled.
+Each job on slurm starts a process that imports PyTorch: seconds, which its networks share (`--per-job`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ OPTIONS = ["--no-progress", "--threads", "1", "--accelerator", "cpu", "--checkpo
 HEAD, OTHER = SIDES
 ADDRESS = f"{SIDES[HEAD]}:6379"
 BETWEEN_KILLS = 12  # networks, at most
-MEASURE = "import executors, json, sys; print(json.dumps(executors.overhead(sys.argv[1], [*map(int, sys.argv[2:])])))"
+MEASURE = """
+import executors, json, sys
+print(json.dumps(executors.overhead(sys.argv[1], int(sys.argv[2]), [*map(int, sys.argv[3:])])))
+"""
 
 
 def inside(name: str) -> list[str]:
@@ -141,11 +144,12 @@ def parent(pid: int) -> int:
     return 0
 
 
-def command(executor: str, recipe: Path, folder: Path, workers: int = 2) -> list[str]:
+def command(executor: str, recipe: Path, folder: Path, workers: int = 2, per_job: int = 1) -> list[str]:
     run = [sys.executable, "-m", "emphasis", "run", str(recipe), *OPTIONS, "--out", str(folder)]
     if executor == "ray":
         return [*inside(HEAD), *run, "--executor", "ray", "--address", ADDRESS]
-    return [*run, "--workers", str(workers), "--executor", executor]
+    several = ["--per-job", str(per_job)] if executor == "slurm" else []
+    return [*run, "--workers", str(workers), "--executor", executor, *several]
 
 
 def finished(folder: Path) -> int:
@@ -153,14 +157,16 @@ def finished(folder: Path) -> int:
     return len(list((folder / "cells").glob("[!.]*.jsonl")))
 
 
-def killed(executor: str, recipe: Path, folder: Path, victims: list[str], draw: random.Random) -> dict[str, Any]:
+def killed(
+    executor: str, recipe: Path, folder: Path, victims: list[str], draw: random.Random, per_job: int
+) -> dict[str, Any]:
     """Run to the end, killing the victims, "worker" or "driver", in turn; fewer if the run ends before."""
     log, began = folder.with_name(f"{folder.name}.log"), time.monotonic()
     counts = {"worker": 0, "driver": 0}
     waiting = list(victims)
     while True:
         with log.open("ab") as file:
-            driver = subprocess.Popen(command(executor, recipe, folder), stdout=file, stderr=file)
+            driver = subprocess.Popen(command(executor, recipe, folder, per_job=per_job), stdout=file, stderr=file)
         was_killed = False
         while waiting and not was_killed:
             goal = finished(folder) + draw.randint(1, BETWEEN_KILLS)
@@ -194,12 +200,12 @@ def same_lines(executor: str, base: Path, options: argparse.Namespace, alone: di
     draw, runs = random.Random(options.seed), []
     left = ["worker"] * options.kills + ["driver"] * options.driver_kills
     draw.shuffle(left)
-    quiet = [] if executor == "slurm" else [[]]  # each of its jobs starts a process: seconds each, so once only
+    quiet: list[list[str]] = [[]]
     while quiet or left:
         folder = base / f"{executor}-{len(runs)}"
         victims = quiet.pop() if quiet else left
         sent = traffic() if executor == "ray" else 0
-        about = killed(executor, base / "recipe.toml", folder, victims, draw)
+        about = killed(executor, base / "recipe.toml", folder, victims, draw, options.per_job)
         left = left[len(left) and about["worker_kills"] + about["driver_kills"] :] if victims else left
         results = found_in(folder)
         runs.append(
@@ -216,7 +222,7 @@ def same_lines(executor: str, base: Path, options: argparse.Namespace, alone: di
     return {"all_the_same": good, **total, "runs": runs}
 
 
-def overhead(executor: str, sizes: list[int]) -> list[dict[str, Any]]:
+def overhead(executor: str, per_job: int, sizes: list[int]) -> list[dict[str, Any]]:
     """Return what sweeps of trivial networks take; run in a process of its own, for Ray on the first node."""
     from dataclasses import replace
 
@@ -228,7 +234,8 @@ def overhead(executor: str, sizes: list[int]) -> list[dict[str, Any]]:
 
     small = {"network.hidden": [8], "network.dropout": 0.1, "solver.iterations": 1, "dataset.train_size": 200}
     recipe = load_recipe("digits").limited([], ["CCE"]).changed({**small, "evaluation.trace": False})
-    chosen = ExecutorOptions(executor, address=ADDRESS if executor == "ray" else None)
+    own = {"ray": {"address": ADDRESS}, "slurm": {"per_job": per_job}}.get(executor, {})
+    chosen = ExecutorOptions(executor, **own)
     context = RunContext(execution=Execution("cpu"), threads=1, workers=2, executor=chosen, checkpoint_seconds=1e6)
     sweeps = []
     with tempfile.TemporaryDirectory() as folder:
@@ -250,9 +257,9 @@ def overhead(executor: str, sizes: list[int]) -> list[dict[str, Any]]:
     return sweeps
 
 
-def measured(executor: str, sizes: list[int]) -> Any:
+def measured(executor: str, per_job: int, sizes: list[int]) -> Any:
     """Return `overhead` in a process of its own."""
-    run = [sys.executable, "-c", MEASURE, executor, *map(str, sizes)]
+    run = [sys.executable, "-c", MEASURE, executor, str(per_job), *map(str, sizes)]
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
     within = inside(HEAD) if executor == "ray" else []
     done = subprocess.run([*within, *run], env=environment, stdout=subprocess.PIPE, check=True)
@@ -266,6 +273,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="of workers (default: 20)")
     parser.add_argument("--driver-kills", type=int, default=5, metavar="N", help="of drivers (default: 5)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="trivial networks")
+    parser.add_argument("--per-job", type=int, default=25, metavar="N", help="networks of a job on slurm (default: 25)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (default: 0)")
     parser.add_argument("--only", nargs="+", choices=("local", "ray", "slurm"), default=["local", "ray", "slurm"])
     parser.add_argument("--out", type=Path, default=OUT)
@@ -288,7 +296,9 @@ def main() -> None:
             with ray_cluster(base) if executor == "ray" else contextlib.nullcontext():
                 name = f"overhead_{executor}"
                 if name not in report:
-                    report[name] = {"revision": revision(), "sweeps": measured(executor, options.sizes)}
+                    several = {"networks_per_job": options.per_job} if executor == "slurm" else {}
+                    sweeps = measured(executor, options.per_job, options.sizes)
+                    report[name] = {"revision": revision(), **several, "sweeps": sweeps}
                     write_text(options.out, json.dumps(report, indent=1) + "\n")
                 name = f"results_{executor}"
                 if name not in report:
@@ -299,6 +309,7 @@ def main() -> None:
                     load = round(os.getloadavg()[0], 1)
                     compared = same_lines(executor, base, options, alone)
                     conditions = {"iterations": options.iterations, "seed": options.seed, "load_average": load}
+                    conditions |= {"networks_per_job": options.per_job} if executor == "slurm" else {}
                     report[name] = {"revision": revision(), **conditions, **compared}
                     write_text(options.out, json.dumps(report, indent=1) + "\n")
                     if not compared["all_the_same"]:

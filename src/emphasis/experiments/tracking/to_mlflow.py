@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ class MLflowTracker:
     """
 
     def __init__(self, to: str | None, folder: Path, title: str, identity: str) -> None:
+        # A server's clients print the address of each run, also between the lines of --json.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         uri = to or _configured_uri()
         self._client = MlflowClient(uri or f"sqlite:///{(folder / 'mlflow.db').absolute()}")
         known = self._client.get_experiment_by_name(title)
