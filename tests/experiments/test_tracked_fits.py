@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from wandb_files import wandb_records
 
 from emphasis.cli.main import main
 from emphasis.experiments.runs.store import TRACKED
 from emphasis.experiments.tracking import TRACKERS
+from wandb_files import wandb_records
 
 INSTALLED = [name for name in TRACKERS if importlib.util.find_spec(name)]
 METRIC = "final_accuracy"
@@ -57,9 +57,9 @@ def _wandb(folder):
         for data in wandb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            for item in record.history.item:
-                if METRIC in (item.key, *item.nested_key):
-                    found.append(json.loads(item.value_json))
+            found += [
+                json.loads(item.value_json) for item in record.history.item if METRIC in (item.key, *item.nested_key)
+            ]
     return found
 
 

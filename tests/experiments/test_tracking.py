@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from wandb_files import wandb_records
 
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe
@@ -22,6 +21,7 @@ from emphasis.experiments.tracking import TRACKERS, tracking
 from emphasis.experiments.tracking.tracking import Destination, Tracking
 from emphasis.extras import MissingExtraError
 from emphasis.training.settings import Execution
+from wandb_files import wandb_records
 
 SMALL = {
     "network.hidden": [8],
