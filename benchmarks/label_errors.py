@@ -20,7 +20,7 @@ it does not find count as right: that favors rankings like it. "checked" therefo
 
     python benchmarks/label_errors.py --data DATA [--datasets mnist] [--seeds 3]      # resumable, network by network
 
-About 100 CPU minutes in all. Writes results/label_errors/results.json and its figure; seeds that are not finished are
+About 55 CPU minutes in all. Writes results/label_errors/results.json and its figure; seeds that are not finished are
 left out, and n says how many are.
 """
 
@@ -260,20 +260,29 @@ def summary(values: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def figure(found: Mapping[str, Any]) -> bytes:
-    """Return bars of the average precision among all labels, for each data set and method."""
-    picture = new_figure(9.6, 5.2)
-    axes: Any = picture.subplots(1, len(DATASETS), sharex=True)
+    """Return bars of the average precision among all labels: a panel for each data set, a row for each method."""
+    picture = new_figure(9.6, 3.6)
+    axes: Any = picture.subplots(1, len(DATASETS), sharey=True)
+    rows = {
+        "audit": "audit",
+        **{
+            f"confident, {budget}, {ranking}": f"{ranking}, {budget}"
+            for budget in ("equal", "five times")
+            for ranking in ("confident learning", "normalized margin")
+        },
+        "published, confident learning": "published p, confident learning",
+        "published, emphasis.audit": "published p, emphasis.audit",
+    }
     for axis, name in zip(axes, DATASETS, strict=True):
-        methods = found[name]["methods"]
-        kept = [m for m in methods if m == "audit" or m.endswith(("normalized margin", "confident learning"))]
-        kept = [m for m in methods if m.startswith("published, emphasis")] + kept
-        values = [methods[m]["average_precision"] for m in kept]
-        colors = [COLORS[1] if m == "audit" or "emphasis" in m else COLORS[0] for m in kept]
-        errors = [value["std"] or 0.0 for value in values]
-        axis.barh(range(len(kept)), [value["mean"] for value in values], xerr=errors, color=colors)
+        for row, method in enumerate(rows):
+            if method in found[name]["methods"]:
+                value = found[name]["methods"][method]["average_precision"]
+                color = COLORS[1] if method.endswith("audit") else COLORS[0]
+                axis.barh(row, value["mean"], xerr=value["std"] or 0.0, color=color)
         axis.set(title=f"{name}: {found[name]['wrong']} errors", xlabel="average precision")
-        axis.set_yticks(range(len(kept)), [f"{m} (n = {methods[m]['n']})" for m in kept], fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(rows)), rows.values())
+    axes[0].invert_yaxis()
     return png(picture)
 
 
