@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for reference.py, under --import-mode=importlib
+
+# Shells start what they run in the background with Ctrl-C ignored, which processes inherit; tests send this signal.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two cores shared with other work make any deadline a coin toss; the number of examples is what bounds the time. The
 # suite draws the same examples in every run; HYPOTHESIS_PROFILE=thorough draws others, and ten times as many.
