@@ -163,7 +163,7 @@ class Objective:
         for block in blocks:
             q, h = gradient[:, block], hessian[:, block]
             if pushes is not None:
-                of_block = pushes[0][block], pushes[1][block], pushes[2][block], pushes[3][block]
+                of_block = tuple(values[block] for values in pushes)
             else:
                 means = _means(sums[0], sums[1], _at_largest(q, sums[2:])) if looks_around else None
                 of_block = self._pushes(margin[block], lead[block], share[block], means)
