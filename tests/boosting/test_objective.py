@@ -1,4 +1,6 @@
 import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from emphasis import CCE, DM, GCE, MAE, SCE, Beta, Relative
 from emphasis.boosting import Objective
 from emphasis.boosting.labels import initial_score
+from emphasis.boosting.objective import Rounds
 from emphasis.weighting import AUTO_MAX_MARGIN, DEFAULT_WEIGHTING
 from reference import CASE_IDS, CASES, MARGINS, exact_derivative, weightings
 
@@ -167,6 +170,32 @@ def test_blocks_of_examples_change_nothing(monkeypatch):
     monkeypatch.setattr("emphasis.boosting.objective._BLOCK", 12)  # three examples at a time
     for found, expected in zip(Objective().gradient_hessian(y, z), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@pytest.mark.parametrize("normalization", ["integral", "batch"])
+def test_arrays_of_an_earlier_call_are_overwritten_where_they_fit(precision, normalization):
+    own = Objective(GCE(0.7), normalization)
+    (y, z), (other_y, other_z) = random_case(4), random_case(5)
+    earlier = own.gradient_hessian(other_y, other_z.astype(precision))
+    expected = own.gradient_hessian(y, z.astype(precision))
+    found = own.gradient_hessian(y, z.astype(precision), out=earlier)
+    for now, before, right in zip(found, earlier, expected, strict=True):
+        assert np.shares_memory(now, before)
+        np.testing.assert_array_equal(now, right)
+    for other in (z[:5].astype(precision), z.astype(np.float32 if precision == np.float64 else np.float64)):
+        again = own.gradient_hessian(y[: len(other)], other, out=earlier)
+        assert not any(np.shares_memory(now, before) for now, before in zip(again, earlier, strict=True))
+        assert all(now.shape == other.shape and now.dtype == other.dtype for now in again)
+
+
+def test_rounds_of_threads_and_of_pickled_copies_share_no_arrays():
+    rounds = Rounds()
+    rounds.last = Objective().gradient_hessian(*random_case(4))
+    assert pickle.loads(pickle.dumps(rounds)).last is None
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(lambda: rounds.last).result() is None
+    assert rounds.last is not None
 
 
 def test_a_negative_function_is_named():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.labels import FloatArray, checked_classes, initial_score, numbers_among, one_column
-from emphasis.boosting.objective import Objective, check_refused
+from emphasis.boosting.objective import Objective, Rounds, check_refused
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -60,21 +60,27 @@ def objective(
         >>> booster.predict(X).shape  # raw scores
         (150, 3)
     """
-    derivatives = of_labels(Objective(weighting, normalization, max_margin))
+    own = Objective(weighting, normalization, max_margin)
 
     def of_dataset(predictions: Any, dataset: Any) -> tuple[FloatArray, FloatArray]:
-        return derivatives(dataset.get_label(), predictions, dataset.get_weight())
+        return of_labels(own)(dataset.get_label(), predictions, dataset.get_weight())
 
     return of_dataset
 
 
 def of_labels(own: Objective) -> Callable[[Any, Any, Any], tuple[FloatArray, FloatArray]]:
-    """Return the objective in the form that LightGBM's estimators take."""
+    """Return the objective in the form that LightGBM's estimators take.
+
+    A call overwrites what the call before it returned: LightGBM has used it by then.
+    """
+    rounds = Rounds()
 
     def derivatives(y_true: Any, y_pred: Any, weight: Any) -> tuple[FloatArray, FloatArray]:
-        gradient, hessian = own.gradient_hessian(y_true, y_pred, weight)
-        classes = hessian.shape[1] if hessian.ndim == 2 else 2
-        return gradient, hessian * (classes / (classes - 1)) if hessian.ndim == 2 else hessian
+        rounds.last = own.gradient_hessian(y_true, y_pred, weight, out=rounds.last)
+        gradient, hessian = rounds.last
+        if hessian.ndim == 2:
+            hessian *= hessian.shape[1] / (hessian.shape[1] - 1)
+        return gradient, hessian
 
     return derivatives
 

@@ -18,6 +18,7 @@ itself will not do: it is negative for the examples that a robust weighting hold
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +92,13 @@ class Objective:
         return self.weighting
 
     def gradient_hessian(
-        self, y_true: Any, raw_prediction: Any, sample_weight: Any = None, *, total: Total | None = None
+        self,
+        y_true: Any,
+        raw_prediction: Any,
+        sample_weight: Any = None,
+        *,
+        total: Total | None = None,
+        out: tuple[FloatArray, FloatArray] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return the derivative with respect to the raw predictions, and its positive diagonal curvature.
 
@@ -101,6 +108,8 @@ class Objective:
             sample_weight: (N,) >= 0, multiplies both; None for 1.
             total: Given sums over these examples, returns the sums over all examples of the round, of which these are a
                 part. None if these are all. Not under "batch".
+            out: What an earlier call returned, which is overwritten and returned again if its shape and dtype are the
+                same: new memory costs more than half of the time where several classes have millions of rows.
 
         Returns:
             gradient and hessian of raw_prediction's shape, not averaged; float32 where raw_prediction is float32 and
@@ -116,7 +125,7 @@ class Objective:
         if not math.isfinite(raw_prediction.sum(dtype=np.float64)) and not np.isfinite(raw_prediction).all():
             raise EmphasisValueError(_NOT_FINITE)
         if raw_prediction.ndim == 2:
-            return self._of_several_classes(labels, raw_prediction, sample_weight, over_all)
+            return self._of_several_classes(labels, raw_prediction, sample_weight, over_all, out)
         raw_prediction = raw_prediction.astype(np.float64, copy=False)
         share = _shares(sample_weight, len(labels))
         sign = np.where(labels == 1, 1.0, -1.0)
@@ -131,13 +140,21 @@ class Objective:
         return -sign * half, np.maximum(curvature * p, _LEAST_HESSIAN)
 
     def _of_several_classes(
-        self, labels: NDArray[np.intp], raw_prediction: Any, sample_weight: Any, over_all: Total
+        self,
+        labels: NDArray[np.intp],
+        raw_prediction: Any,
+        sample_weight: Any,
+        over_all: Total,
+        out: tuple[FloatArray, FloatArray] | None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return `gradient_hessian` of raw predictions (N, C), in blocks of examples that fit the processor's cache."""
         number, num_classes = raw_prediction.shape
         precision: Any = np.float32 if raw_prediction.dtype == np.float32 else np.float64
-        gradient = np.empty((num_classes, number), precision)  # sums over classes run along whole rows
-        hessian = np.empty_like(gradient)
+        # Classes first: sums over classes run along whole rows.
+        if out is not None and out[0].shape == raw_prediction.shape and out[0].dtype == precision:
+            gradient, hessian = (array.T for array in out)
+        else:
+            gradient, hessian = (np.empty((num_classes, number), precision) for _ in range(2))
         share = _shares(sample_weight, number)
         margin, lead = np.empty(number), np.empty(number)
         sums = np.zeros(2 + num_classes)  # of the shares, of p_max - p, and of each class's probabilities
@@ -259,6 +276,15 @@ class Objective:
         return half, np.maximum(half, share * rest), p, rest
 
 
+class Rounds(threading.local):
+    """What the rounds of a fit share: the arrays of the last one, in each thread its own, none after pickling."""
+
+    last: tuple[FloatArray, FloatArray] | None = None
+
+    def __reduce__(self) -> tuple[type[Rounds], tuple[()]]:
+        return Rounds, ()
+
+
 def _whole(sums: FloatArray) -> FloatArray:
     return sums
 
@@ -296,11 +322,10 @@ def _to_direction(scores: FloatArray, own: Any) -> tuple[Any, Any]:
 
 
 def _at_largest(scores: FloatArray, values: FloatArray) -> FloatArray:
-    """Return the value of the class with the largest score of each example, scores being (C, N), and values (C,)."""
-    largest, chosen = scores[0].copy(), np.full(scores.shape[1], values[0])
-    for of_class, value in zip(scores[1:], values[1:], strict=True):
-        chosen[of_class > largest] = value
-        np.maximum(largest, of_class, out=largest)
+    """Return the value of the first class with the largest score of each example, from (C, N) and (C,)."""
+    largest, chosen = scores.max(axis=0), np.empty(scores.shape[1])
+    for of_class, value in zip(scores[::-1], values[::-1], strict=True):
+        np.putmask(chosen, of_class == largest, value)  # several times as fast as an index of booleans
     return chosen
 
 

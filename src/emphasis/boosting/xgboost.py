@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.labels import FloatArray, checked_classes, initial_score
-from emphasis.boosting.objective import Objective, Total, check_refused
+from emphasis.boosting.objective import Objective, Rounds, Total, check_refused
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -58,20 +58,25 @@ def objective(
         >>> booster.predict(data).shape
         (150, 3)
     """
-    derivatives = of_labels(Objective(weighting, normalization, max_margin))
+    own = Objective(weighting, normalization, max_margin)
 
     def of_matrix(predictions: Any, matrix: Any) -> tuple[FloatArray, FloatArray]:
         weight = matrix.get_weight()
-        return derivatives(matrix.get_label(), predictions, weight if weight.size else None)
+        return of_labels(own)(matrix.get_label(), predictions, weight if weight.size else None)
 
     return of_matrix
 
 
 def of_labels(own: Objective, total: Total | None = None) -> Callable[..., tuple[FloatArray, FloatArray]]:
-    """Return the objective in the form that XGBoost's estimators take; `total` as for `Objective.gradient_hessian`."""
+    """Return the objective in the form that XGBoost's estimators take; `total` as for `Objective.gradient_hessian`.
+
+    A call overwrites what the call before it returned: XGBoost has copied it by then.
+    """
+    rounds = Rounds()
 
     def derivatives(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
-        gradient, hessian = own.gradient_hessian(y_true, y_pred, sample_weight, total=total)
+        rounds.last = own.gradient_hessian(y_true, y_pred, sample_weight, total=total, out=rounds.last)
+        gradient, hessian = rounds.last
         if hessian.ndim == 2:
             hessian *= 2.0
         return gradient, hessian
