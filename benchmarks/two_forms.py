@@ -1,7 +1,8 @@
 """Runs a comparison in two forms: all methods at cross-entropy's learning rate, and each at its own best.
 
 Every method is trained at each rate of a grid and judged by a fifth of the training part with noisy labels; the test
-set is not looked at. Then the recipe is run twice, with the rates of either form. All of it is resumable.
+set is not looked at. Then the recipe is run twice, with the rates of either form; a network whose rate is the same in
+both is trained once. All of it is resumable, and conditions can be run one by one (--only) into the same folder.
 
     python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 15 hours on two cores, estimated
     python benchmarks/two_forms.py digits --rate-seeds 2              # a few minutes
@@ -11,15 +12,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from emphasis.experiments.recipes.load import load_recipe
 from emphasis.experiments.reports.report import read_summary, render, write_report
 from emphasis.experiments.runs.context import Printer, RunContext
 from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import CELLS
 from emphasis.experiments.studies.two_forms import FORMS, in_form, measure_rates, rates_of
-from emphasis.files import write_text
+from emphasis.files import replacing, write_text
 from emphasis.learning_rate import RATES
+
+
+def lend_cells(out: Path, form: str) -> None:
+    """Give a form the networks of the others that are trained already; it uses those whose settings it shares."""
+    cells = out / form / CELLS
+    cells.mkdir(parents=True, exist_ok=True)
+    for other in FORMS:
+        for path in (out / other / CELLS).glob("[!.]*.npz"):
+            rows = path.with_suffix(".jsonl")  # written last, and copied last: it says that the job is finished
+            if rows.exists() and not (cells / rows.name).exists():
+                for source in (path, rows):
+                    with replacing(cells / source.name) as partial:
+                        shutil.copyfile(source, partial)
 
 
 def main() -> None:
@@ -41,6 +57,7 @@ def main() -> None:
     said = {"grid": options.grid, "best": rates_of(accuracies), "accuracy_on_held_out_noisy_labels": accuracies}
     write_text(options.out / "rates.json", json.dumps(said, indent=1, sort_keys=True))
     for form in FORMS:
+        lend_cells(options.out, form)
         compared = in_form(recipe, accuracies, form)
         if options.seeds:
             compared = compared.changed({"seeds": options.seeds})

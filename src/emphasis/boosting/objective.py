@@ -172,7 +172,9 @@ class Objective:
                 log_p, log_q = _log_probabilities(margin[block])
                 sums[:2] += share[block].sum(), share[block] @ doubt_of(log_p, lead[block], np)
                 sums[2:] += np.bincount(labels[block], share[block] * np.exp(log_p), num_classes)
-                sums[2:] += q.astype(np.float64) @ (share[block] * np.exp(log_q))
+                of_others = share[block] * np.exp(log_q)
+                # Class by class: the whole block in float64 would be new memory from the system for each block.
+                sums[2:] += [of_class.astype(np.float64) @ of_others for of_class in q]
         if looks_around:
             sums = over_all(sums)
         # Under "batch" the divisor is the mean of all weights, which are then computed at once.
@@ -290,7 +292,7 @@ def _whole(sums: FloatArray) -> FloatArray:
 
 
 def _shares(sample_weight: Any, number: int) -> FloatArray:
-    return np.ones(number) if sample_weight is None else checked_weight(sample_weight, number)
+    return np.broadcast_to(1.0, number) if sample_weight is None else checked_weight(sample_weight, number)
 
 
 def _log_probabilities(margin: FloatArray) -> tuple[FloatArray, FloatArray]:
