@@ -12,7 +12,7 @@ from emphasis.experiments.recipes.convert import build_objective
 from emphasis.experiments.recipes.load import load_recipe, recipe_names
 from emphasis.experiments.recipes.recipe import RecipeError
 from emphasis.experiments.recipes.settings import MethodSpec
-from emphasis.weighting import CCE, DM, GCE, MAE, MSE
+from emphasis.weighting import CCE, DEFAULT_WEIGHTING, DM, GCE, MAE, MSE, default_schedule
 
 NAMES = recipe_names()
 UNAVAILABLE = {"clothing1m", "mars"}
@@ -300,3 +300,12 @@ def test_the_settings_of_noisy_benchmark_are_those_that_were_chosen_on_noisy_lab
                 assert cell.objective == best
             else:
                 assert cell.objective.weighting == best.weighting
+
+
+def test_the_warm_up_of_noisy_benchmark_is_that_of_estimators():
+    recipe = load_recipe("noisy-benchmark")
+    warmed = [cell.objective for cell in recipe.cells() if cell.method == "Relative, warm-up"]
+    plain = [cell.objective for cell in recipe.cells() if cell.method == "Relative"]
+    assert {objective.weighting for objective in [*warmed, *plain]} == {DEFAULT_WEIGHTING}
+    assert all(dict(objective.schedule) == default_schedule(DEFAULT_WEIGHTING) for objective in warmed)
+    assert not any(objective.schedule for objective in plain)
