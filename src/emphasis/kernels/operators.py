@@ -50,18 +50,20 @@ class OperatorsBackend:
         # The statistics come first, as the derivative may overwrite the logits.
         share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
         statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
-        margin, lead, state = self.margins(logits, labels, ignore_index, gradient_in)
+        # Columns, of size 1 along the classes: to reshape takes as long as to compute where the batch is small.
+        margin, lead, state = _columns_of_margins(logits, labels, ignore_index, gradient_in)
         ignored = state[3]
-        log_w, value = look_up(table, margin.double())
+        log_w, value = look_up(table, margin)
+        factor = None if factor is None else factor.unsqueeze(1)
         if ignored is not None:
-            valid = ~ignored.squeeze(1)
-            factor = valid.to(log_w.dtype) if factor is None else factor.masked_fill(~valid, 0.0)
+            factor = (~ignored).to(log_w.dtype) if factor is None else factor.masked_fill(ignored, 0.0)
         if statistics is not None:
-            lead = lead.to(value.dtype)
-            log_trust = log_trust_of(exponents(trust, -value, lead, share, statistics.likeliest), lead, torch)
+            of_labels = lead.squeeze(1).to(value.dtype)
+            exponent = exponents(trust, -value.squeeze(1), of_labels, share, statistics.likeliest)
+            log_trust = log_trust_of(exponent, of_labels, torch).unsqueeze(1)
             log_w, value = log_w + log_trust, value * log_trust.exp()
-        losses, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
-        loss = (losses if reduction == "none" else losses.sum()).to(margin.dtype)
+        loss, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
+        loss = loss.to(margin.dtype)
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
         if logits.dtype != torch.float16:
@@ -69,29 +71,12 @@ class OperatorsBackend:
         else:
             weight = 0.5 * weight
         half = weight.to(margin.dtype)
-        return Result(loss, self.derivative(logits, labels, half, state, ignore_index, gradient_in), pending_scale)
+        return Result(loss, _derivative(logits, half, state, gradient_in), pending_scale)
 
     def margins(self, logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
         """Return the margins: as `Backend`."""
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        own = _logits_of_classes(logits, labels) if not 0 <= ignore_index < logits.shape[1] else None
-        ignored = None if own is not None else _ignored(logits, labels, ignore_index)
-        index = (labels if ignored is None else labels.masked_fill(ignored, 0)).unsqueeze(1)
-        label_logit = (logits.gather(1, index) if own is None else own).to(dtype)
-        others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
-        others.scatter_(1, index, -math.inf)
-        peak = others.amax(1, keepdim=True)
-        lead = label_logit.sub_(peak)
-        total = None
-        if logits.shape[1] < _FEW:
-            total = others.sub_(peak).exp_().sum(1, keepdim=True)
-            margin = lead - total.log()
-        else:
-            torch.softmax(others, 1, out=others)
-            margin = others.amax(1, keepdim=True).log_().add_(lead)  # the largest of them is exp(0) / sum
-        state = others, total, index, ignored if ignored is None else ignored.unsqueeze(1)
-        margin, lead = margin.squeeze(1), lead.squeeze(1)
-        return Margins(margin if ignored is None else margin.masked_fill_(ignored, 0.0), lead, state)
+        margin, lead, state = _columns_of_margins(logits, labels, ignore_index, gradient_in)
+        return Margins(margin.squeeze(1), lead.squeeze(1), state)
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
         """Return the statistics for weightings that depend on the batch: as `Backend`."""
@@ -110,15 +95,7 @@ class OperatorsBackend:
         gradient_in: GradientIn,
     ) -> Tensor:
         """Return the derivative from half weights: as `Backend`."""
-        others: Tensor
-        others, total, index, ignored = state
-        half = half.unsqueeze(1)
-        others.mul_(half if total is None else half / total).scatter_(1, index, -half)
-        if ignored is not None:
-            others.masked_fill_(ignored, 0.0)  # NaN among them
-        if others.dtype == logits.dtype:
-            return others
-        return logits.copy_(others) if gradient_in == "the logits" else others.to(logits.dtype)
+        return _derivative(logits, half.unsqueeze(1), state, gradient_in)
 
     def scale(self, gradient: Tensor, factor: Tensor, pending_scale: Tensor | float) -> Tensor:
         """Return gradient * factor * pending_scale in place: as `Backend`."""
@@ -137,12 +114,51 @@ def power_above(number: Tensor) -> Tensor:
     return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(normal)) + 1.0), 1.0)
 
 
-def _logits_of_classes(logits: Tensor, labels: Tensor) -> Tensor | None:
+def _columns_of_margins(logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
+    """Return the margins, with size 1 along the classes."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    index = labels.unsqueeze(1)
+    own = _logits_of_classes(logits, index) if not 0 <= ignore_index < logits.shape[1] else None
+    ignored = None
+    if own is None:
+        ignored = _ignored(logits, labels, ignore_index)
+        if ignored is not None:
+            ignored = ignored.unsqueeze(1)
+            index = index.masked_fill(ignored, 0)
+        own = logits.gather(1, index)
+    others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
+    others.scatter_(1, index, -math.inf)
+    peak = others.amax(1, keepdim=True)
+    lead = own.to(dtype).sub_(peak)
+    total = None
+    if logits.shape[1] < _FEW:
+        total = others.sub_(peak).exp_().sum(1, keepdim=True)
+        margin = lead - total.log()
+    else:
+        torch.softmax(others, 1, out=others)
+        margin = others.amax(1, keepdim=True).log_().add_(lead)  # the largest of them is exp(0) / sum
+    state = others, total, index, ignored
+    return Margins(margin if ignored is None else margin.masked_fill_(ignored, 0.0), lead, state)
+
+
+def _derivative(logits: Tensor, half: Tensor, state: Any, gradient_in: GradientIn) -> Tensor:
+    """Return the derivative from half weights, which have size 1 along the classes."""
+    others: Tensor
+    others, total, index, ignored = state
+    others.mul_(half if total is None else half / total).scatter_(1, index, -half)
+    if ignored is not None:
+        others.masked_fill_(ignored, 0.0)  # NaN among them
+    if others.dtype == logits.dtype:
+        return others
+    return logits.copy_(others) if gradient_in == "the logits" else others.to(logits.dtype)
+
+
+def _logits_of_classes(logits: Tensor, index: Tensor) -> Tensor | None:
     """Return the labels' logits if all labels are classes and all logits finite, as far as a fast look can tell."""
     if not can_be_read(logits):
         return None
     try:
-        own = logits.gather(1, labels.unsqueeze(1))
+        own = logits.gather(1, index)
     except RuntimeError:  # a label is no class
         return None
     sums_are_finite = math.isfinite(logits.sum(dtype=own.dtype if own.dtype == torch.float64 else torch.float32).item())
@@ -166,25 +182,30 @@ def _ignored(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor | None
 def _weighted(
     log_w: Tensor, value: Tensor, margin: Tensor, factor: Tensor | None, reduction: Reduction, is_batch: bool
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Return the losses, the weights, and a scale that the weights have to be multiplied by."""
+    """Return the loss, the weights, and a scale that the weights have to be multiplied by."""
     if is_batch:
         log_w = log_w if factor is None else log_w + factor.log()
         share = torch.softmax(log_w.flatten(), 0).nan_to_num().view(log_w.shape)
         pending_scale = power_above(share.amax())
-        return share * -F.logsigmoid(margin), share / pending_scale, pending_scale
+        return _reduced(share * -F.logsigmoid(margin), reduction), share / pending_scale, pending_scale
     weight = log_w.exp_()
     if factor is None:
-        scale = 1.0 / margin.numel() if reduction == "mean" else 1.0
-        return value * scale, weight, scale
+        if reduction == "mean":
+            return value.mean(), weight, 1.0 / margin.numel()
+        return _reduced(value, reduction), weight, 1.0
     if reduction != "mean":
-        return torch.where(factor == 0.0, 0.0, value * factor), weight * factor, 1.0
+        return _reduced(torch.where(factor == 0.0, 0.0, value * factor), reduction), weight * factor, 1.0
     largest = factor.amax()
     factor = factor / torch.where(largest == 0.0, 1.0, largest)
     total = factor.sum()
     scale_of_mean = 1.0 / torch.where(total == 0.0, 1.0, total)
     pending_scale = power_above(scale_of_mean)
     losses = torch.where(factor == 0.0, 0.0, value * (factor * scale_of_mean))
-    return losses, weight * (factor * (scale_of_mean / pending_scale)), pending_scale
+    return losses.sum(), weight * (factor * (scale_of_mean / pending_scale)), pending_scale
+
+
+def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    return losses.squeeze(1) if reduction == "none" else losses.sum()
 
 
 def share_of_labels(labels: Tensor, factor: Tensor | None, ignore_index: int) -> Tensor:
@@ -199,11 +220,11 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         table: `MarginTable.packed`.
-        margin: Margins, float64 of any shape; NaN stays NaN.
+        margin: Margins of any shape, computed with in float64; NaN stays NaN.
     """
     parts = _parts_of(table)
     if can_be_read(margin):  # calling numpy takes less time than torch, which matters for small batches
-        given, coefficients = margin.numpy(), parts.coefficients.numpy()
+        given, coefficients = margin.numpy().astype(np.float64, copy=False), parts.coefficients.numpy()
         magnitude, reach = np.abs(given), min(parts.max_margin, MARGIN_REACH)
         farthest = magnitude.max(initial=0.0)
         if farthest < reach or (farthest < MARGIN_REACH and given.max() < reach):  # and none is NaN
@@ -219,7 +240,7 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         else:
             log_w, value = _look_up(parts, coefficients, given, np)
         return torch.from_numpy(log_w), torch.from_numpy(value)
-    return _look_up(parts, parts.coefficients, margin, torch)
+    return _look_up(parts, parts.coefficients, margin.double(), torch)
 
 
 def trust_of(table: Tensor) -> tuple[float, float]:
