@@ -19,7 +19,7 @@ from emphasis.weighting.margin_table import DEGREE, OCTAVES
 from emphasis.weighting.options import Reduction
 
 _HEADER = 8
-_FEW = 32  # with fewer classes torch's softmax is not vectorized
+_FEW = 128  # up to so many classes, exp and a sum take less time than softmax and its largest value
 _CHUNK = 8192  # margins that are looked up at a time
 _ONE = 0x3FF0000000000000  # the bits of 1.0
 

@@ -95,8 +95,8 @@ static int run(const Job *job, int threads, int64_t *where) {
     sized.span = span(job), sized.scratch = scratch_size(job);
     threads = threads > MAX_THREADS ? MAX_THREADS : threads;
     threads = threads > steps ? (int)steps : threads;
-    /* A further thread pays from about so many elements; those of soft labels take twice as long. */
-    int64_t useful = 1 + (int64_t)elements / (job->targets ? 250000 : 500000);
+    /* To start a thread takes as long as so many elements do; those of soft labels take four times as long. */
+    int64_t useful = 1 + (int64_t)elements / (job->targets ? 350000 : 1250000);
     threads = threads > useful ? (int)useful : threads;
     Share shares[MAX_THREADS];
     int started = 0, status = OK;
