@@ -114,6 +114,32 @@ def test_a_fit_that_was_killed_goes_on_and_ends_the_same(wine, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+def test_the_report_on_the_table_comes_before_anything_is_trained(wine, tmp_path):
+    table = wine[0].assign(number=np.arange(len(wine[0])))  # looks like a row number: not used, which a user should see
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(report):
+        assert any("'number'" in line for line in report.lines())
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit_table(written(tmp_path, table), label="class", folder=tmp_path / "fit", on_report=stop)
+    assert not (tmp_path / "fit").exists()
+
+
+def test_the_command_prints_notes_first_and_in_a_line_each(wine, tmp_path, capsys):
+    name = "running number of the wine in the cellar"
+    table = wine[0].assign(**{name: np.arange(len(wine[0]))})
+    options = ["--label", "class", "--out", str(tmp_path / "fit"), "--folds", "2", "--no-compare", "--model", "linear"]
+    assert main(["fit", str(written(tmp_path, table)), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert lines[: len(notes)] == notes
+    assert any(name in line and len(line) > 80 for line in notes)
+
+
 def test_a_damaged_fold_is_trained_anew(wine, tmp_path):
     table, _ = wine
     path = written(tmp_path, table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
 from emphasis.cli.output import message_console
-from emphasis.datasets.table_report import in_shell
+from emphasis.datasets.table_report import TableReport, in_shell
 from emphasis.experiments.runs.context import Level, Reporter
 from emphasis.rich_text import PlainColumn, plain
 
@@ -55,7 +55,13 @@ class Bars(Reporter):
         if level != "warning" and self._is_quiet:
             return
         text = in_shell(text)  # a table's report marks options
-        self._console.print(plain(text if level == "info" else f"{level}: {text}"))
+        # Notes about data are long, and those who copy or search them expect a line each.
+        self._console.print(plain(text if level == "info" else f"{level}: {text}"), soft_wrap=level == "note")
+
+    def notes(self, report: TableReport) -> None:
+        """Print the notes about a table."""
+        for line in report.lines(str):
+            self.message(line, "note")
 
     def loading(self, task: str, done: int, total: int) -> None:
         """Show that `done` of `total` parts of a task are done; a total of 0 means that it is unknown."""

@@ -22,7 +22,6 @@ from emphasis.cli.fit_dask import add_engine_options, fit_on_dask, single_table
 from emphasis.cli.fits import fit_result, predictions_file, print_fit, record_fit, write_predictions
 from emphasis.cli.images import add_image_fit_options, check_no_image_options, fit_images, predict_images
 from emphasis.cli.options import Command, UsageError, add_no_progress_option, path_argument
-from emphasis.cli.output import print_notes
 from emphasis.cli.tune_table import add_search_options, print_tuning, tune_model
 from emphasis.cli.weightings import weighting_from_text
 from emphasis.texts import named_value
@@ -212,10 +211,10 @@ def _fit(options: argparse.Namespace) -> None:
             executor=executor,
             force=options.force,
             progress=bar.loading,
+            on_report=bar.notes,
         )
         record_fit(tracking, result.request, result.scores, result.folder)
     notes = [] if result.prepared is None else result.prepared.report.lines(in_shell)
-    print_notes(options, notes)
     options.result = fit_result(result, options.label, notes)
     if options.tune:
         print_tuning(tuning, "", console)

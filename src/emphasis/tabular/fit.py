@@ -5,7 +5,7 @@ The folder of a fit is described in `emphasis.tabular.folder`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import emphasis
 from emphasis.datasets.table import TableOptions, prepare_table
 from emphasis.datasets.table_encoder import TableEncoder
+from emphasis.datasets.table_report import TableReport
 from emphasis.datasets.table_tokens import TokenLearner
 from emphasis.errors import EmphasisValueError
 from emphasis.executors import LOCAL, ExecutorOptions
@@ -64,6 +65,7 @@ def fit_table(
     executor: ExecutorOptions = LOCAL,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    on_report: Callable[[TableReport], None] = lambda _: None,
 ) -> Fit:
     """Cross-validate and train a classifier that predicts the label column of a table.
 
@@ -115,6 +117,7 @@ def fit_table(
             trained in this process.
         force: Whether to replace another fit in the folder.
         progress: Called as `progress(task, done, total)`.
+        on_report: Called with the report on the table (`Fit.prepared.report`) before anything is trained.
 
     Returns:
         Result with out-of-fold predictions; its attribute `model` predicts other tables.
@@ -163,6 +166,7 @@ def fit_table(
         weight_column=weight_column or "",
     )
     prepared = prepare_table(table, label, options, fewest=folds, progress=progress)
+    on_report(prepared.report)
     weights = weights_of(prepared.frame, weight_column)
     data = Data(prepared, options, weights)
     reviewed = None if decisions is None else apply_decisions(prepared, decisions)
