@@ -131,7 +131,7 @@ def test_the_report_on_the_table_comes_before_anything_is_trained(wine, tmp_path
 
 def test_the_command_prints_notes_first_and_in_a_line_each(wine, tmp_path, capsys):
     name = "running number of the wine in the cellar"
-    table = wine[0].assign(**{name: np.arange(len(wine[0]))})
+    table = pd.concat([pd.Series(np.arange(len(wine[0])), name=name), wine[0]], axis=1)  # first: it numbers the rows
     options = ["--label", "class", "--out", str(tmp_path / "fit"), "--folds", "2", "--no-compare", "--model", "linear"]
     assert main(["fit", str(written(tmp_path, table)), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
