@@ -3,8 +3,9 @@
 Every method is trained at each rate of a grid and judged by a fifth of the training part with noisy labels; the test
 set is not looked at. Then the recipe is run twice, with the rates of either form; a network whose rate is the same in
 both is trained once. All of it is resumable, and conditions can be run one by one (--only) into the same folder.
+OUT/rates.json holds what was measured; --rates FILE takes the conditions that such a file has from there.
 
-    python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 15 hours on two cores, estimated
+    python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 6 hours on two cores, estimated
     python benchmarks/two_forms.py digits --rate-seeds 2              # a few minutes
 """
 
@@ -16,11 +17,12 @@ import shutil
 from pathlib import Path
 
 from emphasis.experiments.recipes.load import load_recipe
+from emphasis.experiments.recipes.recipe import Recipe
 from emphasis.experiments.reports.report import read_summary, render, write_report
 from emphasis.experiments.runs.context import Printer, RunContext
 from emphasis.experiments.runs.runner import run
 from emphasis.experiments.runs.store import CELLS
-from emphasis.experiments.studies.two_forms import FORMS, in_form, measure_rates, rates_of
+from emphasis.experiments.studies.two_forms import FORMS, Accuracies, in_form, measure_rates, rates_of
 from emphasis.files import replacing, write_text
 from emphasis.learning_rate import RATES
 
@@ -38,12 +40,28 @@ def lend_cells(out: Path, form: str) -> None:
                         shutil.copyfile(source, partial)
 
 
+def known_rates(file: Path, recipe: Recipe) -> Accuracies:
+    """Return the accuracies of a recipe's conditions and methods that an earlier run has measured."""
+    measured = json.loads(file.read_text(encoding="utf-8"))["accuracy_on_held_out_noisy_labels"]
+    names = {method.name for method in recipe.methods}
+    return {
+        condition: {
+            name: {float(rate): p for rate, p in rates.items()} for name, rates in methods.items() if name in names
+        }
+        for condition, methods in measured.items()
+        if condition in recipe.condition_names and names <= methods.keys()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe's name, or the path of a .toml file")
     parser.add_argument("--data", type=Path, help="where the data is")
     parser.add_argument("--out", type=Path, default=Path("runs/two-forms"))
     parser.add_argument("--grid", type=float, nargs="+", default=list(RATES["sgd"]))
+    parser.add_argument(
+        "--rates", type=Path, help="a rates.json of an earlier run, whose conditions are not measured again"
+    )
     parser.add_argument("--rate-seeds", type=int, default=1, help="networks of each method and rate that are judged")
     parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--only", nargs="+", default=[], help="conditions")
@@ -53,7 +71,10 @@ def main() -> None:
 
     recipe = load_recipe(options.recipe).limited(options.only, options.methods)
     how = RunContext(options.data, workers=options.workers), Printer()
-    accuracies = measure_rates(recipe, options.out / "rates", *how, grid=options.grid, seeds=options.rate_seeds)
+    accuracies = known_rates(options.rates, recipe) if options.rates else {}
+    if unknown := [name for name in recipe.condition_names if name not in accuracies]:
+        wanted = recipe.limited(unknown if any(unknown) else [], [])
+        accuracies |= measure_rates(wanted, options.out / "rates", *how, grid=options.grid, seeds=options.rate_seeds)
     said = {"grid": options.grid, "best": rates_of(accuracies), "accuracy_on_held_out_noisy_labels": accuracies}
     write_text(options.out / "rates.json", json.dumps(said, indent=1, sort_keys=True))
     for form in FORMS:
