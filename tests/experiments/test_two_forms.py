@@ -48,6 +48,8 @@ def test_the_first_form_shares_cross_entropys_rate_and_the_second_gives_each_its
     assert rates_in(shared) == {("", name): 0.1 for name in ("CCE", "DM", "Vanishing DM")}
     assert rates_in(own) == {("", "CCE"): 0.1, ("", "DM"): 0.01, ("", "Vanishing DM"): 0.1}
     assert (shared.name, own.name) == ("tiny-shared-rate", "tiny-own-rate")
+    assert shared.title == f"{RECIPE.title}, at CCE's best learning rate"
+    assert own.title == f"{RECIPE.title}, at each method's own best learning rate"
     assert shared.choices.startswith("Learning rates: CCE's best in each condition, by 20%")
     assert rates_of(accuracies)[""]["DM"] == 0.01
     rows = run(replace(own, seeds=1), folder / "own", ONE_THREAD)

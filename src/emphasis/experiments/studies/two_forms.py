@@ -103,7 +103,12 @@ def in_form(recipe: Recipe, accuracies: Accuracies, form: Form) -> Recipe:
     whose = f"{recipe.baseline}'s best" if form == "shared-rate" else "each method's own best"
     about = f"Learning rates: {whose} in each condition, by {HELD_OUT:.0%} of the training part with noisy labels."
     return replace(
-        recipe, name=f"{recipe.name}-{form}", methods=tuple(methods), choices=f"{about} {recipe.choices}", scaled=None
+        recipe,
+        name=f"{recipe.name}-{form}",
+        title=f"{recipe.title}, at {whose} learning rate",
+        methods=tuple(methods),
+        choices=f"{about} {recipe.choices}",
+        scaled=None,
     )
 
 
