@@ -63,6 +63,7 @@ def objective(
     own = Objective(weighting, normalization, max_margin)
 
     def of_dataset(predictions: Any, dataset: Any) -> tuple[FloatArray, FloatArray]:
+        # Not one function for all calls, which would overwrite what callers may still hold.
         return of_labels(own)(dataset.get_label(), predictions, dataset.get_weight())
 
     return of_dataset

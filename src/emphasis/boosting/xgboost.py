@@ -62,6 +62,7 @@ def objective(
 
     def of_matrix(predictions: Any, matrix: Any) -> tuple[FloatArray, FloatArray]:
         weight = matrix.get_weight()
+        # Not one function for all calls, which would overwrite what callers may still hold.
         return of_labels(own)(matrix.get_label(), predictions, weight if weight.size else None)
 
     return of_matrix
