@@ -17,6 +17,7 @@ from emphasis.weighting.options import Reduction
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _REDUCTIONS = {"mean": 1, "sum": 0, "none": -1}
 _WRONG: dict[int, Wrong] = {1: "label", 2: "logits", 5: "probabilities"}
+_SCALARS = [torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)]
 _threads = torch.get_num_threads
 
 
@@ -276,8 +277,8 @@ def _gradient(logits: Tensor, gradient_in: GradientIn) -> Tensor | None:
 
 def _loss(logits: Tensor, shape: torch.Size | tuple[int, ...], reduction: Reduction) -> Tensor:
     """Return memory for losses in the dtype of the arithmetic, independent of the default dtype."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.empty(shape if reduction == "none" else (), dtype=dtype)
+    scalar = _SCALARS[logits.dtype == torch.float64]
+    return scalar.new_empty(shape) if reduction == "none" else torch.empty_like(scalar)
 
 
 def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> int:

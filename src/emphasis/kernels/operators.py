@@ -46,14 +46,15 @@ class OperatorsBackend:
         trust: tuple[float, float] = (0.0, 0.0),
     ) -> Result:
         """Return the loss of class labels and its derivative: as `Backend`."""
-        trust = trust_of(table)
+        parts = _parts_of(table)
+        trust = parts.trust
         # The statistics come first, as the derivative may overwrite the logits.
         share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
         statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
         # Columns, of size 1 along the classes: to reshape takes as long as to compute where the batch is small.
         margin, lead, state = _columns_of_margins(logits, labels, ignore_index, gradient_in)
         ignored = state[3]
-        log_w, value = look_up(table, margin)
+        log_w, value = _look_up_parts(parts, margin)
         factor = None if factor is None else factor.unsqueeze(1)
         if ignored is not None:
             factor = (~ignored).to(log_w.dtype) if factor is None else factor.masked_fill(ignored, 0.0)
@@ -67,7 +68,7 @@ class OperatorsBackend:
         if gradient_in == "nothing":
             return Result(loss, None, 1.0)
         if logits.dtype != torch.float16:
-            weight, pending_scale = weight * (0.5 * pending_scale), 1.0
+            weight, pending_scale = weight.mul_(0.5 * pending_scale), 1.0
         else:
             weight = 0.5 * weight
         half = weight.to(margin.dtype)
@@ -126,7 +127,10 @@ def _columns_of_margins(logits: Tensor, labels: Tensor, ignore_index: int, gradi
             ignored = ignored.unsqueeze(1)
             index = index.masked_fill(ignored, 0)
         own = logits.gather(1, index)
-    others = logits if gradient_in == "the logits" and logits.dtype == dtype else logits.to(dtype, copy=True)
+    if logits.dtype != dtype:
+        others = logits.to(dtype)
+    else:
+        others = logits if gradient_in == "the logits" else logits.clone(memory_format=torch.contiguous_format)
     others.scatter_(1, index, -math.inf)
     peak = others.amax(1, keepdim=True)
     lead = own.to(dtype).sub_(peak)
@@ -222,7 +226,10 @@ def look_up(table: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         table: `MarginTable.packed`.
         margin: Margins of any shape, computed with in float64; NaN stays NaN.
     """
-    parts = _parts_of(table)
+    return _look_up_parts(_parts_of(table), margin)
+
+
+def _look_up_parts(parts: _Parts, margin: Tensor) -> tuple[Tensor, Tensor]:
     if can_be_read(margin):  # calling numpy takes less time than torch, which matters for small batches
         given, coefficients = margin.numpy().astype(np.float64, copy=False), parts.coefficients.numpy()
         magnitude, reach = np.abs(given), min(parts.max_margin, MARGIN_REACH)
