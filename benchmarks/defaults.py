@@ -30,6 +30,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -37,7 +38,7 @@ from typing import Any
 
 import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
-from defaults_methods import BEST, Method, after_warm_up, candidates, dm_and_gce, known_methods, methods
+from defaults_methods import BEST, Method, after_warm_up, candidates, dm_and_gce, further_forms, known_methods, methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from lines import Cell, add_lines
 
@@ -47,7 +48,7 @@ OUT = Path(__file__).parent.parent / "results" / "defaults"
 GRID = (0.01, 0.03, 0.1, 0.3)
 EPOCHS = {"digits": 30, "wine quality": 30}  # others: 20
 WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", BEST)
-PARTS = ("perceptrons", "candidates", "warm-up", "betas", "images", "dynamics")
+PARTS = ("perceptrons", "candidates", "warm-up", "further", "betas", "images", "dynamics")
 
 
 def perceptron_cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -138,6 +139,8 @@ def main() -> None:
         run("candidates", cells, train_candidates, options)
     if "warm-up" in parts:
         run("warm_up", cells, train_after_warm_up, options)
+    if "further" in parts:
+        run("further", cells, partial(train_perceptrons, some=further_forms), options)
     if "dynamics" in parts:
         run("dynamics", list(dynamics_cells(options.tasks, options.seeds)), watch, options)
     if "betas" in parts:

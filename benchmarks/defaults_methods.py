@@ -91,6 +91,30 @@ class AbovePrior(Relative):
         return self.q * ((largest - prior) / (1.0 - prior).clamp_min(1e-6)).clamp_min(0.0)
 
 
+class Heard(AbovePrior):
+    """`AbovePrior` with an exponent that is smaller for labels of classes that are predicted too rarely.
+
+    It is multiplied by min(1, mean probability of the label's class / its frequency) over the other examples of the
+    batch (if `by_class`), and by a power of the doubt: where labels of a class are contradicted because it has not been
+    learned yet, it is heard until it has.
+    """
+
+    def __init__(self, name: str, *, doubt: float, power: float = 1.0, by_class: bool = True) -> None:
+        super().__init__(name, 1.0)
+        self.level, self.power, self.by_class = doubt, power, by_class
+
+    def derivative(self, batch: Batch) -> Tensor:
+        S, p, y = batch.S, batch.p, batch.y
+        largest = S.amax(-1)
+        exponent = self.exponent(S)
+        exponent *= ((largest - p).mean(-1, keepdim=True) / self.level).clamp_max(1.0) ** self.power
+        if self.by_class:
+            others = torch.bincount(y, minlength=S.shape[-1])[y] - 1.0
+            predicted = S.sum(1)[:, y] - p
+            exponent *= torch.where(others > 0.0, predicted / others.clamp_min(1.0), 1.0).clamp_max(1.0)
+        return batch.push * (p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
+
+
 class AfterWarmUp(AbovePrior):
     """`AbovePrior` after a warm-up with cross-entropy."""
 
@@ -254,6 +278,16 @@ def after_warm_up() -> list[Method]:
     return [
         AfterWarmUp("above prior 1 after warm-up", 1.0),
         AfterWarmUp(f"{BEST} after warm-up", 1.0, doubt=0.2),
+    ]
+
+
+def further_forms() -> list[Method]:
+    """Return forms that were tried later, and are no better as a whole."""
+    return [
+        Heard("doubt 0.1", doubt=0.1, by_class=False),
+        Heard("doubt 0.15 squared", doubt=0.15, power=2.0, by_class=False),
+        Heard("heard", doubt=0.2),
+        Heard("heard, doubt 0.15 squared", doubt=0.15, power=2.0),
     ]
 
 

@@ -220,7 +220,8 @@ def write_report(out: Path, images: Path) -> None:
     lines = read_lines(out / "perceptrons.jsonl")
     if not lines:
         return
-    lines += read_lines(out / "candidates.jsonl") + read_lines(out / "warm_up.jsonl")
+    for part in ("candidates", "warm_up", "further"):
+        lines += read_lines(out / f"{part}.jsonl")
     scores = scores_of(lines)
     pictures, betas = read_lines(out / "images.jsonl"), read_lines(out / "betas.jsonl")
     what = (
@@ -267,7 +268,7 @@ def _write_check(out: Path) -> None:
     lines = read_lines(out / "check.jsonl")
     if not lines:
         return
-    lines += read_lines(out / "check_warm_up.jsonl")
+    lines += read_lines(out / "check_warm_up.jsonl") + read_lines(out / "check_further.jsonl")
     scores = scores_of(lines)
     what = (
         "As in README.md, for the tasks of `python benchmarks/defaults_check.py`, which had no part in the choice of "
