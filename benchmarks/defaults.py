@@ -12,6 +12,9 @@ Needs the extras `experiments` and `sklearn`. One core: perceptrons about 45 min
   decay at each rate of a grid, AdamW at 1e-3, and SGD at a constant 0.1, which is too high on purpose.
 - candidates: the forms that the default is chosen from, on the same.
 - warm-up: the best of them after a fifth of the steps with cross-entropy, on the same.
+- further: other factors of the exponent, on the same.
+- blends: mixtures with cross-entropy, by the mean p of the batch or fixed, and budgets: the sum of a batch's weights is
+  that of cross-entropy, none above a cap; on the same.
 - betas: DM of several beta beside GCE, which is its limit, at 40 % and each rate of the grid.
 - images: three convolutions, with and without batch norm, on 5,000 images of 16 x 16 pixels of CIFAR-10, CIFAR-10 with
   human labels (CIFAR-10N, "worse"), Vehicles-10 and CIFAR-100, at one rate. Scaled.
@@ -38,7 +41,17 @@ from typing import Any
 
 import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
-from defaults_methods import BEST, Method, after_warm_up, candidates, dm_and_gce, further_forms, known_methods, methods
+from defaults_methods import (
+    BEST,
+    Method,
+    after_warm_up,
+    blends,
+    candidates,
+    dm_and_gce,
+    further_forms,
+    known_methods,
+    methods,
+)
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from lines import Cell, add_lines
 
@@ -48,7 +61,7 @@ OUT = Path(__file__).parent.parent / "results" / "defaults"
 GRID = (0.01, 0.03, 0.1, 0.3)
 EPOCHS = {"digits": 30, "wine quality": 30}  # others: 20
 WATCHED = ("CCE", "GCE 0.7", "DM(0.5, 12)", BEST)
-PARTS = ("perceptrons", "candidates", "warm-up", "further", "betas", "images", "dynamics")
+PARTS = ("perceptrons", "candidates", "warm-up", "further", "blends", "betas", "images", "dynamics")
 
 
 def perceptron_cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -141,6 +154,8 @@ def main() -> None:
         run("warm_up", cells, train_after_warm_up, options)
     if "further" in parts:
         run("further", cells, partial(train_perceptrons, some=further_forms), options)
+    if "blends" in parts:
+        run("blends", cells, partial(train_perceptrons, some=blends), options)
     if "dynamics" in parts:
         run("dynamics", list(dynamics_cells(options.tasks, options.seeds)), watch, options)
     if "betas" in parts:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from defaults import GRID, OUT, Cell, run
 from defaults_data import HUMAN, Ints, Task, _standardized
-from defaults_methods import Method, after_warm_up, candidates, further_forms, known_methods
+from defaults_methods import Method, after_warm_up, blends, candidates, further_forms, known_methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
@@ -128,6 +128,7 @@ def main() -> None:
     run("check", cells, work, options)
     run("check_warm_up", cells, partial(work, methods=after_warm_up()), options)
     run("check_further", cells, partial(work, methods=further_forms()), options)
+    run("check_blends", cells, partial(work, methods=blends()), options)
 
 
 if __name__ == "__main__":

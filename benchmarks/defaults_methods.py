@@ -152,15 +152,45 @@ class Weighted(Method):
 
 
 class AtChance(Weighted):
-    """Vanishing DM(L, 1), L = 0.5 min(1, ln 10 / ln C), scaled to push as cross-entropy does where p = 1 / C."""
+    """Vanishing DM(L, beta), L = 0.5 min(1, ln 10 / ln C), scaled to push as cross-entropy does where p = 1 / C."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, vanishing_dm(0.5, 1.0))
+    def __init__(self, name: str, beta: float = 1.0) -> None:
+        super().__init__(name, vanishing_dm(0.5, beta))
+        self.beta = beta
 
     def start(self, networks: int, classes: int, examples: int) -> None:
         super().start(networks, classes, examples)
-        self.weight = vanishing_dm(0.5 * min(1.0, math.log(10.0) / math.log(classes)), 1.0)
+        self.weight = vanishing_dm(0.5 * min(1.0, math.log(10.0) / math.log(classes)), self.beta)
         self.scale = 1.0 / float(self.ratio(torch.tensor(1.0 / classes)))
+
+
+class Blend(Method):
+    """(1 - s) cross-entropy + s another loss, s = (mean p of the batch - 1 / C) / 0.3, limited to [0, 1]."""
+
+    def __init__(self, name: str, other: Method) -> None:
+        super().__init__(name)
+        self.other = other
+
+    def start(self, networks: int, classes: int, examples: int) -> None:
+        super().start(networks, classes, examples)
+        self.other.start(networks, classes, examples)
+
+    def derivative(self, batch: Batch) -> Tensor:
+        share = ((batch.p.mean(-1) - 1.0 / self.classes) / 0.3).clamp(0.0, 1.0)[:, None, None]
+        return torch.lerp(batch.push, self.other.derivative(batch), share)
+
+
+class Budget(Weighted):
+    """w(p) scaled so that the weights of a batch have the sum of cross-entropy's, 2 (1 - p), and none exceeds a cap."""
+
+    def __init__(self, name: str, weight: Callable[[Tensor], Tensor], cap: float) -> None:
+        super().__init__(name, weight)
+        self.cap = cap
+
+    def derivative(self, batch: Batch) -> Tensor:
+        weight, rest = self.weight(batch.p), 2.0 * (1.0 - batch.p)
+        scale = rest.sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+        return batch.push * ((weight * scale).clamp_max(self.cap) / rest.clamp_min(1e-7))[..., None]
 
 
 class WarmUp(Weighted):
@@ -288,6 +318,16 @@ def further_forms() -> list[Method]:
         Heard("doubt 0.15 squared", doubt=0.15, power=2.0, by_class=False),
         Heard("heard", doubt=0.2),
         Heard("heard, doubt 0.15 squared", doubt=0.15, power=2.0),
+    ]
+
+
+def blends() -> list[Method]:
+    """Return mixtures with cross-entropy, and forms that share out what cross-entropy would give a batch."""
+    return [
+        Blend("chance scale, blend", AtChance("", 4.0)),
+        Blend("budget, cap 2, blend", Budget("", vanishing_dm(0.5, 1.0), 2.0)),
+        Blend("budget, cap 4, blend", Budget("", vanishing_dm(0.5, 1.0), 4.0)),
+        Weighted("0.3 CCE + 0.7 GCE", lambda p: (0.6 + 1.4 * p.clamp_min(_LEAST).pow(0.7)) * (1.0 - p)),
     ]
 
 

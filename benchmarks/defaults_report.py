@@ -220,7 +220,7 @@ def write_report(out: Path, images: Path) -> None:
     lines = read_lines(out / "perceptrons.jsonl")
     if not lines:
         return
-    for part in ("candidates", "warm_up", "further"):
+    for part in ("candidates", "warm_up", "further", "blends"):
         lines += read_lines(out / f"{part}.jsonl")
     scores = scores_of(lines)
     pictures, betas = read_lines(out / "images.jsonl"), read_lines(out / "betas.jsonl")
@@ -268,7 +268,8 @@ def _write_check(out: Path) -> None:
     lines = read_lines(out / "check.jsonl")
     if not lines:
         return
-    lines += read_lines(out / "check_warm_up.jsonl") + read_lines(out / "check_further.jsonl")
+    for part in ("check_warm_up", "check_further", "check_blends"):
+        lines += read_lines(out / f"{part}.jsonl")
     scores = scores_of(lines)
     what = (
         "As in README.md, for the tasks of `python benchmarks/defaults_check.py`, which had no part in the choice of "
