@@ -75,6 +75,7 @@ def main() -> None:
     if unknown := [name for name in recipe.condition_names if name not in accuracies]:
         wanted = recipe.limited(unknown if any(unknown) else [], [])
         accuracies |= measure_rates(wanted, options.out / "rates", *how, grid=options.grid, seeds=options.rate_seeds)
+    options.out.mkdir(parents=True, exist_ok=True)
     said = {"grid": options.grid, "best": rates_of(accuracies), "accuracy_on_held_out_noisy_labels": accuracies}
     write_text(options.out / "rates.json", json.dumps(said, indent=1, sort_keys=True))
     for form in FORMS:
