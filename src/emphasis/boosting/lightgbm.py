@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.labels import FloatArray, checked_classes, initial_score, numbers_among, one_column
-from emphasis.boosting.objective import Objective, Rounds, check_refused
+from emphasis.boosting.objective import Objective, check_refused, in_rounds
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -69,21 +69,9 @@ def objective(
     return of_dataset
 
 
-def of_labels(own: Objective) -> Callable[[Any, Any, Any], tuple[FloatArray, FloatArray]]:
-    """Return the objective in the form that LightGBM's estimators take.
-
-    A call overwrites what the call before it returned: LightGBM has used it by then.
-    """
-    rounds = Rounds()
-
-    def derivatives(y_true: Any, y_pred: Any, weight: Any) -> tuple[FloatArray, FloatArray]:
-        rounds.last = own.gradient_hessian(y_true, y_pred, weight, out=rounds.last)
-        gradient, hessian = rounds.last
-        if hessian.ndim == 2:
-            hessian *= hessian.shape[1] / (hessian.shape[1] - 1)
-        return gradient, hessian
-
-    return derivatives
+def of_labels(own: Objective) -> Callable[..., tuple[FloatArray, FloatArray]]:
+    """Return the objective in the form that LightGBM's estimators take; see `in_rounds`."""
+    return in_rounds(own, lambda classes: classes / (classes - 1))
 
 
 class EmphasisLGBMClassifier(LGBMClassifier):  # type: ignore[misc]

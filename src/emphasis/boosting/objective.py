@@ -287,6 +287,30 @@ class Rounds(threading.local):
         return Rounds, ()
 
 
+def in_rounds(
+    own: Objective, factor: Callable[[int], float], total: Total | None = None
+) -> Callable[..., tuple[FloatArray, FloatArray]]:
+    """Return the objective in the form that the estimators of XGBoost and LightGBM take.
+
+    A call overwrites what the call before it returned: the libraries have used it by then.
+
+    Args:
+        own: Objective.
+        factor: What the library multiplies the curvature by, given the number of classes, if there are several scores.
+        total: As for `Objective.gradient_hessian`.
+    """
+    rounds = Rounds()
+
+    def derivatives(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
+        rounds.last = own.gradient_hessian(y_true, y_pred, sample_weight, total=total, out=rounds.last)
+        gradient, hessian = rounds.last
+        if hessian.ndim == 2:
+            hessian *= factor(hessian.shape[1])
+        return gradient, hessian
+
+    return derivatives
+
+
 def _whole(sums: FloatArray) -> FloatArray:
     return sums
 

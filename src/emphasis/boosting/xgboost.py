@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emphasis.boosting.labels import FloatArray, checked_classes, initial_score
-from emphasis.boosting.objective import Objective, Rounds, Total, check_refused
+from emphasis.boosting.objective import Objective, Total, check_refused, in_rounds
 from emphasis.errors import EmphasisValueError
 from emphasis.extras import missing_extra
 from emphasis.weighting import MaxMargin, WeightingLike
@@ -69,20 +69,8 @@ def objective(
 
 
 def of_labels(own: Objective, total: Total | None = None) -> Callable[..., tuple[FloatArray, FloatArray]]:
-    """Return the objective in the form that XGBoost's estimators take; `total` as for `Objective.gradient_hessian`.
-
-    A call overwrites what the call before it returned: XGBoost has copied it by then.
-    """
-    rounds = Rounds()
-
-    def derivatives(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[FloatArray, FloatArray]:
-        rounds.last = own.gradient_hessian(y_true, y_pred, sample_weight, total=total, out=rounds.last)
-        gradient, hessian = rounds.last
-        if hessian.ndim == 2:
-            hessian *= 2.0
-        return gradient, hessian
-
-    return derivatives
+    """Return the objective in the form that XGBoost's estimators take; see `in_rounds`."""
+    return in_rounds(own, lambda _: 2.0, total)
 
 
 def base_score_of(log_share: FloatArray) -> Any:
