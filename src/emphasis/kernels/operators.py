@@ -48,9 +48,9 @@ class OperatorsBackend:
         """Return the loss of class labels and its derivative: as `Backend`."""
         parts = _parts_of(table)
         trust = parts.trust
-        # The statistics come first, as the derivative may overwrite the logits.
+        # The likeliest classes come first, as the derivative may overwrite the logits.
         share = None if trust[0] == 0.0 else share_of_labels(labels, factor, ignore_index)
-        statistics = None if share is None else self.batch_statistics(logits, labels, share, ignore_index)
+        likeliest = None if share is None else _likeliest(logits, share)
         # Columns, of size 1 along the classes: to reshape takes as long as to compute where the batch is small.
         margin, lead, state = _columns_of_margins(logits, labels, ignore_index, gradient_in)
         ignored = state[3]
@@ -58,9 +58,9 @@ class OperatorsBackend:
         factor = None if factor is None else factor.unsqueeze(1)
         if ignored is not None:
             factor = (~ignored).to(log_w.dtype) if factor is None else factor.masked_fill(ignored, 0.0)
-        if statistics is not None:
+        if likeliest is not None:
             of_labels = lead.squeeze(1).to(value.dtype)
-            exponent = exponents(trust, -value.squeeze(1), of_labels, share, statistics.likeliest)
+            exponent = exponents(trust, -value.squeeze(1), of_labels, share, likeliest)
             log_trust = log_trust_of(exponent, of_labels, torch).unsqueeze(1)
             log_w, value = log_w + log_trust, value * log_trust.exp()
         loss, weight, pending_scale = _weighted(log_w, value, margin, factor, reduction, is_batch)
@@ -81,10 +81,8 @@ class OperatorsBackend:
 
     def batch_statistics(self, logits: Tensor, labels: Tensor, share: Tensor, ignore_index: int) -> BatchStatistics:
         """Return the statistics for weightings that depend on the batch: as `Backend`."""
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         margin, lead, _ = self.margins(logits, labels, ignore_index, "new memory")
-        top, rest, sums = likeliest_of(wide, share.unsqueeze(1))
-        return BatchStatistics(margin, lead, Likeliest(top.squeeze(1), rest.squeeze(1), sums))
+        return BatchStatistics(margin, lead, _likeliest(logits, share))
 
     def derivative(
         self,
@@ -113,6 +111,12 @@ def power_above(number: Tensor) -> Tensor:
     """Return the smallest power of two above a positive number; 1 for 0."""
     normal = number.clamp(min=torch.finfo(number.dtype).tiny)
     return torch.where(number > 0.0, torch.exp2(torch.floor(torch.log2(normal)) + 1.0), 1.0)
+
+
+def _likeliest(logits: Tensor, share: Tensor) -> Likeliest:
+    """Return the likeliest class of each example, and the probability of each class in the batch."""
+    top, rest, sums = likeliest_of(logits.to(torch.promote_types(logits.dtype, torch.float32)), share.unsqueeze(1))
+    return Likeliest(top.squeeze(1), rest.squeeze(1), sums)
 
 
 def _columns_of_margins(logits: Tensor, labels: Tensor, ignore_index: int, gradient_in: GradientIn) -> Margins:
