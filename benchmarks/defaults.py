@@ -41,17 +41,7 @@ from typing import Any
 
 import torch
 from defaults_data import NOISES, VECTORS, noises_of, task_of
-from defaults_methods import (
-    BEST,
-    Method,
-    after_warm_up,
-    blends,
-    candidates,
-    dm_and_gce,
-    further_forms,
-    known_methods,
-    methods,
-)
+from defaults_methods import BEST, MORE, Method, dm_and_gce, known_methods, methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from lines import Cell, add_lines
 
@@ -78,14 +68,6 @@ def train_perceptrons(cell: Cell, root: Path, some: Callable[[], list[Method]] =
     for each in ([*((SGD, rate) for rate in GRID), (CONSTANT, 0.1)], [(ADAMW, 1e-3)]):
         found |= train(task, noise, seed, Stack(some(), each, task, seed), EPOCHS.get(cell["task"], 20))
     return {"networks": found}
-
-
-def train_candidates(cell: Cell, root: Path) -> dict[str, Any]:
-    return train_perceptrons(cell, root, candidates)
-
-
-def train_after_warm_up(cell: Cell, root: Path) -> dict[str, Any]:
-    return train_perceptrons(cell, root, after_warm_up)
 
 
 def train_betas(cell: Cell, root: Path) -> dict[str, Any]:
@@ -148,14 +130,9 @@ def main() -> None:
     cells = list(perceptron_cells(options))
     if "perceptrons" in parts:
         run("perceptrons", cells, train_perceptrons, options)
-    if "candidates" in parts:
-        run("candidates", cells, train_candidates, options)
-    if "warm-up" in parts:
-        run("warm_up", cells, train_after_warm_up, options)
-    if "further" in parts:
-        run("further", cells, partial(train_perceptrons, some=further_forms), options)
-    if "blends" in parts:
-        run("blends", cells, partial(train_perceptrons, some=blends), options)
+    for name, some in MORE.items():
+        if name.replace("_", "-") in parts:
+            run(name, cells, partial(train_perceptrons, some=some), options)
     if "dynamics" in parts:
         run("dynamics", list(dynamics_cells(options.tasks, options.seeds)), watch, options)
     if "betas" in parts:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from defaults import GRID, OUT, Cell, run
 from defaults_data import HUMAN, Ints, Task, _standardized
-from defaults_methods import Method, after_warm_up, blends, candidates, further_forms, known_methods
+from defaults_methods import MORE, Method, candidates, known_methods
 from defaults_perceptrons import ADAMW, CONSTANT, SGD, Stack, train
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
@@ -126,9 +126,9 @@ def main() -> None:
         for noise in (("0 %", HUMAN) if name == "cifar10n" else NOISES)
     ]
     run("check", cells, work, options)
-    run("check_warm_up", cells, partial(work, methods=after_warm_up()), options)
-    run("check_further", cells, partial(work, methods=further_forms()), options)
-    run("check_blends", cells, partial(work, methods=blends()), options)
+    for name, some in MORE.items():
+        if name != "candidates":  # which are among those that are compared
+            run(f"check_{name}", cells, partial(work, methods=some()), options)
 
 
 if __name__ == "__main__":

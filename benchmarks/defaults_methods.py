@@ -59,23 +59,24 @@ class Relative(Method):
     """Cross-entropy's derivative times (p / p_max)^e, with p_max the largest probability of the example's classes.
 
     The exponent e is q p_max^certainty: with certainty > 0 a network that is not sure of anything is not believed.
-    With `doubt` > 0 it is multiplied by min(1, mean (p_max - p) / doubt), the mean over the batch: where the network
-    contradicts few labels there is little to hold back.
+    With `doubt` > 0 it is multiplied by min(1, mean (p_max - p) / doubt)^power, the mean over the batch: where the
+    network contradicts few labels there is little to hold back.
     """
 
-    def __init__(self, name: str, q: float, certainty: float = 0.0, doubt: float = 0.0) -> None:
+    def __init__(self, name: str, q: float, certainty: float = 0.0, doubt: float = 0.0, power: float = 1.0) -> None:
         super().__init__(name)
-        self.q, self.certainty, self.doubt = q, certainty, doubt
+        self.q, self.certainty, self.doubt, self.power = q, certainty, doubt, power
 
     def derivative(self, batch: Batch) -> Tensor:
         largest = batch.S.amax(-1)
-        exponent = self.exponent(batch.S)
+        exponent = self.exponent(batch)
         if self.doubt:
-            exponent = exponent * ((largest - batch.p).mean(-1, keepdim=True) / self.doubt).clamp_max(1.0)
+            doubt = ((largest - batch.p).mean(-1, keepdim=True) / self.doubt).clamp_max(1.0)
+            exponent = exponent * doubt**self.power
         return batch.push * (batch.p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
 
-    def exponent(self, S: Tensor) -> Tensor | float:
-        return self.q * S.amax(-1) ** self.certainty if self.certainty else self.q
+    def exponent(self, batch: Batch) -> Tensor | float:
+        return self.q * batch.S.amax(-1) ** self.certainty if self.certainty else self.q
 
 
 class AbovePrior(Relative):
@@ -85,9 +86,9 @@ class AbovePrior(Relative):
     as with cross-entropy.
     """
 
-    def exponent(self, S: Tensor) -> Tensor:
-        largest, which = S.max(-1)
-        prior = S.mean(1).gather(1, which)
+    def exponent(self, batch: Batch) -> Tensor:
+        largest, which = batch.S.max(-1)
+        prior = batch.S.mean(1).gather(1, which)
         return self.q * ((largest - prior) / (1.0 - prior).clamp_min(1e-6)).clamp_min(0.0)
 
 
@@ -95,24 +96,14 @@ class Heard(AbovePrior):
     """`AbovePrior` with an exponent that is smaller for labels of classes that are predicted too rarely.
 
     It is multiplied by min(1, mean probability of the label's class / its frequency) over the other examples of the
-    batch (if `by_class`), and by a power of the doubt: where labels of a class are contradicted because it has not been
-    learned yet, it is heard until it has.
+    batch: where labels of a class are contradicted because it has not been learned yet, it is heard until it has.
     """
 
-    def __init__(self, name: str, *, doubt: float, power: float = 1.0, by_class: bool = True) -> None:
-        super().__init__(name, 1.0)
-        self.level, self.power, self.by_class = doubt, power, by_class
-
-    def derivative(self, batch: Batch) -> Tensor:
-        S, p, y = batch.S, batch.p, batch.y
-        largest = S.amax(-1)
-        exponent = self.exponent(S)
-        exponent *= ((largest - p).mean(-1, keepdim=True) / self.level).clamp_max(1.0) ** self.power
-        if self.by_class:
-            others = torch.bincount(y, minlength=S.shape[-1])[y] - 1.0
-            predicted = S.sum(1)[:, y] - p
-            exponent *= torch.where(others > 0.0, predicted / others.clamp_min(1.0), 1.0).clamp_max(1.0)
-        return batch.push * (p.clamp_min(1e-30) / largest).pow(exponent)[..., None]
+    def exponent(self, batch: Batch) -> Tensor:
+        others = torch.bincount(batch.y, minlength=self.classes)[batch.y] - 1.0
+        predicted = batch.S.sum(1)[:, batch.y] - batch.p
+        heard = torch.where(others > 0.0, predicted / others.clamp_min(1.0), 1.0).clamp_max(1.0)
+        return super().exponent(batch) * heard
 
 
 class AfterWarmUp(AbovePrior):
@@ -314,10 +305,10 @@ def after_warm_up() -> list[Method]:
 def further_forms() -> list[Method]:
     """Return forms that were tried later, and are no better as a whole."""
     return [
-        Heard("doubt 0.1", doubt=0.1, by_class=False),
-        Heard("doubt 0.15 squared", doubt=0.15, power=2.0, by_class=False),
-        Heard("heard", doubt=0.2),
-        Heard("heard, doubt 0.15 squared", doubt=0.15, power=2.0),
+        AbovePrior("doubt 0.1", 1.0, doubt=0.1),
+        AbovePrior("doubt 0.15 squared", 1.0, doubt=0.15, power=2.0),
+        Heard("heard", 1.0, doubt=0.2),
+        Heard("heard, doubt 0.15 squared", 1.0, doubt=0.15, power=2.0),
     ]
 
 
@@ -329,6 +320,10 @@ def blends() -> list[Method]:
         Blend("budget, cap 4, blend", Budget("", vanishing_dm(0.5, 1.0), 4.0)),
         Weighted("0.3 CCE + 0.7 GCE", lambda p: (0.6 + 1.4 * p.clamp_min(_LEAST).pow(0.7)) * (1.0 - p)),
     ]
+
+
+MORE = {"candidates": candidates, "warm_up": after_warm_up, "further": further_forms, "blends": blends}
+"""What was compared later on the tasks of the perceptrons, by the name of its file."""
 
 
 def methods() -> list[Method]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from defaults_figures import draw_differences, draw_dynamics
-from defaults_methods import CCE, EARLY
+from defaults_methods import CCE, EARLY, MORE
 from lines import read_lines
 from numpy.typing import NDArray
 from scipy.stats import t as student
@@ -220,8 +220,8 @@ def write_report(out: Path, images: Path) -> None:
     lines = read_lines(out / "perceptrons.jsonl")
     if not lines:
         return
-    for part in ("candidates", "warm_up", "further", "blends"):
-        lines += read_lines(out / f"{part}.jsonl")
+    for name in MORE:
+        lines += read_lines(out / f"{name}.jsonl")
     scores = scores_of(lines)
     pictures, betas = read_lines(out / "images.jsonl"), read_lines(out / "betas.jsonl")
     what = (
@@ -268,8 +268,8 @@ def _write_check(out: Path) -> None:
     lines = read_lines(out / "check.jsonl")
     if not lines:
         return
-    for part in ("check_warm_up", "check_further", "check_blends"):
-        lines += read_lines(out / f"{part}.jsonl")
+    for name in MORE:
+        lines += read_lines(out / f"check_{name}.jsonl")
     scores = scores_of(lines)
     what = (
         "As in README.md, for the tasks of `python benchmarks/defaults_check.py`, which had no part in the choice of "

@@ -73,7 +73,7 @@ def main() -> None:
     how = RunContext(options.data, workers=options.workers), Printer()
     accuracies = known_rates(options.rates, recipe) if options.rates else {}
     if unknown := [name for name in recipe.condition_names if name not in accuracies]:
-        wanted = recipe.limited(unknown if any(unknown) else [], [])
+        wanted = recipe.limited([name for name in unknown if name])  # a recipe without conditions has one without name
         accuracies |= measure_rates(wanted, options.out / "rates", *how, grid=options.grid, seeds=options.rate_seeds)
     options.out.mkdir(parents=True, exist_ok=True)
     said = {"grid": options.grid, "best": rates_of(accuracies), "accuracy_on_held_out_noisy_labels": accuracies}
