@@ -83,18 +83,21 @@ def test_channels_last_computes_the_same(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mlp"])
-def test_activations_stay_channels_last(name):
-    model = build(name, shape_of(name), 5, seed=0).to(memory_format=torch.channels_last).eval()
+def test_activations_and_their_gradients_stay_channels_last(name):
+    model = build(name, shape_of(name), 5, seed=0).to(memory_format=torch.channels_last)
     strayed = []
 
-    def note(module, inputs, output):
-        if output.ndim == 4 and not output.is_contiguous(memory_format=torch.channels_last):
-            strayed.append(module)
+    def note(what, images):
+        if images.ndim == 4 and images.stride(1) != 1:
+            strayed.append(what)
+
+    def hook(module, inputs, output):
+        note(module, output)
+        output.register_hook(lambda gradient: note((module, "gradient"), gradient))
 
     for module in model.modules():
-        module.register_forward_hook(note)
-    with torch.no_grad():
-        model(batch_for(name).contiguous(memory_format=torch.channels_last))
+        module.register_forward_hook(hook)
+    model(batch_for(name).contiguous(memory_format=torch.channels_last)).square().sum().backward()
     assert not strayed
 
 
