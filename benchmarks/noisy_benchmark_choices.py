@@ -25,8 +25,7 @@ from emphasis.experiments.runs.runner import run
 from emphasis.files import write_text
 
 SHARE = 0.2
-SEEDS = {"CIFAR-10N worse, scaled": 1}
-DEFAULT_SEEDS = 2
+SEEDS = 2
 DM_GRID = [(0.5, 2), (0.5, 4), (0.5, 8), (0.5, 12), (1, 8)]
 
 
@@ -71,7 +70,7 @@ def main() -> None:
         )
         for name, settings, title in tried
     )
-    conditions = tuple(replace(one, seeds=SEEDS.get(one.name, DEFAULT_SEEDS)) for one in recipe.conditions)
+    conditions = tuple(replace(one, seeds=SEEDS) for one in recipe.conditions)
     changed = replace(
         recipe,
         name="noisy-benchmark-choices",
