@@ -18,6 +18,8 @@ LOSSES = [
         lambda p: ((1 + mpmath.mpf(0.6)) ** mpmath.mpf(0.6) - (0.6 + p) ** mpmath.mpf(0.6)) / mpmath.mpf(0.6),
     ),
     (AGCE(a=0.0, q=0.7), lambda p: (1 - p ** mpmath.mpf(0.7)) / mpmath.mpf(0.7)),
+    (AGCE(a=4.0, q=0.0), lambda p: mpmath.log(5 / (4 + p))),
+    (AGCE(a=0.0, q=0.0), lambda p: -mpmath.log(p)),
     (AUL(a=1.5, q=0.9), lambda p: ((1.5 - p) ** mpmath.mpf(0.9) - mpmath.mpf(0.5) ** 0.9) / mpmath.mpf(0.9)),
     (AUL(a=6.0, q=1.5), lambda p: ((6 - p) ** mpmath.mpf(1.5) - mpmath.mpf(5) ** 1.5) / mpmath.mpf(1.5)),
     (AUL(a=1.0, q=2.0), lambda p: (1 - p) ** 2 / mpmath.mpf(2)),
@@ -47,11 +49,24 @@ def test_value_and_derivative_are_those_of_the_loss(weighting, loss, margin):
 
 @pytest.mark.parametrize(
     ("weighting", "limit"),
-    [(AGCE(a=0.0, q=0.3), GCE(0.3)), (AGCE(a=2.0, q=1.0), MAE()), (AUL(a=3.0, q=1.0), MAE()), (Taylor(1), MAE())],
+    [
+        (AGCE(a=0.0, q=0.3), GCE(0.3)),
+        (AGCE(a=0.0, q=0.0), CCE()),
+        (AGCE(a=2.0, q=1.0), MAE()),
+        (AUL(a=3.0, q=1.0), MAE()),
+        (Taylor(1), MAE()),
+    ],
 )
 def test_their_limits(weighting, limit):
     p = np.linspace(0.0, 1.0, 41)
     np.testing.assert_allclose(weighting(p), limit(p), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("a", [0.3, 1.0, 4.0])
+def test_the_asymmetric_loss_tends_to_the_logarithm_of_the_shifted_p(a):
+    margins = np.linspace(-30.0, 30.0, 61)
+    gaps = [np.abs(AGCE(a=a, q=q).potential(margins) - AGCE(a=a, q=0.0).potential(margins)).max() for q in (1e-2, 1e-6)]
+    assert gaps[1] < 1e-5 < gaps[0]
 
 
 def test_taylor_cross_entropy_tends_to_cross_entropy():
@@ -73,7 +88,7 @@ def test_they_come_back_from_a_dictionary_and_stop_pushing(weighting):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AGCE(q=0.0), "q=0"),
+        (lambda: AGCE(q=-0.1), "q=-0.1"),
         (lambda: AGCE(a=-0.1), "a=-0.1"),
         (lambda: AUL(a=0.9), "a=0.9"),
         (lambda: AUL(q=0), "q=0"),

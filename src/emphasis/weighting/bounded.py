@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from emphasis.validation import check, checked_number
 from emphasis.weighting._checked import Checked
-from emphasis.weighting._numerics import Array, ArrayModule, log_sigmoid
+from emphasis.weighting._numerics import Array, ArrayModule, log_power, log_sigmoid
 from emphasis.weighting.base import Weighting
 
 _LOG_2 = math.log(2.0)
@@ -22,29 +22,30 @@ class AGCE(Checked, Weighting):
     """Asymmetric generalized cross-entropy, w = 2 p (1-p) (a+p)^(q-1). Loss ((a+1)^q - (a+p)^q) / q.
 
     X. Zhou et al., Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021. GCE is the special case a = 0.
-    The defaults are those of the authors' release (hitcszx/ALFs, lnl/losses.py).
+    The defaults are those of the authors' release (hitcszx/ALFs, lnl/losses.py). Its q is positive; q = 0 is the limit,
+    the loss log((a+1) / (a+p)), which is cross-entropy for a = 0.
 
     Args:
         a: Shift of p, >= 0.
-        q: Exponent, > 0.
+        q: Exponent, >= 0.
     """
 
     a: float = 1.0
     q: float = 2.0
     _bounds: ClassVar = {"a": (0.0, math.inf), "q": (0.0, math.inf)}
-    _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Return log w = log 2 + log p + log(1-p) + (q-1) log(a+p)."""
-        base = log_p if self.a == 0.0 else xp.log(self.a + xp.exp(log_p))
-        rise = log_p + (self.q - 1.0) * base if self.a else self.q * log_p
-        return _LOG_2 + rise + log_q
+        if self.a == 0.0:
+            return _LOG_2 + log_power(self.q, log_p) + log_q
+        return _LOG_2 + log_p + (self.q - 1.0) * xp.log(self.a + xp.exp(log_p)) + log_q
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
         top, wrong = self.a + 1.0, xp.exp(log_sigmoid(-margin, xp))
-        if self.a == 0.0:
-            return -xp.expm1(self.q * log_sigmoid(margin, xp)) / self.q
-        return -(top**self.q) * xp.expm1(self.q * xp.log1p(-wrong / top)) / self.q
+        log_ratio = log_sigmoid(margin, xp) if self.a == 0.0 else xp.log1p(-wrong / top)  # log((a+p) / (a+1))
+        if self.q == 0.0:
+            return -log_ratio
+        return -(top**self.q) * xp.expm1(self.q * log_ratio) / self.q
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
