@@ -1,6 +1,7 @@
 """VolMinNet, SOP, PES and DivideMix: their mathematics, piece by piece, and their limits."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from clouds import CLASSES, N, first_loss, learner, problem, train
 from emphasis.baselines import Step, make
 from emphasis.baselines._gaussian_mixture import fit, scaled
 from emphasis.baselines.gradient_clipping import threshold_for
+from emphasis.models.layers import last_linear
 
 
 def cross_entropy(one, inputs):
@@ -70,18 +72,23 @@ def test_vol_min_net_comes_to_know_the_noise(seed):
 # --- SOP
 
 
-def test_the_steps_of_sop_are_gradient_descent_on_the_releases_two_losses():
+@pytest.mark.parametrize(("scale", "size"), [(1.0, 0.5), (300.0, 0.02)], ids=["smooth", "clamped"])
+def test_the_steps_of_sop_are_gradient_descent_on_the_releases_two_losses(scale, size):
     given, inputs, _ = problem(noise=0.3)
     one = learner("sop", given, lr_u=0.3, lr_v=0.2)
     method = one.method
     generator = torch.Generator().manual_seed(0)
-    method.u.copy_(0.5 * torch.rand(N, generator=generator))
-    method.v.copy_(0.5 * torch.rand(N, CLASSES, generator=generator))
+    method.u.copy_(size * torch.rand(N, generator=generator))
+    method.v.copy_(size * torch.rand(N, CLASSES, generator=generator))
+    with torch.no_grad():
+        last_linear(one.network).weight.mul_(scale)
     u, v = method.u.clone().requires_grad_(), method.v.clone().requires_grad_()
     label = F.one_hot(given.labels, CLASSES).float()
     p = one(inputs).softmax(1)
     first = (p + u[:, None] ** 2 * label - (v**2 * (1 - label)).detach()).clamp_min(1e-4)
-    fit = -(label * (first / first.sum(1, keepdim=True)).log()).sum(1).mean()
+    if scale > 1.0:
+        assert (first == 1e-4).any(1).sum() > 10
+    fit = -(label * (first / first.sum(1, keepdim=True)).clamp_min(1e-4).log()).sum(1).mean()
     said = F.one_hot(p.argmax(1), CLASSES)
     apart = ((said + (u[:, None] ** 2 * label).detach() - v**2 * (1 - label) - label) ** 2).sum() / N
     slopes = torch.autograd.grad(fit, u, retain_graph=True)[0], torch.autograd.grad(apart, v)[0]
@@ -105,6 +112,34 @@ def test_sop_corrects_wrong_labels_more():
 
 
 # --- PES
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1), torch.optim.Adam])
+def test_pes_leaves_the_other_layers_as_they_are_while_it_trains_the_last_one(optimizer):
+    given, inputs, _ = problem(n=120, noise=0.3)
+    one = learner("pes", given, warm=0.2, refine=0.3)
+    update = optimizer(one.network.parameters(), lr=0.1)
+
+    def step(progress):
+        update.zero_grad(set_to_none=True)
+        one.loss(inputs, torch.arange(120), progress).backward()
+        one.discard_fixed_gradients(progress)
+        update.step()
+
+    for progress in (0.0, 0.1):
+        step(progress)
+    *others, weight, bias = (parameter.detach().clone() for parameter in one.network.parameters())
+    one.begin_epoch(1, 0.2, update, lambda _: [inputs])
+    assert not any(parameter in update.state for parameter in list(one.network.parameters())[-2:])
+    for progress in (0.2, 0.3, 0.4):
+        step(progress)
+    *fixed, new_weight, new_bias = one.network.parameters()
+    assert all(torch.equal(before, after) for before, after in zip(others, fixed, strict=True))
+    assert not torch.equal(weight, new_weight)
+    assert not torch.equal(bias, new_bias)
+    one.begin_epoch(2, 0.5, update, lambda _: [inputs])
+    step(0.5)
+    assert not any(torch.equal(before, after) for before, after in zip(others, one.network.parameters()))  # noqa: B905
 
 
 def test_pes_starts_the_last_layer_anew_trains_it_alone_and_then_chooses():

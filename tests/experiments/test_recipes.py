@@ -69,7 +69,7 @@ def test_networks_are_as_many_as_rows_times_columns_times_seeds():
     }
     for name, count in networks.items():
         if name != "digits":
-            assert re.match(rf"{count} networks|40 networks, and 10 ", load_recipe(name).cost), name
+            assert re.match(rf"{count:,} networks|40 networks, and 10 ", load_recipe(name).cost), name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,9 +24,10 @@ class DivergedError(EmphasisValueError):
 
 
 class Learner(nn.Module):
-    """Trains a network with a method. A loop calls `begin_epoch` at the start of each epoch and `loss` in each step.
+    """Trains a network with a method.
 
-    As a module it maps inputs to the logits (N, C) of the first network.
+    A loop calls `begin_epoch` at the start of each epoch, `loss` in each step, and `discard_fixed_gradients` between
+    `backward` and the step of the optimizer. As a module it maps inputs to the logits (N, C) of the first network.
 
     With several ranks each network computes its rank's share of the examples, and the method gets the outputs for the
     whole batch on every rank, so that its result is that of a single process.
@@ -124,7 +125,22 @@ class Learner(nn.Module):
             optimizer.state.clear()
             self.restarted_at.fill_(progress)
 
-        self.method.begin_epoch(Epoch(number, progress, survey, save_weights, restore_weights))
+        def clear_state(parameters: Iterable[nn.Parameter]) -> None:
+            for parameter in parameters:
+                optimizer.state.pop(parameter, None)
+
+        self.method.begin_epoch(Epoch(number, progress, survey, save_weights, restore_weights, clear_state))
+
+    def discard_fixed_gradients(self, progress: float) -> None:
+        """Set the gradients of the parameters that the method leaves as they are in this step to None.
+
+        Without a gradient an optimizer does not change them, by momentum and weight decay neither.
+
+        Args:
+            progress: Share of the steps that have been taken, in [0, 1).
+        """
+        for parameter in self.method.fixed(progress):
+            parameter.grad = None
 
     def features(self) -> Tensor:
         """Return the inputs of the last linear layer in the latest call of the network."""

@@ -5,6 +5,7 @@ Source: Y. Bai et al., Understanding and Improving Early Stopping for Learning w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -49,19 +50,30 @@ class PES(Baseline):
         if warm + refine >= 1.0:
             raise EmphasisValueError(f"warm={warm!r} and refine={refine!r} leave no training; use a sum below 1")
         self.warm, self.refine = warm, refine
-        self._last: list[nn.Linear] = []  # a list, as the layer belongs to the network and not to this module
+        self._networks: list[nn.Module] = []  # a list, as the network is not part of this module
         self.register_buffer("began", torch.tensor(-1.0, dtype=torch.float64))
         self.register_buffer("confident", torch.ones(len(problem.labels), dtype=torch.bool))
         self.register_buffer("class_weight", torch.ones(problem.num_classes))
 
     def prepare(self, network: nn.Module) -> None:
-        """Store the last linear layer."""
-        self._last = [last_linear(network)]
+        """Store the network, to replace its last linear layer."""
+        self._networks = [network]
+
+    def _refines(self, progress: float) -> bool:
+        """Return whether only the new layer is trained."""
+        return 0.0 <= float(self.began) <= progress < float(self.began) + self.refine
+
+    def fixed(self, progress: float) -> Iterable[nn.Parameter]:
+        """Return all parameters but those of the new last layer, while only it is trained."""
+        if not self._refines(progress):
+            return ()
+        trained = {id(parameter) for parameter in last_linear(self._networks[0]).parameters()}
+        return [parameter for parameter in self._networks[0].parameters() if id(parameter) not in trained]
 
     def loss(self, step: Step) -> Tensor:
         """Return the cross-entropy of the selected examples, or that of the new last layer only."""
-        if float(self.began) >= 0.0 and step.progress < float(self.began) + self.refine:
-            layer = self._last[0]
+        if self._refines(step.progress):
+            layer = last_linear(self._networks[0])
             logits = F.linear(step.features.detach(), layer.weight, layer.bias)
             return F.cross_entropy(logits, step.labels) + 0.0 * step.logits.sum()
         chosen = self.confident[step.indices]
@@ -73,7 +85,9 @@ class PES(Baseline):
         """Initialize the last layer again, or select examples."""
         if self.began < 0.0:
             if epoch.progress >= self.warm:
-                self._last[0].reset_parameters()
+                layer = last_linear(self._networks[0])
+                layer.reset_parameters()
+                epoch.clear_state(layer.parameters())
                 self.began.fill_(epoch.progress)
         elif epoch.progress >= float(self.began) + self.refine:
             self.confident.copy_(epoch.survey(None).logits.argmax(1) == self.labels)

@@ -6,7 +6,7 @@ parameters, so that it is moved to devices, saved in checkpoints and optimized l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -155,6 +155,7 @@ class Epoch:
         save_weights: Function that copies the parameters of the network.
         restore_weights: Function that restores the copied parameters (the initial ones if `save_weights` was not
             called) and clears the state of the optimizer.
+        clear_state: Function that clears the state of the optimizer for parameters, such as their momentum.
     """
 
     number: int
@@ -162,6 +163,7 @@ class Epoch:
     survey: Callable[[Tensor | None], Predictions]
     save_weights: Callable[[], None]
     restore_weights: Callable[[], None]
+    clear_state: Callable[[Iterable[nn.Parameter]], None] = lambda _: None
 
     @property
     def keep(self) -> Callable[[], None]:
@@ -182,9 +184,8 @@ _VIDEO_MEMBERS = {"describe", "videos", "compare", "test_frames"}
 class Baseline(nn.Module):
     """Base class of methods. Subclasses define `needs`, and `example_losses` or `loss`.
 
-    Keyword-only arguments of a subclass are its hyperparameters; their defaults are the published values. Random
-    numbers in a step are drawn from the global generator of torch, which the loop seeds, and those of the constructor
-    from `Problem.generator`.
+    Keyword-only arguments of a subclass are its hyperparameters. Random numbers in a step are drawn from the global
+    generator of torch, which the loop seeds, and those of the constructor from `Problem.generator`.
 
     Args:
         problem: The labels.
@@ -237,6 +238,10 @@ class Baseline(nn.Module):
 
     def prepare(self, network: nn.Module) -> None:
         """Change a network before its training; by default nothing is done."""
+
+    def fixed(self, progress: float) -> Iterable[nn.Parameter]:  # noqa: ARG002
+        """Return the parameters that a step leaves as they are, at a share of training; by default none."""
+        return ()
 
     def schedule(self, progress: float) -> float:
         """Return the position of a step in the schedule of the learning rate, in [0, 1); by default `progress`."""

@@ -127,7 +127,7 @@ def make(name: str, problem: Problem, **options: Any) -> Baseline:
     Args:
         name: Name of the method, see `find`.
         problem: The labels to train on.
-        **options: Hyperparameters; the published values by default.
+        **options: Hyperparameters; docs/baselines.md has the sources of their defaults.
 
     Raises:
         ValueError: The name or an option is unknown, missing or not allowed; the message says what to use.

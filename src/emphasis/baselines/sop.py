@@ -69,8 +69,11 @@ class SOP(Baseline):
         """Update u and v of the batch by a step of gradient descent of their mean losses."""
         count = len(rows)
         u, v = self.u[rows], self.v[rows]
-        at_label = (label * raised).sum(1)
-        slope_u = 2.0 * u * (1.0 / raised.sum(1) - 1.0 / at_label) * (u * u < 1.0 - _SMALLEST)
+        at_label, total = (label * raised).sum(1), raised.sum(1)
+        clamped = (
+            ((label * (p + added)).sum(1) < _SMALLEST) | (at_label / total < _SMALLEST) | (u * u > 1.0 - _SMALLEST)
+        )
+        slope_u = torch.where(clamped, 0.0, 2.0 * u * (1.0 / total - 1.0 / at_label))
         prediction = F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype)
         slope_v = -4.0 * v * (prediction + added - taken - label) * (1.0 - label) * (v * v < 1.0 - _SMALLEST)
         self.u[rows] = u - self.lr_u / count * slope_u

@@ -89,6 +89,7 @@ def backward(
                 f"the loss of {type(module.network.method).__name__} does not depend on its parameter "
                 f"{idle[0]}, which several devices need; add 0.0 * parameter.sum() to it"
             )
+    module.network.discard_fixed_gradients(iteration / solver.iterations)
     return loss.detach()
 
 
