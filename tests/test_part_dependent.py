@@ -41,10 +41,32 @@ def test_content_decides_where_a_label_goes():
     assert chance < 0.4
 
 
-def test_scale_and_units_do_not_matter():
+@pytest.mark.parametrize("scale", [255.0, np.array([1.0, 100.0, 1e-3, 5.0, 1e4, 30.0])], ids=["one", "by column"])
+def test_scale_and_units_do_not_matter(scale):
     inputs = vectors()
     expected = part_dependent(LABELS, inputs, 0.4).labels
-    assert (part_dependent(LABELS, 255.0 * inputs + 7.0, 0.4).labels == expected).mean() > 0.999
+    assert (part_dependent(LABELS, scale * inputs + 7.0, 0.4).labels == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_without_a_flipped_example_or_without_any(seed):
+    labels = np.repeat(np.arange(150), 20)
+    result = part_dependent(labels, vectors()[: labels.size], 0.05, num_classes=160, seed=seed)
+    assert result.num_classes == 160
+    assert 0.0 < result.changed.mean() < 0.2
+
+
+def test_parts_of_a_data_set_have_the_same_noise_if_its_structure_is_the_same():
+    """An example that changes in both draws comes to the same class far more often than with another structure."""
+
+    def agreement(structure_seed):
+        first = part_dependent(LABELS, 3.0 * vectors(), 0.6, seed=1, structure_seed=0)
+        second = part_dependent(LABELS, 3.0 * vectors(), 0.6, seed=2, structure_seed=structure_seed)
+        both = first.changed & second.changed
+        return np.mean(first.labels[both] == second.labels[both])
+
+    assert agreement(0) > 0.55
+    assert agreement(3) < 0.4
 
 
 def test_it_is_a_kind_of_recipes_for_vectors_and_images():
@@ -60,3 +82,20 @@ def test_it_is_a_kind_of_recipes_for_vectors_and_images():
 def test_inputs_that_do_not_fit_are_refused(inputs):
     with pytest.raises(ValueError, match="inputs in memory"):
         part_dependent(LABELS, inputs, 0.4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_inputs_that_are_no_numbers_are_refused(value):
+    inputs = vectors()
+    inputs[5, 2] = value
+    for refused in (inputs, inputs.astype(object), inputs.astype(str)):
+        with pytest.raises(ValueError, match="needs finite numbers as inputs"):
+            part_dependent(LABELS, refused, 0.4)
+
+
+@pytest.mark.parametrize("name", ["seed", "structure_seed"])
+def test_seeds_are_integers_from_zero(name):
+    with pytest.raises(ValueError, match=f"{name}=-1"):
+        part_dependent(LABELS, vectors(), 0.4, **{name: -1})
+    with pytest.raises(TypeError, match=name):
+        part_dependent(LABELS, vectors(), 0.4, **{name: "x"})

@@ -183,12 +183,14 @@ def superclass_swap(
     superclass: Array = CIFAR100_SUPERCLASS,
     sampling: Sampling = "exact",
     seed: int = 0,
+    structure_seed: int | None = None,
 ) -> Corruption:
     """Swap labels of two random classes of each superclass with probability r.
 
     This is the asymmetric noise of the paper for CIFAR-100 (section 4.2, after Wang et al., 2019). Two of five classes
     change, so that the realized rate is 0.4 r on balanced CIFAR-100. `superclass` has the superclass of each class,
-    (C,). `seed` also determines the classes that are swapped.
+    (C,). `structure_seed` determines the classes that are swapped; without it `seed` does. Parts of a data set have the
+    same noise if it is the same.
 
     Raises:
         ValueError: A superclass has only one class.
@@ -199,12 +201,15 @@ def superclass_swap(
     given, classes = checked_labels(labels, groups.size)
     rate = checked_number("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
+    structure = (
+        rng if structure_seed is None else np.random.default_rng(checked_integer("structure_seed", structure_seed, 0))
+    )
     targets: dict[int, int] = {}
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         if members.size < 2:
             raise EmphasisValueError(f"superclass {group} has one class, {members[0]}; it needs two: merge it")
-        first, second = (int(c) for c in rng.choice(members, 2, replace=False))
+        first, second = (int(c) for c in structure.choice(members, 2, replace=False))
         targets |= {first: second, second: first}
     return _sampled(given, classes, moves(targets, rate), rate, sampling, rng)
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from clouds import CLASSES, N, first_loss, learner, problem, train
-from emphasis.baselines import Step, make
+from emphasis.baselines import Problem, Step, make
 from emphasis.baselines._gaussian_mixture import fit, scaled
 from emphasis.baselines.gradient_clipping import threshold_for
 from emphasis.models.layers import last_linear
@@ -57,6 +57,19 @@ def test_the_matrix_of_vol_min_net_keeps_half_of_the_labels_and_shrinks():
     logits = torch.randn(N, CLASSES)
     step = Step(logits, given.labels, torch.arange(N), 0.0, lambda _: logits)
     torch.testing.assert_close(nearly_clean.loss(step).detach(), F.cross_entropy(logits, given.labels))
+
+
+@pytest.mark.parametrize("init", [-10, 80])
+@pytest.mark.parametrize("classes", [2, 10, 150])
+def test_vol_min_net_is_finite_where_it_may_begin(init, classes):
+    labels = torch.arange(300) % classes
+    method = make("vol-min-net", Problem(labels, classes), init=init)
+    logits = torch.randn(300, classes, requires_grad=True)
+    loss = method.loss(Step(logits, labels, torch.arange(300), 0.0, lambda _: logits))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(method.w.grad).all()
+    assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -276,6 +289,8 @@ def test_ogc_fits_when_its_queue_of_the_latest_losses_is_full():
     ("name", "options"),
     [
         ("vol-min-net", {"lam": -1.0}),
+        ("vol-min-net", {"init": -10.1}),
+        ("vol-min-net", {"init": 81}),
         ("sop", {"std": 0.0}),
         ("sop", {"lr_u": -1.0}),
         ("pes", {"warm": 0.0}),

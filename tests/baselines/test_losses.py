@@ -137,6 +137,8 @@ def test_forward_correction_stays_finite_where_transitions_are_impossible():
     ("matrix", "more", "message"),
     [
         ([[1.0, 0.0]], {}, "shape"),
+        ("x", {}, "matrix='x' is not allowed; use 2 rows of 2 numbers"),
+        ([[1.0, 0.0], [1.0]], {}, "use 2 rows of 2 numbers"),
         ([[0.5, 0.6], [0.5, 0.5]], {}, "each must be 1"),
         ([[1.5, -0.5], [0.0, 1.0]], {}, "outside"),
         ([[0.5, 0.5], [0.5, 0.5]], {"backward": True}, "singular"),
@@ -327,8 +329,9 @@ def test_view_of_label_smoothing_is_the_distance_to_its_target(epsilon, classes)
     assert drawn.pushes_back == pytest.approx(target, abs=1e-3)
 
 
-def test_views_of_methods_that_only_push_up_say_so():
-    assert math.isnan(view("focal").pushes_back)
+@pytest.mark.parametrize("name", ["focal", "logit-clipping"])
+def test_views_of_methods_that_only_push_up_say_so(name):
+    assert math.isnan(view(name).pushes_back)
 
 
 def test_loss_correction_is_drawn_with_a_matrix_that_is_said():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from emphasis.experiments.recipes.load import (
     recipe_to_tables,
 )
 from emphasis.experiments.recipes.settings import Noise
-from emphasis.experiments.runs.data import corrupted
+from emphasis.experiments.runs.data import corrupted, load_split, make_task
 from emphasis.weighting import CCE
 
 TINY = (Path(__file__).parent / "tiny.toml").read_text()
@@ -300,3 +301,25 @@ def test_asymmetric_noise_of_100_classes_is_of_superclasses_or_of_blocks_of_five
             Noise("block_swap", rate=0.1),
             0,
         )
+
+
+@pytest.mark.parametrize("kind", ["superclass_swap", "block_swap"])
+def test_held_out_noisy_labels_confuse_the_classes_that_the_training_labels_of_every_network_do(kind, monkeypatch):
+    labels = np.repeat(np.arange(100), 20)
+    split = Split(np.zeros((2000, 2), np.float32), labels, np.zeros((1, 2), np.float32), labels[:1], 100)
+    monkeypatch.setattr("emphasis.experiments.runs.data.load_whole", lambda *_: split)
+    recipe = load_recipe("digits").limited(methods=["CCE"]).changed({"noise.kind": kind, "noise.rate": 0.5})
+
+    def swapped(given, true):
+        return {(int(a), int(b)) for a, b in zip(true, given, strict=True) if a != b}
+
+    cell = next(recipe.changed({"dataset.validation": 0.5, "dataset.validation_labels": "noisy"}).cells())
+    held_out = load_split(cell.dataset, cell.noise)
+    task = make_task(cell, held_out, [0, 1, 2])
+    truth = load_split(replace(cell.dataset, validation_labels="true"), cell.noise).test_labels
+    expected = swapped(held_out.test_labels, truth)
+    assert len(expected) == 40
+    assert all(swapped(row.numpy(), task.true_labels.numpy()) == expected for row in task.labels)
+    assert not torch.equal(task.labels[0], task.labels[1])
+    plain = make_task(replace(cell, dataset=replace(cell.dataset, validation_labels="true")), held_out, [0, 1])
+    assert len({frozenset(swapped(row.numpy(), plain.true_labels.numpy())) for row in plain.labels}) == 2

@@ -15,7 +15,7 @@ from rich.console import Console
 from controls import share_of_the_way
 from emphasis.cli.main import main
 from emphasis.experiments.recipes.load import load_recipe, recipe_to_tables
-from emphasis.experiments.reports.recipe_figures import curve, draw
+from emphasis.experiments.reports.recipe_figures import curve, draw, modes_by_rate
 from emphasis.experiments.reports.report import print_report, read_summary, render, write_report
 from emphasis.experiments.reports.run_page import page, run_command
 from emphasis.experiments.reports.summary import findings, paired, percent, signed, summarize
@@ -324,3 +324,13 @@ def test_a_report_leads_to_suspect_labels_if_it_is_told_where_the_data_is(tmp_pa
         assert main(["report", str(folder), *more]) == 0
         assert ("suspects/audit.html" in " ".join(capsys.readouterr().out.split())) == leads
         assert (link in (folder / "report.html").read_text(encoding="utf-8")) == leads
+
+
+def test_each_emphasis_mode_of_table9_is_that_of_one_method():
+    """Vanishing DM and the released arithmetic would give their mode further chances to be the best."""
+    found = load_recipe("table9")
+    final = {"DM lam=1": 0.7, "DM lam=0.5": 0.6, "DM lam=0.5, released": 0.9, "Vanishing DM lam=0.5": 0.8}
+    rows = make_rows(found, lambda condition, method, seed: final.get(method, 0.4))
+    rates, ours, _ = modes_by_rate(summarize(found, rows))
+    assert rates == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert ours == [0.5] * 5

@@ -76,6 +76,13 @@ def test_taylor_cross_entropy_tends_to_cross_entropy():
     assert gaps[-1] < 1e-5
 
 
+@pytest.mark.parametrize("weighting", [AGCE(a=1e6, q=50.0), AUL(a=1e6, q=50.0), AUL(a=1.0, q=50.0), Taylor(10_000)])
+def test_they_are_finite_at_their_bounds(weighting):
+    margins = np.array([-1e3, -20.0, 0.0, 20.0, 1e3])
+    with np.errstate(all="raise", under="ignore"):
+        assert np.isfinite(weighting.potential(margins)).all()
+
+
 @pytest.mark.parametrize("weighting", [one for one, _ in LOSSES], ids=repr)
 def test_they_come_back_from_a_dictionary_and_stop_pushing(weighting):
     assert from_dict(weighting.to_dict()) == weighting
@@ -93,6 +100,12 @@ def test_they_come_back_from_a_dictionary_and_stop_pushing(weighting):
         (lambda: AUL(a=0.9), "a=0.9"),
         (lambda: AUL(q=0), "q=0"),
         (lambda: AEL(0.0), "a=0"),
+        (lambda: AGCE(a=1e200), "a=1e.200"),
+        (lambda: AGCE(q=2000), "q=2000"),
+        (lambda: AUL(a=1e300), "a=1e.300"),
+        (lambda: AUL(q=51), "q=51"),
+        (lambda: Taylor(1e308), "order=1e.308"),
+        (lambda: Taylor(10_001), "order=10001"),
         (lambda: Taylor(0), "order=0"),
         (lambda: Taylor(1.5), "order=1.5"),
         (lambda: Taylor(float("nan")), "order=nan"),

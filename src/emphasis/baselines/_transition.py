@@ -18,7 +18,12 @@ def as_transition_matrix(matrix: Sequence[Sequence[float]] | Tensor, num_classes
     Raises:
         ValueError: It has another shape, entries outside [0, 1], or rows that do not sum to 1.
     """
-    transition = torch.as_tensor(matrix, dtype=torch.get_default_dtype())
+    try:
+        transition = torch.as_tensor(matrix, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError):
+        raise EmphasisValueError(
+            f"matrix={matrix!r} is not allowed; use {num_classes} rows of {num_classes} numbers"
+        ) from None
     if transition.shape != (num_classes, num_classes):
         raise EmphasisValueError(
             f"matrix of shape {tuple(transition.shape)} is not allowed; use ({num_classes}, {num_classes})"

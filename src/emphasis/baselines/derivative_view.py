@@ -15,6 +15,7 @@ from emphasis.errors import EmphasisValueError
 from emphasis.weighting import FunctionWeighting
 
 _LARGEST_MARGIN, _SMALLEST_WEIGHT = 60.0, 1e-20  # smaller weights are set to 0
+_ROUNDING = 1e-12  # of derivatives
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +63,7 @@ def view(name: str, num_classes: int = 10, **options: Any) -> View:
     given = [f"{key}={value}" for key, value in options.items()]
     description = ", ".join([*given, *([words] if examples else []), f"{num_classes} classes"])
     p = np.linspace(0.0, 1.0, 2001)[1:-1]
-    pushed_back = p[_derivative(method, p, 1.0 - p)[:, 0] > 0.0]
+    pushed_back = p[_derivative(method, p, 1.0 - p)[:, 0] > _ROUNDING]
     return View(weight, f"{name}({description})", float(pushed_back[0]) if len(pushed_back) else float("nan"))
 
 

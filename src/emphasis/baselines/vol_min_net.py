@@ -26,8 +26,9 @@ class VolMinNet(Baseline):
         problem: The labels.
         lam: Weight of the volume, >= 0. 1e-4 in the release
             (xuefeng-li1/Provably-end-to-end-label-noise-learning-without-anchor-points, main.py).
-        init: Negative of the initial w_ij. Defaults to log(C - 1), so that a class initially keeps about half of its
-            labels. 2 in the release, and 4.5 for 100 classes (models.py, main.py), which log(C - 1) approximates.
+        init: Negative of the initial w_ij, in [-10, 80], outside of which T is numerically singular or has zeros.
+            Defaults to log(C - 1), so that a class initially keeps about half of its labels. 2 in the release, and 4.5
+            for 100 classes (models.py, main.py), which log(C - 1) approximates.
 
     Raises:
         ValueError: A parameter is out of range.
@@ -40,9 +41,9 @@ class VolMinNet(Baseline):
         check_range("lam", lam, 0.0, math.inf, ends="[)")
         classes = problem.num_classes
         first = math.log(classes - 1.0) if init is None else init
-        check_range("init", first, -math.inf, math.inf, ends="()")
+        check_range("init", first, -10.0, 80.0)
         self.lam = lam
-        self.w = nn.Parameter(torch.full((classes, classes), -first))
+        self.w = nn.Parameter(torch.full((classes, classes), -float(first)))
         self.register_buffer("eye", torch.eye(classes), persistent=False)
 
     @property

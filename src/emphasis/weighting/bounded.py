@@ -15,6 +15,8 @@ from emphasis.weighting._numerics import Array, ArrayModule, log_power, log_sigm
 from emphasis.weighting.base import Weighting
 
 _LOG_2 = math.log(2.0)
+_LARGEST_SHIFT, _LARGEST_EXPONENT = 1e6, 50.0  # (a+1)^q is finite
+_LARGEST_ORDER = 10_000.0
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -26,13 +28,13 @@ class AGCE(Checked, Weighting):
     the loss log((a+1) / (a+p)), which is cross-entropy for a = 0.
 
     Args:
-        a: Shift of p, >= 0.
-        q: Exponent, >= 0.
+        a: Shift of p, in [0, 1e6].
+        q: Exponent, in [0, 50].
     """
 
     a: float = 1.0
     q: float = 2.0
-    _bounds: ClassVar = {"a": (0.0, math.inf), "q": (0.0, math.inf)}
+    _bounds: ClassVar = {"a": (0.0, _LARGEST_SHIFT), "q": (0.0, _LARGEST_EXPONENT)}
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
         """Return log w = log 2 + log p + log(1-p) + (q-1) log(a+p)."""
@@ -56,13 +58,13 @@ class AUL(Checked, Weighting):
     authors' release (hitcszx/ALFs, lnl/losses.py, AUELoss).
 
     Args:
-        a: Shift of p, >= 1.
-        q: Exponent, > 0.
+        a: Shift of p, in [1, 1e6].
+        q: Exponent, in (0, 50].
     """
 
     a: float = 1.5
     q: float = 0.9
-    _bounds: ClassVar = {"a": (1.0, math.inf), "q": (0.0, math.inf)}
+    _bounds: ClassVar = {"a": (1.0, _LARGEST_SHIFT), "q": (0.0, _LARGEST_EXPONENT)}
     _positive: ClassVar = frozenset({"q"})
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
@@ -109,14 +111,14 @@ class Taylor(Weighting):
     order, the nearer it is to cross-entropy. The default, 2, is our choice.
 
     Args:
-        order: Number of terms of the series, a whole number >= 1.
+        order: Number of terms of the series, a whole number from 1 to 10,000.
     """
 
     order: int = 2
 
     def __post_init__(self) -> None:
-        number = checked_number("Taylor", "order", self.order, 1.0)
-        check(number.is_integer(), "Taylor: order", self.order, "use a whole number >= 1")
+        number = checked_number("Taylor", "order", self.order, 1.0, _LARGEST_ORDER)
+        check(number.is_integer(), "Taylor: order", self.order, "use a whole number from 1 to 10,000")
         object.__setattr__(self, "order", int(number))
 
     def log_weight(self, log_p: Array, log_q: Array, xp: ArrayModule) -> Array:
@@ -128,5 +130,7 @@ class Taylor(Weighting):
 
     def _closed_form_loss(self, margin: Array, xp: ArrayModule) -> Array:
         log_wrong = log_sigmoid(-margin, xp)
-        terms = [xp.exp(i * log_wrong) / i for i in range(1, self.order + 1)]
-        return sum(terms[1:], terms[0])
+        loss = xp.exp(log_wrong)
+        for i in range(2, self.order + 1):
+            loss = loss + xp.exp(i * log_wrong) / i
+        return loss

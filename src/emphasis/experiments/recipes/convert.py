@@ -23,6 +23,7 @@ T = TypeVar("T")
 _LARGEST = 2**1000  # whole numbers that are numbers to float, too
 
 OBJECTIVE = ("weighting", "normalization", "max_margin", "arithmetic", "schedule", "training")
+_OF_WEIGHTINGS = {"normalization": None, "max_margin": "auto", "arithmetic": "exact", "schedule": None}  # with defaults
 """The settings of an objective, in a recipe and in a result."""
 
 
@@ -73,8 +74,9 @@ def build_objective(table: Mapping[str, Any], where: str) -> Objective | MethodS
     if table.get("training") is not None:
         if table.get("weighting") is not None:
             raise RecipeError(f"{where}: give 'weighting' or 'training', not both")
-        if table.get("schedule") is not None:
-            raise RecipeError(f"{where}: a 'schedule' is of a weighting's parameters, and 'training' has none")
+        for key, default in _OF_WEIGHTINGS.items():
+            if table.get(key, default) not in (default, "none"):
+                raise RecipeError(f"{where}: {key!r} belongs to a 'weighting', and 'training' has none; omit it")
         return build(MethodSpec, table["training"], f"{where}: training")
     if table.get("weighting") is None:
         raise RecipeError(

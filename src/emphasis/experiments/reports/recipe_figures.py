@@ -209,9 +209,11 @@ def marked(summary: Summary, figure: Figure) -> Figure:
 
 
 def _has_mode(entry: Entry) -> bool:
-    """Return whether the entry is a DM with one emphasis mode."""
-    weighting = _weighting(entry)
-    return family_of(entry.cell) == "DM" and weighting is not None and len(weighting.modes) == 1
+    """Return whether the entry is a DM with one emphasis mode, neither vanishing nor of the released arithmetic."""
+    weighting, objective = _weighting(entry), entry.cell.objective
+    if weighting is None or family_of(entry.cell) != "DM" or getattr(objective, "arithmetic", "") != "exact":
+        return False
+    return len(weighting.modes) == 1 and not weighting.parameters().get("vanishing", False)
 
 
 def _weighting(entry: Entry) -> Weighting | None:

@@ -46,6 +46,7 @@ def check_names(cells: Sequence[Cell]) -> None:
 
 
 _VALIDATION_SEED = 2**31  # of the label noise on a validation part; no network has this seed
+_VALIDATION_STRUCTURE = 0  # seed of what that noise has in common with the noise of the training part, for all networks
 _last_loaded: dict[Any, Split] = {}  # at most one entry
 
 
@@ -106,7 +107,7 @@ def _with_validation(split: Split, dataset: Dataset, noise: Noise) -> Split:
     if dataset.validation_labels != "noisy":
         return rest
     held_out = take_training(split, np.setdiff1d(np.arange(len(split.train_labels)), kept))
-    noisy = corrupted(held_out, noise, _VALIDATION_SEED)
+    noisy = corrupted(held_out, noise, _VALIDATION_SEED, _VALIDATION_STRUCTURE)
     if len(noisy.index) != len(held_out.train_labels):
         raise EmphasisValueError(
             f'noise kind {noise.kind} removes examples; use validation_labels = "true" together with it'
@@ -119,8 +120,14 @@ def forget_loaded() -> None:
     _last_loaded.clear()
 
 
-def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
+def corrupted(split: Split, noise: Noise, seed: int, structure_seed: int | None = None) -> corruption.Corruption:
     """Return the training labels of `split` with the label noise of one seed.
+
+    Args:
+        split: The data.
+        noise: The noise.
+        seed: Seed of the draws.
+        structure_seed: Seed of which classes or contents are confused, where the noise draws them; None: `seed`.
 
     Raises:
         ValueError: If the noise does not fit the data.
@@ -138,13 +145,17 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
     if noise.kind == "cifar10_asymmetric":
         return corruption.cifar10_asymmetric(labels, noise.rate, seed=seed)
     if noise.kind == "superclass_swap":
-        return corruption.superclass_swap(labels, noise.rate, seed=seed)
+        return corruption.superclass_swap(labels, noise.rate, seed=seed, structure_seed=structure_seed)
     if noise.kind == "block_swap":
         if classes % 5:
             raise EmphasisValueError(f"noise kind block_swap needs blocks of five classes, the data has {classes}")
-        return corruption.superclass_swap(labels, noise.rate, superclass=np.arange(classes) // 5, seed=seed)
+        blocks = np.arange(classes) // 5
+        return corruption.superclass_swap(
+            labels, noise.rate, superclass=blocks, seed=seed, structure_seed=structure_seed
+        )
     if noise.kind == "part_dependent":
-        return part_dependent(labels, split.train_inputs, noise.rate, num_classes=classes, seed=seed)
+        inputs = split.train_inputs
+        return part_dependent(labels, inputs, noise.rate, num_classes=classes, seed=seed, structure_seed=structure_seed)
     if noise.kind == "pn_ratio":
         if classes != 2:
             raise EmphasisValueError(f"noise kind pn_ratio needs two classes, the data has {classes}; use long_tail")
@@ -156,7 +167,9 @@ def corrupted(split: Split, noise: Noise, seed: int) -> corruption.Corruption:
 
 def make_task(cell: Cell, split: Split, seeds: Sequence[int]) -> Task:
     """Return the task of a cell with the label noise of each seed, on the CPU."""
-    noisy = [corrupted(split, cell.noise, seed) for seed in seeds]
+    held_out_is_noisy = cell.dataset.validation > 0.0 and cell.dataset.validation_labels == "noisy"
+    structure = _VALIDATION_STRUCTURE if held_out_is_noisy else None
+    noisy = [corrupted(split, cell.noise, seed, structure) for seed in seeds]
     if cell.dataset.labels and cell.noise.kind != "none":
         noisy = [with_reviewed_noise(part, split, cell.dataset) for part in noisy]
     keeps_all = all(len(part.index) == len(split.train_labels) for part in noisy)
