@@ -167,3 +167,14 @@ def test_what_cannot_be_weighed_is_refused(tmp_path):
         trainer(tmp_path, MAE(), loss_type="dft")
     with pytest.raises(ValueError, match="number >= 0 for each label"):
         trainer(tmp_path, MAE()).factor(torch.zeros(2, 3), torch.ones(2, 3), -torch.ones(2, 3))
+
+
+def test_sequence_parallelism_is_refused_as_its_loss_is_not_weighted():
+    from accelerate import ParallelismConfig
+
+    from emphasis.trl import refuse_sequence_parallelism
+
+    for allowed in (None, ParallelismConfig()):
+        refuse_sequence_parallelism(allowed)
+    with pytest.raises(ValueError, match=r"sp_size=2: under sequence parallelism .* use sp_size=1"):
+        refuse_sequence_parallelism(ParallelismConfig(sp_size=2, sp_backend="deepspeed"))

@@ -33,6 +33,15 @@ TOKEN_WEIGHT = "token_weight"
 _LOG_2 = math.log(2.0)
 
 
+def refuse_sequence_parallelism(config: Any) -> None:
+    """Raise a ValueError if Accelerate's parallelism splits sequences, since TRL takes the model's own loss then."""
+    if config is not None and config.sp_enabled:
+        raise EmphasisValueError(
+            f"sp_size={config.sp_size}: under sequence parallelism TRL takes the model's own loss, without the "
+            "weighting; use sp_size=1"
+        )
+
+
 class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """The `SFTTrainer` of TRL with a weighting as its loss.
 
@@ -51,7 +60,8 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
         **options: Keyword arguments of `SFTTrainer`. A data collator may add `token_weight`, factors of w >= 0, (N, T).
 
     Raises:
-        ValueError: The weighting depends on more than p, or the arguments select another loss.
+        ValueError: The weighting depends on more than p, or the arguments select another loss or sequence parallelism,
+            under which TRL has another loss.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class EmphasisSFTTrainer(SFTTrainer):  # type: ignore[misc]
                 f"loss_type={self.args.loss_type!r}, compute_loss_func and label_smoothing_factor={smoothing} would "
                 "replace the weighting; omit them"
             )
+        refuse_sequence_parallelism(getattr(self.accelerator, "parallelism_config", None))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
