@@ -22,8 +22,9 @@ class LogitClipping(Baseline):
 
     Args:
         problem: The labels.
-        bound: Bound of the Euclidean norm, > 0; inf is cross-entropy. The paper chooses it on held-out labels; the
-            default was chosen for this package.
+        bound: Bound of the Euclidean norm, > 0; inf is cross-entropy. The paper chooses it on held-out labels, and the
+            command of its release has 1 / 1.5 (hongxin001/LogitClip, README.md); the default was chosen for this
+            package.
 
     Raises:
         ValueError: The bound is not allowed.

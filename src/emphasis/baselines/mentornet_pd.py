@@ -22,10 +22,10 @@ class MentorNetPD(Baseline):
     over v of v loss + lambda2 v^2 / 2 - (lambda1 + lambda2) v (Eq. 5). lambda1 is a moving average of a percentile of
     the losses of a batch. In the burn-in a random half of each batch is used, without weights; later 5 % are dropped.
 
-    The defaults of `percentile`, `burn_in`, `strong_dropout` and `lambda2` are those of the release
-    (google/mentornet, commands/train_studentnet_inception.sh and training_mentornet/data_generator.py), which has
-    hard weights from the burn-in to 90 % of training: `hard_until=0.9`. Its weights are the outputs of a network
-    that was trained to approximate these; here they are computed.
+    The defaults of `percentile` and `lambda2` are those of the release (google/mentornet,
+    commands/train_studentnet_inception.sh and training_mentornet/models.py), which has hard weights from the burn-in to
+    90 % of training: `hard_until=0.9`. Its weights are the outputs of a network that was trained to approximate these;
+    here they are computed.
 
     Args:
         problem: The labels.
