@@ -44,6 +44,10 @@ def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "Co-teaching", {"training": {"name": "co-teaching", "gradual": gradual}}
     for first in (0.21, 0.5):  # likewise
         yield "MentorNet DD", {"training": {"name": "mentornet-dd", "updates": [first, 0.75]}}
+    for refine in (0.035, 0.1):  # likewise
+        yield "PES", {"training": {"name": "pes", "refine": refine}}
+    for bound in (0.67, 1.5, 4.0, 10.0):  # Wei et al. 2023 choose it on held-out labels
+        yield "LC", {"training": {"name": "logit-clipping", "bound": bound}}
     for name, more in (("DM", {}), ("Vanishing DM", {"vanishing": True})):
         for lam, beta in DM_GRID:
             yield name, {"weighting": {"family": "DM", "lam": lam, "beta": beta, **more}}
@@ -56,11 +60,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/noisy_benchmark_choices.json"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[], help="conditions")
+    parser.add_argument("--methods", nargs="+", default=[], help="rows; the choices of others stay as they are")
     options = parser.parse_args()
 
     recipe = load_recipe("noisy-benchmark").limited(options.only, [])
     rows = {method.name: method for method in recipe.methods}
-    tried = [(name, settings, f"{name} {json.dumps(settings)}") for name, settings in candidates()]
+    wanted = options.methods or list(rows)
+    tried = [(name, settings, f"{name} {json.dumps(settings)}") for name, settings in candidates() if name in wanted]
     methods = tuple(
         replace(
             rows[name],
@@ -82,9 +88,11 @@ def main() -> None:
     held_out = changed.changed({"dataset.validation": SHARE, "dataset.validation_labels": "noisy"})
     results = run(held_out, options.runs, RunContext(options.data, workers=options.workers), Printer())
 
-    before = json.loads(options.out.read_text()) if options.only else {"revisions": [], "chosen": {}}
-    found: dict[str, Any] = {**before["chosen"], **{name: {} for name in recipe.condition_names}}
+    partly = bool(options.only or options.methods)
+    before = json.loads(options.out.read_text()) if partly else {"revisions": [], "chosen": {}}
+    found: dict[str, Any] = before["chosen"]
     for condition in recipe.condition_names:
+        found.setdefault(condition, {})
         for name in dict.fromkeys(name for name, _, _ in tried):
             scored = [
                 {

@@ -29,6 +29,7 @@ OPTIONS = {
     "loss-correction": {"backward": True},
     "mentornet-dd": {"share": 0.3, "steps": 20},
     "mentornet-pd": {"burn_in": 0.3},
+    "pes": {"refine": 0.1},  # 0.035, of 20 epochs, is too short for a new layer to predict every class
 }
 
 
