@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--scaled", action="store_true", help="the scaled form, on the CPU")
     options = parser.parse_args()
+    if not 60 * options.minutes > TO_END:
+        parser.error(f"--minutes {options.minutes:g}: a minute is kept for the last checkpoint; give more than 1")
     out = options.out or Path(__file__).parents[1] / "results" / options.recipe
     command = [sys.executable, "-m", "emphasis", "run", options.recipe]
     command += ["--data", str(options.data), "--out", str(out)]
