@@ -141,9 +141,9 @@ def test_a_run_killed_twice_ends_alike(small, finished, tmp_path, capsys):
 
 
 def test_methods_for_videos_find_persons_by_their_own_measure(tmp_path):
-    """Far more than untrained networks do by the same measure, in the thorough tests over three seeds."""
+    """Far more than untrained networks do by the same measure: over two seeds, in the thorough tests over three."""
     recipe = tmp_path / "of-videos.toml"
-    seeds = 3 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1
+    seeds = 3 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 2
     recipe.write_text(OF_VIDEOS.replace("seeds = 2", f"seeds = {seeds}"))
     write_planted_mars(tmp_path / "mars", train_persons=12, wrong_share=0.0)
     assert main(command((recipe, tmp_path, None), tmp_path / "run", methods=("OSM+CAA", "DRSA", "CAE"))) == 0
