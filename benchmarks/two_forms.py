@@ -5,7 +5,7 @@ set is not looked at. Then the recipe is run twice, with the rates of either for
 both is trained once. All of it is resumable, and conditions can be run one by one (--only) into the same folder.
 OUT/rates.json holds what was measured; --rates FILE takes the conditions that such a file has from there.
 
-    python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 6 hours on two cores, estimated
+    python benchmarks/two_forms.py noisy-benchmark --data DATA        # about 5 hours on two cores, estimated
     python benchmarks/two_forms.py digits --rate-seeds 2              # a few minutes
 """
 
