@@ -52,7 +52,8 @@ def part_dependent(
     given, classes = clean.labels, len(clean.transition_matrix)
     if not isinstance(inputs, np.ndarray) or inputs.ndim < 2 or len(inputs) != len(given):
         raise EmphasisValueError("part-dependent noise needs inputs in memory, (N, ...), one for each label")
-    if inputs.dtype.kind not in "buif" or not np.isfinite(inputs).all():
+    kind = inputs.dtype.kind
+    if kind not in "buif" or (kind == "f" and not np.isfinite(inputs).all()):
         raise EmphasisValueError("part-dependent noise needs finite numbers as inputs; fill in or drop missing values")
     seed = checked_integer("seed", seed, 0)
     rng = np.random.default_rng(seed)

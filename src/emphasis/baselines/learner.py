@@ -139,7 +139,7 @@ class Learner(nn.Module):
         Args:
             progress: Share of the steps that have been taken, in [0, 1).
         """
-        for parameter in self.method.fixed(progress):
+        for parameter in self.method.fixed_parameters(progress):
             parameter.grad = None
 
     def features(self) -> Tensor:

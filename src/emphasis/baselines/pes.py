@@ -63,7 +63,7 @@ class PES(Baseline):
         """Return whether only the new layer is trained."""
         return 0.0 <= float(self.began) <= progress < float(self.began) + self.refine
 
-    def fixed(self, progress: float) -> Iterable[nn.Parameter]:
+    def fixed_parameters(self, progress: float) -> Iterable[nn.Parameter]:
         """Return all parameters but those of the new last layer, while only it is trained."""
         if not self._refines(progress):
             return ()

@@ -239,7 +239,7 @@ class Baseline(nn.Module):
     def prepare(self, network: nn.Module) -> None:
         """Change a network before its training; by default nothing is done."""
 
-    def fixed(self, progress: float) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def fixed_parameters(self, progress: float) -> Iterable[nn.Parameter]:  # noqa: ARG002
         """Return the parameters that a step leaves as they are, at a share of training; by default none."""
         return ()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from emphasis.errors import EmphasisValueError
 from emphasis.validation import check, is_number
@@ -45,7 +45,7 @@ class GlobalAveragePool(nn.Module):
         """Return the means, (N, C)."""
         # Unlike that of mean((2, 3)), this gradient keeps the memory format of channels-last images, in which the
         # backward pass of the layers before it is faster
-        return functional.avg_pool2d(images, images.shape[-2:]).flatten(1)
+        return F.avg_pool2d(images, images.shape[-2:]).flatten(1)
 
 
 class Branches(nn.ModuleDict):
