@@ -201,9 +201,7 @@ def superclass_swap(
     given, classes = checked_labels(labels, groups.size)
     rate = checked_number("superclass_swap", "noise_rate", noise_rate, 0.0, 1.0)
     rng = _generator(seed)
-    structure = (
-        rng if structure_seed is None else np.random.default_rng(checked_integer("structure_seed", structure_seed, 0))
-    )
+    structure = rng if structure_seed is None else _generator(structure_seed, "structure_seed")
     targets: dict[int, int] = {}
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
@@ -375,8 +373,8 @@ def _described(given: Ints, noisy: Ints, classes: int, rate: float | None, index
     )
 
 
-def _generator(seed: int) -> np.random.Generator:
-    return np.random.default_rng(checked_integer("seed", seed, 0))
+def _generator(seed: int, name: str = "seed") -> np.random.Generator:
+    return np.random.default_rng(checked_integer(name, seed, 0))
 
 
 __getattr__ = renamed(__name__, {"given_labels": "from_noisy_labels"})
