@@ -185,10 +185,13 @@ def test_the_stored_results_that_the_pages_name_can_be_reported(monkeypatch, cap
         assert "CCE" in capsys.readouterr().out
 
 
-def test_the_recipe_of_the_experiments_page_runs(tmp_path):
+def test_the_recipes_of_the_experiments_page_run(tmp_path):
     from emphasis.cli.main import main
+    from emphasis.experiments.recipes.load import parse_recipe
 
-    (recipe,) = blocks(DOCS / "experiments.md", "toml")
+    recipe, change = blocks(DOCS / "experiments.md", "toml")
+    (elr,) = (row for row in parse_recipe(change).methods if row.name == "ELR")
+    assert elr.training["lam"] == 7.0
     (tmp_path / "mine.toml").write_text(recipe)
     assert (
         main(["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "200", "--no-progress"]) == 0
@@ -204,7 +207,7 @@ def test_the_method_of_ones_own_is_one_file_and_runs_in_a_recipe(tmp_path):
     (rows,) = blocks(DOCS / "baselines.md", "toml")
     (own,) = (block for block in blocks(DOCS / "baselines.md", "python") if "class SmallLosses" in block)
     assert len(own.splitlines()) <= 15
-    (recipe,) = blocks(DOCS / "experiments.md", "toml")
+    recipe = blocks(DOCS / "experiments.md", "toml")[0]
     (tmp_path / "small_losses.py").write_text(own)
     (tmp_path / "mine.toml").write_text(recipe + rows)
     command = ["run", "mine.toml", "--data", "my-folder", "--seeds", "1", "--iterations", "100", "--no-progress"]

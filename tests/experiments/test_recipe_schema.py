@@ -124,6 +124,31 @@ def test_extends_takes_all_but_what_it_says(tmp_path):
         parse_recipe(f'extends = "table9"\n{methods}', "mine")
 
 
+def test_extends_changes_rows_by_name():
+    changes = '[methods.SL]\ntraining = { nu = 0.5 }\n[methods.CCE]\nweighting = { family = "MAE" }\nat = {}\n'
+    mine, base = parse_recipe(f'extends = "noisy-benchmark"\n{changes}'), load_recipe("noisy-benchmark")
+    for row, before in zip(mine.methods, base.methods, strict=True):
+        if row.name == "SL":
+            assert row.training == {**before.training, "nu": 0.5}
+        elif row.name == "CCE":
+            assert row.weighting == {"family": "MAE"}
+        else:
+            assert row == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("[methods.Mae]\nweighting = {}", r"mine: methods: there is no method 'Mae' \(did you mean 'MAE'\?\)"),
+        ("[methods]\nMAE = 3", r"mine: methods\.MAE=3 is not allowed; use a table of settings"),
+        ("[methods.MAE]\nweight = 3", r"mine: methods\[1\]: unknown setting 'weight'"),
+    ],
+)
+def test_a_change_of_a_row_that_cannot_be_is_named(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(f'extends = "noisy-benchmark"\n{changes}', "mine")
+
+
 @pytest.mark.parametrize("base", ['"table55"', '"mine.toml"', "3", "[]"])
 def test_extending_what_is_not_there_is_named(base):
     with pytest.raises(RecipeError, match=r"mine: extends: .* is no recipe of the package; use one of .*table5"):

@@ -72,7 +72,21 @@ def _tables_of(text: str, where: str) -> Table:
     if base not in recipe_names():
         known = ", ".join(recipe_names())
         raise RecipeError(f"{where}: extends: {base!r} is no recipe of the package; use one of {known}")
-    return merged(_tables_of(_text_of(base), base), tables)
+    extended = _tables_of(_text_of(base), base)
+    if isinstance(tables.get("methods"), dict):
+        tables["methods"] = _changed_rows(extended["methods"], tables["methods"], where)
+    return merged(extended, tables)
+
+
+def _changed_rows(rows: list[Table], changes: Table, where: str) -> list[Table]:
+    """Return the rows of methods with changes, which are given by the names of the rows."""
+    names = [row["name"] for row in rows]
+    for name, change in changes.items():
+        if name not in names:
+            raise RecipeError(f"{where}: methods: there is no method {name!r}{did_you_mean(name, names)}")
+        if not isinstance(change, dict):
+            raise RecipeError(f"{where}: methods.{name}={change!r} is not allowed; use a table of settings")
+    return [merged(row, changes.get(row["name"], {})) for row in rows]
 
 
 def recipe_from_tables(tables: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -10,6 +10,7 @@
 [scaled]         what `--scaled` changes, for a run on a CPU
 extends          the name of a recipe of the package, from which everything is taken that is not stated here: tables
                  are merged, lists and weightings are replaced
+[methods.NAME]   with `extends`, instead of [[methods]]: settings that differ in one row; the other rows stay
 """
 
 from __future__ import annotations
