@@ -68,6 +68,19 @@ def test_one_network_that_did_not_learn_costs_the_rank_of_means_more_than_the_me
     assert found[0].rank_of_means == 1.5
 
 
+def test_means_that_are_equal_but_for_rounding_share_their_rank():
+    """0.1 + 0.2 + 0.3 is 0.6000000000000001, and 0.3 + 0.2 + 0.1 is 0.6."""
+    accuracies = {
+        "DM": (0.1, 0.2, 0.3),
+        "GCE": (0.3, 0.2, 0.1),
+        "CCE": (0.5, 0.5, 0.5),
+        "Vanishing DM": (0.0, 0.0, 0.0),
+    }
+    three_seeds = COMPARED.replace("seeds = 2\n", "seeds = 3\n", 1)
+    _, found = ranked(lambda c, m, s: accuracies[m][s], text=three_seeds)
+    assert {one.method: one.rank_of_means for one in found} == {"CCE": 1, "DM": 2.5, "GCE": 2.5, "Vanishing DM": 4}
+
+
 def test_a_network_that_diverged_is_last_and_no_gain_is_made_of_it():
     _, found = ranked(plain, diverged={("r = 0", "DM", 0)})
     dm = next(one for one in found if one.method == "DM")

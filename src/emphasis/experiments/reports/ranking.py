@@ -68,7 +68,8 @@ def rank(summary: Summary) -> list[Ranked]:
     complete = [name for name in names if all(_complete(summary.find(condition, name)) for condition in trained)]
     values = {condition: _values(summary, condition, complete) for condition in trained}
     by_condition = {condition: _ranks(values[condition]) for condition in trained}
-    of_means = np.mean([_descending_ranks(values[condition].mean(1)) for condition in trained], axis=0)
+    means = [values[condition].mean(1).round(12) for condition in trained]  # those that differ by rounding are equal
+    of_means = np.mean([_descending_ranks(mean) for mean in means], axis=0)
     ranked = []
     for number_of_method, name in enumerate(complete):
         ranks = {condition: by_condition[condition][number_of_method] for condition in trained}
