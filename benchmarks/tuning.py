@@ -41,6 +41,8 @@ from emphasis.experiments.recipes.recipe import Method, Recipe
 from emphasis.experiments.runs.context import RunContext
 from emphasis.experiments.runs.provenance import revision, versions
 from emphasis.experiments.runs.runner import run
+from emphasis.experiments.runs.store import Row
+from emphasis.experiments.studies.accuracy import final_accuracies, final_accuracy
 from emphasis.experiments.studies.own_data import single_method_recipe
 from emphasis.experiments.studies.rates import CHOSEN_BY_DATA, best_of, train_at_rates, with_rate
 from emphasis.experiments.studies.search import search
@@ -116,8 +118,7 @@ def recipe_of(task: str, noise: str) -> Recipe:
 def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings and test accuracies of each way, and the rank correlation."""
     context = RunContext(options.data, workers=options.workers, threads=1)
-    methods = {method.name: replace(method, at={}) for method in recipe.methods}
-    cross_entropy, default = methods["CCE"], methods["Relative, warm-up"]
+    cross_entropy, default = recipe.limited(methods=["CCE", "Relative, warm-up"]).methods
     open_base, split = single_method_recipe(recipe, default, context)
     at_rates = train_at_rates(open_base, folder / "default", context, folds=FOLDS)
     ways: dict[str, list[dict[str, Any]]] = {}
@@ -127,8 +128,8 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
         rate = tuned.baseline.settings[RATE]
         of_rate = more_space(SPACE, rate, split.num_classes, tuned.noise_rate)
         of_lam = more_space(SPACE, None, split.num_classes, None)  # of two classes, as in `tune`
-        start = Method("DM", weighting={"family": "DM", "lam": tuned.lam, "beta": 4.0}, normalization="integral")
-        base = with_rate(replace(open_base, methods=(start,), baseline="DM"), rate)
+        base = tuned.recipe  # DM with the lam of the noise rate, at cross-entropy's learning rate
+        (dm,) = base.methods
         found = {"DM": tuned.search.best.settings}
         for way, space in {
             "DM, CCE's": [*SPACE, *of_lam],
@@ -139,7 +140,7 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
             found[way] = search(base, folder / way, context, method="DM", space=space, **how).best.settings
         chosen = {
             way: (
-                replace(start, weighting=weighting_of(tuned.lam, one).to_dict(), normalization=one["normalization"]),
+                replace(dm, weighting=weighting_of(tuned.lam, one).to_dict(), normalization=one["normalization"]),
                 one.get(RATE, rate),
             )
             for way, one in found.items()
@@ -162,7 +163,7 @@ def of_task(recipe: Recipe, folder: Path, options: argparse.Namespace) -> dict[s
 def tested(base: Recipe, method: Method, folder: Path, context: RunContext) -> list[float]:
     """Return the test accuracies of networks trained on the whole training part, one a seed."""
     named = replace(base, name="tested", methods=(method,), baseline=method.name, seeds=SEEDS)
-    return [row["final_test_accuracy"] or 0.0 for row in run(named, folder, context)]
+    return list(final_accuracies(run(named, folder, context)))
 
 
 def rank_correlation(base: Recipe, folder: Path, context: RunContext) -> float:
@@ -176,10 +177,10 @@ def rank_correlation(base: Recipe, folder: Path, context: RunContext) -> float:
     for labels in ("noisy", "true"):
         part = base.changed({"dataset.validation": HELD_OUT, "dataset.validation_labels": labels})
         rows = run(replace(part, name="grid", methods=methods, baseline="0", seeds=2), folder, context)
-        by_method: dict[str, list[float]] = {}
+        by_method: dict[str, list[Row]] = {}
         for row in rows:
-            by_method.setdefault(row["method"], []).append(row["final_test_accuracy"] or 0.0)
-        means.append([statistics.mean(by_method[method.name]) for method in methods])
+            by_method.setdefault(row["method"], []).append(row)
+        means.append([final_accuracy(by_method[method.name])[0] for method in methods])
     return float(spearmanr(*means).statistic)
 
 
@@ -187,14 +188,16 @@ def summary(part: dict[str, Any]) -> dict[str, Any]:
     """Return each way's test accuracy, regret and gain, mean and standard deviation over samplers, and the rest."""
     means = {way: [statistics.mean(one["test"]) for one in found] for way, found in part["ways"].items()}
 
+    def spread(values: Sequence[float]) -> list[float]:
+        return [statistics.mean(values), statistics.stdev(values)]
+
     def less(values: Sequence[float], others: Sequence[float]) -> list[float]:
-        differences = [value - other for value, other in zip(values, others, strict=True)]
-        return [statistics.mean(differences), statistics.stdev(differences)]
+        return spread([value - other for value, other in zip(values, others, strict=True)])
 
     return {
         "noise_rate": {name: part["estimate"][name] for name in ("true", "noise_rate", "mixture_rate")},
         "rank_correlation": part["rank_correlation"],
-        "accuracy": {way: [statistics.mean(values), statistics.stdev(values)] for way, values in means.items()},
+        "accuracy": {way: spread(values) for way, values in means.items()},
         "regret": {way: less(means["clean"], values) for way, values in means.items() if way != "clean"},
         "gain": {way: less(values, means["CCE"]) for way, values in means.items() if way != "CCE"},
     }
